@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: they make their own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out/demo
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow lint
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/decode localize sample_data/blinking_2d.tif --model gaussian-2d \
+	  --camera sample_data/blinking_2d_camera.yaml -o $(OUT)
+	$(BIN)/decode evaluate $(OUT)/blinking_2d.csv sample_data/blinking_2d_truth.csv --two-d
+	@echo "The molecules are in $(OUT)/blinking_2d.csv, the picture is $(OUT)/blinking_2d.png"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# constraints.txt picks a CPU build of PyTorch; the stamps make a second `make` install nothing
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,79 @@
+"""From raw single-molecule blinking movies to super-resolved molecules with honest uncertainties.
+
+The nouns are here; each verb is a function in the module of its name: `from decode.localize import localize`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from decode.emitters import EmitterSet
+    from decode.forward import ForwardModel
+    from decode.io.cameras import CameraFile, read_camera, write_camera
+    from decode.io.stacks import Movie, open_movie, write_movie
+    from decode.io.tables import read_table, write_table
+    from decode.metrics import score
+    from decode.models import load_model
+    from decode.network.localizer import Localizer
+    from decode.network.posterior import SetPosterior
+    from decode.optics.camera import Camera
+    from decode.optics.gaussian import GaussianPSF
+    from decode.optics.spline import SplinePSF
+    from decode.scene import Scene
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Camera",
+    "CameraFile",
+    "EmitterSet",
+    "ForwardModel",
+    "GaussianPSF",
+    "Localizer",
+    "Movie",
+    "Scene",
+    "SetPosterior",
+    "SplinePSF",
+    "load_model",
+    "open_movie",
+    "read_camera",
+    "read_table",
+    "score",
+    "write_camera",
+    "write_movie",
+    "write_table",
+]
+
+_HOME = {
+    "Camera": "optics.camera",
+    "CameraFile": "io.cameras",
+    "EmitterSet": "emitters",
+    "ForwardModel": "forward",
+    "GaussianPSF": "optics.gaussian",
+    "Localizer": "network.localizer",
+    "Movie": "io.stacks",
+    "Scene": "scene",
+    "SetPosterior": "network.posterior",
+    "SplinePSF": "optics.spline",
+    "load_model": "models",
+    "open_movie": "io.stacks",
+    "read_camera": "io.cameras",
+    "read_table": "io.tables",
+    "score": "metrics",
+    "write_camera": "io.cameras",
+    "write_movie": "io.stacks",
+    "write_table": "io.tables",
+}
+
+
+def __getattr__(name: str) -> object:
+    # PyTorch takes seconds to import: it waits until a name is asked for, so that `decode --help` does not
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

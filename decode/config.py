@@ -1,0 +1,178 @@
+"""What the YAML files may say: plain dataclasses, read with units checked and unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.scene import Scene
+
+__all__ = ["Optimization", "TrainConfig", "from_mapping", "load_config", "read_yaml", "to_mapping"]
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How the network is trained."""
+
+    steps: int = 40000
+    """optimizer steps, unless a budget of minutes ends the training first"""
+    movies: int = 4
+    """independent movies in a step"""
+    frames: int = 6
+    """consecutive frames of each; the first and the last have one neighbour, as in a real movie"""
+    size_px: int = 32
+    """side of a simulated frame"""
+    optimizer: str = "muon"
+    """muon or adamw"""
+    learning_rate: float = 2e-3
+    """largest learning rate, after the warm-up"""
+    weight_decay: float = 1e-2
+    """decoupled weight decay (AdamW)"""
+    warm_up_steps: int = 200
+    """steps over which the learning rate rises linearly"""
+    average_decay: float = 0.999
+    """decay per step of the running average of the weights, which is the model that is kept"""
+    gradient_norm: float = 20.0
+    """gradients are clipped to this norm"""
+    min_photons: float = 50.0
+    """molecules dimmer than this shine, but the network is not asked to find them"""
+    validate_every: int = 2000
+    """steps between validations and checkpoints"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "movies", "frames", "size_px", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training: {name} must be at least 1")
+        if self.learning_rate <= 0 or not 0 <= self.average_decay < 1:
+            raise ValueError("training: learning_rate must be positive, average_decay in [0, 1)")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A recipe for a model: everything `decode train` needs, and `decode simulate` for a movie of the same kind."""
+
+    version: int = 1
+    """of this file's layout"""
+    description: str = ""
+    """what the model is good for, in a sentence"""
+    seed: int = 0
+    """of simulation and initial weights"""
+    pixel_size_nm: float = 100.0
+    """side of a pixel in object space"""
+    scene: Scene = field(default_factory=Scene)
+    """molecules and background"""
+    psf: PSFPrior = field(default_factory=PSFPrior)
+    """point spread function"""
+    camera: CameraPrior = field(default_factory=CameraPrior)
+    """cameras"""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    """shape of the network"""
+    training: Optimization = field(default_factory=Optimization)
+    """how it is trained"""
+
+    def __post_init__(self) -> None:
+        if self.version != 1:
+            raise ValueError(f"version {self.version} of the file's layout is unknown; this decode reads version 1")
+        if not self.pixel_size_nm > 0:
+            raise ValueError("pixel_size_nm must be positive")
+
+    def forward_model(self) -> ForwardModel:
+        """The generative model this recipe trains on."""
+        return gaussian_forward(self.scene, self.psf, self.camera, self.pixel_size_nm)
+
+    def localizer(self) -> Localizer:
+        """A network of the recipe's shape, not trained."""
+        return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px})
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """A YAML file's mapping.
+
+    Raises:
+        ValueError: in one sentence, if the file is no YAML mapping.
+        OSError: if it cannot be read.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a YAML file ({reason})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold `key: value` lines")
+    return content
+
+
+def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
+    """Build a dataclass from plain values; unknown keys, wrong types and values out of range are refused.
+
+    Raises:
+        ValueError: one sentence that names the source, the key and what is wrong.
+    """
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    _forbid_unknown(kind, content, source, ())
+    adapter: TypeAdapter[T] = TypeAdapter(kind, config=None if dataclasses.is_dataclass(kind) else ConfigDict())
+    try:
+        return adapter.validate_python(dict(content))
+    except ValidationError as error:
+        problems = []
+        for e in error.errors():
+            where = ".".join(str(part) for part in e["loc"])
+            problems.append(f"{where}: {e['msg']}" if where else e["msg"])
+        raise ValueError(f"{source}: {'; '.join(p.replace('Value error, ', '') for p in problems)}") from None
+
+
+def _forbid_unknown(kind: Any, content: Mapping[str, Any], source: str, at: tuple[str, ...]) -> None:
+    hints = {f.name: f for f in dataclasses.fields(kind)}
+    for key, value in content.items():
+        if key not in hints:
+            near = ", ".join(sorted(hints))
+            raise ValueError(f"{source}: unknown key {'.'.join((*at, str(key)))!r}; known here: {near}")
+        default = hints[key].default_factory
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(default):
+            _forbid_unknown(default, value, source, (*at, key))
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Plain values of a dataclass, as YAML or JSON holds them."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        settings: `section.key=value` strings that replace what the file says.
+    """
+    import yaml
+
+    content = read_yaml(path)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write it as section.key=value")
+        *sections, key = name.split(".")
+        target = content
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"--set {setting}: {section} holds a value, not keys")
+        target[key] = yaml.safe_load(value)
+    return from_mapping(TrainConfig, content, str(path))

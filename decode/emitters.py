@@ -1,0 +1,91 @@
+"""EmitterSet: the one table of molecules every stage reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+__all__ = ["EmitterSet"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EmitterSet:
+    """Molecules in frames: simulated truth, prediction and table alike, one row per molecule and frame.
+
+    Positions are in nm, from the outer corner of pixel (0, 0); photons count before quantum efficiency.
+
+    Raises:
+        ValueError: if the columns differ in length or shape.
+    """
+
+    frame: Tensor
+    """(n,) int64; frames count from 0"""
+    xyz: Tensor
+    """(n, 3) nm"""
+    photons: Tensor
+    """(n,)"""
+    background: Tensor | None = None
+    """(n,) photons per pixel"""
+    probability: Tensor | None = None
+    """(n,) that the molecule exists"""
+    xyz_sigma: Tensor | None = None
+    """(n, 3) standard deviations, nm; NaN where an axis is not estimated"""
+    photons_sigma: Tensor | None = None
+    """(n,) standard deviation, photons"""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """plain facts that travel with the table: `pixel_size_nm`, `n_frames`, `height_px`, `width_px`, provenance"""
+
+    def __post_init__(self) -> None:
+        n = len(self.frame)
+        for name, column in self.columns().items():
+            shape = (n, 3) if name in ("xyz", "xyz_sigma") else (n,)
+            if tuple(column.shape) != shape:
+                raise ValueError(f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}")
+        if self.frame.dtype.is_floating_point:
+            raise ValueError("EmitterSet.frame must hold integers")
+
+    @staticmethod
+    def empty(metadata: Mapping[str, object] | None = None) -> EmitterSet:
+        """No molecules."""
+        nothing = torch.zeros(0)
+        frame = torch.zeros(0, dtype=torch.int64)
+        return EmitterSet(frame=frame, xyz=torch.zeros(0, 3), photons=nothing, metadata=metadata or {})
+
+    @staticmethod
+    def cat(sets: Iterable[EmitterSet]) -> EmitterSet:
+        """One table from several, in the order given; a column missing (or absent) in one of them is dropped.
+
+        Sets without rows are passed over, so that an empty chunk costs no column.  Metadata is the first set's.
+        """
+        everything = list(sets)
+        filled = [s for s in everything if len(s)] or everything[:1]
+        if not filled:
+            return EmitterSet.empty()
+        names = [name for name in filled[0].columns() if all(name in s.columns() for s in filled)]
+        columns = {name: torch.cat([s.columns()[name] for s in filled]) for name in names}
+        return EmitterSet(**columns, metadata=everything[0].metadata)
+
+    def columns(self) -> dict[str, Tensor]:
+        """The columns that are present, by name."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "metadata")
+        return {name: column for name, column in named if column is not None}
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def __getitem__(self, rows: Tensor | slice) -> EmitterSet:
+        """The rows named by a boolean mask, an index tensor or a slice."""
+        return replace(self, **{name: column[rows] for name, column in self.columns().items()})
+
+    def to(self, device: torch.device | str) -> EmitterSet:
+        """The same table on another device."""
+        return replace(self, **{name: column.to(device) for name, column in self.columns().items()})
+
+    def sorted_by_frame(self) -> EmitterSet:
+        """Rows in the order of their frames; rows of one frame keep their order."""
+        return self[torch.argsort(self.frame, stable=True)]

@@ -1,0 +1,55 @@
+"""evaluate: a table of molecules against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decode.emitters import EmitterSet
+from decode.io.tables import read_table
+from decode.metrics import Score, score
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    table: Path | str,
+    truth: Path | str,
+    *,
+    field_nm: tuple[float, float] | None = None,
+    two_d: bool = False,
+    min_photons: float = 0.0,
+    remove_shift: bool = False,
+) -> Score:
+    """Score a table by the rules of the SMLM Challenge 2016 (see `decode.metrics.score`).
+
+    Args:
+        table, truth: files that `read_table` reads.
+        field_nm: (x, y) size of the field of view; None takes it from the table, from the Picasso table of the same
+            name beside it, or from the truth, whichever states it first.
+        two_d: leave z out.
+        min_photons: true molecules below it need not be found.
+        remove_shift: take off a constant offset first.
+
+    Raises:
+        ValueError: if a file is no table, or nothing says how large the field of view is.
+        FileNotFoundError: if there is no such file.
+    """
+    table, truth = Path(table), Path(truth)
+    found, known = read_table(table), read_table(truth)
+    field_nm = field_nm or _field_nm(found) or _field_nm(_beside(table)) or _field_nm(known)
+    if field_nm is None:
+        raise ValueError(f"{table} does not say how large the field of view is: state it in nm with --field X,Y")
+    return score(known, found, field_nm=field_nm, two_d=two_d, min_photons=min_photons, remove_shift=remove_shift)
+
+
+def _beside(table: Path) -> EmitterSet:
+    picasso = table.with_suffix(".hdf5")
+    return read_table(picasso) if picasso.is_file() else EmitterSet.empty()
+
+
+def _field_nm(emitters: EmitterSet) -> tuple[float, float] | None:
+    facts = [emitters.metadata.get(name) for name in ("pixel_size_nm", "width_px", "height_px")]
+    if None in facts:
+        return None
+    pixel, width, height = (float(str(fact)) for fact in facts)
+    return width * pixel, height * pixel

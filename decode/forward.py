@@ -1,0 +1,198 @@
+"""ForwardModel = Scene + PSF + Camera: what the microscope would record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.emitters import EmitterSet
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF, render
+from decode.scene import Range, Scene, log_uniform, uniform
+
+__all__ = ["CameraPrior", "ForwardModel", "PSFPrior", "Simulation"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PSFPrior:
+    """Ranges of a Gaussian PSF; every movie draws its own."""
+
+    sigma_px: Range = (0.8, 2.0)
+    """width (standard deviation) in focus, pixels; log-uniform; the network is told it"""
+    told_error: float = 0.05
+    """relative error (standard deviation) of the width the network is told: users measure theirs no better"""
+    depth_nm: float = 400.0
+    """focal depth: the width grows by sqrt(2) at this defocus"""
+    halo_fraction: Range = (0.0, 0.12)
+    """light in a wider Gaussian around the core, as the rings and scattered light of a real PSF; nobody is told"""
+    halo_width: float = 2.5
+    """width of that wider Gaussian over the width of the core"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_px[0] <= self.sigma_px[1]:
+            raise ValueError("psf: sigma_px needs two positive numbers, the lowest first")
+        if not (self.depth_nm > 0 and self.told_error >= 0):
+            raise ValueError("psf: depth_nm must be positive, told_error not negative")
+        if not 0 <= self.halo_fraction[0] <= self.halo_fraction[1] < 1:
+            raise ValueError("psf: halo_fraction needs two fractions in [0, 1), the lowest first")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CameraPrior:
+    """Ranges of EMCCD and sCMOS cameras; every movie draws its own."""
+
+    emccd_fraction: float = 0.5
+    """how often the camera is an EMCCD; else it is an sCMOS with per-pixel maps"""
+    qe: Range = (0.6, 0.95)
+    """quantum efficiency"""
+    em_gain: Range = (50.0, 400.0)
+    """mean gain of an EMCCD's register; log-uniform"""
+    emccd_read_noise_e: Range = (10.0, 100.0)
+    """read noise of an EMCCD at its output, electrons"""
+    emccd_e_per_adu: Range = (5.0, 50.0)
+    """electrons per ADU at an EMCCD's output"""
+    spurious_e: Range = (0.0, 0.01)
+    """clock-induced charge of an EMCCD, electrons per pixel and frame"""
+    scmos_read_noise_e: Range = (0.7, 2.5)
+    """median read noise of an sCMOS, electrons; log-uniform"""
+    scmos_e_per_adu: Range = (0.2, 1.0)
+    """electrons per ADU of an sCMOS"""
+    hot_pixels: Range = (0.0, 0.01)
+    """fraction of an sCMOS's pixels with 3 to 30 times the read noise"""
+    baseline: float = 100.0
+    """ADU at no light"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.emccd_fraction <= 1:
+            raise ValueError("camera: emccd_fraction is a fraction, between 0 and 1")
+        for name in ("qe", "em_gain", "emccd_e_per_adu", "scmos_read_noise_e", "scmos_e_per_adu"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"camera: {name} needs two positive numbers, the lowest first")
+
+    def sample(self, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
+        """A camera for each movie, all of one kind: fields broadcast against (n_movies, frames, height, width)."""
+
+        def each(values: Tensor) -> Tensor:
+            return values[:, None, None, None]
+
+        def rand(*size: int) -> Tensor:
+            return torch.rand(*size, generator=rng, device=rng.device)
+
+        qe = each(uniform(self.qe, n_movies, rng))
+        if float(rand(1)) < self.emccd_fraction:
+            return Camera(
+                baseline=self.baseline,
+                e_per_adu=each(uniform(self.emccd_e_per_adu, n_movies, rng)),
+                read_noise_e=each(uniform(self.emccd_read_noise_e, n_movies, rng)),
+                qe=qe,
+                em_gain=each(log_uniform(self.em_gain, n_movies, rng)),
+                spurious_e=each(uniform(self.spurious_e, n_movies, rng)),
+            )
+        maps = (n_movies, 1, *shape)
+        noise = each(log_uniform(self.scmos_read_noise_e, n_movies, rng)) * torch.exp(
+            0.2 * torch.randn(*maps, generator=rng, device=rng.device)
+        )
+        hot = rand(*maps) < each(uniform(self.hot_pixels, n_movies, rng))
+        noise = torch.where(hot, noise * (3 + 27 * rand(*maps) ** 2), noise)
+        gain = 1 + 0.05 * torch.randn(*maps, generator=rng, device=rng.device).clamp(-4, 4)
+        return Camera(
+            baseline=self.baseline,
+            e_per_adu=each(uniform(self.scmos_e_per_adu, n_movies, rng)) * gain,
+            read_noise_e=noise,
+            qe=qe,
+        )
+
+
+class Simulation(NamedTuple):
+    """Movies with known emitters."""
+
+    emitters: EmitterSet
+    """frames are numbered movie * n_frames + frame"""
+    frames: Tensor
+    """(n_movies, n_frames, height, width) ADU"""
+    camera: Camera
+    """fields broadcast against `frames`"""
+    background: Tensor
+    """(n_movies, n_frames, height, width) photons per pixel"""
+    psf_parameters: Tensor
+    """(n_movies, number of parameters), named by `psf.parameter_names`"""
+    psf_told: Tensor
+    """(n_movies, number of parameters) as the network is told them, with the errors of a user's calibration"""
+
+
+@final
+@dataclass(frozen=True)
+class ForwardModel:
+    """The generative model: emitters and background from `scene`, light by `psf`, counts by `camera`.
+
+    `camera` may be a prior, from which every movie draws its own; so may the PSF's parameters.
+    """
+
+    scene: Scene
+    psf: PSF
+    camera: Camera | CameraPrior
+    psf_prior: PSFPrior | None = None
+    """ranges of the PSF's parameters, for a `GaussianPSF`; None keeps the PSF's own"""
+
+    @torch.no_grad()
+    def sample(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Simulation:
+        """Draw movies with their emitters.
+
+        Args:
+            n_movies: number of independent movies, each with its own draw of every range.
+            n_frames: consecutive frames of each.
+            shape: (height, width) in pixels.
+            rng: source of randomness; its device is where the simulation runs.
+        """
+        pixel = self.psf.pixel_size_nm
+        emitters = self.scene.sample_emitters(n_movies, n_frames, shape, pixel, rng)
+        background = self.scene.sample_background(n_movies, n_frames, shape, rng)
+        movie = emitters.frame // n_frames
+        if self.psf_prior is None:
+            own = [getattr(self.psf, name).detach().reshape(1) for name in self.psf.parameter_names]
+            parameters = torch.stack(own, 1).expand(n_movies, -1) if own else torch.zeros(n_movies, 0)
+            told, halo = parameters, None
+        else:
+            parameters = log_uniform(self.psf_prior.sigma_px, n_movies, rng)[:, None] * pixel
+            error = torch.randn(n_movies, 1, generator=rng, device=rng.device) * self.psf_prior.told_error
+            low, high = self.psf_prior.sigma_px
+            told = (parameters * torch.exp(error)).clamp(low * pixel, high * pixel)
+            halo = uniform(self.psf_prior.halo_fraction, n_movies, rng)
+        parameters, told = parameters.to(rng.device), told.to(rng.device)
+        light = background
+        per_emitter = parameters[movie]
+        core = emitters.photons if halo is None else emitters.photons * (1 - halo[movie])
+        parts = [(core, per_emitter)]
+        if halo is not None and self.psf_prior is not None:
+            parts.append((emitters.photons * halo[movie], per_emitter * self.psf_prior.halo_width))
+        for photons, rows in parts:
+            spots = render(
+                self.psf,
+                frame=emitters.frame,
+                xyz=emitters.xyz,
+                photons=photons,
+                n_frames=n_movies * n_frames,
+                shape=shape,
+                parameters=rows if rows.shape[1] else None,
+            )
+            light = light + spots.view(n_movies, n_frames, *shape)
+        camera = self.camera.sample(n_movies, shape, rng) if isinstance(self.camera, CameraPrior) else self.camera
+        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told)
+
+
+def gaussian_forward(
+    scene: Scene, psf_prior: PSFPrior, camera: Camera | CameraPrior, pixel_size_nm: float
+) -> ForwardModel:
+    """The forward model of a Gaussian PSF whose width is drawn from a range."""
+    middle = (psf_prior.sigma_px[0] * psf_prior.sigma_px[1]) ** 0.5 * pixel_size_nm
+    # four sigma of the widest core on either side
+    patch = 2 * int(4 * psf_prior.sigma_px[1] + 0.5) + 1
+    psf = GaussianPSF(middle, pixel_size_nm=pixel_size_nm, depth_nm=psf_prior.depth_nm, patch_px=patch)
+    return ForwardModel(scene, psf, camera, psf_prior)

@@ -1,0 +1,1 @@
+"""Movies and tables of molecules on disk."""

@@ -1,0 +1,165 @@
+"""Camera files: the YAML that says how counts become photons."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import tifffile
+import torch
+import yaml
+from torch import Tensor
+
+from decode.atomic import atomic
+from decode.optics.camera import Camera
+
+__all__ = ["CameraFile", "read_camera", "write_camera"]
+
+MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read_variance_map"}
+"""numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
+
+NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_adu")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CameraFile:
+    """What a camera file states."""
+
+    camera: Camera
+    pixel_size_nm: float
+    """side of a pixel in object space"""
+
+    def __post_init__(self) -> None:
+        if not self.pixel_size_nm > 0:
+            raise ValueError(f"pixel_size_nm is {self.pixel_size_nm:g}, must be positive")
+
+
+def read_camera(path: str | Path) -> CameraFile:
+    """Read a camera file.
+
+    Keys: `pixel_size_nm`, `baseline` (ADU) or `offset_map` (ADU), `e_per_adu` or `gain_map` (ADU per electron),
+    `read_noise_e` (electrons) or `read_variance_map` (ADU^2), and optionally `qe`, `em_gain`, `spurious_e` and
+    `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their paths relative to the file.
+
+    Raises:
+        FileNotFoundError: if the file or one of its maps is missing.
+        ValueError: if a key is unknown, missing or out of range, or a map is no image of positive, finite numbers.
+    """
+    path = Path(path)
+    content = _mapping(path)
+    numbers = {name: _number(path, name, content[name]) for name in NUMBERS if content.get(name) is not None}
+    maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
+    if "pixel_size_nm" not in numbers:
+        raise ValueError(f"{path}: pixel_size_nm is missing")
+    for name, instead in MAPS.items():
+        if name in numbers and instead in maps:
+            raise ValueError(f"{path}: {name} and {instead} say the same thing, keep one of them")
+        if name not in numbers and instead not in maps:
+            raise ValueError(f"{path}: {name} is missing; state it, or name a {instead}")
+    if len({m.shape for m in maps.values()}) > 1:
+        listed = ", ".join(f"{name} {m.shape[0]} x {m.shape[1]}" for name, m in maps.items())
+        raise ValueError(f"{path}: the maps differ in height x width ({listed}); all must be as large as the movie")
+
+    fields: dict[str, Any] = dict(numbers)
+    pixel_size_nm = fields.pop("pixel_size_nm")
+    if "offset_map" in maps:
+        fields["baseline"] = maps["offset_map"]
+    if "gain_map" in maps:
+        fields["e_per_adu"] = 1 / maps["gain_map"]
+    if "read_variance_map" in maps:
+        fields["read_noise_e"] = maps["read_variance_map"].sqrt() * fields["e_per_adu"]
+    try:
+        return CameraFile(camera=Camera(**fields), pixel_size_nm=pixel_size_nm)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_camera(path: str | Path, file: CameraFile) -> None:
+    """Write a camera file; maps go into float32 TIFF images beside it.
+
+    Raises:
+        ValueError: if qe, em_gain or spurious_e is a map, for which the file has no place.
+        OSError: if it cannot be written.
+    """
+    path = Path(path)
+    camera = file.camera
+    e_per_adu = torch.as_tensor(camera.e_per_adu)
+    as_map = {
+        "baseline": torch.as_tensor(camera.baseline),
+        "e_per_adu": 1 / e_per_adu,
+        "read_noise_e": (torch.as_tensor(camera.read_noise_e) / e_per_adu) ** 2,
+    }
+    content: dict[str, float | str] = {"pixel_size_nm": float(file.pixel_size_nm)}
+    images: dict[Path, Tensor] = {}
+    for name in NUMBERS[1:]:
+        value = getattr(camera, name)
+        if value is None:
+            continue
+        if torch.as_tensor(value).numel() == 1:
+            content[name] = float(value)
+        elif name in MAPS:
+            image = path.with_name(f"{path.stem}_{MAPS[name]}.tif")
+            images[image], content[MAPS[name]] = as_map[name], image.name
+        else:
+            raise ValueError(f"{path}: a camera file holds one number for {name}, not a map")
+    for image, pixels in images.items():
+        with atomic(image) as temporary:
+            tifffile.imwrite(temporary, np.asarray(pixels.cpu(), np.float32), photometric="minisblack")
+    with atomic(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _mapping(path: Path) -> Mapping[str, object]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no camera file {path}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ValueError(f"{path} is not a YAML file") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} is not a camera file: it must hold `key: value` lines")
+    known = (*NUMBERS, *MAPS.values())
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"is it {near[0]}?" if near else f"the keys are {', '.join(known)}"
+            raise ValueError(f"{path}: unknown key {key}; {hint}")
+    return content
+
+
+def _number(path: Path, name: str, value: object) -> float:
+    number = math.nan
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        with suppress(ValueError):
+            number = float(value)  # also of text: YAML 1.1 takes 1e-3 for a word
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: {name} is {value!r}, not a number")
+    if number < 0 and name != "baseline":
+        raise ValueError(f"{path}: {name} is {value}, must not be negative")
+    return number
+
+
+def _map(path: Path, name: str, value: object) -> Tensor:
+    image = path.parent / str(value)
+    if not image.is_file():
+        raise FileNotFoundError(f"{path}: {name} is {value!r}, and there is no file {image}")
+    try:
+        pixels = tifffile.imread(image)
+    except Exception as error:  # every codec has errors of its own
+        raise ValueError(f"{path}: {name} ({image}) is not a readable TIFF image ({error})") from None
+    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
+        raise ValueError(f"{path}: {name} ({image}) must be one grey image, but has the shape {pixels.shape}")
+    if not np.isfinite(pixels).all():
+        raise ValueError(f"{path}: {name} ({image}) holds NaN or infinite values; measure those pixels again")
+    lowest = pixels.min()
+    if name != "offset_map" and (lowest < 0 or (lowest == 0 and name == "gain_map")):
+        bound = "positive" if name == "gain_map" else "0 or more"
+        raise ValueError(f"{path}: {name} ({image}) holds {lowest:g}, but must be {bound} everywhere")
+    return torch.from_numpy(pixels.astype(np.float32))

@@ -1,0 +1,425 @@
+"""Movies on disk as lazy (frame, y, x) arrays."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from decode.atomic import atomic
+
+__all__ = ["Movie", "open_movie", "write_movie"]
+
+# tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+IMAGEJ_LIMIT = 2**32 - 2**25
+"""bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as BigTIFF)"""
+
+NM_PER = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, r"\u00b5m": 1e3, "mm": 1e6}
+MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
+MICRO_MANAGER_TAG = 51123
+
+_Page = tifffile.TiffPage | tifffile.TiffFrame
+
+
+@final
+class Movie:
+    """Frames of one or more files, read on demand; a context manager that closes them.
+
+    Made by `open_movie`.  `movie.shape` is (frames, height, width).
+    """
+
+    def __init__(self, parts: Sequence[_Part], frames: range) -> None:
+        self._parts = tuple(parts)
+        self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
+        self.frames = frames
+        """which frames of the files these are, from 0"""
+        self.path: Path = parts[0].path
+        """the first file"""
+        self.shape: tuple[int, int, int] = (len(frames), *parts[0].frame_shape)
+        self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
+        self.pixel_size_nm: float | None = parts[0].pixel_size_nm
+        """as its metadata state it; None where they do not, or not credibly"""
+        self.exposure_ms: float | None = parts[0].exposure_ms
+        """as OME or Micro-Manager metadata state it, else None"""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._parts:
+            part.close()
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Frames start, ..., stop - 1; nothing else is read or kept.
+
+        Returns:
+            (stop - start, height, width) in the movie's dtype, native byte order, the caller's own.
+
+        Raises:
+            IndexError: if the movie has no such frames.
+            ValueError: if a frame holds NaN or infinite counts.
+            OSError: if the file cannot be read.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}")
+        first, last = self.frames.start + start, self.frames.start + stop
+        chunk = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        for part, offset in zip(self._parts, self._starts[:-1], strict=True):
+            a, b = max(first, offset), min(last, offset + part.n_frames)
+            if a < b:
+                chunk[a - first : b - first] = part.read(a - offset, b - offset)
+        if chunk.dtype.kind == "f":
+            broken = np.flatnonzero(~np.isfinite(chunk).all(axis=(1, 2)))
+            if len(broken):
+                raise ValueError(
+                    f"{self.path}: frame {first + broken[0]} (from 0) holds NaN or infinite counts; "
+                    "mend it or leave it out with --frames"
+                )
+        return chunk
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The frames of one file, or of one OME or Micro-Manager series of files."""
+
+    path: Path
+    tiff: tifffile.TiffFile
+    series: tifffile.TiffPageSeries | None
+    """None where the list of pages is lost, but the pixels are not"""
+    block_offset: int | None
+    """where the pixels start, if they lie in one piece; else the pages are read one by one"""
+    n_frames: int
+    frame_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    pixel_size_nm: float | None
+    exposure_ms: float | None
+
+    @property
+    def handles(self) -> dict[Path, tifffile.FileHandle]:
+        """Every file that holds frames of this part."""
+        pages = [] if self.series is None else [page for page in self.series.pages if page is not None]
+        handles = [self.tiff.filehandle, *(page.parent.filehandle for page in pages)]
+        return {Path(handle.path).resolve(): handle for handle in handles}
+
+    def open(self) -> None:
+        for handle in self.handles.values():
+            handle.open()
+
+    def close(self) -> None:
+        for handle in self.handles.values():
+            handle.close()
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        shape = (stop - start, *self.frame_shape)
+        if self.block_offset is None:
+            try:
+                return self.tiff.asarray(series=self.series, key=slice(start, stop)).reshape(shape)
+            except Exception as error:  # every codec has errors of its own
+                remedy = "pip install 'decode-smlm[io]'" if "imagecodecs" in str(error) else "export it again"
+                raise ValueError(f"{self.path}: frames {start}:{stop} cannot be decoded ({error}); {remedy}") from error
+        # read, not mapped: pages of a mapped file would count as memory in use, up to the whole movie
+        pixels = shape[1] * shape[2]
+        offset = self.block_offset + start * pixels * self.dtype.itemsize
+        chunk = np.fromfile(self.path, self.dtype, shape[0] * pixels, offset=offset)
+        if chunk.size < shape[0] * pixels:
+            raise OSError(f"{self.path} became shorter while it was read")
+        return chunk.reshape(shape)
+
+
+def open_movie(
+    path: str | Path | Sequence[str | Path], *, frames: slice | None = None, allow_truncated: bool = False
+) -> Movie:
+    """Open a TIFF movie without reading its pixels.
+
+    ImageJ, OME (one or many files), Micro-Manager, BigTIFF and plain multi-page files are read; axes may be called
+    T, Z, Q or I as long as only one besides y and x is longer than 1.  A single image is a movie of one frame.
+
+    Args:
+        path: a file, or the parts of a movie that was split; parts are joined in the natural order of their names.
+        frames: the frames to keep, from 0, without a step; None keeps all.
+        allow_truncated: take the whole frames of a file that was cut short, instead of refusing it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a TIFF movie of grey values, is damaged, or its parts do not fit together.
+    """
+    paths = [Path(path)] if isinstance(path, str | Path) else sorted(map(Path, path), key=_natural_order)
+    if not paths:
+        raise ValueError("no movie was given")
+    with ExitStack() as opened:
+        parts: list[_Part] = []
+        for each in paths:
+            # the files of an OME or Micro-Manager series name each other: the first one brings them all
+            if any(each.resolve() in part.handles for part in parts):
+                continue
+            parts.append(_open_part(each, allow_truncated=allow_truncated))
+            opened.callback(parts[-1].close)
+        for part in parts[1:]:
+            if (part.frame_shape, part.dtype) != (parts[0].frame_shape, parts[0].dtype):
+                raise ValueError(
+                    f"{part.path} does not continue {parts[0].path}: its frames are {_describe(part)}, "
+                    f"not {_describe(parts[0])}"
+                )
+        chosen = _choose(frames, sum(part.n_frames for part in parts), parts[0].path)
+        opened.pop_all()
+        return Movie(parts, chosen)
+
+
+def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float | None = None) -> None:
+    """Write a movie that ImageJ opens: uint16 where every count is whole and fits, else float32.
+
+    Movies beyond 4 GB become BigTIFF.  The file appears under its name only when it is complete.
+
+    Args:
+        path: file to write.
+        frames: (frame, y, x) counts.
+        pixel_size_nm: stored as the file's resolution.
+
+    Raises:
+        ValueError: if `frames` is not (frame, y, x).
+        OSError: if the file cannot be written.
+    """
+    counts = np.asarray(frames)
+    if counts.ndim != 3 or counts.size == 0:
+        raise ValueError(f"a movie to write is (frame, y, x) and not empty, this one has shape {counts.shape}")
+    whole = counts.min() >= 0 and counts.max() <= 65535 and all(np.array_equal(f, np.rint(f)) for f in counts)
+    counts = counts.astype(np.uint16 if whole else np.float32, copy=False)
+    options: dict[str, Any] = {"imagej": True} if counts.nbytes < IMAGEJ_LIMIT else {"bigtiff": True}
+    metadata = {"axes": "TYX"}
+    if pixel_size_nm is not None:
+        metadata["unit"] = "um"
+        options["resolution"] = (1000 / pixel_size_nm, 1000 / pixel_size_nm)
+    with atomic(path) as temporary:
+        tifffile.imwrite(temporary, counts, photometric="minisblack", metadata=metadata, **options)
+
+
+def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name the TIFF files in it")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    try:
+        tiff = tifffile.TiffFile(path)
+    except tifffile.TiffFileError as error:
+        raise ValueError(f"{path} is not a TIFF file, or its header is damaged; export the movie as TIFF") from error
+    with ExitStack() as opened:
+        opened.callback(tiff.close)
+        try:
+            first = tiff.pages.first
+        except (tifffile.TiffFileError, IndexError) as error:
+            raise ValueError(f"{path} holds no image") from error
+        if first.samplesperpixel > 1 or first.photometric == tifffile.PHOTOMETRIC.RGB:
+            raise ValueError(f"{path} is a colour image; save the camera's grey values as one channel")
+        if first.dtype is None or first.dtype.kind not in "uif":
+            raise ValueError(f"{path} holds {first.dtype} pixels, not counts")
+
+        part = _lay_out(path, tiff, np.dtype(first.dtype), allow_truncated=allow_truncated)
+        part.open()  # tifffile leaves the other files of a series closed
+        part.read(0, 1)  # a codec that is not installed shows here, not after minutes
+        opened.pop_all()
+        return part
+
+
+def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow_truncated: bool) -> _Part:
+    """Find the frames of a file, and how many of them are whole."""
+    first = tiff.pages.first
+    try:
+        found = tiff.series
+    except (tifffile.TiffFileError, IndexError):
+        found = []
+    series, block_offset, axes = None, None, {}
+    if found:
+        series, block_offset, axes = found[0], found[0].dataoffset, _longer_axes(found[0].axes, found[0].shape)
+    declared = _declared_axes(tiff)
+    if math.prod(declared.values()) > math.prod(axes.values()):
+        series, block_offset, axes = None, None, declared
+        if tiff.is_imagej and first.is_final:
+            # the list of pages stands behind the pixels and is lost first, but ImageJ keeps the pixels in one piece
+            block_offset = first.dataoffsets[0]
+    elif len(found) > 1:
+        raise ValueError(f"{path} holds {len(found)} series of images of different size or type; save the movie alone")
+    if len(axes) > 1:
+        listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
+        raise ValueError(f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of its own")
+
+    n_frames = math.prod(axes.values())
+    if block_offset is None:
+        pages = _readable_pages(tiff if series is None else series)
+        absent = [name for name in _ome_files(tiff) if None in pages and not (path.parent / name).exists()]
+        if absent:
+            raise ValueError(f"{path} continues in {absent[0]}, which is missing; put all files of the series together")
+        n_whole = sum(1 for _ in takewhile(_is_whole, pages))
+    else:
+        frame_bytes = first.imagelength * first.imagewidth * dtype.itemsize
+        n_whole = min(n_frames, (tiff.filehandle.size - block_offset) // frame_bytes)
+    if n_whole == 0:
+        raise ValueError(f"{path} is cut short or damaged, without one whole frame; copy or export it again")
+    length_is_known = bool(declared) or _list_of_pages_ends(tiff)
+    if not allow_truncated and (n_whole < n_frames or not length_is_known):
+        raise ValueError(
+            f"{path} is cut short: only {n_whole}{f' of {n_frames}' if length_is_known else ''} frames are whole; "
+            "copy or export it again, or take those with --allow-truncated"
+        )
+    pixel_size_nm, exposure_ms = _physical_facts(tiff)
+    return _Part(
+        path=path,
+        tiff=tiff,
+        series=series,
+        block_offset=block_offset,
+        n_frames=n_whole,
+        frame_shape=(first.imagelength, first.imagewidth),
+        dtype=dtype.newbyteorder(tiff.byteorder),
+        pixel_size_nm=pixel_size_nm,
+        exposure_ms=exposure_ms,
+    )
+
+
+def _longer_axes(axes: str, shape: Sequence[int]) -> dict[str, int]:
+    """The axes besides y and x that are longer than 1."""
+    return {name: length for name, length in zip(axes, shape, strict=True) if name not in "YX" and length > 1}
+
+
+def _declared_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
+    """The axes as the program that wrote the file announced them in the first page; empty where it did not."""
+    if tiff.is_micromanager:  # announces what was planned, not what was taken
+        return {}
+    if tiff.imagej_metadata is not None:
+        names = {"T": "frames", "Z": "slices", "C": "channels"}
+        lengths = [int(tiff.imagej_metadata.get(name, 1)) for name in names.values()]
+        images = int(tiff.imagej_metadata.get("images", 1))
+        return _longer_axes("TZC", lengths) or _longer_axes("I", [images])
+    if tiff.shaped_metadata:
+        *lengths, _, _ = tiff.shaped_metadata[0]["shape"]
+        return _longer_axes("Q" * len(lengths), lengths)
+    return {}
+
+
+def _readable_pages(container: tifffile.TiffFile | tifffile.TiffPageSeries) -> list[_Page | None]:
+    """The pages that are listed; none where the list itself is damaged."""
+    try:
+        return list(container.pages)
+    except (tifffile.TiffFileError, IndexError):
+        return []
+
+
+def _is_whole(page: _Page | None) -> bool:
+    """Whether all pixels of a page lie within its file."""
+    if page is None or not page.dataoffsets:
+        return False
+    size = page.parent.filehandle.size
+    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    return all(offset > 0 and count > 0 and offset + count <= size for offset, count in segments)
+
+
+def _list_of_pages_ends(tiff: tifffile.TiffFile) -> bool:
+    """Whether the last page points to no other; in a file that was cut short it points beyond the end."""
+    n_pages = len(tiff.pages)  # walks to the last one
+    last = tiff.pages.next_page_offset
+    if n_pages == 0 or last is None:
+        return False
+    tiff.filehandle.seek(last)
+    pointer = tiff.filehandle.read(tiff.tiff.offsetsize)
+    return len(pointer) == tiff.tiff.offsetsize and not any(pointer)
+
+
+def _ome_files(tiff: tifffile.TiffFile) -> list[str]:
+    """Names of the files that an OME series is spread over."""
+    return sorted(set(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or "")))
+
+
+def _physical_facts(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
+    """Pixel size in nm and exposure in ms, each None where the metadata say nothing that can be believed."""
+    first = tiff.pages.first
+    sides: list[float | None] = []
+    exposure = None
+    if MICRO_MANAGER_TAG in first.tags and isinstance(first.tags[MICRO_MANAGER_TAG].value, Mapping):
+        facts = first.tags[MICRO_MANAGER_TAG].value
+        sides = [_nm(facts.get("PixelSizeUm"), "um")]
+        exposure = _positive(facts.get("Exposure-ms"))
+    elif tiff.is_ome:
+        image = _ome_element(tiff, "Pixels")
+        sides = [_nm(image.get(f"PhysicalSize{axis}"), image.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+        plane = _ome_element(tiff, "Plane")
+        seconds = _positive(plane.get("ExposureTime"))
+        scale = MS_PER.get(plane.get("ExposureTimeUnit", "s"))
+        exposure = seconds * scale if seconds and scale else None
+    elif tiff.imagej_metadata is not None and {"XResolution", "YResolution"} <= {tag.name for tag in first.tags}:
+        # pixels per unit; without a unit the 1 pixel per pixel of an uncalibrated image
+        unit = str(tiff.imagej_metadata.get("unit"))
+        resolutions = (first.tags[f"{axis}Resolution"].value for axis in "XY")
+        sides = [_nm(steps / max(pixels, 1), unit) for pixels, steps in resolutions]
+    credible = [side for side in sides if side is not None and 10 <= side <= 1000]
+    agree = len(credible) == len(sides) > 0 and max(credible) < 1.01 * min(credible)
+    return credible[0] if agree else None, exposure
+
+
+def _ome_element(tiff: tifffile.TiffFile, name: str) -> Mapping[str, str]:
+    """Attributes of the first element of that name; none where it is absent or the XML broken."""
+    try:
+        element = ElementTree.fromstring(tiff.ome_metadata or "").find(f".//{{*}}{name}")
+    except ElementTree.ParseError:
+        return {}
+    return {} if element is None else element.attrib
+
+
+def _nm(length: object, unit: str) -> float | None:
+    number, scale = _positive(length), NM_PER.get(unit)
+    return number * scale if number and scale else None
+
+
+def _positive(value: object) -> float | None:
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
+def _choose(frames: slice | None, n_frames: int, path: Path) -> range:
+    """The frames a slice names."""
+    if frames is None:
+        return range(n_frames)
+    if frames.step not in (None, 1):
+        raise ValueError("frames must follow each other: give first and last without a step")
+    chosen = range(*frames.indices(n_frames))
+    if not chosen:
+        asked = ":".join("" if end is None else str(end) for end in (frames.start, frames.stop))
+        raise ValueError(f"frames {asked} choose nothing of the {n_frames} in {path}")
+    return chosen
+
+
+def _describe(part: _Part) -> str:
+    height, width = part.frame_shape
+    return f"{height} x {width} {part.dtype.name}"
+
+
+def _natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key that puts part 2 before part 10."""
+    words = re.split(r"(\d+)", str(path))
+    return [(0, int(word)) if word.isdigit() else (1, word) for word in words]

@@ -1,0 +1,248 @@
+"""How well predicted molecules agree with the truth: the rules of the SMLM Challenge 2016 and the honesty of sigmas."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from decode.emitters import EmitterSet
+
+__all__ = ["Score", "coverage", "match", "normalized_errors", "score"]
+
+FORBIDDEN = 1e6
+"""cost of a pair beyond the tolerances: so dear that as many pairs as possible are formed without one"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Figures of the SMLM Challenge 2016 (Sage et al., Nature Methods 16, 387, 2019); NaN where there is no pair."""
+
+    tp: int
+    """true molecules that were found"""
+    fp: int
+    """localizations without a true molecule"""
+    fn: int
+    """true molecules that were missed"""
+    jaccard: float
+    """tp / (tp + fp + fn)"""
+    precision: float
+    """tp / (tp + fp)"""
+    recall: float
+    """tp / (tp + fn)"""
+    rmse_lateral_nm: float
+    """root mean square of the distance in the plane"""
+    rmse_axial_nm: float
+    median_lateral_nm: float
+    median_axial_nm: float
+    efficiency_lateral: float
+    """100 - sqrt((100 - 100 jaccard)^2 + (rmse_lateral_nm * 1/nm)^2)"""
+    efficiency_3d: float
+    """mean of the lateral efficiency and the axial one (with 0.5/nm); NaN in 2D"""
+    shift_nm: tuple[float, float, float]
+    """what was taken off the predicted positions first"""
+
+
+def match(
+    truth: EmitterSet,
+    prediction: EmitterSet,
+    *,
+    lateral_nm: float = 250.0,
+    axial_nm: float = 500.0,
+    two_d: bool = False,
+) -> Tensor:
+    """Pair predicted with true molecules, frame by frame: as many pairs as possible, then the least total distance.
+
+    Pairs are at most `lateral_nm` apart in the plane and `axial_nm` in depth; in 2D, z counts for nothing.
+
+    Returns:
+        (pairs, 2) int64 on the CPU: rows of truth and of prediction.
+    """
+    true_xyz, predicted_xyz = _positions(truth), _positions(prediction)
+    candidates = _neighbours(truth, true_xyz, prediction, predicted_xyz, lateral_nm)
+    difference = predicted_xyz[candidates[:, 1]] - true_xyz[candidates[:, 0]]
+    lateral, axial = np.hypot(difference[:, 0], difference[:, 1]), np.abs(difference[:, 2])
+    allowed = (lateral <= lateral_nm) & (two_d | (axial <= axial_nm))
+    cost = (lateral if two_d else np.hypot(lateral, axial))[allowed]
+    return torch.from_numpy(_assign(candidates[allowed], cost, len(truth), len(prediction)))
+
+
+def score(
+    truth: EmitterSet,
+    prediction: EmitterSet,
+    *,
+    field_nm: tuple[float, float],
+    two_d: bool = False,
+    min_photons: float = 0.0,
+    border_nm: float = 450.0,
+    remove_shift: bool = False,
+    lateral_nm: float = 250.0,
+    axial_nm: float = 500.0,
+) -> Score:
+    """Compare a table with the truth by the rules of the SMLM Challenge 2016.
+
+    A true molecule counts if it has `min_photons` and lies more than `border_nm` from the edge of the field.
+    A localization inside that border is a false positive unless it is paired with any true molecule, dim ones and
+    those of the border included.
+
+    Args:
+        truth: true molecules.
+        prediction: localizations of the same frames.
+        field_nm: (x, y) size of the field of view.
+        two_d: leave z out of matching.
+        min_photons: true molecules below it need not be found.
+        border_nm: width of the frame around the field that is left out.
+        remove_shift: first take off a constant offset: the median difference of matched pairs, at most 200 nm twice.
+        lateral_nm, axial_nm: tolerances of `match`.
+    """
+    tolerances: dict[str, Any] = {"lateral_nm": lateral_nm, "axial_nm": axial_nm, "two_d": two_d}
+    shift = np.zeros(3)
+    if remove_shift:
+        for _ in range(2):
+            pairs = match(truth, prediction, **tolerances)
+            if len(pairs) < 20:
+                break
+            step = np.clip(np.median(_differences(truth, prediction, pairs), 0), -200, 200)
+            step[2] = 0 if two_d else step[2]
+            prediction = replace(prediction, xyz=prediction.xyz.double() - torch.from_numpy(step))
+            shift += step
+
+    pairs = match(truth, prediction, **tolerances)
+    counted = _inside(truth, field_nm, border_nm) & (truth.photons >= min_photons)
+    paired = torch.zeros(len(prediction), dtype=torch.bool)
+    paired[pairs[:, 1]] = True
+    found = pairs[counted[pairs[:, 0]]]
+    tp = len(found)
+    fn = int(counted.sum()) - tp
+    fp = int((_inside(prediction, field_nm, border_nm) & ~paired).sum())
+    jaccard = tp / max(1, tp + fp + fn)
+
+    difference = _differences(truth, prediction, found)
+    lateral, axial = np.hypot(difference[:, 0], difference[:, 1]), np.abs(difference[:, 2])
+    rmse_lateral, rmse_axial = _root_mean_square(lateral), _root_mean_square(axial)
+    efficiency_lateral = _efficiency(jaccard, rmse_lateral)
+    return Score(
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        jaccard=jaccard,
+        precision=tp / max(1, tp + fp),
+        recall=tp / max(1, tp + fn),
+        rmse_lateral_nm=rmse_lateral,
+        rmse_axial_nm=rmse_axial,
+        median_lateral_nm=float(np.median(lateral)) if tp else math.nan,
+        median_axial_nm=float(np.median(axial)) if tp else math.nan,
+        efficiency_lateral=efficiency_lateral,
+        efficiency_3d=math.nan if two_d else (efficiency_lateral + _efficiency(jaccard, rmse_axial / 2)) / 2,
+        shift_nm=(float(shift[0]), float(shift[1]), float(shift[2])),
+    )
+
+
+def normalized_errors(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> Tensor:
+    """(estimate - truth) / sigma of matched pairs: standard normal where the stated sigmas are honest.
+
+    Args:
+        truth, prediction: the tables; `prediction` states `xyz_sigma`.
+        pairs: (pairs, 2) rows, as from `match`.
+
+    Returns:
+        (pairs, 3) float64, x, y, z; NaN where an axis is not estimated.
+
+    Raises:
+        ValueError: if the prediction states no sigmas.
+    """
+    if prediction.xyz_sigma is None:
+        raise ValueError("the table states no uncertainties, so none can be checked")
+    return torch.from_numpy(_differences(truth, prediction, pairs)) / prediction.xyz_sigma.double().cpu()[pairs[:, 1]]
+
+
+def coverage(errors: Tensor, level: float) -> Tensor:
+    """The share of normalized errors within the central interval of a standard normal that holds `level` of it.
+
+    Args:
+        errors: (pairs, 3) from `normalized_errors`.
+        level: in (0, 1); honest sigmas return just that.
+
+    Returns:
+        (3,) for x, y, z; NaN where an axis is not estimated.
+    """
+    half_width = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
+    inside = (errors.abs() <= half_width).double()
+    return torch.where(errors.isnan(), torch.nan, inside).nanmean(0)
+
+
+def _positions(emitters: EmitterSet) -> npt.NDArray[np.float64]:
+    return np.asarray(emitters.xyz.detach().cpu().numpy(), np.float64)
+
+
+def _differences(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> npt.NDArray[np.float64]:
+    """Estimate minus truth, (pairs, 3) nm."""
+    return _positions(prediction)[pairs[:, 1].numpy()] - _positions(truth)[pairs[:, 0].numpy()]
+
+
+def _inside(emitters: EmitterSet, field_nm: tuple[float, float], border_nm: float) -> Tensor:
+    x, y = emitters.xyz[:, 0], emitters.xyz[:, 1]
+    width, height = field_nm
+    return (x > border_nm) & (x < width - border_nm) & (y > border_nm) & (y < height - border_nm)
+
+
+def _root_mean_square(values: npt.NDArray[np.float64]) -> float:
+    return math.sqrt(np.mean(values**2)) if len(values) else math.nan
+
+
+def _efficiency(jaccard: float, scaled_rmse: float) -> float:
+    return 100 - math.sqrt((100 - 100 * jaccard) ** 2 + scaled_rmse**2)
+
+
+def _neighbours(
+    truth: EmitterSet,
+    true_xyz: npt.NDArray[np.float64],
+    prediction: EmitterSet,
+    predicted_xyz: npt.NDArray[np.float64],
+    radius: float,
+) -> npt.NDArray[np.int64]:
+    """(candidates, 2) rows of the same frame that are near in the plane; a few slightly beyond the radius."""
+    if len(truth) == 0 or len(prediction) == 0:
+        return np.zeros((0, 2), np.int64)
+    radius *= 1 + 1e-9
+    # frames lie apart along a third axis, so that one tree serves them all
+    true_tree, predicted_tree = (
+        cKDTree(np.column_stack([xyz[:, :2], emitters.frame.cpu().numpy() * (4 * radius + 1)]))
+        for emitters, xyz in ((truth, true_xyz), (prediction, predicted_xyz))
+    )
+    near = true_tree.sparse_distance_matrix(predicted_tree, radius, output_type="ndarray")
+    return np.column_stack([near["i"], near["j"]]).astype(np.int64)
+
+
+def _assign(
+    candidates: npt.NDArray[np.int64], cost: npt.NDArray[np.float64], n_truth: int, n_prediction: int
+) -> npt.NDArray[np.int64]:
+    """The cheapest of the largest assignments, solved apart in each group of candidates that share a molecule."""
+    size = n_truth + n_prediction
+    graph = coo_array((np.ones(len(cost)), (candidates[:, 0], candidates[:, 1] + n_truth)), shape=(size, size))
+    _, group = connected_components(graph.tocsr(), directed=False)
+    group = group[candidates[:, 0]]
+    order = np.argsort(group, kind="stable")
+    _, first, n_candidates = np.unique(group[order], return_index=True, return_counts=True)
+    chosen = [order[first[n_candidates == 1]]]
+    for start, count in zip(first[n_candidates > 1], n_candidates[n_candidates > 1], strict=True):
+        members = order[start : start + count]
+        rows, row = np.unique(candidates[members, 0], return_inverse=True)
+        columns, column = np.unique(candidates[members, 1], return_inverse=True)
+        index = np.full((len(rows), len(columns)), -1)
+        index[row, column] = members
+        costs = np.where(index < 0, FORBIDDEN, cost[index])
+        taken = index[linear_sum_assignment(costs)]
+        chosen.append(taken[taken >= 0])
+    taken_rows = np.sort(np.concatenate(chosen))
+    return candidates[taken_rows]

@@ -1,0 +1,1 @@
+"""The learned inverse: frames in, a distribution over sets of molecules out."""

@@ -1,0 +1,247 @@
+"""Localizer: counts of a camera to a SetPosterior; saved and loaded with everything needed to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, silu
+
+from decode.network.posterior import SetPosterior
+from decode.network.unet import UNet
+from decode.optics.camera import Camera
+
+__all__ = ["Localizer", "NetworkConfig"]
+
+FORMAT = "decode-localizer-1"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """Shape of the network."""
+
+    frame_widths: tuple[int, ...] = (32, 48, 64)
+    """channels per level of the U-Net that sees single frames"""
+    sequence_widths: tuple[int, ...] = (32, 48, 64)
+    """channels per level of the U-Net that sees the features of three consecutive frames"""
+    head_width: int = 48
+    """channels before the outputs"""
+    axial: bool = False
+    """predict z"""
+
+    def __post_init__(self) -> None:
+        if not self.frame_widths or not self.sequence_widths or min(*self.frame_widths, *self.sequence_widths) < 1:
+            raise ValueError("network: frame_widths and sequence_widths need at least one positive number each")
+
+
+@final
+class Localizer(nn.Module):
+    """p(emitters | frames) for movies of any camera.
+
+    Counts become photons by the camera; divided by alpha, the variance of the counts per photon (excess noise over
+    quantum efficiency), they have the noise of a Poisson count plus a floor, whatever the camera.  The network sees
+    their variance-stabilized value 2 sqrt(count + floor + 3/8) (Anscombe, Biometrika 35, 246, 1948, with the read
+    noise of Murtagh, Starck and Bijaoui, Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a
+    Gaussian spot is a parabola at every brightness), the floor, and the context maps: what is known of the PSF.
+
+    Args:
+        network: shape of the network.
+        context: name and (lowest, highest) value of each context map the network was trained for.
+    """
+
+    def __init__(self, network: NetworkConfig, context: Mapping[str, tuple[float, float]]) -> None:
+        super().__init__()
+        self.network = network
+        self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
+        self.record: dict[str, Any] = {}
+        """how the model was trained: config, seed, hardware, time and figures; plain JSON"""
+        self.frame_net = UNet(3 + len(self.context), network.frame_widths)
+        width = network.frame_widths[0]
+        self.sequence_net = UNet(3 * width, network.sequence_widths)
+        self.n_out = 10 if network.axial else 8
+        self.head = nn.Conv2d(network.sequence_widths[0], network.head_width, 3, padding=1)
+        self.out = nn.Conv2d(network.head_width, self.n_out, 1)
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
+        nn.init.normal_(self.out.weight, std=0.02)
+        assert self.out.bias is not None and self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():  # few emitters, in the middle of their pixel, a third of a pixel wide
+            start = [-4.0, 0.0, 0.0, -1.0, -1.0, 6.0, -1.0, 3.0, 0.0, 5.0]
+            self.out.bias.copy_(torch.tensor(start[: self.n_out]))
+
+    @property
+    def stride(self) -> int:
+        """Movies are padded to a multiple of it."""
+        return max(self.frame_net.stride, self.sequence_net.stride)
+
+    @property
+    def radius_px(self) -> int:
+        """A pixel's posterior depends on pixels at most this far away."""
+        return self.frame_net.radius_px + self.sequence_net.radius_px + 1
+
+    def context_map(self, values: Mapping[str, float | Tensor]) -> Tensor:
+        """Context from named values: numbers, or (b,) or (b, y, x) tensors.
+
+        Returns:
+            (b, n_context, 1 or y, 1 or x), scaled so that the training range is [-1, 1].
+
+        Raises:
+            ValueError: if a value is missing or unknown, or lies outside the range the network was trained for.
+        """
+        unknown = sorted(set(values) ^ set(self.context))
+        if unknown:
+            raise ValueError(f"this model takes the context {sorted(self.context)}; missing or unknown: {unknown}")
+        maps = []
+        for name, (low, high) in self.context.items():
+            value = torch.as_tensor(values[name], dtype=torch.float32)
+            slack = 0.02 * (high - low)
+            if bool(((value < low - slack) | (value > high + slack)).any()):
+                raise ValueError(
+                    f"{name} = {float(value.min()):.3g} to {float(value.max()):.3g} lies outside the range "
+                    f"{low:.3g} to {high:.3g} this model was trained for; take or train another model"
+                )
+            value = value.reshape(-1, 1, 1) if value.ndim < 2 else value.reshape(-1, *value.shape[-2:])
+            maps.append((2 * value - low - high) / (high - low))
+        shape = torch.broadcast_shapes(*(m.shape for m in maps))
+        return torch.stack([m.expand(shape) for m in maps], 1)
+
+    def forward(self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
+        """The posterior of every frame of some movies.
+
+        Args:
+            adu: (b, t, y, x) counts of b movies of t consecutive frames.
+            camera: its fields are numbers, (y, x) maps, or broadcast against (b, 1, y, x).
+            context: (b or 1, n_context, 1 or y, 1 or x) from `context_map`.
+            pixel_size_nm: side of a pixel.
+
+        Returns:
+            The posterior of b * t frames, movie after movie.
+        """
+        b, t, height, width = adu.shape
+        features, alpha = self.encode(adu, camera, context)
+        nothing = torch.zeros_like(features[:, :1])
+        past = torch.cat([nothing, features[:, :-1]], 1)
+        future = torch.cat([features[:, 1:], nothing], 1)
+        flat = [f.flatten(0, 1) for f in (past, features, future)]
+        alpha = alpha.expand(b, t, -1, -1).flatten(0, 1) if alpha.ndim == 4 else alpha
+        return self.decode(*flat, alpha=alpha, shape=(height, width), pixel_size_nm=pixel_size_nm)
+
+    def encode(self, adu: Tensor, camera: Camera, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of single frames, computed once for each.
+
+        Returns:
+            (b, t, features, padded y, padded x), and alpha: variance of the counts per photon, which broadcasts
+            against (b, t, y, x).
+        """
+        b, t, height, width = adu.shape
+        alpha = camera.excess_factor / torch.as_tensor(camera.qe, dtype=torch.float32, device=adu.device)
+        count = camera.to_photons(adu) / alpha
+        floor = (camera.noise_floor.to(adu.device) / alpha**2).expand(b, t, height, width)
+        stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
+        logarithm = torch.log((count + floor).clamp_min(0) + 2)
+        known = context.to(adu.device)[:, None].expand(b, t, -1, height, width)
+        x = torch.stack([stable / 8 - 1, logarithm / 2 - 1, torch.log1p(floor) - 0.5], 2)
+        x = torch.cat([x, known], 2).flatten(0, 1)
+        down, right = -height % self.stride, -width % self.stride
+        if down or right:
+            x = pad(x, (0, right, 0, down), mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._mixed(x)):
+            features = self.frame_net(x)
+        return features.unflatten(0, (b, t)), alpha
+
+    def decode(
+        self, past: Tensor, now: Tensor, future: Tensor, *, alpha: Tensor, shape: tuple[int, int], pixel_size_nm: float
+    ) -> SetPosterior:
+        """The posterior of frames from the features of each, of the one before and of the one after.
+
+        Args:
+            past, now, future: (n, features, padded y, padded x); zeros where a movie begins or ends.
+            alpha: what `encode` returned, broadcastable against (n, y, x).
+            shape: (y, x) without padding.
+            pixel_size_nm: side of a pixel.
+        """
+        x = torch.cat([past, now, future], 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._mixed(x)):
+            x = self.out(silu(self.head(self.sequence_net(x))))
+        raw = x[..., : shape[0], : shape[1]].float()
+        alpha = alpha.squeeze(1) if alpha.ndim == 4 else alpha
+        photons = alpha * torch.exp(raw[:, 5].clamp(0, 12))
+        return SetPosterior(
+            logit=raw[:, 0].clamp(-15, 15),
+            offset_px=1.5 * torch.tanh(raw[:, 1:3] / 1.5),
+            offset_sigma_px=torch.exp(raw[:, 3:5].clamp(-6, 1)),
+            photons=photons,
+            photons_sigma=photons * torch.exp(raw[:, 6].clamp(-5, 1.5)),
+            background=alpha * torch.exp(raw[:, 7].clamp(-5, 9)),
+            z_nm=500 * raw[:, 8] if self.network.axial else None,
+            z_sigma_nm=torch.exp(raw[:, 9].clamp(0, 7)) if self.network.axial else None,
+            pixel_size_nm=pixel_size_nm,
+        )
+
+    @staticmethod
+    def _mixed(x: Tensor) -> bool:
+        # bfloat16 pays on GPUs; CPUs without matrix units run it many times slower than float32
+        return x.device.type == "cuda" and torch.is_grad_enabled()
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and description to one safetensors file; nothing half-written is left behind."""
+        path = Path(path)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        about = {"network": asdict(self.network), "context": self.context, "record": self.record}
+        text = json.dumps(about, sort_keys=True)
+        metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Localizer:
+        """Read a model; nothing in the file is executed.
+
+        Raises:
+            ValueError: if the file is truncated, was changed after it was written, or is no model of ours.
+            OSError: if it cannot be read.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such model file; `decode models` lists the shipped ones")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: not a model file, or a truncated one ({error}); copy it again") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path}: a safetensors file, but no localizer of this version of decode ({FORMAT})")
+        if metadata.get("sha256") != _fingerprint(tensors, metadata.get("about", "")):
+            raise ValueError(f"{path}: the file was changed after it was written; take a fresh copy of the model")
+        about = json.loads(metadata["about"])
+        shape = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
+        model = cls(NetworkConfig(**shape), about["context"])
+        model.load_state_dict(tensors)
+        model.record = about["record"]
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _fingerprint(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

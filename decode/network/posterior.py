@@ -1,0 +1,293 @@
+"""SetPosterior: a multi-Bernoulli distribution over the set of emitters in each frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from decode.emitters import EmitterSet
+
+__all__ = ["SetPosterior"]
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SetPosterior:
+    """p(set of emitters | frames): every pixel owns its area and holds at most one emitter.
+
+    Independently in each pixel an emitter exists with probability p; if it does, x and y are Gaussian truncated to
+    the pixel's area, photons (and z) are Gaussian.  As areas do not overlap, a set of emitters belongs to the
+    pixels in one way only, so the density of a finite set (Mahler, Statistical Multisource-Multitarget Information
+    Fusion, 2007, ch. 11.3.4) is one product without a sum over associations, and `log_prob` is exact and cheap.
+    An emitter near a border is spread over both pixels with probabilities that add up to that of the one molecule;
+    the truncation keeps its Gaussian the same on either side, and `point_estimate` joins the two.
+
+    All tensors are (n_frames, y, x), per-axis ones (n_frames, axis, y, x).
+    """
+
+    logit: Tensor
+    """log(p / (1 - p)) of an emitter in the pixel"""
+    offset_px: Tensor
+    """(n_frames, 2, y, x) centre of the Gaussian before truncation, from the pixel's centre; x, then y"""
+    offset_sigma_px: Tensor
+    """(n_frames, 2, y, x) its width"""
+    photons: Tensor
+    photons_sigma: Tensor
+    background: Tensor
+    """photons per pixel, a point estimate"""
+    z_nm: Tensor | None = None
+    z_sigma_nm: Tensor | None = None
+    pixel_size_nm: float
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.logit)
+
+    def __getitem__(self, frames: slice) -> SetPosterior:
+        """The posterior of some of the frames."""
+        maps = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: m[frames] for name, m in maps.items() if isinstance(m, Tensor)})
+
+    def to(self, device: torch.device | str) -> SetPosterior:
+        """The same posterior on another device."""
+        maps = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: m.to(device) for name, m in maps.items() if isinstance(m, Tensor)})
+
+    @property
+    def probability(self) -> Tensor:
+        """(n_frames, y, x) of an emitter in the pixel."""
+        return torch.sigmoid(self.logit)
+
+    # -- density ------------------------------------------------------------------------------------------------
+
+    def log_prob(self, emitters: EmitterSet) -> Tensor:
+        """Log density of the set of emitters of each frame.
+
+        Args:
+            emitters: any number in each frame, in any order; `frame` indexes this posterior's frames.
+
+        Returns:
+            (n_frames,) natural logarithm; the density is per nm^2 (and nm of z) and photon for every emitter.
+            Minus infinity where two emitters share a pixel or one lies outside the frame: such a set has no
+            density here (`thin` keeps what has).
+        """
+        n, height, width = self.logit.shape
+        log_density = logsigmoid(-self.logit).sum((1, 2))
+        if len(emitters) == 0:
+            return log_density
+        pixel, offset, inside = self._pixels(emitters)
+        impossible = torch.zeros(n, dtype=torch.bool, device=self.logit.device)
+        impossible[emitters.frame[~inside]] = True
+        owner = (emitters.frame * height + pixel[:, 1]) * width + pixel[:, 0]
+        owner, offset, kept = owner[inside], offset[inside], emitters[inside]
+        taken, count = torch.unique(owner, return_counts=True)
+        impossible[taken[count > 1] // (height * width)] = True
+
+        def at(m: Tensor) -> Tensor:  # (n, y, x) -> (emitters,)
+            return m.reshape(-1)[owner]
+
+        terms = at(self.logit)  # log p - log(1 - p): the sum above counted the pixel as empty
+        for axis in (0, 1):
+            centre, width_px = at(self.offset_px[:, axis]), at(self.offset_sigma_px[:, axis])
+            terms = terms + _log_normal(offset[:, axis], centre, width_px) - math.log(self.pixel_size_nm)
+            terms = terms - _log_mass(centre, width_px)
+        terms = terms + _log_normal(kept.photons, at(self.photons), at(self.photons_sigma))
+        if self.z_nm is not None and self.z_sigma_nm is not None:
+            terms = terms + _log_normal(kept.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
+        log_density = log_density.index_add(0, kept.frame, terms)
+        return log_density.masked_fill(impossible, -torch.inf)
+
+    def thin(self, emitters: EmitterSet) -> EmitterSet:
+        """The emitters that can have a density: inside the frame, and the brightest of those that share a pixel."""
+        pixel, _, inside = self._pixels(emitters)
+        _, height, width = self.logit.shape
+        owner = (emitters.frame * height + pixel[:, 1]) * width + pixel[:, 0]
+        order = torch.argsort(emitters.photons, descending=True)
+        order = order[inside[order]]
+        order = order[torch.argsort(owner[order], stable=True)]
+        first = torch.ones_like(order, dtype=torch.bool)
+        first[1:] = owner[order][1:] != owner[order][:-1]
+        return emitters[order[first]]
+
+    def _pixels(self, emitters: EmitterSet) -> tuple[Tensor, Tensor, Tensor]:
+        """Which pixel (x, y) owns each emitter, the offset from its centre in px, and whether it is in the frame."""
+        _, height, width = self.logit.shape
+        position = emitters.xyz[:, :2] / self.pixel_size_nm
+        pixel = torch.floor(position).long()
+        inside = (pixel >= 0).all(1) & (pixel[:, 0] < width) & (pixel[:, 1] < height)
+        return pixel, position - pixel - 0.5, inside
+
+    # -- samples and counts -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, rng: torch.Generator | None = None) -> EmitterSet:
+        """Draw one set of emitters for every frame, from the distribution that `log_prob` describes."""
+        uniform = torch.rand(self.logit.shape, generator=rng, device=self.logit.device)
+        frame, row, column = torch.nonzero(uniform < self.probability, as_tuple=True)
+
+        def normal(mean: Tensor, sigma: Tensor) -> Tensor:
+            noise = torch.randn(len(frame), generator=rng, device=frame.device, dtype=torch.float64)
+            return mean[frame, row, column].double() + noise * sigma[frame, row, column].double()
+
+        xyz = torch.zeros(len(frame), 3, dtype=torch.float64, device=frame.device)
+        for axis, pixel in ((0, column), (1, row)):
+            centre = self.offset_px[frame, axis, row, column].double()
+            width = self.offset_sigma_px[frame, axis, row, column].double()
+            u = torch.rand(len(frame), generator=rng, device=frame.device, dtype=torch.float64)
+            # inverse distribution function of the truncated normal, mirrored to the tail where ndtr resolves it
+            sign = torch.where(centre > 0, -1.0, 1.0)
+            low, high = (torch.special.ndtr((edge - sign * centre) / width) for edge in (-0.5, 0.5))
+            offset = sign * (sign * centre + width * torch.special.ndtri(low + u * (high - low)))
+            xyz[:, axis] = (pixel + 0.5 + offset.clamp(-0.5, 0.5 - 1e-9)) * self.pixel_size_nm
+        if self.z_nm is not None and self.z_sigma_nm is not None:
+            xyz[:, 2] = normal(self.z_nm, self.z_sigma_nm)
+        photons = normal(self.photons, self.photons_sigma)
+        return EmitterSet(frame=frame, xyz=xyz, photons=photons, metadata=self.metadata)
+
+    def count_pmf(self, largest: int | None = None) -> Tensor:
+        """Probability of each number of emitters in a frame: Poisson-binomial over the pixels.
+
+        By the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data Anal. 59, 2013).
+
+        Args:
+            largest: counts beyond it are not listed; by default ten standard deviations above the mean.
+
+        Returns:
+            (n_frames, largest + 1) float64, rows sum to 1 but for what lies beyond `largest`.
+        """
+        p = self.probability.detach().double().flatten(1)
+        if largest is None:
+            spread = (p * (1 - p)).sum(1).sqrt()
+            largest = int(min(p.shape[1], math.ceil(float((p.sum(1) + 10 * spread).max())) + 10))
+        # the transform folds counts at or above its length back onto the small ones: leave room for all that matter
+        length = p.shape[1] + 1 if largest >= p.shape[1] else 2 * largest + 2
+        angle = 2 * math.pi * torch.arange(length, device=p.device, dtype=p.dtype) / length
+        phase = torch.polar(torch.ones_like(angle), angle)
+        characteristic = torch.stack([torch.log(1 - p + p * w).sum(1) for w in phase], 1).exp()
+        return (torch.fft.fft(characteristic, dim=1).real / length)[:, : largest + 1].clamp_min(0)
+
+    # -- molecules ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def point_estimate(self, threshold: float = 0.5, *, first_frame: int = 0) -> EmitterSet:
+        """One row per molecule: the moments of the posterior, given that the molecule exists.
+
+        A molecule near a border holds probability in several pixels.  From the largest probability down, a pixel
+        joins the shares of its neighbours whose mean lies within a pixel of its own, until the molecule's
+        probability is 1; what a neighbour has left over is a molecule of its own.
+
+        Args:
+            threshold: molecules whose probability exceeds it are listed.
+            first_frame: number of this posterior's first frame in the movie.
+
+        Returns:
+            Molecules in the order of frames, with mean, standard deviations, probability and background.
+        """
+        p = self.probability
+        n, height, width = p.shape
+        frame, row, column = torch.nonzero(p > 0.02, as_tuple=True)
+        m = len(frame)
+        number = torch.full((n, height + 2, width + 2), -1, dtype=torch.int64, device=p.device)
+        number[frame, row + 1, column + 1] = torch.arange(m, device=p.device)
+        around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+        neighbour = torch.stack([number[frame, row + 1 + dy, column + 1 + dx] for dy, dx in around], 1)
+        exists = neighbour >= 0
+        neighbour = neighbour.clamp_min(0)
+
+        mean, variance = self._moments(frame, row, column)
+        share = p[frame, row, column].double()
+        index = torch.arange(m, device=p.device)
+        distance = (mean[neighbour, :2] - mean[:, None, :2]).norm(dim=-1)
+        near = exists & (distance < self.pixel_size_nm)
+        found = []
+        for _ in range(3):
+            beside = torch.where(exists, share[neighbour], 0.0)
+            lower = (beside < share[:, None]) | ((beside == share[:, None]) & (neighbour > index[:, None])) | ~exists
+            peak = (share > threshold / 5) & lower.all(1)
+            # every other pixel offers its share to the nearest peak beside it
+            offer = torch.where(near & peak[neighbour] & ~peak[:, None], distance, torch.inf)
+            best = offer.argmin(1) if m else index
+            goes_to = torch.where(torch.isfinite(offer.amin(1)), neighbour[index, best], -1) if m else index
+            joined = near & peak[:, None] & (goes_to[neighbour] == index[:, None])
+            offered = torch.where(joined, beside, 0.0)
+            fraction = ((1 - share) / offered.sum(1).clamp_min(1e-12)).clamp(0, 1)
+            weight = torch.cat([share[:, None], offered * fraction[:, None]], 1)
+            total = weight.sum(1)
+            molecule = peak & (total > threshold)
+            rows = index[molecule]
+            members = torch.cat([index[:, None], neighbour], 1)[rows]
+            w = (weight[rows] / total[rows, None])[..., None]
+            centre = (w * mean[members]).sum(1)
+            spread = (w * (variance[members] + (mean[members] - centre[:, None]) ** 2)).sum(1)
+            found.append((rows, total[rows], centre, spread.sqrt()))
+            used = molecule[goes_to.clamp_min(0)] & (goes_to >= 0)
+            taken = torch.where(used, fraction[goes_to.clamp_min(0)], 0.0)
+            share = torch.where(peak, 0.0, share * (1 - taken))
+        rows, total, centre, sigma = (torch.cat(c) for c in zip(*found, strict=True))
+        nothing = torch.full_like(sigma[:, :1], torch.nan)
+        order = torch.argsort(rows)
+        rows, total, centre, sigma = rows[order], total[order], centre[order], sigma[order]
+        z_sigma = sigma[:, 3:4] if self.z_nm is not None else nothing[order]
+        return EmitterSet(
+            frame=frame[rows] + first_frame,
+            xyz=torch.stack([centre[:, 0], centre[:, 1], centre[:, 3]], 1).float(),
+            photons=centre[:, 2].float(),
+            background=self.background[frame[rows], row[rows], column[rows]],
+            probability=total.clamp(max=1.0).float(),
+            xyz_sigma=torch.cat([sigma[:, :2], z_sigma], 1).float(),
+            photons_sigma=sigma[:, 2].float(),
+            metadata=self.metadata,
+        )
+
+    def _moments(self, frame: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of (x, y, photons, z) in pixels, absolute, in nm and photons: (m, 4) float64 each."""
+        means, variances = [], []
+        for axis, pixel in ((0, column), (1, row)):
+            offset, variance = _truncated_moments(
+                self.offset_px[frame, axis, row, column].double(), self.offset_sigma_px[frame, axis, row, column].double()
+            )
+            means.append((pixel + 0.5 + offset) * self.pixel_size_nm)
+            variances.append(variance * self.pixel_size_nm**2)
+        means.append(self.photons[frame, row, column].double())
+        variances.append(self.photons_sigma[frame, row, column].double() ** 2)
+        if self.z_nm is not None and self.z_sigma_nm is not None:
+            means.append(self.z_nm[frame, row, column].double())
+            variances.append(self.z_sigma_nm[frame, row, column].double() ** 2)
+        else:
+            means.append(torch.zeros_like(means[0]))
+            variances.append(torch.zeros_like(means[0]))
+        return torch.stack(means, 1), torch.stack(variances, 1)
+
+
+def _log_normal(value: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """Log density of a normal distribution."""
+    return -0.5 * ((value - mean) / sigma) ** 2 - sigma.log() - LOG_SQRT_2PI
+
+
+def _log_mass(centre: Tensor, sigma: Tensor) -> Tensor:
+    """Log of the probability that a normal variate falls into [-0.5, 0.5]; both tails keep full precision."""
+    # mirrored so that the interval lies to the left of the centre's other side, where log_ndtr resolves it
+    distance = centre.abs()
+    low = torch.special.log_ndtr((-0.5 - distance) / sigma)
+    high = torch.special.log_ndtr((0.5 - distance) / sigma)
+    return high + torch.log1p(-torch.exp((low - high).clamp(max=-1e-6)))
+
+
+def _truncated_moments(centre: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a normal variate truncated to [-0.5, 0.5] (Johnson, Kotz and Balakrishnan, 1994, 13.10)."""
+    log_mass = _log_mass(centre, sigma)
+    low, high = (-0.5 - centre) / sigma, (0.5 - centre) / sigma
+    density_low = torch.exp(-0.5 * low**2 - LOG_SQRT_2PI - log_mass)
+    density_high = torch.exp(-0.5 * high**2 - LOG_SQRT_2PI - log_mass)
+    shift = density_low - density_high
+    variance = sigma**2 * (1 + low * density_low - high * density_high - shift**2)
+    # a uniform pixel has the largest variance; far tails cancel, and keep at least a trace
+    return (centre + sigma * shift).clamp(-0.5, 0.5), variance.clamp(1e-8, 1 / 12)

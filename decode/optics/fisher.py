@@ -1,0 +1,134 @@
+"""Cramer-Rao bound: the smallest spread any unbiased estimate of an isolated emitter can have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from decode.optics.camera import Camera
+from decode.optics.psf import PSF
+
+__all__ = ["AXES", "cramer_rao_bound", "fisher_information"]
+
+AXES = ("x", "y", "z", "photons", "background")
+"""what is unknown of an emitter, in the order of rows and columns"""
+
+
+@torch.no_grad()
+def fisher_information(
+    psf: PSF,
+    camera: Camera,
+    xyz: Tensor,
+    photons: Tensor,
+    background: Tensor,
+    *,
+    parameters: Tensor | None = None,
+    axes: Sequence[str] = AXES,
+    chunk: int = 1024,
+) -> Tensor:
+    """Fisher information of emitters that are each alone in one frame, on a flat background.
+
+    A pixel of mean mu (photons) informs by (d mu)(d mu)^T / (excess_factor * mu / qe + noise_floor): shot noise plus
+    a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653, 2013, eq. S19; EMCCD with twice the shot noise:
+    Mortensen et al., Nature Methods 7, 377, 2010).  Where an EMCCD sees much less than a photon per pixel this is
+    somewhat below the exact information, for single electrons can then be told from none.
+
+    The whole patch counts, also where it hangs over a border.  Camera maps (..., y, x) are read at the patch's pixels;
+    beyond the sensor the nearest pixel stands in.
+
+    Args:
+        psf: the point spread function.
+        camera: gives the noise; its maps cover the frame that `xyz` refers to.
+        xyz: (n, 3) nm, from the outer corner of pixel (0, 0).
+        photons: (n,) photons before quantum efficiency.
+        background: (n,) photons per pixel, or one number for all.
+        parameters: (n, p) PSF parameters per emitter, or None.
+        axes: the unknowns, of `AXES`; the others are taken as known.
+        chunk: emitters worked on at a time.
+
+    Returns:
+        (n, p, p) float64 in the order of `axes`, units 1 / (nm or photons)^2.
+
+    Raises:
+        ValueError: if an axis is not one of `AXES`.
+    """
+    if unknown := set(axes) - set(AXES):
+        raise ValueError(f"axes {sorted(unknown)} are not known, choose from {', '.join(AXES)}")
+    background = torch.as_tensor(background, dtype=xyz.dtype, device=xyz.device).expand(len(xyz))
+    rows = [AXES.index(axis) for axis in axes]
+    information = [torch.zeros(0, len(rows), len(rows), dtype=torch.float64, device=xyz.device)]
+    for i in range(0, len(xyz), chunk):
+        part = slice(i, i + chunk)
+        own = None if parameters is None else parameters[part]
+        mean, slope, corner = _mean_and_slope(psf, xyz[part], photons[part], background[part], own)
+        qe = _at_patch(torch.as_tensor(camera.qe), corner, psf.patch_px)
+        floor = _at_patch(camera.noise_floor, corner, psf.patch_px)
+        variance = camera.excess_factor * mean / qe + floor
+        slope = slope[:, rows].flatten(2).double()
+        information.append(torch.einsum("nik,njk,nk->nij", slope, slope, 1 / variance.flatten(1).double()))
+    return torch.cat(information)
+
+
+def cramer_rao_bound(
+    psf: PSF,
+    camera: Camera,
+    xyz: Tensor,
+    photons: Tensor,
+    background: Tensor,
+    *,
+    parameters: Tensor | None = None,
+    two_d: bool = False,
+) -> Tensor:
+    """Square root of the Cramer-Rao bound of isolated emitters, every parameter of which is unknown.
+
+    Arguments are those of `fisher_information`; `two_d` takes z as known.
+
+    Returns:
+        (n, 5) standard deviations of x, y, z [nm], photons and background [photons per pixel], dtype of `xyz`;
+        NaN for z where `two_d`, and for whatever the image does not depend on (z of a PSF that is the same
+        at every z); infinite where parameters cannot be told apart.
+    """
+    information = fisher_information(psf, camera, xyz, photons, background, parameters=parameters)
+    if two_d:
+        information[:, 2, :] = information[:, :, 2] = 0
+    own = information.diagonal(dim1=1, dim2=2)
+    known = own == 0
+    scale = torch.where(known, 1.0, own.sqrt())
+    # correlations, not information, are inverted: units of nm and photons differ by orders of magnitude
+    correlation = information / (scale[:, :, None] * scale[:, None, :]) + torch.diag_embed(known.double())
+    inverse, singular = torch.linalg.inv_ex(correlation)
+    bound = inverse.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() / scale
+    bound = torch.where(singular[:, None] > 0, torch.inf, bound)
+    return torch.where(known, torch.nan, bound).to(xyz.dtype)
+
+
+def _mean_and_slope(
+    psf: PSF, xyz: Tensor, photons: Tensor, background: Tensor, parameters: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean photons (n, k, k), their derivatives (n, 5, k, k) in the order of `AXES`, and patch corners (n, 2)."""
+    corner = torch.floor(xyz[:, :2] / psf.pixel_size_nm).long() - psf.patch_px // 2
+    inside = xyz.clone()
+    inside[:, :2] -= corner * psf.pixel_size_nm
+
+    def fraction(position: Tensor) -> Tensor:
+        return psf.integrate_pixels(position, parameters)
+
+    # emitters are independent, so one forward-mode pass per axis differentiates the whole batch
+    directions = torch.eye(3, dtype=xyz.dtype, device=xyz.device)
+    tangents = [torch.func.jvp(fraction, (inside,), (d.expand_as(inside).contiguous(),))[1] for d in directions]
+    share = fraction(inside)
+    light = photons[:, None, None]
+    slope = torch.stack([*(light * tangent for tangent in tangents), share, torch.ones_like(share)], 1)
+    return light * share + background[:, None, None], slope, corner
+
+
+def _at_patch(value: Tensor, corner: Tensor, patch_px: int) -> Tensor:
+    """A camera's number or (..., y, x) map at the pixels of each patch: (n or 1, patch_px or 1, patch_px or 1)."""
+    value = value.to(corner.device)
+    if value.numel() == 1:
+        return value.reshape(1, 1, 1)
+    pixels = corner[:, :, None] + torch.arange(patch_px, device=corner.device)
+    column, row = (pixels[:, i].clamp(0, value.shape[-1 - i] - 1) for i in (0, 1))
+    return value.reshape(value.shape[-2:])[row[:, :, None], column[:, None, :]]

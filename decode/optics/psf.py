@@ -1,0 +1,87 @@
+"""PSF: the fraction of a molecule's photons that falls into each pixel, and frames rendered from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PSF", "render"]
+
+
+class PSF(nn.Module, ABC):
+    """A point spread function integrated over pixels, differentiable in positions and in its own parameters.
+
+    A subclass names its parameters in `parameter_names`; `integrate_pixels` takes one row of them per emitter,
+    so that one batch may hold many microscopes or a PSF that varies over the field.
+    """
+
+    parameter_names: tuple[str, ...] = ()
+
+    def __init__(self, pixel_size_nm: float, patch_px: int) -> None:
+        super().__init__()
+        if not pixel_size_nm > 0:
+            raise ValueError(f"pixel_size_nm is {pixel_size_nm}, must be positive")
+        self.pixel_size_nm = pixel_size_nm
+        self.patch_px = patch_px
+
+    @abstractmethod
+    def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """The fraction of an emitter's photons in each pixel of a patch.
+
+        Args:
+            xyz: (n, 3) nm; x and y from the outer corner of the patch, z from focus.
+            parameters: (n, len(parameter_names)); None takes the PSF's own.
+
+        Returns:
+            (n, patch_px, patch_px) indexed (emitter, y, x); each patch sums to at most 1.
+        """
+
+
+def render(
+    psf: PSF,
+    *,
+    frame: Tensor,
+    xyz: Tensor,
+    photons: Tensor,
+    n_frames: int,
+    shape: tuple[int, int],
+    parameters: Tensor | None = None,
+) -> Tensor:
+    """Expected photons of emitters in frames, without background.
+
+    Patches are drawn and scatter-added, so the cost goes with the number of emitters and not of pixels.
+    Light that falls outside the frame is lost, and emitters outside may shine into it.
+
+    Args:
+        psf: the point spread function.
+        frame: (n,) int64, in [0, n_frames).
+        xyz: (n, 3) nm, from the outer corner of pixel (0, 0).
+        photons: (n,) photons of each emitter in its frame.
+        n_frames: number of frames.
+        shape: (height, width) in pixels.
+        parameters: (n, p) PSF parameters per emitter, or None.
+
+    Returns:
+        (n_frames, height, width) photons, differentiable in xyz, photons and the PSF's parameters.
+    """
+    height, width = shape
+    k = psf.patch_px
+    corner = torch.floor(xyz[:, :2].detach() / psf.pixel_size_nm).long() - k // 2
+    inside = (corner > -k).all(1) & (corner[:, 0] < width) & (corner[:, 1] < height)
+    if not bool(inside.all()):
+        frame, xyz, photons, corner = frame[inside], xyz[inside], photons[inside], corner[inside]
+        parameters = None if parameters is None else parameters[inside]
+
+    origin = torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1)
+    patches = photons[:, None, None] * psf.integrate_pixels(xyz - origin.to(xyz.dtype), parameters)
+
+    # A frame with a margin of one patch on every side takes patches that hang over the border without a mask.
+    stride_y = width + 2 * k
+    steps = torch.arange(k, device=xyz.device)
+    first = (frame * (height + 2 * k) + corner[:, 1] + k) * stride_y + corner[:, 0] + k
+    index = first[:, None, None] + steps[:, None] * stride_y + steps
+    canvas = patches.new_zeros(n_frames * (height + 2 * k) * stride_y)
+    canvas = canvas.index_add(0, index.reshape(-1), patches.reshape(-1))
+    return canvas.view(n_frames, height + 2 * k, stride_y)[:, k : k + height, k : k + width]

@@ -1,0 +1,82 @@
+"""simulate: a movie whose molecules are known."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decode.atomic import atomic
+from decode.config import TrainConfig
+from decode.forward import Simulation
+from decode.io.cameras import CameraFile, write_camera
+from decode.io.stacks import write_movie
+from decode.io.tables import write_table
+from decode.optics.camera import Camera
+
+__all__ = ["simulate", "simulate_files"]
+
+
+def simulate(config: TrainConfig, n_frames: int, *, size_px: int = 64, seed: int | None = None) -> Simulation:
+    """Draw one movie of the kind a model is trained on.
+
+    Args:
+        config: the recipe; every range in it is drawn from once.
+        n_frames: length of the movie, which is held in memory as a whole.
+        size_px: side of its frames.
+        seed: of everything that is drawn; None takes the recipe's.
+
+    Returns:
+        One movie, its molecules inside the field only, and a camera of numbers and (y, x) maps.
+
+    Raises:
+        ValueError: if the movie would have no frame or no pixel.
+    """
+    if n_frames < 1 or size_px < 1:
+        raise ValueError(f"a movie of {n_frames} frames of {size_px} px cannot be simulated; ask for 1 or more of both")
+    rng = torch.Generator().manual_seed(config.seed if seed is None else seed)
+    simulation = config.forward_model().sample(1, n_frames, (size_px, size_px), rng)
+    position = simulation.emitters.xyz[:, :2] / config.pixel_size_nm
+    inside = ((position >= 0) & (position < size_px)).all(1)
+    facts = {"pixel_size_nm": config.pixel_size_nm, "n_frames": n_frames, "height_px": size_px, "width_px": size_px}
+    emitters = replace(simulation.emitters[inside].sorted_by_frame(), metadata=facts)
+    return simulation._replace(emitters=emitters, camera=_of_one_movie(simulation.camera))
+
+
+def simulate_files(
+    config: TrainConfig,
+    movie: Path | str,
+    truth: Path | str,
+    n_frames: int,
+    *,
+    size_px: int = 64,
+    seed: int | None = None,
+) -> Simulation:
+    """`simulate`, and write `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and `<movie's stem>_camera.yaml`.
+
+    Raises:
+        OSError: if a file cannot be written; then neither movie nor truth is.
+    """
+    movie, truth = Path(movie), Path(truth)
+    # both are opened first: a folder that cannot be written shows before the work, not after it
+    with atomic(movie) as movie_now, atomic(truth) as truth_now:
+        simulation = simulate(config, n_frames, size_px=size_px, seed=seed)
+        write_movie(movie_now, simulation.frames[0].numpy(), pixel_size_nm=config.pixel_size_nm)
+        write_table(simulation.emitters, truth_now, dialect="challenge")
+        camera = CameraFile(camera=simulation.camera, pixel_size_nm=config.pixel_size_nm)
+        write_camera(movie.with_name(f"{movie.stem}_camera.yaml"), camera)
+    return simulation
+
+
+def _of_one_movie(camera: Camera) -> Camera:
+    """Numbers and (y, x) maps in place of fields that broadcast against (1, frames, y, x)."""
+    values = {f.name: getattr(camera, f.name) for f in fields(camera)}
+    plain: dict[str, Any] = {
+        name: float(value) if value.numel() == 1 else value[0, 0]
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    return replace(camera, **plain)

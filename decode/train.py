@@ -1,0 +1,365 @@
+"""train: fit a Localizer to simulations of the forward model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+import decode
+from decode.config import TrainConfig, to_mapping
+from decode.devices import choose_device, keep_freed_memory
+from decode.emitters import EmitterSet
+from decode.forward import Simulation
+from decode.metrics import score
+from decode.network.localizer import Localizer
+from decode.network.muon import Muon
+from decode.optics.fisher import cramer_rao_bound
+
+__all__ = ["Progress", "TrainingError", "Validation", "train"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    fraction: float
+    """of the budget of steps or minutes"""
+    minutes: float
+    loss: float
+    """mean since the last report: negative log posterior, nats per 100 pixels, and the background's error"""
+    learning_rate: float
+    frames_per_second: float
+    simulation_share: float
+    """of the time of a step"""
+    skipped: int
+    """steps left out so far because the loss was not finite"""
+    validation: dict[str, float] | None = None
+    """figures of the averaged model on the fixed validation set, when it was just evaluated"""
+
+
+@final
+class Validation:
+    """A fixed set of simulated movies, and what a model makes of them."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, n_movies: int = 24) -> None:
+        self.config = config
+        rng = torch.Generator(device).manual_seed(config.seed + 7919)
+        forward = config.forward_model()
+        forward.psf.to(device)
+        self.batches = [forward.sample(2, 8, (48, 48), rng) for _ in range(n_movies // 2)]
+        self.psf = forward.psf
+
+    @torch.no_grad()
+    def __call__(self, model: Localizer) -> dict[str, float]:
+        """Figures by the rules of the SMLM Challenge 2016, and the errors of isolated molecules over their bound."""
+        jaccard, lateral, ratios, pulls = [], [], [], []
+        for batch in self.batches:
+            posterior = _posterior(model, batch, self.config)
+            found = posterior.point_estimate().to("cpu")
+            truth = batch.emitters[batch.emitters.photons >= self.config.training.min_photons].to("cpu")
+            size_nm = 48 * self.config.pixel_size_nm
+            result = score(truth, found, two_d=not self.config.network.axial, field_nm=(size_nm, size_nm))
+            if result.tp:
+                jaccard.append(result.jaccard)
+                lateral.append(result.rmse_lateral_nm)
+            ratio, pull = self._against_bound(batch, truth, found)
+            ratios.append(ratio)
+            pulls.append(pull)
+        ratio, pull = torch.cat(ratios), torch.cat(pulls)
+        return {
+            "jaccard": sum(jaccard) / max(1, len(jaccard)),
+            "rmse_lateral_nm": sum(lateral) / max(1, len(lateral)),
+            "isolated_error_over_bound": float(ratio.square().mean().sqrt()) if len(ratio) else math.nan,
+            "isolated_spread_of_error_over_sigma": float(pull.square().mean().sqrt()) if len(pull) else math.nan,
+        }
+
+    def _against_bound(self, batch: Simulation, truth: EmitterSet, found: EmitterSet) -> tuple[Tensor, Tensor]:
+        """(error / bound) and (error / stated sigma), x and y, of molecules alone in 1 um with 1000 photons or more."""
+        n_frames = batch.frames.shape[1]
+        distance = torch.cdist(truth.xyz[:, :2], truth.xyz[:, :2])
+        distance[truth.frame[:, None] != truth.frame] = torch.inf
+        distance.fill_diagonal_(torch.inf)
+        px = truth.xyz[:, :2] / self.config.pixel_size_nm
+        alone = (distance.amin(1) > 1000) & (truth.photons >= 1000) & ((px > 5) & (px < 43)).all(1)
+        truth = truth[alone]
+        if not len(truth) or not len(found):
+            return torch.zeros(0), torch.zeros(0)
+        to = torch.cdist(truth.xyz[:, :2], found.xyz[:, :2])
+        to[truth.frame[:, None] != found.frame] = torch.inf
+        nearest, which = to.min(1)
+        hit = nearest < 250
+        truth, found = truth[hit], found[which[hit]]
+        movie = truth.frame // n_frames
+        column, row = (truth.xyz[:, :2] / self.config.pixel_size_nm).long().unbind(1)
+        background = batch.background.flatten(0, 1).cpu()[truth.frame, row, column]
+        bounds = []
+        for i in movie.unique():
+            of = movie == i
+            camera = _camera_of(batch, int(i))
+            bounds.append(
+                (
+                    of,
+                    cramer_rao_bound(
+                        self.psf.cpu(),
+                        camera,
+                        truth.xyz[of],
+                        truth.photons[of],
+                        background[of],
+                        parameters=batch.psf_parameters[i].cpu().expand(int(of.sum()), -1),
+                        two_d=True,
+                    )[:, :2].float(),
+                )
+            )
+        bound = torch.empty(len(truth), 2)
+        for of, value in bounds:
+            bound[of] = value
+        error = found.xyz[:, :2] - truth.xyz[:, :2]
+        assert found.xyz_sigma is not None
+        return error / bound, error / found.xyz_sigma[:, :2]
+
+
+def _camera_of(batch: Simulation, movie: int) -> Any:
+    """The camera of one movie, with numbers (the median of its maps)."""
+    from dataclasses import fields, replace
+
+    values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
+    numbers = {k: float(v[movie].median()) for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(batch.camera, **numbers)
+
+
+def _posterior(model: Localizer, batch: Simulation, config: TrainConfig) -> Any:
+    sigma_px = batch.psf_told[:, 0] / config.pixel_size_nm
+    context = model.context_map({"psf_sigma_px": sigma_px}).to(batch.frames.device)
+    return model(batch.frames, batch.camera, context, config.pixel_size_nm)
+
+
+def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
+    """Negative log posterior of the emitters, in nats per 100 pixels, plus the squared error of log background."""
+    posterior = _posterior(model, batch, config)
+    bright = batch.emitters[batch.emitters.photons >= config.training.min_photons]
+    log_prob = posterior.log_prob(posterior.thin(bright)).sum()
+    background = (posterior.background.log() - batch.background.flatten(0, 1).log()).square().mean()
+    return -100 * log_prob / batch.background.numel() + background
+
+
+def train(
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    minutes: float | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    log_dir: Path | str | None = None,
+    report_every: int = 50,
+) -> Iterator[Progress]:
+    """Train a model on simulations drawn on the training device, and write it to `out`.
+
+    Beside the model stand `<out>.checkpoint` (to resume from; removed by no one) and the record.  Stopping the
+    iteration keeps the last checkpoint.  On the CPU, a training of a given number of steps that was interrupted and
+    resumed gives the same weights, bit for bit, as one that was not.
+
+    Args:
+        config: the recipe.
+        out: model file, `.safetensors`.
+        minutes: stop after so long; the learning rate's schedule follows the time.  None: after `training.steps`.
+        device: `auto`, `cpu` or `cuda`.
+        resume: go on from the checkpoint beside `out`.
+        log_dir: folder for TensorBoard's files; None: none are written.
+        report_every: steps between two reports.
+
+    Yields:
+        Where the training stands.
+
+    Raises:
+        TrainingError: if the loss is not finite again and again.
+        ValueError: if there is nothing to resume from, or its recipe differs.
+    """
+    out = Path(out)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: there is no such folder to write the model to")
+    where = choose_device(device)
+    plan = config.training
+    torch.manual_seed(config.seed)
+    keep_freed_memory()
+    torch.set_flush_denormal(True)  # masked log-densities leave denormal gradients, which are slow
+    rng = torch.Generator(where).manual_seed(config.seed)
+    model = config.localizer().to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    forward = config.forward_model()
+    forward.psf.to(where)
+    optimizers = _optimizers(model, config)
+    checkpoint = out.with_suffix(".checkpoint")
+    step, skipped, spent, history = 0, 0, 0.0, []
+    if resume:
+        state = _read_checkpoint(checkpoint, config, where)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        rng.set_state(state["rng"])
+        step, skipped, spent, history = state["step"], state["skipped"], state["seconds"], json.loads(state["history"])
+    validate = Validation(config, where)
+    board = _board(log_dir)
+
+    def progress(**more: Any) -> float:
+        of_steps = step / plan.steps
+        return min(1.0, max(of_steps, spent / 60 / minutes) if minutes else of_steps)
+
+    losses: list[Tensor] = []
+    simulating, bad, since = 0.0, 0, time.perf_counter()
+    began = since
+    n_since = 0
+    while progress() < 1:
+        rate = plan.learning_rate * min(1, (step + 1) / plan.warm_up_steps) * _cosine(progress())
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        before = time.perf_counter()
+        batch = forward.sample(plan.movies, plan.frames, (plan.size_px, plan.size_px), rng)
+        simulating += time.perf_counter() - before
+        loss = loss_of(model, batch, config)
+        model.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_norm)
+        if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):
+            for optimizer in optimizers:
+                optimizer.step()
+            decay = min(plan.average_decay, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            losses.append(loss.detach())
+            bad = 0
+        else:
+            skipped, bad = skipped + 1, bad + 1
+            if bad >= 20:
+                raise TrainingError(
+                    f"the loss was not finite in 20 steps in a row (step {step}); lower training.learning_rate, or check"
+                    " that the ranges of scene, psf and camera hold no extreme values; the last checkpoint is kept"
+                )
+        step, n_since = step + 1, n_since + 1
+        spent += time.perf_counter() - before
+        last = progress() >= 1
+        if step % report_every == 0 or last:
+            validation = None
+            if step % plan.validate_every == 0 or last:
+                validation = validate(average)
+                history.append({"step": step, "minutes": round(spent / 60, 2), **validation})
+            elapsed = time.perf_counter() - since
+            report = Progress(
+                step=step,
+                fraction=progress(),
+                minutes=spent / 60,
+                loss=float(torch.stack(losses).mean()) if losses else math.nan,
+                learning_rate=rate,
+                frames_per_second=n_since * plan.movies * plan.frames / elapsed,
+                simulation_share=simulating / elapsed,
+                skipped=skipped,
+                validation=validation,
+            )
+            if validation is not None:
+                average.record = _record(config, where, report, history)
+                _write_checkpoint(
+                    checkpoint,
+                    {
+                        "config": json.dumps(to_mapping(config)),
+                        "model": model.state_dict(),
+                        "average": average.state_dict(),
+                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                        "rng": rng.get_state(),
+                        "step": step,
+                        "skipped": skipped,
+                        "seconds": spent,
+                        "history": json.dumps(history),
+                    },
+                )
+                average.save(out)
+                out.with_suffix(".json").write_text(json.dumps(average.record, indent=1) + "\n")
+            if board is not None:
+                for name, value in {**asdict(report), **(validation or {})}.items():
+                    if isinstance(value, float | int):
+                        board.add_scalar(name, value, step)
+                board.flush()
+            losses, simulating, n_since = [], 0.0, 0
+            yield report
+            since = time.perf_counter()
+    del began
+
+
+def _optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions; AdamW for biases and for the output layer, whose rows are separate quantities."""
+    plan = config.training
+    inner = [p for name, p in model.named_parameters() if p.ndim > 1 and not name.startswith("out.")]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    if plan.optimizer == "adamw":
+        rest, inner = inner + rest, []
+    adam = torch.optim.AdamW(rest, lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    return [adam, Muon(inner, plan.learning_rate, weight_decay=plan.weight_decay)] if inner else [adam]
+
+
+def _cosine(fraction: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+
+
+def _record(config: TrainConfig, device: torch.device, report: Progress, history: list[dict[str, Any]]) -> dict[str, Any]:
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "config": to_mapping(config),
+        "decode": decode.__version__,
+        "torch": torch.__version__,
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "steps": report.step,
+        "minutes": round(report.minutes, 1),
+        "skipped_steps": report.skipped,
+        "validation": history,
+    }
+
+
+def _board(log_dir: Path | str | None) -> Any:
+    if log_dir is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("--log needs TensorBoard: pip install 'decode-smlm[train]'") from None
+    return SummaryWriter(str(log_dir))  # type: ignore[no-untyped-call]
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_checkpoint(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"--resume: there is no checkpoint {path}; train without --resume first")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"--resume: {path} is damaged ({type(error).__name__}); train again without --resume") from None
+    if json.loads(state["config"]) != to_mapping(config):
+        raise ValueError(f"--resume: {path} was made with another recipe; resume with the same one, or train anew")
+    state["rng"] = state["rng"].cpu()
+    return state
