@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 import decode
+from decode.atomic import atomic
 from decode.config import TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
 from decode.emitters import EmitterSet
@@ -24,6 +24,8 @@ from decode.forward import Simulation
 from decode.metrics import score
 from decode.network.localizer import Localizer
 from decode.network.muon import Muon
+from decode.network.posterior import SetPosterior
+from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 
 __all__ = ["Progress", "TrainingError", "Validation", "train"]
@@ -65,6 +67,7 @@ class Validation:
         forward.psf.to(device)
         self.batches = [forward.sample(2, 8, (48, 48), rng) for _ in range(n_movies // 2)]
         self.psf = forward.psf
+        self.device = device
 
     @torch.no_grad()
     def __call__(self, model: Localizer) -> dict[str, float]:
@@ -109,45 +112,35 @@ class Validation:
         movie = truth.frame // n_frames
         column, row = (truth.xyz[:, :2] / self.config.pixel_size_nm).long().unbind(1)
         background = batch.background.flatten(0, 1).cpu()[truth.frame, row, column]
-        bounds = []
+        bound = torch.empty(len(truth), 2)
         for i in movie.unique():
             of = movie == i
-            camera = _camera_of(batch, int(i))
-            bounds.append(
-                (
-                    of,
-                    cramer_rao_bound(
-                        self.psf.cpu(),
-                        camera,
-                        truth.xyz[of],
-                        truth.photons[of],
-                        background[of],
-                        parameters=batch.psf_parameters[i].cpu().expand(int(of.sum()), -1),
-                        two_d=True,
-                    )[:, :2].float(),
-                )
-            )
-        bound = torch.empty(len(truth), 2)
-        for of, value in bounds:
-            bound[of] = value
+            bound[of] = cramer_rao_bound(
+                self.psf,
+                _camera_of(batch, int(i)).to(self.device),
+                truth.xyz[of].to(self.device),
+                truth.photons[of].to(self.device),
+                background[of].to(self.device),
+                parameters=batch.psf_parameters[i].expand(int(of.sum()), -1),
+                two_d=True,
+            )[:, :2].cpu()
         error = found.xyz[:, :2] - truth.xyz[:, :2]
         assert found.xyz_sigma is not None
         return error / bound, error / found.xyz_sigma[:, :2]
 
 
-def _camera_of(batch: Simulation, movie: int) -> Any:
+def _camera_of(batch: Simulation, movie: int) -> Camera:
     """The camera of one movie, with numbers (the median of its maps)."""
-    from dataclasses import fields, replace
-
     values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
     numbers = {k: float(v[movie].median()) for k, v in values.items() if isinstance(v, Tensor)}
     return replace(batch.camera, **numbers)
 
 
-def _posterior(model: Localizer, batch: Simulation, config: TrainConfig) -> Any:
+def _posterior(model: Localizer, batch: Simulation, config: TrainConfig) -> SetPosterior:
     sigma_px = batch.psf_told[:, 0] / config.pixel_size_nm
     context = model.context_map({"psf_sigma_px": sigma_px}).to(batch.frames.device)
-    return model(batch.frames, batch.camera, context, config.pixel_size_nm)
+    posterior: SetPosterior = model(batch.frames, batch.camera, context, config.pixel_size_nm)
+    return posterior
 
 
 def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
@@ -198,7 +191,6 @@ def train(
     plan = config.training
     torch.manual_seed(config.seed)
     keep_freed_memory()
-    torch.set_flush_denormal(True)  # masked log-densities leave denormal gradients, which are slow
     rng = torch.Generator(where).manual_seed(config.seed)
     model = config.localizer().to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -224,7 +216,6 @@ def train(
 
     losses: list[Tensor] = []
     simulating, bad, since = 0.0, 0, time.perf_counter()
-    began = since
     n_since = 0
     while progress() < 1:
         rate = plan.learning_rate * min(1, (step + 1) / plan.warm_up_steps) * _cosine(progress())
@@ -275,22 +266,22 @@ def train(
             )
             if validation is not None:
                 average.record = _record(config, where, report, history)
-                _write_checkpoint(
-                    checkpoint,
-                    {
-                        "config": json.dumps(to_mapping(config)),
-                        "model": model.state_dict(),
-                        "average": average.state_dict(),
-                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                        "rng": rng.get_state(),
-                        "step": step,
-                        "skipped": skipped,
-                        "seconds": spent,
-                        "history": json.dumps(history),
-                    },
-                )
+                state = {
+                    "config": json.dumps(to_mapping(config)),
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "rng": rng.get_state(),
+                    "step": step,
+                    "skipped": skipped,
+                    "seconds": spent,
+                    "history": json.dumps(history),
+                }
+                with atomic(checkpoint) as temporary:
+                    torch.save(state, temporary)
                 average.save(out)
-                out.with_suffix(".json").write_text(json.dumps(average.record, indent=1) + "\n")
+                with atomic(out.with_suffix(".json")) as temporary:
+                    temporary.write_text(json.dumps(average.record, indent=1) + "\n")
             if board is not None:
                 for name, value in {**asdict(report), **(validation or {})}.items():
                     if isinstance(value, float | int):
@@ -299,7 +290,6 @@ def train(
             losses, simulating, n_since = [], 0.0, 0
             yield report
             since = time.perf_counter()
-    del began
 
 
 def _optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -341,15 +331,6 @@ def _board(log_dir: Path | str | None) -> Any:
     except ImportError:
         raise ValueError("--log needs TensorBoard: pip install 'decode-smlm[train]'") from None
     return SummaryWriter(str(log_dir))  # type: ignore[no-untyped-call]
-
-
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_checkpoint(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:

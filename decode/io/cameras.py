@@ -62,7 +62,7 @@ def read_camera(path: str | Path) -> CameraFile:
         if name in numbers and instead in maps:
             raise ValueError(f"{path}: {name} and {instead} say the same thing, keep one of them")
         if name not in numbers and instead not in maps:
-            raise ValueError(f"{path}: {name} is missing; state it, or name a {instead}")
+            raise ValueError(f"{path}: {name} is missing; state it, or {instead} in its place")
     if len({m.shape for m in maps.values()}) > 1:
         listed = ", ".join(f"{name} {m.shape[0]} x {m.shape[1]}" for name, m in maps.items())
         raise ValueError(f"{path}: the maps differ in height x width ({listed}); all must be as large as the movie")

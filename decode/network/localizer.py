@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
+from decode.atomic import atomic
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
@@ -198,17 +198,12 @@ class Localizer(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write weights and description to one safetensors file; nothing half-written is left behind."""
-        path = Path(path)
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         about = {"network": asdict(self.network), "context": self.context, "record": self.record}
         text = json.dumps(about, sort_keys=True)
         metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with atomic(path) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path | str) -> Localizer:

@@ -23,7 +23,7 @@ class SplinePSF(PSF):
 
     Beyond its sides the spline goes on with coefficients of 0, so that light falls smoothly to nothing within two
     voxels; a patch then holds the same light wherever in its pixel the emitter sits.  Beyond its first and last plane
-    it stays as it is there.
+    it stays as it is there; the mirror assumed there makes it level off, which is felt for two planes inward.
 
     Args:
         coefficients: (z, y, x) of the spline; `from_stack` computes them.

@@ -1,0 +1,205 @@
+"""batch: a movie on disk to tables and a picture on disk, all of them or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import final
+
+from decode import __version__
+from decode.emitters import EmitterSet
+from decode.estimate import estimate_camera, estimate_psf_sigma
+from decode.io.cameras import CameraFile
+from decode.io.stacks import Movie, open_movie
+from decode.io.tables import TableWriter
+from decode.localize import localize
+from decode.network.localizer import Localizer
+from decode.optics.camera import Camera
+from decode.render import save_picture
+
+__all__ = ["FORMATS", "Acquisition", "BatchProgress", "complete_acquisition", "localize_file"]
+
+FORMATS = ("csv", "hdf5", "png")
+"""ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """What must be known about a movie to localize in it."""
+
+    camera: Camera
+    pixel_size_nm: float
+    psf_sigma_nm: float
+    estimates: tuple[str, ...] = ()
+    """a sentence on each fact that was not stated, but estimated from the movie"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BatchProgress:
+    """Where `localize_file` stands."""
+
+    frames_done: int
+    frames_total: int
+    n_molecules: int
+    acquisition: Acquisition
+    files: tuple[Path, ...] = ()
+    """what was written; nothing before all is done"""
+
+
+def complete_acquisition(
+    movie: Movie, *, camera: Camera | None = None, pixel_size_nm: float | None = None, psf_sigma_nm: float | None = None
+) -> Acquisition:
+    """Take what is stated, and estimate the rest from the movie.
+
+    Args:
+        movie: from `open_movie`.
+        camera: None estimates gain and offset, roughly.
+        pixel_size_nm: None takes what the metadata of the movie state.
+        psf_sigma_nm: width of the PSF; None estimates it.
+
+    Raises:
+        ValueError: if a number is not positive, nothing states the pixel size, or nothing can be estimated.
+    """
+    for name, value in (("pixel size", pixel_size_nm), ("PSF's sigma", psf_sigma_nm)):
+        if value is not None and not value > 0:
+            raise ValueError(f"the {name} is {value:g} nm, must be positive")
+    pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
+    if pixel_size_nm is None:
+        raise ValueError(f"{movie.path} does not say how large its pixels are; state it with --camera or --pixel-size")
+    estimates = []
+    if camera is None:
+        camera = estimate_camera(movie)
+        estimates.append(
+            f"no camera was given: about {float(camera.photons_per_adu.mean()):.2g} photons per ADU above an offset of "
+            f"{float(camera.baseline):.0f} ADU were estimated from the movie; photons and uncertainties hang on that"
+        )
+    if psf_sigma_nm is None:
+        estimate = estimate_psf_sigma(movie, camera, pixel_size_nm)
+        psf_sigma_nm = estimate.value
+        low, high = estimate.interval
+        estimates.append(
+            f"no PSF width was given: {psf_sigma_nm:.0f} nm (sigma, {low:.0f} to {high:.0f}) was estimated from the movie"
+        )
+    return Acquisition(
+        camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm, estimates=tuple(estimates)
+    )
+
+
+def localize_file(
+    path: Path | str,
+    model: Localizer,
+    out: Path | str,
+    *,
+    camera: CameraFile | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+    threshold: float = 0.5,
+    frames: slice | None = None,
+    roi: tuple[slice, slice] | None = None,
+    formats: Sequence[str] = FORMATS,
+    device: str = "auto",
+    allow_truncated: bool = False,
+) -> Iterator[BatchProgress]:
+    """Localize the molecules of a movie file, and write `<stem>.csv`, `.hdf5` (and `.yaml`) and `.png` into a folder.
+
+    Tables are written while the movie is read.  The files appear when all is done; after an error, or when the
+    iteration is given up, there are none.
+
+    Args:
+        path: TIFF movie.
+        model: from `load_model`.
+        out: folder, made where there is none.
+        camera: None estimates it.
+        pixel_size_nm: None takes the camera file's, else the movie's.
+        psf_sigma_nm: width of the PSF; None estimates it.
+        threshold, roi, device: as `localize` takes them.
+        frames, allow_truncated: as `open_movie` takes them.
+        formats: of `FORMATS`.
+
+    Yields:
+        Progress: once before the first frame, after every chunk, and with the files when they are written.
+
+    Raises:
+        ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
+    path, out = Path(path), Path(out)
+    with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, ExitStack() as opened:
+        acquisition = complete_acquisition(
+            movie,
+            camera=None if camera is None else camera.camera,
+            pixel_size_nm=pixel_size_nm or (None if camera is None else camera.pixel_size_nm),
+            psf_sigma_nm=psf_sigma_nm,
+        )
+        sigma_px = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
+        chunks = localize(
+            movie,
+            model,
+            acquisition.camera,
+            pixel_size_nm=acquisition.pixel_size_nm,
+            context={"psf_sigma_px": sigma_px},
+            threshold=threshold,
+            device=device,
+            roi=roi,
+        )
+        progress = BatchProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
+        yield progress
+
+        _, height, width = movie.shape
+        facts = {
+            "pixel_size_nm": acquisition.pixel_size_nm,
+            "n_frames": movie.frames.stop,
+            "height_px": height,
+            "width_px": width,
+            "psf_sigma_nm": acquisition.psf_sigma_nm,
+            "movie": str(path),
+            "threshold": threshold,
+            "version": __version__,
+        }
+        # everything is written in a folder of its own, and moved when all of it is complete
+        unfinished = opened.enter_context(_folder_within(out))
+        with ExitStack() as writing:
+            tables = [
+                writing.enter_context(TableWriter(unfinished / f"{path.stem}.{suffix}", facts))
+                for suffix in formats
+                if suffix != "png"
+            ]
+            drawn = []
+            for chunk in chunks:
+                for table in tables:
+                    table.write(chunk)
+                if "png" in formats:
+                    # positions and their sigmas are all that a picture shows
+                    drawn.append(replace(chunk, background=None, probability=None, photons_sigma=None, metadata=facts))
+                progress = replace(
+                    progress,
+                    frames_done=int(str(chunk.metadata["frames_done"])),
+                    n_molecules=progress.n_molecules + len(chunk),
+                )
+                yield progress
+        if "png" in formats:
+            save_picture(EmitterSet.cat(drawn), unfinished / f"{path.stem}.png")
+        files = tuple(out / file.name for file in sorted(unfinished.iterdir()))
+        for file in files:
+            os.replace(unfinished / file.name, file)
+    yield replace(progress, files=files)
+
+
+@contextmanager
+def _folder_within(folder: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, with all that is left in it; `folder` is made where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = TemporaryDirectory(prefix=".unfinished-", dir=folder)
+    except OSError as error:
+        raise type(error)(f"cannot write into the folder {folder}: {error.strerror}; choose another one") from error
+    with unfinished as name:
+        yield Path(name)

@@ -1,0 +1,318 @@
+"""decode: the command line.  A command parses, shows progress and prints; the work is the function of its name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, final
+
+import typer
+from typer.core import TyperGroup
+
+# What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
+
+__all__ = ["app", "main"]
+
+
+@final
+class _Commands(TyperGroup):
+    """Commands whose errors are one line on stderr and an exit code: 2 bad input, 1 a run that failed, 130 Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("decode: stopped", err=True)
+            raise typer.Exit(130) from None
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            code = _exit_code(error)
+            if code is None or ctx.params["debug"]:
+                raise
+            typer.echo(f"decode: {_sentence(error)}", err=True)
+            raise typer.Exit(code) from None
+
+
+def _exit_code(error: Exception) -> int | None:
+    """None for an error that no user can cause."""
+    from torch import OutOfMemoryError
+
+    from decode.train import TrainingError
+
+    if isinstance(error, ValueError | FileNotFoundError):
+        return 2
+    return 1 if isinstance(error, OSError | MemoryError | OutOfMemoryError | TrainingError) else None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or "there is not enough memory; take smaller frames or fewer of them"
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Raw single-molecule blinking movies to tables of molecules with uncertainties.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+main = app
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace what the recipe says.")
+]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), see configs/.")]
+
+
+def _show_version(show: bool) -> None:
+    if show:
+        from decode import __version__
+
+        typer.echo(f"decode {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def localize(
+    movies: Annotated[list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies.")],
+    model: Annotated[str, typer.Option(help="A shipped model (see `decode models`) or a model file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
+    camera: Annotated[
+        Path | None, typer.Option(help="Camera file (YAML); without one the camera is estimated, roughly.")
+    ] = None,
+    psf_sigma: Annotated[
+        float | None, typer.Option(metavar="NM", help="Width of the PSF (standard deviation); without: estimated.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
+    frames: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")
+    ] = None,
+    roi: Annotated[
+        str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="Only these rows and columns, counted from 0.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="csv (ThunderSTORM), hdf5 (Picasso), png; without: all.")
+    ] = None,
+    device: Device = "auto",
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture."""
+    from tqdm import tqdm
+
+    from decode.batch import FORMATS, localize_file
+    from decode.io.cameras import read_camera
+    from decode.models import load_model
+
+    rows, columns = roi.split(",", 1) if roi and "," in roi else (roi, None)
+    if roi is not None and columns is None:
+        raise ValueError(f"--roi {roi}: write it as Y0:Y1,X0:X1")
+    region = (_slice("--roi", rows), _slice("--roi", columns)) if rows and columns else None
+    chosen = None if frames is None else _slice("--frames", frames)
+    network = load_model(model)
+    camera_file = None if camera is None else read_camera(camera)
+    repeated = {movie.stem for movie in movies if [other.stem for other in movies].count(movie.stem) > 1}
+    if repeated:
+        raise ValueError(f"several movies are called {repeated.pop()} and would overwrite each other; use an OUT each")
+    results = []
+    for movie in movies:
+        with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
+            for progress in localize_file(
+                movie,
+                network,
+                out,
+                camera=camera_file,
+                pixel_size_nm=pixel_size,
+                psf_sigma_nm=psf_sigma,
+                threshold=threshold,
+                frames=chosen,
+                roi=region,
+                formats=formats or FORMATS,
+                device=device,
+                allow_truncated=allow_truncated,
+            ):
+                if progress.frames_done == 0:
+                    bar.reset(progress.frames_total)
+                    for note in progress.notes:
+                        bar.write(f"{movie.name}: {note}", file=sys.stderr)
+                bar.set_postfix(molecules=progress.n_molecules, refresh=False)
+                bar.update(progress.frames_done - bar.n)
+        results.append({"movie": str(movie), **_plain(asdict(progress))})
+        if not as_json:
+            typer.echo(f"{progress.n_molecules} molecules in {progress.frames_total} frames of {movie}")
+            for file in progress.files:
+                typer.echo(f"  {file}")
+    if as_json:
+        typer.echo(json.dumps(results, indent=1))
+
+
+@app.command()
+def render(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
+) -> None:
+    """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
+
+
+@app.command()
+def evaluate(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],
+    two_d: Annotated[bool, typer.Option("--two-d", help="Leave z out.")] = False,
+    min_photons: Annotated[float, typer.Option(help="True molecules below it need not be found.")] = 0.0,
+    shift: Annotated[bool, typer.Option("--shift", help="Take off a constant offset first, and print it.")] = False,
+    field: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="Size of the field of view, nm; without: as the tables say.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a table against the truth by the rules of the SMLM Challenge 2016."""
+    from decode.evaluate import evaluate as run
+
+    result = run(
+        table,
+        truth,
+        field_nm=None if field is None else _size(field),
+        two_d=two_d,
+        min_photons=min_photons,
+        remove_shift=shift,
+    )
+    figures = _plain(asdict(result))
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    typer.echo(f"found {result.tp}, missed {result.fn}, false {result.fp}")
+    typer.echo(f"Jaccard {result.jaccard:.3f}  precision {result.precision:.3f}  recall {result.recall:.3f}")
+    axial = "" if two_d else f", axial {result.rmse_axial_nm:.1f} nm"
+    typer.echo(f"RMSE lateral {result.rmse_lateral_nm:.1f} nm{axial}")
+    efficiency = f"lateral {result.efficiency_lateral:.1f}" + ("" if two_d else f", 3D {result.efficiency_3d:.1f}")
+    typer.echo(f"efficiency {efficiency} of 100")
+    if shift:
+        typer.echo("shift taken off: " + ", ".join(f"{s:.1f}" for s in result.shift_nm) + " nm")
+
+
+@app.command()
+def simulate(
+    config: Config,
+    frames: Annotated[int, typer.Option(min=1, help="Length of the movie.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MOVIE", help="TIFF file.")],
+    truth: Annotated[Path, typer.Option(metavar="CSV", help="Table of the true molecules.")],
+    size: Annotated[int, typer.Option(min=1, metavar="PX", help="Side of the frames.")] = 64,
+    seed: Annotated[int | None, typer.Option(help="Without: the recipe's.")] = None,
+    settings: Settings = None,
+) -> None:
+    """A movie of the kind a recipe trains on, its molecules (TRUTH) and its camera (MOVIE's name + _camera.yaml)."""
+    from decode.config import load_config
+    from decode.simulate import simulate_files
+
+    made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
+    typer.echo(f"{frames} frames with {len(made.emitters)} molecules, PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm")
+    for file in (out, truth, out.with_name(f"{out.stem}_camera.yaml")):
+        typer.echo(f"  {file}")
+
+
+@app.command()
+def train(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")],
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; without: after the recipe's steps.")] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")] = False,
+    settings: Settings = None,
+    log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
+) -> None:
+    """Train a model on simulations of a recipe."""
+    from tqdm import tqdm
+
+    from decode.config import load_config
+    from decode.train import train as run
+
+    recipe = load_config(config, settings or ())
+    figures: dict[str, str] = {}
+    layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=1.0, bar_format=layout, disable=None) as bar:
+        for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, log_dir=log):
+            if progress.validation is not None:
+                figures = {
+                    "jaccard": f"{progress.validation['jaccard']:.3f}",
+                    "rmse/bound": f"{progress.validation['isolated_error_over_bound']:.2f}",
+                }
+            bar.set_postfix(step=progress.step, loss=f"{progress.loss:.3f}", **figures, refresh=False)
+            bar.update(progress.fraction - bar.n)
+    typer.echo(f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out")
+    typer.echo("  " + "  ".join(f"{name} {figure}" for name, figure in figures.items()))
+    typer.echo(f"  {out}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The models that come with decode, and how good they are."""
+    from decode.models import load_model, shipped_models
+
+    records = {name: {"context": load_model(path).context, **load_model(path).record} for name, path in shipped_models().items()}
+    if as_json:
+        typer.echo(json.dumps(records, indent=1))
+        return
+
+
+@app.command()
+def doctor() -> None:
+    """Test the installation: versions, device, models, and a small movie from simulation to score."""
+    from decode.doctor import doctor as run
+
+    healthy = True
+    for check in run():
+        healthy &= check.ok
+        typer.echo(f"{'ok    ' if check.ok else 'FAILED'} {check.name}: {check.detail}")
+    raise typer.Exit(0 if healthy else 1)
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of recipes, for editors: decode schema > schema.json."""
+    from decode.schema import schema as run
+
+    typer.echo(json.dumps(run(), indent=1))
+
+
+def _slice(option: str, text: str) -> slice:
+    """`a:b` as in Python."""
+    try:
+        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{option} {text}: write it as FIRST:LAST, two whole numbers") from None
+    return slice(start, stop)
+
+
+def _size(text: str) -> tuple[float, float]:
+    try:
+        x, y = (float(side) for side in text.split(","))
+    except ValueError:
+        raise ValueError(f"--field {text}: write it as X,Y in nm") from None
+    return x, y
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON holds: no paths, and null for NaN."""
+    ...

@@ -1,0 +1,107 @@
+"""doctor: does this installation work, from simulation to score?"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+
+import decode
+from decode.batch import localize_file
+from decode.config import TrainConfig
+from decode.devices import choose_device
+from decode.evaluate import evaluate
+from decode.forward import CameraPrior, PSFPrior
+from decode.io.cameras import read_camera
+from decode.models import load_model, shipped_models
+from decode.scene import Scene
+from decode.simulate import simulate_files
+
+__all__ = ["Check", "doctor"]
+
+MOVIE = TrainConfig(
+    seed=1,
+    scene=Scene(
+        density_per_um2=(0.4, 0.4),
+        flux_photons=(3000.0, 3000.0),
+        flux_variation=(0.3, 0.3),
+        on_time_frames=(3.0, 3.0),
+        background_photons=(20.0, 20.0),
+    ),
+    psf=PSFPrior(sigma_px=(1.3, 1.3), halo_fraction=(0.0, 0.0)),
+    camera=CameraPrior(emccd_fraction=0.0),
+)
+"""an easy movie: bright molecules, most of them alone"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was tried."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def doctor() -> Iterator[Check]:
+    """Try the installation; takes less than a minute.
+
+    Yields:
+        Versions, device, each shipped model, and how well it finds the molecules of a simulated movie, through
+        every file format on the way.
+    """
+    yield _try("versions", _versions)
+    yield _try("device", _device)
+    names = list(shipped_models())
+    if not names:
+        yield Check(name="models", ok=False, detail="none came with the package; install decode again")
+    for name in names:
+        yield _try(f"model {name}", lambda name=name: _model(name))
+        yield _try(f"movie with {name}", lambda name=name: _movie(name))
+
+
+def _try(name: str, attempt: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, ok=True, detail=attempt())
+    except Exception as error:  # whatever is broken here is what the doctor is asked for
+        return Check(name=name, ok=False, detail=f"{' '.join(str(error).split())} ({type(error).__name__})")
+
+
+def _versions() -> str:
+    versions = {"decode": decode.__version__, "Python": platform.python_version(), "torch": torch.__version__}
+    return ", ".join(f"{name} {version}" for name, version in (versions | {"numpy": np.__version__}).items())
+
+
+def _device() -> str:
+    device = choose_device("auto")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.get_num_threads()} threads; PyTorch sees no GPU"
+
+
+def _model(name: str) -> str:
+    model = load_model(name)
+    n_weights = sum(p.numel() for p in model.parameters())
+    return f"{n_weights / 1e6:.2f} million weights, trained by decode {model.record.get('decode', 'unknown')}"
+
+
+def _movie(name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        movie, truth = Path(folder, "movie.tif"), Path(folder, "truth.csv")
+        made = simulate_files(MOVIE, movie, truth, 40, size_px=48)
+        camera = read_camera(movie.with_name("movie_camera.yaml"))
+        sigma_nm = float(made.psf_parameters[0, 0])
+        for _ in localize_file(movie, load_model(name), Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm):
+            pass
+        result = evaluate(Path(folder, "out", "movie.csv"), truth, two_d=True, min_photons=300)
+    figures = f"Jaccard {result.jaccard:.2f}, RMSE {result.rmse_lateral_nm:.0f} nm"
+    if not (result.jaccard > 0.8 and result.rmse_lateral_nm < 25):
+        raise RuntimeError(f"{figures}, where better than 0.8 and 25 nm are expected")
+    return figures

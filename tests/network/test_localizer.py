@@ -1,0 +1,111 @@
+"""The localizer: what it sees, and what its files keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
+
+SMALL = NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=4)
+SCMOS = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
+
+
+@pytest.fixture
+def model() -> Localizer:
+    torch.manual_seed(0)
+    return Localizer(SMALL, {"psf_sigma_px": (0.8, 2.0)}).eval()
+
+
+@pytest.fixture
+def adu(rng: torch.Generator) -> torch.Tensor:
+    return SCMOS.sample(torch.full((1, 5, 21, 18), 40.0), rng)
+
+
+def logits(model: Localizer, adu: torch.Tensor, camera: Camera, sigma: float | torch.Tensor = 1.3) -> torch.Tensor:
+    with torch.no_grad():
+        return model(adu, camera, model.context_map({"psf_sigma_px": sigma}), 100.0).logit
+
+
+def test_the_posterior_has_the_frames_own_size(model: Localizer, adu: torch.Tensor) -> None:
+    assert logits(model, adu, SCMOS).shape == (5, 21, 18)
+
+
+def test_a_frame_depends_on_its_two_neighbours_alone(model: Localizer, adu: torch.Tensor) -> None:
+    changed = adu.clone()
+    changed[0, 4] += 50
+    difference = (logits(model, changed, SCMOS) - logits(model, adu, SCMOS)).abs().amax((1, 2))
+    assert (difference[:3] == 0).all()
+    assert (difference[3:] > 0).all()
+
+
+def test_gain_and_offset_make_no_difference(model: Localizer, adu: torch.Tensor) -> None:
+    other = replace(SCMOS, baseline=400.0, e_per_adu=0.05)
+    # the same photons; the finer steps of the other camera have a little less quantization noise
+    same = logits(model, (adu - 100) * 10 + 400, other)
+    torch.testing.assert_close(same, logits(model, adu, SCMOS), atol=0.05, rtol=0.05)
+
+
+def test_maps_of_the_camera_and_of_the_context_reach_the_network(model: Localizer, adu: torch.Tensor) -> None:
+    noise = torch.full((21, 18), 1.5)
+    uniform = logits(model, adu, replace(SCMOS, read_noise_e=noise))
+    torch.testing.assert_close(uniform, logits(model, adu, SCMOS))
+    noise[5, 7] = 30
+    assert not torch.equal(logits(model, adu, replace(SCMOS, read_noise_e=noise)), uniform)
+    sigma = torch.full((1, 21, 18), 1.3)
+    torch.testing.assert_close(logits(model, adu, SCMOS, sigma), logits(model, adu, SCMOS))
+    sigma[0, :, 9:] = 1.9
+    assert not torch.equal(logits(model, adu, SCMOS, sigma), uniform)
+
+
+def test_context_out_of_range_or_unknown_is_refused(model: Localizer) -> None:
+    with pytest.raises(ValueError, match="outside the range"):
+        model.context_map({"psf_sigma_px": 3.0})
+    with pytest.raises(ValueError, match="missing or unknown"):
+        model.context_map({"sigma": 1.0})
+
+
+def test_photons_scale_with_the_excess_noise(model: Localizer, adu: torch.Tensor) -> None:
+    """Frames of the same whitened counts: the network's photons are in units of the variance per photon."""
+    context = model.context_map({"psf_sigma_px": 1.3})
+    quiet = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0, qe=1.0)
+    half = replace(quiet, qe=0.5)
+    with torch.no_grad():
+        one, two = model(adu, quiet, context, 100.0), model(adu, half, context, 100.0)
+    torch.testing.assert_close(two.photons, 2 * one.photons)
+    torch.testing.assert_close(two.background, 2 * one.background)
+    torch.testing.assert_close(two.offset_px, one.offset_px)
+
+
+def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tmp_path: Path) -> None:
+    model.record = {"minutes": 3.5, "config": {"seed": 1}}
+    model.save(tmp_path / "m.safetensors")
+    again = Localizer.load(tmp_path / "m.safetensors")
+    assert again.record == model.record
+    assert again.context == model.context
+    torch.testing.assert_close(logits(again, adu, SCMOS), logits(model, adu, SCMOS))
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    model.save(path)
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[-5] ^= 1
+    for content, reason in (
+        (bytes(changed), "was changed after it was written"),
+        (whole[: len(whole) // 2], "truncated"),
+        (b"PK not a model", "not a model file"),
+        (whole.replace(b"decode-localizer-1", b"decode-localizer-9"), "no localizer of this version"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=reason) as caught:
+            Localizer.load(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="decode models"):
+        Localizer.load(tmp_path / "missing.safetensors")

@@ -1,0 +1,483 @@
+"""The command line: what each command writes, and one clear sentence for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+from typer.testing import CliRunner, Result
+
+import decode
+from decode.cli import app
+from decode.io.stacks import write_movie
+from decode.io.tables import read_table, write_table
+from decode.network.localizer import Localizer, NetworkConfig
+
+CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
+N_FRAMES, HEIGHT, WIDTH = 9, 20, 28
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a movie, its camera, and an untrained model that sees a molecule in every other pixel."""
+    folder = tmp_path_factory.mktemp("bench")
+    torch.manual_seed(5)
+    network = NetworkConfig(frame_widths=(8, 8), sequence_widths=(8, 8), head_width=8)
+    model = Localizer(network, {"psf_sigma_px": (0.8, 2.0)})
+    with torch.no_grad():
+        assert model.out.bias is not None
+        model.out.weight[0] *= 20
+        model.out.bias[0] = 0
+    model.record = {"config": {"description": "untrained"}}
+    model.save(folder / "model.safetensors")
+    counts = np.random.default_rng(5).poisson(60.0, (N_FRAMES, HEIGHT, WIDTH)) + 100
+    write_movie(folder / "movie.tif", counts)
+    (folder / "camera.yaml").write_text(yaml.safe_dump(CAMERA))
+    return folder
+
+
+@pytest.fixture
+def place(bench: Path, tmp_path: Path) -> Path:
+    """A copy of `bench` to spoil, as the working folder."""
+    shutil.copytree(bench, tmp_path / "place")
+    return tmp_path / "place"
+
+
+def localize(place: Path, *more: object, movie: str = "movie.tif") -> Result:
+    known = ("--model", place / "model.safetensors", "--camera", place / "camera.yaml", "--psf-sigma", 130)
+    return run("localize", place / movie, *known, "-o", place / "out", *more)
+
+
+# -- what the commands do ---------------------------------------------------------------------------------------
+
+
+def test_help_needs_no_pytorch() -> None:
+    code = "import sys, decode.cli, decode; decode.__all__; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert "localize" in run("--help").output
+
+
+def test_every_public_name_exists() -> None:
+    assert sorted(decode._HOME) == sorted(decode.__all__)
+    for name in decode.__all__:
+        assert getattr(decode, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        decode.nothing  # noqa: B018
+
+
+def test_localize_writes_the_same_molecules_to_both_tables_and_a_picture(place: Path) -> None:
+    result = localize(place)
+    assert result.exit_code == 0, result.output
+    assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.png", "movie.yaml"]
+    csv, picasso = read_table(place / "out" / "movie.csv"), read_table(place / "out" / "movie.hdf5")
+    assert len(csv) > 100
+    torch.testing.assert_close(csv.frame, picasso.frame)
+    torch.testing.assert_close(csv.xyz[:, :2], picasso.xyz[:, :2], atol=0.02, rtol=0)
+    assert csv.xyz_sigma is not None
+    assert bool((csv.xyz_sigma[:, :2] > 0).all())
+    assert bool((csv.frame.diff() >= 0).all())
+    facts = picasso.metadata
+    assert (facts["n_frames"], facts["height_px"], facts["width_px"]) == (N_FRAMES, HEIGHT, WIDTH)
+    assert f"{len(csv)} molecules in {N_FRAMES} frames" in result.stdout
+
+
+def test_a_part_of_the_movie_keeps_its_frames_and_coordinates(place: Path) -> None:
+    result = localize(place, "--frames", "2:7", "--roi", "4:12,8:20", "--format", "csv", "--json")
+    assert result.exit_code == 0, result.output
+    assert files_in(place / "out") == ["movie.csv"]
+    table = read_table(place / "out" / "movie.csv")
+    (summary,) = json.loads(result.stdout)
+    assert summary["n_molecules"] == len(table) > 0
+    assert set(table.frame.tolist()) == set(range(2, 7))
+    x, y = table.xyz[:, 0], table.xyz[:, 1]
+    assert bool(((x >= 800) & (x <= 2000) & (y >= 400) & (y <= 1200)).all())
+
+
+def test_several_movies_come_out_one_by_one(place: Path) -> None:
+    shutil.copy(place / "movie.tif", place / "second.tif")
+    result = localize(place, place / "second.tif", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    assert files_in(place / "out") == ["movie.csv", "second.csv"]
+    assert (place / "out" / "movie.csv").read_text() == (place / "out" / "second.csv").read_text()
+
+
+def test_what_is_estimated_is_said(place: Path) -> None:
+    """A bright, sparse movie of known width and gain, of which nothing is stated but the pixel size."""
+    recipe = {
+        "scene": {
+            "density_per_um2": [0.3, 0.3],
+            "flux_photons": [4000, 4000],
+            "background_photons": [30, 30],
+            "background_contrast": [0, 0],
+        },
+        "psf": {"sigma_px": [1.2, 1.2], "halo_fraction": [0, 0]},
+        "camera": {"emccd_fraction": 0},
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    made = run("simulate", place / "recipe.yaml", "--frames", 60, "-o", place / "m.tif", "--truth", place / "t.csv")
+    assert made.exit_code == 0, made.output
+    known = ("--model", place / "model.safetensors", "-o", place / "out", "--frames", "0:60", "--json")
+    result = run("localize", place / "m.tif", *known)
+    assert result.exit_code == 0, result.output
+    (summary,) = json.loads(result.stdout)
+    assert summary["acquisition"]["psf_sigma_nm"] == pytest.approx(120, rel=0.1)
+    notes = summary["acquisition"]["notes"]
+    assert len(notes) == 2
+    assert all(note in result.stderr for note in notes)
+
+
+def test_evaluate_gives_a_perfect_score_to_the_truth(place: Path) -> None:
+    localize(place)
+    found = read_table(place / "out" / "movie.hdf5")
+    write_table(found, place / "truth.csv", dialect="challenge")
+    # the field of view is read from the Picasso table beside the CSV
+    result = run("evaluate", place / "out" / "movie.csv", place / "truth.csv", "--two-d", "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["jaccard"] == 1
+    assert figures["rmse_lateral_nm"] < 0.01
+    assert figures["efficiency_3d"] is None
+    moved = run("evaluate", place / "out" / "movie.csv", place / "truth.csv", "--two-d", "--shift")
+    assert "Jaccard 1.000" in moved.stdout
+    assert "shift taken off" in moved.stdout
+
+
+def test_evaluate_asks_for_the_field_of_view_where_nothing_states_it(place: Path) -> None:
+    localize(place, "--format", "csv")
+    table = place / "out" / "movie.csv"
+    refused = run("evaluate", table, table, "--two-d")
+    assert refused.exit_code == 2
+    assert "--field" in refused.stderr
+    assert run("evaluate", table, table, "--two-d", "--field", f"{WIDTH * 100},{HEIGHT * 100}").exit_code == 0
+
+
+def test_render_draws_a_table(place: Path) -> None:
+    localize(place, "--format", "hdf5")
+    result = run("render", place / "out" / "movie.hdf5", "-o", place / "picture.png")
+    assert result.exit_code == 0, result.output
+    assert (place / "picture.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_simulate_is_repeatable_and_its_files_fit_together(place: Path) -> None:
+    (place / "recipe.yaml").write_text("scene: {density_per_um2: [1, 1]}\n")
+
+    def simulate(name: str, seed: int) -> tuple[bytes, str, str]:
+        out, truth = place / f"{name}.tif", place / f"{name}.csv"
+        known = ("--frames", 6, "-o", out, "--truth", truth, "--size", 24, "--seed", seed)
+        result = run("simulate", place / "recipe.yaml", *known, "--set", "psf.sigma_px=[1.5, 1.5]")
+        assert result.exit_code == 0, result.output
+        assert "PSF sigma 150.0 nm" in result.stdout
+        return out.read_bytes(), truth.read_text(), (place / f"{name}_camera.yaml").read_text()
+
+    assert simulate("a", 1) == simulate("a", 1)
+    assert simulate("a", 1)[1] != simulate("a", 2)[1]
+    assert tifffile.imread(place / "a.tif").shape == (6, 24, 24)
+    truth = read_table(place / "a.csv")
+    assert len(truth) > 0
+    assert bool(((truth.xyz[:, :2] >= 0) & (truth.xyz[:, :2] <= 2400)).all())
+    known = ("--model", place / "model.safetensors", "--camera", place / "a_camera.yaml", "--psf-sigma", 150)
+    assert run("localize", place / "a.tif", *known, "-o", place / "out").exit_code == 0
+
+
+TINY = ("network.frame_widths=[4]", "network.sequence_widths=[4]", "network.head_width=4", "training.size_px=16")
+
+
+def train(place: Path, *more: object) -> Result:
+    (place / "recipe.yaml").write_text("training: {steps: 2, movies: 1, frames: 3, validate_every: 1}\n")
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    return run("train", place / "recipe.yaml", "-o", place / "new.safetensors", "--device", "cpu", *settings, *more)
+
+
+def test_train_writes_a_model_that_localize_takes(place: Path) -> None:
+    result = train(place)
+    assert result.exit_code == 0, result.output
+    assert "2 steps" in result.stdout
+    known = ("--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
+    assert run("localize", place / "movie.tif", "--model", place / "new.safetensors", *known).exit_code == 0
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(run("schema").stdout)["properties"]["training"]
+
+
+def test_models_lists_what_is_shipped() -> None:
+    result = run("models", "--json")
+    assert result.exit_code == 0, result.output
+    assert sorted(json.loads(result.stdout)) == sorted(decode.models.shipped_models())
+
+
+# -- what is wrong is said in one sentence ----------------------------------------------------------------------
+
+
+def wrong_file(place: Path) -> Result:
+    (place / "notes.tif").write_text("these are no pixels")
+    return localize(place, movie="notes.tif")
+
+
+def absent_file(place: Path) -> Result:
+    return localize(place, movie="absent.tif")
+
+
+def truncated(place: Path) -> Result:
+    whole = (place / "movie.tif").read_bytes()
+    (place / "cut.tif").write_bytes(whole[: len(whole) * 2 // 3])
+    return localize(place, movie="cut.tif")
+
+
+def colour(place: Path) -> Result:
+    tifffile.imwrite(place / "rgb.tif", np.zeros((4, HEIGHT, WIDTH, 3), np.uint8), photometric="rgb")
+    return localize(place, movie="rgb.tif")
+
+
+def not_a_number(place: Path) -> Result:
+    counts = np.full((N_FRAMES, HEIGHT, WIDTH), 150, np.float32)
+    counts[-1, 3, 3] = np.nan  # shows only when molecules of other frames are already written
+    tifffile.imwrite(place / "nan.tif", counts)
+    return localize(place, movie="nan.tif")
+
+
+def maps_of_another_shape(place: Path) -> Result:
+    tifffile.imwrite(place / "offset.tif", np.full((HEIGHT, HEIGHT), 100, np.float32))
+    camera = {name: value for name, value in CAMERA.items() if name != "baseline"} | {"offset_map": "offset.tif"}
+    (place / "camera.yaml").write_text(yaml.safe_dump(camera))
+    return localize(place)
+
+
+def zero_gain(place: Path) -> Result:
+    (place / "camera.yaml").write_text(yaml.safe_dump(CAMERA | {"e_per_adu": 0}))
+    return localize(place)
+
+
+def zero_gain_in_a_map(place: Path) -> Result:
+    gain = np.full((HEIGHT, WIDTH), 2, np.float32)
+    gain[5, 5] = 0
+    tifffile.imwrite(place / "gain.tif", gain)
+    camera = {name: value for name, value in CAMERA.items() if name != "e_per_adu"} | {"gain_map": "gain.tif"}
+    (place / "camera.yaml").write_text(yaml.safe_dump(camera))
+    return localize(place)
+
+
+def missing_key(place: Path) -> Result:
+    (place / "camera.yaml").write_text(yaml.safe_dump({k: v for k, v in CAMERA.items() if k != "baseline"}))
+    return localize(place)
+
+
+def unknown_key(place: Path) -> Result:
+    (place / "camera.yaml").write_text(yaml.safe_dump(CAMERA | {"base_line": 100}))
+    return localize(place)
+
+
+def no_camera_file(place: Path) -> Result:
+    (place / "camera.yaml").unlink()
+    return localize(place)
+
+
+def no_gpu(place: Path) -> Result:
+    return localize(place, "--device", "cuda")
+
+
+def unknown_device(place: Path) -> Result:
+    return localize(place, "--device", "tpu")
+
+
+def tampered_model(place: Path) -> Result:
+    content = bytearray((place / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (place / "model.safetensors").write_bytes(content)
+    return localize(place)
+
+
+def truncated_model(place: Path) -> Result:
+    content = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(content[:-40])
+    return localize(place)
+
+
+def unknown_model(place: Path) -> Result:
+    return run("localize", place / "movie.tif", "--model", "gaussian-2", "-o", place / "out")
+
+
+def psf_beyond_the_model(place: Path) -> Result:
+    return localize(place, "--psf-sigma", 400)
+
+
+def no_pixel_size(place: Path) -> Result:
+    known = ("--model", place / "model.safetensors", "--psf-sigma", 130, "-o", place / "out")
+    return run("localize", place / "movie.tif", *known)
+
+
+def region_outside(place: Path) -> Result:
+    return localize(place, "--roi", "0:10,20:90")
+
+
+def bad_region(place: Path) -> Result:
+    return localize(place, "--roi", "0-10")
+
+
+def frames_outside(place: Path) -> Result:
+    return localize(place, "--frames", "100:200")
+
+
+def bad_frames(place: Path) -> Result:
+    return localize(place, "--frames", "ten:20")
+
+
+def unknown_format(place: Path) -> Result:
+    return localize(place, "--format", "xlsx")
+
+
+def same_name_twice(place: Path) -> Result:
+    (place / "other").mkdir()
+    shutil.copy(place / "movie.tif", place / "other")
+    return localize(place, place / "other" / "movie.tif")
+
+
+def file_in_place_of_the_folder(place: Path) -> Result:
+    (place / "out").write_text("in the way")
+    return localize(place)
+
+
+def unwritable_folder(place: Path) -> Result:
+    if os.geteuid() == 0:
+        pytest.skip("the superuser writes everywhere")
+    (place / "out").mkdir(mode=0o500)
+    return localize(place)
+
+
+def table_that_is_none(place: Path) -> Result:
+    (place / "table.csv").write_text("some,other,table\n1,2,3\n")
+    return run("render", place / "table.csv", "-o", place / "out.png")
+
+
+def recipe_with_an_unknown_key(place: Path) -> Result:
+    return train(place, "--set", "scene.densty=[0, 1]")
+
+
+def recipe_with_a_wrong_type(place: Path) -> Result:
+    return train(place, "--set", "training.steps=many")
+
+
+def nothing_to_resume(place: Path) -> Result:
+    return train(place, "--resume")
+
+
+def train_without_gpu(place: Path) -> Result:
+    return train(place, "--device", "cuda")
+
+
+def model_folder_absent(place: Path) -> Result:
+    return train(place, "-o", place / "nowhere" / "model.safetensors")
+
+
+def simulate_into_nowhere(place: Path) -> Result:
+    (place / "recipe.yaml").write_text("seed: 1\n")
+    known = ("-o", place / "m.tif", "--truth", place / "nowhere" / "t.csv")
+    return run("simulate", place / "recipe.yaml", "--frames", 2, *known)
+
+
+BAD: list[tuple[Callable[[Path], Result], str]] = [
+    (wrong_file, "not a TIFF file"),
+    (absent_file, "there is no file"),
+    (truncated, "is cut short"),
+    (colour, "colour image"),
+    (not_a_number, f"frame {N_FRAMES - 1} (from 0) holds NaN"),
+    (maps_of_another_shape, "baseline map is (20, 20) (y, x), the movie's frames are (20, 28)"),
+    (zero_gain, "e_per_adu must be positive"),
+    (zero_gain_in_a_map, "gain_map"),
+    (missing_key, "baseline is missing"),
+    (unknown_key, "unknown key base_line; is it baseline?"),
+    (no_camera_file, "there is no camera file"),
+    (no_gpu, "sees no GPU"),
+    (unknown_device, "tpu"),
+    (tampered_model, "was changed after it was written"),
+    (truncated_model, "truncated"),
+    (unknown_model, "there is no model gaussian-2"),
+    (psf_beyond_the_model, "psf_sigma_px"),
+    (no_pixel_size, "--pixel-size"),
+    (region_outside, "not within the frame"),
+    (bad_region, "--roi 0-10"),
+    (frames_outside, "frames 100:200"),
+    (bad_frames, "--frames ten:20"),
+    (unknown_format, "xlsx"),
+    (same_name_twice, "would overwrite each other"),
+    (file_in_place_of_the_folder, "out"),
+    (unwritable_folder, "cannot write"),
+    (table_that_is_none, "not a table of molecules"),
+    (recipe_with_an_unknown_key, "unknown key 'scene.densty'"),
+    (recipe_with_a_wrong_type, "training.steps"),
+    (nothing_to_resume, "--resume"),
+    (train_without_gpu, "sees no GPU"),
+    (model_folder_absent, "nowhere"),
+    (simulate_into_nowhere, "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("attempt", "sentence"), BAD, ids=[attempt.__name__ for attempt, _ in BAD])
+def test_bad_input_gets_one_sentence_and_leaves_no_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[Path], Result], sentence: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = attempt(place)
+    assert result.exit_code in (1, 2)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("decode: ")]
+    assert len(lines) == 1
+    assert sentence in lines[0]
+    assert "Traceback" not in result.stderr
+    left = [p.name for p in place.rglob("*") if p.suffix in (".csv", ".hdf5", ".png") or p.name.startswith(".")]
+    assert left == ["table.csv"] * (attempt is table_that_is_none)
+    assert not (place / "out").is_dir() or files_in(place / "out") == []
+
+
+@pytest.mark.parametrize("what", ["localize", "simulate"])
+def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("a small disk needs unshare, which is not here")
+    (place / "disk").mkdir()
+    (place / "recipe.yaml").write_text("seed: 1\n")
+    python = f"{sys.executable} -m decode.cli"
+    command = {
+        "localize": f"{python} localize movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o disk",
+        "simulate": f"{python} simulate recipe.yaml --frames 40 -o disk/m.tif --truth disk/t.csv",
+    }[what]
+    script = f"mount -t tmpfs -o size=32k tmpfs disk || exit 77; {command}; code=$?; ls -A disk; exit $code"
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], cwd=place, capture_output=True, text=True, check=False
+    )
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip("a small disk cannot be mounted here")
+    assert result.returncode == 1, result.stderr
+    assert "the disk is full" in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_where_an_error_comes_from(place: Path) -> None:
+    result = run("--debug", "evaluate", place / "a.csv", place / "b.csv")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("decode.network.posterior.SetPosterior.point_estimate", interrupted)
+    result = localize(place)
+    assert result.exit_code == 130
+    assert files_in(place / "out") == []

@@ -1,0 +1,71 @@
+"""The forward model: frames have the light, the noise and the order of their emitters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.scene import Scene
+
+SCENE = Scene(background_contrast=(0.0, 0.0), background_drift=(0.0, 0.0))
+
+
+@pytest.mark.parametrize("emccd_fraction", [0.0, 1.0])
+def test_counts_become_the_photons_that_were_simulated(rng: torch.Generator, emccd_fraction: float) -> None:
+    prior = CameraPrior(emccd_fraction=emccd_fraction, hot_pixels=(0.0, 0.0))
+    scene = replace(SCENE, density_per_um2=(0.5, 0.5), background_photons=(20.0, 20.0), flux_photons=(500.0, 500.0))
+    model = gaussian_forward(scene, PSFPrior(), prior, 100.0)
+    simulation = model.sample(40, 4, (32, 32), rng)
+    photons = simulation.camera.to_photons(simulation.frames)
+    # 0.5 molecules of 500 photons on 100 pixels, and the background
+    assert float(photons.mean()) == pytest.approx(20 + 0.5 * 500 / 100, rel=0.05)
+    assert (simulation.frames == simulation.frames.round()).all()
+
+
+def test_noise_is_what_the_camera_states(rng: torch.Generator) -> None:
+    dark = replace(SCENE, density_per_um2=(0.0, 0.0), background_photons=(30.0, 30.0))
+    for fraction in (0.0, 1.0):
+        model = gaussian_forward(dark, PSFPrior(), CameraPrior(emccd_fraction=fraction), 100.0)
+        s = model.sample(4, 400, (16, 16), rng)
+        photons = s.camera.to_photons(s.frames)
+        variance = photons.var(1, keepdim=True)
+        stated = s.camera.excess_factor * 30 / torch.as_tensor(s.camera.qe) + s.camera.noise_floor
+        ratio = (variance / stated).mean((1, 2, 3))
+        torch.testing.assert_close(ratio, torch.ones(4), atol=0.03, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_movie() -> None:
+    model = gaussian_forward(Scene(), PSFPrior(), CameraPrior(), 100.0)
+    one, two = (model.sample(3, 4, (24, 24), torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one.frames, two.frames)
+    assert torch.equal(one.emitters.xyz, two.emitters.xyz)
+    other = model.sample(3, 4, (24, 24), torch.Generator().manual_seed(6))
+    assert not torch.equal(one.frames, other.frames)
+
+
+def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> None:
+    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.1)
+    bright = replace(SCENE, flux_photons=(1e4, 1e4), background_photons=(1.0, 1.0), density_per_um2=(0.3, 0.3))
+    model = ForwardModel(bright, GaussianPSF(130.0, pixel_size_nm=100.0), camera)
+    s = model.sample(1, 3, (40, 40), rng)
+    assert s.camera is camera
+    assert s.psf_parameters.tolist() == [[130.0]]
+    brightest = s.emitters[s.emitters.photons > 5000]
+    for frame, (x, y, _) in zip(brightest.frame.tolist(), brightest.xyz.tolist(), strict=True):
+        if 300 < x < 3700 and 300 < y < 3700:
+            around = s.frames[0, frame, int(y // 100) - 1 : int(y // 100) + 2, int(x // 100) - 1 : int(x // 100) + 2]
+            assert float(around.max()) > 200, "the light lies at (row, column) = (y, x)"
+
+
+def test_what_the_network_is_told_scatters_about_the_truth(rng: torch.Generator) -> None:
+    model = gaussian_forward(Scene(), PSFPrior(told_error=0.05), CameraPrior(), 100.0)
+    s = model.sample(400, 1, (8, 8), rng)
+    error = (s.psf_told / s.psf_parameters).log()
+    assert 0.03 < float(error.std()) < 0.06
+    assert float(s.psf_told.min()) >= 80
+    assert float(s.psf_told.max()) <= 200.001
