@@ -72,20 +72,14 @@ def complete_acquisition(
     pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
     if pixel_size_nm is None:
         raise ValueError(f"{movie.path} does not say how large its pixels are; state it with --camera or --pixel-size")
-    estimates = []
+    estimates: list[str] = []
     if camera is None:
-        camera = estimate_camera(movie)
-        estimates.append(
-            f"no camera was given: about {float(camera.photons_per_adu.mean()):.2g} photons per ADU above an offset of "
-            f"{float(camera.baseline):.0f} ADU were estimated from the movie; photons and uncertainties hang on that"
-        )
+        camera, remarks = estimate_camera(movie)
+        estimates += remarks
     if psf_sigma_nm is None:
-        estimate = estimate_psf_sigma(movie, camera, pixel_size_nm)
-        psf_sigma_nm = estimate.value
-        low, high = estimate.interval
-        estimates.append(
-            f"no PSF width was given: {psf_sigma_nm:.0f} nm (sigma, {low:.0f} to {high:.0f}) was estimated from the movie"
-        )
+        sigma_nm = estimate_psf_sigma(movie, camera, pixel_size_nm)
+        psf_sigma_nm = sigma_nm.value
+        estimates.append(f"no PSF width was given: a sigma of {sigma_nm} nm was estimated from {sigma_nm.n} molecules")
     return Acquisition(
         camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm, estimates=tuple(estimates)
     )
@@ -132,7 +126,8 @@ def localize_file(
     if unknown or not formats:
         raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
     path, out = Path(path), Path(out)
-    with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, ExitStack() as opened:
+    tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
+    with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
         acquisition = complete_acquisition(
             movie,
             camera=None if camera is None else camera.camera,
@@ -164,18 +159,12 @@ def localize_file(
             "threshold": threshold,
             "version": __version__,
         }
-        # everything is written in a folder of its own, and moved when all of it is complete
-        unfinished = opened.enter_context(_folder_within(out))
-        with ExitStack() as writing:
-            tables = [
-                writing.enter_context(TableWriter(unfinished / f"{path.stem}.{suffix}", facts))
-                for suffix in formats
-                if suffix != "png"
-            ]
-            drawn = []
+        drawn = []
+        with ExitStack() as opened:
+            writers = [opened.enter_context(TableWriter(unfinished / f"{path.stem}.{t}", facts)) for t in tables]
             for chunk in chunks:
-                for table in tables:
-                    table.write(chunk)
+                for writer in writers:
+                    writer.write(chunk)
                 if "png" in formats:
                     # positions and their sigmas are all that a picture shows
                     drawn.append(replace(chunk, background=None, probability=None, photons_sigma=None, metadata=facts))
@@ -195,7 +184,7 @@ def localize_file(
 
 @contextmanager
 def _folder_within(folder: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, with all that is left in it; `folder` is made where there is none."""
+    """A folder to write in until all is complete, and gone afterwards; `folder` is made where there is none."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = TemporaryDirectory(prefix=".unfinished-", dir=folder)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -103,9 +104,7 @@ def localize(
         float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
     ] = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
-    frames: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")
-    ] = None,
+    frames: Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")] = None,
     roi: Annotated[
         str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="Only these rows and columns, counted from 0.")
     ] = None,
@@ -125,16 +124,13 @@ def localize(
     from decode.io.cameras import read_camera
     from decode.models import load_model
 
-    rows, columns = roi.split(",", 1) if roi and "," in roi else (roi, None)
-    if roi is not None and columns is None:
-        raise ValueError(f"--roi {roi}: write it as Y0:Y1,X0:X1")
-    region = (_slice("--roi", rows), _slice("--roi", columns)) if rows and columns else None
+    region = None if roi is None else _region(roi)
     chosen = None if frames is None else _slice("--frames", frames)
+    repeated = [movie.stem for i, movie in enumerate(movies) if movie.stem in [m.stem for m in movies[:i]]]
+    if repeated:
+        raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
     network = load_model(model)
     camera_file = None if camera is None else read_camera(camera)
-    repeated = {movie.stem for movie in movies if [other.stem for other in movies].count(movie.stem) > 1}
-    if repeated:
-        raise ValueError(f"several movies are called {repeated.pop()} and would overwrite each other; use an OUT each")
     results = []
     for movie in movies:
         with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
@@ -154,17 +150,26 @@ def localize(
             ):
                 if progress.frames_done == 0:
                     bar.reset(progress.frames_total)
-                    for note in progress.notes:
-                        bar.write(f"{movie.name}: {note}", file=sys.stderr)
+                    for estimate in progress.acquisition.estimates:
+                        bar.write(f"{movie.name}: {estimate}", file=sys.stderr)
                 bar.set_postfix(molecules=progress.n_molecules, refresh=False)
                 bar.update(progress.frames_done - bar.n)
-        results.append({"movie": str(movie), **_plain(asdict(progress))})
+        results.append(
+            {
+                "movie": str(movie),
+                "frames": progress.frames_total,
+                "molecules": progress.n_molecules,
+                "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
+                "pixel_size_nm": progress.acquisition.pixel_size_nm,
+                "estimates": progress.acquisition.estimates,
+                "files": [str(file) for file in progress.files],
+            }
+        )
         if not as_json:
             typer.echo(f"{progress.n_molecules} molecules in {progress.frames_total} frames of {movie}")
-            for file in progress.files:
-                typer.echo(f"  {file}")
+            _list(progress.files)
     if as_json:
-        typer.echo(json.dumps(results, indent=1))
+        _print_json(results)
 
 
 @app.command()
@@ -173,6 +178,13 @@ def render(
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
 ) -> None:
     """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
+    from decode.io.tables import read_table
+    from decode.render import save_picture
+
+    emitters = read_table(table)
+    save_picture(emitters, out)
+    typer.echo(f"{len(emitters)} molecules")
+    _list([out])
 
 
 @app.command()
@@ -198,9 +210,8 @@ def evaluate(
         min_photons=min_photons,
         remove_shift=shift,
     )
-    figures = _plain(asdict(result))
     if as_json:
-        typer.echo(json.dumps(figures))
+        _print_json(asdict(result))
         return
     typer.echo(f"found {result.tp}, missed {result.fn}, false {result.fp}")
     typer.echo(f"Jaccard {result.jaccard:.3f}  precision {result.precision:.3f}  recall {result.recall:.3f}")
@@ -227,16 +238,17 @@ def simulate(
     from decode.simulate import simulate_files
 
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
-    typer.echo(f"{frames} frames with {len(made.emitters)} molecules, PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm")
-    for file in (out, truth, out.with_name(f"{out.stem}_camera.yaml")):
-        typer.echo(f"  {file}")
+    typer.echo(
+        f"{frames} frames with {len(made.emitters)} molecules, PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm"
+    )
+    _list([out, truth, out.with_name(f"{out.stem}_camera.yaml")])
 
 
 @app.command()
 def train(
     config: Config,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")],
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long; without: after the recipe's steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; without: the recipe's steps.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")] = False,
     settings: Settings = None,
@@ -258,11 +270,11 @@ def train(
                     "jaccard": f"{progress.validation['jaccard']:.3f}",
                     "rmse/bound": f"{progress.validation['isolated_error_over_bound']:.2f}",
                 }
-            bar.set_postfix(step=progress.step, loss=f"{progress.loss:.3f}", **figures, refresh=False)
+            bar.set_postfix({"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False)
             bar.update(progress.fraction - bar.n)
     typer.echo(f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out")
-    typer.echo("  " + "  ".join(f"{name} {figure}" for name, figure in figures.items()))
-    typer.echo(f"  {out}")
+    typer.echo(", ".join(f"{name} {figure}" for name, figure in figures.items()))
+    _list([out, out.with_suffix(".json")])
 
 
 @app.command()
@@ -270,10 +282,19 @@ def models(as_json: Json = False) -> None:
     """The models that come with decode, and how good they are."""
     from decode.models import load_model, shipped_models
 
-    records = {name: {"context": load_model(path).context, **load_model(path).record} for name, path in shipped_models().items()}
+    shipped = {name: load_model(path) for name, path in shipped_models().items()}
     if as_json:
-        typer.echo(json.dumps(records, indent=1))
+        _print_json({name: {"context": model.context, **model.record} for name, model in shipped.items()})
         return
+    for name, model in shipped.items():
+        typer.echo(f"{name}: {model.record['config']['description']}")
+        for quantity, (low, high) in model.context.items():
+            typer.echo(f"  {quantity} from {low:g} to {high:g}")
+        *_, figures = model.record["validation"]
+        minutes, hardware = model.record["minutes"], model.record["hardware"]
+        typer.echo(f"  trained for {model.record['steps']} steps in {minutes:.0f} minutes on {hardware}")
+        for figure, value in figures.items():
+            typer.echo(f"  {figure.replace('_', ' ')}: {value:.4g}")
 
 
 @app.command()
@@ -305,6 +326,14 @@ def _slice(option: str, text: str) -> slice:
     return slice(start, stop)
 
 
+def _region(text: str) -> tuple[slice, slice]:
+    """`y0:y1,x0:x1`."""
+    spans = [_slice("--roi", span) for span in text.split(",")]
+    if len(spans) != 2:
+        raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
+    return spans[0], spans[1]
+
+
 def _size(text: str) -> tuple[float, float]:
     try:
         x, y = (float(side) for side in text.split(","))
@@ -313,6 +342,23 @@ def _size(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON holds: no paths, and null for NaN."""
-    ...
+def _list(files: Iterable[Path]) -> None:
+    for file in files:
+        typer.echo(f"  {file}")
+
+
+def _print_json(values: Any) -> None:
+    """JSON has no NaN: what is not known is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: plain(v) for name, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    typer.echo(json.dumps(plain(values), indent=1))
+
+
+if __name__ == "__main__":
+    main()

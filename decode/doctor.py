@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -63,8 +64,8 @@ def doctor() -> Iterator[Check]:
     if not names:
         yield Check(name="models", ok=False, detail="none came with the package; install decode again")
     for name in names:
-        yield _try(f"model {name}", lambda name=name: _model(name))
-        yield _try(f"movie with {name}", lambda name=name: _movie(name))
+        yield _try(f"model {name}", partial(_model, name))
+        yield _try(f"movie with {name}", partial(_movie, name))
 
 
 def _try(name: str, attempt: Callable[[], str]) -> Check:

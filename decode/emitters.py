@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -80,11 +80,13 @@ class EmitterSet:
 
     def __getitem__(self, rows: Tensor | slice) -> EmitterSet:
         """The rows named by a boolean mask, an index tensor or a slice."""
-        return replace(self, **{name: column[rows] for name, column in self.columns().items()})
+        rows_of: dict[str, Any] = {name: column[rows] for name, column in self.columns().items()}
+        return replace(self, **rows_of)
 
     def to(self, device: torch.device | str) -> EmitterSet:
         """The same table on another device."""
-        return replace(self, **{name: column.to(device) for name, column in self.columns().items()})
+        moved: dict[str, Any] = {name: column.to(device) for name, column in self.columns().items()}
+        return replace(self, **moved)
 
     def sorted_by_frame(self) -> EmitterSet:
         """Rows in the order of their frames; rows of one frame keep their order."""

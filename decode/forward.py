@@ -125,6 +125,7 @@ class Simulation(NamedTuple):
     """(n_movies, number of parameters), named by `psf.parameter_names`"""
     psf_told: Tensor
     """(n_movies, number of parameters) as the network is told them, with the errors of a user's calibration"""
+    pixel_size_nm: float
 
 
 @final
@@ -184,7 +185,7 @@ class ForwardModel:
             )
             light = light + spots.view(n_movies, n_frames, *shape)
         camera = self.camera.sample(n_movies, shape, rng) if isinstance(self.camera, CameraPrior) else self.camera
-        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told)
+        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel)
 
 
 def gaussian_forward(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ __all__ = ["localize"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
+CHUNK_PIXELS = 2**21
+"""pixels read and reported at a time"""
 
 
 def localize(
@@ -72,11 +76,11 @@ def localize(
     camera = camera.to(where)
     tiles = _tiles(rows, columns, (height, width), tile_px, model.radius_px, model.stride)
     at_once = max(1, PIXELS_AT_ONCE[where.type] // max(t.rows_seen.size * t.columns_seen.size for t in tiles))
-    chunk = min(64, max(at_once, 2**21 // (height * width), 8))
+    chunk = max(8, min(64, CHUNK_PIXELS // (height * width)))
     facts = {"pixel_size_nm": pixel_size_nm, "n_frames": n_frames, "height_px": height, "width_px": width}
     keep_freed_memory()
 
-    def read(start: int) -> np.ndarray:  # type: ignore[type-arg]
+    def read(start: int) -> npt.NDArray[np.float32]:
         return movie.read(max(0, start - 1), min(n_frames, start + chunk + 1)).astype(np.float32)
 
     with ThreadPoolExecutor(1) as reader:
@@ -124,15 +128,13 @@ class _Tile(NamedTuple):
     columns_seen: _Span
 
 
-def _tiles(
-    rows: _Span, columns: _Span, shape: tuple[int, int], tile_px: int, radius: int, stride: int
-) -> list[_Tile]:
+def _tiles(rows: _Span, columns: _Span, shape: tuple[int, int], tile_px: int, radius: int, stride: int) -> list[_Tile]:
     """Cut a region into tiles of about equal size that see `radius` pixels further, on the grid of the stride."""
 
     def cut(span: _Span, limit: int) -> list[tuple[_Span, _Span]]:
         n = -(-span.size // tile_px)
         edges = [span.start + span.size * i // n for i in range(n + 1)]
-        inner = [_Span(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        inner = [_Span(a, b) for a, b in pairwise(edges)]
         return [(s, _Span(max(0, (s.start - radius) // stride * stride), min(limit, s.stop + radius))) for s in inner]
 
     return [_Tile(r, c, rs, cs) for r, rs in cut(rows, shape[0]) for c, cs in cut(columns, shape[1])]
@@ -165,10 +167,8 @@ def _localize_tile(
         new = new[0]
         # features are computed once per frame: the last two wait for the frame that follows them
         nothing = torch.zeros_like(new[:1])
-        if first == 0:
-            features = new if start > 0 else torch.cat([nothing, new])
-        else:
-            features = torch.cat([features[-2:], new])
+        before = features[-2:] if first else nothing[: start == 0]
+        features = torch.cat([before, new])
         if first + at_once >= len(adu) and stop == n_frames:
             features = torch.cat([features, nothing])
         if len(features) < 3:

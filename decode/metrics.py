@@ -182,12 +182,14 @@ def coverage(errors: Tensor, level: float) -> Tensor:
 
 
 def _positions(emitters: EmitterSet) -> npt.NDArray[np.float64]:
-    return np.asarray(emitters.xyz.detach().cpu().numpy(), np.float64)
+    xyz: npt.NDArray[np.float64] = emitters.xyz.detach().double().cpu().numpy()
+    return xyz
 
 
 def _differences(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> npt.NDArray[np.float64]:
     """Estimate minus truth, (pairs, 3) nm."""
-    return _positions(prediction)[pairs[:, 1].numpy()] - _positions(truth)[pairs[:, 0].numpy()]
+    estimate, true = _positions(prediction)[pairs[:, 1].numpy()], _positions(truth)[pairs[:, 0].numpy()]
+    return np.subtract(estimate, true)
 
 
 def _inside(emitters: EmitterSet, field_nm: tuple[float, float], border_nm: float) -> Tensor:
@@ -234,7 +236,7 @@ def _assign(
     group = group[candidates[:, 0]]
     order = np.argsort(group, kind="stable")
     _, first, n_candidates = np.unique(group[order], return_index=True, return_counts=True)
-    chosen = [order[first[n_candidates == 1]]]
+    chosen: list[npt.NDArray[np.int64]] = [order[first[n_candidates == 1]]]
     for start, count in zip(first[n_candidates > 1], n_candidates[n_candidates > 1], strict=True):
         members = order[start : start + count]
         rows, row = np.unique(candidates[members, 0], return_inverse=True)
@@ -244,5 +246,5 @@ def _assign(
         costs = np.where(index < 0, FORBIDDEN, cost[index])
         taken = index[linear_sum_assignment(costs)]
         chosen.append(taken[taken >= 0])
-    taken_rows = np.sort(np.concatenate(chosen))
-    return candidates[taken_rows]
+    pairs: npt.NDArray[np.int64] = candidates[np.sort(np.concatenate(chosen))]
+    return pairs

@@ -65,14 +65,14 @@ def render_image(
     stated = torch.full_like(centre, torch.nan) if emitters.xyz_sigma is None else emitters.xyz_sigma[:, :2].cpu()
     sigma = stated.double().nan_to_num(min_sigma_nm).clamp(min_sigma_nm, max_sigma_nm) / pixel_nm
     radius = torch.ceil(CUT * sigma.amax(1)).long()
-    margin = int(radius.max()) + 1 if len(radius) else 1
     size = torch.tensor([width, height])
-    seen = ((centre > -margin + 1) & (centre < size + margin - 1)).all(1)
+    seen = ((centre.floor() >= -radius[:, None]) & (centre.floor() < size + radius[:, None])).all(1)
     centre, sigma, radius, weights = centre[seen], sigma[seen], radius[seen], weights[seen]
 
     # Molecules of one patch size together, from top to bottom so that neighbours in memory are written together;
-    # a margin around the picture takes patches that hang over its edge.
+    # a margin of one patch around the picture takes those that hang over its edge.
     order = torch.from_numpy(np.lexsort((centre[:, 1].numpy(), radius.numpy())))
+    margin = 2 * int(radius.max()) + 1 if len(radius) else 0
     stride = width + 2 * margin
     canvas = torch.zeros(weights.shape[1], (height + 2 * margin) * stride)
     for r in np.unique(radius.numpy()).tolist():
@@ -100,8 +100,8 @@ def save_picture(
     z_range_nm: tuple[float, float] | None = None,
     min_sigma_nm: float = 5.0,
     max_sigma_nm: float = 100.0,
-    gamma: float = 0.6,
-    saturated: float = 0.003,
+    gamma: float = 0.5,
+    saturated: float = 0.01,
 ) -> None:
     """Write a PNG: density in black, red, yellow and white, or depth in colours with a legend, and a scale bar.
 
@@ -150,7 +150,7 @@ def save_picture(
 def _patches(centre: Tensor, sigma: Tensor, side: int) -> Tensor:
     """Gaussians integrated over pixels, each patch summing to 1: (n, side, side) from (n, 2) centres and sigmas."""
     edges = torch.arange(side + 1)
-    profile = torch.special.ndtr(((edges - centre[:, :, None]) / sigma[:, :, None]).float()).diff(dim=2)
+    profile: Tensor = torch.special.ndtr(((edges - centre[:, :, None]) / sigma[:, :, None]).float()).diff(dim=2)
     profile = profile / profile.sum(2, keepdim=True)
     return profile[:, 1, :, None] * profile[:, 0, None, :]
 
@@ -186,7 +186,8 @@ def _colour_map(stops: tuple[tuple[float, str], ...], values: npt.NDArray[Any]) 
     at = [position for position, _ in stops]
     colours = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for _, colour in stops])
     table = np.stack([np.interp(np.linspace(0, 1, 1024), at, channel) for channel in colours.T], -1, dtype=np.float32)
-    return np.take(table, np.rint(values * 1023).astype(np.int64), axis=0)
+    colour: npt.NDArray[np.float32] = table[np.rint(values * 1023).astype(np.int64)]
+    return colour
 
 
 def _depth_colours(z: Tensor, z_range_nm: tuple[float, float]) -> Tensor:
@@ -203,14 +204,18 @@ def _draw_scale_bar(picture: Image.Image, pixel_nm: float, width: int) -> None:
     """A white bar of a round length, at most a fifth of the field, at the lower right of the data."""
     lengths = (step * 10**power for power in range(9, -1, -1) for step in (5, 2, 1))
     length_nm = next((length for length in lengths if length <= width * pixel_nm / 5), 1)
-    label = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm} nm"
+    number, unit = (f"{length_nm / 1000:g} ", "um") if length_nm >= 1000 else (f"{length_nm} ", "nm")
     text = _text_size(picture)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=text)
     right, bottom = width - text, picture.height - text
     left = right - length_nm / pixel_nm
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=text)
-    draw.rectangle((left, bottom - text // 4, right, bottom), fill="white")
-    above = ((left + right) / 2, bottom - text // 2)
-    draw.text(above, label, fill="white", font=font, anchor="mb", stroke_width=max(1, text // 12), stroke_fill="black")
+    draw.rectangle((left, bottom - text // 5, right, bottom), fill="white")
+    start = round((left + right - font.getlength(number + unit)) / 2)
+    baseline = bottom - 0.6 * text
+    draw.text((start, baseline), number + unit, fill="white", font=font, anchor="ls")
+    if unit == "um":  # the font that comes with Pillow has no micro sign: give the u its tail
+        stem = round(start + font.getlength(number) + text / 16)
+        draw.rectangle((stem, baseline - 0.3 * text, stem + text // 12, baseline + 0.2 * text), fill="white")
 
 
 def _with_depth_legend(picture: Image.Image, z_range_nm: tuple[float, float]) -> Image.Image:
@@ -227,6 +232,6 @@ def _with_depth_legend(picture: Image.Image, z_range_nm: tuple[float, float]) ->
     low, high = z_range_nm
     for share, z in ((0.0, high), (0.5, (low + high) / 2), (1.0, low)):
         at = (left + 1.5 * text, top + share * (bar - 1))
-        draw.text(at, f"{z:g}".replace("-", "\N{MINUS SIGN}"), fill="white", font=font, anchor="lm")
+        draw.text(at, f"{z:g}", fill="white", font=font, anchor="lm")
     draw.text((left, top - 0.6 * text), "z [nm]", fill="white", font=font, anchor="lb")
     return wide

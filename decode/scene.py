@@ -89,9 +89,11 @@ class Scene:
         size = torch.tensor([shape[1], shape[0]], device=rng.device) * pixel_size_nm + 2 * margin
         area_um2 = float(size.prod()) * 1e-6
         on_time = log_uniform(self.on_time_frames, n_movies, rng)
-        density = self.density_per_um2[0] + (
-            self.density_per_um2[1] - self.density_per_um2[0]
-        ) * torch.rand(n_movies, generator=rng, device=rng.device).square()
+        density = (
+            self.density_per_um2[0]
+            + (self.density_per_um2[1] - self.density_per_um2[0])
+            * torch.rand(n_movies, generator=rng, device=rng.device).square()
+        )
         # on at the start, or switched on later: exponential times have no memory, so no warm-up is needed
         expected = density * area_um2 * (1 + n_frames / on_time)
         movie = torch.repeat_interleave(
@@ -120,9 +122,7 @@ class Scene:
         row = torch.repeat_interleave(torch.arange(n, device=rng.device), lasts)
         frame = first[row] + torch.arange(len(row), device=rng.device) - (lasts.cumsum(0) - lasts)[row]
         fraction = torch.minimum(end[row], frame + 1.0) - torch.maximum(start[row], frame.float())
-        return EmitterSet(
-            frame=movie[row] * n_frames + frame, xyz=xyz[row], photons=flux[row] * fraction.clamp_min(0)
-        )
+        return EmitterSet(frame=movie[row] * n_frames + frame, xyz=xyz[row], photons=flux[row] * fraction.clamp_min(0))
 
     def _positions(self, movie: Tensor, n_movies: int, size: Tensor, rng: torch.Generator) -> Tensor:
         """(n, 2) nm, anywhere in the field, or along a few straight filaments 20 nm wide."""
@@ -145,9 +145,7 @@ class Scene:
         inside = ((on_line >= 0) & (on_line < size)).all(1) & filamentous[movie]
         return torch.where(inside[:, None], on_line, anywhere)
 
-    def sample_background(
-        self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator
-    ) -> Tensor:
+    def sample_background(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
         """Draw uneven, drifting background: (n_movies, n_frames, height, width) photons per pixel."""
         height, width = shape
         waves = 4

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -19,16 +20,12 @@ import decode
 from decode.atomic import atomic
 from decode.config import TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
-from decode.emitters import EmitterSet
 from decode.forward import Simulation
-from decode.metrics import score
 from decode.network.localizer import Localizer
 from decode.network.muon import Muon
-from decode.network.posterior import SetPosterior
-from decode.optics.camera import Camera
-from decode.optics.fisher import cramer_rao_bound
+from decode.validation import Validation, characterize, posterior_of
 
-__all__ = ["Progress", "TrainingError", "Validation", "train"]
+__all__ = ["Progress", "TrainingError", "train"]
 
 
 class TrainingError(RuntimeError):
@@ -56,96 +53,9 @@ class Progress:
     """figures of the averaged model on the fixed validation set, when it was just evaluated"""
 
 
-@final
-class Validation:
-    """A fixed set of simulated movies, and what a model makes of them."""
-
-    def __init__(self, config: TrainConfig, device: torch.device, n_movies: int = 24) -> None:
-        self.config = config
-        rng = torch.Generator(device).manual_seed(config.seed + 7919)
-        forward = config.forward_model()
-        forward.psf.to(device)
-        self.batches = [forward.sample(2, 8, (48, 48), rng) for _ in range(n_movies // 2)]
-        self.psf = forward.psf
-        self.device = device
-
-    @torch.no_grad()
-    def __call__(self, model: Localizer) -> dict[str, float]:
-        """Figures by the rules of the SMLM Challenge 2016, and the errors of isolated molecules over their bound."""
-        jaccard, lateral, ratios, pulls = [], [], [], []
-        for batch in self.batches:
-            posterior = _posterior(model, batch, self.config)
-            found = posterior.point_estimate().to("cpu")
-            truth = batch.emitters[batch.emitters.photons >= self.config.training.min_photons].to("cpu")
-            size_nm = 48 * self.config.pixel_size_nm
-            result = score(truth, found, two_d=not self.config.network.axial, field_nm=(size_nm, size_nm))
-            if result.tp:
-                jaccard.append(result.jaccard)
-                lateral.append(result.rmse_lateral_nm)
-            ratio, pull = self._against_bound(batch, truth, found)
-            ratios.append(ratio)
-            pulls.append(pull)
-        ratio, pull = torch.cat(ratios), torch.cat(pulls)
-        return {
-            "jaccard": sum(jaccard) / max(1, len(jaccard)),
-            "rmse_lateral_nm": sum(lateral) / max(1, len(lateral)),
-            "isolated_error_over_bound": float(ratio.square().mean().sqrt()) if len(ratio) else math.nan,
-            "isolated_spread_of_error_over_sigma": float(pull.square().mean().sqrt()) if len(pull) else math.nan,
-        }
-
-    def _against_bound(self, batch: Simulation, truth: EmitterSet, found: EmitterSet) -> tuple[Tensor, Tensor]:
-        """(error / bound) and (error / stated sigma), x and y, of molecules alone in 1 um with 1000 photons or more."""
-        n_frames = batch.frames.shape[1]
-        distance = torch.cdist(truth.xyz[:, :2], truth.xyz[:, :2])
-        distance[truth.frame[:, None] != truth.frame] = torch.inf
-        distance.fill_diagonal_(torch.inf)
-        px = truth.xyz[:, :2] / self.config.pixel_size_nm
-        alone = (distance.amin(1) > 1000) & (truth.photons >= 1000) & ((px > 5) & (px < 43)).all(1)
-        truth = truth[alone]
-        if not len(truth) or not len(found):
-            return torch.zeros(0), torch.zeros(0)
-        to = torch.cdist(truth.xyz[:, :2], found.xyz[:, :2])
-        to[truth.frame[:, None] != found.frame] = torch.inf
-        nearest, which = to.min(1)
-        hit = nearest < 250
-        truth, found = truth[hit], found[which[hit]]
-        movie = truth.frame // n_frames
-        column, row = (truth.xyz[:, :2] / self.config.pixel_size_nm).long().unbind(1)
-        background = batch.background.flatten(0, 1).cpu()[truth.frame, row, column]
-        bound = torch.empty(len(truth), 2)
-        for i in movie.unique():
-            of = movie == i
-            bound[of] = cramer_rao_bound(
-                self.psf,
-                _camera_of(batch, int(i)).to(self.device),
-                truth.xyz[of].to(self.device),
-                truth.photons[of].to(self.device),
-                background[of].to(self.device),
-                parameters=batch.psf_parameters[i].expand(int(of.sum()), -1),
-                two_d=True,
-            )[:, :2].cpu()
-        error = found.xyz[:, :2] - truth.xyz[:, :2]
-        assert found.xyz_sigma is not None
-        return error / bound, error / found.xyz_sigma[:, :2]
-
-
-def _camera_of(batch: Simulation, movie: int) -> Camera:
-    """The camera of one movie, with numbers (the median of its maps)."""
-    values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
-    numbers = {k: float(v[movie].median()) for k, v in values.items() if isinstance(v, Tensor)}
-    return replace(batch.camera, **numbers)
-
-
-def _posterior(model: Localizer, batch: Simulation, config: TrainConfig) -> SetPosterior:
-    sigma_px = batch.psf_told[:, 0] / config.pixel_size_nm
-    context = model.context_map({"psf_sigma_px": sigma_px}).to(batch.frames.device)
-    posterior: SetPosterior = model(batch.frames, batch.camera, context, config.pixel_size_nm)
-    return posterior
-
-
 def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
     """Negative log posterior of the emitters, in nats per 100 pixels, plus the squared error of log background."""
-    posterior = _posterior(model, batch, config)
+    posterior = posterior_of(model, batch)
     bright = batch.emitters[batch.emitters.photons >= config.training.min_photons]
     log_prob = posterior.log_prob(posterior.thin(bright)).sum()
     background = (posterior.background.log() - batch.background.flatten(0, 1).log()).square().mean()
@@ -227,7 +137,7 @@ def train(
         simulating += time.perf_counter() - before
         loss = loss_of(model, batch, config)
         model.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_norm)
         if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):
             for optimizer in optimizers:
@@ -266,6 +176,8 @@ def train(
             )
             if validation is not None:
                 average.record = _record(config, where, report, history)
+                if last:
+                    average.record["figures"] = characterize(average, config, where)
                 state = {
                     "config": json.dumps(to_mapping(config)),
                     "model": model.state_dict(),
@@ -308,8 +220,11 @@ def _cosine(fraction: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
 
 
-def _record(config: TrainConfig, device: torch.device, report: Progress, history: list[dict[str, Any]]) -> dict[str, Any]:
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+def _record(
+    config: TrainConfig, device: torch.device, report: Progress, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    cpu = f"{os.cpu_count()} CPU cores, {platform.machine()}"
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return {
         "config": to_mapping(config),
         "decode": decode.__version__,
@@ -330,7 +245,7 @@ def _board(log_dir: Path | str | None) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ValueError("--log needs TensorBoard: pip install 'decode-smlm[train]'") from None
-    return SummaryWriter(str(log_dir))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(log_dir))
 
 
 def _read_checkpoint(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
@@ -339,7 +254,9 @@ def _read_checkpoint(path: Path, config: TrainConfig, device: torch.device) -> d
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"--resume: {path} is damaged ({type(error).__name__}); train again without --resume") from None
+        raise ValueError(
+            f"--resume: {path} is damaged ({type(error).__name__}); train again without --resume"
+        ) from None
     if json.loads(state["config"]) != to_mapping(config):
         raise ValueError(f"--resume: {path} was made with another recipe; resume with the same one, or train anew")
     state["rng"] = state["rng"].cpu()

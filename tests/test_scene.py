@@ -56,9 +56,7 @@ def test_filaments_crowd_the_molecules(rng: torch.Generator) -> None:
 
 
 def test_background_has_its_level_contrast_and_drift(rng: torch.Generator) -> None:
-    scene = Scene(
-        background_photons=(50.0, 50.0), background_contrast=(0.3, 0.3), background_drift=(-0.1, -0.1)
-    )
+    scene = Scene(background_photons=(50.0, 50.0), background_contrast=(0.3, 0.3), background_drift=(-0.1, -0.1))
     background = scene.sample_background(300, 5, (64, 64), rng)
     assert float(background[:, 0].log().mean()) == pytest.approx(torch.tensor(50.0).log().item(), abs=0.03)
     assert float(background[:, 0].log().std()) == pytest.approx(0.3, abs=0.03)
@@ -75,7 +73,12 @@ def test_depths_fill_their_share(rng: torch.Generator) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("density_per_um2", (3.0, 1.0)), ("flux_photons", (0.0, 5.0)), ("filaments", 1.5), ("background_photons", (-1.0, 2.0))],
+    [
+        ("density_per_um2", (3.0, 1.0)),
+        ("flux_photons", (0.0, 5.0)),
+        ("filaments", 1.5),
+        ("background_photons", (-1.0, 2.0)),
+    ],
 )
 def test_impossible_ranges_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):

@@ -109,9 +109,9 @@ class _Part:
     path: Path
     tiff: tifffile.TiffFile
     series: tifffile.TiffPageSeries | None
-    """None where the list of pages is lost, but the pixels are not"""
+    """whose pages are read one by one; None reads those of the file"""
     block_offset: int | None
-    """where the pixels start, if they lie in one piece; else the pages are read one by one"""
+    """where the pixels start, if they lie in one piece: then no pages are needed"""
     n_frames: int
     frame_shape: tuple[int, int]
     dtype: np.dtype[Any]
@@ -290,7 +290,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
     return _Part(
         path=path,
         tiff=tiff,
-        series=series,
+        series=series if block_offset is None else None,
         block_offset=block_offset,
         n_frames=n_whole,
         frame_shape=(first.imagelength, first.imagewidth),

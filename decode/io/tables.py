@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +34,9 @@ Columns = dict[str, npt.NDArray[Any]]
 
 DECIMALS = {"nm": 3, "photon": 2, "": 4}
 """digits behind the point of a CSV column, by its unit"""
+
+HDF5_MARGIN = 2**22
+"""bytes that the HDF5 library may still hold back in its caches"""
 
 NM_PER = {"nm": 1.0, "": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
 
@@ -209,11 +215,7 @@ def _picasso_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
     if "pixel_size_nm" not in metadata:
         raise ValueError(f"{path}: a Picasso table is in pixels; put pixel_size_nm into the table's metadata")
     pixel = float(str(metadata["pixel_size_nm"]))
-    with (
-        atomic(path) as temporary,
-        atomic(path.with_suffix(".yaml")) as sidecar,
-        h5py.File(temporary, "w") as file,
-    ):
+    with atomic(path) as temporary, atomic(path.with_suffix(".yaml")) as sidecar, _hdf5_file(temporary) as file:
         locs: Any = None
         extent = {"Frames": 0, "Height": 0, "Width": 0}
 
@@ -227,6 +229,7 @@ def _picasso_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
             records = np.empty(len(chunk), locs.dtype)
             for name, column in columns.items():
                 records[name] = column
+            _require_room(temporary, records.nbytes)
             locs.resize(len(locs) + len(records), axis=0)
             locs[len(locs) - len(records) :] = records
             for fact, name in {"Frames": "frame", "Height": "y", "Width": "x"}.items():
@@ -243,6 +246,19 @@ def _picasso_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
             name: value for name, value in others.items() if name not in (*known.values(), "pixel_size_nm")
         }
         sidecar.write_text(yaml.safe_dump_all([movie, facts], sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+@contextmanager
+def _hdf5_file(path: Path) -> Iterator[Any]:
+    _require_room(path, 0)
+    with h5py.File(path, "w") as file:
+        yield file
+
+
+def _require_room(path: Path, n_bytes: int) -> None:
+    """Fail before the disk is full: HDF5 does not raise then but crashes (github.com/h5py/h5py/issues/914)."""
+    if shutil.disk_usage(path.parent).free < n_bytes + HDF5_MARGIN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, object]) -> Columns:
@@ -419,9 +435,9 @@ def _from_picasso(path: Path, locs: npt.NDArray[Any]) -> EmitterSet:
     if not {"frame", "x", "y"} <= names:
         raise ValueError(f"{path} is not a table of molecules: its `locs` lack frame, x or y")
     pixel = float(facts["Pixelsize"])
-    values: Columns = {axis: (locs[axis] + 0.5) * pixel for axis in ("x", "y")}
+    values: Columns = {axis: (locs[axis].astype(np.float64) + 0.5) * pixel for axis in ("x", "y")}
     if {"lpx", "lpy"} <= names and (locs["lpx"].any() or locs["lpy"].any()):
-        values |= {f"sigma_{axis}": locs[f"lp{axis}"] * pixel for axis in "xy"}
+        values |= {f"sigma_{axis}": locs[f"lp{axis}"].astype(np.float64) * pixel for axis in "xy"}
     same = {"z": "z", "sigma_z": "lpz", "frame": "frame", "photons": "photons", "background": "bg"}
     same |= {"probability": "prob", "photons_sigma": "photons_sigma"}
     values |= {name: locs[theirs] for name, theirs in same.items() if theirs in names}

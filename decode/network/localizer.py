@@ -73,7 +73,8 @@ class Localizer(nn.Module):
         self.out = nn.Conv2d(network.head_width, self.n_out, 1)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.normal_(self.out.weight, std=0.02)
-        assert self.out.bias is not None and self.head.bias is not None
+        assert self.out.bias is not None
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         with torch.no_grad():  # few emitters, in the middle of their pixel, a third of a pixel wide
             start = [-4.0, 0.0, 0.0, -1.0, -1.0, 6.0, -1.0, 3.0, 0.0, 5.0]
@@ -227,11 +228,11 @@ class Localizer(nn.Module):
         if metadata.get("sha256") != _fingerprint(tensors, metadata.get("about", "")):
             raise ValueError(f"{path}: the file was changed after it was written; take a fresh copy of the model")
         about = json.loads(metadata["about"])
-        shape = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
+        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
         model = cls(NetworkConfig(**shape), about["context"])
         model.load_state_dict(tensors)
         model.record = about["record"]
-        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
 def _fingerprint(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, max_pool2d
 
 from decode.emitters import EmitterSet
 
@@ -53,13 +53,15 @@ class SetPosterior:
 
     def __getitem__(self, frames: slice) -> SetPosterior:
         """The posterior of some of the frames."""
-        maps = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: m[frames] for name, m in maps.items() if isinstance(m, Tensor)})
+        return replace(self, **{name: m[frames] for name, m in self._maps().items()})
 
     def to(self, device: torch.device | str) -> SetPosterior:
         """The same posterior on another device."""
-        maps = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: m.to(device) for name, m in maps.items() if isinstance(m, Tensor)})
+        return replace(self, **{name: m.to(device) for name, m in self._maps().items()})
+
+    def _maps(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: m for name, m in values.items() if isinstance(m, Tensor)}
 
     @property
     def probability(self) -> Tensor:
@@ -193,7 +195,9 @@ class SetPosterior:
         """
         p = self.probability
         n, height, width = p.shape
-        frame, row, column = torch.nonzero(p > 0.02, as_tuple=True)
+        # a molecule is no more than the pixels around a peak: the rest need not be looked at
+        peaks = max_pool2d(p, 3, stride=1, padding=1) > threshold / 5
+        frame, row, column = torch.nonzero((p > 0.02) & peaks, as_tuple=True)
         m = len(frame)
         number = torch.full((n, height + 2, width + 2), -1, dtype=torch.int64, device=p.device)
         number[frame, row + 1, column + 1] = torch.arange(m, device=p.device)
@@ -252,7 +256,8 @@ class SetPosterior:
         means, variances = [], []
         for axis, pixel in ((0, column), (1, row)):
             offset, variance = _truncated_moments(
-                self.offset_px[frame, axis, row, column].double(), self.offset_sigma_px[frame, axis, row, column].double()
+                self.offset_px[frame, axis, row, column].double(),
+                self.offset_sigma_px[frame, axis, row, column].double(),
             )
             means.append((pixel + 0.5 + offset) * self.pixel_size_nm)
             variances.append(variance * self.pixel_size_nm**2)

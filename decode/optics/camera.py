@@ -130,7 +130,7 @@ class Camera:
         Returns:
             (..., y, x) natural log of a probability, dtype of `photons`, differentiable in `photons`.
         """
-        counts, expected = torch.broadcast_tensors(adu.double(), photons.double())  # type: ignore[no-untyped-call]
+        counts, expected = torch.broadcast_tensors(adu.double(), photons.double())
 
         def flat(value: float | Tensor) -> Tensor:
             return torch.as_tensor(value, dtype=torch.float64, device=photons.device).expand_as(counts).flatten()

@@ -59,7 +59,7 @@ def poisson_gamma_gauss(camera: Camera, adu: float, photons: float) -> float:
     assert camera.em_gain is not None
     mean, gain, noise = rate(camera, photons), camera.em_gain, camera.read_noise_e
     low, high = edges(camera, adu)
-    z = np.linspace(-9, 9, 20001)
+    z = np.linspace(-8, 8, 801)
     weight = stats.norm.pdf(z) * (z[1] - z[0])
     n = np.arange(1, int(mean + 12 * np.sqrt(mean) + 40))[:, None]
     upper, lower = (special.gammainc(n, np.maximum(edge - noise * z, 0) / gain) for edge in (high, low))
@@ -144,14 +144,13 @@ def test_log_prob_equals_the_sum_over_electrons(noise: float, e_per_adu: float, 
 
 
 @pytest.mark.parametrize("camera", [EMCCD, LOW_GAIN, replace(EMCCD, read_noise_e=10.0)])
-@pytest.mark.parametrize("photons", [0.0, 0.05, 1.0, 20.0, 200.0])
+@pytest.mark.parametrize("photons", [0.0, 0.05, 1.0, 20.0, 100.0])
 def test_log_prob_equals_the_sum_over_register_outputs(camera: Camera, photons: float) -> None:
     assert camera.em_gain is not None
     mean = rate(camera, photons)
     spread = (2 * mean * camera.em_gain**2 + camera.read_noise_e**2) ** 0.5
-    adu = [
-        float(round(camera.baseline + (mean * camera.em_gain + k * spread) / camera.e_per_adu)) for k in (-2, 0, 1, 4)
-    ]
+    output = [-2 * camera.read_noise_e, *(mean * camera.em_gain + k * spread for k in (-0.5, 0, 1, 4))]
+    adu = [float(round(camera.baseline + electrons / camera.e_per_adu)) for electrons in output]
     expected = [poisson_gamma_gauss(camera, a, photons) for a in adu]
     found = camera.log_prob(double(adu), double(photons).expand(len(adu)))
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)

@@ -116,7 +116,7 @@ def test_slopes_are_those_of_finite_differences(psf: PSF, rng: torch.Generator) 
 @pytest.mark.parametrize("camera", [SCMOS, EMCCD], ids=["scmos", "emccd"])
 def test_maximum_likelihood_reaches_the_bound(camera: Camera, rng: torch.Generator) -> None:
     """Fits under the exact likelihood of simulated images spread as the bound says, in all five parameters."""
-    psf, n = astigmatic(), 400
+    psf, n = astigmatic(), 200
     truth = double([860.0, 830.0, 60.0, 3000.0, 20.0])
     bound = cramer_rao_bound(psf, camera, truth[None, :3], truth[3:4], truth[4:])[0]
 
@@ -126,12 +126,12 @@ def test_maximum_likelihood_reaches_the_bound(camera: Camera, rng: torch.Generat
     information = fisher_information(psf, camera, truth[None, :3], truth[3:4], truth[4:])[0]
     adu = camera.sample(mean(truth[None]).detach().expand(n, -1, -1), rng)
     theta = truth.expand(n, 5).clone()
-    for _ in range(4):  # Fisher scoring
+    for _ in range(2):  # Fisher scoring
         theta.requires_grad_()
         (score,) = torch.autograd.grad(camera.log_prob(adu, mean(theta)).sum(), theta)
         theta = theta.detach() + score @ torch.linalg.inv(information)
     spread = theta.std(0)
-    assert (spread / bound).tolist() == pytest.approx([1.0] * 5, abs=0.12)
+    assert (spread / bound).tolist() == pytest.approx([1.0] * 5, abs=0.17)
     assert ((theta.mean(0) - truth).abs() < 4 * bound / n**0.5 + double([0.5, 0.5, 1.5, 15.0, 0.1])).all()
 
 
@@ -158,12 +158,12 @@ def test_a_noisy_pixel_is_felt_only_where_it_is(rng: torch.Generator) -> None:
     noise = torch.full((32, 64), 1.6, dtype=torch.float64)
     noise[10, 40] = 60.0
     camera = replace(SCMOS, read_noise_e=noise)
-    xyz = double([[4050.0, 1050.0, 0.0], [1050.0, 4050.0, 0.0], [4050.0, 2550.0, 0.0], [-80.0, 40.0, 0.0]])
+    xyz = double([[4160.0, 1050.0, 0.0], [1050.0, 4050.0, 0.0], [4050.0, 2550.0, 0.0], [-80.0, 40.0, 0.0]])
     photons, background = double([900.0] * 4), double([5.0] * 4)
     psf = GaussianPSF(110.0, pixel_size_nm=100.0, patch_px=13).double()
     quiet = cramer_rao_bound(psf, SCMOS, xyz, photons, background)[:, :2]
     found = cramer_rao_bound(psf, camera, xyz, photons, background)[:, :2]
-    assert (found[0] > quiet[0] * 1.02).all()
+    assert found[0, 0] > quiet[0, 0] * 1.1  # one sigma from the emitter
     torch.testing.assert_close(found[1:], quiet[1:])
 
 

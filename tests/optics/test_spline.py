@@ -53,12 +53,15 @@ def positions(n: int, rng: torch.Generator) -> Tensor:
     return torch.tensor([1200.0, 1200.0, -250.0]) + unit * torch.tensor([100.0, 100.0, 500.0])
 
 
-@pytest.mark.parametrize("oversampling", [1, 2, 3])
-def test_a_sampled_gaussian_comes_back_between_the_voxels(oversampling: int, rng: torch.Generator) -> None:
+@pytest.mark.parametrize(("oversampling", "limit"), [(1, 3e-3), (2, 3e-4), (3, 3e-4)])
+def test_a_sampled_gaussian_comes_back_between_the_voxels(
+    oversampling: int, limit: float, rng: torch.Generator
+) -> None:
+    """With voxels of 0.67 sigma to 0.3 % of the peak; the error goes with the fourth power of their side."""
     xyz = positions(100, rng)
     expected, found = gaussian().integrate_pixels(xyz), spline(oversampling).integrate_pixels(xyz)
     peak = expected.amax((1, 2), keepdim=True)
-    assert ((found - expected).abs() / peak).max() < (2e-3 if oversampling == 1 else 1e-3)
+    assert ((found - expected).abs() / peak).max() < limit
 
 
 def test_at_its_voxels_it_is_the_stack() -> None:
@@ -147,7 +150,7 @@ def test_gradient_descent_finds_a_stack(rng: torch.Generator) -> None:
         optimizer.zero_grad()
         value = 1e4 * (psf.integrate_pixels(xyz) - images).square().sum()
         value.backward()
-        return value
+        return value.detach()
 
     before = float(loss())
     optimizer.step(loss)  # type: ignore[no-untyped-call, arg-type]

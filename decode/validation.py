@@ -1,0 +1,238 @@
+"""What a model makes of simulations whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.config import TrainConfig
+from decode.emitters import EmitterSet
+from decode.forward import Simulation
+from decode.metrics import score
+from decode.network.localizer import Localizer
+from decode.network.posterior import SetPosterior
+from decode.optics.camera import Camera
+from decode.optics.fisher import cramer_rao_bound
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF, render
+
+__all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "posterior_of"]
+
+
+def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
+    """What a model infers from simulated movies, told the PSF as a user would know it."""
+    context = model.context_map({"psf_sigma_px": batch.psf_told[:, 0] / batch.pixel_size_nm})
+    posterior: SetPosterior = model(batch.frames, batch.camera, context.to(batch.frames.device), batch.pixel_size_nm)
+    return posterior
+
+
+@final
+class Validation:
+    """A fixed set of simulated movies, drawn from a recipe, and the figures of a model on them."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, n_movies: int = 24) -> None:
+        rng = torch.Generator(device).manual_seed(config.seed + 7919)
+        forward = config.forward_model()
+        forward.psf.to(device)
+        self._batches = [forward.sample(2, 8, (48, 48), rng) for _ in range(n_movies // 2)]
+        self._psf = forward.psf
+        self._min_photons = config.training.min_photons
+        self._two_d = not config.network.axial
+
+    @torch.no_grad()
+    def __call__(self, model: Localizer) -> dict[str, float]:
+        """Means over the movies by the rules of the SMLM Challenge 2016, and root mean squares over isolated molecules.
+
+        Isolated molecules are alone within a micrometre, and have 1000 photons or more in the frame.
+        """
+        scores, over_bound, over_sigma = [], [], []
+        for batch in self._batches:
+            found = posterior_of(model, batch).point_estimate().to("cpu")
+            truth = batch.emitters[batch.emitters.photons >= self._min_photons].to("cpu")
+            result = score(truth, found, two_d=self._two_d, field_nm=(48 * batch.pixel_size_nm,) * 2)
+            if result.tp + result.fp + result.fn:
+                scores.append((result.jaccard, result.rmse_lateral_nm))
+            errors = _errors_of_isolated(batch, truth, found, self._psf)
+            over_bound.append(errors[0])
+            over_sigma.append(errors[1])
+        jaccard, lateral = torch.tensor(scores).reshape(-1, 2).nanmean(0).tolist()
+        bound, sigma = (float(torch.cat(e).square().mean().sqrt()) for e in (over_bound, over_sigma))
+        return {
+            "jaccard": jaccard,
+            "rmse_lateral_nm": lateral,
+            "isolated_error_over_bound": bound,
+            "isolated_error_over_sigma": sigma,
+        }
+
+
+def _errors_of_isolated(batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF) -> tuple[Tensor, Tensor]:
+    """(m, 2) errors in x and y of the isolated molecules that were found: over their bound, over their stated sigma."""
+    n_frames, height, width = batch.frames.shape[1:]
+    distance = torch.cdist(truth.xyz[:, :2], truth.xyz[:, :2])
+    distance[truth.frame[:, None] != truth.frame] = torch.inf
+    distance.fill_diagonal_(torch.inf)
+    px = truth.xyz[:, :2] / batch.pixel_size_nm
+    inner = ((px > 5) & (px < torch.tensor([width - 5, height - 5]))).all(1)
+    truth = truth[(distance.amin(1) > 1000) & (truth.photons >= 1000) & inner] if len(truth) > 1 else truth[:0]
+    if not len(truth) or not len(found) or found.xyz_sigma is None:
+        return torch.zeros(0, 2), torch.zeros(0, 2)
+    to = torch.cdist(truth.xyz[:, :2], found.xyz[:, :2])
+    to[truth.frame[:, None] != found.frame] = torch.inf
+    nearest, which = to.min(1)
+    hit = nearest < 250
+    truth, found = truth[hit], found[which[hit]]
+    column, row = (truth.xyz[:, :2] / batch.pixel_size_nm).long().unbind(1)
+    background = batch.background.flatten(0, 1).cpu()[truth.frame, row, column]
+    bound = torch.empty(len(truth), 2)
+    device = batch.frames.device
+    for movie in (truth.frame // n_frames).unique():
+        of = truth.frame // n_frames == movie
+        bound[of] = cramer_rao_bound(
+            psf,
+            _camera_of(batch, int(movie)),
+            truth.xyz[of].to(device),
+            truth.photons[of].to(device),
+            background[of].to(device),
+            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1),
+            two_d=True,
+        )[:, :2].cpu()
+    error = found.xyz[:, :2] - truth.xyz[:, :2]
+    assert found.xyz_sigma is not None
+    return error / bound, error / found.xyz_sigma[:, :2]
+
+
+def _camera_of(batch: Simulation, movie: int) -> Camera:
+    """The camera of one movie, with numbers: the median of its maps."""
+    values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
+    return replace(batch.camera, **{k: float(v[movie].median()) for k, v in values.items() if isinstance(v, Tensor)})
+
+
+class Isolated(NamedTuple):
+    """Errors of molecules that are alone in their frame."""
+
+    found: float
+    """fraction of the molecules"""
+    rmse_nm: float
+    """root mean square error of x and y, per axis"""
+    bound_nm: float
+    """Cramer-Rao bound per axis (of one frame, with photons and background unknown)"""
+    error_over_sigma: tuple[float, float]
+    """standard deviation of (estimate - truth) / stated sigma, x and y"""
+    photons_ratio: float
+    """mean of estimated over true photons"""
+
+
+@torch.no_grad()
+def localize_isolated(
+    model: Localizer,
+    camera: Camera,
+    *,
+    sigma_px: float,
+    photons: float,
+    background: float,
+    n: int = 500,
+    pixel_size_nm: float = 100.0,
+    seed: int = 0,
+) -> Isolated:
+    """Localize single molecules of a Gaussian PSF, each in one frame between two empty ones, at random places.
+
+    Args:
+        model: takes the width of the PSF as its context.
+        camera: fields are numbers.
+        sigma_px: width of the PSF, pixels.
+        photons, background: of each molecule; per pixel.
+        n: molecules.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    psf = GaussianPSF(sigma_px * pixel_size_nm, pixel_size_nm=pixel_size_nm)
+    side = 40
+    xyz = torch.zeros(n, 3)
+    xyz[:, :2] = (15 + 10 * torch.rand(n, 2, generator=rng)) * pixel_size_nm
+    light = background + render(
+        psf,
+        frame=3 * torch.arange(n) + 1,
+        xyz=xyz,
+        photons=torch.full((n,), photons),
+        n_frames=3 * n,
+        shape=(side, side),
+    )
+    adu = camera.sample(light, rng).view(n, 3, side, side)
+    context = model.context_map({"psf_sigma_px": sigma_px})
+    parts = [model(adu[i : i + 32], camera, context, pixel_size_nm).point_estimate() for i in range(0, n, 32)]
+    found = EmitterSet.cat(replace(p, frame=p.frame + 96 * i) for i, p in enumerate(parts))
+    found = found[found.frame % 3 == 1]
+    assert found.xyz_sigma is not None
+    which = found.frame // 3
+    error = found.xyz[:, :2] - xyz[which, :2]
+    hit = error.norm(dim=1) < 250
+    error, stated = error[hit], found.xyz_sigma[hit, :2]
+    bound = cramer_rao_bound(psf, camera, xyz, torch.full((n,), photons), torch.full((n,), background), two_d=True)[
+        :, :2
+    ]
+    spread = (error / stated).std(0)
+    return Isolated(
+        found=len(which[hit].unique()) / n,
+        rmse_nm=float(error.square().mean().sqrt()),
+        bound_nm=float(bound.square().mean().sqrt()),
+        error_over_sigma=(float(spread[0]), float(spread[1])),
+        photons_ratio=float(found.photons[hit].mean()) / photons,
+    )
+
+
+@torch.no_grad()
+def characterize(model: Localizer, config: TrainConfig, device: torch.device) -> list[dict[str, float]]:
+    """Figures by density and photons, in the middle of the recipe's other ranges, on an EMCCD.
+
+    Returns:
+        One mapping per pair of density and mean flux, for a model's record.
+    """
+    low, high = config.scene.flux_photons
+    fluxes = [f for f in (500.0, 2000.0, 8000.0) if low <= f <= high] or [math.sqrt(low * high)]
+    most = config.scene.density_per_um2[1]
+    background = math.sqrt(math.prod(config.scene.background_photons))
+    sigma = math.sqrt(math.prod(config.psf.sigma_px))
+    rows = []
+    for density in (most / 30, most / 6, most / 3, most * 2 / 3, most):
+        for flux in fluxes:
+            scene = replace(
+                config.scene,
+                density_per_um2=(density, density),
+                flux_photons=(flux, flux),
+                flux_variation=(0.3, 0.3),
+                background_photons=(background, background),
+                filaments=0.0,
+            )
+            recipe = replace(
+                config,
+                scene=scene,
+                psf=replace(config.psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0),
+                camera=replace(config.camera, emccd_fraction=1.0),
+            )
+            forward = recipe.forward_model()
+            forward.psf.to(device)
+            rng = torch.Generator(device).manual_seed(config.seed + 104729)
+            batch = forward.sample(3, 6, (56, 56), rng)
+            found = posterior_of(model, batch).point_estimate().to("cpu")
+            truth = batch.emitters.to("cpu")
+            result = score(
+                truth,
+                found,
+                two_d=not config.network.axial,
+                min_photons=flux / 4,
+                field_nm=(56 * config.pixel_size_nm,) * 2,
+            )
+            rows.append(
+                {
+                    "density_per_um2": round(density, 3),
+                    "flux_photons": flux,
+                    "background_photons": round(background, 1),
+                    "psf_sigma_px": round(sigma, 3),
+                    "jaccard": round(result.jaccard, 4),
+                    "rmse_lateral_nm": round(result.rmse_lateral_nm, 2),
+                }
+            )
+    return rows

@@ -1,0 +1,122 @@
+"""Localizing: the same molecules whatever the tiles and chunks, in the frame's own coordinates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import decode.localize
+from decode.emitters import EmitterSet
+from decode.io.stacks import open_movie, write_movie
+from decode.localize import localize
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
+
+CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
+
+
+@pytest.fixture(scope="module")
+def model() -> Localizer:
+    """Untrained, with outputs wild enough to list molecules everywhere."""
+    torch.manual_seed(1)
+    model = Localizer(
+        NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=8), {"psf_sigma_px": (0.8, 2.0)}
+    )
+    torch.nn.init.normal_(model.out.weight, std=1.0)
+    torch.nn.init.zeros_(model.out.bias)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def movie_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("movie") / "movie.tif"
+    rng = np.random.default_rng(2)
+    spots = rng.random((21, 50, 74)) > 0.98
+    write_movie(path, rng.poisson(140 + 900 * spots).astype(np.uint16))
+    return path
+
+
+def run(path: Path, model: Localizer, frames: slice | None = None, **options: Any) -> EmitterSet:
+    with open_movie(path, frames=frames) as movie:
+        context = options.pop("context", {"psf_sigma_px": 1.3})
+        chunks = list(localize(movie, model, CAMERA, pixel_size_nm=100.0, context=context, device="cpu", **options))
+    assert [c.metadata["frames_done"] for c in chunks][-1] == chunks[-1].metadata["frames_total"]
+    return EmitterSet.cat(chunks)
+
+
+def assert_same(one: EmitterSet, two: EmitterSet) -> None:
+    assert len(one) == len(two) > 100
+    order = [np.lexsort((e.xyz[:, 0].round(decimals=1), e.frame)) for e in (one, two)]
+    for name, column in one.columns().items():
+        torch.testing.assert_close(
+            column[order[0]], two.columns()[name][order[1]], rtol=1e-3, atol=1e-2, equal_nan=True, msg=name
+        )
+
+
+def test_molecules_do_not_depend_on_tiles(movie_path: Path, model: Localizer) -> None:
+    whole = run(movie_path, model)
+    assert_same(whole, run(movie_path, model, tile_px=19))
+    assert whole.frame.diff().min() >= 0, "frames in order"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
+def test_molecules_do_not_depend_on_batches(
+    movie_path: Path, model: Localizer, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    whole = run(movie_path, model)
+    monkeypatch.setitem(decode.localize.PIXELS_AT_ONCE, "cpu", at_once * 50 * 74)
+    monkeypatch.setattr(decode.localize, "CHUNK_PIXELS", 8 * 50 * 74)
+    assert_same(whole, run(movie_path, model))
+
+
+def test_it_equals_the_network_run_on_the_whole_movie(movie_path: Path, model: Localizer) -> None:
+    with open_movie(movie_path) as movie, torch.no_grad():
+        adu = torch.from_numpy(movie.read(0, 21).astype(np.float32))[None]
+    with torch.no_grad():
+        direct = model(adu, CAMERA, model.context_map({"psf_sigma_px": 1.3}), 100.0).point_estimate()
+    assert_same(direct, run(movie_path, model))
+
+
+def test_a_region_keeps_the_frames_coordinates(movie_path: Path, model: Localizer) -> None:
+    whole = run(movie_path, model)
+    x, y = whole.xyz[:, 0] / 100, whole.xyz[:, 1] / 100
+    inside = whole[(x >= 20) & (x < 61) & (y >= 10) & (y < 33)]
+    assert_same(inside, run(movie_path, model, roi=(slice(10, 33), slice(20, 61))))
+
+
+def test_frames_keep_their_numbers(movie_path: Path, model: Localizer) -> None:
+    whole = run(movie_path, model)
+    part = run(movie_path, model, frames=slice(5, 15))
+    inner = (whole.frame > 5) & (whole.frame < 14)
+    assert_same(whole[inner], part[(part.frame > 5) & (part.frame < 14)])
+
+
+def test_maps_must_fit(movie_path: Path, model: Localizer) -> None:
+    with open_movie(movie_path) as movie:
+        wrong = Camera(baseline=torch.full((74, 50), 100.0), e_per_adu=1.0, read_noise_e=1.0)
+        with pytest.raises(ValueError, match=r"baseline map is \(74, 50\).*frames are \(50, 74\)"):
+            next(localize(movie, model, wrong, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3}))
+        with pytest.raises(ValueError, match="rows 40:60"):
+            next(
+                localize(
+                    movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3},
+                    roi=(slice(40, 60), slice(0, 5)),
+                )
+            )  # fmt: skip
+        with pytest.raises(ValueError, match="outside the range"):
+            next(localize(movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 9.0}))
+
+
+def test_a_map_of_widths_reaches_its_pixels(movie_path: Path, model: Localizer) -> None:
+    uniform = run(movie_path, model, context={"psf_sigma_px": torch.full((50, 74), 1.3)})
+    assert_same(run(movie_path, model), uniform)
+    assert_same(uniform, run(movie_path, model, context={"psf_sigma_px": torch.full((50, 74), 1.3)}, tile_px=30))
+
+
+def test_one_frame_is_a_movie(tmp_path: Path, model: Localizer) -> None:
+    write_movie(tmp_path / "one.tif", np.random.default_rng(0).poisson(140, (1, 40, 40)).astype(np.uint16))
+    assert len(run(tmp_path / "one.tif", model)) > 0

@@ -1,0 +1,124 @@
+"""Training: it learns, resumes bit for bit, survives a bad step and says why it stops."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import decode.train
+from decode.config import Optimization, TrainConfig
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.scene import Scene
+from decode.train import Progress, TrainingError, train
+
+TINY = TrainConfig(
+    seed=3,
+    network=NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8),
+    scene=Scene(density_per_um2=(0.5, 1.0), flux_photons=(3000.0, 6000.0), background_photons=(5.0, 20.0)),
+    training=Optimization(steps=8, movies=2, frames=3, size_px=16, validate_every=4, warm_up_steps=2),
+)
+
+
+def run(config: TrainConfig, out: Path, stop_at: int | None = None, **options: Any) -> list[Progress]:
+    reports = []
+    for report in train(config, out, device="cpu", report_every=4, **options):
+        reports.append(report)
+        if report.step == stop_at:
+            break
+    return reports
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_resuming_gives_the_same_weights_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    config = replace(TINY, training=replace(TINY.training, optimizer=optimizer))
+    run(config, tmp_path / "whole.safetensors")
+    run(config, tmp_path / "parts.safetensors", stop_at=4)
+    rest = run(config, tmp_path / "parts.safetensors", resume=True)
+    assert [r.step for r in rest] == [8]
+    whole, parts = (Localizer.load(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:
+    reports = run(TINY, tmp_path / "m.safetensors", log_dir=tmp_path / "log")
+    record = json.loads((tmp_path / "m.json").read_text())
+    assert record == Localizer.load(tmp_path / "m.safetensors").record
+    assert record["config"]["seed"] == 3
+    assert record["steps"] == 8
+    assert [v["step"] for v in record["validation"]] == [4, 8]
+    assert record["hardware"]
+    assert any((tmp_path / "log").iterdir()), "TensorBoard's files"
+    assert reports[-1].fraction == 1
+    assert 0 < reports[-1].simulation_share < 1
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    config = replace(TINY, training=replace(TINY.training, steps=300, movies=4, validate_every=300))
+    reports = list(train(config, tmp_path / "m.safetensors", device="cpu", report_every=30))
+    assert reports[-1].loss < 0.4 * reports[0].loss
+    assert reports[-1].validation is not None
+    assert reports[-1].validation["jaccard"] > 0.1
+
+
+def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
+    config = replace(TINY, training=replace(TINY.training, steps=10**6, validate_every=10**6))
+    last = run(config, tmp_path / "m.safetensors", minutes=0.02)[-1]
+    assert last.step < 1000
+    assert last.validation is not None
+    assert (tmp_path / "m.safetensors").is_file()
+    assert last.learning_rate < 0.1 * TINY.training.learning_rate, "the schedule follows the time"
+
+
+def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = decode.train.loss_of
+    bad = {2}
+    calls = 0
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return honest(*arguments) * (math.nan if calls in bad else 1)
+
+    monkeypatch.setattr(decode.train, "loss_of", loss)
+    last = run(TINY, tmp_path / "m.safetensors")[-1]
+    assert last.skipped == 1
+    assert all(torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters())
+    bad = set(range(1, 1000))
+    with pytest.raises(TrainingError, match=r"not finite in 20 steps in a row .* lower training\.learning_rate"):
+        run(replace(TINY, training=replace(TINY.training, steps=100)), tmp_path / "n.safetensors")
+
+
+def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        run(TINY, out, resume=True)
+    run(TINY, out)
+    with pytest.raises(ValueError, match="another recipe"):
+        run(replace(TINY, seed=4), out, resume=True)
+    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        run(TINY, out, resume=True)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        run(TINY, tmp_path / "missing" / "m.safetensors")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no GPU"):
+        next(train(TINY, tmp_path / "m.safetensors", device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_it_trains_on_a_gpu(tmp_path: Path) -> None:
+    last = list(train(TINY, tmp_path / "m.safetensors", device="cuda", report_every=4))[-1]
+    assert math.isfinite(last.loss)
