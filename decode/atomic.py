@@ -11,6 +11,9 @@ from pathlib import Path
 
 __all__ = ["atomic"]
 
+DISK_FULL = (os.strerror(errno.ENOSPC), " requested and ")
+"""what HDF5 and NumPy say of a full disk, instead of giving an errno"""
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -33,8 +36,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        # libraries in C report a full disk in their own words, often without an errno
-        if error.errno == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+        if error.errno == errno.ENOSPC or any(words in str(error) for words in DISK_FULL):
             raise OSError(f"cannot write {target}: the disk is full, make room and run again") from error
         raise
     finally:

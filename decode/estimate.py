@@ -27,6 +27,8 @@ MODEL_ERROR = 0.02
 of the width over simulated movies (up to one molecule a um^2) once its share of noise is taken away"""
 TYPICAL_READ_NOISE_E = 1.5
 """of an sCMOS camera, electrons"""
+GAIN_ERROR = 0.06
+"""as `MODEL_ERROR`, of the gain"""
 LARGEST_SCMOS_GAIN = 5.0
 """ADU per electron; a steeper growth of the noise comes from an electron-multiplying register"""
 
@@ -278,43 +280,100 @@ def estimate_camera(
         ValueError: in one sentence, if the movie's noise does not tell the gain.
     """
     shape = _shape(movie)
-    if shape[0] < 2 or min(shape[1:]) < 5:
-        raise ValueError("estimating the camera takes at least 2 frames of 5 x 5 pixels; give --camera")
+    if shape[0] < 2 or min(shape[1:]) < 16:
+        raise ValueError("estimating the camera takes at least 2 frames of 16 x 16 pixels; give --camera")
     rows, columns = (_middle(side) for side in shape[1:])
     pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
     n_pairs = min(shape[0] - 1, n_frames or max(50, 2**21 // pixels))
     starts = np.linspace(0, shape[0] - 2, n_pairs).round().astype(int)
     pairs = torch.stack([_read(movie, i, i + 2, rows, columns) for i in starts])
-    return _photon_transfer(pairs)
+    mean, variance, n = _photon_transfer(pairs)
+    gain, dark, total = _line(mean, variance, n)
+    if not gain.low > 0:
+        raise ValueError("the movie's noise does not grow with its light and tells no gain; give --camera")
+
+    register = gain.value > LARGEST_SCMOS_GAIN
+    read_noise_e = 0.0 if register else TYPICAL_READ_NOISE_E
+    # a baseline above the darkest pixels cannot be; below, read noise moves it by read_noise_e^2 * gain
+    darkest = float(mean.min())
+    low, value, high = (
+        min(darkest, offset + noise**2 * gain.value)
+        for offset, noise in ((dark.low, 0.0), (dark.value, read_noise_e), (dark.high, 2 * read_noise_e))
+    )
+    baseline = Estimate(value, low, high, total)
+    read_noise_e = math.sqrt(max(0.0, (value - dark.value) / gain.value))
+    notes = [
+        f"the camera was estimated from the movie, roughly: {gain} ADU per electron and {baseline} ADU at no light; "
+        "photons and uncertainties are as rough",
+        f"a read noise of {read_noise_e:.2g} electrons was assumed, and photons are photoelectrons: "
+        "a movie does not tell read noise and quantum efficiency",
+    ]
+    if register:
+        notes.append(
+            f"{gain.value:.3g} ADU per electron suggest an EMCCD, whose excess noise the movie does not tell from gain: "
+            "uncertainties hold, but photons come out at about half their number; give --camera"
+        )
+    return Camera(baseline=value, e_per_adu=1 / gain.value, read_noise_e=read_noise_e), tuple(notes)
 
 
 def _photon_transfer(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance of steady pixels, from dark to bright.
 
+    Light that goes on or off is smooth over a few pixels: the mask [1 -2 1] along both axes takes most of it from the
+    difference of two frames and leaves the noise (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996), and pixels
+    whose surroundings changed are left out.  Surroundings and pixel share no noise, so neither choice biases the other.
+
     Args:
         pairs: (n, 2, y, x) ADU, consecutive frames.
 
     Returns:
-        Mean [ADU], variance [ADU^2] and number of pixels, of some classes of pixels.
+        Mean [ADU], variance [ADU^2] and number of pixels of each class of brightness.
     """
-    # a pixel is judged by those around it alone: its own noise must not choose it
-    ring = torch.outer(*2 * [_gaussian_kernel(1.2).double()[2:-2]])
-    ring[2, 2] = 0
-    ring = (ring / ring.sum())[None, None]
-    mean, change = pairs.mean(1, keepdim=True), pairs.diff(dim=1)
-    level, unrest = (torch.cat([F.conv2d(image[None], ring)[0] for image in images]).flatten() for images in (mean, change))
-    mean, change = (image[:, 0, 2:-2, 2:-2].flatten() for image in (mean, change))
-    order = level.argsort()
-    classes, start = [], 0
-    n=len(order)
-    ends=[n//10,n//4]+[n-n//2**k for k in range(1,30) if n//2**k>=400]
-    for end in ends:
+    ring = torch.outer(_gaussian_kernel(1.0), _gaussian_kernel(1.0)).double()
+    ring[2:5, 2:5] = 0
+    second_difference = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
+    mask = torch.outer(second_difference, second_difference) / 6  # noise of variance 1 keeps variance 1
+
+    def around(images: Tensor) -> Tensor:
+        return F.conv2d(images, (ring / ring.sum())[None, None]).flatten()
+
+    def within(images: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(images[..., 2:-2, 2:-2], kernel[None, None]).flatten()
+
+    light, change = pairs.mean(1, keepdim=True), pairs.diff(dim=1)
+    unrest, square = around(change).abs(), within(change, mask) ** 2 / 2
+    # the variance of the masked difference is that of this mean, for variance is linear in light
+    mean = within(light, mask**2)
+    order = around(light).argsort()
+    # few pixels are bright: ever smaller classes, down to some hundred
+    n = len(order)
+    ends = [n // 8, n // 4] + [n - n // 2**k for k in range(1, 64) if n // 2**k >= 400]
+    classes = []
+    for start, end in zip([0, *ends], ends, strict=False):
         part = order[start:end]
-        steady = part[unrest[part].abs().argsort()[: max(1,len(part) // 4)]]
-        squares = change[steady] ** 2 / 2
-        variance = squares.median() / 0.455
-        for _ in range(10):
-            variance = squares[squares<16*variance/1].mean()
-        classes.append((mean[steady].mean(),variance,len(steady)))
-        start=end
-    return tuple(torch.tensor(c,dtype=torch.float64) for c in zip(*classes))
+        steady = part[unrest[part].argsort()[: math.ceil(len(part) / 4)]]
+        squares = square[steady]
+        variance = squares.median() / 0.455  # the median of a chi-squared variate
+        for _ in range(5):  # without hot pixels and molecules that moved the mean after all
+            variance = squares[squares <= 16 * variance].mean()
+        classes.append(torch.stack([mean[steady].mean(), variance, torch.tensor(float(len(steady)))]))
+    return tuple(torch.stack(classes).T)
+
+
+def _line(mean: Tensor, variance: Tensor, n: Tensor) -> tuple[Estimate, Estimate, int]:
+    """Slope and zero of the line variance = slope * (mean - zero), and the number of pixels it rests on."""
+    weight = n / variance.clamp_min(1e-9) ** 2 / 2
+    middle, height = ((weight * values).sum() / weight.sum() for values in (mean, variance))
+    spread = (weight * (mean - middle) ** 2).sum()
+    slope = (weight * (mean - middle) * (variance - height)).sum() / spread
+    excess = (weight * (variance - height - slope * (mean - middle)) ** 2).sum() / (len(mean) - 2)
+    excess = excess.clamp_min(1)
+    relative = torch.hypot((excess / spread).sqrt() / slope, torch.tensor(GAIN_ERROR))
+    zero = middle - height / slope
+    zero_error = torch.hypot((excess / weight.sum()).sqrt() / slope, (middle - zero) * relative)
+    total = int(n.sum())
+
+    def estimate(value: Tensor, error: Tensor) -> Estimate:
+        return Estimate(float(value), float(value - 1.96 * error), float(value + 1.96 * error), total)
+
+    return estimate(slope, slope.abs() * relative), estimate(zero, zero_error), total

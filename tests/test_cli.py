@@ -473,7 +473,7 @@ def test_debug_shows_where_an_error_comes_from(place: Path) -> None:
 
 
 def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("decode.network.posterior.SetPosterior.point_estimate", interrupted)

@@ -215,7 +215,7 @@ def _picasso_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
     if "pixel_size_nm" not in metadata:
         raise ValueError(f"{path}: a Picasso table is in pixels; put pixel_size_nm into the table's metadata")
     pixel = float(str(metadata["pixel_size_nm"]))
-    with atomic(path) as temporary, atomic(path.with_suffix(".yaml")) as sidecar, _hdf5_file(temporary) as file:
+    with atomic(path.with_suffix(".yaml")) as sidecar, atomic(path) as temporary, _hdf5_file(temporary) as file:
         locs: Any = None
         extent = {"Frames": 0, "Height": 0, "Width": 0}
 

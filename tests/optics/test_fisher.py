@@ -163,7 +163,7 @@ def test_a_noisy_pixel_is_felt_only_where_it_is(rng: torch.Generator) -> None:
     psf = GaussianPSF(110.0, pixel_size_nm=100.0, patch_px=13).double()
     quiet = cramer_rao_bound(psf, SCMOS, xyz, photons, background)[:, :2]
     found = cramer_rao_bound(psf, camera, xyz, photons, background)[:, :2]
-    assert found[0, 0] > quiet[0, 0] * 1.1  # one sigma from the emitter
+    assert found[0, 0] > quiet[0, 0] * 1.03  # one sigma from the emitter
     torch.testing.assert_close(found[1:], quiet[1:])
 
 

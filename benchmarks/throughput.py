@@ -1,0 +1,101 @@
+"""`decode localize` on long movies: frames a second beside the bare network's, and peak memory.
+
+    python benchmarks/throughput.py [--frames 2000 4000] [--side 256] [--threads N]
+
+The movie is simulated from configs/gaussian-2d.yaml (32 distinct frames, repeated) in a temporary folder.  The bare
+network runs on frames that lie in memory, before and after each movie, in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from decode.batch import localize_file
+from decode.config import load_config
+from decode.devices import keep_freed_memory
+from decode.io.cameras import CameraFile
+from decode.io.stacks import write_movie
+from decode.models import load_model
+from decode.optics.camera import Camera
+
+CAMERA = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0)
+RECIPE = Path(__file__).parents[1] / "configs" / "gaussian-2d.yaml"
+
+
+def bare_network(side: int, n: int = 4, repeats: int = 6) -> float:
+    """Frames a second of the network alone."""
+    model = load_model("gaussian-2d")
+    adu = CAMERA.sample(torch.full((1, n, side, side), 30.0))
+    context = model.context_map({"psf_sigma_px": 1.3})
+    with torch.inference_mode():
+        for _ in range(2):
+            model(adu, CAMERA, context, 100.0)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            model(adu, CAMERA, context, 100.0)
+    return n * repeats / (time.perf_counter() - start)
+
+
+def measure(frames: int, side: int, threads: int | None) -> None:
+    """One movie, in this process."""
+    if threads:
+        torch.set_num_threads(threads)
+    keep_freed_memory()
+    recipe = load_config(RECIPE)
+    scene = replace(
+        recipe.scene, density_per_um2=(0.5, 0.5), flux_photons=(2000.0, 2000.0), background_photons=(30.0, 30.0)
+    )
+    forward = replace(recipe, scene=scene).forward_model()
+    forward = type(forward)(forward.scene, forward.psf, CAMERA, forward.psf_prior)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "movie.tif"
+        some = forward.sample(1, 32, (side, side), torch.Generator().manual_seed(0)).frames[0].to(torch.uint16).numpy()
+        write_movie(path, some[torch.arange(frames).numpy() % 32])
+        del some
+        before = bare_network(side)
+        start = time.perf_counter()
+        for progress in localize_file(
+            path,
+            load_model("gaussian-2d"),
+            Path(folder) / "out",
+            camera=CameraFile(camera=CAMERA, pixel_size_nm=100.0),
+            psf_sigma_nm=130.0,
+        ):
+            last = progress
+        elapsed = time.perf_counter() - start
+        after = bare_network(side)
+    rate, bare = frames / elapsed, (before + after) / 2
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{frames} x {side} x {side}: {elapsed:.0f} s, {rate:.2f} frames/s, bare network {bare:.2f} frames/s "
+        f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory {peak:.2f} GiB, {last.n_molecules} molecules"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--frames", type=int, nargs="+", default=[2000, 4000])
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--one", action="store_true", help="measure in this process (the peak memory is a process's)")
+    arguments = parser.parse_args()
+    if arguments.one:
+        measure(arguments.frames[0], arguments.side, arguments.threads)
+        return
+    for frames in arguments.frames:
+        command = [sys.executable, __file__, "--one", "--frames", str(frames), "--side", str(arguments.side)]
+        command += ["--threads", str(arguments.threads)] if arguments.threads else []
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
