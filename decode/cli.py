@@ -38,19 +38,26 @@ class _Commands(TyperGroup):
 
 def _exit_code(error: Exception) -> int | None:
     """None for an error that no user can cause."""
-    from torch import OutOfMemoryError
-
     from decode.train import TrainingError
 
     if isinstance(error, ValueError | FileNotFoundError):
         return 2
-    return 1 if isinstance(error, OSError | MemoryError | OutOfMemoryError | TrainingError) else None
+    return 1 if isinstance(error, OSError | TrainingError) or _is_out_of_memory(error) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from torch import OutOfMemoryError
+
+    # on the CPU, PyTorch says so by a plain RuntimeError
+    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _sentence(error: Exception) -> str:
+    if _is_out_of_memory(error):
+        return "there is not enough memory; ask for fewer or smaller frames, or for --device cpu if a GPU is full"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or "there is not enough memory; take smaller frames or fewer of them"
+    return " ".join(str(error).split())
 
 
 app = typer.Typer(
@@ -287,14 +294,15 @@ def models(as_json: Json = False) -> None:
         _print_json({name: {"context": model.context, **model.record} for name, model in shipped.items()})
         return
     for name, model in shipped.items():
-        typer.echo(f"{name}: {model.record['config']['description']}")
+        record = model.record
+        typer.echo(f"{name}: {record['config']['description']}")
         for quantity, (low, high) in model.context.items():
-            typer.echo(f"  {quantity} from {low:g} to {high:g}")
-        *_, figures = model.record["validation"]
-        minutes, hardware = model.record["minutes"], model.record["hardware"]
-        typer.echo(f"  trained for {model.record['steps']} steps in {minutes:.0f} minutes on {hardware}")
-        for figure, value in figures.items():
-            typer.echo(f"  {figure.replace('_', ' ')}: {value:.4g}")
+            typer.echo(f"  for {quantity} from {low:g} to {high:g}")
+        typer.echo(f"  trained for {record['steps']} steps in {record['minutes']:.0f} minutes on {record['hardware']}")
+        typer.echo("  molecules/um^2  photons  Jaccard  RMSE lateral")
+        for row in record["figures"]:
+            density, photons = f"{row['density_per_um2']:.2f}", f"{row['flux_photons']:.0f}"
+            typer.echo(f"  {density:>14}  {photons:>7}  {row['jaccard']:7.2f}  {row['rmse_lateral_nm']:9.1f} nm")
 
 
 @app.command()

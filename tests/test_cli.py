@@ -21,6 +21,7 @@ import decode
 from decode.cli import app
 from decode.io.stacks import write_movie
 from decode.io.tables import read_table, write_table
+from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
 
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
@@ -200,6 +201,7 @@ TINY = ("network.frame_widths=[4]", "network.sequence_widths=[4]", "network.head
 
 
 def train(place: Path, *more: object) -> Result:
+    """Two steps of a tiny network, to place/new.safetensors."""
     (place / "recipe.yaml").write_text("training: {steps: 2, movies: 1, frames: 3, validate_every: 1}\n")
     settings = [word for setting in TINY for word in ("--set", setting)]
     return run("train", place / "recipe.yaml", "-o", place / "new.safetensors", "--device", "cpu", *settings, *more)
@@ -217,10 +219,32 @@ def test_schema_is_json() -> None:
     assert json.loads(run("schema").stdout)["properties"]["training"]
 
 
-def test_models_lists_what_is_shipped() -> None:
-    result = run("models", "--json")
+def test_models_lists_what_is_shipped_and_how_good_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(place)
+    monkeypatch.setattr("decode.models.shipped_models", lambda: {"tiny": place / "new.safetensors"})
+    told = run("models")
+    assert told.exit_code == 0, told.output
+    assert "psf_sigma_px from 0.8 to 2" in told.stdout
+    record = json.loads(run("models", "--json").stdout)["tiny"]
+    assert record["steps"] == 2
+    assert told.stdout.count(" nm\n") == len(record["figures"]) > 0
+
+
+def test_doctor_tells_a_model_that_finds_nothing_true(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("models", "doctor"):
+        monkeypatch.setattr(f"decode.{module}.shipped_models", lambda: {"untrained": place / "model.safetensors"})
+    result = run("doctor")
+    assert result.exit_code == 1
+    *others, last = result.stdout.splitlines()
+    assert all(line.startswith("ok ") for line in others)
+    assert last.startswith("FAILED movie with untrained: Jaccard 0.")
+
+
+def test_doctor_is_content_with_what_is_shipped() -> None:
+    if not shipped_models():
+        pytest.skip("no model is shipped")
+    result = run("doctor")
     assert result.exit_code == 0, result.output
-    assert sorted(json.loads(result.stdout)) == sorted(decode.models.shipped_models())
 
 
 # -- what is wrong is said in one sentence ----------------------------------------------------------------------
@@ -392,6 +416,12 @@ def simulate_into_nowhere(place: Path) -> Result:
     return run("simulate", place / "recipe.yaml", "--frames", 2, *known)
 
 
+def movie_larger_than_memory(place: Path) -> Result:
+    (place / "recipe.yaml").write_text("scene: {density_per_um2: [0, 0]}\n")
+    known = ("--size", 3000, "-o", place / "m.tif", "--truth", place / "t.csv")
+    return run("simulate", place / "recipe.yaml", "--frames", 10**8, *known)
+
+
 BAD: list[tuple[Callable[[Path], Result], str]] = [
     (wrong_file, "not a TIFF file"),
     (absent_file, "there is no file"),
@@ -426,6 +456,7 @@ BAD: list[tuple[Callable[[Path], Result], str]] = [
     (train_without_gpu, "sees no GPU"),
     (model_folder_absent, "nowhere"),
     (simulate_into_nowhere, "nowhere"),
+    (movie_larger_than_memory, "not enough memory"),
 ]
 
 

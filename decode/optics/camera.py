@@ -121,7 +121,7 @@ class Camera:
 
         The read noise is integrated over the width of a count, and the lowest and highest counts collect what was
         clipped.  Electrons are Poisson; an EM register turns n of them into a gamma variate of shape n, which sums to
-        a Bessel function (Hirsch et al., PLoS ONE 8, e53671, 2013, eq. 8).  Takes about 64 float64 a pixel.
+        a Bessel function (Hirsch et al., PLoS ONE 8, e53671, 2013).  Takes about 64 float64 a pixel.
 
         Args:
             adu: (..., y, x) whole counts.

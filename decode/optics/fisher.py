@@ -31,7 +31,7 @@ def fisher_information(
     """Fisher information of emitters that are each alone in one frame, on a flat background.
 
     A pixel of mean mu (photons) informs by (d mu)(d mu)^T / (excess_factor * mu / qe + noise_floor): shot noise plus
-    a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653, 2013, eq. S19; EMCCD with twice the shot noise:
+    a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653, 2013; EMCCD with twice the shot noise:
     Mortensen et al., Nature Methods 7, 377, 2010).  The information in dim pixels is in truth higher: at 2 photons a
     pixel by 4 % (read noise 1.6 e-) and 13 % (EMCCD), for single electrons can be told from none.
 

@@ -18,7 +18,7 @@ CCD = Camera(baseline=20.0, e_per_adu=4.0, read_noise_e=7.0, qe=0.9, saturation_
 EMCCD = Camera(
     baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002, saturation_adu=16383
 )
-LOW_GAIN = Camera(baseline=200.0, e_per_adu=5.0, read_noise_e=30.0, em_gain=20.0, saturation_adu=65535)
+LOW_GAIN = Camera(baseline=200.0, e_per_adu=5.0, read_noise_e=30.0, em_gain=20.0, spurious_e=0.4, saturation_adu=65535)
 CAMERAS = pytest.mark.parametrize("camera", [SCMOS, CCD, EMCCD, LOW_GAIN], ids=["scmos", "ccd", "emccd", "low_gain"])
 PHOTONS = pytest.mark.parametrize("photons", [0.0, 0.3, 5.0, 120.0])
 
@@ -141,6 +141,16 @@ def test_log_prob_equals_the_sum_over_electrons(noise: float, e_per_adu: float, 
     found = camera.log_prob(double(adu), double(photons).expand(len(adu)))
     likely = np.array(expected) > -35  # a sum of 64-bit numbers cannot follow further
     np.testing.assert_allclose(found.numpy()[likely], np.array(expected)[likely], atol=1e-4)
+
+
+@pytest.mark.parametrize("full_well", [900.0, 60000.0])
+@pytest.mark.parametrize("noise", [0.5, 12.0])
+def test_saturation_equals_the_sum_over_electrons(full_well: float, noise: float) -> None:
+    camera = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=noise, saturation_adu=100 + full_well)
+    photons = [full_well + k * full_well**0.5 for k in (-6, -2, -0.3, 0, 1, 4)]
+    expected = [poisson_gauss(camera, camera.saturation_adu, value) for value in photons]
+    found = camera.log_prob(torch.full((len(photons),), camera.saturation_adu), double(photons))
+    np.testing.assert_allclose(found.numpy(), expected, atol=3e-4)
 
 
 @pytest.mark.parametrize("camera", [EMCCD, LOW_GAIN, replace(EMCCD, read_noise_e=10.0)])

@@ -67,7 +67,7 @@ def test_without_background_photons_are_counted_to_their_root() -> None:
 @pytest.mark.parametrize(("camera", "excess"), [(IDEAL, 1), (replace(IDEAL, em_gain=300.0), 2)])
 @pytest.mark.parametrize("background", [1.0, 10.0, 60.0])
 def test_with_background_it_is_the_bound_of_mortensen(camera: Camera, excess: int, background: float) -> None:
-    """Mortensen et al., Nature Methods 7, 377 (2010), eq. 5; an EMCCD doubles the variance (eq. 6)."""
+    """Mortensen et al., Nature Methods 7, 377 (2010), for maximum likelihood; an EMCCD doubles the variance."""
     photons, sigma, pixel = 800.0, 120.0, 40.0
     widened = sigma**2 + pixel**2 / 12
     ratio = 2 * np.pi * widened * background / (photons * pixel**2)

@@ -1,0 +1,93 @@
+"""The shipped models keep what the README says of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from decode.config import load_config, to_mapping
+from decode.emitters import EmitterSet
+from decode.io.cameras import read_camera
+from decode.io.stacks import open_movie
+from decode.io.tables import read_table
+from decode.localize import localize
+from decode.metrics import match, normalized_errors, score
+from decode.models import load_model, shipped_models
+from decode.network.localizer import Localizer
+from decode.optics.camera import Camera
+from decode.validation import localize_isolated
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT / "sample_data"
+EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+SCMOS = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8)
+
+
+@pytest.fixture(scope="module")
+def model() -> Localizer:
+    return load_model("gaussian-2d")
+
+
+@pytest.mark.parametrize("name", list(shipped_models()))
+def test_the_record_names_the_recipe_that_is_in_configs(name: str) -> None:
+    model = load_model(name)
+    record = json.loads(shipped_models()[name].with_suffix(".json").read_text())
+    assert record == model.record
+    assert record["config"] == to_mapping(load_config(ROOT / "configs" / f"{name}.yaml"))
+    assert {"seed", "training"} <= set(record["config"])
+    assert len(record["figures"]) >= 5
+    assert record["hardware"]
+    assert record["minutes"] > 0
+
+
+def sample(model: Localizer) -> tuple[EmitterSet, EmitterSet]:
+    """Found and true molecules of the sample movie."""
+    camera = read_camera(SAMPLE / "blinking_2d_camera.yaml")
+    with open_movie(SAMPLE / "blinking_2d.tif") as movie:
+        context = {"psf_sigma_px": 1.05}
+        chunks = localize(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)
+        return EmitterSet.cat(list(chunks)), read_table(SAMPLE / "blinking_2d_truth.csv")
+
+
+def test_the_sample_movie_is_localized_without_any_offset(model: Localizer) -> None:
+    found, truth = sample(model)
+    figures = {
+        shift: score(truth, found, two_d=True, min_photons=300, field_nm=(6400, 6400), remove_shift=shift)
+        for shift in (False, True)
+    }
+    assert figures[False].jaccard >= 0.8
+    assert figures[False].rmse_lateral_nm <= 26
+    assert figures[False].efficiency_lateral == pytest.approx(figures[True].efficiency_lateral, abs=1)
+    # crowded as the molecules are, the stated sigmas are of the size of the errors
+    errors = normalized_errors(truth, found, match(truth, found, two_d=True))[:, :2]
+    assert 0.6 < float(errors.abs().median()) / 0.6745 < 1.4
+
+
+@pytest.mark.parametrize("camera", [EMCCD, SCMOS], ids=["EMCCD", "sCMOS"])
+@pytest.mark.parametrize("sigma_px", [0.9, 1.3, 1.8])
+def test_isolated_molecules_are_near_the_bound_and_their_sigmas_honest(
+    model: Localizer, camera: Camera, sigma_px: float
+) -> None:
+    results = [
+        localize_isolated(model, camera, sigma_px=sigma_px, photons=photons, background=30.0, n=200)
+        for photons in (1000.0, 3000.0)
+    ]
+    rmse = math.sqrt(sum(r.rmse_nm**2 for r in results))
+    bound = math.sqrt(sum(r.bound_nm**2 for r in results))
+    assert rmse / bound < 1.25
+    assert all(r.found > 0.97 for r in results)
+    for r in results:
+        assert all(0.8 < spread < 1.25 for spread in r.error_over_sigma)
+
+
+def test_an_empty_movie_holds_no_molecules(model: Localizer) -> None:
+    rng = torch.Generator().manual_seed(1)
+    adu = EMCCD.sample(torch.full((1, 20, 64, 64), 40.0), rng)
+    with torch.no_grad():
+        posterior = model(adu, EMCCD, model.context_map({"psf_sigma_px": 1.2}), 100.0)
+    assert len(posterior.point_estimate()) <= 2
+    assert float(posterior.count_pmf()[:, 0].mean()) > 0.8
