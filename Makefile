@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= out/demo
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow lint bench
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -24,6 +24,13 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# figures of speed want an idle machine
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/isolated.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/throughput.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -99,9 +99,7 @@ def main() -> None:
     column, row = (found.xyz[:, :2] / 160).long().clamp(0, 255).unbind(1)
     on_hot = hot[row, column]
     by_chance = len(found) * float(hot.float().mean())
-    print(
-        f"  on the {int(hot.sum())} pixels of largest variance: {int(on_hot.sum())} molecules; {by_chance:.1f} by chance"
-    )
+    print(f"  on the {int(hot.sum())} noisiest pixels: {int(on_hot.sum())} molecules; {by_chance:.1f} by chance")
     places, times = torch.unique((row * 256 + column)[on_hot], return_counts=True)
     print(f"  frames in which each such pixel holds one: {times.tolist()} of 11 ({len(places)} pixels)")
 

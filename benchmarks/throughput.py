@@ -77,7 +77,8 @@ def measure(frames: int, side: int, threads: int | None) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"{frames} x {side} x {side}: {elapsed:.0f} s, {rate:.2f} frames/s, bare network {bare:.2f} frames/s "
-        f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory {peak:.2f} GiB, {last.n_molecules} molecules"
+        f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory {peak:.2f} GiB, "
+        f"{last.n_molecules} molecules"
     )
 
 

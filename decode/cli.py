@@ -299,6 +299,9 @@ def models(as_json: Json = False) -> None:
         for quantity, (low, high) in model.context.items():
             typer.echo(f"  for {quantity} from {low:g} to {high:g}")
         typer.echo(f"  trained for {record['steps']} steps in {record['minutes']:.0f} minutes on {record['hardware']}")
+        if "figures" not in record:
+            typer.echo("  an unfinished training: its figures were not measured")
+            continue
         typer.echo("  molecules/um^2  photons  Jaccard  RMSE lateral")
         for row in record["figures"]:
             density, photons = f"{row['density_per_um2']:.2f}", f"{row['flux_photons']:.0f}"

@@ -174,5 +174,8 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ValueError(f"--set {setting}: {section} holds a value, not keys")
-        target[key] = yaml.safe_load(value)
+        try:
+            target[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {setting}: the value is not YAML") from None
     return from_mapping(TrainConfig, content, str(path))

@@ -91,8 +91,8 @@ def estimate_psf_sigma(
 
     sigma_px = 1.3
     for n_most in (min(300, max_molecules), max_molecules):
-        half = math.ceil(2.5 * sigma_px) + 1
-        spots = _isolated_spots(light - still, still, camera, sigma_px, clearance=half + 1)
+        half = math.ceil(2.5 * sigma_px)
+        spots = _isolated_spots(light - still, still, camera, sigma_px, clearance=half + math.ceil(sigma_px))
         spots = spots[torch.linspace(0, len(spots) - 1, min(len(spots), n_most)).round().long()]
         widths = _fit_widths(light, still, camera, spots, sigma_px, half)
         if len(widths) < FEWEST_MOLECULES:
@@ -236,8 +236,8 @@ def _fit_widths(
     freedom = inside.sum((1, 2)) - 5
     misfit = (weight * (data - mean) ** 2).sum((1, 2)) / freedom
     # a spot is a molecule if noise explains what is left; where the PSF is no Gaussian or the camera is only roughly
-    # known noise explains no spot, and the better half is taken
-    good = misfit <= (1 + 3 * (2 / freedom).sqrt()).clamp_min(float(misfit.median()) if len(misfit) else 0)
+    # known noise explains no spot, and the best fifth is taken
+    good = misfit <= (1 + 3 * (2 / freedom).sqrt()).clamp_min(float(misfit.quantile(0.2)) if len(misfit) else 0)
     settled = (step[:, :3].abs() < 0.02).all(1) & ((p[:, :2] - half - 0.5).abs() < 1.5).all(1)
     keep = good & settled & (error < 0.2) & (p[:, 2] > math.log(0.35)) & (p[:, 2] < math.log(0.8 * half))
     return torch.stack([p[keep, 2], error[keep]], 1)
@@ -310,8 +310,8 @@ def estimate_camera(
     ]
     if register:
         notes.append(
-            f"{gain.value:.3g} ADU per electron suggest an EMCCD, whose excess noise the movie does not tell from gain: "
-            "uncertainties hold, but photons come out at about half their number; give --camera"
+            f"{gain.value:.3g} ADU per electron suggest an EMCCD, whose excess noise the movie does not tell from "
+            "gain: uncertainties hold, but photons come out at about half their number; give --camera"
         )
     return Camera(baseline=value, e_per_adu=1 / gain.value, read_noise_e=read_noise_e), tuple(notes)
 

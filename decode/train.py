@@ -151,8 +151,8 @@ def train(
             skipped, bad = skipped + 1, bad + 1
             if bad >= 20:
                 raise TrainingError(
-                    f"the loss was not finite in 20 steps in a row (step {step}); lower training.learning_rate, or check"
-                    " that the ranges of scene, psf and camera hold no extreme values; the last checkpoint is kept"
+                    f"the loss was not finite in 20 steps in a row (step {step}); lower training.learning_rate, or"
+                    " check that the ranges of scene, psf and camera hold no extreme values; the last checkpoint is kept"
                 )
         step, n_since = step + 1, n_since + 1
         spent += time.perf_counter() - before

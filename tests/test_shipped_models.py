@@ -48,7 +48,7 @@ def sample(model: Localizer) -> tuple[EmitterSet, EmitterSet]:
     """Found and true molecules of the sample movie."""
     camera = read_camera(SAMPLE / "blinking_2d_camera.yaml")
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
-        context = {"psf_sigma_px": 1.05}
+        context = {"psf_sigma_px": 0.95}
         chunks = localize(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)
         return EmitterSet.cat(list(chunks)), read_table(SAMPLE / "blinking_2d_truth.csv")
 
