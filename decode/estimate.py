@@ -84,8 +84,9 @@ def estimate_psf_sigma(
     chosen = np.linspace(0, total - 1, n_frames).round().astype(int)
     camera = camera.crop(rows, columns)
     light = torch.stack([camera.to_photons(_read(movie, i, i + 1, rows, columns)[0]).float() for i in chosen])
-    # what is always there, scaled to the light of each frame, which bleaches; a photon keeps dark ratios finite
-    structure = light.median(0).values.clamp_min(0) if n_frames >= 5 else torch.zeros_like(light[0])
+    # what is always there, in the darkest tenth of the frames, where molecules shine least; scaled to the light of each
+    # frame, which bleaches (a photon keeps the ratio of dark frames finite)
+    structure = light.kthvalue(min(n_frames, max(3, n_frames // 10)), 0).values.clamp_min(0) * (n_frames >= 5)
     level = light.flatten(1).median(1).values.clamp_min(0) + 1
     still = structure * (level / (structure.median() + 1))[:, None, None]
 
@@ -94,7 +95,7 @@ def estimate_psf_sigma(
         half = math.ceil(2.5 * sigma_px)
         spots = _isolated_spots(light - still, still, camera, sigma_px, clearance=half + math.ceil(sigma_px))
         spots = spots[torch.linspace(0, len(spots) - 1, min(len(spots), n_most)).round().long()]
-        widths = _fit_widths(light, still, camera, spots, sigma_px, half)
+        widths = _fit_widths(light, still, camera, spots, sigma_px, half) if len(spots) else torch.empty(0, 2)
         if len(widths) < FEWEST_MOLECULES:
             raise ValueError(
                 f"only {len(widths)} molecules are bright and alone enough to measure the PSF's width "
@@ -237,7 +238,7 @@ def _fit_widths(
     misfit = (weight * (data - mean) ** 2).sum((1, 2)) / freedom
     # a spot is a molecule if noise explains what is left; where the PSF is no Gaussian or the camera is only roughly
     # known noise explains no spot, and the best fifth is taken
-    good = misfit <= (1 + 3 * (2 / freedom).sqrt()).clamp_min(float(misfit.quantile(0.2)) if len(misfit) else 0)
+    good = misfit <= (1 + 3 * (2 / freedom).sqrt()).clamp_min(float(misfit.quantile(0.2)))
     settled = (step[:, :3].abs() < 0.02).all(1) & ((p[:, :2] - half - 0.5).abs() < 1.5).all(1)
     keep = good & settled & (error < 0.2) & (p[:, 2] > math.log(0.35)) & (p[:, 2] < math.log(0.8 * half))
     return torch.stack([p[keep, 2], error[keep]], 1)

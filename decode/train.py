@@ -152,7 +152,7 @@ def train(
             if bad >= 20:
                 raise TrainingError(
                     f"the loss was not finite in 20 steps in a row (step {step}); lower training.learning_rate, or"
-                    " check that the ranges of scene, psf and camera hold no extreme values; the last checkpoint is kept"
+                    " check that the ranges of scene, psf and camera are sane; the last checkpoint is kept"
                 )
         step, n_since = step + 1, n_since + 1
         spent += time.perf_counter() - before
