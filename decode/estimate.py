@@ -288,20 +288,19 @@ def estimate_camera(
     n_pairs = min(shape[0] - 1, n_frames or max(50, 2**21 // pixels))
     starts = np.linspace(0, shape[0] - 2, n_pairs).round().astype(int)
     pairs = torch.stack([_read(movie, i, i + 2, rows, columns) for i in starts])
-    mean, variance, n = _photon_transfer(pairs)
-    gain, dark, total = _line(mean, variance, n)
+    gain, dark = _photon_transfer(pairs)
     if not gain.low > 0:
         raise ValueError("the movie's noise does not grow with its light and tells no gain; give --camera")
 
     register = gain.value > LARGEST_SCMOS_GAIN
     read_noise_e = 0.0 if register else TYPICAL_READ_NOISE_E
     # a baseline above the darkest pixels cannot be; below, read noise moves it by read_noise_e^2 * gain
-    darkest = float(mean.min())
+    darkest = float(pairs.mean((0, 1)).quantile(0.01))
     low, value, high = (
         min(darkest, offset + noise**2 * gain.value)
         for offset, noise in ((dark.low, 0.0), (dark.value, read_noise_e), (dark.high, 2 * read_noise_e))
     )
-    baseline = Estimate(value, low, high, total)
+    baseline = Estimate(value, low, high, gain.n)
     read_noise_e = math.sqrt(max(0.0, (value - dark.value) / gain.value))
     notes = [
         f"the camera was estimated from the movie, roughly: {gain} ADU per electron and {baseline} ADU at no light; "
@@ -317,8 +316,8 @@ def estimate_camera(
     return Camera(baseline=value, e_per_adu=1 / gain.value, read_noise_e=read_noise_e), tuple(notes)
 
 
-def _photon_transfer(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of steady pixels, from dark to bright.
+def _photon_transfer(pairs: Tensor) -> tuple[Estimate, Estimate]:
+    """Line of variance against mean of steady pixels.
 
     Light that goes on or off is smooth over a few pixels: the mask [1 -2 1] along both axes takes most of it from the
     difference of two frames and leaves the noise (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996), and pixels
@@ -328,7 +327,7 @@ def _photon_transfer(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pairs: (n, 2, y, x) ADU, consecutive frames.
 
     Returns:
-        Mean [ADU], variance [ADU^2] and number of pixels of each class of brightness.
+        Slope [ADU per electron] and where the line meets zero variance [ADU].
     """
     ring = torch.outer(_gaussian_kernel(1.0), _gaussian_kernel(1.0)).double()
     ring[2:5, 2:5] = 0
@@ -353,16 +352,28 @@ def _photon_transfer(pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for start, end in zip([0, *ends], ends, strict=False):
         part = order[start:end]
         steady = part[unrest[part].argsort()[: math.ceil(len(part) / 4)]]
-        squares = square[steady]
-        variance = squares.median() / 0.455  # the median of a chi-squared variate
-        for _ in range(5):  # without hot pixels and molecules that moved the mean after all
-            variance = squares[squares <= 16 * variance].mean()
-        classes.append(torch.stack([mean[steady].mean(), variance, torch.tensor(float(len(steady)))]))
-    return tuple(torch.stack(classes).T)
+        classes.append(torch.stack([mean[steady], square[steady]]))
+    # the median of a chi-squared variate is 0.455 of its mean
+    line = _line(torch.stack([torch.stack([m.mean(), s.median() / 0.455, m.new_tensor(len(m))]) for m, s in classes]))
+    for _ in range(5):
+        # four standard deviations off are hot pixels and molecules that moved the mean after all
+        gain, dark = line[0].value, line[1].value
+        least = min(float(s.median()) for _, s in classes)
+        points = []
+        for m, s in classes:
+            keep = s <= 16 * (gain * (m - dark)).clamp_min(least)
+            points.append(torch.stack([m[keep].mean(), s[keep].mean(), keep.sum()]))
+        line = _line(torch.stack(points))
+    return line
 
 
-def _line(mean: Tensor, variance: Tensor, n: Tensor) -> tuple[Estimate, Estimate, int]:
-    """Slope and zero of the line variance = slope * (mean - zero), and the number of pixels it rests on."""
+def _line(points: Tensor) -> tuple[Estimate, Estimate]:
+    """Slope and zero of the line variance = slope * (mean - zero).
+
+    Args:
+        points: (m, 3) mean, variance and number of pixels.
+    """
+    mean, variance, n = points.T
     weight = n / variance.clamp_min(1e-9) ** 2 / 2
     middle, height = ((weight * values).sum() / weight.sum() for values in (mean, variance))
     spread = (weight * (mean - middle) ** 2).sum()
@@ -377,4 +388,4 @@ def _line(mean: Tensor, variance: Tensor, n: Tensor) -> tuple[Estimate, Estimate
     def estimate(value: Tensor, error: Tensor) -> Estimate:
         return Estimate(float(value), float(value - 1.96 * error), float(value + 1.96 * error), total)
 
-    return estimate(slope, slope.abs() * relative), estimate(zero, zero_error), total
+    return estimate(slope, slope.abs() * relative), estimate(zero, zero_error)
