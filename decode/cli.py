@@ -258,6 +258,9 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="Stop after so long; without: the recipe's steps.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")] = False,
+    start: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="Start from the weights of this model, not random ones.")
+    ] = None,
     settings: Settings = None,
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
 ) -> None:
@@ -265,13 +268,17 @@ def train(
     from tqdm import tqdm
 
     from decode.config import load_config
+    from decode.models import load_model
     from decode.train import train as run
 
     recipe = load_config(config, settings or ())
+    origin = None if start is None else load_model(start)
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=1.0, bar_format=layout, disable=None) as bar:
-        for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, log_dir=log):
+        for progress in run(
+            recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log
+        ):
             if progress.validation is not None:
                 figures = {
                     "jaccard": f"{progress.validation['jaccard']:.3f}",

@@ -69,6 +69,7 @@ def train(
     minutes: float | None = None,
     device: str = "auto",
     resume: bool = False,
+    start: Localizer | None = None,
     log_dir: Path | str | None = None,
     report_every: int = 50,
 ) -> Iterator[Progress]:
@@ -84,6 +85,7 @@ def train(
         minutes: stop after so long; the learning rate's schedule follows the time.  None: after `training.steps`.
         device: `auto`, `cpu` or `cuda`.
         resume: go on from the checkpoint beside `out`.
+        start: a trained model whose weights to start from, by other simulations than its own; None: random weights.
         log_dir: folder for TensorBoard's files; None: none are written.
         report_every: steps between two reports.
 
@@ -92,17 +94,25 @@ def train(
 
     Raises:
         TrainingError: if the loss is not finite again and again.
-        ValueError: if there is nothing to resume from, or its recipe differs.
+        ValueError: if there is nothing to resume from, or its recipe differs, or `start` has another shape.
     """
     out = Path(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder to write the model to")
     where = choose_device(device)
     plan = config.training
-    torch.manual_seed(config.seed)
+    origin = {} if start is None else {name: v for name, v in start.record.items() if name != "figures"}
+    # a model's second training must not see the movies of its first again
+    seed = config.seed + int(origin.get("steps", 0))
+    torch.manual_seed(seed)
     keep_freed_memory()
-    rng = torch.Generator(where).manual_seed(config.seed)
-    model = config.localizer().to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rng = torch.Generator(where).manual_seed(seed)
+    model = config.localizer()
+    if start is not None:
+        if (start.network, start.context.keys()) != (model.network, model.context.keys()):
+            raise ValueError("the model to start from has another network or context than the recipe; train anew")
+        model.load_state_dict(start.state_dict())
+    model = model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     forward = config.forward_model()
     forward.psf.to(where)
@@ -116,7 +126,8 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         rng.set_state(state["rng"])
-        step, skipped, spent, history = state["step"], state["skipped"], state["seconds"], json.loads(state["history"])
+        step, skipped, spent = state["step"], state["skipped"], state["seconds"]
+        history, origin = json.loads(state["history"]), json.loads(state["origin"])
     validate = Validation(config, where)
     board = _board(log_dir)
 
@@ -175,7 +186,7 @@ def train(
                 validation=validation,
             )
             if validation is not None:
-                average.record = _record(config, where, report, history)
+                average.record = _record(config, where, report, history, origin)
                 if last:
                     average.record["figures"] = characterize(average, config, where)
                 state = {
@@ -188,6 +199,7 @@ def train(
                     "skipped": skipped,
                     "seconds": spent,
                     "history": json.dumps(history),
+                    "origin": json.dumps(origin),
                 }
                 with atomic(checkpoint) as temporary:
                     torch.save(state, temporary)
@@ -221,7 +233,11 @@ def _cosine(fraction: float) -> float:
 
 
 def _record(
-    config: TrainConfig, device: torch.device, report: Progress, history: list[dict[str, Any]]
+    config: TrainConfig,
+    device: torch.device,
+    report: Progress,
+    history: list[dict[str, Any]],
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
     cpu = f"{os.cpu_count()} CPU cores, {platform.machine()}"
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
@@ -235,7 +251,7 @@ def _record(
         "minutes": round(report.minutes, 1),
         "skipped_steps": report.skipped,
         "validation": history,
-    }
+    } | ({"start": origin} if origin else {})
 
 
 def _board(log_dir: Path | str | None) -> Any:
