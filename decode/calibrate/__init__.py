@@ -1,0 +1,1 @@
+"""Calibrate the microscope: its PSF from beads, its camera from frames."""
