@@ -1,0 +1,323 @@
+"""PupilPSF: the vectorial image of a freely rotating dipole, from the wave in the objective's pupil."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, comb, pi, sqrt
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from decode.optics.psf import PSF
+from decode.optics.spline import SplinePSF
+
+__all__ = ["PupilPSF", "noll", "zernike"]
+
+MODES: tuple[tuple[int, int], ...] = (
+    (2, -2), (2, 2), (3, -1), (3, 1), (3, -3), (3, 3), (4, 0), (4, 2), (4, -2), (4, 4), (4, -4)
+)  # fmt: skip
+"""(n, m) of the modes a pupil has unless told otherwise: Noll 5 to 15; below these lie phase, position and focus"""
+
+
+@final
+class PupilPSF(PSF):
+    """The image of a molecule that rotates freely while it shines, seen by an aplanatic objective of high aperture.
+
+    Three dipoles (along x, y and z) make two field components each in the pupil; each is imaged by itself and the
+    intensities are added.  The field behind a coverslip is that of Novotny and Hecht, Principles of Nano-Optics
+    (2012), eqs 10.32 to 10.38, as used by Mortensen et al., Nature Methods 7, 377 (2010), and Stallinga and Rieger,
+    Optics Express 18, 24461 (2010); light beyond the critical angle is included.  Aberrations are phases in the pupil
+    (Siemons et al., Optics Express 26, 8397, 2018).  The coverslip is taken to match the immersion.
+
+    z grows away from the objective: an emitter at z > 0 lies beyond the focal plane, as does a bead after its stage
+    has moved z away from the objective.  With `scan="emitter"` z is the height in the sample above the plane in focus,
+    with `scan="stage"` the way of the stage (refracted light is focused deeper than the stage moved).  z = 0 is in
+    focus: the best least-squares fit of defocus is taken out of the mismatch of `depth_nm`.
+
+    The wave front is W = sum_nm c_nm Z_nm + mask in nm of path, the phase 2 pi W / wavelength, and the field at r the
+    Fourier sum of exp(i phase + i k r).  A positive (2, 2) makes a spot at z > 0 longer along y, at z < 0 along x.
+    A stack whose z runs the wrong way is fitted equally well by W(-rho) with the other sign, unless indices differ.
+
+    Args:
+        numerical_aperture: of the objective, at most `immersion_index`.
+        wavelength_nm: of the emission, in vacuum.
+        pixel_size_nm: side of a pixel in object space.
+        sample_index: refractive index around the emitter; None: that of the immersion.
+        immersion_index: refractive index of immersion and coverslip.
+        depth_nm: distance of the plane z = 0 from the coverslip.
+        scan: what z moves: the "emitter", or the "stage" with the sample.
+        zernike_nm: coefficients in nm rms by (n, m), m < 0 for sines; None: `MODES`, all 0.
+        phase_mask_nm: (grid, grid) path in nm over the pupil, rows along y; None: there is none.
+        blur_nm: standard deviation of a Gaussian blur beyond all this (vibration, spectrum, tube lens).
+        bead_diameter_nm: of a uniformly bright ball in place of the molecule; 0 for molecules.
+        offset_nm: x, y, z added to every position: where an emitter at the origin is seen, if a calibration says that
+            the image does not lie, or is not in focus, where the emitter's coordinates are.
+        patch_px: side of the patch drawn around an emitter.
+        grid: points across the pupil.  Light that spreads further than grid * wavelength / (4 NA) from the emitter
+            comes in from the other side of the patch; None: the least that keeps it out of the patch for what lies
+            a patch away.
+
+    Raises:
+        ValueError: if the aperture, an index or a size is impossible, or the mask does not fit the grid.
+    """
+
+    def __init__(
+        self,
+        *,
+        numerical_aperture: float,
+        wavelength_nm: float,
+        pixel_size_nm: float,
+        sample_index: float | None = None,
+        immersion_index: float = 1.518,
+        depth_nm: float = 0.0,
+        scan: Literal["emitter", "stage"] = "emitter",
+        zernike_nm: Mapping[tuple[int, int], float] | None = None,
+        phase_mask_nm: Tensor | None = None,
+        blur_nm: float = 0.0,
+        bead_diameter_nm: float = 0.0,
+        offset_nm: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        patch_px: int = 25,
+        grid: int | None = None,
+    ) -> None:
+        super().__init__(pixel_size_nm, patch_px)
+        sample_index = immersion_index if sample_index is None else sample_index
+        if not 0 < numerical_aperture <= immersion_index:
+            raise ValueError(
+                f"numerical_aperture is {numerical_aperture}, must be positive and at most the immersion's "
+                f"refractive index {immersion_index}"
+            )
+        if not (wavelength_nm > 0 and sample_index >= 1):
+            raise ValueError(f"wavelength_nm ({wavelength_nm}) must be positive, sample_index ({sample_index}) >= 1")
+        if not (depth_nm >= 0 and blur_nm >= 0 and bead_diameter_nm >= 0):
+            raise ValueError("depth_nm, blur_nm and bead_diameter_nm must not be negative")
+        if scan not in ("emitter", "stage"):
+            raise ValueError(f'scan is "{scan}", must be "emitter" or "stage"')
+        if phase_mask_nm is not None:
+            grid = len(phase_mask_nm) if grid is None else grid
+        elif grid is None:
+            grid = 2 * ceil(2 * patch_px * pixel_size_nm * numerical_aperture / wavelength_nm)
+        if grid < 4 or grid % 2:
+            raise ValueError(f"grid is {grid}, must be even and at least 4")
+        if phase_mask_nm is not None and phase_mask_nm.shape != (grid, grid):
+            raise ValueError(f"the phase mask has shape {tuple(phase_mask_nm.shape)}, expected ({grid}, {grid})")
+        given = dict.fromkeys(MODES, 0.0) if zernike_nm is None else zernike_nm
+        self.modes = tuple(given)
+        self.parameter_names = (*(f"zernike_{n}_{m}_nm" for n, m in self.modes), "blur_nm")
+        self.wavelength_nm = wavelength_nm
+        self.sample_index, self.immersion_index = sample_index, immersion_index
+        self.depth_nm = depth_nm
+        self.scan = scan
+        self.bead_diameter_nm = bead_diameter_nm
+        self.grid = grid
+        # known to a per cent or two at best, so a fit may free it; fixed unless it does
+        self.numerical_aperture = nn.Parameter(torch.tensor(float(numerical_aperture)), requires_grad=False)
+        self.zernike_nm = nn.Parameter(torch.tensor([float(c) for c in given.values()]))
+        self.blur_nm = nn.Parameter(torch.tensor(float(blur_nm)))
+        self.phase_mask_nm = None if phase_mask_nm is None else nn.Parameter(phase_mask_nm.detach().clone())
+        self.offset_nm: Tensor
+        self._rho: Tensor
+        self._cos: Tensor
+        self._sin: Tensor
+        self._cover: Tensor
+        self._basis: Tensor
+
+        self.register_buffer("offset_nm", torch.tensor([float(v) for v in offset_nm]))
+        at = (torch.arange(grid, dtype=torch.float64) + 0.5) * 2 / grid - 1
+        rho, azimuth = torch.hypot(at, at[:, None]), torch.atan2(at[:, None].expand(grid, grid), at.expand(grid, grid))
+        rho = rho.clamp_max(1)  # the middle of a cell on the rim may lie outside
+        fine = (torch.arange(16, dtype=torch.float64) + 0.5) / 16 - 0.5
+        fine = (at[:, None] + fine * 2 / grid).flatten()
+        cover = (torch.hypot(fine, fine[:, None]) <= 1).double().view(grid, 16, grid, 16).mean((1, 3))
+        basis = [zernike(n, m, rho, azimuth) for n, m in self.modes]
+        for name, value in {
+            "_rho": rho,
+            "_cos": azimuth.cos(),
+            "_sin": azimuth.sin(),
+            "_cover": cover,
+            "_basis": torch.stack(basis) if basis else rho.new_zeros(0, grid, grid),
+        }.items():
+            self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
+
+    def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        centres = (torch.arange(self.patch_px, dtype=xyz.dtype, device=xyz.device) + 0.5) * self.pixel_size_nm
+        return self._image(xyz, parameters, centres)
+
+    @torch.no_grad()
+    def to_spline(
+        self, *, z_range_nm: tuple[float, float], z_step_nm: float = 20.0, oversampling: int = 2, patch_px: int = 0
+    ) -> SplinePSF:
+        """The same images as a `SplinePSF`, whose cost does not go with the pupil: for drawing many emitters.
+
+        Args:
+            z_range_nm: first and last depth; the spline levels off within two planes of them, so go beyond the need.
+            z_step_nm: distance between planes.
+            oversampling: voxels along the side of a pixel.
+            patch_px: side of the patch that holds light; 0: that of this PSF.
+
+        Raises:
+            ValueError: if the range is empty.
+        """
+        low, high = z_range_nm
+        if not (high > low and z_step_nm > 0):
+            raise ValueError(f"z_range_nm is {z_range_nm} in steps of {z_step_nm}, must rise in positive steps")
+        side = (patch_px or self.patch_px) * oversampling
+        voxel = self.pixel_size_nm / oversampling
+        centres = (torch.arange(side, dtype=self._rho.dtype, device=self._rho.device) + 0.5) * voxel
+        z = low + z_step_nm * torch.arange(ceil((high - low) / z_step_nm - 1e-9) + 1).to(centres)
+        stack = torch.cat(
+            [
+                self._image(torch.stack([middle, middle, depth], 1), None, centres)
+                for depth in z.split(32)
+                for middle in [torch.full_like(depth, side * voxel / 2)]
+            ]
+        )
+        return SplinePSF.from_stack(
+            stack.cpu().numpy(),
+            z_start_nm=low,
+            z_step_nm=z_step_nm,
+            pixel_size_nm=self.pixel_size_nm,
+            oversampling=oversampling,
+        )
+
+    def _image(self, xyz: Tensor, parameters: Tensor | None, centres: Tensor) -> Tensor:
+        """Light in pixels around (centres, centres) nm: (n, len(centres), len(centres)).
+
+        All that follows the field is linear in the intensity, so it is done on the spectrum, where pixel, blur, bead
+        and position are products: exact, and x and y cost nothing.
+        """
+        dtype = xyz.dtype
+        xyz = xyz + self.offset_nm.to(dtype)
+        modes = len(self.modes)
+        zernike_nm = self.zernike_nm if parameters is None else parameters[:, :modes]
+        blur_nm = (self.blur_nm if parameters is None else parameters[:, modes]).to(dtype).reshape(-1, 1, 1)
+        aperture = self.numerical_aperture.to(dtype)
+        spectrum = torch.fft.rfft2(self._intensity(xyz[:, 2], zernike_nm.to(dtype), aperture))
+
+        n = 2 * self.grid
+        per_nm = 2 * aperture / (self.wavelength_nm * self.grid)
+        fx = torch.arange(self.grid + 1, dtype=dtype, device=xyz.device) * per_nm
+        fy = torch.fft.fftfreq(n, 1 / n, dtype=dtype, device=xyz.device) * per_nm
+        f2 = fy[:, None] ** 2 + fx**2
+        transfer = torch.exp(-2 * (pi * blur_nm) ** 2 * f2)
+        if self.bead_diameter_nm:
+            # a ball's shadow: 3 (sin q - q cos q) / q^3; below 0.03 the series, for the difference cancels
+            q = pi * self.bead_diameter_nm * f2.clamp_min(1e-12).sqrt()
+            safe = q.clamp_min(0.03)
+            ball = 3 * (safe.sin() - safe * safe.cos()) / safe**3
+            transfer = transfer * torch.where(q < 0.03, 1 - q**2 / 10, ball)
+        # what is summed over x twice stands for the other half of a real image's spectrum
+        twice = torch.full_like(fx, 2)
+        twice[0] = twice[-1] = 1
+        to_x = torch.exp(2j * pi * centres[:, None] * fx) * (twice * torch.sinc(fx * self.pixel_size_nm))
+        to_y = torch.exp(2j * pi * centres[:, None] * fy) * torch.sinc(fy * self.pixel_size_nm)
+        phase_x, phase_y = torch.exp(-2j * pi * xyz[:, :1] * fx), torch.exp(-2j * pi * xyz[:, 1:2] * fy)
+        spectrum = (
+            spectrum * (transfer * (self.pixel_size_nm * per_nm) ** 2) * phase_y[:, :, None] * phase_x[:, None, :]
+        )
+        return ((to_y @ spectrum) @ to_x.mT).real
+
+    def _intensity(self, z: Tensor, zernike_nm: Tensor, aperture: Tensor) -> Tensor:
+        """Light around the axis, in all 1 but for a little on the rim.
+
+        Its period is grid * wavelength / (2 NA), and its steps hold all frequencies.
+
+        Args:
+            z: (n,) nm.
+            zernike_nm: (p,) or (n, p).
+            aperture: () numerical aperture.
+
+        Returns:
+            (n, 2 grid, 2 grid); the emitter sits at [0, 0], negative coordinates wrap around.
+        """
+        rho, cos, sin, cover, basis = (
+            a.to(z.dtype) for a in (self._rho, self._cos, self._sin, self._cover, self._basis)
+        )
+        k0 = 2 * pi / self.wavelength_nm
+        lateral = aperture * rho
+        n_s, n_i = self.sample_index, self.immersion_index
+        # slopes end 1e-6 before grazing, where they would be infinite
+        below = (n_s**2 - lateral**2).clamp_min(1e-6).sqrt() * (lateral < n_s)
+        beyond = (lateral**2 - n_s**2).clamp_min(1e-6).sqrt() * (lateral >= n_s)
+        kz_s = torch.complex(below, beyond)
+        kz_i = (n_i**2 - lateral**2).clamp_min(1e-6).sqrt()
+
+        # Fresnel transmission over kz_s (the Weyl expansion's 1 / kz_s cancels it at grazing), times the square root
+        # of kz_i that keeps the energy of a ray when the sphere of rays becomes a flat pupil
+        p = kz_i.sqrt() * 2 * n_s * n_i / (n_i**2 * kz_s + n_s**2 * kz_i)
+        s = kz_i.sqrt() * 2 / (kz_s + kz_i)
+        radial = p * kz_s / n_s
+        axial = -p * lateral / n_s
+        fields = torch.stack(
+            [
+                radial * cos**2 + s * sin**2,
+                radial * sin**2 + s * cos**2,
+                sqrt(2) * (radial - s) * cos * sin,  # x sees the dipole along y as y sees that along x
+                axial * cos,
+                axial * sin,
+            ]
+        )
+
+        weight = cover * kz_i
+        weight = weight / weight.sum()
+
+        def mean(value: Tensor) -> Tensor:
+            return (weight * value).sum()
+
+        light_i = kz_i - mean(kz_i)
+        focus = mean(light_i * below) / mean(light_i**2)
+        mismatch = self.depth_nm * (below - focus * kz_i)
+        way = below if self.scan == "emitter" else kz_i
+        height = (self.depth_nm + z).clamp_min(0) if self.scan == "emitter" else torch.full_like(z, self.depth_nm)
+        path = torch.tensordot(zernike_nm, basis, 1) + mismatch
+        if self.phase_mask_nm is not None:
+            path = path + self.phase_mask_nm.to(z.dtype)
+        # the mean of the way is a phase of the whole, taken out for float32's sake
+        phase = k0 * (path + z[:, None, None] * (way - mean(way)))
+        decay = torch.exp(-k0 * height[:, None, None] * beyond)
+        wave = torch.polar(cover * decay, phase)
+        n = 2 * self.grid
+        intensity = torch.fft.ifft2(wave[:, None] * fields, s=(n, n), norm="ortho").abs().square().sum(1)
+        # the light of the pupil's area; the grid's own is less, for a cell on the rim has its part in amplitude
+        light = (cover * decay**2 * fields.abs().square().sum(0)).sum((1, 2))
+        return intensity / light[:, None, None]
+
+
+def zernike(n: int, m: int, rho: Tensor, azimuth: Tensor) -> Tensor:
+    """Zernike polynomial with mean square 1 over the unit disc (Noll, J. Opt. Soc. Am. 66, 207, 1976, eqs 1 and 2).
+
+    Args:
+        n, m: radial order and azimuthal frequency; m >= 0 is the cosine, m < 0 the sine.
+        rho: (...) distance from the axis, 1 on the rim.
+        azimuth: (...) angle from x towards y, radians.
+
+    Raises:
+        ValueError: if there is no such polynomial.
+    """
+    order = abs(m)
+    if order > n or (n - order) % 2:
+        raise ValueError(f"there is no Zernike polynomial of n = {n}, m = {m}")
+    half = (n - order) // 2
+    radial = sum(
+        ((-1) ** k * comb(n - k, k) * comb(n - 2 * k, half - k) * rho ** (n - 2 * k) for k in range(half + 1)),
+        torch.zeros_like(rho),
+    )
+    if m == 0:
+        return sqrt(n + 1) * radial
+    return sqrt(2 * (n + 1)) * radial * (torch.cos(order * azimuth) if m > 0 else torch.sin(order * azimuth))
+
+
+def noll(index: int) -> tuple[int, int]:
+    """(n, m) of Noll's index, from 1 (Noll 1976, table I): even indices are cosines.
+
+    Raises:
+        ValueError: if the index is below 1.
+    """
+    if index < 1:
+        raise ValueError(f"Noll's indices count from 1, not {index}")
+    n = 0
+    while (n + 1) * (n + 2) // 2 < index:
+        n += 1
+    rank = index - n * (n + 1) // 2  # 1 .. n + 1 within the order
+    m = 2 * (rank // 2) if n % 2 == 0 else 2 * ((rank - 1) // 2) + 1
+    return n, m if index % 2 == 0 else -m
