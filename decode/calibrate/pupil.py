@@ -15,7 +15,7 @@ from torch.func import functional_call, jvp, vmap
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["PupilFit", "fit_images", "fit_pupil"]
+__all__ = ["PupilFit", "brightness", "fit_images", "fit_pupil", "noise_of"]
 
 START_NM = 70.0
 """astigmatism tried at the start, nm rms: of either sign, upright and oblique, and none"""
@@ -156,10 +156,7 @@ def fit_images(
         raise ValueError("the images hold values that are not finite")
     psf = copy.deepcopy(psf)
     dtype = images.dtype
-    camera = camera or Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
-    slope = camera.excess_factor / float(torch.as_tensor(camera.qe).double().mean())
-    # an image of few photons has variance even where none is expected
-    floor = float(camera.noise_floor.double().mean()) / slope + 0.05
+    slope, floor = noise_of(camera)
 
     modes = len(psf.modes)
     known = (*psf.parameter_names, "numerical_aperture")
@@ -206,7 +203,7 @@ def fit_images(
             return torch.cat([model(theta, part) for part in at(xyz).split(32)]).double()
 
     share = shares(theta, xyz)
-    light = _brightness(images.double(), share, slope, floor)
+    light = brightness(images.double(), share, slope, floor)
     loss = loss_of(theta, light, share)
     damping = 1e-2
     for _ in range(steps):
@@ -221,17 +218,17 @@ def fit_images(
             trial = torch.minimum(torch.maximum(theta + (change @ fitted).to(dtype), lowest), highest)
             moved = xyz + shift.clamp(-200, 200).to(dtype)
             step = torch.cat([change.expand(len(source), p), shift[source]], 1)
-            brightness = light + back(step)
-            brightness[:, 0] = brightness[:, 0].clamp_min(1)
+            lit = light + back(step)
+            lit[:, 0] = lit[:, 0].clamp_min(1)
             share = shares(trial, moved)
-            trial_loss = loss_of(trial, brightness, share)
+            trial_loss = loss_of(trial, lit, share)
             if trial_loss < loss:
                 gained, loss = loss - trial_loss, trial_loss
-                theta, xyz, light = trial, moved, brightness
+                theta, xyz, light = trial, moved, lit
                 damping = max(damping / 10, 1e-6)
                 break
             damping *= 10
-        if gained < 0.05:  # a fraction of a standard deviation
+        if gained < 0.2 + 1e-7 * abs(loss):  # a fraction of a standard deviation, or float32's last digit
             break
 
     reduced, _, _ = _normal_equations(model, theta, choose, at(xyz), images, light, slope, floor)
@@ -255,6 +252,15 @@ def fit_images(
         misfit=misfit,
         loss=loss,
     )
+
+
+def noise_of(camera: Camera | None) -> tuple[float, float]:
+    """(slope, floor) of the variance slope * (mean + floor) of a pixel in photons, of maps the mean; None: photons."""
+    if camera is None:
+        return 1.0, 0.05
+    slope = camera.excess_factor / float(torch.as_tensor(camera.qe).double().mean())
+    # an image of few photons has variance even where none is expected
+    return slope, float(camera.noise_floor.double().mean()) / slope + 0.05
 
 
 class _FreeAperture(nn.Module):
@@ -312,8 +318,8 @@ def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
     return torch.stack([x, y, -z_nm.to(stacks.dtype)[plane]], 1) - psf.offset_nm.to(stacks.dtype)
 
 
-def _brightness(images: Tensor, share: Tensor, slope: float, floor: float) -> Tensor:
-    """Photons and background of each image by weighted least squares: (n, 2)."""
+def brightness(images: Tensor, share: Tensor, slope: float, floor: float) -> Tensor:
+    """Photons and background of each image (n, y, x) by weighted least squares, given the share (n, y, x): (n, 2)."""
     weight = 1 / (slope * (images.clamp_min(0) + floor + images.clamp_min(0).mean((1, 2), keepdim=True)))
     design = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
     weighted = design * weight.flatten(1)[..., None]

@@ -90,7 +90,7 @@ def test_a_high_aperture_is_the_sum_of_richards_and_wolfs_integrals(aperture: fl
 
 @pytest.mark.parametrize("sample_index", [1.33, None])
 def test_all_light_is_there_at_every_depth(sample_index: float | None) -> None:
-    """In one period of the field; the rim's cells lose 2 / grid at most, whether or not evanescent light shines there."""
+    """In one period of the field; the rim's cells lose 2 / grid at most, with or without evanescent light."""
     psf = pupil(sample_index=sample_index, depth_nm=500.0, zernike_nm={(2, 2): 60.0}, blur_nm=30.0, patch_px=5, grid=44)
     period = psf.grid * WAVELENGTH_NM / (2 * 1.45)
     wide = pupil(

@@ -1,0 +1,278 @@
+"""The pupil from the blinking movie itself, starting from a nominal pupil or one whose microscope has drifted."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of
+from decode.optics.camera import Camera
+from decode.optics.pupil import PupilPSF
+
+__all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored"]
+
+FEWEST_SPOTS = 20
+"""fewer do not fill the depth of focus"""
+DECISIVE = 5.0
+"""log-likelihood by which one explanation must beat the other to be believed: odds of 150 to 1"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class InSituFit:
+    """The pupil that explains the spots, and what the spots cannot tell about it.
+
+    Images of a pupil W at z and of its mirror -W(-rho) at -z are the same (the fields are complex conjugates) unless
+    the sample's refractive index differs from the immersion's.  So the direction of z is not in the movie: it is that
+    of the pupil the fit started from, if this has aberrations that tell it.  And z is measured in units of the depth
+    of focus: its scale is as right as numerical aperture, wavelength and index are.
+    """
+
+    fit: PupilFit
+    """pupil, positions and light of the spots used; its z is relative to the pupil's focus"""
+    used: Tensor
+    """(n,) bool, which of the spots given were used; the others are not explained by one molecule each"""
+    mirror_ratio: float
+    """log-likelihood by which the pupil beats its mirror"""
+    side_ratio: float
+    """median over spots of the log-likelihood by which their z beats the best on the other side of focus"""
+    sign_known: bool
+    """whether the direction of z is known: from the movie, or else from the pupil at the start"""
+    undetermined: tuple[str, ...]
+    """parameters the spots leave as open as they were"""
+
+    @property
+    def psf(self) -> PupilPSF:
+        return self.fit.psf
+
+    @property
+    def sides_differ(self) -> bool:
+        """Whether a spot looks different above and below focus; if not, z of a molecule is known up to its sign."""
+        return self.side_ratio > DECISIVE
+
+    @property
+    def verdict(self) -> str:
+        """What the movie does not tell, in plain sentences."""
+        said = []
+        if not self.sides_differ:
+            said.append(
+                "The PSF looks the same above and below focus, so only the distance of a molecule from focus can be "
+                "known, not the side: use it in 2D, or add astigmatism."
+            )
+        elif not self.sign_known:
+            said.append(
+                "This pupil and its mirror image explain the movie equally well, and the starting PSF does not say "
+                "which is right: z may be upside down. Start from a PSF with the right sign of astigmatism, or "
+                "calibrate with beads."
+            )
+        elif self.mirror_ratio < DECISIVE:
+            said.append("The direction of z is that of the starting PSF; the movie itself does not tell it.")
+        if "numerical_aperture" in self.fit.names:
+            aperture, deviation = self.fit["numerical_aperture"]
+            said.append(f"The scale of z is known to {200 * deviation / aperture:.1f} %, by way of the aperture's fit.")
+        else:
+            said.append("The scale of z is as right as the stated numerical aperture, wavelength and refractive index.")
+        if self.undetermined:
+            said.append(f"The spots do not tell {', '.join(self.undetermined)}.")
+        return " ".join(said)
+
+
+def crop_spots(light: Tensor, *, psf: PupilPSF, camera: Camera, max_spots: int = 200, snr: float = 8.0) -> Tensor:
+    """Bright spots that stand alone, cut from a movie.
+
+    Args:
+        light: (frame, y, x) photons before quantum efficiency, as `Camera.to_photons` gives them.
+        psf: gives the side of the crops.
+        camera: gives the noise.
+        max_spots: the brightest are taken, spread over the movie's frames.
+        snr: least signal over noise of what counts as a spot.
+
+    Returns:
+        (n, patch_px, patch_px) photons, background included.
+
+    Raises:
+        ValueError: if fewer than 20 spots stand alone.
+    """
+    half = psf.patch_px // 2
+    width = 1.6 * psf.wavelength_nm / (4 * float(psf.numerical_aperture) * psf.pixel_size_nm)
+    narrow, wide = _gaussian(width), _gaussian(4 * width)
+    slope, floor = noise_of(camera)
+    window = 2 * half + 1
+    crops, strength = [], []
+    for frame in light[:, None].float():
+        level = _smooth(frame, wide)
+        signal = _smooth(frame, narrow) - level
+        noise = (slope * (level.clamp_min(0) + floor)).sqrt() * narrow.square().sum()
+        ratio = (signal / noise)[0]
+        peak = (ratio == F.max_pool2d(ratio[None], 3, 1, 1)[0]) & (ratio > snr / 2)
+        crowd = F.avg_pool2d(peak[None].float(), window, 1, half)[0] * window**2
+        alone = peak & (crowd < 1.5) & (ratio > snr)
+        alone[:half] = alone[-half:] = alone[:, :half] = alone[:, -half:] = False
+        for y, x in alone.nonzero().tolist():
+            crops.append(frame[0, y - half : y + half + 1, x - half : x + half + 1])
+            strength.append(float(ratio[y, x]))
+    if len(crops) < FEWEST_SPOTS:
+        raise ValueError(
+            f"only {len(crops)} spots of the movie are bright and stand alone, {FEWEST_SPOTS} are needed; "
+            f"give more frames, or calibrate with beads"
+        )
+    chosen = torch.tensor(strength).argsort(descending=True)[:max_spots].sort().values
+    return torch.stack(crops)[chosen]
+
+
+def fit_in_situ(
+    spots: Tensor,
+    *,
+    psf: PupilPSF,
+    camera: Camera,
+    free: tuple[str, ...] | None = None,
+    z_range_nm: float = 700.0,
+    steps: int = 8,
+) -> InSituFit:
+    """Refine the pupil by the likelihood of single molecules at unknown x, y, z, photons and background.
+
+    Args:
+        spots: (n, patch_px, patch_px) photons before quantum efficiency, one molecule in each; see `crop_spots`.
+        psf: where the fit starts; its even aberrations (n even) say which way z runs.
+        camera: gives the noise.
+        free: names of what is fitted, see `fit_images`; None: aberrations and blur.
+        z_range_nm: molecules lie within this distance of focus.
+        steps: largest number of steps in each of two rounds.
+
+    Raises:
+        ValueError: if there are too few spots or their shape is wrong.
+    """
+    if len(spots) < FEWEST_SPOTS:
+        raise ValueError(f"{len(spots)} spots do not tell a pupil, at least {FEWEST_SPOTS} are needed")
+    source = torch.arange(len(spots))
+
+    def fit(start: PupilPSF, xyz: Tensor, which: Tensor, names: tuple[str, ...] | None, steps: int) -> PupilFit:
+        n = int(which.sum())
+        return fit_images(
+            spots[which],
+            source=source[:n],
+            z_nm=torch.zeros(n, dtype=spots.dtype),
+            psf=start,
+            xyz_nm=xyz,
+            camera=camera,
+            free=names,
+            steps=steps,
+        )
+
+    used = torch.ones(len(spots), dtype=torch.bool)
+    found = fit(psf, _start(spots, psf, camera, z_range_nm), used, free, steps)
+    # what one molecule does not explain (neighbours) must not bend the pupil; z of the rest may have been caught on
+    # the wrong side while the pupil was wrong
+    used = _explained(spots, found, camera)
+    found = fit(found.psf, _start(spots[used], found.psf, camera, z_range_nm), used, free, 2 * steps)
+
+    mirror = fit(mirrored(found.psf), found.xyz_nm * found.xyz_nm.new_tensor([1, 1, -1]), used, free, 3)
+    opposite = _other_side(spots[used], found, camera, z_range_nm)
+    deviation = found.covariance.diagonal().clamp_min(0).sqrt()
+    limits = [50.0 if name.startswith("zernike") else torch.inf for name in found.names]
+    return InSituFit(
+        fit=found,
+        used=used,
+        mirror_ratio=mirror.loss - found.loss,
+        side_ratio=float(opposite.median()),
+        sign_known=mirror.loss - found.loss > DECISIVE or _nearer_than_mirror(found.psf, psf),
+        undetermined=tuple(n for n, d, limit in zip(found.names, deviation.tolist(), limits, strict=True) if d > limit),
+    )
+
+
+def mirrored(psf: PupilPSF) -> PupilPSF:
+    """The pupil -W(-rho), whose image at -z is that of `psf` at z if the indices are equal."""
+    twin = copy.deepcopy(psf)
+    even = torch.tensor([n % 2 == 0 for n, _ in psf.modes], dtype=torch.bool)
+    with torch.no_grad():
+        twin.zernike_nm[even] *= -1
+        twin.offset_nm[2] *= -1
+        if twin.phase_mask_nm is not None:
+            twin.phase_mask_nm.copy_(-twin.phase_mask_nm.flip(0, 1))
+    return twin
+
+
+def _nearer_than_mirror(found: PupilPSF, start: PupilPSF) -> bool:
+    """Whether the start decides between a pupil and its mirror: by what of it is even, and more than in passing."""
+    even = torch.tensor([n % 2 == 0 for n, _ in start.modes], dtype=torch.bool)
+    before, after = start.zernike_nm.detach()[even], found.zernike_nm.detach()[even]
+    return float((after - before).norm()) < 0.7 * float((after + before).norm())
+
+
+@torch.no_grad()
+def _losses(spots: Tensor, psf: PupilPSF, camera: Camera, xyz: Tensor) -> Tensor:
+    """Negative quasi-log-likelihood (n, k) of each spot at k places (n, k, 3), with its best light and background."""
+    slope, floor = noise_of(camera)
+    columns = []
+    for place in xyz.unbind(1):
+        share = torch.cat([psf.integrate_pixels(part) for part in place.split(64)]).double()
+        light = brightness(spots.double(), share, slope, floor)
+        mean = light[:, 0, None, None] * share + light[:, 1, None, None] + floor
+        columns.append((mean - (spots.double() + floor) * mean.clamp_min(1e-3).log()).sum((1, 2)) / slope)
+    return torch.stack(columns, 1)
+
+
+def _start(spots: Tensor, psf: PupilPSF, camera: Camera, z_range_nm: float) -> Tensor:
+    """Where each molecule is by its centroid and the most likely z of a grid: (n, 3) nm."""
+    border = torch.ones(spots.shape[-2:], dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    at = (torch.arange(spots.shape[-1], dtype=spots.dtype) + 0.5) * psf.pixel_size_nm
+    middle = spots.shape[-1] / 2 * psf.pixel_size_nm
+    # far from the middle there is more noise than light
+    window = torch.exp(-(((at - middle) / (3.5 * psf.pixel_size_nm)) ** 2) / 2)
+    light = (spots - spots[:, border].median(1).values[:, None, None]).clamp_min(0) * window * window[:, None]
+    total = light.sum((1, 2)).clamp_min(1e-6)
+    xy = torch.stack([(light.sum(1) * at).sum(1), (light.sum(2) * at).sum(1)], 1) / total[:, None]
+    z = torch.linspace(-z_range_nm, z_range_nm, 2 * round(z_range_nm / 100) + 1, dtype=spots.dtype)
+    places = torch.cat([xy[:, None].expand(-1, len(z), 2), z[None, :, None].expand(len(spots), -1, 1)], 2)
+    places = places - psf.offset_nm.to(spots.dtype)
+    best = _losses(spots, psf, camera, places).argmin(1)
+    return places[torch.arange(len(spots)), best]
+
+
+def _explained(spots: Tensor, found: PupilFit, camera: Camera) -> Tensor:
+    """Which spots look like one molecule: (n,) bool."""
+    slope, floor = noise_of(camera)
+    with torch.no_grad():
+        share = torch.cat([found.psf.integrate_pixels(part) for part in found.xyz_nm.split(64)])
+    mean = found.photons[:, None, None] * share + found.background[:, None, None]
+    misfit = ((spots - mean) ** 2 / (slope * (mean + floor).clamp_min(1e-3))).mean((1, 2))
+    pixels = spots.shape[-1] ** 2
+    # while the pupil is wrong noise explains none, so a spot is held against the others too
+    allowed = max(1 + 4 * (2 / pixels) ** 0.5, 1.3 * float(misfit.median()))
+    return misfit <= allowed
+
+
+def _other_side(spots: Tensor, found: PupilFit, camera: Camera, z_range_nm: float) -> Tensor:
+    """Log-likelihood by which the z of each spot well out of focus beats all z on the other side of focus."""
+    xyz = found.xyz_nm + found.psf.offset_nm.to(spots.dtype)
+    out = xyz[:, 2].abs() > 150
+    if out.sum() < 5:
+        return torch.zeros(1)
+    xyz, spots = xyz[out], spots[out]
+    z = torch.arange(0, z_range_nm + 1, 50.0, dtype=spots.dtype)
+    beyond = -xyz[:, 2:].sign() * z
+    beyond = torch.cat([beyond, -xyz[:, 2:]], 1)  # the mirrored place itself, should all look alike
+    places = torch.cat([xyz[:, None, :2].expand(-1, beyond.shape[1], 2), beyond[..., None]], 2)
+    shift = found.psf.offset_nm.to(spots.dtype)
+    here = _losses(spots, found.psf, camera, (xyz - shift)[:, None])[:, 0]
+    return _losses(spots, found.psf, camera, places - shift).amin(1) - here
+
+
+def _gaussian(sigma_px: float) -> Tensor:
+    """A normalized Gaussian kernel, three sigma to either side."""
+    reach = max(1, round(3 * sigma_px))
+    kernel = torch.exp(-((torch.arange(-reach, reach + 1) / sigma_px) ** 2) / 2)
+    return kernel / kernel.sum()
+
+
+def _smooth(image: Tensor, kernel: Tensor) -> Tensor:
+    """An image (1, y, x) convolved along y and x, its border repeated."""
+    reach = len(kernel) // 2
+    padded = F.pad(image[None], (reach, reach, reach, reach), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[0]
