@@ -1,159 +1,305 @@
-"""A rough camera, from the movie alone."""
+"""A camera from the movie alone, and how well the movie tells it."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from decode.estimate.frames import Estimate, gaussian_kernel, middle, read_frames, shape_of
+from decode.estimate.cumulants import NoiseCumulants, noise_cumulants
+from decode.estimate.frames import Estimate
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
 
-__all__ = ["estimate_camera"]
+__all__ = ["CameraEstimate", "CameraKind", "estimate_camera", "infer_camera"]
 
-TYPICAL_READ_NOISE_E = 1.5
-"""of an sCMOS camera, electrons"""
-GAIN_ERROR = 0.06
-"""as `MODEL_ERROR`, of the gain"""
-LARGEST_SCMOS_GAIN = 5.0
-"""ADU per electron; a steeper growth of the noise comes from an electron-multiplying register"""
+CameraKind = Literal["emccd", "scmos"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Prior:
+    """What data sheets say of a kind of camera: medians, and the factors of one standard deviation."""
+
+    excess: float
+    """variance over that of a Poisson count"""
+    skew: float
+    """kappa3 kappa1 / kappa2^2: 1 of a Poisson count, 1.5 behind a register"""
+    adu_per_electron: tuple[float, float]
+    read_noise_e: tuple[float, float]
+    """as if before the register"""
+    qe: float
+
+
+PRIORS: Mapping[CameraKind, _Prior] = {
+    "scmos": _Prior(excess=1.0, skew=1.0, adu_per_electron=(1.5, 2.5), read_noise_e=(1.5, 1.4), qe=0.8),
+    "emccd": _Prior(excess=2.0, skew=1.5, adu_per_electron=(10.0, 3.0), read_noise_e=(0.2, 2.0), qe=0.9),
+}
+TYPICAL_EM_GAIN = 300.0
+COMMON_BASELINES = (100.0, 200.0)
+"""ADU; makers set the one or the other"""
+BASELINE_SPREAD = 2.0
+"""standard deviation of what cameras then have, ADU"""
+MODEL_ERRORS = (0.01, 0.02, 0.04, 0.08)
+"""relative standard deviation of a class's variance beyond chance, as from light that changed unseen or from offsets
+that drifted: how large it is the scatter of the classes tells, and all are equally probable before"""
+THIRD_MODEL_ERROR = 5.0
+"""the same of the third cumulant, over that of the variance"""
+OFFSET_ERROR_ADU = 0.5
+"""standard deviation of the offset between the pixels of different classes: from one part of a sensor to another"""
+SURE = 0.95
+"""a kind of camera that is as probable is not doubted"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CameraEstimate:
+    """A camera as the noise of a movie tells it."""
+
+    camera: Camera
+    baseline: Estimate
+    """ADU"""
+    adu_per_electron: Estimate
+    """counts that one photoelectron gives, behind the register if there is one"""
+    read_noise_e: Estimate
+    """electrons; behind a register, as if before it"""
+    emccd_probability: float
+    """1 or 0 where the kind was stated"""
+    notes: tuple[str, ...]
+    """a sentence on each thing the user should know"""
+
+
+def estimate_camera(
+    movie: Movie | Tensor | npt.NDArray[Any],
+    *,
+    kind: CameraKind | None = None,
+    qe: float | None = None,
+    em_gain: float | None = None,
+    n_frames: int | None = None,
+) -> tuple[Camera, tuple[str, ...]]:
+    """The camera of `infer_camera`, and its notes."""
+    estimate = infer_camera(movie, kind=kind, qe=qe, em_gain=em_gain, n_frames=n_frames)
+    return estimate.camera, estimate.notes
 
 
 @torch.no_grad()
-def estimate_camera(
-    movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None
-) -> tuple[Camera, tuple[str, ...]]:
-    """A rough camera from a movie of blinking molecules: photon transfer (Janesick, Photon Transfer, SPIE, 2007).
+def infer_camera(
+    movie: Movie | Tensor | npt.NDArray[Any],
+    *,
+    kind: CameraKind | None = None,
+    qe: float | None = None,
+    em_gain: float | None = None,
+    n_frames: int | None = None,
+) -> CameraEstimate:
+    """A camera from a movie of blinking molecules, by the first three cumulants of its noise.
 
-    The variance of a steady pixel grows with its mean by the ADU that one electron gives.  It is taken from the
-    difference of consecutive frames, in pixels whose neighbours say that no molecule went on or off.
+    With g ADU per electron, an offset o and read noise of variance v, photon transfer (Janesick, Photon Transfer, SPIE,
+    2007) and its next order say of pixels of mean m
 
-    Offset and read noise cannot be told apart without dark frames: a read noise is assumed and the offset follows.
-    An EMCCD cannot be told from a camera of twice the gain: it is described as one without a register, whose noise is
-    right and whose photons are half of the true ones.
+        kappa2 = F^2 g (m - o) + v,    kappa3 = S (F^2 g)^2 (m - o)
+
+    with F^2 = 1, S = 1 for Poisson counts.  A register turns an electron into an exponential variate, the kth moment
+    of which is k! g^k, so that F^2 = 2 and S = 6 / 4.  Gain and read noise lie on a grid, the offset is integrated
+    out in closed form, and of both kinds of camera the more probable one is taken.  Where all pixels are equally bright
+    the offset rests on kappa3 alone, and the interval says so.
 
     Args:
         movie: (frame, y, x) ADU.
-        n_frames: number of pairs of frames to look at, spread over the movie; None takes 50, and more of a small field.
-
-    Returns:
-        The camera, its photons being photoelectrons (`qe` 1), and a sentence on each thing the user should know.
+        kind: emccd or scmos (or CCD); None judges by the movie.
+        qe: quantum efficiency, which no movie tells; None takes a typical one.
+        em_gain: of an EMCCD: counts tell only its ratio to `e_per_adu`; None takes a typical one.
+        n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
-        ValueError: in one sentence, if the movie's noise does not tell the gain.
+        ValueError: in one sentence, if an argument is wrong or the movie's noise does not tell the gain.
     """
-    shape = shape_of(movie)
-    if shape[0] < 2 or min(shape[1:]) < 16:
-        raise ValueError("estimating the camera takes at least 2 frames of 16 x 16 pixels; give --camera")
-    rows, columns = (middle(side) for side in shape[1:])
-    pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
-    n_pairs = min(shape[0] - 1, n_frames or max(50, 2**21 // pixels))
-    starts = np.linspace(0, shape[0] - 2, n_pairs).round().astype(int)
-    pairs = torch.stack([read_frames(movie, i, i + 2, rows, columns) for i in starts])
-    gain, dark = _photon_transfer(pairs)
-    if not gain.low > 0:
-        raise ValueError("the movie's noise does not grow with its light and tells no gain; give --camera")
+    if kind is not None and kind not in PRIORS:
+        raise ValueError(f"the kind of a camera is emccd or scmos, not {kind}")
+    if kind == "scmos" and em_gain is not None:
+        raise ValueError("an sCMOS camera has no EM gain; leave it out or call the camera an EMCCD")
+    if qe is not None and not 0 < qe <= 1:
+        raise ValueError(f"the quantum efficiency is {qe:g}, but must be above 0 and at most 1")
+    if em_gain is not None and not em_gain >= 1:
+        raise ValueError(f"the EM gain is {em_gain:g}, but must be at least 1")
+    if em_gain is not None:
+        kind = "emccd"
+    noise = noise_cumulants(movie, n_frames=n_frames)
+    if not bool((noise.variance > 0).all()):
+        raise ValueError("the movie has no noise and tells no gain; give --camera")
+    kinds: tuple[CameraKind, ...] = ("emccd", "scmos") if kind is None else (kind,)
+    grids = {each: _Posterior.of(noise, PRIORS[each]) for each in kinds}
+    evidence = torch.stack([grid.log_weight.logsumexp((0, 1, 2)) for grid in grids.values()]).softmax(0)
+    chance = dict(zip(kinds, evidence.tolist(), strict=True))
+    emccd_probability = chance.get("emccd", 0.0)
+    found: CameraKind = "emccd" if emccd_probability > 0.5 else "scmos"
+    return _describe(grids[found], found, emccd_probability, kind is not None, qe, em_gain, noise.n_pixels)
 
-    register = gain.value > LARGEST_SCMOS_GAIN
-    read_noise_e = 0.0 if register else TYPICAL_READ_NOISE_E
-    # a baseline above the darkest pixels cannot be; below, read noise moves it by read_noise_e^2 * gain
-    darkest = float(pairs.mean((0, 1)).quantile(0.01))
-    low, value, high = (
-        min(darkest, offset + noise**2 * gain.value)
-        for offset, noise in ((dark.low, 0.0), (dark.value, read_noise_e), (dark.high, 2 * read_noise_e))
-    )
-    baseline = Estimate(value, low, high, gain.n)
-    read_noise_e = math.sqrt(max(0.0, (value - dark.value) / gain.value))
-    notes = [
-        f"the camera was estimated from the movie, roughly: {gain} ADU per electron and {baseline} ADU at no light; "
-        "photons and uncertainties are as rough",
-        f"a read noise of {read_noise_e:.2g} electrons was assumed, and photons are photoelectrons: "
-        "a movie does not tell read noise and quantum efficiency",
-    ]
-    if register:
-        notes.append(
-            f"{gain.value:.3g} ADU per electron suggest an EMCCD, whose excess noise the movie does not tell from "
-            "gain: uncertainties hold, but photons come out at about half their number; give --camera"
+
+def _describe(
+    posterior: _Posterior,
+    kind: CameraKind,
+    emccd_probability: float,
+    stated: bool,
+    qe: float | None,
+    em_gain: float | None,
+    n: int,
+) -> CameraEstimate:
+    """Intervals, the camera in their middle, and what is to be said about it."""
+    baselines, gains, noises = posterior.draw()
+
+    def interval(draws: Tensor) -> Estimate:
+        low, value, high = draws.quantile(torch.tensor([0.025, 0.5, 0.975], dtype=draws.dtype)).tolist()
+        return Estimate(value, low, high, n)
+
+    baseline, gain, read_noise = interval(baselines), interval(gains), interval(noises)
+    if gain.high > 4 * gain.low:
+        raise ValueError(
+            f"the movie's noise does not tell the gain ({gain.low:.2g} to {gain.high:.2g} ADU per electron); "
+            "give --camera"
         )
-    return Camera(baseline=value, e_per_adu=1 / gain.value, read_noise_e=read_noise_e), tuple(notes)
+    notes = []
+    common = [level for level in COMMON_BASELINES if baseline.low <= level <= baseline.high]
+    if common:
+        # the intervals stay what the movie tells; gain and read noise follow, for they are bound to the offset
+        level = min(common, key=lambda level: abs(level - baseline.value))
+        baseline, gain, read_noise = (
+            Estimate(value, told.low, told.high, n)
+            for value, told in zip(posterior.near(level), (baseline, gain, read_noise), strict=True)
+        )
+        notes.append(
+            f"the movie tells a baseline from {baseline.low:.4g} to {baseline.high:.4g} ADU; near {level:g}, which "
+            f"many makers set, {baseline.value:.4g} was taken"
+        )
+    prior = PRIORS[kind]
+    efficiency = prior.qe if qe is None else qe
+    name = "EMCCD" if kind == "emccd" else "sCMOS"
+    notes.insert(
+        0,
+        f"the camera was estimated from the movie, as an {name}: {gain} ADU per photoelectron and {baseline} ADU at "
+        "no light; photons and uncertainties are as rough",
+    )
+    certainty = emccd_probability if kind == "emccd" else 1 - emccd_probability
+    if not stated and certainty < SURE:
+        notes.append(
+            f"the noise hardly tells an EMCCD from an sCMOS camera ({name} with a probability of {certainty:.2f}), "
+            "and photons differ by a factor of 2; say which it is"
+        )
+    if qe is None:
+        notes.append(f"a quantum efficiency of {efficiency:g} was assumed, no movie tells it")
+    register = None
+    if kind == "emccd":
+        register = TYPICAL_EM_GAIN if em_gain is None else em_gain
+        if em_gain is None:
+            notes.append(f"an EM gain of {register:g} stands for the true one, of which nothing else depends")
+    else:
+        notes.append(f"a read noise of {read_noise} electrons rests on data sheets more than on the movie")
+    multiplied = register or 1.0
+    camera = Camera(
+        baseline=baseline.value,
+        e_per_adu=multiplied / gain.value,
+        read_noise_e=read_noise.value * multiplied,
+        qe=efficiency,
+        em_gain=register,
+    )
+    return CameraEstimate(
+        camera=camera,
+        baseline=baseline,
+        adu_per_electron=gain,
+        read_noise_e=read_noise,
+        emccd_probability=emccd_probability,
+        notes=tuple(notes),
+    )
 
 
-def _photon_transfer(pairs: Tensor) -> tuple[Estimate, Estimate]:
-    """Line of variance against mean of steady pixels.
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Posterior:
+    """Of gain, read noise and model error on a grid, at each point a Gaussian of the offset, cut to where it can be."""
 
-    Light that goes on or off is smooth over a few pixels: the mask [1 -2 1] along both axes takes most of it from the
-    difference of two frames and leaves the noise (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996), and pixels
-    whose surroundings changed are left out.  Surroundings and pixel share no noise, so neither choice biases the other.
+    log_weight: Tensor
+    """(gains, noises, errors), not normalised"""
+    gain: Tensor
+    """ADU per electron; as the next, broadcasts against the grid"""
+    read_noise_e: Tensor
+    offset: Tensor
+    """(gains, noises, errors) mean of the offset, ADU"""
+    offset_error: Tensor
+    """(gains, noises, errors) its standard deviation"""
+    bounds: tuple[float, float]
 
-    Args:
-        pairs: (n, 2, y, x) ADU, consecutive frames.
+    @staticmethod
+    def of(noise: NoiseCumulants, prior: _Prior) -> _Posterior:
+        gain = torch.logspace(-2, 3, 1200, dtype=torch.float64)[:, None, None, None]
+        z = torch.linspace(-2.5, 2.5, 11, dtype=torch.float64)[:, None]
+        read_noise_e = prior.read_noise_e[0] * prior.read_noise_e[1] ** z[:, None]
+        model_error = torch.tensor(MODEL_ERRORS, dtype=torch.float64)[:, None]
+        # the offset counts from the darkest pixels, which none can exceed
+        darkest = noise.mean.min()
+        light = noise.mean - darkest
+        slope2 = prior.excess * gain
+        slope3 = prior.skew * slope2**2
+        weight2, weight3 = (
+            1 / ((scale * model_error * cumulant) ** 2 + (slope * OFFSET_ERROR_ADU) ** 2 + error**2)
+            for scale, cumulant, slope, error in (
+                (1.0, noise.variance, slope2, noise.variance_error),
+                (THIRD_MODEL_ERROR, noise.third, slope3, noise.third_error),
+            )
+        )
+        residual2 = noise.variance - slope2 * light - (gain * read_noise_e) ** 2 - 1 / 12  # 1 / 12: whole counts
+        residual3 = noise.third - slope3 * light
+        precision = (weight2 * slope2**2 + weight3 * slope3**2).sum(-1)
+        depth = (weight2 * slope2 * residual2 + weight3 * slope3 * residual3).sum(-1) / precision
+        misfit = (
+            weight2 * (residual2 - slope2 * depth[..., None]) ** 2
+            + weight3 * (residual3 - slope3 * depth[..., None]) ** 2
+        ).sum(-1)
+        offset, error = darkest - depth, precision.rsqrt().expand(depth.shape)
+        bounds = (min(0.0, float(darkest)), float(darkest))
+        low, high = ((bound - offset) / error for bound in bounds)
+        median, factor = prior.adu_per_electron
+        log_prior = (
+            -(((gain[..., 0] / median).log() / math.log(factor)) ** 2) / 2 - math.log(math.log(factor)) - z**2 / 2
+        )
+        log_likelihood = (weight2.log() + weight3.log()).sum(-1) / 2 - misfit / 2 + error.log()
+        return _Posterior(
+            log_weight=log_prior + log_likelihood + _log_interval(low, high),
+            gain=gain[..., 0],
+            read_noise_e=read_noise_e[..., 0],
+            offset=offset,
+            offset_error=error,
+            bounds=bounds,
+        )
 
-    Returns:
-        Slope [ADU per electron] and where the line meets zero variance [ADU].
-    """
-    ring = torch.outer(gaussian_kernel(1.0), gaussian_kernel(1.0)).double()
-    ring[2:5, 2:5] = 0
-    second_difference = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
-    mask = torch.outer(second_difference, second_difference) / 6  # noise of variance 1 keeps variance 1
+    def draw(self, n: int = 20000) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,) draws of offset, gain and read noise."""
+        rng = torch.Generator().manual_seed(0)
+        index = torch.multinomial(self.log_weight.flatten().softmax(0), n, replacement=True, generator=rng)
+        gain, read_noise_e = (x.expand(self.offset.shape).flatten()[index] for x in (self.gain, self.read_noise_e))
+        offset, error = self.offset.flatten()[index], self.offset_error.flatten()[index]
+        # a Gaussian between bounds, by the inverse of its distribution
+        low, high = (torch.special.ndtr((bound - offset) / error) for bound in self.bounds)
+        quantile = low + (high - low) * torch.rand(n, generator=rng, dtype=torch.float64)
+        drawn = offset + error * torch.special.ndtri(quantile.clamp(1e-12, 1 - 1e-12))
+        return drawn.clamp(*self.bounds), gain, read_noise_e
 
-    def around(images: Tensor) -> Tensor:
-        return F.conv2d(images, (ring / ring.sum())[None, None]).flatten()
-
-    def within(images: Tensor, kernel: Tensor) -> Tensor:
-        return F.conv2d(images[..., 2:-2, 2:-2], kernel[None, None]).flatten()
-
-    light, change = pairs.mean(1, keepdim=True), pairs.diff(dim=1)
-    unrest, square = around(change).abs(), within(change, mask) ** 2 / 2
-    # the variance of the masked difference is that of this mean, for variance is linear in light
-    mean = within(light, mask**2)
-    order = around(light).argsort()
-    # few pixels are bright: ever smaller classes, down to some hundred
-    n = len(order)
-    ends = [n // 8, n // 4] + [n - n // 2**k for k in range(1, 64) if n // 2**k >= 400]
-    classes = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        part = order[start:end]
-        steady = part[unrest[part].argsort()[: math.ceil(len(part) / 4)]]
-        classes.append(torch.stack([mean[steady], square[steady]]))
-    # the median of a chi-squared variate is 0.455 of its mean
-    line = _line(torch.stack([torch.stack([m.mean(), s.median() / 0.455, m.new_tensor(len(m))]) for m, s in classes]))
-    for _ in range(5):
-        # four standard deviations off are hot pixels and molecules that moved the mean after all
-        gain, dark = line[0].value, line[1].value
-        least = min(float(s.median()) for _, s in classes)
-        points = []
-        for m, s in classes:
-            keep = s <= 16 * (gain * (m - dark)).clamp_min(least)
-            points.append(torch.stack([m[keep].mean(), s[keep].mean(), keep.sum()]))
-        line = _line(torch.stack(points))
-    return line
+    def near(self, level: float) -> tuple[float, float, float]:
+        """Means of offset, gain and read noise where the offset is about that level."""
+        total = self.offset_error**2 + BASELINE_SPREAD**2
+        weight = self.log_weight - (level - self.offset) ** 2 / total / 2 - total.log() / 2
+        weight = weight.flatten().softmax(0).reshape(weight.shape)
+        offset = (self.offset * BASELINE_SPREAD**2 + level * self.offset_error**2) / total
+        baseline, gain, read_noise_e = (float((weight * x).sum()) for x in (offset, self.gain, self.read_noise_e))
+        return baseline, gain, read_noise_e
 
 
-def _line(points: Tensor) -> tuple[Estimate, Estimate]:
-    """Slope and zero of the line variance = slope * (mean - zero).
-
-    Args:
-        points: (m, 3) mean, variance and number of pixels.
-    """
-    mean, variance, n = points.T
-    weight = n / variance.clamp_min(1e-9) ** 2 / 2
-    middle, height = ((weight * values).sum() / weight.sum() for values in (mean, variance))
-    spread = (weight * (mean - middle) ** 2).sum()
-    slope = (weight * (mean - middle) * (variance - height)).sum() / spread
-    excess = (weight * (variance - height - slope * (mean - middle)) ** 2).sum() / (len(mean) - 2)
-    excess = excess.clamp_min(1)
-    relative = torch.hypot((excess / spread).sqrt() / slope, torch.tensor(GAIN_ERROR))
-    zero = middle - height / slope
-    zero_error = torch.hypot((excess / weight.sum()).sqrt() / slope, (middle - zero) * relative)
-    total = int(n.sum())
-
-    def estimate(value: Tensor, error: Tensor) -> Estimate:
-        return Estimate(float(value), float(value - 1.96 * error), float(value + 1.96 * error), total)
-
-    return estimate(slope, slope.abs() * relative), estimate(zero, zero_error)
+def _log_interval(low: Tensor, high: Tensor) -> Tensor:
+    """Log of the mass of a standard normal between two bounds, exact in both tails."""
+    flip = low + high > 0
+    near: Tensor = torch.special.log_ndtr(torch.where(flip, -low, high))
+    far: Tensor = torch.special.log_ndtr(torch.where(flip, -high, low))
+    return near + torch.log(-torch.expm1((far - near).clamp_max(-1e-12)))
