@@ -88,7 +88,10 @@ def fit_pupil(
     beads, planes = stacks.shape[:2]
     if planes < 5:
         raise ValueError(f"{planes} planes do not tell aberrations apart, at least 5 are needed")
-    psf = copy.deepcopy(psf)
+    if stacks.shape[2:] != (psf.patch_px, psf.patch_px):
+        raise ValueError(f"the crops are {tuple(stacks.shape[2:])} pixels, the PSF's patch is {psf.patch_px} wide")
+    if not bool(torch.isfinite(stacks).all()):
+        raise ValueError("the stacks hold values that are not finite")
     xyz = _start(stacks, z_nm, psf)
 
     def fit(start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int) -> PupilFit:
