@@ -34,7 +34,8 @@ class Estimate:
     """number of molecules, or of pixels, it rests on"""
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+        value, low, high = (f"{float(f'{v:.3g}'):g}" for v in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 def shape_of(movie: Movie | Tensor | npt.NDArray[Any]) -> tuple[int, int, int]:

@@ -1,0 +1,201 @@
+"""A movie beside one that was simulated from its estimate: do they look, count and blur alike?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decode.atomic import atomic
+from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
+from decode.estimate.scene import SceneEstimate
+from decode.io.stacks import Movie
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF, render
+
+__all__ = ["Comparison", "compare", "save_comparison"]
+
+Array = npt.NDArray[np.float64]
+
+SIDE_PX = 128
+"""side of the part of a large field that is compared, its middle"""
+FRAMES = 200
+"""largest number of frames compared, spread over the movie"""
+SHOWN = 3
+"""frames of each in the picture"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Frames of both, in photons, and what they have in common."""
+
+    real: Tensor
+    """(frame, y, x) photons"""
+    simulated: Tensor
+    """(frame, y, x) photons"""
+    pixel_size_nm: float
+    edges: Array
+    """(bin + 1,) photons"""
+    histograms: Array
+    """(2, bin) fraction of pixels, real and simulated"""
+    frequencies: Array
+    """(ring,) 1 / um"""
+    spectra: Array
+    """(2, ring) photons^2, radially averaged power of the frames, real and simulated"""
+
+    @property
+    def histogram_overlap(self) -> float:
+        """Part of the pixels that both histograms share; 1: they are the same."""
+        return float(self.histograms.min(0).sum())
+
+    @property
+    def spectrum_difference(self) -> float:
+        """Root mean square of the logarithm of the ratio of both spectra; 0: they are the same, 0.1: 10 % apart."""
+        return float(np.sqrt(np.mean(np.log(self.spectra[0] / self.spectra[1]) ** 2)))
+
+    def __str__(self) -> str:
+        return (
+            f"histograms of photons overlap by {self.histogram_overlap:.1%}, "
+            f"power spectra differ by {self.spectrum_difference:.1%}"
+        )
+
+
+@torch.no_grad()
+def compare(
+    movie: Movie | Tensor | npt.NDArray[Any], camera: Camera, psf: PSF, estimate: SceneEstimate, *, seed: int = 0
+) -> Comparison:
+    """Simulate a movie from its estimate and compare both.
+
+    Args:
+        movie: (frame, y, x) ADU.
+        camera: the movie's; its maps cover the movie's frames.
+        psf: the PSF the scene was estimated with.
+        estimate: what `estimate_scene` found.
+        seed: of the simulation.
+    """
+    total, height, width = shape_of(movie)
+    rows, columns = (
+        slice((side - min(side, SIDE_PX)) // 2, (side + min(side, SIDE_PX)) // 2) for side in (height, width)
+    )
+    chosen = np.unique(np.linspace(0, total - 1, min(total, FRAMES)).round().astype(int))
+    camera = camera.crop(rows, columns)
+    real = torch.cat([read_frames(movie, int(i), int(i) + 1, rows, columns) for i in chosen])
+    shape = (real.shape[1], real.shape[2])
+    adu = camera.sample(_light(psf, estimate, len(chosen), shape, torch.Generator().manual_seed(seed)))
+    light = torch.stack([camera.to_photons(adu_of).double() for adu_of in (real, adu)])
+
+    # one bin for a hundredth of the range that all but the brightest pixels span, the last for those
+    low, high = np.quantile(light[0].numpy(), [0.0005, 0.999])
+    edges = np.concatenate([[-np.inf], np.linspace(low, high, 100), [np.inf]])
+    counts = np.stack([np.histogram(part.numpy(), edges)[0] / part.numel() for part in light])
+    frequencies, spectra = _spectra(light)
+    return Comparison(
+        real=light[0],
+        simulated=light[1],
+        pixel_size_nm=psf.pixel_size_nm,
+        edges=edges,
+        histograms=counts,
+        frequencies=frequencies / psf.pixel_size_nm * 1e3,
+        spectra=spectra,
+    )
+
+
+def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+    """(frame, y, x) expected photons."""
+    scene = estimate.scene()
+    pixel = psf.pixel_size_nm
+    emitters = scene.sample_emitters(1, n_frames, shape, pixel, rng)
+    parameters = None
+    if isinstance(psf, GaussianPSF) and estimate.psf_sigma_nm is not None:
+        parameters = torch.full((len(emitters), 1), estimate.psf_sigma_nm.value)
+    spots = render(
+        psf,
+        frame=emitters.frame,
+        xyz=emitters.xyz,
+        photons=emitters.photons,
+        n_frames=n_frames,
+        shape=shape,
+        parameters=parameters,
+    )
+    if estimate.psf_blur_nm is not None and estimate.psf_blur_nm.value > 0.1 * pixel:
+        kernel = gaussian_kernel(estimate.psf_blur_nm.value / pixel)
+        half = len(kernel) // 2
+        padded = F.pad(spots[:, None], (half, half, half, half))
+        spots = F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])[:, 0]
+    # frames are compared that lie far apart in the movie: the background is its mean over time
+    background = scene.sample_background(1, 1, shape, rng)[0]
+    return spots + background
+
+
+def _spectra(light: Tensor) -> tuple[Array, Array]:
+    """Frequencies in 1 / px, and power (2, ring) of (2, frame, y, x).
+
+    A Hann window takes away the leaps at the borders.
+    """
+    height, width = light.shape[2:]
+    window = torch.outer(torch.hann_window(height), torch.hann_window(width)).double()
+    window = window / window.square().sum().sqrt()
+    spectrum = torch.fft.rfft2((light - light.mean((2, 3), keepdim=True)) * window)
+    power = spectrum.abs().square().mean(1)
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
+    rings = min(height, width) // 2
+    ring = (frequency * 2 * rings).round().long().clamp_max(rings + 1).flatten()
+    sums = torch.zeros(2, rings + 2, dtype=torch.float64).index_add_(1, ring, power.flatten(1))
+    mean = sums / torch.bincount(ring, minlength=rings + 2)
+    # the first ring is the window's own
+    return np.arange(2, rings + 1) / (2 * rings), mean[:, 2 : rings + 1].numpy()
+
+
+def save_comparison(comparison: Comparison, path: Path | str) -> None:
+    """Write a PNG: frames of both on one grey scale, and their histograms and power spectra.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    c = comparison
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, 2 * SHOWN)
+    black, white = (float(v) for v in np.quantile(c.real.numpy(), [0.01, 0.998]))
+    shown = np.linspace(0, len(c.real) - 1, SHOWN).round().astype(int)
+    height, width = (side * c.pixel_size_nm / 1e3 for side in c.real.shape[1:])
+    image = None
+    axes = []
+    for row, (name, frames) in enumerate((("real", c.real), ("simulated", c.simulated))):
+        for column, i in enumerate(shown):
+            ax = figure.add_subplot(grid[row, 2 * column : 2 * column + 2])
+            image = ax.imshow(frames[i].numpy(), cmap="gray", vmin=black, vmax=white, extent=(0, width, height, 0))
+            ax.set_title(name, fontsize=10)
+            ax.set_xticks([])
+            ax.set_yticks([])
+            axes.append(ax)
+    assert image is not None
+    axes[SHOWN].set_xlabel(f"{width:.3g} µm wide")
+    figure.colorbar(image, ax=axes, label="photons", shrink=0.6)
+
+    ax = figure.add_subplot(grid[2, :SHOWN])
+    middles = (c.edges[1:-2] + c.edges[2:-1]) / 2
+    for name, histogram in zip(("real", "simulated"), c.histograms, strict=True):
+        ax.step(middles, np.clip(histogram[1:-1], 1e-7, None), where="mid", label=name)
+    ax.set(xlabel="photons in a pixel", ylabel="fraction of pixels", yscale="log")
+    ax.set_title(f"overlap {c.histogram_overlap:.1%}", fontsize=10)
+    ax.legend()
+    ax = figure.add_subplot(grid[2, SHOWN:])
+    for name, spectrum in zip(("real", "simulated"), c.spectra, strict=True):
+        ax.plot(c.frequencies, spectrum, label=name)
+    ax.set(xlabel="spatial frequency, 1/µm", ylabel="power, photons²", yscale="log")
+    ax.set_title(f"difference {c.spectrum_difference:.1%}", fontsize=10)
+    ax.legend()
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
