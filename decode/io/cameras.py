@@ -19,7 +19,10 @@ from torch import Tensor
 from decode.atomic import atomic
 from decode.optics.camera import Camera
 
-__all__ = ["CameraFile", "read_camera", "write_camera"]
+__all__ = ["CameraFile", "camera_presets", "read_camera", "write_camera"]
+
+PRESETS = Path(__file__).parents[1] / "cameras"
+"""camera files of common models, without pixel size and EM gain"""
 
 MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read_variance_map"}
 """numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
@@ -41,23 +44,46 @@ class CameraFile:
             raise ValueError(f"pixel_size_nm is {self.pixel_size_nm:g}, must be positive")
 
 
-def read_camera(path: str | Path) -> CameraFile:
-    """Read a camera file.
+def camera_presets() -> dict[str, str]:
+    """Common cameras, by the name that `read_camera` takes: what each is.
+
+    Their values are typical of the model and to be checked: cameras of one model differ by some percent.
+    """
+    files = sorted(PRESETS.glob("*.yaml"))
+    return {file.stem: file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for file in files}
+
+
+def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain: float | None = None) -> CameraFile:
+    """Read a camera file, or one of `camera_presets`.
 
     Keys: `pixel_size_nm`, `baseline` (ADU) or `offset_map` (ADU), `e_per_adu` or `gain_map` (ADU per electron),
     `read_noise_e` (electrons) or `read_variance_map` (ADU^2), and optionally `qe`, `em_gain`, `spurious_e` and
     `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their paths relative to the file.
 
+    Args:
+        path: the file; a preset's name where there is no such file.
+        pixel_size_nm, em_gain: in place of the file's; presets say neither.
+
     Raises:
         FileNotFoundError: if the file or one of its maps is missing.
         ValueError: if a key is unknown, missing or out of range, or a map is no image of positive, finite numbers.
     """
-    path = Path(path)
-    content = _mapping(path)
+    path, preset = _find(Path(path))
+    content = dict(_mapping(path))
+    if preset and em_gain is None and "em_gain" in content:
+        raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it")
+    if preset and em_gain is not None and "em_gain" not in content:
+        raise ValueError(f"the camera {path.stem} has no EM gain; leave it out")
+    stated = {"pixel_size_nm": pixel_size_nm, "em_gain": em_gain}
+    content |= {name: value for name, value in stated.items() if value is not None}
     numbers = {name: _number(path, name, content[name]) for name in NUMBERS if content.get(name) is not None}
     maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
     if "pixel_size_nm" not in numbers:
-        raise ValueError(f"{path}: pixel_size_nm is missing")
+        raise ValueError(
+            f"the camera {path.stem} says nothing of the optics before it; state the pixel size"
+            if preset
+            else f"{path}: pixel_size_nm is missing"
+        )
     for name, instead in MAPS.items():
         if name in numbers and instead in maps:
             raise ValueError(f"{path}: {name} and {instead} say the same thing, keep one of them")
@@ -114,6 +140,19 @@ def write_camera(path: str | Path, file: CameraFile) -> None:
             tifffile.imwrite(temporary, np.asarray(pixels.cpu(), np.float32), photometric="minisblack")
     with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _find(path: Path) -> tuple[Path, bool]:
+    """The file, and whether it is a preset."""
+    preset = PRESETS / f"{path}.yaml"
+    if path.exists() or path.name != str(path):
+        return path, False
+    if preset.is_file():
+        return preset, True
+    near = difflib.get_close_matches(str(path), camera_presets(), 1)
+    if near and not path.suffix:
+        raise FileNotFoundError(f"there is no camera file {path}, and no camera of that name; is it {near[0]}?")
+    return path, False
 
 
 def _mapping(path: Path) -> Mapping[str, object]:

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decode.io.cameras import CameraFile, read_camera, write_camera
+from decode.io.cameras import PRESETS, CameraFile, camera_presets, read_camera, write_camera
 from decode.optics.camera import Camera
 
 EMCCD = {
@@ -185,3 +185,37 @@ def test_the_maps_of_a_real_camera(shared_data: Path, tmp_path: Path) -> None:
     assert read_noise_e.shape == (256, 256)
     # median read variance 5.7 ADU^2 at 2.1 ADU per electron
     assert float(read_noise_e.median()) == pytest.approx(5.7**0.5 / 2.1, rel=0.02)
+
+
+@pytest.mark.parametrize("name", camera_presets())
+def test_presets_are_cameras(name: str) -> None:
+    """Each is said to be typical, and noise and light of what it writes are within reason."""
+    text = (PRESETS / f"{name}.yaml").read_text()
+    assert "Typical values" in text
+    register = "EMCCD" in camera_presets()[name]
+    with pytest.raises(ValueError, match="EM gain that its user sets" if register else "state the pixel size"):
+        read_camera(name)
+    file = read_camera(name, pixel_size_nm=108, em_gain=200 if register else None)
+    assert file.pixel_size_nm == 108
+    if not register:
+        with pytest.raises(ValueError, match="no EM gain"):
+            read_camera(name, pixel_size_nm=108, em_gain=200)
+    assert (file.camera.em_gain is None) != register
+    assert 0.1 < float(1 / file.camera.photons_per_adu) < 100
+    assert float(file.camera.noise_floor) ** 0.5 < 3
+
+
+def test_a_file_goes_before_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path, EMCCD).rename("pco-edge-4.2")
+    assert read_camera("pco-edge-4.2").camera.em_gain == 300
+
+
+def test_a_misspelt_preset_is_recognised() -> None:
+    with pytest.raises(FileNotFoundError, match=r"is it hamamatsu-orca-quest\?"):
+        read_camera("hamamatsu-orca-qest")
+
+
+def test_stated_numbers_replace_those_of_the_file(tmp_path: Path) -> None:
+    file = read_camera(save(tmp_path, EMCCD), pixel_size_nm=160, em_gain=100)
+    assert (file.pixel_size_nm, file.camera.em_gain) == (160, 100)
