@@ -98,38 +98,31 @@ def _window(frames: Tensor, parts: Sequence[slice]) -> Tensor:
     """
     if not bool(torch.isfinite(frames).all()):
         raise ValueError("the movie holds NaN or infinite counts; mend it or leave those frames out")
-    ring = torch.outer(gaussian_kernel(1.0), gaussian_kernel(1.0)).double()
-    ring[2:5, 2:5] = 0
-    second_difference = torch.tensor([1.0, -2.0, 1.0], dtype=torch.float64)
-    flat = torch.outer(second_difference, second_difference) / 6
-    peaked = torch.full((3, 3), -1 / 8, dtype=torch.float64)
-    peaked[1, 1] = 1
-
-    def within(kernel: Tensor) -> Tensor:
-        return F.conv2d(frames[:, None, 2:-2, 2:-2], kernel[None, None]).flatten(1)
-
-    around = F.conv2d(frames[:, None], (ring / ring.sum())[None, None]).flatten(1)
+    box, flat, bell = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double(), gaussian_kernel(1.0).double()
+    # surroundings of 7 x 7 pixels without the inner 3 x 3, which the masks take
+    inner = frames[:, 2:-2, 2:-2]
+    hole = bell[2:5]
+    around = ((_masked(frames, bell) - _masked(inner, hole)) / (1 - hole.sum() ** 2)).flatten(1)
     light = around.median(0).values
     unrest = (around - light).abs()
     # noise grows with light: it is judged among pixels as bright
     rank = light.argsort().argsort() * N_RANKS // len(light)
     typical = _median_by(rank, unrest) / 0.6745
     steady = (unrest <= STEADY * typical).double()
-    masked = {
-        "mean": within(flat**2 / (flat**2).sum()),
-        "flat": within(flat) / (flat**2).sum().sqrt(),
-        "peaked": within(peaked),
-    }
+    pixel = inner[:, 1:-1, 1:-1]
+    masked = (
+        _masked(inner, flat**2 / 6).flatten(1),
+        _masked(inner, flat / 6**0.5).flatten(1),  # of squared weights that add up to 1
+        (pixel - (_masked(inner, box) - pixel) / 8).flatten(1),
+    )
     statistics = []
     for part in parts:
         n = steady[part].sum(0)
-        mean, first, second = ((steady[part] * values[part]).sum(0) / n.clamp_min(1) for values in masked.values())
-        first, second = (
-            (masked[name][part] - centre) * steady[part] for name, centre in (("flat", first), ("peaked", second))
-        )
+        mean, *centres = ((steady[part] * values[part]).sum(0) / n.clamp_min(1) for values in masked)
+        first, second = ((values[part] - c) * steady[part] for values, c in zip(masked[1:], centres, strict=True))
         k2_flat = (first**2).sum(0) / (n - 1)
-        k2_peaked = (second**2).sum(0) / (n - 1) / (peaked**2).sum()
-        k3 = n * (second**3).sum(0) / ((n - 1) * (n - 2)) / (peaked**3).sum()
+        k2_peaked = (second**2).sum(0) / (n - 1) / (1 + 1 / 8)
+        k3 = n * (second**3).sum(0) / ((n - 1) * (n - 2)) / (1 - 1 / 64)
         usual = _median_by(rank, torch.where(n >= 3, k2_peaked, torch.nan)[None])
         statistics.append(torch.stack([light, n, mean, k2_flat, k2_peaked, k3, usual]))
     return torch.stack(statistics)
@@ -158,6 +151,17 @@ def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
     touched = F.max_pool2d(hot.double().reshape(-1, 1, *shape), 3, 1, 1).reshape(hot.shape) > 0
     keep = counted & (others > 0) & ~touched
     return torch.stack([statistic[keep] for statistic in windows[:, :6].unbind(1)])
+
+
+def _masked(frames: Tensor, weights: Tensor) -> Tensor:
+    """(frame, y, x) weighted sums along both axes, without those that reach over the border."""
+    for axis in (1, 2):
+        length = frames.shape[axis] - len(weights) + 1
+        summed = frames.narrow(axis, 0, length) * weights[0]
+        for i in range(1, len(weights)):
+            summed.add_(frames.narrow(axis, i, length), alpha=float(weights[i]))
+        frames = summed
+    return frames
 
 
 def _median_by(rank: Tensor, values: Tensor) -> Tensor:
