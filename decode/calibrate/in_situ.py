@@ -150,8 +150,9 @@ def fit_in_situ(
     if len(spots) < FEWEST_SPOTS:
         raise ValueError(f"{len(spots)} spots do not tell a pupil, at least {FEWEST_SPOTS} are needed")
     source = torch.arange(len(spots))
+    free = tuple(name for name in psf.parameter_names if name != "apodization") if free is None else free
 
-    def fit(start: PupilPSF, xyz: Tensor, which: Tensor, names: tuple[str, ...] | None, steps: int) -> PupilFit:
+    def fit(start: PupilPSF, xyz: Tensor, which: Tensor, names: tuple[str, ...], steps: int) -> PupilFit:
         n = int(which.sum())
         return fit_images(
             spots[which],

@@ -243,6 +243,7 @@ def fit_images(
     with torch.no_grad():
         psf.zernike_nm.copy_(theta[:modes])
         psf.blur_nm.copy_(theta[modes])
+        psf.apodization.copy_(theta[modes + 1])
         if "numerical_aperture" in names:
             psf.numerical_aperture.copy_(theta[-1])
     return PupilFit(
@@ -279,7 +280,7 @@ class _FreeAperture(nn.Module):
 
 def _parameters(psf: PupilPSF) -> Tensor:
     """The pupil's own row of `parameter_names`: (p,)."""
-    return torch.cat([psf.zernike_nm, psf.blur_nm[None]]).detach()
+    return torch.cat([psf.zernike_nm, psf.blur_nm[None], psf.apodization[None]]).detach()
 
 
 def _spread(n: int, most: int) -> Tensor:

@@ -50,6 +50,7 @@ class PupilPSF(PSF):
         zernike_nm: coefficients in nm rms by (n, m), m < 0 for sines; None: `MODES`, all 0.
         phase_mask_nm: (grid, grid) path in nm over the pupil, rows along y; None: there is none.
         blur_nm: standard deviation of a Gaussian blur beyond all this (vibration, spectrum, tube lens).
+        apodization: loss towards the rim, where the amplitude is exp(-apodization) of an aplanatic objective's.
         bead_diameter_nm: of a uniformly bright ball in place of the molecule; 0 for molecules.
         offset_nm: x, y, z added to every position: where an emitter at the origin is seen, if a calibration says that
             the image does not lie, or is not in focus, where the emitter's coordinates are.
@@ -75,6 +76,7 @@ class PupilPSF(PSF):
         zernike_nm: Mapping[tuple[int, int], float] | None = None,
         phase_mask_nm: Tensor | None = None,
         blur_nm: float = 0.0,
+        apodization: float = 0.0,
         bead_diameter_nm: float = 0.0,
         offset_nm: tuple[float, float, float] = (0.0, 0.0, 0.0),
         patch_px: int = 25,
@@ -103,7 +105,7 @@ class PupilPSF(PSF):
             raise ValueError(f"the phase mask has shape {tuple(phase_mask_nm.shape)}, expected ({grid}, {grid})")
         given = dict.fromkeys(MODES, 0.0) if zernike_nm is None else zernike_nm
         self.modes = tuple(given)
-        self.parameter_names = (*(f"zernike_{n}_{m}_nm" for n, m in self.modes), "blur_nm")
+        self.parameter_names = (*(f"zernike_{n}_{m}_nm" for n, m in self.modes), "blur_nm", "apodization")
         self.wavelength_nm = wavelength_nm
         self.sample_index, self.immersion_index = sample_index, immersion_index
         self.depth_nm = depth_nm
@@ -114,6 +116,7 @@ class PupilPSF(PSF):
         self.numerical_aperture = nn.Parameter(torch.tensor(float(numerical_aperture)), requires_grad=False)
         self.zernike_nm = nn.Parameter(torch.tensor([float(c) for c in given.values()]))
         self.blur_nm = nn.Parameter(torch.tensor(float(blur_nm)))
+        self.apodization = nn.Parameter(torch.tensor(float(apodization)))
         self.phase_mask_nm = None if phase_mask_nm is None else nn.Parameter(phase_mask_nm.detach().clone())
         self.offset_nm: Tensor
         self._rho: Tensor
@@ -191,8 +194,9 @@ class PupilPSF(PSF):
         modes = len(self.modes)
         zernike_nm = self.zernike_nm if parameters is None else parameters[:, :modes]
         blur_nm = (self.blur_nm if parameters is None else parameters[:, modes]).to(dtype).reshape(-1, 1, 1)
+        apodization = (self.apodization if parameters is None else parameters[:, modes + 1]).to(dtype).reshape(-1, 1, 1)
         aperture = self.numerical_aperture.to(dtype)
-        spectrum = torch.fft.rfft2(self._intensity(xyz[:, 2], zernike_nm.to(dtype), aperture))
+        spectrum = torch.fft.rfft2(self._intensity(xyz[:, 2], zernike_nm.to(dtype), apodization, aperture))
 
         n = 2 * self.grid
         per_nm = 2 * aperture / (self.wavelength_nm * self.grid)
@@ -217,7 +221,7 @@ class PupilPSF(PSF):
         )
         return ((to_y @ spectrum) @ to_x.mT).real
 
-    def _intensity(self, z: Tensor, zernike_nm: Tensor, aperture: Tensor) -> Tensor:
+    def _intensity(self, z: Tensor, zernike_nm: Tensor, apodization: Tensor, aperture: Tensor) -> Tensor:
         """Light around the axis, in all 1 but for a little on the rim.
 
         Its period is grid * wavelength / (2 NA), and its steps hold all frequencies.
@@ -225,6 +229,7 @@ class PupilPSF(PSF):
         Args:
             z: (n,) nm.
             zernike_nm: (p,) or (n, p).
+            apodization: (1 or n, 1, 1).
             aperture: () numerical aperture.
 
         Returns:
@@ -274,7 +279,7 @@ class PupilPSF(PSF):
             path = path + self.phase_mask_nm.to(z.dtype)
         # the mean of the way is a phase of the whole, taken out for float32's sake
         phase = k0 * (path + z[:, None, None] * (way - mean(way)))
-        decay = torch.exp(-k0 * height[:, None, None] * beyond)
+        decay = torch.exp(-k0 * height[:, None, None] * beyond - apodization * rho**2)
         wave = torch.polar(cover * decay, phase)
         n = 2 * self.grid
         image = torch.fft.ifft2(wave[:, None] * fields, s=(n, n), norm="ortho")

@@ -148,10 +148,10 @@ def test_slopes_are_finite_differences() -> None:
 
 def test_a_row_of_parameters_stands_for_the_psfs_own() -> None:
     psf = pupil(zernike_nm={(2, 2): 50.0, (3, -1): 10.0}, blur_nm=25.0)
-    other = pupil(zernike_nm={(2, 2): -30.0, (3, -1): 0.0}, blur_nm=60.0)
+    other = pupil(zernike_nm={(2, 2): -30.0, (3, -1): 0.0}, blur_nm=60.0, apodization=0.2)
     xyz = at_middle(psf, [100.0, 100.0])
-    assert psf.parameter_names == ("zernike_2_2_nm", "zernike_3_-1_nm", "blur_nm")
-    rows = torch.tensor([[50.0, 10.0, 25.0], [-30.0, 0.0, 60.0]], dtype=torch.float64)
+    assert psf.parameter_names == ("zernike_2_2_nm", "zernike_3_-1_nm", "blur_nm", "apodization")
+    rows = torch.tensor([[50.0, 10.0, 25.0, 0.0], [-30.0, 0.0, 60.0, 0.2]], dtype=torch.float64)
     image = psf.integrate_pixels(xyz, rows)
     torch.testing.assert_close(image[:1], psf.integrate_pixels(xyz[:1]))
     torch.testing.assert_close(image[1:], other.integrate_pixels(xyz[:1]))
