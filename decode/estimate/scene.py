@@ -45,8 +45,13 @@ REACH_PX = 16
 """largest distance of pixels whose covariance is taken; of those beyond half of it one in four"""
 STEPS = (0.005, 0.02, 0.06, 0.18, 0.5, 1.0)
 """where the Laplace transform of the light is taken, over the standard deviation of the background's noise"""
-BIAS_DOUBT = 0.5
-"""part of the correction for the bias of a logarithm of a mean that is not believed"""
+BIAS_DOUBT = 10.0
+"""what the correction for the bias of a logarithm of a mean may lack, over its square: in a crowd pixels are hardly
+ever dark, and the correction, at most one half, can lack several times as much"""
+ON_TIME_ERROR = 0.03
+"""relative error of the on-time that its moments do not show, over simulated movies of 400 frames"""
+WIDTH_ERROR = 0.01
+"""as `ON_TIME_ERROR`, of the width of a Gaussian"""
 OFFSETS_WORTH = 10
 """independent moments that the covariances at all offsets, which are much alike, are counted for"""
 PASSED = 0.2
@@ -142,6 +147,9 @@ def estimate_scene(
       Biophys. J. 77, 553, 1999) holds too: at large s every molecule counts alike and the darkest moments count most,
       which tells background from many dim molecules from few bright ones.
 
+    Where molecules crowd so much that pixels are hardly ever dark (some ten on at once per square micrometre), what
+    always shines cannot be told from background, which then comes out too high and the density too low.
+
     Args:
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
@@ -171,16 +179,17 @@ def estimate_scene(
         margin = 1.96 * math.sqrt(max(0.0, slope @ covariance @ slope))
         return Estimate(value, value - margin, value + margin, n)
 
-    def positive(i: int, n: int) -> Estimate:
+    def positive(i: int, n: int, error: float = 0.0) -> Estimate:
         log = estimate(lambda q: float(q[i]), n)
-        return Estimate(math.exp(log.value), math.exp(log.low), math.exp(log.high), n)
+        margin = math.hypot(log.high - log.value, 1.96 * error)
+        return Estimate(math.exp(log.value), math.exp(log.value - margin), math.exp(log.value + margin), n)
 
     on_time = math.exp(p[4])
     area_um2 = moments.n / moments.frames * psf.pixel_size_nm**2 * 1e-6
     n = round(math.exp(p[1]) * area_um2 * (1 + moments.frames / on_time))
     blur, sigma = None, None
     if isinstance(psf, GaussianPSF):
-        sigma = positive(6, n)
+        sigma = positive(6, n, WIDTH_ERROR)
     else:
         px2 = estimate(lambda q: float(q[6]), n)
         value, low, high = (psf.pixel_size_nm * math.sqrt(max(0.0, v)) for v in (px2.value, px2.low, px2.high))
@@ -193,7 +202,7 @@ def estimate_scene(
         density_per_um2=positive(1, n),
         flux_photons=positive(2, n),
         flux_variation=positive(3, n),
-        on_time_frames=positive(4, n),
+        on_time_frames=positive(4, n, ON_TIME_ERROR),
         psf_blur_nm=blur,
         psf_sigma_nm=sigma,
         z_low_nm=estimate(lambda q: model.z(q)[0], n) if limits else None,
@@ -405,7 +414,8 @@ def _log_transform(light: Tensor, camera: Camera, steps: Array, chunk: int) -> t
         dark = torch.as_tensor(camera.spurious_e).double().reshape(-1)[0] * (step - rate) / qe
         own = -torch.log(total) - bias + step**2 * read / 2 + dark
         columns.append(own - (mean - total) / total)
-        doubts.append(BIAS_DOUBT * float(bias.mean()))
+        # half of the correction, and all of it and more where one dark moment made the mean
+        doubts.append(float((bias / 2 + BIAS_DOUBT * bias**2).mean()))
     return torch.stack(columns, 1), np.array(doubts)
 
 
@@ -465,7 +475,7 @@ class _Model:
         self.offsets = _offsets()
         self.beside = _beside(self.offsets)
         self.planes = np.linspace(*z_range_nm, PLANES) if z_range_nm else np.zeros(1)
-        self.drawn: tuple[float, Array, Array] | None = None
+        self.drawn: tuple[float, Array, Array, Array] | None = None
         width = math.log(float(psf.sigma_nm.detach())) if isinstance(psf, GaussianPSF) else 0.0
         rows = [
             # where the fit starts, how much that may be off, least, most
@@ -501,11 +511,12 @@ class _Model:
         return np.clip(np.minimum(top, high) - np.maximum(bottom, low), 0, None) / (high - low)
 
     @torch.no_grad()
-    def images(self, width: float) -> tuple[Array, Array]:
+    def images(self, width: float) -> tuple[Array, Array, Array]:
         """The PSF of that width, at each depth, as far as the moments depend on it.
 
         Returns:
-            (plane, level) number of pixels that catch each of LEVELS of the light of a molecule, and
+            (plane, level) number of pixels that catch each of LEVELS of the light of a molecule,
+            (plane,) sum of what lies below 0 where the PSF was measured and holds noise, and
             (plane, offset) the autocorrelation.
         """
         if self.drawn is not None and self.drawn[0] == width:
@@ -528,21 +539,21 @@ class _Model:
         auto = torch.fft.irfft2(power, s=(side, side)).numpy()
         below, right = self.offsets.T
         both = (auto[:, below, right] + auto[:, -below, -right]) / 2
-        fraction = blurred.reshape(len(self.planes), -1).clamp_min(LEVELS[0]).numpy()
+        signed = blurred.reshape(len(self.planes), -1).numpy()
+        fraction = signed.clip(LEVELS[0])
+        below_zero = (signed - fraction).sum(1) / SUBPIXELS**2
         # a pixel between two levels counts for both, so that the light is kept
         level = np.searchsorted(LEVELS, fraction, side="right").clip(1, len(LEVELS) - 1) - 1
         upper = (fraction - LEVELS[level]) / (LEVELS[level + 1] - LEVELS[level])
         cell = level + len(LEVELS) * np.arange(len(self.planes))[:, None]
         pixels = np.bincount(cell.ravel(), (1 - upper).ravel(), len(self.planes) * len(LEVELS))
         pixels[1:] += np.bincount(cell.ravel(), upper.ravel(), len(self.planes) * len(LEVELS))[:-1]
-        self.drawn = (width, pixels.reshape(len(self.planes), -1) / SUBPIXELS**2, both)
+        self.drawn = (width, pixels.reshape(len(self.planes), -1) / SUBPIXELS**2, below_zero, both)
         return self.drawn[1:]
 
     def predict(self, p: Array) -> Array:
         """(m,) in the order of `_Moments.values`."""
-        pixels, auto = self.images(float(p[6]))
-        share = self.share(p)
-        light, shape = self.light(p, share @ pixels), share @ auto
+        light, shape = self.light(p), self.share(p) @ self.images(float(p[6]))[2]
         density = math.exp(p[1]) * self.psf.pixel_size_nm**2 * 1e-6
         square = density * math.exp(2 * p[2]) * (1 + math.exp(2 * p[3]))
         on_time = math.exp(p[4])
@@ -557,7 +568,7 @@ class _Model:
             ]
         )
 
-    def light(self, p: Array, pixels: Array) -> Array:
+    def light(self, p: Array) -> Array:
         """What one molecule on at once in each pixel adds to mean light and minus its log transform: (1 + step,).
 
         A frame holds molecules that are on when it starts and others that switch on in it: for each on at once,
@@ -565,17 +576,16 @@ class _Model:
         distributed fluxes of mean f and shape k, one that gives a pixel the fraction h of its light takes
         1 - (1 + u a / k)^-k, u = rate f h, from the mean of exp(-s light), and an integration by parts leaves
         the integral of S(a) u (1 + u a / k)^(-k - 1) over a from 0 to 1.
-
-        Args:
-            pixels: (level,) number of pixels that catch each of LEVELS of the light.
         """
+        pixels, below_zero = (self.share(p) @ drawn for drawn in self.images(float(p[6]))[:2])
         flux, k, on_time = math.exp(p[2]), math.exp(-2 * p[3]), math.exp(p[4])
         # nodes gather where little of the frame is lit: bright molecules saturate there
         a, weight = NODES**3, WEIGHTS * 3 * NODES**2
         survival = weight * np.exp(-a / on_time) * (1 + (1 - a) / on_time)
         dose = flux * np.outer(self.rate, LEVELS)[:, :, None]
         taken = dose[..., 0] * ((1 + dose * a / k) ** (-k - 1) @ survival)
-        return np.array([flux * (pixels @ LEVELS), *(taken @ pixels)])
+        # so little light saturates nothing
+        return np.array([flux * (pixels @ LEVELS), *(taken @ pixels)]) + flux * below_zero * np.array([1.0, *self.rate])
 
 
 def _shared(on_time: float, lag: int) -> float:
@@ -624,9 +634,8 @@ def _uneven(moments: _Moments, model: _Model, p: Array) -> tuple[Estimate, Estim
     Given what one molecule adds to it, mean light and log transform of a cell or a run are a line in background and
     density, solved by weighted least squares.
     """
-    pixels, _ = model.images(float(p[6]))
     density = model.psf.pixel_size_nm**2 * 1e-6
-    design = np.stack([np.array([1.0, *model.rate]), density * model.light(p, model.share(p) @ pixels)], 1)
+    design = np.stack([np.array([1.0, *model.rate]), density * model.light(p)], 1)
 
     def backgrounds(light: Array, covariance: Array) -> tuple[Array, Array]:
         """(n,) photons and their relative variance, from (n, 1 + step) and (n, 1 + step, 1 + step)."""
