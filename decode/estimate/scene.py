@@ -54,6 +54,8 @@ WIDTH_ERROR = 0.01
 """as `ON_TIME_ERROR`, of the width of a Gaussian"""
 OFFSETS_WORTH = 10
 """independent moments that the covariances at all offsets, which are much alike, are counted for"""
+DEPTH_ERROR = 0.04
+"""as `ON_TIME_ERROR`, of the ends of the depth, over half of the PSF's range"""
 PASSED = 0.2
 """part of the unevenness of the molecules' light that may pass for background: measured over simulated movies"""
 CONTRAST_ERROR = 0.25
@@ -184,6 +186,13 @@ def estimate_scene(
         margin = math.hypot(log.high - log.value, 1.96 * error)
         return Estimate(math.exp(log.value), math.exp(log.value - margin), math.exp(log.value + margin), n)
 
+    def end_of_depth(i: int, n: int) -> Estimate | None:
+        if limits is None:
+            return None
+        end = estimate(lambda q: model.z(q)[i], n)
+        margin = math.hypot(end.high - end.value, 1.96 * DEPTH_ERROR * (limits[1] - limits[0]) / 2)
+        return Estimate(end.value, end.value - margin, end.value + margin, n)
+
     on_time = math.exp(p[4])
     area_um2 = moments.n / moments.frames * psf.pixel_size_nm**2 * 1e-6
     n = round(math.exp(p[1]) * area_um2 * (1 + moments.frames / on_time))
@@ -205,8 +214,8 @@ def estimate_scene(
         on_time_frames=positive(4, n, ON_TIME_ERROR),
         psf_blur_nm=blur,
         psf_sigma_nm=sigma,
-        z_low_nm=estimate(lambda q: model.z(q)[0], n) if limits else None,
-        z_high_nm=estimate(lambda q: model.z(q)[1], n) if limits else None,
+        z_low_nm=end_of_depth(0, n),
+        z_high_nm=end_of_depth(1, n),
         misfit=misfit,
     )
 
