@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from decode.estimate.cumulants import NoiseCumulants, noise_cumulants
+from decode.estimate.cumulants import NoiseCumulants, noise_cumulants, photon_transfer
 from decode.estimate.frames import Estimate
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
@@ -54,6 +54,11 @@ OFFSET_ERROR_ADU = 0.5
 """standard deviation of the offset between the pixels of different classes: from one part of a sensor to another"""
 SURE = 0.95
 """a kind of camera that is as probable is not doubted"""
+UNTOLD = 4.0
+"""a gain whose interval spans such a factor is not told by steady pixels"""
+N_DRAWS = 20000
+ANY_GAIN = (1.0, 1e3)
+"""ADU per electron, median and factor, of counts whose scale somebody changed"""
 
 
 @final
@@ -70,6 +75,8 @@ class CameraEstimate:
     """electrons; behind a register, as if before it"""
     emccd_probability: float
     """1 or 0 where the kind was stated"""
+    rough: bool
+    """by photon transfer alone, for the movie is small or restless"""
     notes: tuple[str, ...]
     """a sentence on each thing the user should know"""
 
@@ -108,6 +115,9 @@ def infer_camera(
     out in closed form, and of both kinds of camera the more probable one is taken.  Where all pixels are equally bright
     the offset rests on kappa3 alone, and the interval says so.
 
+    A movie that is small or restless has few pixels that are steady for long.  Pairs of consecutive frames then tell
+    kappa2 alone (`photon_transfer`), data sheets have to tell the kinds apart, and the answer is called rough.
+
     Args:
         movie: (frame, y, x) ADU.
         kind: emccd or scmos (or CCD); None judges by the movie.
@@ -116,7 +126,7 @@ def infer_camera(
         n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
-        ValueError: in one sentence, if an argument is wrong or the movie's noise does not tell the gain.
+        ValueError: in one sentence, if an argument is wrong, the movie too small, or its noise does not grow with its light.
     """
     if kind is not None and kind not in PRIORS:
         raise ValueError(f"the kind of a camera is emccd or scmos, not {kind}")
@@ -128,67 +138,53 @@ def infer_camera(
         raise ValueError(f"the EM gain is {em_gain:g}, but must be at least 1")
     if em_gain is not None:
         kind = "emccd"
-    noise = noise_cumulants(movie, n_frames=n_frames)
-    if not bool((noise.variance > 0).all()):
-        raise ValueError("the movie has no noise and tells no gain; give --camera")
     kinds: tuple[CameraKind, ...] = ("emccd", "scmos") if kind is None else (kind,)
-    grids = {each: _Posterior.of(noise, PRIORS[each]) for each in kinds}
-    evidence = torch.stack([grid.log_weight.logsumexp((0, 1, 2)) for grid in grids.values()]).softmax(0)
-    chance = dict(zip(kinds, evidence.tolist(), strict=True))
-    emccd_probability = chance.get("emccd", 0.0)
-    found: CameraKind = "emccd" if emccd_probability > 0.5 else "scmos"
-    return _describe(grids[found], found, emccd_probability, kind is not None, qe, em_gain, noise.n_pixels)
+    steady = noise_cumulants(movie, n_frames=n_frames)
+    belief = None if steady is None else _Belief.of(steady, kinds)
+    if belief is None or belief.gain.high > UNTOLD * belief.gain.low:
+        belief = _Belief.of(photon_transfer(movie, n_frames=n_frames), kinds)
+    return _describe(belief, qe, em_gain)
 
 
-def _describe(
-    posterior: _Posterior,
-    kind: CameraKind,
-    emccd_probability: float,
-    stated: bool,
-    qe: float | None,
-    em_gain: float | None,
-    n: int,
-) -> CameraEstimate:
-    """Intervals, the camera in their middle, and what is to be said about it."""
-    baselines, gains, noises = posterior.draw()
-
-    def interval(draws: Tensor) -> Estimate:
-        low, value, high = draws.quantile(torch.tensor([0.025, 0.5, 0.975], dtype=draws.dtype)).tolist()
-        return Estimate(value, low, high, n)
-
-    baseline, gain, read_noise = interval(baselines), interval(gains), interval(noises)
-    if gain.high > 4 * gain.low:
-        raise ValueError(
-            f"the movie's noise does not tell the gain ({gain.low:.2g} to {gain.high:.2g} ADU per electron); "
-            "give --camera"
-        )
+def _describe(belief: _Belief, qe: float | None, em_gain: float | None) -> CameraEstimate:
+    """The camera in the middle of the intervals, and what is to be said about it."""
+    kind, noise = belief.kind, belief.noise
+    baseline, gain, read_noise = belief.baseline, belief.gain, belief.read_noise_e
+    rough = len(noise.third) == 0
     notes = []
-    common = [level for level in COMMON_BASELINES if baseline.low <= level <= baseline.high]
+    common = [level for level in COMMON_BASELINES if noise.raw and baseline.low <= level <= baseline.high]
     if common:
         # the intervals stay what the movie tells; gain and read noise follow, for they are bound to the offset
         level = min(common, key=lambda level: abs(level - baseline.value))
         baseline, gain, read_noise = (
-            Estimate(value, told.low, told.high, n)
-            for value, told in zip(posterior.near(level), (baseline, gain, read_noise), strict=True)
+            replace(told, value=value)
+            for value, told in zip(belief.posteriors[kind].near(level), (baseline, gain, read_noise), strict=True)
         )
         notes.append(
             f"the movie tells a baseline from {baseline.low:.4g} to {baseline.high:.4g} ADU; near {level:g}, which "
             f"many makers set, {baseline.value:.4g} was taken"
         )
-    prior = PRIORS[kind]
-    efficiency = prior.qe if qe is None else qe
     name = "EMCCD" if kind == "emccd" else "sCMOS"
+    found = f"as an {name}: {gain} ADU per photoelectron and {baseline} ADU at no light"
     notes.insert(
         0,
-        f"the camera was estimated from the movie, as an {name}: {gain} ADU per photoelectron and {baseline} ADU at "
-        "no light; photons and uncertainties are as rough",
+        f"the movie is too small or restless to tell its camera well, and it was estimated roughly, {found}; photons "
+        "and uncertainties are as rough, give --camera to have them right"
+        if rough
+        else f"the camera was estimated from the movie, {found}; photons and uncertainties are as rough",
     )
-    certainty = emccd_probability if kind == "emccd" else 1 - emccd_probability
-    if not stated and certainty < SURE:
+    if not noise.raw:
+        notes.append(
+            "counts are below 0 or no whole numbers, so that their offset or scale was changed, and nothing that "
+            "data sheets say of cameras was assumed of these"
+        )
+    certainty = belief.probability[kind]
+    if certainty < SURE:
         notes.append(
             f"the noise hardly tells an EMCCD from an sCMOS camera ({name} with a probability of {certainty:.2f}), "
             "and photons differ by a factor of 2; say which it is"
         )
+    efficiency = PRIORS[kind].qe if qe is None else qe
     if qe is None:
         notes.append(f"a quantum efficiency of {efficiency:g} was assumed, no movie tells it")
     register = None
@@ -211,9 +207,52 @@ def _describe(
         baseline=baseline,
         adu_per_electron=gain,
         read_noise_e=read_noise,
-        emccd_probability=emccd_probability,
+        emccd_probability=belief.probability.get("emccd", 0.0),
+        rough=rough,
         notes=tuple(notes),
     )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Belief:
+    """What noise says of the camera: values are those of the likeliest kind, intervals those of all that may be."""
+
+    noise: NoiseCumulants
+    posteriors: Mapping[CameraKind, _Posterior]
+    probability: Mapping[CameraKind, float]
+    kind: CameraKind
+    """the likeliest"""
+    baseline: Estimate
+    gain: Estimate
+    """ADU per electron"""
+    read_noise_e: Estimate
+
+    @staticmethod
+    def of(noise: NoiseCumulants, kinds: Sequence[CameraKind]) -> _Belief:
+        if not bool((noise.variance > 0).any()):
+            raise ValueError("the movie has no noise and tells no gain; give --camera")
+        posteriors = {kind: _Posterior.of(noise, PRIORS[kind]) for kind in kinds}
+        evidence = torch.stack([posterior.log_weight.logsumexp((0, 1, 2)) for posterior in posteriors.values()])
+        probability = dict(zip(kinds, evidence.softmax(0).tolist(), strict=True))
+        likeliest = max(kinds, key=lambda kind: probability[kind])
+        draws = {kind: posterior.draw() for kind, posterior in posteriors.items()}
+
+        def interval(i: int) -> Estimate:
+            value = float(draws[likeliest][i].median())
+            mixed = torch.cat([draws[kind][i][: round(N_DRAWS * probability[kind])] for kind in kinds])
+            low, high = mixed.quantile(mixed.new_tensor([0.025, 0.975])).tolist()
+            return Estimate(value, low, high, noise.n_pixels)
+
+        return _Belief(
+            noise=noise,
+            posteriors=posteriors,
+            probability=probability,
+            kind=likeliest,
+            baseline=interval(0),
+            gain=interval(1),
+            read_noise_e=interval(2),
+        )
 
 
 @final
@@ -251,21 +290,20 @@ class _Posterior:
             )
         )
         residual2 = noise.variance - slope2 * light - (gain * read_noise_e) ** 2 - 1 / 12  # 1 / 12: whole counts
-        residual3 = noise.third - slope3 * light
-        precision = (weight2 * slope2**2 + weight3 * slope3**2).sum(-1)
-        depth = (weight2 * slope2 * residual2 + weight3 * slope3 * residual3).sum(-1) / precision
-        misfit = (
-            weight2 * (residual2 - slope2 * depth[..., None]) ** 2
-            + weight3 * (residual3 - slope3 * depth[..., None]) ** 2
+        residual3 = noise.third - slope3 * light[: len(noise.third)]
+        precision = (weight2 * slope2**2).sum(-1) + (weight3 * slope3**2).sum(-1)
+        depth = ((weight2 * slope2 * residual2).sum(-1) + (weight3 * slope3 * residual3).sum(-1)) / precision
+        misfit = (weight2 * (residual2 - slope2 * depth[..., None]) ** 2).sum(-1) + (
+            weight3 * (residual3 - slope3 * depth[..., None]) ** 2
         ).sum(-1)
         offset, error = darkest - depth, precision.rsqrt().expand(depth.shape)
-        bounds = (min(0.0, float(darkest)), float(darkest))
+        bounds = (0.0 if noise.raw else -math.inf, float(darkest))
         low, high = ((bound - offset) / error for bound in bounds)
-        median, factor = prior.adu_per_electron
+        median, factor = prior.adu_per_electron if noise.raw else ANY_GAIN
         log_prior = (
             -(((gain[..., 0] / median).log() / math.log(factor)) ** 2) / 2 - math.log(math.log(factor)) - z**2 / 2
         )
-        log_likelihood = (weight2.log() + weight3.log()).sum(-1) / 2 - misfit / 2 + error.log()
+        log_likelihood = (weight2.log().sum(-1) + weight3.log().sum(-1)) / 2 - misfit / 2 + error.log()
         return _Posterior(
             log_weight=log_prior + log_likelihood + _log_interval(low, high),
             gain=gain[..., 0],
@@ -275,7 +313,7 @@ class _Posterior:
             bounds=bounds,
         )
 
-    def draw(self, n: int = 20000) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, n: int = N_DRAWS) -> tuple[Tensor, Tensor, Tensor]:
         """(n,) draws of offset, gain and read noise."""
         rng = torch.Generator().manual_seed(0)
         index = torch.multinomial(self.log_weight.flatten().softmax(0), n, replacement=True, generator=rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -12,16 +13,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.estimate.frames import gaussian_kernel, middle, read_frames, shape_of
+from decode.estimate.frames import LARGEST_FIELD_PX, gaussian_kernel, middle, read_frames, shape_of
 from decode.io.stacks import Movie
 
-__all__ = ["NoiseCumulants", "noise_cumulants"]
+__all__ = ["NoiseCumulants", "noise_cumulants", "photon_transfer"]
 
 FRAMES_PER_WINDOW = 16
 """long enough for a third cumulant, short against bleaching"""
 FEWEST_FRAMES = 5
+"""for a third cumulant"""
 FEWEST_PIXELS = 400
 """in a class"""
+STEADIEST = 0.25
+"""share of the pairs of a class whose surroundings changed least"""
+OUTLIER_PAIR = 5.0
+"""a difference of two frames so many standard deviations large is no noise"""
+SIGNIFICANT = 2.0
+"""standard deviations by which noise that grows with light has to grow"""
+REPEATED = 3.78 * 1.5
+"""pairs of frames in a pixel that tell as much as one alone: neighbours share most of the mask and consecutive pairs a
+frame (sums of the squared autocorrelations of the mask and of the difference)"""
 STEADY = 1.5
 """a pixel is steady in the frames in which its surroundings are as near to their median, in standard deviations"""
 HOT = 3.0
@@ -43,13 +54,15 @@ class NoiseCumulants:
     """ADU^2, of the noise alone"""
     variance_error: Tensor
     third: Tensor
-    """third cumulant, ADU^3"""
+    """third cumulant, ADU^3; it and its error are empty where nothing tells it"""
     third_error: Tensor
     n_pixels: int
-    """number of pixels, each in each window of frames, that were looked at"""
+    """number of pixels, each in each window or pair of frames, that were looked at"""
+    raw: bool
+    """counts are whole and not negative, as a camera writes them: nobody subtracted an offset or changed their scale"""
 
 
-def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants:
+def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants | None:
     """Cumulants of the noise of pixels, over the frames of a blinking movie in which they are steady.
 
     The noise of a camera is independent from pixel to pixel, light is not.  So the surroundings of a pixel say in
@@ -65,27 +78,132 @@ def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         n_frames: number of frames to look at, spread over the movie in windows; None takes 64, and more of a small
             field.
 
+    Returns:
+        Classes, or None if too few pixels are steady: the movie is small or restless.
+
     Raises:
         ValueError: in one sentence, if the movie is too small or holds NaN.
     """
-    shape = shape_of(movie)
-    if shape[0] < FEWEST_FRAMES or min(shape[1:]) < 16:
+    windows = _windows(shape_of(movie), n_frames)
+    # a movie of one window is halved into even and odd frames, for hot pixels are looked for in the other windows
+    parts = [slice(None)] if len(windows) > 1 else [slice(0, None, 2), slice(1, None, 2)]
+    statistics, raw = [], True
+    for window in windows:
+        frames = _read(movie, window)
+        if len(frames) < FEWEST_FRAMES:
+            return None
+        raw = raw and _is_raw(frames)
+        statistics.append(_statistics(frames, parts))
+    pixels = _without_hot(torch.cat(statistics), (frames.shape[1] - 6, frames.shape[2] - 6))
+    return _classes(pixels, raw) if pixels.shape[1] >= 2 * FEWEST_PIXELS else None
+
+
+def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants:
+    """Mean and variance of pixels over pairs of consecutive frames, for movies without many steady pixels.
+
+    Of pixels as bright, those pairs count whose surroundings changed least, and the variance is half the mean squared
+    difference of two frames (Janesick, Photon Transfer, SPIE, 2007) under the mask [1 -2 1] of `noise_cumulants`.  It
+    needs a pixel to rest for two frames only, so that the light of molecules is seen too, but what light did change
+    is not looked for any further: rougher, and without a third cumulant, for differences are symmetric.
+
+    Args:
+        movie: (frame, y, x) ADU.
+        n_frames: as `noise_cumulants`.
+
+    Raises:
+        ValueError: in one sentence, if the movie is too small or holds NaN, or if noise does not grow with light.
+    """
+    pairs, raw = [], True
+    for window in _windows(shape_of(movie), n_frames):
+        frames = _read(movie, window)
+        raw = raw and _is_raw(frames)
+        around, mean, flat, _ = _views(frames)
+        light, level = ((values[1:] + values[:-1]) / 2 for values in (around, mean))
+        unrest, square = around.diff(dim=0).abs(), flat.diff(dim=0) ** 2 / 2
+        pairs.append(torch.stack([light, unrest, level, square]).flatten(1).float())
+    light, unrest, level, square = torch.cat(pairs, 1)
+    order = light.argsort()
+    rows = []
+    for part in order.tensor_split(_ends(len(order), FEWEST_PIXELS)[:-1]):
+        steady = part[unrest[part].argsort()[: math.ceil(STEADIEST * len(part))]]
+        means, squares = level[steady].double(), square[steady].double()
+        # the median of a chi-squared variate is 0.455 of its mean
+        keep = squares <= OUTLIER_PAIR**2 * squares.median() / 0.455
+        means, squares = means[keep], squares[keep]
+        rows.append(torch.stack([means.mean(), squares.mean(), means.new_tensor(2 * REPEATED / len(squares)).sqrt()]))
+    mean, variance, relative = torch.stack(rows, 1)
+    # the error is that of the variance on a line: a class that came out low by chance is no surer than others
+    error = relative * variance.mean()
+    for _ in range(5):
+        weight = error**-2
+        middle, height = ((weight * values).sum() / weight.sum() for values in (mean, variance))
+        spread = (weight * (mean - middle) ** 2).sum()
+        slope = (weight * (mean - middle) * variance).sum() / spread
+        error = relative * (height + slope * (mean - middle)).clamp_min(variance.mean() / 10)
+    if not slope > SIGNIFICANT * spread.rsqrt():
         raise ValueError(
-            f"estimating the camera takes at least {FEWEST_FRAMES} frames of 16 x 16 pixels, this movie has "
+            "the movie's noise grows with its light by no more than chance and tells no gain; give --camera"
+        )
+    return NoiseCumulants(
+        mean=mean,
+        variance=variance,
+        variance_error=error,
+        third=mean[:0],
+        third_error=mean[:0],
+        n_pixels=len(order),
+        raw=raw,
+    )
+
+
+def _windows(shape: tuple[int, int, int], n_frames: int | None) -> list[slice]:
+    """Consecutive frames to look at, spread over the movie."""
+    if shape[0] < 2 or min(shape[1:]) < 16:
+        raise ValueError(
+            f"estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
             f"{shape[0]} of {shape[1]} x {shape[2]}; give --camera"
         )
-    rows, columns = (middle(side) for side in shape[1:])
-    pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
+    pixels = min(shape[1], LARGEST_FIELD_PX) * min(shape[2], LARGEST_FIELD_PX)
     wanted = min(shape[0], n_frames or max(4 * FRAMES_PER_WINDOW, 2**23 // pixels))
     length = min(shape[0], FRAMES_PER_WINDOW)
     starts = np.linspace(0, shape[0] - length, max(1, wanted // length)).round().astype(int)
-    # a movie of one window is halved into even and odd frames, for hot pixels are looked for in the other windows
-    parts = [slice(None)] if len(starts) > 1 else [slice(0, None, 2), slice(1, None, 2)]
-    windows = torch.cat([_window(read_frames(movie, start, start + length, rows, columns), parts) for start in starts])
-    return _classes(_without_hot(windows, (rows.stop - rows.start - 6, columns.stop - columns.start - 6)))
+    return [slice(start, start + length) for start in starts.tolist()]
 
 
-def _window(frames: Tensor, parts: Sequence[slice]) -> Tensor:
+def _read(movie: Movie | Tensor | npt.NDArray[Any], window: slice) -> Tensor:
+    """(frame, y, x) float64 ADU of the middle of the field."""
+    rows, columns = (middle(side) for side in movie.shape[1:])
+    frames = read_frames(movie, window.start, window.stop, rows, columns)
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError("the movie holds NaN or infinite counts; mend it or leave those frames out")
+    return frames
+
+
+def _is_raw(frames: Tensor) -> bool:
+    return bool((frames >= 0).all()) and bool((frames == frames.round()).all())
+
+
+def _views(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What masks see of (frame, y, x), but for 3 pixels at the border.
+
+    Returns:
+        (frame, pixels) each: light around, from 7 x 7 pixels without the inner 3 x 3; mean of the inner ones, each as
+        the next mask's squared weights; [1 -2 1] along both axes; the pixel less the mean of its neighbours.
+    """
+    box, flat, bell = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double(), gaussian_kernel(1.0).double()
+    inner = frames[:, 2:-2, 2:-2]
+    hole = bell[2:5]
+    pixel = inner[:, 1:-1, 1:-1]
+    views = (
+        (_masked(frames, bell) - _masked(inner, hole)) / (1 - hole.sum() ** 2),
+        _masked(inner, flat**2 / 6),
+        _masked(inner, flat / 6**0.5),  # of squared weights that add up to 1
+        pixel - (_masked(inner, box) - pixel) / 8,
+    )
+    around, mean, second_difference, peak = (view.flatten(1) for view in views)
+    return around, mean, second_difference, peak
+
+
+def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
     """Statistics of the pixels of consecutive frames.
 
     Args:
@@ -96,25 +214,13 @@ def _window(frames: Tensor, parts: Sequence[slice]) -> Tensor:
         (parts, 7, pixels): light around, number of steady frames, mean of the pixels under the first mask, k2 by the
         first mask, k2 and k3 by the second one, and the usual k2 of pixels as bright.
     """
-    if not bool(torch.isfinite(frames).all()):
-        raise ValueError("the movie holds NaN or infinite counts; mend it or leave those frames out")
-    box, flat, bell = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double(), gaussian_kernel(1.0).double()
-    # surroundings of 7 x 7 pixels without the inner 3 x 3, which the masks take
-    inner = frames[:, 2:-2, 2:-2]
-    hole = bell[2:5]
-    around = ((_masked(frames, bell) - _masked(inner, hole)) / (1 - hole.sum() ** 2)).flatten(1)
+    around, *masked = _views(frames)
     light = around.median(0).values
     unrest = (around - light).abs()
     # noise grows with light: it is judged among pixels as bright
     rank = light.argsort().argsort() * N_RANKS // len(light)
     typical = _median_by(rank, unrest) / 0.6745
     steady = (unrest <= STEADY * typical).double()
-    pixel = inner[:, 1:-1, 1:-1]
-    masked = (
-        _masked(inner, flat**2 / 6).flatten(1),
-        _masked(inner, flat / 6**0.5).flatten(1),  # of squared weights that add up to 1
-        (pixel - (_masked(inner, box) - pixel) / 8).flatten(1),
-    )
     statistics = []
     for part in parts:
         n = steady[part].sum(0)
@@ -132,7 +238,7 @@ def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
     """Pixels whose variance is usual, as the other windows see it: that choice does not bias what is measured.
 
     Args:
-        windows: (window, 7, pixels) of `_window`.
+        windows: (window, 7, pixels) of `_statistics`.
         shape: (y, x) of the pixels.
 
     Returns:
@@ -170,17 +276,19 @@ def _median_by(rank: Tensor, values: Tensor) -> Tensor:
     return torch.stack(medians)[rank]
 
 
-def _classes(pixels: Tensor) -> NoiseCumulants:
-    """Means over pixels that are as bright; few pixels are bright, so the classes become ever smaller."""
+def _ends(total: int, fewest: float) -> list[int]:
+    """Where classes of brightness end; few pixels are bright, so the classes become ever smaller."""
+    smaller = [total - total // 2**k for k in range(1, 64) if total // 2**k >= fewest]
+    return [total // 8, total // 4, *smaller, total]
+
+
+def _classes(pixels: Tensor, raw: bool) -> NoiseCumulants:
+    """Means over pixels that are as bright, of the (6, pixels) of `_without_hot`."""
     total = pixels.shape[1]
-    if total < 2 * FEWEST_PIXELS:
-        raise ValueError("too few pixels of the movie are steady to tell the camera's noise; give --camera")
     pixels = pixels[:, pixels[0].argsort()]
-    ends = [total // 8, total // 4]
-    ends += [total - total // 2**k for k in range(1, 64) if total // 2**k >= FEWEST_PIXELS] + [total]
     rows = []
-    for start, end in zip([0, *ends], ends, strict=False):
-        _, n, mean, k2_flat, k2_peaked, k3 = pixels[:, start:end]
+    for part in pixels.tensor_split(_ends(total, FEWEST_PIXELS)[:-1], dim=1):
+        _, n, mean, k2_flat, k2_peaked, k3 = part
         w2, w3 = n - 1, (n - 1) * (n - 2) / n
 
         def average(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,4 +320,5 @@ def _classes(pixels: Tensor) -> NoiseCumulants:
         third=third,
         third_error=third_error,
         n_pixels=total,
+        raw=raw,
     )

@@ -55,6 +55,8 @@ class Movie:
         """as its metadata state it; None where they do not, or not credibly"""
         self.exposure_ms: float | None = parts[0].exposure_ms
         """as OME or Micro-Manager metadata state it, else None"""
+        self.z_step_nm: float | None = parts[0].z_step_nm
+        """distance of the planes of a z-stack, as its metadata state it, else None"""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -117,6 +119,7 @@ class _Part:
     dtype: np.dtype[Any]
     pixel_size_nm: float | None
     exposure_ms: float | None
+    z_step_nm: float | None
 
     @property
     def handles(self) -> dict[Path, tifffile.FileHandle]:
@@ -297,6 +300,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
         dtype=dtype.newbyteorder(tiff.byteorder),
         pixel_size_nm=pixel_size_nm,
         exposure_ms=exposure_ms,
+        z_step_nm=_z_step_nm(tiff),
     )
 
 
@@ -377,6 +381,21 @@ def _physical_facts(tiff: tifffile.TiffFile) -> tuple[float | None, float | None
     credible = [side for side in sides if side is not None and 10 <= side <= 1000]
     agree = len(credible) == len(sides) > 0 and max(credible) < 1.01 * min(credible)
     return credible[0] if agree else None, exposure
+
+
+def _z_step_nm(tiff: tifffile.TiffFile) -> float | None:
+    """Distance of the planes in nm, None where the metadata say nothing that can be believed."""
+    first = tiff.pages.first
+    step = None
+    if MICRO_MANAGER_TAG in first.tags and isinstance(first.tags[MICRO_MANAGER_TAG].value, Mapping):
+        step = _nm(first.tags[MICRO_MANAGER_TAG].value.get("ZStepUm"), "um")
+    elif tiff.is_ome:
+        image = _ome_element(tiff, "Pixels")
+        step = _nm(image.get("PhysicalSizeZ"), image.get("PhysicalSizeZUnit", "µm"))
+    elif tiff.imagej_metadata is not None:
+        facts = tiff.imagej_metadata
+        step = _nm(facts.get("spacing"), str(facts.get("unit")))
+    return step if step is not None and 1 <= step <= 1000 else None
 
 
 def _ome_element(tiff: tifffile.TiffFile, name: str) -> Mapping[str, str]:

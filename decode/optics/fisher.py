@@ -65,7 +65,7 @@ def fisher_information(
         mean, slope, corner = _mean_and_slope(psf, xyz[part], photons[part], background[part], own)
         qe = _at_patch(torch.as_tensor(camera.qe), corner, psf.patch_px)
         floor = _at_patch(camera.noise_floor, corner, psf.patch_px)
-        variance = camera.excess_factor * mean / qe + floor
+        variance = camera.excess_factor * mean.clamp_min(0) / qe + floor
         slope = slope[:, rows].flatten(2).double()
         information.append(torch.einsum("nik,njk,nk->nij", slope, slope, 1 / variance.flatten(1).double()))
     return torch.cat(information)

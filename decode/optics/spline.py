@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from decode.optics.psf import PSF
 
-__all__ = ["SplinePSF"]
+__all__ = ["SplinePSF", "spline_weights"]
 
 
 @final
@@ -102,28 +102,47 @@ class SplinePSF(PSF):
         )
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        planes, height, width = self.coefficients.shape
         # all pixels of an emitter lie alike between the voxels, so that one set of four weights an axis does for them
-        z = (xyz[:, 2] - self.z_start_nm) / self.z_step_nm if planes > 1 else torch.zeros_like(xyz[:, 2])
-        z = z.clamp(0, planes - 1)
-        plane, weight_z = _weights(z, limit=max(planes - 2, 0))
-        plane = (planes - 1 - (planes - 1 - plane.abs()).abs()).clamp_min(0)  # mirrored, as the coefficients were made
-
-        step = self.oversampling / self.pixel_size_nm
-        corner = xyz.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
-        first, weight = _weights(corner - xyz[:, :2] * step)
-        reach = torch.arange(self.oversampling * (self.patch_px - 1) + 4, device=xyz.device)
-        # a border of zeros stands for everything outside
-        voxel = (first[..., :1] + reach).clamp_min(-1) + 1
-        column, row = voxel[:, 0].clamp_max(width + 1), voxel[:, 1].clamp_max(height + 1)
+        plane, weight_z = self.planes(xyz[:, 2])
+        (column, row), weight = self._voxels(xyz[:, :2])
         padded = F.pad(self.coefficients, (1, 1, 1, 1))
         block = padded[plane[:, :, None, None], row[:, None, :, None], column[:, None, None, :]]
         image = torch.einsum("nzyx,nz->nyx", block, weight_z)
         image = torch.einsum("nyxj,nj->nyx", image.unfold(1, 4, self.oversampling), weight[:, 1])
         return torch.einsum("nyxj,nj->nyx", image.unfold(2, 4, self.oversampling), weight[:, 0])
 
+    def moved(self, centre_px: tuple[float, float]) -> SplinePSF:
+        """The same image, with the emitter at another place of it (as `centre_px` of the class)."""
+        return SplinePSF(
+            self.coefficients.detach(),
+            z_start_nm=self.z_start_nm,
+            z_step_nm=self.z_step_nm,
+            pixel_size_nm=self.pixel_size_nm,
+            centre_px=centre_px,
+            oversampling=self.oversampling,
+            patch_px=self.patch_px,
+        )
 
-def _weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
+    def planes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The planes around each depth (n, 4), and their weights (n, 4)."""
+        planes = len(self.coefficients)
+        z = (z - self.z_start_nm) / self.z_step_nm if planes > 1 else torch.zeros_like(z)
+        plane, weight = spline_weights(z.clamp(0, planes - 1), limit=max(planes - 2, 0))
+        # mirrored, as the coefficients were made
+        return (planes - 1 - (planes - 1 - plane.abs()).abs()).clamp_min(0), weight
+
+    def _voxels(self, xy: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Columns and rows of the padded coefficients that each patch reads (n, m), and weights (n, axis, 4)."""
+        height, width = self.coefficients.shape[1:]
+        corner = xy.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
+        first, weight = spline_weights(corner - xy * (self.oversampling / self.pixel_size_nm))
+        reach = torch.arange(self.oversampling * (self.patch_px - 1) + 4, device=xy.device)
+        # a border of zeros stands for everything outside
+        voxel = (first[..., :1] + reach).clamp_min(-1) + 1
+        return (voxel[:, 0].clamp_max(width + 1), voxel[:, 1].clamp_max(height + 1)), weight
+
+
+def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
     """The four coefficients a cubic B-spline takes at a position: their indices (..., 4) and weights (..., 4)."""
     below = torch.floor(position.detach())
     below = below if limit is None else below.clamp_max(limit)

@@ -1,0 +1,178 @@
+"""Beads: where they lie in a z-stack, and why some of them cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+from skimage.feature import peak_local_max
+from torch import Tensor
+
+__all__ = ["Bead", "RejectedBead", "find_beads"]
+
+LIKENESS = 0.9
+"""a bead whose picture correlates less with that of the others is something else: two beads, or dirt"""
+DRIFT_PX = 0.5
+"""a bead that moves further between the lower and the upper half of its stack than most is loose"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Bead:
+    """One bead, cut out of its stack."""
+
+    stack: int
+    """number of the stack it lies in"""
+    corner_px: tuple[int, int]
+    """x, y of the crop's first pixel in the stack"""
+    centre_px: tuple[float, float]
+    """x, y of the centroid of its light, from the stack's outer corner"""
+    photons: Tensor
+    """(z, y, x) measured photons, background included"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RejectedBead:
+    """A bright spot that is no usable bead."""
+
+    stack: int
+    centre_px: tuple[float, float]
+    reason: str
+
+    def __str__(self) -> str:
+        x, y = self.centre_px
+        return f"stack {self.stack}, x {x:.1f} y {y:.1f} px: {self.reason}"
+
+
+def find_beads(
+    stacks: Sequence[Tensor], patch_px: int, saturated: Sequence[Tensor] | None = None
+) -> tuple[list[Bead], list[RejectedBead]]:
+    """Find beads, whatever the shape of the PSF.
+
+    The mean over z of an engineered PSF may have several lobes; bright maxima that are nearer to one another than half
+    a patch are taken as one bead, its centre being the centroid of all its light.
+
+    Args:
+        stacks: (z, y, x) photons each, all of the same number of planes.
+        patch_px: side of a crop; an odd number.
+        saturated: (z, y, x) masks of pixels at the camera's limit, one per stack.
+
+    Returns:
+        The usable beads, and the others with the reason.
+
+    Raises:
+        ValueError: if a frame is smaller than a patch, or there is no bead at all.
+    """
+    beads: list[Bead] = []
+    rejected: list[RejectedBead] = []
+    for number, stack in enumerate(stacks):
+        if min(stack.shape[1:]) < patch_px:
+            raise ValueError(
+                f"the bead stack is {stack.shape[2]} x {stack.shape[1]} pixels, smaller than the patch of {patch_px};"
+                " choose a smaller one"
+            )
+        clipped = None if saturated is None else saturated[number]
+        centres = _centres(stack.mean(0).double().numpy(), patch_px)
+        distance = cdist(centres, centres) + np.where(np.eye(len(centres)), np.inf, 0)
+        for (x, y), nearest in zip(centres.tolist(), distance.min(1, initial=np.inf), strict=True):
+            corner = (round(x - patch_px / 2), round(y - patch_px / 2))
+            columns, rows = (slice(c, c + patch_px) for c in corner)
+            overhangs = min(corner) < 0 or rows.stop > stack.shape[1] or columns.stop > stack.shape[2]
+            reason = ""
+            if nearest < 0.8 * patch_px:
+                reason = f"another bead is {nearest:.0f} px away, its light overlaps"
+            elif overhangs:
+                reason = "too near to the border of the frame"
+            elif clipped is not None and bool(clipped[:, rows, columns].any()):
+                reason = "saturated: it fills the camera's range; record it with less light"
+            if reason:
+                rejected.append(RejectedBead(stack=number, centre_px=(x, y), reason=reason))
+                continue
+            photons = stack[:, rows, columns]
+            beads.append(Bead(stack=number, corner_px=corner, centre_px=(x, y), photons=photons))
+    if not beads and not rejected:
+        raise ValueError(
+            "no bead was found: no spot stands out of the mean over z; check the file, and the baseline of the camera"
+        )
+    good, odd = _alike(beads)
+    return good, rejected + odd
+
+
+def _centres(projection: npt.NDArray[np.float64], patch_px: int) -> npt.NDArray[np.float64]:
+    """(n, 2) x, y in pixels from the outer corner."""
+    smooth = gaussian_filter(projection, 1.5)
+    level = np.median(smooth)
+    noise = 1.4826 * np.median(np.abs(smooth - level)) + 1e-9
+    contrast = smooth - level
+    # a tenth of the brightest leaves out rings and scattered light, six standard deviations leave out noise
+    peaks = peak_local_max(  # type: ignore[no-untyped-call]
+        smooth, min_distance=2, threshold_abs=level + max(6 * noise, 0.1 * contrast.max())
+    )
+    if not len(peaks) or contrast.max() < 10 * noise:
+        return np.zeros((0, 2))
+    y, x = (np.arange(side) + 0.5 for side in projection.shape)
+    light = np.clip(projection - level - 2 * noise, 0, None)
+    centres = peaks + 0.5
+    # lobes of one bead that were taken for two draw nearer as each takes in the other's light, and are joined then
+    for _ in range(5):
+        centres = _joined(centres, patch_px / 2)
+        for i, (cy, cx) in enumerate(centres):
+            window = light * ((y[:, None] - cy) ** 2 + (x - cx) ** 2 < (patch_px / 2.5) ** 2)
+            total = window.sum()
+            if total > 0:
+                centres[i] = (window.sum(1) @ y / total, window.sum(0) @ x / total)
+    return centres[:, ::-1]
+
+
+def _joined(centres: npt.NDArray[np.float64], distance: float) -> npt.NDArray[np.float64]:
+    """Means of the groups of points that hang together by steps of less than a distance."""
+    if len(centres) < 2:
+        return centres
+    label = fcluster(linkage(centres, "single"), distance, "distance")
+    return np.array([centres[label == i].mean(0) for i in np.unique(label)])
+
+
+def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
+    """Beads that look and stay like the median one; two cannot vote, three can."""
+    if len(beads) < 3:
+        return beads, []
+    pictures = torch.stack([_normalized(bead.photons) for bead in beads])
+    likeness = (pictures * pictures.median(0).values).flatten(1).sum(1) / pictures.median(0).values.norm()
+    half = pictures.shape[1] // 2
+    moved = torch.stack([_centroid(p[half:]) - _centroid(p[:half]) for p in pictures])
+    moved = (moved - moved.median(0).values).norm(dim=1)
+    good, rejected = [], []
+    for bead, like, way in zip(beads, likeness.tolist(), moved.tolist(), strict=True):
+        reason = ""
+        if like < min(LIKENESS, float(likeness.median()) - 0.05):
+            reason = f"unlike the others (correlation {like:.2f}): two beads in one, or dirt"
+        elif way > DRIFT_PX:
+            reason = f"it moved by {way:.1f} px during the scan: not stuck to the glass"
+        if reason:
+            rejected.append(RejectedBead(stack=bead.stack, centre_px=bead.centre_px, reason=reason))
+        else:
+            good.append(bead)
+    return good, rejected
+
+
+def _normalized(photons: Tensor) -> Tensor:
+    """A crop without background, blurred so that a fraction of a pixel does not count, of norm 1."""
+    light = photons.double() - photons.double().flatten(1).median(1).values[:, None, None]
+    light = torch.from_numpy(gaussian_filter(light.numpy(), (1.0, 1.5, 1.5)))
+    return light / light.norm()
+
+
+def _centroid(photons: Tensor) -> Tensor:
+    """(2,) x, y in pixels of the light in some planes of a crop."""
+    image = photons.mean(0).clamp_min(0)
+    image = (image - image.quantile(0.5)).clamp_min(0)
+    y, x = (torch.arange(side, dtype=image.dtype) for side in image.shape)
+    return torch.stack([image.sum(0) @ x, image.sum(1) @ y]) / image.sum()

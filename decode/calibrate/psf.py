@@ -1,0 +1,351 @@
+"""calibrate psf: bead stacks to a PSF, with what it is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decode.calibrate.beads import Bead, RejectedBead, find_beads
+from decode.calibrate.gaussian import fit_gaussian
+from decode.calibrate.pupil import fit_pupil
+from decode.calibrate.spline import BeadFit, Noise, fit_spline, held_out_deviance
+from decode.io.cameras import CameraFile
+from decode.io.psfs import PSFFile
+from decode.io.stacks import open_movie
+from decode.likelihood import fit_emitters
+from decode.optics.fisher import cramer_rao_bound
+from decode.optics.psf import PSF
+from decode.optics.pupil import PupilPSF
+from decode.optics.spline import SplinePSF
+
+__all__ = ["HeldOut", "Optics", "PSFCalibration", "calibrate_psf"]
+
+PATCH_NM = 3100.0
+"""side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
+THINNEST_NM, THICKEST_NM = 120.0, 8000.0
+"""depth over which a bead stays bright: less or more is no optics, but a wrong step"""
+
+
+class Optics(NamedTuple):
+    """What a pupil must be told; the fit may correct the aperture a little."""
+
+    numerical_aperture: float = 1.45
+    wavelength_nm: float = 670.0
+    immersion_index: float = 1.518
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Beads localized with a PSF that was fitted to the other beads: maximum likelihood, plane by plane."""
+
+    z_nm: Tensor
+    """(z,) where the stage had the planes"""
+    error_nm: Tensor
+    """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
+    bound_nm: Tensor
+    """(n, z, 3) Cramer-Rao bound"""
+    jitter_nm: Tensor
+    """(n, z, 3) how far the stage strayed in each plane, as the other beads tell; contained in `error_nm`"""
+
+    def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
+        """(z, 3) mean error of all beads, averaged over neighbouring planes.
+
+        Args:
+            within: only planes with |z| up to this.
+            smooth_nm: planes to average over.
+        """
+        use = self.z_nm.abs() <= within
+        mean = self.error_nm[:, use].mean(0)
+        spacing = float(self.z_nm.diff().median()) if len(self.z_nm) > 1 else smooth_nm
+        width = min(2 * round(smooth_nm / spacing / 2) + 1, 2 * (len(mean) // 2) + 1)
+        pooled = torch.nn.functional.avg_pool1d(mean.T[:, None], width, 1, width // 2, count_include_pad=False)
+        return pooled[:, 0].T[: len(mean)]
+
+    def summary(self, within: float = math.inf) -> dict[str, tuple[float, float, float]]:
+        """RMS over z of the bias, RMSE, and its ratio to the bound, for x, y, z; with the stage's jitter and without."""
+        use = self.z_nm.abs() <= within
+        error, bound = self.error_nm[:, use], self.bound_nm[:, use]
+        steady = error - self.jitter_nm[:, use]
+        steady = steady - steady.median(1, keepdim=True).values
+
+        def rms(values: Tensor) -> Tensor:
+            return values.flatten(0, -2).square().mean(0).sqrt()
+
+        figures = {
+            "bias_nm": rms(self.bias_nm(within)),
+            "rmse_nm": rms(error),
+            "rmse_without_jitter_nm": rms(steady),
+            "bound_nm": rms(bound),
+            "rmse_over_bound": rms(error) / rms(bound),
+            "rmse_without_jitter_over_bound": rms(steady) / rms(bound),
+        }
+        return {name: (float(v[0]), float(v[1]), float(v[2])) for name, v in figures.items()}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PSFCalibration:
+    """A PSF, the beads it rests on, and how well it predicts beads it has not seen."""
+
+    file: PSFFile
+    """the PSF, its range of depth and where it comes from; `write_psf` saves it"""
+    z_nm: Tensor
+    """(z,) depth of the planes"""
+    beads: tuple[Bead, ...]
+    rejected: tuple[RejectedBead, ...]
+    xyz: Tensor
+    """(n, 3) nm where each bead is, x and y from the outer corner of its crop"""
+    photons: Tensor
+    """(n, z) of each bead and plane"""
+    background: Tensor
+    """(n,) photons per pixel"""
+    jitter_nm: Tensor
+    """(z, 3) how far the stage strayed"""
+    deviance: float
+    """mean over pixels; 1 where noise explains what the PSF does not"""
+    held_out: HeldOut | None
+    """None with a single bead"""
+    smoothness: dict[float, float] = field(default_factory=dict)
+    """deviance of held-out beads by the smoothness tried"""
+    notes: tuple[str, ...] = ()
+    """what the user should know, a sentence each"""
+
+    @property
+    def psf(self) -> PSF:
+        return self.file.psf
+
+
+def calibrate_psf(
+    stacks: Sequence[Path | str],
+    camera: CameraFile,
+    *,
+    z_step_nm: float | None = None,
+    z_focus: int | None = None,
+    model: Literal["spline", "pupil", "gaussian"] = "spline",
+    patch_px: int | None = None,
+    positions_nm: Tensor | None = None,
+    optics: Optics | None = None,
+) -> PSFCalibration:
+    """Calibrate a PSF from z-stacks of beads.
+
+    Args:
+        stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded alike.
+        camera: turns counts into photons, and states the pixel size.
+        z_step_nm: planes rise by it; None: as the files state it.
+        z_focus: number of the plane, from 0, that is z = 0; None: the middle one.
+        model: `spline` for any PSF, `pupil` for aberrations of a high-aperture objective, `gaussian` for quick work.
+        patch_px: side of the crops and of the PSF, an odd number; None: 3.1 um.
+        positions_nm: (m, 2) x, y where some beads truly are, if that is known: else an emitter is where the centroid
+            of its light in focus is.
+        optics: of the pupil.
+
+    Returns:
+        The calibration; its PSF is in focus where the stage was at z = 0.
+
+    Raises:
+        ValueError: in one sentence, if a file is no z-stack, the step is impossible, or no bead can be used.
+    """
+    paths = [Path(p) for p in stacks]
+    planes, stated = _read(paths)
+    step, notes = _step(z_step_nm, stated)
+    n_planes = len(planes[0])
+    focus = n_planes // 2 if z_focus is None else z_focus
+    if not 0 <= focus < n_planes:
+        raise ValueError(f"--z-focus {focus} is none of the {n_planes} planes, which count from 0")
+    z_nm = (torch.arange(n_planes, dtype=torch.float32) - focus) * step
+    pixel = camera.pixel_size_nm
+    patch = patch_px or 2 * round(PATCH_NM / pixel / 2 - 0.5) + 1
+    if patch < 7 or patch % 2 == 0:
+        raise ValueError(f"the patch is {patch} pixels wide; choose an odd number of 7 or more")
+    saturated = [adu >= camera.camera.saturation_adu for adu in planes]
+    beads, rejected = find_beads([camera.camera.to_photons(adu) for adu in planes], patch, saturated)
+    if not beads:
+        reasons = "; ".join(str(bead) for bead in rejected[:3])
+        raise ValueError(f"none of the {len(rejected)} beads can be used: {reasons}")
+    crops = torch.stack([bead.photons for bead in beads])
+    _check_depth(crops, step)
+    noise = Noise.of(camera.camera)
+    xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
+    smoothness: dict[float, float] = {}
+    best = 0.2
+    if model == "spline" and len(beads) > 1:
+        # knots are as far apart as with all planes, so a third of the planes tells which smoothness is right
+        some = slice(None, None, max(1, n_planes // 50))
+        smoothness = held_out_deviance(crops[:, some], z_nm[some], noise, pixel, xy)
+        best = min(smoothness, key=lambda s: smoothness[s])
+
+    def fit(which: list[int], start: BeadFit | None = None) -> BeadFit:
+        if model == "gaussian":
+            return fit_gaussian(crops[which], z_nm, noise, pixel, xy[which])
+        if model == "pupil":
+            return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start)
+        rounds = 4 if start is None else 2
+        return fit_spline(crops[which], z_nm, noise, pixel, xy[which], smoothness=best, start=start, n_rounds=rounds)
+
+    whole = fit(list(range(len(beads))))
+    held_out = None
+    if len(beads) > 1:
+        held_out = _leave_one_out(crops, z_nm, camera, whole, fit)
+    else:
+        notes += ("one bead only: nothing can be held out, so no figure tells how good the PSF is; record more",)
+    if positions_nm is not None:
+        whole = _at_positions(whole, beads, positions_nm, pixel)
+    facts = PSFFile(
+        psf=whole.psf,
+        z_range_nm=(float(z_nm[0]), float(z_nm[-1])),
+        sources=tuple(str(p) for p in paths),
+        n_beads=len(beads),
+        z_step_nm=step,
+        figures={} if held_out is None else held_out.summary(),
+        origin="known positions of beads" if positions_nm is not None else "centroid of the light at z = 0",
+    )
+    return PSFCalibration(
+        file=facts,
+        z_nm=z_nm,
+        beads=tuple(beads),
+        rejected=tuple(rejected),
+        xyz=whole.xyz,
+        photons=whole.photons,
+        background=whole.background,
+        jitter_nm=whole.jitter,
+        deviance=whole.deviance,
+        held_out=held_out,
+        smoothness=smoothness,
+        notes=notes,
+    )
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[Tensor], list[float | None]]:
+    """The stacks, (z, y, x) ADU each, and the distance of planes that each file states."""
+    if not paths:
+        raise ValueError("give at least one stack of beads")
+    stacks, stated = [], []
+    for path in paths:
+        with open_movie(path) as movie:
+            if len(movie) < 5:
+                raise ValueError(f"{path} has {len(movie)} planes; a z-stack of beads needs at least 5")
+            stacks.append(torch.from_numpy(movie.read(0, len(movie)).astype(np.float32)))
+            stated.append(movie.z_step_nm)
+    if len({len(stack) for stack in stacks}) > 1:
+        listed = ", ".join(f"{path.name} {len(stack)}" for path, stack in zip(paths, stacks, strict=True))
+        raise ValueError(f"the stacks differ in their number of planes ({listed}); calibrate them apart")
+    return stacks, stated
+
+
+def _step(asked: float | None, stated: Sequence[float | None]) -> tuple[float, tuple[str, ...]]:
+    known = [step for step in stated if step is not None]
+    if asked is None:
+        if not known:
+            raise ValueError("the files do not say how far their planes are apart; state it with --z-step, in nm")
+        if max(known) > 1.01 * min(known):
+            raise ValueError(f"the files' planes are {min(known):g} to {max(known):g} nm apart; calibrate them apart")
+        return known[0], ()
+    if not asked > 0:
+        raise ValueError(
+            f"--z-step is {asked:g} nm, must be positive: planes rise by it; reverse a stack recorded downwards"
+        )
+    if not 1 <= asked <= 1000:
+        raise ValueError(f"--z-step is {asked:g} nm, which is no distance of planes; state it in nm")
+    notes = [
+        f"the file says its planes are {step:g} nm apart, --z-step says {asked:g}: the latter was taken, check it"
+        for step in set(known)
+        if not math.isclose(step, asked, rel_tol=0.02)
+    ]
+    return asked, tuple(notes)
+
+
+def _check_depth(crops: Tensor, step: float) -> None:
+    """A bead's image stays sharp over a depth that optics prescribe; far from it, the step is wrong by a factor."""
+    sharp = crops.flatten(2).topk(max(4, crops[0, 0].numel() // 40), dim=2).values.mean(2).mean(0)
+    sharp = sharp - sharp.min()
+    depth = float((sharp > sharp.max() / 2).sum()) * step
+    if depth < THINNEST_NM or (depth > THICKEST_NM):
+        factor = "larger" if depth < THINNEST_NM else "smaller"
+        raise ValueError(
+            f"the beads stay sharp over {depth:.0f} nm of depth, which no microscope does: --z-step ({step:g} nm) is "
+            f"wrong by a factor, it should be {factor}"
+        )
+
+
+def _leave_one_out(
+    crops: Tensor, z_nm: Tensor, camera: CameraFile, whole: BeadFit, fit: Callable[[list[int], BeadFit], BeadFit]
+) -> HeldOut:
+    errors, bounds, jitters = [], [], []
+    inner = slice(1, -1)
+    for i, crop in enumerate(crops):
+        others = [k for k in range(len(crops)) if k != i]
+        found = fit(others, whole)
+        images = crop[:, inner, inner]
+        start = whole.xyz[i].expand(len(z_nm), 3) - torch.tensor([camera.pixel_size_nm] * 2 + [0.0])
+        ends = float(z_nm[0]), float(z_nm[-1])
+        located = fit_emitters(found.psf, camera.camera, images, start, z_range=ends)
+        error = located.xyz - torch.cat([torch.zeros(len(z_nm), 2), z_nm[:, None]], 1)
+        errors.append(error - error.median(0).values)
+        bounds.append(
+            cramer_rao_bound(found.psf, camera.camera, located.xyz, located.photons, located.background)[:, :3]
+        )
+        jitters.append(found.jitter)
+    return HeldOut(
+        z_nm=z_nm, error_nm=torch.stack(errors), bound_nm=torch.stack(bounds), jitter_nm=torch.stack(jitters)
+    )
+
+
+def _fit_pupil(crops: Tensor, z_nm: Tensor, camera: CameraFile, optics: Optics, start: BeadFit | None) -> BeadFit:
+    side = crops.shape[-1]
+    psf = PupilPSF(
+        numerical_aperture=optics.numerical_aperture,
+        wavelength_nm=optics.wavelength_nm,
+        immersion_index=optics.immersion_index,
+        pixel_size_nm=camera.pixel_size_nm,
+        scan="stage",
+        patch_px=side,
+    )
+    if start is not None:
+        assert isinstance(start.psf, PupilPSF)
+        psf = start.psf
+    free = [*psf.parameter_names, "numerical_aperture"]
+    found = fit_pupil(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
+    n = len(crops)
+    depth = float(found.xyz_nm[:, 2].mean())
+    offset = found.psf.offset_nm + torch.tensor([0.0, 0.0, depth])
+    found.psf.offset_nm.copy_(offset)
+    return BeadFit(
+        psf=found.psf,
+        xyz=found.xyz_nm - torch.tensor([0.0, 0.0, depth]),
+        photons=found.photons.view(n, -1),
+        background=found.background.view(n, -1).mean(1),
+        jitter=torch.zeros(len(z_nm), 3),
+        deviance=found.misfit,
+    )
+
+
+def _at_positions(fit: BeadFit, beads: Sequence[Bead], positions: Tensor, pixel: float) -> BeadFit:
+    """Move the origin of the PSF to where the beads are known to be."""
+    corner = torch.tensor([bead.corner_px for bead in beads]) * pixel
+    found = fit.xyz[:, :2] + corner
+    distance = torch.cdist(found, positions.to(found))
+    nearest, which = distance.min(1)
+    if not bool((nearest < 5 * pixel).all()):
+        raise ValueError(
+            f"a bead lies {float(nearest.max()):.0f} nm from the nearest of the known positions; they belong to "
+            "another stack, or are not in nm from the outer corner of the first pixel"
+        )
+    offset = (found - positions[which]).mean(0)
+    if isinstance(fit.psf, SplinePSF):
+        # the same image belongs to an emitter that lies `offset` less far
+        x, y = (torch.tensor(fit.psf.centre_px) - offset * fit.psf.oversampling / pixel).tolist()
+        psf: PSF = fit.psf.moved((x, y))
+    elif isinstance(fit.psf, PupilPSF):
+        psf = fit.psf
+        psf.offset_nm[:2] += offset
+    else:
+        raise ValueError("a Gaussian has no place for known positions; calibrate a spline or a pupil")
+    return replace(fit, psf=psf, xyz=fit.xyz - torch.nn.functional.pad(offset, (0, 1)))

@@ -1,0 +1,436 @@
+"""A SplinePSF fitted to beads, together with where each bead sits and how bright it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter, shift, spline_filter1d
+from torch import Tensor
+from torch.nn import functional as F
+
+from decode.likelihood import DARKEST, scaled_deviance
+from decode.optics.camera import Camera
+from decode.optics.psf import PSF
+from decode.optics.spline import SplinePSF, spline_weights
+
+__all__ = ["BeadFit", "Noise", "border_background", "fit_spline", "held_out_deviance", "place_beads"]
+
+KNOT_NM = 50.0
+"""distance of the spline's planes: PSFs change over a few hundred nm"""
+OVERSAMPLING = 2
+"""voxels along the side of a pixel: pixels alone sample a sharp PSF too coarsely to be interpolated"""
+MARGIN_PX = 2
+"""by which the spline reaches further than the crops, so that a crop is covered wherever its bead sits"""
+SMOOTHNESS = (0.05, 0.1, 0.2, 0.4)
+"""expected third difference of the coefficients over their size, to choose from: beads that are held out decide"""
+JITTER_NM = 3.0
+"""about how far a stage strays from its nominal place, from plane to plane"""
+
+
+class Noise(NamedTuple):
+    """Variance of measured photons: excess * expected + floor."""
+
+    excess: float
+    floor: float
+
+    @staticmethod
+    def of(camera: Camera) -> Noise:
+        """The medians of a camera's maps."""
+        qe = float(torch.as_tensor(camera.qe, dtype=torch.float32).median())
+        return Noise(camera.excess_factor / qe, float(camera.noise_floor.float().median()))
+
+    def variance(self, expected: Tensor) -> Tensor:
+        return self.excess * expected.clamp_min(DARKEST) + self.floor
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BeadFit:
+    """A PSF and the beads it was fitted to."""
+
+    psf: PSF
+    xyz: Tensor
+    """(n, 3) nm, x and y from the outer corner of each crop; z is how far the bead sits above the mean of all"""
+    photons: Tensor
+    """(n, z) photons of each bead in each plane, within the patch"""
+    background: Tensor
+    """(n,) photons per pixel"""
+    jitter: Tensor
+    """(z, 3) nm by which all beads together strayed from where the stage should have had them"""
+    deviance: float
+    """mean over the pixels; about 1 where noise explains what is left"""
+
+
+def fit_spline(
+    crops: Tensor,
+    z_nm: Tensor,
+    noise: Noise,
+    pixel_size_nm: float,
+    xy: Tensor,
+    *,
+    smoothness: float,
+    start: BeadFit | None = None,
+    n_rounds: int = 6,
+) -> BeadFit:
+    """Fit coefficients, positions, brightnesses and the stage's jitter, in turns.
+
+    With positions fixed the images are linear in the coefficients, which descend by conjugate gradients on the
+    weighted squares; with coefficients fixed, positions take a Gauss-Newton step.  Weights are the variances of the
+    last model, so that the turns end at the maximum of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974).
+    Beads that sit differently in their pixels are fitted where they are and need not be resampled.  A penalty on
+    third differences keeps noise out of the coefficients.  What the images cannot tell is agreed on: beads lie at
+    z = 0 on average, the centroid of the light at z = 0 is the emitter, and every plane holds the same light.
+
+    Args:
+        crops: (n, z, y, x) measured photons, background included.
+        z_nm: (z,) depth of the planes, evenly spaced.
+        noise: of the camera.
+        pixel_size_nm: side of a pixel.
+        xy: (n, 2) nm, about where each bead is, from the outer corner of its crop.
+        smoothness: standard deviation of the third differences over the local size of the coefficients; less is
+            smoother.
+        start: a fit of other beads of the same microscope, to start from its coefficients.
+        n_rounds: turns.
+    """
+    n, planes, side, _ = crops.shape
+    background = torch.stack([border_background(crop) for crop in crops])
+    signal = (crops - background[:, None, None, None]).sum((2, 3))
+    photons = signal.clamp_min(0.05 * float(signal.mean()))
+    spacing = float(z_nm[1] - z_nm[0])
+    step = max(1, round(KNOT_NM / spacing)) * spacing
+    knots = math.ceil(round(float(z_nm[-1] - z_nm[0]) / step, 6)) + 1
+    patch = side + 2 * MARGIN_PX
+    psf = SplinePSF(
+        torch.zeros(knots, OVERSAMPLING * patch, OVERSAMPLING * patch),
+        z_start_nm=float(z_nm[0]),
+        z_step_nm=step,
+        pixel_size_nm=pixel_size_nm,
+        oversampling=OVERSAMPLING,
+        patch_px=patch,
+    )
+    c = _average(crops - background[:, None, None, None], photons, xy / pixel_size_nm, z_nm, psf)
+    dim = float((noise.variance(background.mean()) / photons.square().mean()).sqrt())
+    size = torch.from_numpy(gaussian_filter(c.numpy(), (1, 3, 3))).clamp_min(0) + dim
+    penalty = _Penalty(smoothness * size)
+    if start is not None:
+        c = _spline_of(start).coefficients.detach()
+    xyz, jitter = F.pad(xy, (0, 1)), torch.zeros(planes, 3)
+
+    for _ in range(n_rounds):
+        views = [_View(psf, xyz[i], jitter, z_nm, side) for i in range(n)]
+        images = [view.image(c) for view in views]
+        expected = torch.stack(images) * photons[..., None, None] + background[:, None, None, None]
+        weight = 1 / noise.variance(expected)
+
+        def normal(c: Tensor, views: list[_View] = views, w: Tensor = weight, light: Tensor = photons) -> Tensor:
+            total = penalty.gradient(c)
+            for i, view in enumerate(views):
+                total = total + view.adjoint(w[i] * light[i, :, None, None] ** 2 * view.image(c))
+            return total
+
+        right = sum(
+            view.adjoint(weight[i] * photons[i, :, None, None] * (crops[i] - background[i]))
+            for i, view in enumerate(views)
+        )
+        assert isinstance(right, Tensor)
+        dense = photons.square().sum() / knots / OVERSAMPLING**2
+        diagonal = dense / noise.variance(photons.mean() * size + background.mean()) + penalty.diagonal
+        c = _conjugate_gradients(normal, right, c, diagonal, n_steps=20)
+        xyz, jitter, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons)
+    expected = torch.stack(
+        [_View(psf, xyz[i], jitter, z_nm, side).image(c) * photons[i, :, None, None] + background[i] for i in range(n)]
+    )
+    deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
+    return _agree(BeadFit(
+        psf=_with_coefficients(psf, c), xyz=xyz, photons=photons, background=background, jitter=jitter,
+        deviance=deviance,
+    ), z_nm)  # fmt: skip
+
+
+def place_beads(fit: BeadFit, crops: Tensor, z_nm: Tensor, noise: Noise, xy: Tensor, n_rounds: int = 8) -> BeadFit:
+    """Other beads of the same stack under a PSF that is not changed: where they are, how bright, and how well they fit.
+
+    Args:
+        fit: of the PSF and the stage's jitter.
+        crops, z_nm, noise, xy: as for `fit_spline`.
+    """
+    side = crops.shape[-1]
+    psf = _spline_of(fit)
+    c = psf.coefficients.detach()
+    background = torch.stack([border_background(crop) for crop in crops])
+    photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
+    xyz, jitter = F.pad(xy, (0, 1)), fit.jitter
+    for _ in range(n_rounds):
+        xyz, _, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons, stage=False)
+    expected = torch.stack(
+        [
+            _View(psf, xyz[i], jitter, z_nm, side).image(c) * photons[i, :, None, None] + background[i]
+            for i in range(len(crops))
+        ]
+    )
+    deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
+    return replace(fit, xyz=xyz, photons=photons, background=background, deviance=deviance)
+
+
+def held_out_deviance(
+    crops: Tensor, z_nm: Tensor, noise: Noise, pixel_size_nm: float, xy: Tensor
+) -> dict[float, float]:
+    """How well beads that were not fitted are predicted, by the weight of the penalty: every second bead the others."""
+    fitted, held = slice(0, None, 2), slice(1, None, 2)
+    result: dict[float, float] = {}
+    start = None
+    for weight in sorted(SMOOTHNESS, reverse=True):
+        start = fit_spline(
+            crops[fitted], z_nm, noise, pixel_size_nm, xy[fitted], smoothness=weight, start=start, n_rounds=4
+        )
+        result[weight] = place_beads(start, crops[held], z_nm, noise, xy[held]).deviance
+    return result
+
+
+class _View:
+    """How the coefficients of a spline become the z-stack of one bead: weights along z, y and x.
+
+    The stage's jitter across the plane is small and enters by the slopes.
+    """
+
+    def __init__(self, psf: SplinePSF, xyz: Tensor, jitter: Tensor, z_nm: Tensor, side: int) -> None:
+        depth, height, width = (int(size) for size in psf.coefficients.shape)
+        step = psf.oversampling / psf.pixel_size_nm
+        centre = psf.oversampling / 2 - 0.5
+        self.jitter = jitter
+
+        def along_z(z: Tensor) -> Tensor:
+            plane, weight = psf.planes(z)
+            return z.new_zeros(len(z), depth).scatter_add(1, plane, weight)
+
+        def across(size: int, middle: float) -> Callable[[Tensor], Tensor]:
+            def matrix(position: Tensor) -> Tensor:
+                pixel = torch.arange(side, dtype=position.dtype) * psf.oversampling
+                voxel, weight = spline_weights(pixel + middle + centre - position * step)
+                wide = position.new_zeros(side, size + 2).scatter_add(1, (voxel + 1).clamp(0, size + 1), weight)
+                return wide[:, 1:-1]
+
+            return matrix
+
+        z = z_nm + xyz[2] + jitter[:, 2]
+        self.z, self.dz = _value_and_slope(along_z, z)
+        self.x, self.dx = _value_and_slope(across(width, psf.centre_px[0]), xyz[0])
+        self.y, self.dy = _value_and_slope(across(height, psf.centre_px[1]), xyz[1])
+
+    def image(self, c: Tensor) -> Tensor:
+        """(z, y, x) fraction of light in each pixel."""
+        rows = self.y @ c
+        image = _mix(self.z, rows @ self.x.T)
+        shifted = self.jitter[:, 0, None, None] * _mix(self.z, rows @ self.dx.T)
+        return image + shifted + self.jitter[:, 1, None, None] * _mix(self.z, self.dy @ c @ self.x.T)
+
+    def adjoint(self, image: Tensor) -> Tensor:
+        """The transpose of `image`."""
+        plain, by_x, by_y = (
+            _mix(self.z.T, w[:, None, None] * image)
+            for w in (torch.ones(len(image)), self.jitter[:, 0], self.jitter[:, 1])
+        )
+        inner = self.y.T @ (plain @ self.x + by_x @ self.dx)
+        return inner + self.dy.T @ (by_y @ self.x)
+
+    def slopes(self, c: Tensor) -> Tensor:
+        """(3, z, y, x) derivatives of `image` along x, y and z, per nm."""
+        rows = self.y @ c
+        return torch.stack(
+            [
+                _mix(self.z, rows @ self.dx.T),
+                _mix(self.z, self.dy @ c @ self.x.T),
+                _mix(self.dz, rows @ self.x.T),
+            ]
+        )
+
+
+def _value_and_slope(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+    value, slope = torch.func.jvp(function, (at,), (torch.ones_like(at),))[:2]
+    return value, slope
+
+
+def _mix(weights: Tensor, planes: Tensor) -> Tensor:
+    """Weighted sums of planes: (m, n) and (n, y, x) to (m, y, x)."""
+    return (weights @ planes.flatten(1)).view(len(weights), *planes.shape[1:])
+
+
+def _place(
+    c: Tensor,
+    psf: SplinePSF,
+    crops: Tensor,
+    background: Tensor,
+    noise: Noise,
+    xyz: Tensor,
+    jitter: Tensor,
+    z_nm: Tensor,
+    photons: Tensor,
+    *,
+    stage: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A Gauss-Newton step of positions, of the stage's jitter (which all beads share) and of the photons."""
+    n, planes, side, _ = crops.shape
+    step, information = torch.zeros(n, planes, 3), torch.zeros(n, planes, 3, 3)
+    light = photons.clone()
+    for i in range(n):
+        view = _View(psf, xyz[i], jitter, z_nm, side)
+        image = view.image(c)
+        model = photons[i, :, None, None] * image + background[i]
+        weight = 1 / noise.variance(model)
+        slope = torch.cat([photons[i, None, :, None, None] * view.slopes(c), image[None]])
+        fisher = torch.einsum("izyx,jzyx,zyx->zij", slope, slope, weight)
+        score = torch.einsum("izyx,zyx->zi", slope, weight * (crops[i] - model))
+        scale = fisher.diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
+        whole = fisher / (scale[:, :, None] * scale[:, None, :]) + 1e-6 * torch.eye(4)
+        change = torch.linalg.solve(whole, score / scale) / scale
+        limit = torch.tensor([0.3 * psf.pixel_size_nm] * 2 + [60.0])
+        step[i] = change[:, :3].clamp(-limit, limit)
+        light[i] = (photons[i] + change[:, 3]).clamp_min(0.2 * photons[i])
+        # what is known of the position when the photons are not
+        information[i] = fisher[:, :3, :3] - fisher[:, :3, 3:] * fisher[:, 3:, :3] / fisher[:, 3:, 3:]
+    moved = torch.zeros(n, 3)
+    if not stage:
+        for i in range(n):
+            moved[i] = torch.linalg.solve(
+                information[i].sum(0) + 1e-9 * torch.eye(3), torch.einsum("zij,zj->i", information[i], step[i])
+            )
+        return xyz + moved, jitter, light
+    strayed = torch.zeros(planes, 3)
+    prior = torch.eye(3) / JITTER_NM**2
+    for _ in range(10):  # by turns: beads, given the stage; the stage, given the beads
+        for i in range(n):
+            right = torch.einsum("zij,zj->i", information[i], step[i] - strayed)
+            moved[i] = torch.linalg.solve(information[i].sum(0) + 1e-9 * torch.eye(3), right)
+        right = torch.einsum("nzij,nzj->zi", information, step - moved[:, None]) - jitter @ prior
+        strayed = torch.linalg.solve(information.sum(0) + prior, right)
+    return xyz + moved, jitter + strayed, light
+
+
+def _agree(fit: BeadFit, z_nm: Tensor) -> BeadFit:
+    """Settle what images cannot tell: the mean depth of the beads, the centre of the PSF, and the light of a plane."""
+    psf, xyz, jitter = _spline_of(fit), fit.xyz.clone(), fit.jitter.clone()
+    c = psf.coefficients.detach()
+    # every plane holds the same light: what changes from plane to plane is the lamp, or a bead that bleaches
+    light = c.sum((1, 2)) / psf.oversampling**2
+    plane, mix = psf.planes(z_nm)
+    photons = fit.photons * (light[plane] * mix).sum(1)
+    drift = jitter.mean(0)
+    jitter -= drift
+    xyz += drift
+    depth = float(xyz[:, 2].mean())
+    # an emitter at depth z is seen as the stage at z - depth; a bead that needed a larger z sits higher
+    psf = _with_coefficients(psf, c / light[:, None, None], z_start_nm=psf.z_start_nm - depth)
+    xyz[:, 2] -= depth
+    middle = psf.patch_px / 2 * psf.pixel_size_nm
+    image = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]]))[0].detach().clamp_min(0)
+    grid = (torch.arange(psf.patch_px) + 0.5) * psf.pixel_size_nm - middle
+    offset = torch.stack([image.sum(0) @ grid, image.sum(1) @ grid]) / image.sum()
+    xyz[:, :2] += offset
+    centre = torch.tensor(psf.centre_px) + offset * psf.oversampling / psf.pixel_size_nm
+    psf = _with_coefficients(psf, psf.coefficients.detach(), centre_px=(float(centre[0]), float(centre[1])))
+    return replace(fit, psf=psf, xyz=xyz, photons=photons, jitter=jitter)
+
+
+def _spline_of(fit: BeadFit) -> SplinePSF:
+    assert isinstance(fit.psf, SplinePSF)
+    return fit.psf
+
+
+def _with_coefficients(
+    psf: SplinePSF,
+    coefficients: Tensor,
+    *,
+    z_start_nm: float | None = None,
+    centre_px: tuple[float, float] | None = None,
+) -> SplinePSF:
+    return SplinePSF(
+        coefficients,
+        z_start_nm=psf.z_start_nm if z_start_nm is None else z_start_nm,
+        z_step_nm=psf.z_step_nm,
+        pixel_size_nm=psf.pixel_size_nm,
+        centre_px=centre_px or psf.centre_px,
+        oversampling=psf.oversampling,
+        patch_px=psf.patch_px,
+    )
+
+
+def _conjugate_gradients(
+    normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, diagonal: Tensor, n_steps: int
+) -> Tensor:
+    """Solve normal(x) = right from a start (Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 409, 1952).
+
+    Args:
+        diagonal: about that of `normal`; directions are scaled by it.
+    """
+    x = start
+    residual = right - normal(x)
+    scaled = residual / diagonal
+    direction, square = scaled, (residual * scaled).sum()
+    first = square
+    for _ in range(n_steps):
+        if square <= 1e-8 * first:
+            break
+        image = normal(direction)
+        length = square / (direction * image).sum()
+        x = x + length * direction
+        residual = residual - length * image
+        scaled = residual / diagonal
+        square, last = (residual * scaled).sum(), square
+        direction = scaled + square / last * direction
+    return x
+
+
+@final
+class _Penalty:
+    """Half the sum of squared third differences along z, y and x, each over its expected size."""
+
+    def __init__(self, expected: Tensor) -> None:
+        self.differences = [torch.eye(size).diff(n=min(3, size - 1), dim=0) for size in expected.shape]
+        self.weights = []
+        for axis, difference in enumerate(self.differences):
+            mean = difference.abs() / difference.abs().sum(1, keepdim=True)
+            self.weights.append(_along(axis, mean, expected) ** -2)
+        parts = [_along(a, d.T**2, w) for a, (d, w) in enumerate(zip(self.differences, self.weights, strict=True))]
+        self.diagonal = torch.stack(parts).sum(0)
+
+    def gradient(self, c: Tensor) -> Tensor:
+        total = torch.zeros_like(c)
+        for axis, (difference, weight) in enumerate(zip(self.differences, self.weights, strict=True)):
+            total = total + _along(axis, difference.T, weight * _along(axis, difference, c))
+        return total
+
+
+def _along(axis: int, matrix: Tensor, stack: Tensor) -> Tensor:
+    """A matrix applied along an axis of a (z, y, x) stack."""
+    if axis == 0:
+        return _mix(matrix, stack)
+    return matrix @ stack if axis == 1 else stack @ matrix.T
+
+
+def border_background(crop: Tensor) -> Tensor:
+    """Photons per pixel at the border of a (z, y, x) crop, at the depths where the bead shines least there."""
+    border = torch.ones(crop.shape[1:], dtype=torch.bool)
+    border[2:-2, 2:-2] = False
+    level = crop[:, border].mean(1)
+    width = max(1, len(level) // 15)
+    return level.unfold(0, width, 1).mean(1).min()
+
+
+def _average(signal: Tensor, photons: Tensor, centre_px: Tensor, z_nm: Tensor, psf: SplinePSF) -> Tensor:
+    """Spline coefficients of the mean of all beads, each moved to the middle of its crop."""
+    side = signal.shape[-1]
+    mean = np.zeros(signal.shape[1:])
+    for crop, light, (x, y) in zip(signal.numpy(), photons.numpy(), centre_px.tolist(), strict=True):
+        mean += shift(crop / light[:, None, None], (0, side / 2 - y, side / 2 - x), order=1) / len(signal)
+    at = psf.z_start_nm + psf.z_step_nm * np.arange(len(psf.coefficients))
+    nearest = np.abs(z_nm.numpy()[None] - at[:, None]).argmin(1)
+    # pixels are repeated for the finer voxels: a start, no more
+    fine = mean[nearest].repeat(psf.oversampling, 1).repeat(psf.oversampling, 2)
+    margin = (np.array(psf.coefficients.shape[1:]) - fine.shape[1:]) // 2
+    fine = np.pad(fine, ((0, 0), (margin[0],) * 2, (margin[1],) * 2))
+    return torch.as_tensor(spline_filter1d(fine, order=3, axis=0, mode="mirror"), dtype=torch.get_default_dtype())

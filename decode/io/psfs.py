@@ -1,0 +1,159 @@
+"""PSF files: one HDF5 with the PSF, its units, where it comes from and how good it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import h5py
+import numpy as np
+import torch
+
+from decode.atomic import atomic
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF
+from decode.optics.pupil import PupilPSF
+from decode.optics.spline import SplinePSF
+
+__all__ = ["PSFFile", "read_psf", "write_psf"]
+
+FORMAT = "decode-psf-1"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PSFFile:
+    """A calibrated PSF.  z is 0 in focus and grows as the stage's z did in the bead stack."""
+
+    psf: PSF
+    z_range_nm: tuple[float, float]
+    """depth over which it was measured"""
+    sources: tuple[str, ...] = ()
+    """files it was made from"""
+    n_beads: int = 0
+    z_step_nm: float = 0.0
+    """distance of the planes of the bead stack"""
+    figures: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """of beads that were held out, for x, y, z: as `HeldOut.summary` has them"""
+    origin: str = ""
+    """what x = y = 0 means: where in its image an emitter is"""
+
+    def __post_init__(self) -> None:
+        if not self.z_range_nm[0] <= self.z_range_nm[1]:
+            raise ValueError(f"z_range_nm is {self.z_range_nm}, the lowest depth must come first")
+
+
+def write_psf(path: Path | str, file: PSFFile) -> None:
+    """Write a PSF file.
+
+    Raises:
+        OSError: if it cannot be written; then there is none.
+    """
+    kind, settings, arrays = _describe(file.psf)
+    with atomic(path) as temporary, h5py.File(temporary, "w") as h5:
+        h5.attrs["format"] = FORMAT
+        h5.attrs["kind"] = kind
+        h5.attrs["length_unit"] = "nm"
+        h5.attrs["z"] = "0 in focus, positive as the stage's z in the bead stack"
+        h5.attrs["settings"] = json.dumps(settings)
+        h5.attrs["z_range_nm"] = file.z_range_nm
+        h5.attrs["sources"] = json.dumps(file.sources)
+        h5.attrs["n_beads"] = file.n_beads
+        h5.attrs["z_step_nm"] = file.z_step_nm
+        h5.attrs["figures"] = json.dumps(dict(file.figures))
+        h5.attrs["origin"] = file.origin
+        for name, value in arrays.items():
+            h5.create_dataset(name, data=value, compression="gzip", shuffle=True)
+
+
+def read_psf(path: Path | str) -> PSFFile:
+    """Read a PSF file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no PSF file, is damaged, or another version's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such PSF file; make one with `decode calibrate psf`")
+    try:
+        with h5py.File(path, "r") as h5:
+            if h5.attrs.get("format") != FORMAT:
+                raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
+            arrays = {name: torch.from_numpy(np.asarray(h5[name], np.float32)) for name in h5}
+            attributes: dict[str, Any] = dict(h5.attrs)
+        settings = json.loads(attributes["settings"])
+        psf = _MAKERS[str(attributes["kind"])](settings, arrays)
+        low, high = (float(z) for z in attributes["z_range_nm"])
+        return PSFFile(
+            psf=psf,
+            z_range_nm=(low, high),
+            sources=tuple(json.loads(attributes["sources"])),
+            n_beads=int(attributes["n_beads"]),
+            z_step_nm=float(attributes["z_step_nm"]),
+            figures={k: (v[0], v[1], v[2]) for k, v in json.loads(attributes["figures"]).items()},
+            origin=str(attributes["origin"]),
+        )
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: not a PSF file, or a damaged one ({type(error).__name__}); make it again with `decode calibrate"
+            " psf`"
+        ) from None
+
+
+def _describe(psf: PSF) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Kind, plain settings and arrays that `_MAKERS` make the PSF of."""
+    settings: dict[str, Any] = {"pixel_size_nm": psf.pixel_size_nm, "patch_px": psf.patch_px}
+    if isinstance(psf, SplinePSF):
+        names = ("z_start_nm", "z_step_nm", "centre_px", "oversampling")
+        coefficients = psf.coefficients.detach().cpu().numpy()
+        return "spline", settings | {name: getattr(psf, name) for name in names}, {"coefficients": coefficients}
+    if isinstance(psf, GaussianPSF):
+        third, fourth = psf.orders.tolist()
+        numbers = {name: float(getattr(psf, name)) for name in ("sigma_nm", "depth_nm", "gap_nm")}
+        return "gaussian", settings | numbers | {"third": third, "fourth": fourth}, {}
+    if isinstance(psf, PupilPSF):
+        numbers = {name: float(getattr(psf, name)) for name in ("numerical_aperture", "blur_nm", "apodization")} | {
+            name: getattr(psf, name) for name in PUPIL_SETTINGS
+        }
+        modes = [[n, m, c] for (n, m), c in zip(psf.modes, psf.zernike_nm.tolist(), strict=True)]
+        mask = {} if psf.phase_mask_nm is None else {"phase_mask_nm": psf.phase_mask_nm.detach().cpu().numpy()}
+        whole = settings | numbers | {"zernike_nm": modes, "offset_nm": psf.offset_nm.tolist()}
+        return "pupil", whole, mask
+    raise TypeError(f"a {type(psf).__name__} cannot be written")
+
+
+PUPIL_SETTINGS = (
+    "wavelength_nm",
+    "sample_index",
+    "immersion_index",
+    "depth_nm",
+    "scan",
+    "bead_diameter_nm",
+    "grid",
+)
+
+
+def _spline(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
+    settings["centre_px"] = tuple(settings["centre_px"])
+    return SplinePSF(arrays["coefficients"], **settings)
+
+
+def _gaussian(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
+    return GaussianPSF(**settings)
+
+
+def _pupil(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
+    settings["zernike_nm"] = {(int(n), int(m)): c for n, m, c in settings["zernike_nm"]}
+    settings["offset_nm"] = tuple(settings["offset_nm"])
+    return PupilPSF(phase_mask_nm=arrays.get("phase_mask_nm"), **settings)
+
+
+_MAKERS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], PSF]] = {
+    "spline": _spline,
+    "gaussian": _gaussian,
+    "pupil": _pupil,
+}
