@@ -126,7 +126,7 @@ def infer_camera(
         n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
-        ValueError: in one sentence, if an argument is wrong, the movie too small, or its noise does not grow with light.
+        ValueError: in one sentence, if an argument is wrong, the movie too small, or noise does not grow with light.
     """
     if kind is not None and kind not in PRIORS:
         raise ValueError(f"the kind of a camera is emccd or scmos, not {kind}")
