@@ -34,7 +34,8 @@ class Acquisition:
 
     camera: Camera
     pixel_size_nm: float
-    psf_sigma_nm: float
+    psf_sigma_nm: float | None
+    """None where the model knows the PSF by itself"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was not stated, but estimated from the movie"""
 
@@ -53,7 +54,12 @@ class BatchProgress:
 
 
 def complete_acquisition(
-    movie: Movie, *, camera: Camera | None = None, pixel_size_nm: float | None = None, psf_sigma_nm: float | None = None
+    movie: Movie,
+    *,
+    camera: Camera | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+    psf_known: bool = False,
 ) -> Acquisition:
     """Take what is stated, and estimate the rest from the movie.
 
@@ -62,6 +68,7 @@ def complete_acquisition(
         camera: None estimates gain and offset, roughly.
         pixel_size_nm: None takes what the metadata of the movie state.
         psf_sigma_nm: width of the PSF; None estimates it.
+        psf_known: nobody needs that width.
 
     Raises:
         ValueError: if a number is not positive, nothing states the pixel size, or nothing can be estimated.
@@ -76,7 +83,7 @@ def complete_acquisition(
     if camera is None:
         camera, remarks = estimate_camera(movie)
         estimates += remarks
-    if psf_sigma_nm is None:
+    if psf_sigma_nm is None and not psf_known:
         sigma_nm = estimate_psf_sigma(movie, camera, pixel_size_nm)
         psf_sigma_nm = sigma_nm.value
         estimates.append(f"no PSF width was given: a sigma of {sigma_nm} nm was estimated from {sigma_nm.n} molecules")
@@ -133,14 +140,19 @@ def localize_file(
             camera=None if camera is None else camera.camera,
             pixel_size_nm=pixel_size_nm or (None if camera is None else camera.pixel_size_nm),
             psf_sigma_nm=psf_sigma_nm,
+            psf_known="psf_sigma_px" not in model.context,
         )
-        sigma_px = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
+        context = {}
+        if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
+            context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
+        else:
+            _check_pixel_size(model, acquisition.pixel_size_nm)
         chunks = localize(
             movie,
             model,
             acquisition.camera,
             pixel_size_nm=acquisition.pixel_size_nm,
-            context={"psf_sigma_px": sigma_px},
+            context=context,
             threshold=threshold,
             device=device,
             roi=roi,
@@ -154,7 +166,7 @@ def localize_file(
             "n_frames": movie.frames.stop,
             "height_px": height,
             "width_px": width,
-            "psf_sigma_nm": acquisition.psf_sigma_nm,
+            **({} if acquisition.psf_sigma_nm is None else {"psf_sigma_nm": acquisition.psf_sigma_nm}),
             "movie": str(path),
             "threshold": threshold,
             "version": __version__,
@@ -180,6 +192,16 @@ def localize_file(
         for file in files:
             os.replace(unfinished / file.name, file)
     yield replace(progress, files=files)
+
+
+def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:
+    """A model of one PSF fits one pixel size."""
+    trained = model.record.get("config", {}).get("pixel_size_nm")
+    if trained is not None and abs(pixel_size_nm / trained - 1) > 0.02:
+        raise ValueError(
+            f"the model was trained for pixels of {trained:g} nm, the movie's are {pixel_size_nm:g} nm; take another "
+            "model, or train one"
+        )
 
 
 @contextmanager

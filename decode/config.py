@@ -7,10 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, final, get_args, get_type_hints
 
-from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
+from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
+from decode.io.cameras import read_camera
+from decode.io.psfs import read_psf
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
+from decode.optics.pupil import PupilPSF
 from decode.scene import Scene
 
 __all__ = ["Optimization", "TrainConfig", "from_mapping", "load_config", "read_yaml", "to_mapping"]
@@ -71,10 +75,10 @@ class TrainConfig:
     """side of a pixel in object space"""
     scene: Scene = field(default_factory=Scene)
     """molecules and background"""
-    psf: PSFPrior = field(default_factory=PSFPrior)
-    """point spread function"""
-    camera: CameraPrior = field(default_factory=CameraPrior)
-    """cameras"""
+    psf: PSFPrior | MeasuredPSF = field(default_factory=PSFPrior)
+    """point spread function: ranges of a Gaussian, or a calibrated one's `file`"""
+    camera: CameraPrior | MeasuredCamera = field(default_factory=CameraPrior)
+    """cameras: ranges, or the `file` of one"""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """shape of the network"""
     training: Optimization = field(default_factory=Optimization)
@@ -87,12 +91,39 @@ class TrainConfig:
             raise ValueError("pixel_size_nm must be positive")
 
     def forward_model(self) -> ForwardModel:
-        """The generative model this recipe trains on."""
-        return gaussian_forward(self.scene, self.psf, self.camera, self.pixel_size_nm)
+        """The generative model this recipe trains on.
+
+        Raises:
+            ValueError: if a file it names is wrong, or its pixels have another size.
+        """
+        camera: Camera | CameraPrior
+        if isinstance(self.camera, CameraPrior):
+            camera = self.camera
+        else:
+            named = read_camera(self.camera.file, pixel_size_nm=self.pixel_size_nm)
+            self._check_pixels(self.camera.file, named.pixel_size_nm)
+            camera = named.camera
+        if isinstance(self.psf, PSFPrior):
+            return gaussian_forward(self.scene, self.psf, camera, self.pixel_size_nm)
+        measured = read_psf(self.psf.file)
+        self._check_pixels(self.psf.file, measured.psf.pixel_size_nm)
+        low, high = measured.z_range_nm
+        if low < high and not (low <= self.scene.z_nm[0] and self.scene.z_nm[1] <= high):
+            raise ValueError(
+                f"scene.z_nm is {list(self.scene.z_nm)}, but {self.psf.file} was measured from {low:g} to {high:g} nm"
+            )
+        psf = measured.psf
+        if isinstance(psf, PupilPSF):  # drawing every molecule through the pupil would take too long
+            psf = psf.to_spline(z_range_nm=(low - 50, high + 50))
+        return ForwardModel(self.scene, psf, camera, blur_nm=self.psf.blur_nm)
+
+    def _check_pixels(self, file: str, pixel_size_nm: float) -> None:
+        if abs(pixel_size_nm / self.pixel_size_nm - 1) > 0.01:
+            raise ValueError(f"{file} has pixels of {pixel_size_nm:g} nm, the recipe of {self.pixel_size_nm:g} nm")
 
     def localizer(self) -> Localizer:
         """A network of the recipe's shape, not trained."""
-        return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px})
+        return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px} if isinstance(self.psf, PSFPrior) else {})
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -138,14 +169,16 @@ def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
 
 
 def _forbid_unknown(kind: Any, content: Mapping[str, Any], source: str, at: tuple[str, ...]) -> None:
-    hints = {f.name: f for f in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
     for key, value in content.items():
         if key not in hints:
             near = ", ".join(sorted(hints))
             raise ValueError(f"{source}: unknown key {'.'.join((*at, str(key)))!r}; known here: {near}")
-        default = hints[key].default_factory
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(default):
-            _forbid_unknown(default, value, source, (*at, key))
+        kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
+        if isinstance(value, Mapping) and kinds:
+            # of several kinds, the one that knows most of the keys is meant
+            meant = max(kinds, key=lambda k: len({f.name for f in dataclasses.fields(k)} & set(value)))
+            _forbid_unknown(meant, value, source, (*at, key))
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -178,4 +211,11 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
             target[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise ValueError(f"--set {setting}: the value is not YAML") from None
-    return from_mapping(TrainConfig, content, str(path))
+    config = from_mapping(TrainConfig, content, str(path))
+    # what a recipe names lies beside it
+    beside: dict[str, Any] = {
+        name: dataclasses.replace(section, file=str(Path(path).parent / section.file))
+        for name in ("psf", "camera")
+        if isinstance(section := getattr(config, name), MeasuredPSF | MeasuredCamera)
+    }
+    return dataclasses.replace(config, **beside)

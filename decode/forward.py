@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, final
+from dataclasses import dataclass, fields, replace
+from math import ceil
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from decode.emitters import EmitterSet
 from decode.optics.camera import Camera
@@ -14,7 +16,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.scene import Range, Scene, log_uniform, uniform
 
-__all__ = ["CameraPrior", "ForwardModel", "PSFPrior", "Simulation"]
+__all__ = ["CameraPrior", "ForwardModel", "MeasuredCamera", "MeasuredPSF", "PSFPrior", "Simulation"]
 
 
 @final
@@ -40,6 +42,30 @@ class PSFPrior:
             raise ValueError("psf: depth_nm must be positive, told_error not negative")
         if not 0 <= self.halo_fraction[0] <= self.halo_fraction[1] < 1:
             raise ValueError("psf: halo_fraction needs two fractions in [0, 1), the lowest first")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPSF:
+    """The PSF of a file, as `decode calibrate psf` writes it."""
+
+    file: str
+    """PSF file (HDF5); in a recipe relative to the recipe"""
+    blur_nm: Range = (0.0, 0.0)
+    """standard deviation of a Gaussian blur on top of it; every movie draws its own, and nobody is told"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.blur_nm[0] <= self.blur_nm[1]:
+            raise ValueError("psf: blur_nm needs two numbers of 0 or more, the lowest first")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCamera:
+    """The camera of a file; maps are cut to the simulated frames at random places."""
+
+    file: str
+    """camera file (YAML); in a recipe relative to the recipe"""
 
 
 @final
@@ -141,6 +167,8 @@ class ForwardModel:
     camera: Camera | CameraPrior
     psf_prior: PSFPrior | None = None
     """ranges of the PSF's parameters, for a `GaussianPSF`; None keeps the PSF's own"""
+    blur_nm: Range = (0.0, 0.0)
+    """range of a Gaussian blur on top of the PSF"""
 
     @torch.no_grad()
     def sample(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Simulation:
@@ -183,9 +211,44 @@ class ForwardModel:
                 shape=shape,
                 parameters=rows if rows.shape[1] else None,
             )
-            light = light + spots.view(n_movies, n_frames, *shape)
-        camera = self.camera.sample(n_movies, shape, rng) if isinstance(self.camera, CameraPrior) else self.camera
+            light = light + self._blurred(spots.view(n_movies, n_frames, *shape), rng)
+        if isinstance(self.camera, CameraPrior):
+            camera = self.camera.sample(n_movies, shape, rng)
+        else:
+            camera = _cut(self.camera, n_movies, shape, rng)
         return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel)
+
+    def _blurred(self, spots: Tensor, rng: torch.Generator) -> Tensor:
+        """(n_movies, n_frames, y, x) light, each movie blurred by a width of its own."""
+        if self.blur_nm[1] == 0:
+            return spots
+        sigma = uniform(self.blur_nm, len(spots), rng) / self.psf.pixel_size_nm
+        half = max(1, ceil(4 * self.blur_nm[1] / self.psf.pixel_size_nm))
+        edges = torch.arange(-half, half + 2, device=rng.device) - 0.5
+        kernel = torch.special.ndtr(edges / sigma[:, None].clamp_min(1e-3)).diff(dim=1)
+        rows = conv2d(spots.transpose(0, 1), kernel[:, None, None, :], padding=(0, half), groups=len(spots))
+        return conv2d(rows, kernel[:, None, :, None], padding=(half, 0), groups=len(spots)).transpose(0, 1)
+
+
+def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
+    """Windows of a camera's (y, x) maps at random places: fields broadcast against (n_movies, frames, y, x)."""
+    camera = camera.to(rng.device)
+    maps = {f.name: value for f in fields(camera) if isinstance(value := getattr(camera, f.name), Tensor)}
+    maps = {name: value for name, value in maps.items() if value.ndim == 2 and value.shape != shape}
+    if not maps:
+        return camera
+    sizes = {tuple(value.shape) for value in maps.values()}
+    (height, width), *others = sizes
+    if others or height < shape[0] or width < shape[1]:
+        listed = ", ".join(f"{h} x {w}" for h, w in sizes)
+        raise ValueError(f"the camera's maps ({listed} pixels) must be alike and at least {shape[0]} x {shape[1]}")
+    corners = torch.rand(n_movies, 2, generator=rng, device=rng.device)
+    tops = (corners * torch.tensor([height - shape[0] + 1, width - shape[1] + 1], device=rng.device)).long().tolist()
+    cut: dict[str, Any] = {
+        name: torch.stack([value[y : y + shape[0], x : x + shape[1]] for y, x in tops])[:, None]
+        for name, value in maps.items()
+    }
+    return replace(camera, **cut)
 
 
 def gaussian_forward(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
-from decode.forward import Simulation
+from decode.forward import CameraPrior, PSFPrior, Simulation
 from decode.metrics import score
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
@@ -25,7 +25,8 @@ __all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "poste
 
 def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
     """What a model infers from simulated movies, told the PSF as a user would know it."""
-    context = model.context_map({"psf_sigma_px": batch.psf_told[:, 0] / batch.pixel_size_nm})
+    told = {"psf_sigma_px": batch.psf_told[:, 0] / batch.pixel_size_nm} if model.context else {}
+    context = model.context_map(told)
     posterior: SetPosterior = model(batch.frames, batch.camera, context.to(batch.frames.device), batch.pixel_size_nm)
     return posterior
 
@@ -55,21 +56,24 @@ class Validation:
             truth = batch.emitters[batch.emitters.photons >= self._min_photons].to("cpu")
             result = score(truth, found, two_d=self._two_d, field_nm=(48 * batch.pixel_size_nm,) * 2)
             if result.tp + result.fp + result.fn:
-                scores.append((result.jaccard, result.rmse_lateral_nm))
-            errors = _errors_of_isolated(batch, truth, found, self._psf)
+                scores.append((result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm))
+            errors = _errors_of_isolated(batch, truth, found, self._psf, self._two_d)
             over_bound.append(errors[0])
             over_sigma.append(errors[1])
-        jaccard, lateral = torch.tensor(scores).reshape(-1, 2).nanmean(0).tolist()
+        jaccard, lateral, axial = torch.tensor(scores).reshape(-1, 3).nanmean(0).tolist()
         bound, sigma = (float(torch.cat(e).square().mean().sqrt()) for e in (over_bound, over_sigma))
         return {
             "jaccard": jaccard,
             "rmse_lateral_nm": lateral,
+            **({} if self._two_d else {"rmse_axial_nm": axial}),
             "isolated_error_over_bound": bound,
             "isolated_error_over_sigma": sigma,
         }
 
 
-def _errors_of_isolated(batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF) -> tuple[Tensor, Tensor]:
+def _errors_of_isolated(
+    batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF, two_d: bool
+) -> tuple[Tensor, Tensor]:
     """(m, 2) errors in x and y of the isolated molecules that were found: over their bound, over their stated sigma."""
     n_frames, height, width = batch.frames.shape[1:]
     distance = torch.cdist(truth.xyz[:, :2], truth.xyz[:, :2])
@@ -97,8 +101,8 @@ def _errors_of_isolated(batch: Simulation, truth: EmitterSet, found: EmitterSet,
             truth.xyz[of].to(device),
             truth.photons[of].to(device),
             background[of].to(device),
-            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1),
-            two_d=True,
+            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1) if psf.parameter_names else None,
+            two_d=two_d,
         )[:, :2].cpu()
     error = found.xyz[:, :2] - truth.xyz[:, :2]
     assert found.xyz_sigma is not None
@@ -108,7 +112,8 @@ def _errors_of_isolated(batch: Simulation, truth: EmitterSet, found: EmitterSet,
 def _camera_of(batch: Simulation, movie: int) -> Camera:
     """The camera of one movie, with numbers: the median of its maps."""
     values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
-    return replace(batch.camera, **{k: float(v[movie].median()) for k, v in values.items() if isinstance(v, Tensor)})
+    maps = {k: v[movie] if v.ndim == 4 else v for k, v in values.items() if isinstance(v, Tensor)}
+    return replace(batch.camera, **{k: float(v.median()) for k, v in maps.items()})
 
 
 class Isolated(NamedTuple):
@@ -194,7 +199,12 @@ def characterize(model: Localizer, config: TrainConfig, device: torch.device) ->
     fluxes = [f for f in (500.0, 2000.0, 8000.0) if low <= f <= high] or [math.sqrt(low * high)]
     most = config.scene.density_per_um2[1]
     background = math.sqrt(math.prod(config.scene.background_photons))
-    sigma = math.sqrt(math.prod(config.psf.sigma_px))
+    psf, camera = config.psf, config.camera
+    if isinstance(psf, PSFPrior):
+        sigma = math.sqrt(math.prod(psf.sigma_px))
+        psf = replace(psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0)
+    if isinstance(camera, CameraPrior):
+        camera = replace(camera, emccd_fraction=1.0)
     rows = []
     for density in (most / 30, most / 6, most / 3, most * 2 / 3, most):
         for flux in fluxes:
@@ -206,12 +216,7 @@ def characterize(model: Localizer, config: TrainConfig, device: torch.device) ->
                 background_photons=(background, background),
                 filaments=0.0,
             )
-            recipe = replace(
-                config,
-                scene=scene,
-                psf=replace(config.psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0),
-                camera=replace(config.camera, emccd_fraction=1.0),
-            )
+            recipe = replace(config, scene=scene, psf=psf, camera=camera)
             forward = recipe.forward_model()
             forward.psf.to(device)
             rng = torch.Generator(device).manual_seed(config.seed + 104729)
@@ -230,9 +235,10 @@ def characterize(model: Localizer, config: TrainConfig, device: torch.device) ->
                     "density_per_um2": round(density, 3),
                     "flux_photons": flux,
                     "background_photons": round(background, 1),
-                    "psf_sigma_px": round(sigma, 3),
+                    **({"psf_sigma_px": round(psf.sigma_px[0], 3)} if isinstance(psf, PSFPrior) else {}),
                     "jaccard": round(result.jaccard, 4),
                     "rmse_lateral_nm": round(result.rmse_lateral_nm, 2),
+                    **({"rmse_axial_nm": round(result.rmse_axial_nm, 2)} if config.network.axial else {}),
                 }
             )
     return rows

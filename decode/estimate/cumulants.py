@@ -123,8 +123,9 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         around, mean, flat, peaked = _views(frames)
         light, level = ((values[1:] + values[:-1]) / 2 for values in (around, mean))
         unrest, square, other = around.diff(dim=0).abs(), flat.diff(dim=0) ** 2 / 2, peaked.diff(dim=0) ** 2 / 2
-        pairs.append(torch.stack([light, unrest, level, square, other / (1 + 1 / 8)]).flatten(1).float())
-    light, unrest, *values = torch.cat(pairs, 1)
+        pairs.append(torch.stack([light, unrest, level, square, other / (1 + 1 / 8)]).float())
+    pixels = torch.cat(pairs, 1)
+    light, unrest, *values = pixels[..., ~_is_hot(pixels[0], pixels[3])].flatten(1)
     order = light.argsort()
     rows = []
     for part in order.tensor_split(_ends(len(order), FEWEST_PIXELS)[:-1]):
@@ -157,6 +158,21 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         n_pixels=len(order),
         raw=raw,
     )
+
+
+def _is_hot(light: Tensor, square: Tensor) -> Tensor:
+    """Which pixels have squared differences whose median over time is above what is usual of pixels as bright.
+
+    Args:
+        light, square: (pair, pixels).
+
+    Returns:
+        (pixels,) bool.
+    """
+    rank = light.median(0).values.argsort().argsort() * N_RANKS // light.shape[1]
+    # relative standard deviation of the median of a chi-squared variate, whose density there is 0.47
+    chance = (1.5 / len(square)) ** 0.5 / (2 * 0.47 * 0.455)
+    return square.median(0).values > (1 + HOT * chance) * _median_by(rank, square)
 
 
 def _windows(shape: tuple[int, int, int], n_frames: int | None) -> list[slice]:
