@@ -75,7 +75,27 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace what the recipe says.")
 ]
+CameraOption = Annotated[
+    Path | None,
+    typer.Option(help="Camera file (YAML), or the name of a common camera (see `decode cameras`); without: estimated."),
+]
+PixelSize = Annotated[
+    float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
+]
+EmGain = Annotated[float | None, typer.Option(help="EM gain of an EMCCD that is given by its name.")]
+Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (TIFF).")]
+ZStep = Annotated[float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")]
+ZFocus = Annotated[
+    int | None, typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one.")
+]
+Positions = Annotated[
+    Path | None, typer.Option(metavar="TABLE", help="Table of where the beads truly are, if that is known.")
+]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), see configs/.")]
+
+
+calibrate = typer.Typer(no_args_is_help=True, help="The microscope: PSF from beads, camera from frames.")
+app.add_typer(calibrate, name="calibrate")
 
 
 def _show_version(show: bool) -> None:
@@ -101,15 +121,12 @@ def localize(
     movies: Annotated[list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies.")],
     model: Annotated[str, typer.Option(help="A shipped model (see `decode models`) or a model file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
-    camera: Annotated[
-        Path | None, typer.Option(help="Camera file (YAML); without one the camera is estimated, roughly.")
-    ] = None,
+    camera: CameraOption = None,
     psf_sigma: Annotated[
         float | None, typer.Option(metavar="NM", help="Width of the PSF (standard deviation); without: estimated.")
     ] = None,
-    pixel_size: Annotated[
-        float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
-    ] = None,
+    pixel_size: PixelSize = None,
+    em_gain: EmGain = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
     frames: Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")] = None,
     roi: Annotated[
@@ -137,7 +154,7 @@ def localize(
     if repeated:
         raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
     network = load_model(model)
-    camera_file = None if camera is None else read_camera(camera)
+    camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     results = []
     for movie in movies:
         with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
@@ -245,9 +262,8 @@ def simulate(
     from decode.simulate import simulate_files
 
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
-    typer.echo(
-        f"{frames} frames with {len(made.emitters)} molecules, PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm"
-    )
+    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if made.psf_parameters.numel() else ""
+    typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
     _list([out, truth, out.with_name(f"{out.stem}_camera.yaml")])
 
 
@@ -276,9 +292,7 @@ def train(
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=1.0, bar_format=layout, disable=None) as bar:
-        for progress in run(
-            recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log
-        ):
+        for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log):
             if progress.validation is not None:
                 figures = {
                     "jaccard": f"{progress.validation['jaccard']:.3f}",
@@ -289,6 +303,220 @@ def train(
     typer.echo(f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out")
     typer.echo(", ".join(f"{name} {figure}" for name, figure in figures.items()))
     _list([out, out.with_suffix(".json")])
+
+
+@app.command()
+def run(
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie.")],
+    beads: Annotated[list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")],
+    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is made.")],
+    z_step: ZStep = None,
+    z_focus: ZFocus = None,
+    bead_positions: Positions = None,
+    minutes: Annotated[float, typer.Option(help="Of training.")] = 30.0,
+    pixel_size: PixelSize = None,
+    em_gain: EmGain = None,
+    device: Device = "auto",
+    settings: Settings = None,
+) -> None:
+    """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
+    from tqdm import tqdm
+
+    from decode.io.cameras import read_camera
+    from decode.run import run as stages
+
+    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
+    positions = None if bead_positions is None else _positions(bead_positions)
+    layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
+    bar = tqdm(total=1.0, bar_format=layout, disable=None)
+    with bar:
+        for progress in stages(
+            movie,
+            beads,
+            camera_file,
+            out,
+            z_step_nm=z_step,
+            z_focus=z_focus,
+            positions_nm=positions,
+            minutes=minutes,
+            settings=settings or (),
+            device=device,
+        ):
+            if progress.fraction == 0:
+                bar.reset(1.0)
+            bar.set_description_str(progress.stage, refresh=False)
+            if progress.files:
+                bar.write(f"{progress.stage}:")
+                for line in (*progress.message.splitlines(), *(str(file) for file in progress.files)):
+                    bar.write(f"  {line}")
+            else:
+                bar.set_postfix_str(progress.message, refresh=False)
+            bar.update(progress.fraction - bar.n)
+
+
+@calibrate.command("psf")
+def calibrate_psf(
+    beads: Beads,
+    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5; a report is written beside it.")
+    ],
+    z_step: ZStep = None,
+    z_focus: ZFocus = None,
+    model: Annotated[str, typer.Option(help="spline (any PSF), pupil (names the aberrations) or gaussian.")] = "spline",
+    patch: Annotated[int | None, typer.Option(metavar="PX", help="Side of the PSF, odd; without: 3.1 um.")] = None,
+    bead_positions: Positions = None,
+    numerical_aperture: Annotated[float, typer.Option(help="Of the objective, for a pupil.")] = 1.45,
+    wavelength: Annotated[float, typer.Option(metavar="NM", help="Of the emission, for a pupil.")] = 670.0,
+    immersion_index: Annotated[float, typer.Option(help="Refractive index of the immersion, for a pupil.")] = 1.518,
+    pixel_size: PixelSize = None,
+    em_gain: EmGain = None,
+    as_json: Json = False,
+) -> None:
+    """Bead stacks to a PSF, and a report on how good it is."""
+    from decode.calibrate.psf import MODELS, Optics
+    from decode.calibrate.psf import calibrate_psf as work
+    from decode.calibrate.report import save_report, verdict
+    from decode.io.cameras import read_camera
+    from decode.io.psfs import write_psf
+
+    if model not in MODELS:
+        raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
+    calibration = work(
+        beads,
+        read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain),
+        z_step_nm=z_step,
+        z_focus=z_focus,
+        model=MODELS[model],
+        patch_px=patch,
+        positions_nm=None if bead_positions is None else _positions(bead_positions),
+        optics=Optics(numerical_aperture, wavelength, immersion_index),
+    )
+    report = out.with_suffix(".html")
+    write_psf(out, calibration.file)
+    save_report(calibration, report)
+    if as_json:
+        _print_json(
+            {
+                "beads": len(calibration.beads),
+                "rejected": [str(bead) for bead in calibration.rejected],
+                "deviance": calibration.deviance,
+                "figures": calibration.file.figures,
+                "verdict": verdict(calibration),
+                "files": [str(out), str(report)],
+            }
+        )
+        return
+    typer.echo(f"{len(calibration.beads)} beads, {len(calibration.rejected)} rejected")
+    for line in (*(f"  {bead}" for bead in calibration.rejected), *calibration.notes, *verdict(calibration)):
+        typer.echo(line)
+    _list([out, report])
+
+
+@calibrate.command("camera")
+def calibrate_camera(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],
+    dark: Annotated[list[Path] | None, typer.Argument(metavar="[DARK]...", help="TIFF series without light.")] = None,
+    flat: Annotated[
+        list[Path] | None, typer.Option(metavar="FLAT", help="TIFF series of even light; repeat it, one a light level.")
+    ] = None,
+    movie: Annotated[
+        Path | None, typer.Option(help="Without DARK: estimate the camera from it; with: check the maps against it.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the first file's.")
+    ] = None,
+    gain: Annotated[
+        float | None, typer.Option(metavar="ADU", help="ADU per electron, where there are no flat series.")
+    ] = None,
+    qe: Annotated[
+        float | None, typer.Option(help="Quantum efficiency; without: a typical one, or 1 with DARK.")
+    ] = None,
+    em_gain: Annotated[float | None, typer.Option(help="EM gain of an EMCCD.")] = None,
+) -> None:
+    """Dark and flat series, or a movie, to a camera file."""
+    from decode.calibrate.camera import calibrate_camera as work
+    from decode.calibrate.camera import check_maps
+    from decode.estimate import estimate_camera
+    from decode.io.cameras import CameraFile, write_camera
+    from decode.io.stacks import open_movie
+
+    files = [*(dark or ()), *([] if movie is None else [movie])]
+    if not files:
+        raise ValueError("give series of dark frames, or --movie")
+    with open_movie(files[0]) as first:
+        pixel_size = pixel_size or first.pixel_size_nm
+        if pixel_size is None:
+            raise ValueError(f"{files[0]} does not say how large its pixels are; state it with --pixel-size")
+        if dark:
+            calibration = work(dark, flat or (), em_gain=em_gain)
+            camera = calibration.camera(gain=gain, qe=1.0 if qe is None else qe, em_gain=em_gain)
+            notes = calibration.notes
+            if qe is None:
+                notes += ("a quantum efficiency of 1 was taken: photons are photoelectrons; state --qe",)
+            if movie is not None:
+                notes += check_maps(movie, camera)
+        else:
+            if flat or gain is not None:
+                raise ValueError("--flat and --gain belong to dark series; give those too, or --movie alone")
+            camera, notes = estimate_camera(first, qe=qe, em_gain=em_gain)
+    write_camera(out, CameraFile(camera=camera, pixel_size_nm=pixel_size))
+    for note in notes:
+        typer.echo(note)
+    _list([out])
+
+
+@app.command()
+def estimate(
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie.")],
+    psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
+    camera: Annotated[Path, typer.Option(help="Camera file (YAML).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")],
+    as_json: Json = False,
+) -> None:
+    """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with intervals."""
+    import os
+
+    from decode.atomic import atomic
+    from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
+    from decode.io.cameras import read_camera
+    from decode.io.psfs import read_psf
+    from decode.io.stacks import open_movie
+
+    camera_file, psf_file = read_camera(camera), read_psf(psf)
+    if abs(psf_file.psf.pixel_size_nm / camera_file.pixel_size_nm - 1) > 0.01:
+        raise ValueError(
+            f"{psf} has pixels of {psf_file.psf.pixel_size_nm:g} nm, {camera} of {camera_file.pixel_size_nm:g} nm; "
+            "calibrate the PSF with this camera"
+        )
+    with open_movie(movie) as frames, atomic(out) as recipe:
+        scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
+        psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
+        text = to_recipe(scene, psf_file.psf, psf_file=psf_beside, camera_file=camera_beside, source=movie.name)
+        recipe.write_text(text, encoding="utf-8")
+        comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
+    picture = out.with_suffix(".png")
+    save_comparison(comparison, picture)
+    if as_json:
+        agreement = {name: getattr(comparison, name) for name in ("histogram_overlap", "spectrum_difference")}
+        _print_json({**asdict(scene), **agreement, "files": [str(out), str(picture)]})
+        return
+    typer.echo(f"{scene}\n{comparison}")
+    _list([out, picture])
+
+
+@app.command()
+def cameras(as_json: Json = False) -> None:
+    """Common cameras, whose names may stand in the place of a camera file: typical values, to be checked."""
+    from decode.io.cameras import camera_presets
+
+    presets = camera_presets()
+    if as_json:
+        _print_json(presets)
+        return
+    for name, about in presets.items():
+        typer.echo(f"{name}: {about}")
 
 
 @app.command()
@@ -358,6 +586,14 @@ def _size(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError(f"--field {text}: write it as X,Y in nm") from None
     return x, y
+
+
+def _positions(path: Path) -> Any:
+    """x, y of the molecules of a table's first frame."""
+    from decode.io.tables import read_table
+
+    table = read_table(path)
+    return table.xyz[table.frame == table.frame.min(), :2].float()
 
 
 def _list(files: Iterable[Path]) -> None:

@@ -232,8 +232,10 @@ class ForwardModel:
 
 def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
     """Windows of a camera's (y, x) maps at random places: fields broadcast against (n_movies, frames, y, x)."""
-    camera = camera.to(rng.device)
     maps = {f.name: value for f in fields(camera) if isinstance(value := getattr(camera, f.name), Tensor)}
+    if not maps:
+        return camera
+    camera = camera.to(rng.device)
     maps = {name: value for name, value in maps.items() if value.ndim == 2 and value.shape != shape}
     if not maps:
         return camera

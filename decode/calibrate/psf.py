@@ -25,10 +25,12 @@ from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
 
-__all__ = ["HeldOut", "Optics", "PSFCalibration", "calibrate_psf"]
+__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf"]
 
 PATCH_NM = 3100.0
 """side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
+Model = Literal["spline", "pupil", "gaussian"]
+MODELS: dict[str, Model] = {"spline": "spline", "pupil": "pupil", "gaussian": "gaussian"}
 THINNEST_NM, THICKEST_NM = 120.0, 8000.0
 """depth over which a bead stays bright: less or more is no optics, but a wrong step"""
 
@@ -70,7 +72,7 @@ class HeldOut:
         return pooled[:, 0].T[: len(mean)]
 
     def summary(self, within: float = math.inf) -> dict[str, tuple[float, float, float]]:
-        """RMS over z of the bias, RMSE, and its ratio to the bound, for x, y, z; with the stage's jitter and without."""
+        """RMS over z of bias, error and bound, and their ratio, for x, y, z; with the stage's jitter and without it."""
         use = self.z_nm.abs() <= within
         error, bound = self.error_nm[:, use], self.bound_nm[:, use]
         steady = error - self.jitter_nm[:, use]
@@ -129,7 +131,7 @@ def calibrate_psf(
     *,
     z_step_nm: float | None = None,
     z_focus: int | None = None,
-    model: Literal["spline", "pupil", "gaussian"] = "spline",
+    model: Model = "spline",
     patch_px: int | None = None,
     positions_nm: Tensor | None = None,
     optics: Optics | None = None,

@@ -14,6 +14,8 @@ __all__ = ["to_recipe"]
 
 AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
+LITTLE_BLUR_NM = 40.0
+"""blur of a movie against its beads that wants no proof: focus drift, vibration, and molecules that are smaller"""
 CROWDED = 3.0
 """densest scenes, over the density's upper end: molecules crowd on structures, and the mean over the field hides it"""
 
@@ -95,7 +97,9 @@ def to_recipe(
         lines += [f"  file: {_quoted(str(psf_file))}  # calibrated from beads"]
         if e.psf_blur_nm is not None:
             what = f"Gaussian blur on top of it; estimated {e.psf_blur_nm} nm"
-            lines += [_line("blur_nm", (e.psf_blur_nm.low, max(e.psf_blur_nm.high, 10.0)), what)]
+            # beads and movie come from one microscope: a wide blur is believed only where the movie rules out a small
+            most = min(max(e.psf_blur_nm.high, 10.0), max(2 * e.psf_blur_nm.low, LITTLE_BLUR_NM))
+            lines += [_line("blur_nm", (e.psf_blur_nm.low, most), what)]
     axial = not flat and not isinstance(psf, GaussianPSF)
     # frames that are smaller than an image of a molecule show it whole nowhere
     size = 32 if psf.patch_px <= 48 else 64

@@ -164,7 +164,7 @@ def estimate_scene(
     moments = _measure(movie, camera)
     # light that comes and goes without noise: no molecule, no covariance
     signal = moments.values[len(STEPS) + 2] / math.sqrt(moments.covariance[len(STEPS) + 2, len(STEPS) + 2])
-    if not signal > 4:
+    if not signal > 2:
         raise ValueError(
             "no molecules are seen to blink in this movie: the light of neighbouring pixels does not rise and fall "
             "together; check the camera file, or take a part of the movie in which molecules blink"

@@ -113,7 +113,7 @@ def _describe(psf: PSF) -> tuple[str, dict[str, Any], dict[str, Any]]:
         return "spline", settings | {name: getattr(psf, name) for name in names}, {"coefficients": coefficients}
     if isinstance(psf, GaussianPSF):
         third, fourth = psf.orders.tolist()
-        numbers = {name: float(getattr(psf, name)) for name in ("sigma_nm", "depth_nm", "gap_nm")}
+        numbers = {name: float(getattr(psf, name).detach()) for name in ("sigma_nm", "depth_nm", "gap_nm")}
         return "gaussian", settings | numbers | {"third": third, "fourth": fourth}, {}
     if isinstance(psf, PupilPSF):
         numbers = {name: float(getattr(psf, name)) for name in ("numerical_aperture", "blur_nm", "apodization")} | {

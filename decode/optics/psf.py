@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 __all__ = ["PSF", "render"]
 
+AT_ONCE = 8192
+"""emitters drawn at a time: patches of many would fill the memory"""
+
 
 class PSF(nn.Module, ABC):
     """A point spread function integrated over pixels, differentiable in positions and in its own parameters.
@@ -75,13 +78,17 @@ def render(
         parameters = None if parameters is None else parameters[inside]
 
     origin = torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1)
-    patches = photons[:, None, None] * psf.integrate_pixels(xyz - origin.to(xyz.dtype), parameters)
+    inner = xyz - origin.to(xyz.dtype)
 
     # A frame with a margin of one patch on every side takes patches that hang over the border without a mask.
     stride_y = width + 2 * k
     steps = torch.arange(k, device=xyz.device)
     first = (frame * (height + 2 * k) + corner[:, 1] + k) * stride_y + corner[:, 0] + k
-    index = first[:, None, None] + steps[:, None] * stride_y + steps
-    canvas = patches.new_zeros(n_frames * (height + 2 * k) * stride_y)
-    canvas = canvas.index_add(0, index.reshape(-1), patches.reshape(-1))
+    canvas = xyz.new_zeros(n_frames * (height + 2 * k) * stride_y)
+    for start in range(0, len(xyz), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        own = None if parameters is None else parameters[part]
+        patches = photons[part, None, None] * psf.integrate_pixels(inner[part], own)
+        index = first[part, None, None] + steps[:, None] * stride_y + steps
+        canvas = canvas.index_add(0, index.reshape(-1), patches.reshape(-1))
     return canvas.view(n_frames, height + 2 * k, stride_y)[:, k : k + height, k : k + width]

@@ -1,0 +1,794 @@
+"""What a calibration of the PSF is worth: a verdict in words, a picture, and a page that holds both and the figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decode.atomic import atomic
+from decode.calibrate.psf import HeldOut, PSFCalibration
+from decode.calibrate.spline import Noise
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF
+from decode.optics.pupil import PupilPSF, noll
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["save_figure", "save_report", "usable_range", "verdict"]
+
+WITHIN_FACTOR = 2.5
+"""a depth is usable where the spread is at most so many times the best"""
+LARGEST_BIAS_NM = (10.0, 10.0, 20.0)
+"""of x, y, z in a usable depth: about the precision of a bright molecule, to which a bias should not add"""
+POOLED_NM = 100.0
+"""neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
+LOST_NM = 150.0
+"""an error in z of more than this, and of more than six times the bound, is another depth that looked alike"""
+FEW_BEADS = 5
+DIM_PHOTONS = 5000.0
+"""of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
+STRAYED_NM = 5.0
+"""rms of the stage's jitter that is worth a word"""
+MISFIT = 1.1
+"""deviance: from here on what is left is more than noise"""
+TILTED = 0.05
+"""slope of the PSF's centroid over z: nm a nm"""
+FADED = 0.15
+"""of the light, from one end of the stack to the other"""
+WORSE_THAN_BOUND = 1.3
+TWIN_PHOTONS = 1000.0
+"""of a dim molecule, for which depths are compared"""
+TWIN_APART_NM = 300.0
+TWIN_CONTRAST = 4.0
+"""distance of two images in standard deviations; at 4 the wrong one of two is more likely in 2 % of the cases"""
+SHOWN = 5
+"""depths in the picture"""
+
+AXES = ("x", "y", "z")
+INK = ("#1f77b4", "#d95f02", "#2a7f3f")
+"""of x, y, z"""
+
+ABERRATIONS = {
+    (2, -2): "astigmatism at 45°",
+    (2, 2): "astigmatism along x and y",
+    (3, -1): "coma along y",
+    (3, 1): "coma along x",
+    (3, -3): "trefoil, sine",
+    (3, 3): "trefoil, cosine",
+    (4, 0): "spherical aberration",
+    (4, 2): "secondary astigmatism along x and y",
+    (4, -2): "secondary astigmatism at 45°",
+    (4, 4): "quadrafoil, cosine",
+    (4, -4): "quadrafoil, sine",
+}
+
+
+# --- what the beads say ---
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """Beads beside the model, and the noise that their planes show."""
+
+    measured: Tensor
+    """(n, z, y, x) photons"""
+    expected: Tensor
+    """(n, z, y, x) photons"""
+    noise: Noise
+    """from neighbouring planes, so that it knows neither the camera file nor what the PSF misses"""
+
+    @property
+    def residual(self) -> Tensor:
+        """(n, z, y, x) measured less expected, in standard deviations of the noise."""
+        return (self.measured - self.expected) / self.noise.variance(self.expected).sqrt()
+
+    @property
+    def misfit(self) -> float:
+        """Mean square of the residual: 1 where there is noise and nothing else."""
+        return float(self.residual.square().mean())
+
+
+class Range(NamedTuple):
+    """Depths, nm."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"z = {self.low:.0f} to {self.high:.0f} nm"
+
+
+@torch.no_grad()
+def _images(calibration: PSFCalibration) -> Images:
+    """Every bead as the model has it, where and as bright as it was found."""
+    psf, z = calibration.psf, calibration.z_nm
+    measured = torch.stack([bead.photons for bead in calibration.beads])
+    side = measured.shape[-1]
+    margin = (psf.patch_px - side) // 2
+    corner = torch.tensor([margin * psf.pixel_size_nm] * 2 + [0.0])
+    inner = slice(margin, margin + side)
+    expected = []
+    for xyz, photons, background in zip(calibration.xyz, calibration.photons, calibration.background, strict=True):
+        at = torch.cat([xyz[:2].expand(len(z), 2), (z + xyz[2])[:, None]], 1) + calibration.jitter_nm + corner
+        share = torch.cat([psf.integrate_pixels(part) for part in at.split(64)])[:, inner, inner]
+        expected.append(photons[:, None, None] * share + background)
+    return Images(measured=measured, expected=(model := torch.stack(expected)), noise=_noise(measured, model))
+
+
+def _noise(measured: Tensor, expected: Tensor) -> Noise:
+    """Photon transfer within the stack: variance against mean, by least squares weighted with the variance itself.
+
+    What the model misses changes little from plane to plane, so that second differences over z (weights 1, -2, 1, of
+    squares 6) hold the noise alone.
+    """
+    square = (measured - expected).double().diff(n=2, dim=1).square().flatten() / 6
+    kernel = expected.double().unfold(1, 3, 1)
+    mean = ((kernel[..., 0] + 4 * kernel[..., 1] + kernel[..., 2]) / 6).clamp_min(0).flatten()
+    excess, floor = 1.0, float(square.median())
+    for _ in range(10):
+        weight = 1 / (excess * mean + floor).clamp_min(1e-6) ** 2
+        design = torch.stack([mean, torch.ones_like(mean)])
+        left, right = (design * weight) @ design.T, (design * weight) @ square
+        slope, level = torch.linalg.solve(left, right).tolist()
+        excess, floor = max(slope, 1e-3), max(level, 0.0)
+    return Noise(excess, floor)
+
+
+def _steady(held_out: HeldOut) -> HeldOut:
+    """The same without what the stage strayed."""
+    error = held_out.error_nm - held_out.jitter_nm
+    error = error - error.median(1, keepdim=True).values
+    return replace(held_out, error_nm=error, jitter_nm=torch.zeros_like(error))
+
+
+def _among(held_out: HeldOut, use: Tensor) -> HeldOut:
+    """The same in some of its planes."""
+    names = ("error_nm", "bound_nm", "jitter_nm")
+    return replace(held_out, z_nm=held_out.z_nm[use], **{name: getattr(held_out, name)[:, use] for name in names})
+
+
+def _spread(held_out: HeldOut) -> Tensor:
+    """(z, 3) standard deviation over the beads, over neighbouring planes; the stage moves all of them alike."""
+    error = held_out.error_nm
+    variance = (error - error.mean(0)).square().sum(0) / (len(error) - 1)
+    return replace(held_out, error_nm=variance[None]).bias_nm(smooth_nm=POOLED_NM).sqrt()
+
+
+def _bound(held_out: HeldOut) -> Tensor:
+    """(z, 3) rms over the beads; infinite where a bead's image does not tell."""
+    return held_out.bound_nm.nan_to_num(math.inf, math.inf).square().mean(0).sqrt()
+
+
+def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
+    """The depths over which beads that were not fitted are found well.
+
+    Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and its bound finite and
+    within the same of the best bound, the bias (without the stage's jitter, less twice its own error) is at most 10 nm
+    in x, y and 20 nm in z, and no more than one in twenty beads is found at another depth.
+
+    Args:
+        held_out: of a calibration.
+        lateral: ask for x and y only.
+
+    Returns:
+        Its ends in nm; None if there is no such run of two planes or more.
+    """
+    steady = _steady(held_out)
+    axes = [0, 1] if lateral else [2]
+    checked = [0, 1] if lateral else [0, 1, 2]
+    spread, bound, bias = _spread(steady), _bound(held_out), steady.bias_nm(smooth_nm=POOLED_NM)
+    best = spread.quantile(0.1, dim=0)  # the least of many noisy ones lies too low
+    good = (spread <= WITHIN_FACTOR * best)[:, axes].all(1)
+    good &= (bound.isfinite() & (bound <= WITHIN_FACTOR * bound.min(0).values))[:, axes].all(1)
+    pooled = max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
+    sure = bias.abs() - 2 * spread / math.sqrt(len(held_out.error_nm) * pooled)
+    good &= (sure <= torch.tensor(LARGEST_BIAS_NM))[:, checked].all(1)
+    if not lateral:
+        good &= _lost(steady) <= 0.05
+    low, high = _longest_run(good.tolist())
+    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
+
+
+def _lost(steady: HeldOut) -> Tensor:
+    """(z,) part of the beads, over neighbouring planes, that were found at another depth."""
+    error, bound = steady.error_nm[..., 2].abs(), steady.bound_nm[..., 2].nan_to_num(0, 0)
+    lost = ((error > LOST_NM) & (error > 6 * bound)).float()
+    return replace(steady, error_nm=lost[..., None].expand(-1, -1, 3)).bias_nm(smooth_nm=POOLED_NM)[:, 0]
+
+
+def _longest_run(good: Sequence[bool]) -> tuple[int, int]:
+    """First and one past the last of the longest run of True; (0, 0) if there is none."""
+    best, start = (0, 0), 0
+    for i, ok in enumerate([*good, False]):
+        if not ok:
+            best, start = max(best, (start, i), key=lambda run: run[1] - run[0]), i + 1
+    return best
+
+
+@torch.no_grad()
+def _wobble(psf: PSF, z_nm: Tensor) -> Tensor:
+    """(z, 2) nm from the emitter to the centroid of its light, within the disc that the patch holds."""
+    middle = psf.patch_px / 2 * psf.pixel_size_nm
+    at = torch.cat([torch.full((len(z_nm), 2), middle), z_nm[:, None]], 1)
+    image = torch.cat([psf.integrate_pixels(part) for part in at.split(64)]).clamp_min(0)
+    grid = (torch.arange(psf.patch_px) + 0.5) * psf.pixel_size_nm - middle
+    return torch.stack([image.sum(1) @ grid, image.sum(2) @ grid], 1) / image.sum((1, 2))[:, None]
+
+
+@torch.no_grad()
+def _twins(calibration: PSFCalibration, noise: Noise) -> tuple[float, float] | None:
+    """The two depths, far apart, of a dim molecule that look most alike, if they do within the noise."""
+    psf = calibration.psf
+    middle = psf.patch_px / 2 * psf.pixel_size_nm
+    z = torch.linspace(*calibration.file.z_range_nm, 41)
+    images = psf.integrate_pixels(torch.cat([torch.full((len(z), 2), middle), z[:, None]], 1)).clamp_min(0).flatten(1)
+    light = TWIN_PHOTONS * images
+    variance = noise.variance(light.mean(0) + calibration.background.median())
+    distance = torch.cdist(light / variance.sqrt(), light / variance.sqrt())
+    distance[(z[:, None] - z).abs() < TWIN_APART_NM] = math.inf
+    nearest = int(distance.argmin())
+    a, b = sorted((float(z[nearest // len(z)]), float(z[nearest % len(z)])))
+    return (a, b) if float(distance.min()) < TWIN_CONTRAST else None
+
+
+# --- the verdict ---
+
+
+def verdict(calibration: PSFCalibration) -> tuple[str, ...]:
+    """What the calibration is good for, what limits it and what would make it better.
+
+    Returns:
+        Plain sentences; the first says over which depths it is usable, the others what limits it, gravest first.
+    """
+    return _verdict(calibration, _images(calibration))
+
+
+def _verdict(calibration: PSFCalibration, images: Images) -> tuple[str, ...]:
+    sentences = [_range_sentence(calibration), *_limits(calibration, images)]
+    if len(sentences) == 1:
+        sentences.append("Nothing in the beads speaks against this PSF.")
+    return (*sentences, *(f"{note[0].upper()}{note[1:]}." for note in calibration.notes))
+
+
+def _range_sentence(calibration: PSFCalibration) -> str:
+    held_out = calibration.held_out
+    if held_out is None:
+        return (
+            "How good the PSF is cannot be told from one bead, for none is left to try it on: record at least "
+            f"{FEW_BEADS}."
+        )
+    found = usable_range(held_out)
+    if found is None:
+        flat = usable_range(held_out, lateral=True)
+        sideways = "neither in x and y" if flat is None else f"in x and y usable over {flat}"
+        return (
+            f"No depth can be told well with this PSF; {sideways}. Use it for 2D, or bring in an astigmatic lens or "
+            "a phase mask for 3D."
+        )
+    steady = _among(_steady(held_out), _inside(held_out, found))
+    spread, bias = _spread(steady)[:, 2], steady.bias_nm(smooth_nm=POOLED_NM).abs()
+    return (
+        f"Usable over {found}: there a bead that was not fitted is found to {float(spread.min()):.1f} nm in z at best "
+        f"and {float(spread.max()):.1f} nm at worst, with a bias of at most {float(bias[:, 2].max()):.1f} nm in z and "
+        f"{float(bias[:, :2].max()):.1f} nm in x and y."
+    )
+
+
+def _inside(held_out: HeldOut, found: Range) -> Tensor:
+    return (held_out.z_nm >= found.low) & (held_out.z_nm <= found.high)
+
+
+def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
+    held_out, n = calibration.held_out, len(calibration.beads)
+    found = usable_range(held_out) if held_out is not None else None
+    return [
+        sentence
+        for sentence in (
+            _misfit_sentence(calibration.deviance, images.misfit),
+            _few_sentence(n, calibration),
+            _dim_sentence(calibration),
+            _bound_sentence(held_out, found),
+            _stage_sentence(calibration.jitter_nm),
+            _tilt_sentence(calibration, found),
+            _fade_sentence(calibration.photons),
+            _twin_sentence(calibration, images.noise),
+            _ends_sentence(calibration, found),
+        )
+        if sentence
+    ]
+
+
+def _misfit_sentence(deviance: float, misfit: float) -> str:
+    if deviance > MISFIT and misfit > 1 + 0.5 * (deviance - 1):
+        return (
+            f"The PSF does not explain the beads: what is left is {deviance:.2f} times the variance of noise (1 is "
+            "noise alone). Try the spline model, take out beads that look different, use smaller beads."
+        )
+    if not 2 - MISFIT <= deviance <= MISFIT:
+        more = "more" if deviance > 1 else "less"
+        return (
+            f"The images hold {more} noise than the camera file says (deviance {deviance:.2f} instead of 1), which the "
+            "PSF is not to blame for: check gain, EM gain and baseline, then calibrate again."
+        )
+    if misfit > MISFIT:
+        return (
+            f"The PSF misses some of the beads' light ({misfit:.2f} times the variance of noise), which the camera "
+            "file hides by stating too much noise: check gain and EM gain, then calibrate again."
+        )
+    return ""
+
+
+def _few_sentence(n: int, calibration: PSFCalibration) -> str:
+    lost = len(calibration.rejected)
+    why = f"; {lost} more could not be used, see the table" if lost else ""
+    if n < FEW_BEADS:
+        return (
+            f"Only {n} bead{'s' if n > 1 else ''}{why}: their noise stays in the PSF. Record {2 * FEW_BEADS} or more."
+        )
+    if lost > n:
+        return f"{lost} of {lost + n} bright spots could not be used (see the table): dilute the beads, move the field."
+    return ""
+
+
+def _dim_sentence(calibration: PSFCalibration) -> str:
+    light = float(calibration.photons.mean(1).median())
+    if light >= DIM_PHOTONS:
+        return ""
+    return (
+        f"The beads are dim: {light:.0f} photons a plane, of which noise leaves its mark in the PSF. Expose longer, "
+        f"use more light or brighter beads, up to {DIM_PHOTONS:.0f} or more without saturation."
+    )
+
+
+def _bound_sentence(held_out: HeldOut | None, found: Range | None) -> str:
+    if held_out is None or found is None:
+        return ""
+    ratio = _among(held_out, _inside(held_out, found)).summary()["rmse_without_jitter_over_bound"]
+    worst = max(range(3), key=lambda axis: ratio[axis])
+    if ratio[worst] <= WORSE_THAN_BOUND:
+        return ""
+    return (
+        f"Beads that were not fitted are found {ratio[worst]:.1f} times less well in {AXES[worst]} than their light "
+        "allows: beads differ (field, size, tilt of the coverslip) or the PSF is noisy. Record more beads near the "
+        "middle of the field."
+    )
+
+
+def _stage_sentence(jitter: Tensor) -> str:
+    rms = jitter.square().mean(0).sqrt()
+    if float(rms.max()) <= STRAYED_NM:
+        return ""
+    x, y, z = rms.tolist()
+    return (
+        f"The stage strays from plane to plane by {x:.1f}, {y:.1f} and {z:.1f} nm rms in x, y and z. It is told from "
+        "all beads and kept out of the PSF, but not wholly: wait longer before each plane, or use a closed-loop piezo."
+    )
+
+
+def _slope(values: Tensor, z: Tensor) -> Tensor:
+    """Of straight lines through (z, ...) by least squares."""
+    centred = (z - z.mean()).to(values)
+    return torch.tensordot(centred, values, 1) / centred.square().sum()
+
+
+def _tilt_sentence(calibration: PSFCalibration, found: Range | None) -> str:
+    low, high = found or calibration.file.z_range_nm
+    z = torch.linspace(low, high, 41)
+    slope = float(_slope(_wobble(calibration.psf, z), z).norm())
+    if slope <= TILTED:
+        return ""
+    return (
+        f"The spot walks sideways by {1000 * slope:.0f} nm per µm of depth: a tilted axis, which the PSF rightly holds, "
+        "or drift during the scan, which it should not. Record the stack in both directions; only drift changes sign."
+    )
+
+
+def _fade_sentence(photons: Tensor) -> str:
+    light = (photons / photons.mean(1, keepdim=True)).mean(0)
+    change = float(_slope(light, torch.linspace(0, 1, len(light))))
+    if abs(change) <= FADED:
+        return ""
+    verb = "lose" if change < 0 else "gain"
+    return (
+        f"The beads {verb} {abs(change):.0%} of their light from the first to the last plane: they bleach, the lamp "
+        "is not steady, or the crop cuts the light off."
+    )
+
+
+def _twin_sentence(calibration: PSFCalibration, noise: Noise) -> str:
+    twins = _twins(calibration, noise)
+    if twins is None:
+        return ""
+    a, b = twins
+    return (
+        f"A molecule of {TWIN_PHOTONS:.0f} photons looks alike at {a:.0f} and at {b:.0f} nm: dim molecules will be found "
+        "at the wrong one of the two."
+    )
+
+
+def _ends_sentence(calibration: PSFCalibration, found: Range | None) -> str:
+    if found is None:
+        return ""
+    low, high = calibration.file.z_range_nm
+    if found.low - low < POOLED_NM and high - found.high < POOLED_NM:
+        return "The PSF is still good at both ends of the stack: a longer scan would widen the range of depth."
+    return ""
+
+
+# --- the picture ---
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A part of the report that is drawn."""
+
+    title: str
+    caption: str
+    height: float
+    """inches, of a width of 10"""
+    draw: Callable[[SubFigure | Figure, PSFCalibration, Images], None]
+
+
+def save_figure(calibration: PSFCalibration, path: Path | str) -> None:
+    """Write all pictures of the report as one PNG.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    images, parts = _images(calibration), _pictures(calibration)
+    figure = _figure(sum(part.height + 0.4 for part in parts))
+    slots = np.atleast_1d(figure.subfigures(len(parts), 1, height_ratios=[part.height + 0.4 for part in parts]))
+    for slot, part in zip(slots, parts, strict=True):
+        slot.suptitle(part.title, fontsize=13, fontweight="bold")
+        part.draw(slot, calibration, images)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _pictures(calibration: PSFCalibration) -> list[Picture]:
+    parts = [
+        Picture(
+            title="Beads against the PSF",
+            caption="A row is a depth; bead and PSF share its grey scale. Residuals are in standard deviations of the "
+            "noise: the last column adds up all beads and neighbouring planes, and would be featureless if the PSF "
+            "were perfect.",
+            height=10.5,
+            draw=_draw_crops,
+        ),
+        Picture(
+            title="The PSF over depth",
+            caption="Left: how far the centroid of the light lies from the emitter (the wobble, which the PSF "
+            "contains). Right: how far the stage strayed in each plane, as all beads together tell.",
+            height=3.2,
+            draw=_draw_depth,
+        ),
+        Picture(
+            title="Beads in the field",
+            caption="Numbers are those of the table of beads.",
+            height=4.6,
+            draw=_draw_field,
+        ),
+    ]
+    if calibration.held_out is not None:
+        precision = Picture(
+            title="Beads that were not fitted",
+            caption="Each bead was localized, plane by plane, with a PSF fitted to the others. Top: bias, with and "
+            "without the stage's jitter. Bottom: spread against the Cramér-Rao bound, which no method can beat. "
+            f"Averaged over {POOLED_NM:.0f} nm of depth but for dots. Shaded: the usable range.",
+            height=6.0,
+            draw=_draw_precision,
+        )
+        parts.insert(1, precision)
+    return parts
+
+
+def _draw_crops(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
+    z = calibration.z_nm
+    planes = np.linspace(0.06, 0.94, SHOWN) * (len(z) - 1)
+    light = calibration.photons.mean(1)
+    bead = int((light - light.median()).abs().argmin())
+    side = images.measured.shape[-1] * calibration.psf.pixel_size_nm / 1000
+    reach = max(0, round(POOLED_NM / 4 / float(z.diff().median()))) if len(z) > 1 else 0
+    residual = images.residual
+    axes = figure.subplots(SHOWN, 4)
+    shown: Any = None
+    for row, plane in zip(axes, planes.round().astype(int).tolist(), strict=True):
+        near = residual[:, max(0, plane - reach) : plane + reach + 1].flatten(0, 1)
+        pair = images.measured[bead, plane], images.expected[bead, plane]
+        black = float(torch.stack(pair).quantile(0.02))
+        white = float(torch.stack(pair).quantile(0.999))
+        for ax, image in zip(row[:2], pair, strict=True):
+            grey = ax.imshow(image.numpy(), cmap="gray", vmin=black, vmax=white, extent=(0, side, side, 0))
+        figure.colorbar(grey, ax=row[:2], shrink=0.85, pad=0.01).set_label("photons", fontsize=8)
+        for ax, image in zip(row[2:], (residual[bead, plane], near.sum(0) / math.sqrt(len(near))), strict=True):
+            shown = ax.imshow(image.numpy(), cmap="RdBu_r", vmin=-5, vmax=5, extent=(0, side, side, 0))
+        row[0].set_ylabel(f"z = {float(z[plane]):.0f} nm", fontsize=11)
+        for ax in row:
+            ax.set(xticks=[], yticks=[])
+    titles = f"bead {bead + 1}", "PSF", f"residual of bead {bead + 1}", "residual of all beads"
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=11)
+    axes[-1][0].set_xlabel(f"{side:.2f} µm wide", fontsize=9)
+    figure.colorbar(shown, ax=axes[:, 2:], shrink=0.4, pad=0.02, extend="both").set_label(
+        "residual, standard deviations of the noise"
+    )
+
+
+def _draw_precision(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
+    held_out = calibration.held_out
+    assert held_out is not None
+    steady, z = _steady(held_out), held_out.z_nm.numpy()
+    found = usable_range(held_out)
+    axes = figure.subplots(2, 3, sharex=True)
+    whole, bias = (h.bias_nm(smooth_nm=POOLED_NM).numpy() for h in (held_out, steady))
+    spread, bound = _spread(steady).numpy(), _bound(held_out).numpy()
+    for axis, ((top, bottom), name) in enumerate(zip(axes.T, AXES, strict=True)):
+        raw = held_out.error_nm[..., axis].mean(0).numpy()
+        top.plot(z, raw, ".", color="0.7", markersize=3, label="mean of the beads")
+        top.plot(z, whole[:, axis], color="0.45", linewidth=1, label="averaged over depth")
+        top.plot(z, bias[:, axis], color=INK[axis], linewidth=2, label="without jitter")
+        top.axhline(0, color="black", linewidth=0.5)
+        limit = max(1.5 * LARGEST_BIAS_NM[axis] / 2, 1.3 * float(np.quantile(np.abs(raw), 0.97)))
+        top.set(title=name, ylim=(-limit, limit))
+        bottom.plot(z, spread[:, axis], color=INK[axis], linewidth=2, label="spread of the beads")
+        finite = np.where(np.isfinite(bound[:, axis]), bound[:, axis], np.nan)
+        bottom.plot(z, finite, "--", color="black", linewidth=1.2, label="Cramér-Rao bound")
+        tallest = np.nanquantile(np.concatenate([spread[:, axis], finite]), 0.95) if np.isfinite(finite).any() else 1
+        bottom.set(xlabel="z, nm", ylim=(0, 1.4 * tallest))
+        for ax in (top, bottom):
+            if found is not None:
+                ax.axvspan(*found, color="#2a7f3f", alpha=0.07, linewidth=0)
+            ax.grid(alpha=0.25)
+            ax.legend(fontsize=8, loc="upper center", ncols=2 if ax is bottom else 1, framealpha=0.85)
+    axes[0, 0].set_ylabel("bias, nm")
+    axes[1, 0].set_ylabel("spread, nm")
+
+
+def _draw_depth(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
+    wobble_ax, jitter_ax = figure.subplots(1, 2)
+    z = calibration.z_nm
+    for axis, line in enumerate(_wobble(calibration.psf, z).T.numpy()):
+        wobble_ax.plot(z.numpy(), line, color=INK[axis], label=AXES[axis])
+    for axis, line in enumerate(calibration.jitter_nm.T.numpy()):
+        jitter_ax.plot(z.numpy(), line, color=INK[axis], label=AXES[axis], linewidth=1)
+    wobble_ax.set(xlabel="z, nm", ylabel="centroid, nm", title="wobble of the PSF")
+    jitter_ax.set(xlabel="z, nm", ylabel="jitter, nm", title="jitter of the stage")
+    for ax in (wobble_ax, jitter_ax):
+        ax.grid(alpha=0.25)
+        ax.legend(fontsize=9, loc="best")
+        ax.title.set_fontsize(11)
+
+
+def _draw_field(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
+    field, light = figure.subplots(1, 2)
+    pixel = calibration.psf.pixel_size_nm / 1000
+    places = [(bead, True) for bead in calibration.beads] + [(bead, False) for bead in calibration.rejected]
+    for number, (bead, used) in enumerate(places, 1):
+        x, y = (c * pixel for c in bead.centre_px)
+        field.plot(x, y, "o" if used else "x", color=INK[2] if used else "#c0392b", markersize=7)
+        field.annotate(f"{number}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
+    for label, marker, ink in (("used", "o", INK[2]), ("rejected", "x", "#c0392b")):
+        if label == "used" or calibration.rejected:
+            field.plot([], [], marker, color=ink, label=label)
+    _frame_field(field, calibration, pixel)
+    z = calibration.z_nm.numpy()
+    for number, photons in enumerate(calibration.photons, 1):
+        light.plot(z, photons.numpy(), linewidth=1, label=f"{number}" if len(calibration.beads) <= 8 else None)
+    light.set(xlabel="z, nm", ylabel="photons", title="light of each bead", ylim=(0, None))
+    light.grid(alpha=0.25)
+    if len(calibration.beads) <= 8:
+        light.legend(title="bead", fontsize=8, ncols=2, loc="lower center")
+    for ax in (field, light):
+        ax.title.set_fontsize(11)
+
+
+def _frame_field(field: Axes, calibration: PSFCalibration, pixel_um: float) -> None:
+    centres = [bead.centre_px for bead in (*calibration.beads, *calibration.rejected)]
+    side = calibration.beads[0].photons.shape[-1]
+    right, bottom = (pixel_um * (max(c[i] for c in centres) + side) for i in (0, 1))
+    stacks = len(calibration.file.sources)
+    field.set(
+        xlabel="x, µm",
+        ylabel="y, µm",
+        xlim=(0, right),
+        ylim=(bottom, 0),
+        aspect="equal",
+        title="field" if stacks < 2 else f"field of {stacks} stacks, one upon the other",
+    )
+    field.grid(alpha=0.25)
+    field.legend(fontsize=8, loc="upper right")
+
+
+# --- the page ---
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.2em; margin-top: 2em }
+table { border-collapse: collapse; margin: 0.5em 0 } caption, figcaption { color: #555; font-size: 0.9em }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.8em; text-align: right; vertical-align: top }
+th:first-child, td:first-child, td.words { text-align: left }
+figure { margin: 0 } img { width: 100% }
+.verdict { background: #f2f6f3; border-left: 4px solid #2a7f3f; padding: 0.6em 1.2em } .verdict p { margin: 0.5em 0 }
+.verdict p:first-child { font-weight: bold }
+"""
+
+
+def save_report(calibration: PSFCalibration, path: Path | str) -> None:
+    """Write the verdict, the pictures and the figures as one HTML page that needs nothing else, neither scripts.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    images = _images(calibration)
+    names = ", ".join(Path(source).name for source in calibration.file.sources)
+    kind = type(calibration.psf).__name__
+    body = [
+        "<h1>Calibration of the PSF</h1>",
+        f"<p>{escape(kind)} from {len(calibration.beads)} bead(s){f' of {escape(names)}' if names else ''}</p>",
+        '<div class="verdict">',
+        *(f"<p>{escape(sentence)}</p>" for sentence in _verdict(calibration, images)),
+        "</div>",
+    ]
+    for part in _pictures(calibration):
+        figure = _figure(part.height)
+        part.draw(figure, calibration, images)
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=110)
+        source = base64.b64encode(png.getvalue()).decode("ascii")
+        body.append(
+            f'<h2>{escape(part.title)}</h2><figure><img alt="{escape(part.title)}" '
+            f'src="data:image/png;base64,{source}"><figcaption>{escape(part.caption)}</figcaption></figure>'
+        )
+    body += ["<h2>Figures</h2>", *_tables(calibration, images)]
+    page = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Calibration of the PSF</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
+    )
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
+    tables = []
+    if calibration.held_out is not None:
+        tables.append(_precision_table(calibration.held_out))
+    facts = calibration.file
+    n = len(calibration.beads)
+    rms = calibration.jitter_nm.square().mean(0).sqrt().tolist()
+    rows = [
+        ("beads used, rejected", f"{n}, {len(calibration.rejected)}"),
+        ("depth of the stack", f"{facts.z_range_nm[0]:.0f} to {facts.z_range_nm[1]:.0f} nm"),
+        ("distance of planes", f"{facts.z_step_nm:g} nm"),
+        ("pixel size", f"{calibration.psf.pixel_size_nm:g} nm"),
+        ("light of a bead in a plane", f"{float(calibration.photons.mean()):.0f} photons"),
+        ("background", f"{float(calibration.background.mean()):.2f} photons per pixel"),
+        ("jitter of the stage in x, y, z", ", ".join(f"{v:.1f}" for v in rms) + " nm rms"),
+        ("deviance, with the noise of the camera file", f"{calibration.deviance:.3f}"),
+        ("the same, with the noise between planes", f"{images.misfit:.3f}"),
+        ("variance of the noise between planes", f"{images.noise.excess:.2f} × photons + {images.noise.floor:.1f}"),
+        ("x = y = 0 of the PSF", facts.origin or "not stated"),
+        ("z = 0 of the PSF", "the plane in focus; positive as the stage's z"),
+    ]
+    tables.append(_table("The calibration", (), rows))
+    if calibration.smoothness:
+        best = min(calibration.smoothness, key=lambda s: calibration.smoothness[s])
+        tried = [
+            (f"{value:g}", f"{lost:.4f}", "chosen" if value == best else "")
+            for value, lost in sorted(calibration.smoothness.items())
+        ]
+        tables.append(_table("Smoothness tried", ("smoothness", "deviance of held-out beads", ""), tried))
+    tables.append(_psf_table(calibration.psf))
+    tables.append(_bead_table(calibration))
+    return [table for table in tables if table]
+
+
+def _precision_table(held_out: HeldOut) -> str:
+    found = usable_range(held_out)
+    finite = _bound(held_out).isfinite().all(1)
+    use = finite if found is None else _inside(held_out, found)
+    if not bool(use.any()):
+        return ""
+    low, high = (float(z) for z in held_out.z_nm[use][[0, -1]])
+    figures = _among(held_out, use).summary()
+    names = {
+        "bias_nm": "bias, nm rms over z",
+        "rmse_nm": "error, nm rms",
+        "rmse_without_jitter_nm": "error without the stage's jitter, nm rms",
+        "bound_nm": "Cramér-Rao bound, nm rms",
+        "rmse_over_bound": "error over bound",
+        "rmse_without_jitter_over_bound": "error without jitter over bound",
+    }
+    rows = [(label, *(f"{value:.2f}" for value in figures[name])) for name, label in names.items()]
+    where = "the usable range" if found is not None else "all depths with a bound"
+    return _table(f"Beads that were not fitted, over {where}: {Range(low, high)}", ("", *AXES), rows)
+
+
+def _psf_table(psf: PSF) -> str:
+    if isinstance(psf, PupilPSF):
+        indices = {noll(i): i for i in range(1, 67)}
+        milliwaves = 1000 / psf.wavelength_nm
+        rows = [
+            (ABERRATIONS.get(mode, f"Zernike n = {mode[0]}, m = {mode[1]}"), f"{mode[0]}, {mode[1]}",
+             f"{indices.get(mode, '')}", f"{value:.1f}", f"{value * milliwaves:.0f}")
+            for mode, value in zip(psf.modes, psf.zernike_nm.tolist(), strict=True)
+        ]  # fmt: skip
+        total = float(psf.zernike_nm.detach().norm())
+        rows.append(("all together", "", "", f"{total:.1f}", f"{total * milliwaves:.0f}"))
+        optics = [
+            ("numerical aperture", f"{float(psf.numerical_aperture):.3f}"),
+            ("wavelength", f"{psf.wavelength_nm:g} nm"),
+            ("refractive index of sample, immersion", f"{psf.sample_index:g}, {psf.immersion_index:g}"),
+            ("blur beyond diffraction", f"{float(psf.blur_nm):.1f} nm"),
+            ("loss towards the rim", f"{float(psf.apodization):.3f}"),
+        ]
+        head = ("aberration", "n, m", "Noll", "nm rms", "mλ rms")
+        return _table("Aberrations in the pupil", head, rows) + _table("Optics", (), optics)
+    if isinstance(psf, GaussianPSF):
+        third, fourth = psf.orders.tolist()
+        rows = [
+            ("standard deviation in focus", f"{float(psf.sigma_nm):.1f} nm"),
+            ("depth of focus", f"{float(psf.depth_nm):.0f} nm"),
+            ("half the distance of the foci of x and y", f"{float(psf.gap_nm):.0f} nm"),
+            ("third and fourth order of the defocus", f"{third:.3f}, {fourth:.3f}"),
+        ]
+        return _table("The Gaussian", (), rows)
+    return ""
+
+
+def _bead_table(calibration: PSFCalibration) -> str:
+    rows = []
+    for i, bead in enumerate(calibration.beads):
+        error = "–" if calibration.held_out is None else f"{_errors(calibration.held_out)[i]}"
+        rows.append((
+            f"{i + 1}", f"{bead.stack + 1}", f"{bead.centre_px[0]:.1f}, {bead.centre_px[1]:.1f}",
+            f"{float(calibration.photons[i].mean()):.0f}", f"{float(calibration.background[i]):.1f}",
+            f"{float(calibration.xyz[i, 2]):.1f}", error, "used",
+        ))  # fmt: skip
+    for i, spot in enumerate(calibration.rejected, len(rows) + 1):
+        place = f"{spot.centre_px[0]:.1f}, {spot.centre_px[1]:.1f}"
+        rows.append((f"{i}", f"{spot.stack + 1}", place, "", "", "", "", spot.reason))
+    head = (
+        "bead", "stack", "x, y, px", "photons", "background", "height, nm", "error in x, y, z, nm", "used, or why not"
+    )  # fmt: skip
+    return _table("Beads", head, rows)
+
+
+def _errors(held_out: HeldOut) -> list[str]:
+    """Of each bead, rms over the usable depths without the stage's jitter."""
+    found = usable_range(held_out)
+    use = torch.ones_like(held_out.z_nm, dtype=torch.bool) if found is None else _inside(held_out, found)
+    rms = _steady(held_out).error_nm[:, use].square().mean(1).sqrt()
+    return [", ".join(f"{value:.1f}" for value in bead) for bead in rms.tolist()]
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def cell(text: str) -> str:
+        # numbers stand under one another, words at the left
+        return f'<td class="words">{escape(text)}</td>' if len(text) > 24 else f"<td>{escape(text)}</td>"
+
+    header = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>" if head else ""
+    lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption>{header}{lines}</table>"

@@ -1,0 +1,174 @@
+"""run: beads and a movie to molecules; every stage's output is kept, and not made again from unchanged inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from decode import __version__
+from decode.atomic import atomic
+from decode.batch import localize_file
+from decode.calibrate.psf import calibrate_psf
+from decode.calibrate.report import save_report
+from decode.config import load_config
+from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
+from decode.io.cameras import CameraFile, write_camera
+from decode.io.psfs import read_psf, write_psf
+from decode.io.stacks import open_movie
+from decode.network.localizer import Localizer
+from decode.train import train
+
+__all__ = ["RunProgress", "run"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """Where `run` stands."""
+
+    stage: str
+    """calibrate, estimate, train or localize"""
+    fraction: float
+    """of the stage"""
+    message: str = ""
+    """what the stage found, for the user"""
+    files: tuple[Path, ...] = ()
+    """what the stage wrote, when it has ended"""
+
+
+def run(
+    movie: Path | str,
+    beads: Sequence[Path | str],
+    camera: CameraFile,
+    out: Path | str,
+    *,
+    z_step_nm: float | None = None,
+    z_focus: int | None = None,
+    positions_nm: Tensor | None = None,
+    minutes: float = 30.0,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+) -> Iterator[RunProgress]:
+    """Calibrate the PSF, estimate the scene, train a model for just this microscope and sample, localize and render.
+
+    Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml` and `train.png`
+    (the recipe, and real beside simulated frames), `model.safetensors`, and `<movie's stem>.csv`, `.hdf5` and `.png`.
+    A run that was stopped goes on where it was when it is started again with the same inputs; a training from its last
+    checkpoint.
+
+    Args:
+        movie: TIFF movie.
+        beads: z-stacks of beads.
+        camera: of both.
+        out: folder, made where there is none.
+        z_step_nm, z_focus, positions_nm: as `calibrate_psf` takes them.
+        minutes: of training.
+        settings: `section.key=value`, to replace what the estimated recipe says.
+        device: `auto`, `cpu` or `cuda`.
+
+    Yields:
+        Progress of each stage, and its files at its end.
+
+    Raises:
+        ValueError, OSError: in one sentence, as the stages do.
+    """
+    movie, out = Path(movie), Path(out)
+    stacks = [Path(b) for b in beads]
+    for path in (movie, *stacks):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file")
+    out.mkdir(parents=True, exist_ok=True)
+    done = _Done(out / "run.json")
+    psf_file, recipe, model_file = out / "psf.h5", out / "train.yaml", out / "model.safetensors"
+    camera_file = out / "camera.yaml"
+
+    key = _key(
+        _marks(stacks), repr(camera), z_step_nm, z_focus, None if positions_nm is None else positions_nm.tolist()
+    )
+    if not done.has("calibrate", key, psf_file):
+        yield RunProgress(stage="calibrate", fraction=0.0)
+        calibration = calibrate_psf(stacks, camera, z_step_nm=z_step_nm, z_focus=z_focus, positions_nm=positions_nm)
+        write_psf(psf_file, calibration.file)
+        save_report(calibration, out / "psf.html")
+        done.note("calibrate", key)
+        message = "\n".join(calibration.notes)
+    else:
+        message = "as it was"
+    yield RunProgress(stage="calibrate", fraction=1.0, message=message, files=(psf_file, out / "psf.html"))
+
+    key = _key(key, _marks([movie]))
+    if not done.has("estimate", key, recipe, camera_file):
+        yield RunProgress(stage="estimate", fraction=0.0)
+        write_camera(camera_file, camera)
+        psf = read_psf(psf_file)
+        with open_movie(movie) as frames:
+            scene = estimate_scene(frames, camera.camera, psf.psf, z_range_nm=psf.z_range_nm)
+            comparison = compare(frames, camera.camera, psf.psf, scene)
+        text = to_recipe(scene, psf.psf, psf_file=psf_file.name, camera_file=camera_file.name, source=movie.name)
+        with atomic(recipe) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        save_comparison(comparison, recipe.with_suffix(".png"))
+        done.note("estimate", key)
+        message = f"{scene}\n{comparison}"
+    else:
+        message = "as it was"
+    yield RunProgress(
+        stage="estimate", fraction=1.0, message=message, files=(recipe, recipe.with_suffix(".png"), camera_file)
+    )
+
+    # a recipe that the user has edited since is trained as it is
+    config = load_config(recipe, settings)
+    key = _key(key, recipe.read_text(encoding="utf-8"), list(settings), minutes)
+    if not done.has("train", key, model_file):
+        resume = done.has("training", key, model_file.with_suffix(".checkpoint"))
+        done.note("training", key)
+        message = ""
+        for step in train(config, model_file, minutes=minutes, device=device, resume=resume):
+            if step.validation is not None:
+                message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
+            yield RunProgress(stage="train", fraction=min(step.fraction, 0.999), message=message)
+        done.note("train", key)
+    else:
+        message = "as it was"
+    yield RunProgress(stage="train", fraction=1.0, message=message, files=(model_file, model_file.with_suffix(".json")))
+
+    for progress in localize_file(movie, Localizer.load(model_file), out, camera=camera, device=device):
+        share = progress.frames_done / progress.frames_total
+        if not progress.files:
+            yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")
+    yield RunProgress(stage="localize", fraction=1.0, message=f"{progress.n_molecules} molecules", files=progress.files)
+
+
+@final
+class _Done:
+    """Which stages have ended, and with which inputs: a small JSON in the output folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            self._keys = {}  # a damaged note costs time, no more
+
+    def has(self, stage: str, key: str, *files: Path) -> bool:
+        return self._keys.get(stage) == key and all(file.is_file() for file in files)
+
+    def note(self, stage: str, key: str) -> None:
+        self._keys[stage] = key
+        with atomic(self._path) as temporary:
+            temporary.write_text(json.dumps(self._keys, indent=1), encoding="utf-8")
+
+
+def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """What tells a file from a changed one without reading it."""
+    return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+
+
+def _key(*inputs: object) -> str:
+    return hashlib.sha256(repr((__version__, *inputs)).encode()).hexdigest()[:16]
