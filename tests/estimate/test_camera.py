@@ -117,6 +117,19 @@ def test_photon_transfer_is_that_of_the_camera(make: Callable[[float, float], Ca
     assert float((noise.variance_error / variance).min()) < 0.02
 
 
+def test_hot_pixels_do_not_pass_for_light(rng: torch.Generator) -> None:
+    """One pixel of 50 of ten times the read noise."""
+    camera, gain = scmos(150.0, 2.0), 2.0
+    frames = movie(camera, 10, rng, n_frames=300, side=16, density=1.5)
+    hot = torch.rand(16, 16, generator=rng) < 0.02
+    noisy = frames + (torch.randn(frames.shape, generator=rng) * 14 * gain * hot).round()
+    clean, found = (infer_camera(each, kind="scmos") for each in (frames, noisy))
+    assert int(hot.sum()) >= 3
+    assert found.rough
+    assert found.adu_per_electron.value == pytest.approx(clean.adu_per_electron.value, rel=0.1)
+    assert found.baseline.value == pytest.approx(clean.baseline.value, abs=2 * gain)
+
+
 def test_counts_of_another_scale_are_known_by_their_fractions(rng: torch.Generator) -> None:
     """An offset taken off and a gain of 1: no data sheet speaks of such counts."""
     baseline, gain = 100.0, 12.0
