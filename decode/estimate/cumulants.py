@@ -87,7 +87,7 @@ def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
     Raises:
         ValueError: in one sentence, if the movie is too small or holds NaN.
     """
-    windows = _windows(shape_of(movie), n_frames)
+    windows = _windows(shape_of(movie), n_frames, n_windows=4, n_values=2**23)
     # a movie of one window is halved into even and odd frames, for hot pixels are looked for in the other windows
     parts = [slice(None)] if len(windows) > 1 else [slice(0, None, 2), slice(1, None, 2)]
     statistics, raw = [], True
@@ -111,13 +111,13 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
 
     Args:
         movie: (frame, y, x) ADU.
-        n_frames: as `noise_cumulants`.
+        n_frames: as `noise_cumulants`; None takes at least 16.
 
     Raises:
         ValueError: in one sentence, if the movie is too small or holds NaN, or if noise does not grow with light.
     """
     pairs, raw = [], True
-    for window in _windows(shape_of(movie), n_frames):
+    for window in _windows(shape_of(movie), n_frames, n_windows=1, n_values=2**22):
         frames = _read(movie, window)
         raw = raw and _is_raw(frames)
         around, mean, flat, peaked = _views(frames)
@@ -175,15 +175,15 @@ def _is_hot(light: Tensor, square: Tensor) -> Tensor:
     return square.median(0).values > (1 + HOT * chance) * _median_by(rank, square)
 
 
-def _windows(shape: tuple[int, int, int], n_frames: int | None) -> list[slice]:
-    """Consecutive frames to look at, spread over the movie."""
+def _windows(shape: tuple[int, int, int], n_frames: int | None, *, n_windows: int, n_values: int) -> list[slice]:
+    """Consecutive frames to look at, spread over the movie: if nobody says how many, at least so much of both."""
     if shape[0] < 2 or min(shape[1:]) < 16:
         raise ValueError(
             f"estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
             f"{shape[0]} of {shape[1]} x {shape[2]}; give --camera"
         )
     pixels = min(shape[1], LARGEST_FIELD_PX) * min(shape[2], LARGEST_FIELD_PX)
-    wanted = min(shape[0], n_frames or max(4 * FRAMES_PER_WINDOW, 2**23 // pixels))
+    wanted = min(shape[0], n_frames or max(n_windows * FRAMES_PER_WINDOW, n_values // pixels))
     length = min(shape[0], FRAMES_PER_WINDOW)
     starts = np.linspace(0, shape[0] - length, max(1, wanted // length)).round().astype(int)
     return [slice(start, start + length) for start in starts.tolist()]
