@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from decode.network.posterior import SetPosterior
     from decode.optics.camera import Camera
     from decode.optics.gaussian import GaussianPSF
+    from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.scene import Scene
 
@@ -33,6 +34,7 @@ __all__ = [
     "GaussianPSF",
     "Localizer",
     "Movie",
+    "PupilPSF",
     "Scene",
     "SetPosterior",
     "SplinePSF",
@@ -54,6 +56,7 @@ _HOME = {
     "GaussianPSF": "optics.gaussian",
     "Localizer": "network.localizer",
     "Movie": "io.stacks",
+    "PupilPSF": "optics.pupil",
     "Scene": "scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",

@@ -1,4 +1,4 @@
-"""The README's examples run, in order, in a folder with copies of the sample data and the recipes."""
+"""The examples of README and docs run, in order, in a folder with copies of the sample data and the recipes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ TINY_TRAINING = (
 
 
 class Example(NamedTuple):
+    page: str
     line: int
     language: str
     code: str
@@ -37,9 +38,11 @@ class Example(NamedTuple):
 
 
 def examples() -> list[Example]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return [
-        Example(text.count("\n", 0, m.start("code")), m["language"], m["code"], m["reason"])
+        Example(page.name, text.count("\n", 0, m.start("code")), m["language"], m["code"], m["reason"])
+        for page in pages
+        for text in [page.read_text(encoding="utf-8")]
         for m in BLOCK.finditer(text)
         if m["language"] in ("python", "console")
     ]
@@ -69,7 +72,7 @@ def test_there_are_examples_of_both_kinds() -> None:
     assert {"python", "console"} <= {example.language for example in examples()}
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: f"line {example.line}")
+@pytest.mark.parametrize("example", examples(), ids=lambda example: f"{example.page} line {example.line}")
 def test_example(example: Example, folder: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if example.reason:
         pytest.skip(f"marked in the README: {example.reason}")
@@ -77,7 +80,7 @@ def test_example(example: Example, folder: Path, namespace: dict[str, Any], monk
         pytest.skip("the examples build on the model gaussian-2d, which is not shipped")
     monkeypatch.chdir(folder)
     if example.language == "python":
-        exec(compile(example.code, f"README.md, line {example.line}", "exec"), namespace)
+        exec(compile(example.code, f"{example.page}, line {example.line}", "exec"), namespace)
         return
     for _, verb, *arguments in commands(example.code):
         if verb == "train":

@@ -1,0 +1,122 @@
+"""run: from beads and a movie to molecules, stage by stage, and on from where it was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from decode.cli import app
+from decode.forward import ForwardModel
+from decode.io.cameras import CameraFile, write_camera
+from decode.io.psfs import read_psf
+from decode.io.stacks import write_movie
+from decode.io.tables import read_table
+from decode.network.localizer import Localizer
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
+from decode.run import run
+from decode.scene import Scene
+
+CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
+TINY = (
+    "training.size_px=16",
+    "training.movies=1",
+    "training.steps=6",
+    "training.validate_every=3",
+    "network.frame_widths=[4]",
+    "network.sequence_widths=[4]",
+    "network.head_width=4",
+)
+
+
+@pytest.fixture(scope="module")
+def acquisition(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A movie and a bead stack of an astigmatic microscope."""
+    folder = tmp_path_factory.mktemp("acquisition")
+    rng = torch.Generator().manual_seed(4)
+    psf = GaussianPSF(120.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=250.0, patch_px=21)
+    scene = Scene(
+        density_per_um2=(0.3, 0.3),
+        flux_photons=(3000.0, 3000.0),
+        on_time_frames=(2.0, 2.0),
+        z_nm=(-300.0, 300.0),
+        background_photons=(20.0, 20.0),
+        background_contrast=(0.0, 0.0),
+        background_drift=(0.0, 0.0),
+        filaments=0.0,
+    )
+    movie = ForwardModel(scene, psf, CAMERA.camera).sample(1, 120, (40, 40), rng).frames[0]
+    write_movie(folder / "movie.tif", movie.numpy().astype(np.uint16), pixel_size_nm=100.0)
+    z = torch.arange(-400.0, 401.0, 50.0)
+    places = torch.tensor([[1830.0, 1810.0], [5580.0, 1860.0], [1890.0, 5540.0], [5520.0, 5510.0]])
+    xyz = torch.cat([torch.cat([p.expand(len(z), 2), z[:, None]], 1) for p in places])
+    light = render(
+        psf,
+        frame=torch.arange(len(z)).repeat(4),
+        xyz=xyz,
+        photons=torch.full((len(xyz),), 30000.0),
+        n_frames=len(z),
+        shape=(74, 74),
+    )
+    beads = CAMERA.camera.sample(light + 5, rng).numpy().astype(np.uint16)
+    write_movie(folder / "beads.tif", beads, pixel_size_nm=100.0)
+    write_camera(folder / "camera.yaml", CAMERA)
+    return folder / "movie.tif", folder / "beads.tif"
+
+
+def test_one_command_leads_from_beads_and_movie_to_molecules(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+    movie, beads = acquisition
+    out = tmp_path / "out"
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    arguments = [str(movie), "--beads", str(beads), "--z-step", "50", "--camera", str(movie.with_name("camera.yaml"))]
+    result = CliRunner().invoke(app, ["run", *arguments, "-o", str(out), "--minutes", "0.02", *settings])
+    assert result.exit_code == 0, result.output
+    made = {path.name for path in out.iterdir()}
+    assert {"psf.h5", "psf.html", "camera.yaml", "train.yaml", "train.png", "model.safetensors"} <= made
+    assert {"movie.csv", "movie.hdf5", "movie.yaml", "movie.png"} <= made
+    assert read_psf(out / "psf.h5").n_beads == 4
+    model = Localizer.load(out / "model.safetensors")
+    assert model.context == {}
+    assert model.network.axial
+    read_table(out / "movie.csv")
+
+
+def test_stages_are_not_redone_and_a_stopped_training_goes_on(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+    movie, beads = acquisition
+
+    def stages(minutes: float, stop_in: str = "") -> list[tuple[str, float, str]]:
+        seen = []
+        for p in run(movie, [beads], CAMERA, tmp_path, z_step_nm=50.0, minutes=minutes, settings=TINY, device="cpu"):
+            seen.append((p.stage, p.fraction, p.message))
+            if stop_in == p.stage and p.fraction > 0:
+                break
+        return seen
+
+    stages(1.0, stop_in="train")
+    recipe = (tmp_path / "train.yaml").read_text()
+    again = stages(1.0)
+    assert ("calibrate", 1.0, "as it was") in again
+    assert ("estimate", 1.0, "as it was") in again
+    assert not any(stage == "train" and message == "as it was" for stage, _, message in again)
+    third = stages(1.0)
+    assert [(s, m) for s, f, m in third if f == 1.0][:3] == [
+        ("calibrate", "as it was"),
+        ("estimate", "as it was"),
+        ("train", "as it was"),
+    ]
+    (tmp_path / "train.yaml").write_text(recipe + "# the user's own word\n")
+    edited = stages(1.0)
+    assert ("estimate", 1.0, "as it was") in edited
+    assert not any(stage == "train" and message == "as it was" for stage, _, message in edited)
+
+
+def test_a_missing_file_is_named_before_anything_is_done(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+    movie, beads = acquisition
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.tif: there is no such file"):
+        next(run(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
