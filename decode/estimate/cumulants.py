@@ -30,7 +30,8 @@ LEAK = 0.045
 """variance that changing light gives under the mask [1 -2 1], over what it gives more under the other mask: ratio of
 the masks' power at the frequencies of a Gaussian of sigma 1 px in pixels, half as much at 1.2 px and twice at 0.8 px"""
 OUTLIER_PAIR = 5.0
-"""a difference of two frames so many standard deviations large is no noise"""
+"""a difference of two frames so many standard deviations large is no noise, and a pixel whose median square is so many
+above the usual is hot"""
 SIGNIFICANT = 2.0
 """standard deviations by which noise that grows with light has to grow"""
 REPEATED = 3.78 * 1.5
@@ -172,7 +173,7 @@ def _is_hot(light: Tensor, square: Tensor) -> Tensor:
     rank = light.median(0).values.argsort().argsort() * N_RANKS // light.shape[1]
     # relative standard deviation of the median of a chi-squared variate, whose density there is 0.47
     chance = (1.5 / len(square)) ** 0.5 / (2 * 0.47 * 0.455)
-    return square.median(0).values > (1 + HOT * chance) * _median_by(rank, square)
+    return square.median(0).values > (1 + OUTLIER_PAIR * chance) * _median_by(rank, square)
 
 
 def _windows(shape: tuple[int, int, int], n_frames: int | None, *, n_windows: int, n_values: int) -> list[slice]:
