@@ -81,27 +81,30 @@ def read_psf(path: Path | str) -> PSFFile:
         raise FileNotFoundError(f"{path}: there is no such PSF file; make one with `decode calibrate psf`")
     try:
         with h5py.File(path, "r") as h5:
-            if h5.attrs.get("format") != FORMAT:
-                raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
-            arrays = {name: torch.from_numpy(np.asarray(h5[name], np.float32)) for name in h5}
-            attributes: dict[str, Any] = dict(h5.attrs)
-        settings = json.loads(attributes["settings"])
-        psf = _MAKERS[str(attributes["kind"])](settings, arrays)
-        low, high = (float(z) for z in attributes["z_range_nm"])
-        return PSFFile(
-            psf=psf,
-            z_range_nm=(low, high),
-            sources=tuple(json.loads(attributes["sources"])),
-            n_beads=int(attributes["n_beads"]),
-            z_step_nm=float(attributes["z_step_nm"]),
-            figures={k: (v[0], v[1], v[2]) for k, v in json.loads(attributes["figures"]).items()},
-            origin=str(attributes["origin"]),
-        )
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, RuntimeError) as error:
+            file = _file(h5) if h5.attrs.get("format") == FORMAT else None
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path}: not a PSF file, or a damaged one ({type(error).__name__}); make it again with `decode calibrate"
             " psf`"
         ) from None
+    if file is None:
+        raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
+    return file
+
+
+def _file(h5: h5py.File) -> PSFFile:
+    arrays = {name: torch.from_numpy(np.asarray(h5[name], np.float32)) for name in h5}
+    attributes: dict[str, Any] = dict(h5.attrs)
+    low, high = (float(z) for z in attributes["z_range_nm"])
+    return PSFFile(
+        psf=_MAKERS[str(attributes["kind"])](json.loads(attributes["settings"]), arrays),
+        z_range_nm=(low, high),
+        sources=tuple(json.loads(attributes["sources"])),
+        n_beads=int(attributes["n_beads"]),
+        z_step_nm=float(attributes["z_step_nm"]),
+        figures={k: (v[0], v[1], v[2]) for k, v in json.loads(attributes["figures"]).items()},
+        origin=str(attributes["origin"]),
+    )
 
 
 def _describe(psf: PSF) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -116,9 +119,9 @@ def _describe(psf: PSF) -> tuple[str, dict[str, Any], dict[str, Any]]:
         numbers = {name: float(getattr(psf, name).detach()) for name in ("sigma_nm", "depth_nm", "gap_nm")}
         return "gaussian", settings | numbers | {"third": third, "fourth": fourth}, {}
     if isinstance(psf, PupilPSF):
-        numbers = {name: float(getattr(psf, name)) for name in ("numerical_aperture", "blur_nm", "apodization")} | {
-            name: getattr(psf, name) for name in PUPIL_SETTINGS
-        }
+        free = ("numerical_aperture", "blur_nm", "apodization")
+        numbers = {name: float(getattr(psf, name).detach()) for name in free}
+        numbers |= {name: getattr(psf, name) for name in PUPIL_SETTINGS}
         modes = [[n, m, c] for (n, m), c in zip(psf.modes, psf.zernike_nm.tolist(), strict=True)]
         mask = {} if psf.phase_mask_nm is None else {"phase_mask_nm": psf.phase_mask_nm.detach().cpu().numpy()}
         whole = settings | numbers | {"zernike_nm": modes, "offset_nm": psf.offset_nm.tolist()}
