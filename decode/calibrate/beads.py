@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, shift
 from scipy.spatial.distance import cdist
 from skimage.feature import peak_local_max
 from torch import Tensor
 
 __all__ = ["Bead", "RejectedBead", "find_beads"]
 
-LIKENESS = 0.9
-"""a bead whose picture correlates less with that of the others is something else: two beads, or dirt"""
+UNLIKENESS = 0.03
+"""by how much less than most a bead may correlate with the median of all; more is something else: two beads, or dirt"""
 DRIFT_PX = 0.5
 """a bead that moves further between the lower and the upper half of its stack than most is loose"""
 
@@ -144,15 +144,17 @@ def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
     """Beads that look and stay like the median one; two cannot vote, three can."""
     if len(beads) < 3:
         return beads, []
-    pictures = torch.stack([_normalized(bead.photons) for bead in beads])
+    pictures = torch.stack([_normalized(bead) for bead in beads])
     likeness = (pictures * pictures.median(0).values).flatten(1).sum(1) / pictures.median(0).values.norm()
+    usual = float(likeness.median())
     half = pictures.shape[1] // 2
     moved = torch.stack([_centroid(p[half:]) - _centroid(p[:half]) for p in pictures])
     moved = (moved - moved.median(0).values).norm(dim=1)
     good, rejected = [], []
     for bead, like, way in zip(beads, likeness.tolist(), moved.tolist(), strict=True):
         reason = ""
-        if like < min(LIKENESS, float(likeness.median()) - 0.05):
+        # noise makes all of them unlike
+        if 1 - like > UNLIKENESS + 3 * (1 - usual):
             reason = f"unlike the others (correlation {like:.2f}): two beads in one, or dirt"
         elif way > DRIFT_PX:
             reason = f"it moved by {way:.1f} px during the scan: not stuck to the glass"
@@ -163,10 +165,12 @@ def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
     return good, rejected
 
 
-def _normalized(photons: Tensor) -> Tensor:
-    """A crop without background, blurred so that a fraction of a pixel does not count, of norm 1."""
-    light = photons.double() - photons.double().flatten(1).median(1).values[:, None, None]
-    light = torch.from_numpy(gaussian_filter(light.numpy(), (1.0, 1.5, 1.5)))
+def _normalized(bead: Bead) -> Tensor:
+    """A crop without background, moved to its middle by the fraction of a pixel and blurred, of norm 1."""
+    light = bead.photons.double() - bead.photons.double().flatten(1).median(1).values[:, None, None]
+    x, y = (bead.photons.shape[2] / 2 - (bead.centre_px[i] - bead.corner_px[i]) for i in (0, 1))
+    moved = shift(light.numpy(), (0, y, x), order=1, mode="nearest")
+    light = torch.from_numpy(gaussian_filter(moved, (1.0, 1.5, 1.5)))
     return light / light.norm()
 
 
