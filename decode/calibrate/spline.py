@@ -103,11 +103,12 @@ def fit_spline(
     photons = signal.clamp_min(0.05 * float(signal.mean()))
     spacing = float(z_nm[1] - z_nm[0])
     step = max(1, round(KNOT_NM / spacing)) * spacing
-    knots = math.ceil(round(float(z_nm[-1] - z_nm[0]) / step, 6)) + 1
+    # one plane more on either side, for beads that sit higher or lower than most
+    knots = math.ceil(round(float(z_nm[-1] - z_nm[0]) / step, 6)) + 3
     patch = side + 2 * MARGIN_PX
     psf = SplinePSF(
         torch.zeros(knots, OVERSAMPLING * patch, OVERSAMPLING * patch),
-        z_start_nm=float(z_nm[0]),
+        z_start_nm=float(z_nm[0]) - step,
         z_step_nm=step,
         pixel_size_nm=pixel_size_nm,
         oversampling=OVERSAMPLING,
@@ -417,7 +418,8 @@ def border_background(crop: Tensor) -> Tensor:
     border = torch.ones(crop.shape[1:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
     level = crop[:, border].mean(1)
-    width = max(1, len(level) // 15)
+    # the least of a few is less than their mean: averaged over planes, it is by a third of its standard deviation
+    width = max(1, len(level) // 7)
     return level.unfold(0, width, 1).mean(1).min()
 
 

@@ -1,0 +1,260 @@
+"""The spline's fit finds the PSF with its wobble, the beads to about their bound, and where the stage strayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from decode.calibrate.spline import (
+    SMOOTHNESS,
+    BeadFit,
+    Noise,
+    _conjugate_gradients,
+    _Penalty,
+    _View,
+    border_background,
+    fit_spline,
+    held_out_deviance,
+    place_beads,
+)
+from decode.optics.camera import Camera
+from decode.optics.fisher import fisher_information
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.spline import SplinePSF
+
+PIXEL_NM, SIDE = 100.0, 15
+PHOTONS, BACKGROUND = 8000.0, 8.0
+PLANES_NM = torch.arange(-500.0, 501.0, 50.0)
+NOISE = Noise(1.0, 0.0)
+XYZ = torch.tensor([[745.0, 712.0, 40.0], [781.0, 760.0, -60.0], [702.0, 788.0, 10.0], [728.0, 731.0, 10.0]])
+"""of four beads, from the corner of their crops"""
+
+
+def gaussian() -> GaussianPSF:
+    return GaussianPSF(130.0, pixel_size_nm=PIXEL_NM, depth_nm=450.0, gap_nm=150.0, patch_px=SIDE)
+
+
+def wobble(z: Tensor) -> Tensor:
+    """(..., 2) nm by which the image of an emitter walks with defocus; none in focus."""
+    return torch.stack([30 * torch.sin(z / 300), -40 * (1 - torch.cos(z / 400))], -1)
+
+
+def light(xyz: Tensor, planes_nm: Tensor, jitter: Tensor | None = None) -> Tensor:
+    """(bead, z, y, x) fraction of light in each pixel."""
+    strayed = torch.zeros(len(planes_nm), 3) if jitter is None else jitter
+    at = xyz[:, None] + strayed + torch.nn.functional.pad(planes_nm[:, None], (2, 0))
+    at = torch.cat([at[..., :2] + wobble(at[..., 2]), at[..., 2:]], -1)
+    return gaussian().integrate_pixels(at.flatten(0, 1)).detach().view(len(xyz), -1, SIDE, SIDE)
+
+
+def fitted(crops: Tensor, rng: torch.Generator, planes_nm: Tensor = PLANES_NM) -> BeadFit:
+    """From about a fifth of a pixel beside the truth."""
+    near = XYZ[:, :2] + 20 * torch.randn(len(XYZ), 2, generator=rng)
+    return fit_spline(crops, planes_nm, NOISE, PIXEL_NM, near, smoothness=0.2)
+
+
+@pytest.fixture(scope="module")
+def fit() -> BeadFit:
+    rng = torch.Generator().manual_seed(7)
+    return fitted(torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng)
+
+
+def random_spline(rng: torch.Generator) -> SplinePSF:
+    return SplinePSF(
+        torch.rand(6, 24, 30, generator=rng, dtype=torch.float64),
+        z_start_nm=-110.0,
+        z_step_nm=45.0,
+        pixel_size_nm=PIXEL_NM,
+        centre_px=(14.2, 12.7),
+        oversampling=2,
+        patch_px=11,
+    )
+
+
+def random_view(rng: torch.Generator, jitter_nm: float) -> tuple[SplinePSF, _View, Tensor, Tensor, Tensor]:
+    psf = random_spline(rng)
+    z = torch.linspace(-120.0, 130.0, 8, dtype=torch.float64)
+    xyz = torch.tensor([537.0, 561.0, 12.0], dtype=torch.float64)
+    jitter = jitter_nm * torch.randn(8, 3, generator=rng, dtype=torch.float64)
+    return psf, _View(psf, xyz, jitter, z, 11), xyz, z, jitter
+
+
+def positions(xyz: Tensor, z: Tensor, jitter: Tensor) -> Tensor:
+    return xyz + jitter + torch.nn.functional.pad(z[:, None], (2, 0))
+
+
+@pytest.mark.parametrize(("jitter_nm", "limit"), [(0.0, 1e-10), (1.0, 2e-3)])
+def test_a_view_is_the_image_of_the_psf(jitter_nm: float, limit: float, rng: torch.Generator) -> None:
+    """Exact without jitter; across the plane jitter enters to first order."""
+    psf, view, xyz, z, jitter = random_view(rng, jitter_nm)
+    expected = psf.integrate_pixels(positions(xyz, z, jitter)).detach()
+    assert (view.image(psf.coefficients.detach()) - expected).abs().max() < limit
+
+
+def test_the_adjoint_is_the_transpose(rng: torch.Generator) -> None:
+    _, view, *_ = random_view(rng, 5.0)
+    c = torch.randn(6, 24, 30, generator=rng, dtype=torch.float64)
+    image = torch.randn(8, 11, 11, generator=rng, dtype=torch.float64)
+    there, back = (view.image(c) * image).sum(), (c * view.adjoint(image)).sum()
+    torch.testing.assert_close(there, back)
+
+
+def test_slopes_are_the_derivatives_of_the_image(rng: torch.Generator) -> None:
+    psf, view, xyz, z, jitter = random_view(rng, 0.0)
+    slopes = view.slopes(psf.coefficients.detach())
+    at = positions(xyz, z, jitter)
+    for axis in range(3):
+        way = torch.zeros_like(at)
+        way[:, axis] = 1
+        expected = torch.func.jvp(psf.integrate_pixels, (at,), (way,))[1]
+        torch.testing.assert_close(slopes[axis], expected.detach())
+
+
+def test_beads_are_placed_to_about_the_bound(rng: torch.Generator) -> None:
+    """Relative to their mean, over six draws of the noise; the bound is that of a known PSF and a steady stage.
+
+    Chi^2 of 18 degrees of freedom, over 18, leaves these limits once in a hundred.
+    """
+    frames = torch.cat([torch.full((len(PLANES_NM), 2), 750.0), PLANES_NM[:, None]], 1)
+    every = torch.full((len(frames),), PHOTONS)
+    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
+    information = fisher_information(gaussian(), camera, frames, every, every * BACKGROUND / PHOTONS)
+    place, cross, rest = information[:, :3, :3], information[:, :3, 3:], information[:, 3:, 3:]
+    variance = torch.linalg.inv((place - cross @ torch.linalg.inv(rest) @ cross.mT).sum(0)).diagonal()
+    square = torch.zeros(3, dtype=torch.float64)
+    for _ in range(6):
+        found = fitted(torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng).xyz
+        error = (found - found.mean(0)) - (XYZ - XYZ.mean(0))
+        square += error.double().square().sum(0) / variance / 18
+    assert (square > 0.35).all(), square
+    assert (square < 2.0).all(), square
+
+
+def test_the_psf_is_found(fit: BeadFit) -> None:
+    """To 0.4 % of the peak on average, 5 % at worst: the noise of four beads of 8000 photons, smoothed."""
+    margin = (fit.psf.patch_px - SIDE) // 2
+    middle = torch.full((len(PLANES_NM), 2), fit.psf.patch_px / 2 * PIXEL_NM)
+    image = fit.psf.integrate_pixels(torch.cat([middle, PLANES_NM[:, None]], 1)).detach()
+    image = image[:, margin : margin + SIDE, margin : margin + SIDE]
+    truth = light(torch.tensor([[750.0, 750.0, 0.0]]), PLANES_NM)[0]
+    peak = float(truth.max())
+    assert float((image - truth).square().mean().sqrt()) < 0.004 * peak
+    assert float((image - truth).abs().max()) < 0.05 * peak
+    assert fit.deviance == pytest.approx(0.96, abs=0.03)  # below 1, as the fit takes up a part of the noise
+
+
+def test_the_wobble_is_kept(fit: BeadFit) -> None:
+    """The centre of the image walks over 60 nm; told to 4 nm within 400 nm of focus, and by nothing in focus."""
+    z = PLANES_NM[2:-2]
+    middle = fit.psf.patch_px / 2 * PIXEL_NM
+    image = fit.psf.integrate_pixels(torch.cat([torch.full((len(z), 2), middle), z[:, None]], 1)).detach()
+    # near the middle only, where there is light
+    grid = (torch.arange(fit.psf.patch_px) + 0.5) * PIXEL_NM - middle
+    image = image * (grid.abs() < 7 * PIXEL_NM) * (grid.abs() < 7 * PIXEL_NM)[:, None]
+    centre = torch.stack([image.sum(1) @ grid, image.sum(2) @ grid], 1) / image.sum((1, 2))[:, None]
+    assert float(wobble(z)[:, 0].max() - wobble(z)[:, 0].min()) > 55
+    torch.testing.assert_close(centre, wobble(z), atol=4.0, rtol=0)
+    torch.testing.assert_close(centre[len(z) // 2], torch.zeros(2), atol=1.0, rtol=0)
+
+
+def test_what_images_cannot_tell_is_agreed_on(fit: BeadFit) -> None:
+    """Beads lie at 0 on average, the stage strays by nothing on average, and every plane holds all light."""
+    assert float(fit.xyz[:, 2].mean()) == pytest.approx(0, abs=1e-3)
+    torch.testing.assert_close(fit.jitter.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    assert isinstance(fit.psf, SplinePSF)
+    torch.testing.assert_close(fit.psf.coefficients.detach().sum((1, 2)) / 4, torch.ones(len(fit.psf.coefficients)))
+
+
+def test_a_lamp_that_flickers_is_told_from_the_psf(rng: torch.Generator) -> None:
+    shine = PHOTONS * (0.6 + 0.8 * torch.rand(4, len(PLANES_NM), generator=rng))
+    crops = torch.poisson(shine[..., None, None] * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
+    ratio = fitted(crops, rng).photons / shine
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float(ratio[:, 2:-2].std()) < 0.03
+
+
+def test_where_the_stage_strayed_is_found(rng: torch.Generator) -> None:
+    """Planes nearer than the knots: then a jump in depth is no change of the PSF.
+
+    In depth the bound of a plane is larger than what a stage strays by as a rule, so that less of it is believed.
+    """
+    planes = torch.arange(-450.0, 451.0, 25.0)
+    jitter = torch.randn(len(planes), 3, generator=rng) * torch.tensor([8.0, 8.0, 15.0])
+    jitter -= jitter.mean(0)
+    crops = torch.poisson(PHOTONS * light(XYZ, planes, jitter) + BACKGROUND, generator=rng)
+    found = fitted(crops, rng, planes).jitter
+    for axis in range(3):
+        assert float(torch.corrcoef(torch.stack([found[:, axis], jitter[:, axis]]))[0, 1]) > 0.7
+    assert ((found - jitter).std(0)[:2] < 0.65 * jitter.std(0)[:2]).all()
+
+
+def test_other_beads_are_placed_under_a_psf_that_stays(fit: BeadFit, rng: torch.Generator) -> None:
+    """Two that were not fitted, at other places and heights, against the offset that all positions share."""
+    others = torch.tensor([[768.0, 705.0, 35.0], [719.0, 779.0, -45.0]])
+    crops = torch.poisson(PHOTONS * light(others, PLANES_NM) + BACKGROUND, generator=rng)
+    placed = place_beads(fit, crops, PLANES_NM, NOISE, others[:, :2] + 15)
+    assert placed.psf is fit.psf
+    offset = (fit.xyz - XYZ).mean(0)
+    error = placed.xyz - others - offset
+    assert float(error[:, :2].abs().max()) < 2.5
+    assert float(error[:, 2].abs().max()) < 9.0
+    assert placed.deviance == pytest.approx(1.0, abs=0.08)
+
+
+def test_held_out_beads_are_predicted_with_each_smoothness(rng: torch.Generator) -> None:
+    crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
+    deviance = held_out_deviance(crops, PLANES_NM, NOISE, PIXEL_NM, XYZ[:, :2])
+    assert set(deviance) == set(SMOOTHNESS)
+    assert 0.98 < min(deviance.values()) < 1.12
+    # too smooth is worse than the best
+    assert deviance[min(SMOOTHNESS)] > min(deviance.values()) + 0.005
+
+
+def test_a_start_is_taken_up(fit: BeadFit, rng: torch.Generator) -> None:
+    """Two turns from the fit of others come as far as six from nothing."""
+    crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
+    near = XYZ[:, :2] + 10
+    few, many = (
+        fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, start=start, n_rounds=n).deviance
+        for start, n in ((fit, 2), (None, 6))
+    )
+    none = fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, n_rounds=1).deviance
+    assert few < many + 0.01
+    assert few < none
+
+
+def test_the_penalty_leaves_parabolas_alone_and_is_the_gradient_of_its_square(rng: torch.Generator) -> None:
+    penalty = _Penalty(0.1 + torch.rand(7, 9, 8, generator=rng))
+    z, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in (7, 9, 8)), indexing="ij")
+    parabola = 0.3 * z**2 - 0.2 * y**2 + 0.1 * x * y + z
+    random = torch.randn(7, 9, 8, generator=rng)
+    assert float(penalty.gradient(parabola).abs().max()) < 1e-3 * float(penalty.gradient(random).abs().max())
+    other = torch.randn(7, 9, 8, generator=rng)
+    torch.testing.assert_close(
+        (other * penalty.gradient(random)).sum(), (random * penalty.gradient(other)).sum(), rtol=1e-3, atol=1e-2
+    )
+    unit = torch.zeros(7, 9, 8)
+    unit[3, 4, 2] = 1
+    torch.testing.assert_close(penalty.gradient(unit)[3, 4, 2], penalty.diagonal[3, 4, 2])
+
+
+def test_conjugate_gradients_solve_a_system(rng: torch.Generator) -> None:
+    root = torch.randn(12, 12, generator=rng, dtype=torch.float64)
+    matrix = root @ root.T + torch.eye(12)
+    right = torch.randn(12, generator=rng, dtype=torch.float64)
+    found = _conjugate_gradients(lambda x: matrix @ x, right, torch.zeros_like(right), matrix.diagonal(), 40)
+    torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-3, atol=1e-4)
+
+
+def test_the_background_is_that_of_the_border_where_the_bead_is_sharp(rng: torch.Generator) -> None:
+    crop = torch.poisson(PHOTONS * light(XYZ, PLANES_NM)[0] + BACKGROUND, generator=rng)
+    assert float(border_background(crop)) == pytest.approx(BACKGROUND, abs=0.6)
+
+
+def test_noise_is_that_of_the_camera() -> None:
+    camera = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+    noise = Noise.of(camera)
+    assert noise.excess == pytest.approx(2 / 0.9)
+    assert noise.floor == pytest.approx(float(camera.noise_floor))
+    torch.testing.assert_close(noise.variance(torch.tensor([10.0])), torch.tensor([10 * 2 / 0.9 + noise.floor]))
