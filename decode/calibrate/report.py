@@ -18,6 +18,7 @@ from torch import Tensor
 from decode.atomic import atomic
 from decode.calibrate.psf import HeldOut, PSFCalibration
 from decode.calibrate.spline import Noise
+from decode.likelihood import DARKEST
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF, noll
@@ -36,6 +37,8 @@ POOLED_NM = 100.0
 """neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
 LOST_NM = 150.0
 """an error in z of more than this, and of more than six times the bound, is another depth that looked alike"""
+LOST_PART = 0.05
+"""of the beads may be found at another depth where depth is usable"""
 FEW_BEADS = 5
 DIM_PHOTONS = 5000.0
 """of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
@@ -48,6 +51,7 @@ TILTED = 0.05
 FADED = 0.15
 """of the light, from one end of the stack to the other"""
 WORSE_THAN_BOUND = 1.3
+"""spread of beads that is worth a word"""
 TWIN_PHOTONS = 1000.0
 """of a dim molecule, for which depths are compared"""
 TWIN_APART_NM = 300.0
@@ -89,6 +93,8 @@ class Images:
     """(n, z, y, x) photons"""
     expected: Tensor
     """(n, z, y, x) photons"""
+    light: Tensor
+    """(n, z) photons of each bead and plane within its crop's PSF"""
     noise: Noise
     """from neighbouring planes, so that it knows neither the camera file nor what the PSF misses"""
 
@@ -122,12 +128,28 @@ def _images(calibration: PSFCalibration) -> Images:
     margin = (psf.patch_px - side) // 2
     corner = torch.tensor([margin * psf.pixel_size_nm] * 2 + [0.0])
     inner = slice(margin, margin + side)
-    expected = []
-    for xyz, photons, background in zip(calibration.xyz, calibration.photons, calibration.background, strict=True):
+    expected, light = [], []
+    for crop, xyz in zip(measured, calibration.xyz, strict=True):
         at = torch.cat([xyz[:2].expand(len(z), 2), (z + xyz[2])[:, None]], 1) + calibration.jitter_nm + corner
         share = torch.cat([psf.integrate_pixels(part) for part in at.split(64)])[:, inner, inner]
-        expected.append(photons[:, None, None] * share + background)
-    return Images(measured=measured, expected=(model := torch.stack(expected)), noise=_noise(measured, model))
+        photons, background = _brightness(crop, share)
+        expected.append(photons[:, None, None] * share + background[:, None, None])
+        light.append(photons)
+    model = torch.stack(expected)
+    return Images(measured=measured, expected=model, light=torch.stack(light), noise=_noise(measured, model))
+
+
+def _brightness(crop: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """(z,) photons and (z,) photons per pixel that explain a bead best, plane by plane, by weighted least squares."""
+    design = torch.stack([share, torch.ones_like(share)], 1).flatten(2).double()
+    data = crop.flatten(1).double()
+    model = data.mean(1, keepdim=True).expand_as(data)
+    linear = data.new_zeros(len(data), 2)
+    for _ in range(3):  # weighted by the variance that the last model implies
+        weighted = design / model.clamp_min(DARKEST)[:, None]
+        linear = torch.linalg.solve(weighted @ design.mT, (weighted @ data[:, :, None])[..., 0])
+        model = (linear[:, None] @ design)[:, 0]
+    return linear[:, 0].to(crop), linear[:, 1].to(crop)
 
 
 def _noise(measured: Tensor, expected: Tensor) -> Noise:
@@ -153,10 +175,22 @@ def _noise(measured: Tensor, expected: Tensor) -> Noise:
 
 
 def _steady(held_out: HeldOut) -> HeldOut:
-    """The same without what the stage strayed."""
+    """The same without what the stage strayed, and with the median of the beads for those found at another depth."""
     error = held_out.error_nm - held_out.jitter_nm
     error = error - error.median(1, keepdim=True).values
+    error = torch.where(_lost(held_out)[..., None], error.median(0).values, error)
     return replace(held_out, error_nm=error, jitter_nm=torch.zeros_like(error))
+
+
+def _lost(held_out: HeldOut) -> Tensor:
+    """(n, z) which beads were found at another depth, that looks alike."""
+    error, bound = held_out.error_nm[..., 2].abs(), held_out.bound_nm[..., 2].nan_to_num(0, 0)
+    return (error > LOST_NM) & (error > 6 * bound)
+
+
+def _pooled(held_out: HeldOut, values: Tensor) -> Tensor:
+    """Values (z, 3) averaged over neighbouring planes."""
+    return replace(held_out, error_nm=values[None]).bias_nm(smooth_nm=POOLED_NM)
 
 
 def _among(held_out: HeldOut, use: Tensor) -> HeldOut:
@@ -169,7 +203,7 @@ def _spread(held_out: HeldOut) -> Tensor:
     """(z, 3) standard deviation over the beads, over neighbouring planes; the stage moves all of them alike."""
     error = held_out.error_nm
     variance = (error - error.mean(0)).square().sum(0) / (len(error) - 1)
-    return replace(held_out, error_nm=variance[None]).bias_nm(smooth_nm=POOLED_NM).sqrt()
+    return _pooled(held_out, variance).sqrt()
 
 
 def _bound(held_out: HeldOut) -> Tensor:
@@ -181,8 +215,9 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     """The depths over which beads that were not fitted are found well.
 
     Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and its bound finite and
-    within the same of the best bound, the bias (without the stage's jitter, less twice its own error) is at most 10 nm
-    in x, y and 20 nm in z, and no more than one in twenty beads is found at another depth.
+    within the same of the best bound, the bias is at most 10 nm in x, y and 20 nm in z, and no more than one in twenty
+    beads is found at another depth.  The stage's jitter is taken off; spread and bias get twice their own error's
+    benefit, so that few beads widen the range and not noise narrows it.
 
     Args:
         held_out: of a calibration.
@@ -195,23 +230,20 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     axes = [0, 1] if lateral else [2]
     checked = [0, 1] if lateral else [0, 1, 2]
     spread, bound, bias = _spread(steady), _bound(held_out), steady.bias_nm(smooth_nm=POOLED_NM)
-    best = spread.quantile(0.1, dim=0)  # the least of many noisy ones lies too low
-    good = (spread <= WITHIN_FACTOR * best)[:, axes].all(1)
-    good &= (bound.isfinite() & (bound <= WITHIN_FACTOR * bound.min(0).values))[:, axes].all(1)
-    pooled = max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
-    sure = bias.abs() - 2 * spread / math.sqrt(len(held_out.error_nm) * pooled)
-    good &= (sure <= torch.tensor(LARGEST_BIAS_NM))[:, checked].all(1)
     if not lateral:
-        good &= _lost(steady) <= 0.05
+        lost = _pooled(held_out, _lost(held_out).float().mean(0)[:, None].expand(-1, 3))
+        bound = torch.where(lost <= LOST_PART, bound, math.inf)
+    if not bool(bound[:, axes].isfinite().any()):
+        return None
+    n, pooled = len(held_out.error_nm), max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
+    # the least of many noisy spreads lies too low: the best is theirs where the bound is in its lowest third
+    best = spread.gather(0, bound.argsort(0)[: max(1, len(bound) // 3)]).square().mean(0).sqrt()
+    good = (spread / (1 + 2 / math.sqrt(2 * (n - 1) * pooled)) <= WITHIN_FACTOR * best)[:, axes].all(1)
+    good &= (bound.isfinite() & (bound <= WITHIN_FACTOR * bound.min(0).values))[:, axes].all(1)
+    sure = bias.abs() - 2 * spread / math.sqrt(n * pooled)
+    good &= (sure <= torch.tensor(LARGEST_BIAS_NM))[:, checked].all(1)
     low, high = _longest_run(good.tolist())
     return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
-
-
-def _lost(steady: HeldOut) -> Tensor:
-    """(z,) part of the beads, over neighbouring planes, that were found at another depth."""
-    error, bound = steady.error_nm[..., 2].abs(), steady.bound_nm[..., 2].nan_to_num(0, 0)
-    lost = ((error > LOST_NM) & (error > 6 * bound)).float()
-    return replace(steady, error_nm=lost[..., None].expand(-1, -1, 3)).bias_nm(smooth_nm=POOLED_NM)[:, 0]
 
 
 def _longest_run(good: Sequence[bool]) -> tuple[int, int]:
@@ -275,9 +307,8 @@ def _range_sentence(calibration: PSFCalibration) -> str:
             "How good the PSF is cannot be told from one bead, for none is left to try it on: record at least "
             f"{FEW_BEADS}."
         )
-    found = usable_range(held_out)
+    found, flat = usable_range(held_out), usable_range(held_out, lateral=True)
     if found is None:
-        flat = usable_range(held_out, lateral=True)
         sideways = "neither in x and y" if flat is None else f"in x and y usable over {flat}"
         return (
             f"No depth can be told well with this PSF; {sideways}. Use it for 2D, or bring in an astigmatic lens or "
@@ -285,10 +316,11 @@ def _range_sentence(calibration: PSFCalibration) -> str:
         )
     steady = _among(_steady(held_out), _inside(held_out, found))
     spread, bias = _spread(steady)[:, 2], steady.bias_nm(smooth_nm=POOLED_NM).abs()
+    wider = flat is not None and flat.high - flat.low > found.high - found.low + 2 * POOLED_NM
     return (
         f"Usable over {found}: there a bead that was not fitted is found to {float(spread.min()):.1f} nm in z at best "
         f"and {float(spread.max()):.1f} nm at worst, with a bias of at most {float(bias[:, 2].max()):.1f} nm in z and "
-        f"{float(bias[:, :2].max()):.1f} nm in x and y."
+        f"{float(bias[:, :2].max()):.1f} nm in x and y.{f' Without depth, usable over {flat}.' if wider else ''}"
     )
 
 
@@ -304,11 +336,12 @@ def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
         for sentence in (
             _misfit_sentence(calibration.deviance, images.misfit),
             _few_sentence(n, calibration),
-            _dim_sentence(calibration),
+            _dim_sentence(images.light),
             _bound_sentence(held_out, found),
             _stage_sentence(calibration.jitter_nm),
             _tilt_sentence(calibration, found),
-            _fade_sentence(calibration.photons),
+            _lost_sentence(held_out, found),
+            _fade_sentence(images.light),
             _twin_sentence(calibration, images.noise),
             _ends_sentence(calibration, found),
         )
@@ -336,24 +369,26 @@ def _misfit_sentence(deviance: float, misfit: float) -> str:
     return ""
 
 
+def _counted(n: int) -> str:
+    return "one bead" if n == 1 else f"{n} beads"
+
+
 def _few_sentence(n: int, calibration: PSFCalibration) -> str:
     lost = len(calibration.rejected)
     why = f"; {lost} more could not be used, see the table" if lost else ""
     if n < FEW_BEADS:
-        return (
-            f"Only {n} bead{'s' if n > 1 else ''}{why}: their noise stays in the PSF. Record {2 * FEW_BEADS} or more."
-        )
+        return f"Only {_counted(n)}{why}: their noise stays in the PSF. Record {2 * FEW_BEADS} or more."
     if lost > n:
         return f"{lost} of {lost + n} bright spots could not be used (see the table): dilute the beads, move the field."
     return ""
 
 
-def _dim_sentence(calibration: PSFCalibration) -> str:
-    light = float(calibration.photons.mean(1).median())
-    if light >= DIM_PHOTONS:
+def _dim_sentence(light: Tensor) -> str:
+    median = float(light.mean(1).median())
+    if median >= DIM_PHOTONS:
         return ""
     return (
-        f"The beads are dim: {light:.0f} photons a plane, of which noise leaves its mark in the PSF. Expose longer, "
+        f"The beads are dim: {median:.0f} photons a plane, of which noise leaves its mark in the PSF. Expose longer, "
         f"use more light or brighter beads, up to {DIM_PHOTONS:.0f} or more without saturation."
     )
 
@@ -361,12 +396,14 @@ def _dim_sentence(calibration: PSFCalibration) -> str:
 def _bound_sentence(held_out: HeldOut | None, found: Range | None) -> str:
     if held_out is None or found is None:
         return ""
-    ratio = _among(held_out, _inside(held_out, found)).summary()["rmse_without_jitter_over_bound"]
-    worst = max(range(3), key=lambda axis: ratio[axis])
-    if ratio[worst] <= WORSE_THAN_BOUND:
+    steady = _among(_steady(held_out), _inside(held_out, found))
+    ratio = (_spread(steady) / _bound(steady)).square().mean(0).sqrt()
+    freedom = (len(steady.error_nm) - 1) * len(steady.z_nm)
+    worst = int(ratio.argmax())
+    if float(ratio[worst]) <= WORSE_THAN_BOUND * (1 + 2 / math.sqrt(2 * freedom)):
         return ""
     return (
-        f"Beads that were not fitted are found {ratio[worst]:.1f} times less well in {AXES[worst]} than their light "
+        f"Beads that were not fitted spread {float(ratio[worst]):.1f} times as far in {AXES[worst]} as their light "
         "allows: beads differ (field, size, tilt of the coverslip) or the PSF is noisy. Record more beads near the "
         "middle of the field."
     )
@@ -402,9 +439,21 @@ def _tilt_sentence(calibration: PSFCalibration, found: Range | None) -> str:
     )
 
 
-def _fade_sentence(photons: Tensor) -> str:
-    light = (photons / photons.mean(1, keepdim=True)).mean(0)
-    slope = float(_slope(light, torch.linspace(0, 1, len(light))))
+def _lost_sentence(held_out: HeldOut | None, found: Range | None) -> str:
+    if held_out is None or found is None:
+        return ""
+    lost = _lost(_among(held_out, _inside(held_out, found)))
+    if not bool(lost.any()):
+        return ""
+    return (
+        f"{float(lost.float().mean()):.1%} of the beads' images in this range were found at a wholly different depth, "
+        "and are left out of the figures of this verdict: depths look alike, more so to dim molecules."
+    )
+
+
+def _fade_sentence(light: Tensor) -> str:
+    mean = (light / light.mean(1, keepdim=True)).mean(0)
+    slope = float(_slope(mean, torch.linspace(0, 1, len(mean))))
     change = slope / (1 - slope / 2)  # of the light in the first plane
     if abs(change) <= FADED:
         return ""
@@ -516,7 +565,7 @@ def _pictures(calibration: PSFCalibration) -> list[Picture]:
 def _draw_crops(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
     z = calibration.z_nm
     planes = np.linspace(0.06, 0.94, SHOWN) * (len(z) - 1)
-    light = calibration.photons.mean(1)
+    light = images.light.mean(1)
     bead = int((light - light.median()).abs().argmin())
     side = images.measured.shape[-1] * calibration.psf.pixel_size_nm / 1000
     reach = max(0, round(POOLED_NM / 4 / float(z.diff().median()))) if len(z) > 1 else 0
@@ -583,7 +632,11 @@ def _draw_depth(figure: SubFigure | Figure, calibration: PSFCalibration, images:
     for axis, line in enumerate(calibration.jitter_nm.T.numpy()):
         jitter_ax.plot(z.numpy(), line, color=INK[axis], label=AXES[axis], linewidth=1)
     wobble_ax.set(xlabel="z, nm", ylabel="centroid, nm", title="wobble of the PSF")
-    jitter_ax.set(xlabel="z, nm", ylabel="jitter, nm", title="jitter of the stage")
+    jitter_ax.set(
+        xlabel="z, nm",
+        ylabel="jitter, nm",
+        title="jitter of the stage" if calibration.jitter_nm.any() else "jitter of the stage: not fitted by this model",
+    )
     for ax in (wobble_ax, jitter_ax):
         ax.grid(alpha=0.25)
         ax.legend(fontsize=9, loc="best")
@@ -603,7 +656,7 @@ def _draw_field(figure: SubFigure | Figure, calibration: PSFCalibration, images:
             field.plot([], [], marker, color=ink, label=label)
     _frame_field(field, calibration, pixel)
     z = calibration.z_nm.numpy()
-    for number, photons in enumerate(calibration.photons, 1):
+    for number, photons in enumerate(images.light, 1):
         light.plot(z, photons.numpy(), linewidth=1, label=f"{number}" if len(calibration.beads) <= 8 else None)
     light.set(xlabel="z, nm", ylabel="photons", title="light of each bead", ylim=(0, None))
     light.grid(alpha=0.25)
@@ -636,6 +689,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.2em; margin-top: 2em }
 table { border-collapse: collapse; margin: 0.5em 0 } caption, figcaption { color: #555; font-size: 0.9em }
+td { white-space: nowrap } td.words { white-space: normal }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.8em; text-align: right; vertical-align: top }
 th:first-child, td:first-child, td.words { text-align: left }
 figure { margin: 0 } img { width: 100% }
@@ -655,7 +709,7 @@ def save_report(calibration: PSFCalibration, path: Path | str) -> None:
     kind = type(calibration.psf).__name__
     body = [
         "<h1>Calibration of the PSF</h1>",
-        f"<p>{escape(kind)} from {len(calibration.beads)} bead(s){f' of {escape(names)}' if names else ''}</p>",
+        f"<p>{escape(kind)} from {_counted(len(calibration.beads))}{f' of {escape(names)}' if names else ''}</p>",
         '<div class="verdict">',
         *(f"<p>{escape(sentence)}</p>" for sentence in _verdict(calibration, images)),
         "</div>",
@@ -686,14 +740,15 @@ def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
     facts = calibration.file
     n = len(calibration.beads)
     rms = calibration.jitter_nm.square().mean(0).sqrt().tolist()
+    jitter = ", ".join(f"{value:.1f}" for value in rms) + " nm rms" if any(rms) else "not fitted by this model"
     rows = [
         ("beads used, rejected", f"{n}, {len(calibration.rejected)}"),
         ("depth of the stack", f"{facts.z_range_nm[0]:.0f} to {facts.z_range_nm[1]:.0f} nm"),
         ("distance of planes", f"{facts.z_step_nm:g} nm"),
         ("pixel size", f"{calibration.psf.pixel_size_nm:g} nm"),
-        ("light of a bead in a plane", f"{float(calibration.photons.mean()):.0f} photons"),
+        ("light of a bead in a plane", f"{float(images.light.mean()):.0f} photons"),
         ("background", f"{float(calibration.background.mean()):.2f} photons per pixel"),
-        ("jitter of the stage in x, y, z", ", ".join(f"{v:.1f}" for v in rms) + " nm rms"),
+        ("jitter of the stage in x, y, z", jitter),
         ("deviance, with the noise of the camera file", f"{calibration.deviance:.3f}"),
         ("the same, with the noise between planes", f"{images.misfit:.3f}"),
         ("variance of the noise between planes", f"{images.noise.excess:.2f} photons + {images.noise.floor:.1f}"),
@@ -709,7 +764,7 @@ def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
         ]
         tables.append(_table("Smoothness tried", ("smoothness", "deviance of held-out beads", ""), tried))
     tables.append(_psf_table(calibration.psf))
-    tables.append(_bead_table(calibration))
+    tables.append(_bead_table(calibration, images))
     return [table for table in tables if table]
 
 
@@ -720,16 +775,19 @@ def _precision_table(held_out: HeldOut) -> str:
     if not bool(use.any()):
         return ""
     low, high = (float(z) for z in held_out.z_nm[use][[0, -1]])
-    figures = _among(held_out, use).summary()
-    names = {
-        "bias_nm": "bias, nm rms over z",
-        "rmse_nm": "error, nm rms",
-        "rmse_without_jitter_nm": "error without the stage's jitter, nm rms",
-        "bound_nm": "Cramér-Rao bound, nm rms",
-        "rmse_over_bound": "error over bound",
-        "rmse_without_jitter_over_bound": "error without jitter over bound",
+    whole, steady = (_among(h, use).summary() for h in (held_out, _steady(held_out)))
+    figures = {
+        "bias, nm rms over z": whole["bias_nm"],
+        "error, nm rms": whole["rmse_nm"],
+        "Cramér-Rao bound, nm rms": whole["bound_nm"],
+        "error over bound": whole["rmse_over_bound"],
+        "bias without the stage's jitter, nm rms over z": steady["bias_nm"],
+        "error without the stage's jitter, nm rms": steady["rmse_nm"],
+        "error without the stage's jitter over bound": steady["rmse_over_bound"],
     }
-    rows = [(label, *(f"{value:.2f}" for value in figures[name])) for name, label in names.items()]
+    rows = [(label, *(f"{value:.2f}" for value in values)) for label, values in figures.items()]
+    lost = _lost(_among(held_out, use))
+    rows.append(("found at another depth, left out of the last three", "", "", f"{int(lost.sum())} of {lost.numel()}"))
     where = "the usable range" if found is not None else "all depths with a bound"
     return _table(f"Beads that were not fitted, over {where}: {Range(low, high)}", ("", *AXES), rows)
 
@@ -766,13 +824,13 @@ def _psf_table(psf: PSF) -> str:
     return ""
 
 
-def _bead_table(calibration: PSFCalibration) -> str:
+def _bead_table(calibration: PSFCalibration, images: Images) -> str:
     rows = []
     for i, bead in enumerate(calibration.beads):
         error = "" if calibration.held_out is None else f"{_errors(calibration.held_out)[i]}"
         rows.append((
             f"{i + 1}", f"{bead.stack + 1}", f"{bead.centre_px[0]:.1f}, {bead.centre_px[1]:.1f}",
-            f"{float(calibration.photons[i].mean()):.0f}", f"{float(calibration.background[i]):.1f}",
+            f"{float(images.light[i].mean()):.0f}", f"{float(calibration.background[i]):.1f}",
             f"{float(calibration.xyz[i, 2]):.1f}", error, "used",
         ))  # fmt: skip
     for i, spot in enumerate(calibration.rejected, len(rows) + 1):
@@ -795,7 +853,7 @@ def _errors(held_out: HeldOut) -> list[str]:
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def cell(text: str) -> str:
         # numbers stand under one another, words at the left
-        return f'<td class="words">{escape(text)}</td>' if len(text) > 24 else f"<td>{escape(text)}</td>"
+        return f"<td>{escape(text)}</td>" if text[:1] in "-0123456789" else f'<td class="words">{escape(text)}</td>'
 
     header = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>" if head else ""
     lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)

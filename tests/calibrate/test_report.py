@@ -110,7 +110,7 @@ def mentioned(found: PSFCalibration) -> set[str]:
         "camera": "noise than the camera file says",
         "few": "Only ",
         "dim": "are dim",
-        "bound": "times less well",
+        "bound": "times as far in",
         "stage": "strays from plane to plane",
         "tilt": "walks sideways",
         "fade": "of their light from the first",
@@ -220,7 +220,7 @@ def test_the_page_stands_alone_and_holds_verdict_pictures_and_tables(tmp_path: P
     assert all(picture.float().std() > 10 and min(picture.shape) > 300 for picture in drawn)
     assert "saturated: &lt;too&gt; bright" in page
     assert "beads&lt;1&gt;.tif" in page
-    assert re.search(r"0\.2</td><td>1\.0100</td><td>chosen", page)
+    assert re.search(r'0\.2</td><td>1\.0100</td><td class="words">chosen', page)
     assert "standard deviation in focus" in page
     assert not re.search(r"<script|https?://|<link", page)
 
