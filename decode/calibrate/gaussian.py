@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decode.calibrate.spline import BeadFit, Noise, border_background
@@ -83,12 +85,24 @@ def _deviance(
     curve, shift, light, level = unknown
     n, planes, side, _ = crops.shape
     names = {
-        "sigma_nm": curve[0].abs() * pixel_size_nm,
-        "depth_nm": curve[1].abs() * 100,
-        "gap_nm": curve[2] * 100,
-        "orders": curve[3:],
+        "psf.sigma_nm": curve[0].abs() * pixel_size_nm,
+        "psf.depth_nm": curve[1].abs() * 100,
+        "psf.gap_nm": curve[2] * 100,
+        "psf.orders": curve[3:],
     }
     at = torch.cat([(xy + 10 * shift)[:, None].expand(n, planes, 2), z_nm[None, :, None].expand(n, -1, 1)], 2)
-    share = torch.func.functional_call(psf, names, (at.flatten(0, 1),)).view(n, planes, side, side)
+    share = torch.func.functional_call(_Image(psf), names, (at.flatten(0, 1),)).view(n, planes, side, side)
     expected = (photons * (0.1 * light).exp())[..., None, None] * share + level.exp()[:, None, None, None]
     return scaled_deviance(crops, expected, noise.excess, noise.floor).mean()
+
+
+@final
+class _Image(nn.Module):
+    """`integrate_pixels` as a module's forward, which is what `functional_call` takes."""
+
+    def __init__(self, psf: GaussianPSF) -> None:
+        super().__init__()
+        self.psf = psf
+
+    def forward(self, xyz: Tensor) -> Tensor:
+        return self.psf.integrate_pixels(xyz)
