@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, final
+from typing import TYPE_CHECKING, Annotated, Any, cast, final
 
 import typer
 from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from decode.estimate.camera import CameraKind
 
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
 
@@ -434,6 +437,9 @@ def calibrate_camera(
         float | None, typer.Option(help="Quantum efficiency; without: a typical one, or 1 with DARK.")
     ] = None,
     em_gain: Annotated[float | None, typer.Option(help="EM gain of an EMCCD.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="emccd or scmos, for --movie; without: what its noise tells.")
+    ] = None,
 ) -> None:
     """Dark and flat series, or a movie, to a camera file."""
     from decode.calibrate.camera import calibrate_camera as work
@@ -460,7 +466,7 @@ def calibrate_camera(
         else:
             if flat or gain is not None:
                 raise ValueError("--flat and --gain belong to dark series; give those too, or --movie alone")
-            camera, notes = estimate_camera(first, qe=qe, em_gain=em_gain)
+            camera, notes = estimate_camera(first, kind=cast("CameraKind | None", kind), qe=qe, em_gain=em_gain)
     write_camera(out, CameraFile(camera=camera, pixel_size_nm=pixel_size))
     for note in notes:
         typer.echo(note)
@@ -493,7 +499,14 @@ def estimate(
     with open_movie(movie) as frames, atomic(out) as recipe:
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
         psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
-        text = to_recipe(scene, psf_file.psf, psf_file=psf_beside, camera_file=camera_beside, source=movie.name)
+        text = to_recipe(
+            scene,
+            psf_file.psf,
+            psf_file=psf_beside,
+            camera_file=camera_beside,
+            source=movie.name,
+            z_range_nm=psf_file.z_range_nm,
+        )
         recipe.write_text(text, encoding="utf-8")
         comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
     picture = out.with_suffix(".png")

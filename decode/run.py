@@ -110,7 +110,14 @@ def run(
         with open_movie(movie) as frames:
             scene = estimate_scene(frames, camera.camera, psf.psf, z_range_nm=psf.z_range_nm)
             comparison = compare(frames, camera.camera, psf.psf, scene)
-        text = to_recipe(scene, psf.psf, psf_file=psf_file.name, camera_file=camera_file.name, source=movie.name)
+        text = to_recipe(
+            scene,
+            psf.psf,
+            psf_file=psf_file.name,
+            camera_file=camera_file.name,
+            source=movie.name,
+            z_range_nm=psf.z_range_nm,
+        )
         with atomic(recipe) as temporary:
             temporary.write_text(text, encoding="utf-8")
         save_comparison(comparison, recipe.with_suffix(".png"))

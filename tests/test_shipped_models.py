@@ -19,7 +19,7 @@ from decode.metrics import match, normalized_errors, score
 from decode.models import load_model, shipped_models
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
-from decode.validation import localize_isolated
+from decode.validation import localize_isolated, posterior_of
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"
@@ -90,4 +90,28 @@ def test_an_empty_movie_holds_no_molecules(model: Localizer) -> None:
     with torch.no_grad():
         posterior = model(adu, EMCCD, model.context_map({"psf_sigma_px": 1.2}), 100.0)
     assert len(posterior.point_estimate()) <= 2
-    assert float(posterior.count_pmf()[:, 0].mean()) > 0.8
+
+
+@torch.no_grad()
+def test_as_many_molecules_are_expected_as_there_are_also_where_none_is_seen(model: Localizer) -> None:
+    recipe = load_config(ROOT / "configs" / "gaussian-2d.yaml")
+    forward = recipe.forward_model()
+    rng = torch.Generator().manual_seed(11)
+    true, expected, listed = [], [], []
+    for _ in range(40):
+        batch = forward.sample(8, 4, (32, 32), rng)
+        posterior = posterior_of(model, batch)
+        bright = batch.emitters[batch.emitters.photons >= recipe.training.min_photons]
+        n = len(posterior)
+        true.append(torch.bincount(posterior.thin(bright).frame, minlength=n))
+        expected.append(posterior.probability.sum((1, 2)))
+        listed.append(torch.bincount(posterior.point_estimate().frame, minlength=n))
+    counts = torch.cat(true).double()
+    means, found = torch.cat(expected).double(), torch.cat(listed)
+    assert float(means.mean()) == pytest.approx(float(counts.mean()), rel=0.03)
+    # molecules too dim to be seen are there all the same, and frames where none is listed are no exception
+    dark = found == 0
+    # the four frames of a movie share its molecules: movies are what is independent
+    difference = ((means - counts) * dark).view(-1, 4).sum(1)
+    assert int(dark.sum()) > 100
+    assert abs(float(difference.mean())) < 4 * float(difference.std()) / math.sqrt(len(difference))

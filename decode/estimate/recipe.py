@@ -27,6 +27,7 @@ def to_recipe(
     psf_file: Path | str,
     camera_file: Path | str,
     source: str,
+    z_range_nm: tuple[float, float] | None = None,
     description: str = "",
 ) -> str:
     """The text of a recipe for `decode train`, every range of which brackets what was estimated.
@@ -36,10 +37,13 @@ def to_recipe(
         psf: the PSF it was estimated with.
         psf_file, camera_file: where PSF and camera lie, as the recipe shall say it.
         source: name of the movie.
+        z_range_nm: depth in which the PSF was measured; None: what it covers.
         description: what the model is good for.
     """
     e = estimate
     limits = z_limits(psf)
+    if limits is not None and z_range_nm is not None:
+        limits = z_range_nm
     drift = max(abs(e.background_drift.low), abs(e.background_drift.high), 1e-4) * AROUND
     scene = [
         ("density_per_um2", (0.0, CROWDED * e.density_per_um2.high), "molecules on at once", e.density_per_um2),
