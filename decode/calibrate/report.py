@@ -22,6 +22,7 @@ from decode.likelihood import DARKEST
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF, noll
+from decode.optics.spline import SplinePSF
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -226,24 +227,33 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     Returns:
         Its ends in nm; None if there is no such run of two planes or more.
     """
+    good = torch.stack([*_checks(held_out, lateral).values()]).all(0)
+    low, high = _longest_run(good.tolist())
+    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
+
+
+def _checks(held_out: HeldOut, lateral: bool = False) -> dict[str, Tensor]:
+    """(z,) which planes pass, by what is said of those that do not."""
     steady = _steady(held_out)
     axes = [0, 1] if lateral else [2]
-    checked = [0, 1] if lateral else [0, 1, 2]
     spread, bound, bias = _spread(steady), _bound(held_out), steady.bias_nm(smooth_nm=POOLED_NM)
+    n, pooled = len(held_out.error_nm), max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
+    lost = torch.zeros_like(bias)
     if not lateral:
         lost = _pooled(held_out, _lost(held_out).float().mean(0)[:, None].expand(-1, 3))
         bound = torch.where(lost <= LOST_PART, bound, math.inf)
-    if not bool(bound[:, axes].isfinite().any()):
-        return None
-    n, pooled = len(held_out.error_nm), max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
     # the least of many noisy spreads lies too low: the best is theirs where the bound is in its lowest third
     best = spread.gather(0, bound.argsort(0)[: max(1, len(bound) // 3)]).square().mean(0).sqrt()
-    good = (spread / (1 + 2 / math.sqrt(2 * (n - 1) * pooled)) <= WITHIN_FACTOR * best)[:, axes].all(1)
-    good &= (bound.isfinite() & (bound <= WITHIN_FACTOR * bound.min(0).values))[:, axes].all(1)
-    sure = bias.abs() - 2 * spread / math.sqrt(n * pooled)
-    good &= (sure <= torch.tensor(LARGEST_BIAS_NM))[:, checked].all(1)
-    low, high = _longest_run(good.tolist())
-    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
+    own_error = 1 + 2 / math.sqrt(2 * (n - 1) * pooled)
+    sharp = (spread / own_error <= WITHIN_FACTOR * best) & bound.isfinite()
+    sharp &= bound <= WITHIN_FACTOR * bound.min(0).values
+    straight = bias.abs() - 2 * spread / math.sqrt(n * pooled) <= torch.tensor(LARGEST_BIAS_NM)
+    return {
+        "beads are found at another depth": lost[:, 0] <= LOST_PART,
+        f"the spread is over {WITHIN_FACTOR:g} times its best": sharp[:, axes].all(1),
+        f"the bias in x or y is over {LARGEST_BIAS_NM[0]:g} nm": straight[:, :2].all(1),
+        f"the bias in z is over {LARGEST_BIAS_NM[2]:g} nm": straight[:, 2] | lateral,
+    }
 
 
 def _longest_run(good: Sequence[bool]) -> tuple[int, int]:
@@ -334,7 +344,7 @@ def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
     return [
         sentence
         for sentence in (
-            _misfit_sentence(calibration.deviance, images.misfit),
+            _misfit_sentence(calibration.psf, calibration.deviance, images.misfit),
             _few_sentence(n, calibration),
             _dim_sentence(images.light),
             _bound_sentence(held_out, found),
@@ -343,17 +353,18 @@ def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
             _lost_sentence(held_out, found),
             _fade_sentence(images.light),
             _twin_sentence(calibration, images.noise),
-            _ends_sentence(calibration, found),
+            _ends_sentence(held_out, found),
         )
         if sentence
     ]
 
 
-def _misfit_sentence(deviance: float, misfit: float) -> str:
+def _misfit_sentence(psf: PSF, deviance: float, misfit: float) -> str:
     if deviance > MISFIT and misfit > 1 + 0.5 * (deviance - 1):
+        advice = "Look at the residuals: take out" if isinstance(psf, SplinePSF) else "Try the spline model, take out"
         return (
             f"The PSF does not explain the beads: what is left is {deviance:.2f} times the variance of noise (1 is "
-            "noise alone). Try the spline model, take out beads that look different, use smaller beads."
+            f"noise alone). {advice} beads that look different, use smaller beads."
         )
     if not 2 - MISFIT <= deviance <= MISFIT:
         more = "more" if deviance > 1 else "less"
@@ -475,13 +486,20 @@ def _twin_sentence(calibration: PSFCalibration, noise: Noise) -> str:
     )
 
 
-def _ends_sentence(calibration: PSFCalibration, found: Range | None) -> str:
-    if found is None:
+def _ends_sentence(held_out: HeldOut | None, found: Range | None) -> str:
+    """Why the range is no wider."""
+    if held_out is None or found is None:
         return ""
-    low, high = calibration.file.z_range_nm
-    if found.low - low < POOLED_NM and high - found.high < POOLED_NM:
+    z, checks = held_out.z_nm, _checks(held_out)
+    low, high = int((z == found.low).nonzero()), int((z == found.high).nonzero())
+    ends = []
+    for word, plane in (("below", low - 1), ("above", high + 1)):
+        beyond = found.low - float(z[0]) if word == "below" else float(z[-1]) - found.high
+        if beyond >= POOLED_NM:
+            ends.append(f"{word} it {' and '.join(why for why, passed in checks.items() if not passed[plane])}")
+    if not ends:
         return "The PSF is still good at both ends of the stack: a longer scan would widen the range of depth."
-    return ""
+    return f"This limits the range: {', '.join(ends)}."
 
 
 # --- the picture ---
@@ -626,21 +644,23 @@ def _draw_precision(figure: SubFigure | Figure, calibration: PSFCalibration, ima
 
 def _draw_depth(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
     wobble_ax, jitter_ax = figure.subplots(1, 2)
-    z = calibration.z_nm
-    for axis, line in enumerate(_wobble(calibration.psf, z).T.numpy()):
-        wobble_ax.plot(z.numpy(), line, color=INK[axis], label=AXES[axis])
-    for axis, line in enumerate(calibration.jitter_nm.T.numpy()):
-        jitter_ax.plot(z.numpy(), line, color=INK[axis], label=AXES[axis], linewidth=1)
-    wobble_ax.set(xlabel="z, nm", ylabel="centroid, nm", title="wobble of the PSF")
-    jitter_ax.set(
-        xlabel="z, nm",
-        ylabel="jitter, nm",
-        title="jitter of the stage" if calibration.jitter_nm.any() else "jitter of the stage: not fitted by this model",
-    )
-    for ax in (wobble_ax, jitter_ax):
+    z, fitted = calibration.z_nm, bool(calibration.jitter_nm.any())
+    for ax, lines, name in (
+        (wobble_ax, _wobble(calibration.psf, z), "centroid"),
+        (jitter_ax, calibration.jitter_nm[:, : 3 if fitted else 0], "jitter"),
+    ):
+        for line, axis, ink in zip(lines.T.numpy(), AXES, INK, strict=False):
+            ax.plot(z.numpy(), line, color=ink, label=axis, linewidth=1.2)
+        reach = max(5.0, 1.2 * float(lines.abs().max()) if lines.numel() else 0.0)
+        ax.set(xlabel="z, nm", ylabel=f"{name}, nm", xlim=(float(z[0]), float(z[-1])), ylim=(-reach, reach))
         ax.grid(alpha=0.25)
-        ax.legend(fontsize=9, loc="best")
-        ax.title.set_fontsize(11)
+    wobble_ax.set_title("wobble of the PSF", fontsize=11)
+    jitter_ax.set_title("jitter of the stage", fontsize=11)
+    wobble_ax.legend(fontsize=9, ncols=2)
+    if fitted:
+        jitter_ax.legend(fontsize=9, ncols=3)
+    else:
+        jitter_ax.text(0.5, 0.6, "not fitted by this model", transform=jitter_ax.transAxes, ha="center", color="0.4")
 
 
 def _draw_field(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
@@ -688,9 +708,10 @@ def _frame_field(field: Axes, calibration: PSFCalibration, pixel_um: float) -> N
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.2em; margin-top: 2em }
-table { border-collapse: collapse; margin: 0.5em 0 } caption, figcaption { color: #555; font-size: 0.9em }
+table { border-collapse: collapse; margin: 0.8em 0; font-size: 0.9em } caption { font-weight: bold; text-align: left }
+figcaption { color: #555; font-size: 0.9em }
 td { white-space: nowrap } td.words { white-space: normal }
-th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.8em; text-align: right; vertical-align: top }
+th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.6em; text-align: right; vertical-align: top }
 th:first-child, td:first-child, td.words { text-align: left }
 figure { margin: 0 } img { width: 100% }
 .verdict { background: #f2f6f3; border-left: 4px solid #2a7f3f; padding: 0.6em 1.2em } .verdict p { margin: 0.5em 0 }
@@ -776,18 +797,20 @@ def _precision_table(held_out: HeldOut) -> str:
         return ""
     low, high = (float(z) for z in held_out.z_nm[use][[0, -1]])
     whole, steady = (_among(h, use).summary() for h in (held_out, _steady(held_out)))
+    strayed = bool(held_out.jitter_nm.any())
     figures = {
         "bias, nm rms over z": whole["bias_nm"],
         "error, nm rms": whole["rmse_nm"],
         "Cramér-Rao bound, nm rms": whole["bound_nm"],
         "error over bound": whole["rmse_over_bound"],
-        "bias without the stage's jitter, nm rms over z": steady["bias_nm"],
-        "error without the stage's jitter, nm rms": steady["rmse_nm"],
-        "error without the stage's jitter over bound": steady["rmse_over_bound"],
+        "bias without jitter and other depths, nm rms over z": steady["bias_nm"],
+        "error without jitter and other depths, nm rms": steady["rmse_nm"],
+        "error without jitter and other depths over bound": steady["rmse_over_bound"],
     }
-    rows = [(label, *(f"{value:.2f}" for value in values)) for label, values in figures.items()]
     lost = _lost(_among(held_out, use))
-    rows.append(("found at another depth, left out of the last three", "", "", f"{int(lost.sum())} of {lost.numel()}"))
+    shown = list(figures.items()) if strayed or bool(lost.any()) else list(figures.items())[:4]
+    rows = [(label, *(f"{value:.2f}" for value in values)) for label, values in shown]
+    rows.append(("images found at another depth", "", "", f"{int(lost.sum())} of {lost.numel()}"))
     where = "the usable range" if found is not None else "all depths with a bound"
     return _table(f"Beads that were not fitted, over {where}: {Range(low, high)}", ("", *AXES), rows)
 
@@ -798,7 +821,7 @@ def _psf_table(psf: PSF) -> str:
         milliwaves = 1000 / psf.wavelength_nm
         modes = [
             (ABERRATIONS.get(mode, f"Zernike n = {mode[0]}, m = {mode[1]}"), f"{mode[0]}, {mode[1]}",
-             f"{indices.get(mode, '')}", f"{value:.1f}", f"{value * milliwaves:.0f}")
+             f"{indices.get(mode, '')}", f"{value:z.1f}", f"{value * milliwaves:z.0f}")
             for mode, value in zip(psf.modes, psf.zernike_nm.tolist(), strict=True)
         ]  # fmt: skip
         total = float(psf.zernike_nm.detach().norm())
@@ -831,7 +854,7 @@ def _bead_table(calibration: PSFCalibration, images: Images) -> str:
         rows.append((
             f"{i + 1}", f"{bead.stack + 1}", f"{bead.centre_px[0]:.1f}, {bead.centre_px[1]:.1f}",
             f"{float(images.light[i].mean()):.0f}", f"{float(calibration.background[i]):.1f}",
-            f"{float(calibration.xyz[i, 2]):.1f}", error, "used",
+            f"{float(calibration.xyz[i, 2]):z.1f}", error, "used",
         ))  # fmt: skip
     for i, spot in enumerate(calibration.rejected, len(rows) + 1):
         place = f"{spot.centre_px[0]:.1f}, {spot.centre_px[1]:.1f}"

@@ -173,14 +173,18 @@ def test_one_bead_tells_nothing_of_the_range() -> None:
 
 
 def test_a_bias_ends_the_usable_range() -> None:
-    held_out = calibration().held_out
+    found = calibration()
+    held_out = found.held_out
     assert held_out is not None
     biased = held_out.error_nm.clone()
     biased[:, held_out.z_nm > 100, 2] += 60.0
-    usable = usable_range(replace(held_out, error_nm=biased))
+    found = replace(found, held_out=replace(held_out, error_nm=biased))
+    assert found.held_out is not None
+    usable = usable_range(found.held_out)
     assert usable is not None
     assert usable.low <= -300
     assert usable.high <= 150
+    assert "This limits the range: above it the bias in z is over 20 nm." in verdict(found)
 
 
 def test_depths_taken_for_others_are_not_usable() -> None:
