@@ -54,11 +54,12 @@ def overlay(frames: Sequence[Frame], molecules: Sequence[EmitterSet], pixel_nm: 
 
 def run(
     path: Path, camera: Camera | None, pixel_nm: float, frames: Sequence[int], region: tuple[slice, slice], zoom: int
-) -> tuple[EmitterSet, Image.Image]:
-    """All molecules of a movie, and the picture of some of its frames."""
+) -> tuple[EmitterSet, Image.Image, float]:
+    """All molecules of a movie, the picture of some of its frames, and the PSF's width in pixels."""
     with open_movie(path) as movie:
         known = complete_acquisition(movie, camera=camera, pixel_size_nm=pixel_nm)
         print(f"{path.parent.name}: PSF sigma {known.psf_sigma_nm / pixel_nm:.2f} px", *known.estimates, sep="\n  ")
+        assert known.psf_sigma_nm is not None
         context = {"psf_sigma_px": known.psf_sigma_nm / pixel_nm}
         chunks = localize(movie, load_model("gaussian-2d"), known.camera, pixel_size_nm=pixel_nm, context=context)
         found = EmitterSet.cat(list(chunks))
@@ -73,7 +74,29 @@ def run(
         ).all(1)
         of = of[inside]
         shown.append(EmitterSet(frame=of.frame, xyz=of.xyz - torch.cat([origin, torch.zeros(1)]), photons=of.photons))
-    return found, overlay(raw, shown, pixel_nm, zoom)
+    return found, overlay(raw, shown, pixel_nm, zoom), known.psf_sigma_nm / pixel_nm
+
+
+def seen_beside(path: Path, camera: Camera, molecules: EmitterSet, hot: torch.Tensor, sigma_px: float) -> list[float]:
+    """How many standard deviations of light each molecule has in its surroundings, without the hot pixels.
+
+    A Gaussian at the molecule's place and a flat background are fitted by weighted least squares to 7 x 7 pixels.
+    """
+    result = []
+    with open_movie(path) as movie:
+        light = camera.to_photons(torch.from_numpy(movie.read(0, len(movie)).astype(np.float32)))
+    for frame, (x, y) in zip(molecules.frame.tolist(), (molecules.xyz[:, :2] / 160).tolist(), strict=True):
+        rows, columns = (slice(max(0, int(c) - 3), int(c) + 4) for c in (y, x))
+        use = ~hot[rows, columns]
+        at_y, at_x = (torch.arange(s.start, min(s.stop, 256)) + 0.5 for s in (rows, columns))
+        spot = torch.exp(-((at_y[:, None] - y) ** 2 + (at_x - x) ** 2) / (2 * sigma_px**2))[use]
+        values = light[frame, rows, columns][use].double()
+        variance = (values.clamp_min(0) + camera.noise_floor.expand(256, 256)[rows, columns][use]).double()
+        design = torch.stack([spot.double(), torch.ones_like(values)], 1)
+        normal = design.T @ (design / variance[:, None])
+        amplitude = torch.linalg.solve(normal, design.T @ (values / variance))[0]
+        result.append(float(amplitude / torch.linalg.inv(normal)[0, 0].sqrt()))
+    return result
 
 
 def main() -> None:
@@ -93,7 +116,7 @@ def main() -> None:
         e_per_adu=1 / gain,
         read_noise_e=variance.clamp_min(0).sqrt() / gain,
     )
-    found, picture = run(folder / "frames.tif", camera, 160.0, (0, 5), (slice(60, 188), slice(60, 188)), 5)
+    found, picture, width_px = run(folder / "frames.tif", camera, 160.0, (0, 5), (slice(60, 188), slice(60, 188)), 5)
     picture.save(arguments.out / "storm_scmos_real.png", optimize=True)
     hot = variance > torch.sort(variance.flatten(), descending=True).values[417]
     column, row = (found.xyz[:, :2] / 160).long().clamp(0, 255).unbind(1)
@@ -102,8 +125,10 @@ def main() -> None:
     print(f"  on the {int(hot.sum())} noisiest pixels: {int(on_hot.sum())} molecules; {by_chance:.1f} by chance")
     places, times = torch.unique((row * 256 + column)[on_hot], return_counts=True)
     print(f"  frames in which each such pixel holds one: {times.tolist()} of 11 ({len(places)} pixels)")
+    evidence = seen_beside(folder / "frames.tif", camera, found[on_hot], hot, width_px)
+    print(f"  their light in the pixels around, hot ones left out, over its error: {[round(e, 1) for e in evidence]}")
 
-    _, picture = run(
+    _, picture, _ = run(
         arguments.data / "storm_microtubules_real" / "frames.tif", None, 160.0, (20, 100, 200, 300, 400, 500),
         (slice(0, 16), slice(0, 16)), 20,
     )  # fmt: skip

@@ -14,6 +14,8 @@ __all__ = ["to_recipe"]
 
 AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
+LEAST_CROWDED = 1.0
+"""densest scenes of a sparse movie, molecules per square micrometre: empty frames teach little"""
 LITTLE_BLUR_NM = 40.0
 """blur of a movie against its beads that wants no proof: focus drift, vibration, and molecules that are smaller"""
 CROWDED = 3.0
@@ -46,7 +48,12 @@ def to_recipe(
         limits = z_range_nm
     drift = max(abs(e.background_drift.low), abs(e.background_drift.high), 1e-4) * AROUND
     scene = [
-        ("density_per_um2", (0.0, CROWDED * e.density_per_um2.high), "molecules on at once", e.density_per_um2),
+        (
+            "density_per_um2",
+            (0.0, max(CROWDED * e.density_per_um2.high, LEAST_CROWDED)),
+            "molecules on at once",
+            e.density_per_um2,
+        ),
         ("flux_photons", _around(e.flux_photons), "mean of a movie, photons per frame fully on", e.flux_photons),
         (
             "flux_variation",
