@@ -712,7 +712,7 @@ table { border-collapse: collapse; margin: 0.8em 0; font-size: 0.9em } caption {
 figcaption { color: #555; font-size: 0.9em }
 td { white-space: nowrap } td.words { white-space: normal }
 th, td { border-bottom: 1px solid #ddd; padding: 0.25em 0.6em; text-align: right; vertical-align: top }
-th:first-child, td:first-child, td.words { text-align: left }
+th:first-child, td:first-child, .words { text-align: left }
 figure { margin: 0 } img { width: 100% }
 .verdict { background: #f2f6f3; border-left: 4px solid #2a7f3f; padding: 0.6em 1.2em } .verdict p { margin: 0.5em 0 }
 .verdict p:first-child { font-weight: bold }
@@ -874,10 +874,11 @@ def _errors(held_out: HeldOut) -> list[str]:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cell(text: str) -> str:
+    def cell(text: str, tag: str, like: str) -> str:
         # numbers stand under one another, words at the left
-        return f"<td>{escape(text)}</td>" if text[:1] in "-0123456789" else f'<td class="words">{escape(text)}</td>'
+        words = "" if like[:1] in "-0123456789" else ' class="words"'
+        return f"<{tag}{words}>{escape(text)}</{tag}>"
 
-    header = f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in head)}</tr>" if head else ""
-    lines = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
-    return f"<table><caption>{escape(caption)}</caption>{header}{lines}</table>"
+    titles = "".join(cell(name, "th", like) for name, like in zip(head, rows[0], strict=True)) if head else ""
+    lines = "".join(f"<tr>{''.join(cell(text, 'td', text) for text in row)}</tr>" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption><tr>{titles}</tr>{lines}</table>"
