@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
 from decode.calibrate.gaussian import fit_gaussian
-from decode.calibrate.pupil import fit_pupil
+from decode.calibrate.pupil import brightness, fit_images, fit_pupil
 from decode.calibrate.spline import BeadFit, Noise, fit_spline, held_out_deviance
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
@@ -73,7 +74,9 @@ class HeldOut:
 
     def summary(self, within: float = math.inf) -> dict[str, tuple[float, float, float]]:
         """RMS over z of bias, error and bound, and their ratio, for x, y, z; with the stage's jitter and without it."""
-        use = self.z_nm.abs() <= within
+        # a spline levels off at its ends, where no depth is told
+        told = self.bound_nm.isfinite().all(2).all(0)
+        use = (self.z_nm.abs() <= within) & told
         error, bound = self.error_nm[:, use], self.bound_nm[:, use]
         steady = error - self.jitter_nm[:, use]
         steady = steady - steady.median(1, keepdim=True).values
@@ -155,8 +158,14 @@ def calibrate_psf(
     Raises:
         ValueError: in one sentence, if a file is no z-stack, the step is impossible, or no bead can be used.
     """
+    if positions_nm is not None:
+        if model == "gaussian":
+            raise ValueError("a Gaussian has no place for known positions; calibrate a spline or a pupil")
+        if positions_nm.ndim != 2 or positions_nm.shape[1] != 2 or not len(positions_nm):
+            raise ValueError(f"known positions have the shape {tuple(positions_nm.shape)}; give x and y of each, in nm")
     paths = [Path(p) for p in stacks]
     planes, stated = _read(paths)
+    _check_maps(camera, paths, planes)
     step, notes = _step(z_step_nm, stated)
     n_planes = len(planes[0])
     focus = n_planes // 2 if z_focus is None else z_focus
@@ -172,6 +181,8 @@ def calibrate_psf(
     if not beads:
         reasons = "; ".join(str(bead) for bead in rejected[:3])
         raise ValueError(f"none of the {len(rejected)} beads can be used: {reasons}")
+    if positions_nm is not None:
+        _check_positions(beads, positions_nm, pixel)
     crops = torch.stack([bead.photons for bead in beads])
     _check_depth(crops, step)
     noise = Noise.of(camera.camera)
@@ -188,7 +199,7 @@ def calibrate_psf(
         if model == "gaussian":
             return fit_gaussian(crops[which], z_nm, noise, pixel, xy[which])
         if model == "pupil":
-            return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start)
+            return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start, which)
         rounds = 4 if start is None else 2
         return fit_spline(crops[which], z_nm, noise, pixel, xy[which], smoothness=best, start=start, n_rounds=rounds)
 
@@ -242,6 +253,17 @@ def _read(paths: Sequence[Path]) -> tuple[list[Tensor], list[float | None]]:
     return stacks, stated
 
 
+def _check_maps(camera: CameraFile, paths: Sequence[Path], planes: Sequence[Tensor]) -> None:
+    maps = [torch.as_tensor(value) for value in (camera.camera.baseline, camera.camera.noise_floor, camera.camera.qe)]
+    for path, stack in zip(paths, planes, strict=True):
+        for value in maps:
+            if value.ndim >= 2 and value.shape[-2:] != stack.shape[1:]:
+                raise ValueError(
+                    f"{path}: its frames are {tuple(stack.shape[1:])} (y, x), the camera's maps "
+                    f"{tuple(value.shape[-2:])}; crop the maps to the region the beads were recorded in"
+                )
+
+
 def _step(asked: float | None, stated: Sequence[float | None]) -> tuple[float, tuple[str, ...]]:
     known = [step for step in stated if step is not None]
     if asked is None:
@@ -262,6 +284,16 @@ def _step(asked: float | None, stated: Sequence[float | None]) -> tuple[float, t
         if not math.isclose(step, asked, rel_tol=0.02)
     ]
     return asked, tuple(notes)
+
+
+def _check_positions(beads: Sequence[Bead], positions: Tensor, pixel: float) -> None:
+    centre = torch.tensor([bead.centre_px for bead in beads]) * pixel
+    farthest = float(torch.cdist(centre, positions.to(centre)).min(1).values.max())
+    if not farthest < 5 * pixel:
+        raise ValueError(
+            f"a bead lies {farthest:.0f} nm from the nearest of the known positions; they belong to another stack, or "
+            "are not in nm from the outer corner of the first pixel"
+        )
 
 
 def _check_depth(crops: Tensor, step: float) -> None:
@@ -300,8 +332,11 @@ def _leave_one_out(
     )
 
 
-def _fit_pupil(crops: Tensor, z_nm: Tensor, camera: CameraFile, optics: Optics, start: BeadFit | None) -> BeadFit:
-    side = crops.shape[-1]
+def _fit_pupil(
+    crops: Tensor, z_nm: Tensor, camera: CameraFile, optics: Optics, start: BeadFit | None, which: list[int]
+) -> BeadFit:
+    """From scratch, or from a fit that holds these beads (`which` of them) among others."""
+    n, planes, side, _ = crops.shape
     psf = PupilPSF(
         numerical_aperture=optics.numerical_aperture,
         wavelength_nm=optics.wavelength_nm,
@@ -310,20 +345,37 @@ def _fit_pupil(crops: Tensor, z_nm: Tensor, camera: CameraFile, optics: Optics, 
         scan="stage",
         patch_px=side,
     )
-    if start is not None:
-        assert isinstance(start.psf, PupilPSF)
-        psf = start.psf
     free = [*psf.parameter_names, "numerical_aperture"]
-    found = fit_pupil(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
-    n = len(crops)
+    if start is None:
+        found = fit_pupil(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
+    else:
+        assert isinstance(start.psf, PupilPSF)
+        some = torch.linspace(0, planes - 1, min(planes, max(5, 60 // n))).round().long()
+        found = fit_images(
+            crops[:, some].flatten(0, 1),
+            source=torch.arange(n).repeat_interleave(len(some)),
+            z_nm=z_nm[some].repeat(n),
+            psf=copy.deepcopy(start.psf),
+            xyz_nm=start.xyz[which],
+            camera=camera.camera,
+            free=free,
+            steps=5,
+        )
     depth = float(found.xyz_nm[:, 2].mean())
     offset = found.psf.offset_nm + torch.tensor([0.0, 0.0, depth])
     found.psf.offset_nm.copy_(offset)
+    xyz = found.xyz_nm - torch.tensor([0.0, 0.0, depth])
+    # light of every plane, also of those that the fit left out
+    spline = found.psf.to_spline(z_range_nm=(float(z_nm[0]) - 100, float(z_nm[-1]) + 100))
+    at = xyz[:, None] + torch.nn.functional.pad(z_nm[:, None], (2, 0))
+    share = spline.integrate_pixels(at.flatten(0, 1)).detach()
+    noise = Noise.of(camera.camera)
+    light = brightness(crops.flatten(0, 1), share, noise.excess, noise.floor / noise.excess).view(n, planes, 2)
     return BeadFit(
         psf=found.psf,
-        xyz=found.xyz_nm - torch.tensor([0.0, 0.0, depth]),
-        photons=found.photons.view(n, -1),
-        background=found.background.view(n, -1).mean(1),
+        xyz=xyz,
+        photons=light[..., 0],
+        background=light[..., 1].mean(1),
         jitter=torch.zeros(len(z_nm), 3),
         deviance=found.misfit,
     )
@@ -333,21 +385,14 @@ def _at_positions(fit: BeadFit, beads: Sequence[Bead], positions: Tensor, pixel:
     """Move the origin of the PSF to where the beads are known to be."""
     corner = torch.tensor([bead.corner_px for bead in beads]) * pixel
     found = fit.xyz[:, :2] + corner
-    distance = torch.cdist(found, positions.to(found))
-    nearest, which = distance.min(1)
-    if not bool((nearest < 5 * pixel).all()):
-        raise ValueError(
-            f"a bead lies {float(nearest.max()):.0f} nm from the nearest of the known positions; they belong to "
-            "another stack, or are not in nm from the outer corner of the first pixel"
-        )
+    which = torch.cdist(found, positions.to(found)).argmin(1)
     offset = (found - positions[which]).mean(0)
     if isinstance(fit.psf, SplinePSF):
         # the same image belongs to an emitter that lies `offset` less far
         x, y = (torch.tensor(fit.psf.centre_px) - offset * fit.psf.oversampling / pixel).tolist()
         psf: PSF = fit.psf.moved((x, y))
-    elif isinstance(fit.psf, PupilPSF):
+    else:
+        assert isinstance(fit.psf, PupilPSF)
         psf = fit.psf
         psf.offset_nm[:2] += offset
-    else:
-        raise ValueError("a Gaussian has no place for known positions; calibrate a spline or a pupil")
     return replace(fit, psf=psf, xyz=fit.xyz - torch.nn.functional.pad(offset, (0, 1)))
