@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/decode localize sample_data/blinking_2d.tif --model gaussian-2d \
-	  --camera sample_data/blinking_2d_camera.yaml -o $(OUT)
+	  --camera sample_data/camera.yaml -o $(OUT)
 	$(BIN)/decode evaluate $(OUT)/blinking_2d.csv sample_data/blinking_2d_truth.csv --two-d
 	@echo "The molecules are in $(OUT)/blinking_2d.csv, the picture is $(OUT)/blinking_2d.png"
 

@@ -15,7 +15,7 @@ from decode import __version__
 from decode.atomic import atomic
 from decode.batch import localize_file
 from decode.calibrate.psf import calibrate_psf
-from decode.calibrate.report import save_report
+from decode.calibrate.report import save_report, verdict
 from decode.config import load_config
 from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.io.cameras import CameraFile, write_camera
@@ -97,7 +97,7 @@ def run(
         write_psf(psf_file, calibration.file)
         save_report(calibration, out / "psf.html")
         done.note("calibrate", key)
-        message = "\n".join(calibration.notes)
+        message = "\n".join(verdict(calibration))
     else:
         message = "as it was"
     yield RunProgress(stage="calibrate", fraction=1.0, message=message, files=(psf_file, out / "psf.html"))

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="auto")
     device = parser.parse_args().device
-    camera = read_camera(SAMPLE / "blinking_2d_camera.yaml")
+    camera = read_camera(SAMPLE / "camera.yaml")
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
         frames = movie.read(0, len(movie)).astype(np.float64)
     with tempfile.TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ def test_the_record_names_the_recipe_that_is_in_configs(name: str) -> None:
 
 def sample(model: Localizer) -> tuple[EmitterSet, EmitterSet]:
     """Found and true molecules of the sample movie."""
-    camera = read_camera(SAMPLE / "blinking_2d_camera.yaml")
+    camera = read_camera(SAMPLE / "camera.yaml")
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
         context = {"psf_sigma_px": 0.95}
         chunks = localize(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)

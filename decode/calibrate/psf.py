@@ -368,7 +368,7 @@ def _fit_pupil(
     # light of every plane, also of those that the fit left out
     spline = found.psf.to_spline(z_range_nm=(float(z_nm[0]) - 100, float(z_nm[-1]) + 100))
     at = xyz[:, None] + torch.nn.functional.pad(z_nm[:, None], (2, 0))
-    share = spline.integrate_pixels(at.flatten(0, 1)).detach()
+    share = spline.integrate_pixels(at.flatten(0, 1)).detach()[:, :side, :side]
     noise = Noise.of(camera.camera)
     light = brightness(crops.flatten(0, 1), share, noise.excess, noise.floor / noise.excess).view(n, planes, 2)
     return BeadFit(
