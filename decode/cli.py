@@ -417,6 +417,44 @@ def calibrate_psf(
     _list([out, report])
 
 
+@calibrate.command("in-situ")
+def calibrate_in_situ(
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")],
+    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5.")],
+    psf: Annotated[
+        Path | None, typer.Option(help="Pupil to start from (`calibrate psf --model pupil`); without: no aberrations.")
+    ] = None,
+    numerical_aperture: Annotated[float, typer.Option(help="Of the objective, without --psf.")] = 1.45,
+    wavelength: Annotated[float, typer.Option(metavar="NM", help="Of the emission, without --psf.")] = 670.0,
+    immersion_index: Annotated[float, typer.Option(help="Refractive index of the immersion, without --psf.")] = 1.518,
+    n_frames: Annotated[int, typer.Option("--n-frames", min=1, help="Frames to look at, spread over the movie.")] = 500,
+    pixel_size: PixelSize = None,
+    em_gain: EmGain = None,
+) -> None:
+    """Refine a pupil by the blinking movie itself, and say what a movie cannot tell."""
+    from decode.calibrate.in_situ import refine_in_situ
+    from decode.io.cameras import read_camera
+    from decode.io.psfs import PSFFile, read_psf, write_psf
+    from decode.optics.pupil import PupilPSF
+
+    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
+    if psf is None:
+        pupil = PupilPSF(
+            numerical_aperture=numerical_aperture,
+            wavelength_nm=wavelength,
+            immersion_index=immersion_index,
+            pixel_size_nm=camera_file.pixel_size_nm,
+        )
+        start = PSFFile(psf=pupil, z_range_nm=(-700.0, 700.0))
+    else:
+        start = read_psf(psf)
+    refined, verdict = refine_in_situ(movie, camera_file, start, n_frames=n_frames)
+    write_psf(out, refined)
+    typer.echo(verdict)
+    _list([out])
+
+
 @calibrate.command("camera")
 def calibrate_camera(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],

@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 
 import decode
 from decode.cli import app
+from decode.io.psfs import PSFFile, write_psf
 from decode.io.stacks import write_movie
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.gaussian import GaussianPSF
 
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
 N_FRAMES, HEIGHT, WIDTH = 9, 20, 28
@@ -213,6 +215,29 @@ def test_train_writes_a_model_that_localize_takes(place: Path) -> None:
     assert "2 steps" in result.stdout
     known = ("--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
     assert run("localize", place / "movie.tif", "--model", place / "new.safetensors", *known).exit_code == 0
+
+
+def test_train_starts_from_a_model_and_says_so(place: Path) -> None:
+    assert train(place).exit_code == 0
+    first = Localizer.load(place / "new.safetensors")
+    again = train(place, "--start", place / "new.safetensors", "-o", place / "second.safetensors")
+    assert again.exit_code == 0, again.output
+    second = Localizer.load(place / "second.safetensors")
+    assert second.record["start"]["steps"] == first.record["steps"]
+    other = train(place, "--start", place / "new.safetensors", "--set", "network.head_width=12")
+    assert "another network" in other.stderr
+
+
+def test_cameras_lists_names_that_stand_for_a_file(place: Path) -> None:
+    presets = json.loads(run("cameras", "--json").stdout)
+    assert len(presets) >= 5
+    (place / "camera.yaml").unlink()
+    name = next(
+        name for name in presets if "scmos" in name.lower() or "flash" in name.lower() or "prime" in name.lower()
+    )
+    known = ("--model", place / "model.safetensors", "--camera", name, "--pixel-size", 100, "--psf-sigma", 130)
+    result = run("localize", place / "movie.tif", *known, "-o", place / "out")
+    assert result.exit_code == 0, result.output
 
 
 def test_schema_is_json() -> None:
@@ -422,6 +447,54 @@ def movie_larger_than_memory(place: Path) -> Result:
     return run("simulate", place / "recipe.yaml", "--frames", 10, *known)
 
 
+def calibrate_psf(place: Path, *more: object) -> Result:
+    known = ("--camera", place / "camera.yaml", "-o", place / "psf.h5", "--patch", 11)
+    return run("calibrate", "psf", place / "movie.tif", *known, *more)
+
+
+def beads_without_a_step(place: Path) -> Result:
+    return calibrate_psf(place)
+
+
+def beads_with_a_step_downwards(place: Path) -> Result:
+    return calibrate_psf(place, "--z-step", -20)
+
+
+def beads_that_are_none(place: Path) -> Result:
+    return calibrate_psf(place, "--z-step", 50)
+
+
+def unknown_psf_model(place: Path) -> Result:
+    return calibrate_psf(place, "--z-step", 50, "--model", "airy")
+
+
+def estimate_without_a_psf(place: Path) -> Result:
+    known = ("--camera", place / "camera.yaml", "-o", place / "train.yaml")
+    return run("estimate", place / "movie.tif", "--psf", place / "psf.h5", *known)
+
+
+def refine_what_is_no_pupil(place: Path) -> Result:
+    write_psf(place / "start.psf", PSFFile(psf=GaussianPSF(120.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
+    known = ("--camera", place / "camera.yaml", "--psf", place / "start.psf", "-o", place / "psf.h5")
+    return run("calibrate", "in-situ", place / "movie.tif", *known)
+
+
+def camera_of_nothing(place: Path) -> Result:
+    return run("calibrate", "camera", "-o", place / "measured.yaml")
+
+
+def model_of_other_pixels(place: Path) -> Result:
+    model = Localizer(NetworkConfig(frame_widths=(4,), sequence_widths=(4,), head_width=4), {})
+    model.record = {"config": {"pixel_size_nm": 160.0}}
+    model.save(place / "model.safetensors")
+    return localize(place)
+
+
+def recipe_whose_psf_is_absent(place: Path) -> Result:
+    (place / "recipe.yaml").write_text("psf: {file: nowhere.h5}\n")
+    return run("train", place / "recipe.yaml", "-o", place / "m.safetensors")
+
+
 BAD: list[tuple[Callable[[Path], Result], str]] = [
     (wrong_file, "not a TIFF file"),
     (absent_file, "there is no file"),
@@ -457,6 +530,15 @@ BAD: list[tuple[Callable[[Path], Result], str]] = [
     (model_folder_absent, "nowhere"),
     (simulate_into_nowhere, "nowhere"),
     (movie_larger_than_memory, "not enough memory"),
+    (beads_without_a_step, "state it with --z-step"),
+    (beads_with_a_step_downwards, "must be positive"),
+    (beads_that_are_none, "no bead was found"),
+    (unknown_psf_model, "spline, pupil, gaussian"),
+    (estimate_without_a_psf, "there is no such PSF file"),
+    (refine_what_is_no_pupil, "only a pupil can be refined"),
+    (camera_of_nothing, "give series of dark frames, or --movie"),
+    (model_of_other_pixels, "trained for pixels of 160 nm, the movie's are 100 nm"),
+    (recipe_whose_psf_is_absent, "there is no such PSF file"),
 ]
 
 
@@ -471,7 +553,8 @@ def test_bad_input_gets_one_sentence_and_leaves_no_file(
     assert len(lines) == 1
     assert sentence in lines[0]
     assert "Traceback" not in result.stderr
-    left = [p.name for p in place.rglob("*") if p.suffix in (".csv", ".hdf5", ".png") or p.name.startswith(".")]
+    made = (".csv", ".hdf5", ".png", ".h5", ".html")
+    left = [p.name for p in place.rglob("*") if p.suffix in made or p.name.startswith(".")]
     assert left == ["table.csv"] * (attempt is table_that_is_none)
     assert not (place / "out").is_dir() or files_in(place / "out") == []
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import torch
@@ -11,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of
+from decode.io.cameras import CameraFile
+from decode.io.psfs import PSFFile
+from decode.io.stacks import open_movie
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored"]
+__all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored", "refine_in_situ"]
 
 FEWEST_SPOTS = 20
 """fewer do not fill the depth of focus"""
@@ -123,6 +127,38 @@ def crop_spots(light: Tensor, *, psf: PupilPSF, camera: Camera, max_spots: int =
         )
     chosen = torch.tensor(strength).argsort(descending=True)[:max_spots].sort().values
     return torch.stack(crops)[chosen]
+
+
+def refine_in_situ(
+    movie: Path | str, camera: CameraFile, start: PSFFile, *, n_frames: int = 500
+) -> tuple[PSFFile, str]:
+    """Refine the pupil of a file by a movie of blinking molecules.
+
+    Args:
+        movie: TIFF movie; some of its molecules stand alone.
+        camera: of the movie.
+        start: a stale calibration, or a nominal pupil; its range of depth is where molecules are looked for.
+        n_frames: frames to look at, spread over the movie.
+
+    Returns:
+        The refined PSF, and what the movie cannot tell about it, in plain sentences.
+
+    Raises:
+        ValueError: if the PSF is no pupil, its pixels are not the camera's, or too few molecules stand alone.
+    """
+    psf = start.psf
+    if not isinstance(psf, PupilPSF):
+        raise ValueError("only a pupil can be refined by a movie; make one with `decode calibrate psf --model pupil`")
+    if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
+        raise ValueError(f"the PSF's pixels are {psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm")
+    with open_movie(movie) as frames:
+        chosen = torch.linspace(0, len(frames) - 1, min(len(frames), n_frames)).round().long().unique().tolist()
+        adu = torch.stack([torch.from_numpy(frames.read(i, i + 1)[0].astype("float32")) for i in chosen])
+    spots = crop_spots(camera.camera.to_photons(adu), psf=psf, camera=camera.camera)
+    depth = max(abs(z) for z in start.z_range_nm)
+    found = fit_in_situ(spots, psf=psf, camera=camera.camera, z_range_nm=depth)
+    refined = replace(start, psf=found.psf, sources=(*start.sources, str(movie)), figures={})
+    return refined, found.verdict
 
 
 def fit_in_situ(
