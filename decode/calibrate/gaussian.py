@@ -50,7 +50,7 @@ def fit_gaussian(
         optimizer.step(closure)
         return float(closure().detach()), [u.detach() for u in unknown]
 
-    # a descent does not cross the round PSF between the two signs of the gap
+    # a descent does not always cross the round PSF between the two signs of the gap
     deviance, (curve, shift, light, level) = min((fit(gap) for gap in (2.0, -2.0)), key=lambda found: found[0])
     sigma, depth, gap, third, fourth = curve.tolist()
     return BeadFit(

@@ -32,7 +32,7 @@ def beads(psf: GaussianPSF, light: Tensor, rng: torch.Generator) -> Tensor:
     return EXCESS * torch.poisson((light[..., None, None] * share + BACKGROUND) / EXCESS, generator=rng)
 
 
-@pytest.mark.parametrize("gap_nm", [190.0, -190.0])
+@pytest.mark.parametrize("gap_nm", [190.0, -190.0, 300.0, -300.0])
 def test_the_curve_comes_back_with_the_sign_of_its_gap(gap_nm: float, rng: torch.Generator) -> None:
     light = 2e4 * (0.7 + 0.6 * torch.rand(2, len(PLANES_NM), generator=rng))
     found = fit_gaussian(beads(truth(gap_nm), light, rng), PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY + 25)

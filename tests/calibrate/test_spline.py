@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from decode.calibrate.spline import (
     SMOOTHNESS,
     BeadFit,
     Noise,
+    _agree,
     _conjugate_gradients,
     _Penalty,
     _View,
@@ -164,6 +167,32 @@ def test_what_images_cannot_tell_is_agreed_on(fit: BeadFit) -> None:
     torch.testing.assert_close(fit.jitter.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
     assert isinstance(fit.psf, SplinePSF)
     torch.testing.assert_close(fit.psf.coefficients.detach().sum((1, 2)) / 4, torch.ones(len(fit.psf.coefficients)))
+
+
+def test_agreement_changes_no_image(fit: BeadFit) -> None:
+    """From beads 40 nm higher, a stage that strayed on average, and a PSF off its centre with 1.3 of all light."""
+    assert isinstance(fit.psf, SplinePSF)
+    psf = SplinePSF(
+        1.3 * fit.psf.coefficients.detach(),
+        z_start_nm=fit.psf.z_start_nm,
+        z_step_nm=fit.psf.z_step_nm,
+        pixel_size_nm=PIXEL_NM,
+        centre_px=(fit.psf.centre_px[0] + 0.7, fit.psf.centre_px[1] - 0.4),
+        oversampling=2,
+        patch_px=fit.psf.patch_px,
+    )
+    apart = replace(
+        fit, psf=psf, xyz=fit.xyz + torch.tensor([0.0, 0.0, 40.0]), jitter=fit.jitter + torch.tensor([9.0, -5.0, 12.0])
+    )
+
+    def images(of: BeadFit) -> Tensor:
+        at = of.xyz[:, None] + of.jitter + torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
+        drawn = of.psf.integrate_pixels(at.flatten(0, 1)).detach().view(4, len(PLANES_NM), psf.patch_px, psf.patch_px)
+        return of.photons[..., None, None] * drawn
+
+    agreed = _agree(apart, PLANES_NM)
+    assert float(agreed.xyz[:, 2].mean()) == pytest.approx(0, abs=1e-3)
+    torch.testing.assert_close(images(agreed), images(apart), atol=0.5, rtol=2e-3)
 
 
 def test_a_lamp_that_flickers_is_told_from_the_psf(rng: torch.Generator) -> None:
