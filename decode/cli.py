@@ -417,6 +417,21 @@ def calibrate_psf(
     _list([out, report])
 
 
+@calibrate.command("import")
+def calibrate_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="_3dcal.mat of SMAP, or HDF5 of uiPSF.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5.")],
+    pixel_size: PixelSize = None,
+    channel: Annotated[int | None, typer.Option(help="Which of several, from 0.")] = None,
+) -> None:
+    """A PSF that SMAP or uiPSF calibrated."""
+    from decode.io.psf_imports import import_psf
+    from decode.io.psfs import write_psf
+
+    write_psf(out, import_psf(file, pixel_size, channel))
+    _list([out])
+
+
 @calibrate.command("in-situ")
 def calibrate_in_situ(
     movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")],
