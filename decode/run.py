@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -21,10 +21,14 @@ from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import read_psf, write_psf
 from decode.io.stacks import open_movie
+from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.train import train
 
 __all__ = ["RunProgress", "run"]
+
+START = "gaussian-2d"
+"""whose weights a training starts from, where the recipe keeps its network: it already tells molecules from noise"""
 
 
 @final
@@ -136,7 +140,9 @@ def run(
         resume = done.has("training", key, model_file.with_suffix(".checkpoint"))
         done.note("training", key)
         message = ""
-        for step in train(config, model_file, minutes=minutes, device=device, resume=resume):
+        shipped = load_model(START)
+        start = shipped if replace(config.network, axial=shipped.network.axial) == shipped.network else None
+        for step in train(config, model_file, minutes=minutes, device=device, resume=resume, start=start):
             if step.validation is not None:
                 message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
             yield RunProgress(stage="train", fraction=min(step.fraction, 0.999), message=message)

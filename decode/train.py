@@ -85,7 +85,8 @@ def train(
         minutes: stop after so long; the learning rate's schedule follows the time.  None: after `training.steps`.
         device: `auto`, `cpu` or `cuda`.
         resume: go on from the checkpoint beside `out`.
-        start: a trained model whose weights to start from, by other simulations than its own; None: random weights.
+        start: a trained model whose weights to start from (see `Localizer.inherit`), by other simulations than its
+            own; None: random weights.
         log_dir: folder for TensorBoard's files; None: none are written.
         report_every: steps between two reports.
 
@@ -109,9 +110,7 @@ def train(
     rng = torch.Generator(where).manual_seed(seed)
     model = config.localizer()
     if start is not None:
-        if (start.network, start.context.keys()) != (model.network, model.context.keys()):
-            raise ValueError("the model to start from has another network or context than the recipe; train anew")
-        model.load_state_dict(start.state_dict())
+        model.inherit(start)
     model = model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     forward = config.forward_model()

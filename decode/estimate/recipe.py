@@ -14,6 +14,11 @@ __all__ = ["to_recipe"]
 
 AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
+NETWORK = (
+    "  frame_widths: [16, 32, 48]  # those of gaussian-2d, whose weights may be the start",
+    "  sequence_widths: [32, 48, 64]",
+    "  head_width: 32",
+)
 LEAST_CROWDED = 1.0
 """densest scenes of a sparse movie, molecules per square micrometre: empty frames teach little"""
 LITTLE_BLUR_NM = 40.0
@@ -120,6 +125,7 @@ def to_recipe(
         f"  file: {_quoted(str(camera_file))}  # the movie's own camera",
         "",
         "network:",
+        *NETWORK,
         f"  axial: {str(axial).lower()}  # {'predict z' if axial else 'the PSF does not tell z'}",
         "",
         "training:",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +23,11 @@ from decode.optics.camera import Camera
 __all__ = ["Localizer", "NetworkConfig"]
 
 FORMAT = "decode-localizer-1"
+
+N_IMAGES = 3
+"""channels in besides the context: stabilized count, its logarithm, the noise floor"""
+FIRST = "frame_net.down.0.first.weight"
+"""the weights that see them"""
 
 
 @final
@@ -65,7 +70,7 @@ class Localizer(nn.Module):
         self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
         self.record: dict[str, Any] = {}
         """how the model was trained: config, seed, hardware, time and figures; plain JSON"""
-        self.frame_net = UNet(3 + len(self.context), network.frame_widths)
+        self.frame_net = UNet(N_IMAGES + len(self.context), network.frame_widths)
         width = network.frame_widths[0]
         self.sequence_net = UNet(3 * width, network.sequence_widths)
         self.n_out = 10 if network.axial else 8
@@ -196,6 +201,27 @@ class Localizer(nn.Module):
     def _mixed(x: Tensor) -> bool:
         # bfloat16 pays on GPUs; CPUs without matrix units run it many times slower than float32
         return x.device.type == "cuda" and torch.is_grad_enabled()
+
+    @torch.no_grad()
+    def inherit(self, other: Localizer) -> None:
+        """Take over the weights of a trained model; what that has no weights for (context, z) keeps its own.
+
+        Context maps that only the other model takes are left out, as if they were in the middle of their range.
+
+        Raises:
+            ValueError: if the networks differ in width or depth.
+        """
+        if replace(self.network, axial=other.network.axial) != other.network:
+            raise ValueError("the model to start from has another network than the recipe; use the same, or train anew")
+        mine, theirs = self.state_dict(), other.state_dict()
+        for name, weight in theirs.items():
+            if name != FIRST:
+                part = tuple(slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True))
+                mine[name][part] = weight[part]
+        mine[FIRST][:, :N_IMAGES] = theirs[FIRST][:, :N_IMAGES]
+        for i, context in enumerate(self.context):
+            if context in other.context:
+                mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
 
     # -- files --------------------------------------------------------------------------------------------------
 

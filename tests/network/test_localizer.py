@@ -109,3 +109,17 @@ def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: P
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="decode models"):
         Localizer.load(tmp_path / "missing.safetensors")
+
+
+def test_a_model_inherits_what_another_has_learnt(model: Localizer, adu: torch.Tensor) -> None:
+    heir = Localizer(replace(SMALL, axial=True), {}).eval()
+    before = heir(adu, SCMOS, heir.context_map({}), 100.0)
+    heir.inherit(model)
+    with torch.no_grad():
+        after = heir(adu, SCMOS, heir.context_map({}), 100.0)
+    # the middle of the range of the context that only the other takes
+    torch.testing.assert_close(after.logit, logits(model, adu, SCMOS, 1.4))
+    assert not torch.allclose(before.logit, after.logit)
+    assert after.z_nm is not None
+    with pytest.raises(ValueError, match="another network"):
+        Localizer(replace(SMALL, head_width=8), {}).inherit(model)
