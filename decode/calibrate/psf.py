@@ -218,6 +218,7 @@ def calibrate_psf(
         n_beads=len(beads),
         z_step_nm=step,
         figures={} if held_out is None else held_out.summary(),
+        deviance=whole.deviance,
         origin="known positions of beads" if positions_nm is not None else "centroid of the light at z = 0",
     )
     return PSFCalibration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ class PSFFile:
     """distance of the planes of the bead stack"""
     figures: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """of beads that were held out, for x, y, z: as `HeldOut.summary` has them"""
+    deviance: float = math.nan
+    """what the PSF leaves of the beads' images, mean over pixels; about 1 where noise explains it"""
     origin: str = ""
     """what x = y = 0 means: where in its image an emitter is"""
 
@@ -64,6 +67,7 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["n_beads"] = file.n_beads
         h5.attrs["z_step_nm"] = file.z_step_nm
         h5.attrs["figures"] = json.dumps(dict(file.figures))
+        h5.attrs["deviance"] = file.deviance
         h5.attrs["origin"] = file.origin
         for name, value in arrays.items():
             h5.create_dataset(name, data=value, compression="gzip", shuffle=True)
@@ -103,6 +107,7 @@ def _file(h5: h5py.File) -> PSFFile:
         n_beads=int(attributes["n_beads"]),
         z_step_nm=float(attributes["z_step_nm"]),
         figures={k: (v[0], v[1], v[2]) for k, v in json.loads(attributes["figures"]).items()},
+        deviance=float(attributes["deviance"]),
         origin=str(attributes["origin"]),
     )
 
