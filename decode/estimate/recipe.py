@@ -16,8 +16,8 @@ AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
 NETWORK = (
     "  frame_widths: [16, 32, 48]  # those of gaussian-2d, whose weights may be the start",
-    "  sequence_widths: [32, 48, 64]",
-    "  head_width: 32",
+    "  sequence_widths: [32, 48, 64]  # as above",
+    "  head_width: 32  # as above",
 )
 LEAST_CROWDED = 1.0
 """densest scenes of a sparse movie, molecules per square micrometre: empty frames teach little"""
