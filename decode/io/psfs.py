@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -14,10 +14,8 @@ import numpy as np
 import torch
 
 from decode.atomic import atomic
-from decode.optics.gaussian import GaussianPSF
+from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.psf import PSF
-from decode.optics.pupil import PupilPSF
-from decode.optics.spline import SplinePSF
 
 __all__ = ["PSFFile", "read_psf", "write_psf"]
 
@@ -55,7 +53,7 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
     Raises:
         OSError: if it cannot be written; then there is none.
     """
-    kind, settings, arrays = _describe(file.psf)
+    kind, settings, arrays = describe(file.psf)
     with atomic(path) as temporary, h5py.File(temporary, "w") as h5:
         h5.attrs["format"] = FORMAT
         h5.attrs["kind"] = kind
@@ -70,7 +68,7 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["deviance"] = file.deviance
         h5.attrs["origin"] = file.origin
         for name, value in arrays.items():
-            h5.create_dataset(name, data=value, compression="gzip", shuffle=True)
+            h5.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
 
 
 def read_psf(path: Path | str) -> PSFFile:
@@ -101,7 +99,7 @@ def _file(h5: h5py.File) -> PSFFile:
     attributes: dict[str, Any] = dict(h5.attrs)
     low, high = (float(z) for z in attributes["z_range_nm"])
     return PSFFile(
-        psf=_MAKERS[str(attributes["kind"])](json.loads(attributes["settings"]), arrays),
+        psf=rebuild(PSFDescription(str(attributes["kind"]), json.loads(attributes["settings"]), arrays)),
         z_range_nm=(low, high),
         sources=tuple(json.loads(attributes["sources"])),
         n_beads=int(attributes["n_beads"]),
@@ -110,58 +108,3 @@ def _file(h5: h5py.File) -> PSFFile:
         deviance=float(attributes["deviance"]),
         origin=str(attributes["origin"]),
     )
-
-
-def _describe(psf: PSF) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Kind, plain settings and arrays that `_MAKERS` make the PSF of."""
-    settings: dict[str, Any] = {"pixel_size_nm": psf.pixel_size_nm, "patch_px": psf.patch_px}
-    if isinstance(psf, SplinePSF):
-        names = ("z_start_nm", "z_step_nm", "centre_px", "oversampling")
-        coefficients = psf.coefficients.detach().cpu().numpy()
-        return "spline", settings | {name: getattr(psf, name) for name in names}, {"coefficients": coefficients}
-    if isinstance(psf, GaussianPSF):
-        third, fourth = psf.orders.tolist()
-        numbers = {name: float(getattr(psf, name).detach()) for name in ("sigma_nm", "depth_nm", "gap_nm")}
-        return "gaussian", settings | numbers | {"third": third, "fourth": fourth}, {}
-    if isinstance(psf, PupilPSF):
-        free = ("numerical_aperture", "blur_nm", "apodization")
-        numbers = {name: float(getattr(psf, name).detach()) for name in free}
-        numbers |= {name: getattr(psf, name) for name in PUPIL_SETTINGS}
-        modes = [[n, m, c] for (n, m), c in zip(psf.modes, psf.zernike_nm.tolist(), strict=True)]
-        mask = {} if psf.phase_mask_nm is None else {"phase_mask_nm": psf.phase_mask_nm.detach().cpu().numpy()}
-        whole = settings | numbers | {"zernike_nm": modes, "offset_nm": psf.offset_nm.tolist()}
-        return "pupil", whole, mask
-    raise TypeError(f"a {type(psf).__name__} cannot be written")
-
-
-PUPIL_SETTINGS = (
-    "wavelength_nm",
-    "sample_index",
-    "immersion_index",
-    "depth_nm",
-    "scan",
-    "bead_diameter_nm",
-    "grid",
-)
-
-
-def _spline(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
-    settings["centre_px"] = tuple(settings["centre_px"])
-    return SplinePSF(arrays["coefficients"], **settings)
-
-
-def _gaussian(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
-    return GaussianPSF(**settings)
-
-
-def _pupil(settings: dict[str, Any], arrays: dict[str, torch.Tensor]) -> PSF:
-    settings["zernike_nm"] = {(int(n), int(m)): c for n, m, c in settings["zernike_nm"]}
-    settings["offset_nm"] = tuple(settings["offset_nm"])
-    return PupilPSF(phase_mask_nm=arrays.get("phase_mask_nm"), **settings)
-
-
-_MAKERS: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], PSF]] = {
-    "spline": _spline,
-    "gaussian": _gaussian,
-    "pupil": _pupil,
-}
