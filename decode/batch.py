@@ -37,7 +37,7 @@ class Acquisition:
     psf_sigma_nm: float | None
     """None where the model knows the PSF by itself"""
     estimates: tuple[str, ...] = ()
-    """a sentence on each fact that was not stated, but estimated from the movie"""
+    """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
 
 
 @final
@@ -116,8 +116,8 @@ def localize_file(
         path: TIFF movie.
         model: from `load_model`.
         out: folder, made where there is none.
-        camera: None estimates it.
-        pixel_size_nm: None takes the camera file's, else the movie's.
+        camera: None takes the model's, where it was trained for one, or else estimates it.
+        pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
         psf_sigma_nm: width of the PSF; None estimates it.
         threshold, roi, device: as `localize` takes them.
         frames, allow_truncated: as `open_movie` takes them.
@@ -135,13 +135,20 @@ def localize_file(
     path, out = Path(path), Path(out)
     tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
     with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
+        stated = model.camera if camera is None else camera.camera
+        pixel_size_nm = pixel_size_nm or (None if camera is None else camera.pixel_size_nm) or movie.pixel_size_nm
+        if pixel_size_nm is None and model.psf is not None:
+            pixel_size_nm = model.psf.pixel_size_nm
         acquisition = complete_acquisition(
             movie,
-            camera=None if camera is None else camera.camera,
-            pixel_size_nm=pixel_size_nm or (None if camera is None else camera.pixel_size_nm),
+            camera=stated,
+            pixel_size_nm=pixel_size_nm,
             psf_sigma_nm=psf_sigma_nm,
             psf_known="psf_sigma_px" not in model.context,
         )
+        if camera is None and stated is not None:
+            remark = "no camera was given: the one that the model was trained for was taken"
+            acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
         context = {}
         if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
             context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm

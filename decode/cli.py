@@ -80,7 +80,10 @@ Settings = Annotated[
 ]
 CameraOption = Annotated[
     Path | None,
-    typer.Option(help="Camera file (YAML), or the name of a common camera (see `decode cameras`); without: estimated."),
+    typer.Option(
+        help="Camera file (YAML), or the name of a common camera (see `decode cameras`); without: the model's own, "
+        "where it was trained for one, or estimated."
+    ),
 ]
 PixelSize = Annotated[
     float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")

@@ -122,8 +122,12 @@ class TrainConfig:
             raise ValueError(f"{file} has pixels of {pixel_size_nm:g} nm, the recipe of {self.pixel_size_nm:g} nm")
 
     def localizer(self) -> Localizer:
-        """A network of the recipe's shape, not trained."""
-        return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px} if isinstance(self.psf, PSFPrior) else {})
+        """A network of the recipe's shape, not trained, with the PSF and the camera, where the recipe names them."""
+        forward = self.forward_model()
+        camera = forward.camera if isinstance(forward.camera, Camera) else None
+        if isinstance(self.psf, PSFPrior):
+            return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px}, camera=camera)
+        return Localizer(self.network, {}, psf=forward.psf, camera=camera)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

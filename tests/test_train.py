@@ -8,12 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import decode.train
+from decode.batch import localize_file
 from decode.config import Optimization, TrainConfig
+from decode.forward import MeasuredCamera, MeasuredPSF
+from decode.io.cameras import CameraFile, write_camera
+from decode.io.psfs import PSFFile, write_psf
+from decode.io.stacks import write_movie
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
 from decode.scene import Scene
 from decode.train import Progress, TrainingError, train
 
@@ -57,6 +65,37 @@ def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:
     assert any((tmp_path / "log").iterdir()), "TensorBoard's files"
     assert reports[-1].fraction == 1
     assert 0 < reports[-1].simulation_share < 1
+
+
+def test_the_model_keeps_the_psf_and_the_camera_of_its_recipe(tmp_path: Path) -> None:
+    psf = GaussianPSF(130.0, pixel_size_nm=110.0, depth_nm=400.0, gap_nm=200.0)
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=torch.full((60, 64), 1.5), qe=0.8)
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=psf, z_range_nm=(-600.0, 600.0)))
+    write_camera(tmp_path / "camera.yaml", CameraFile(camera=camera, pixel_size_nm=110.0))
+    recipe = replace(
+        TINY,
+        pixel_size_nm=110.0,
+        psf=MeasuredPSF(file=str(tmp_path / "psf.h5")),
+        camera=MeasuredCamera(file=str(tmp_path / "camera.yaml")),
+    )
+    run(recipe, tmp_path / "m.safetensors")
+    for file in tmp_path.glob("[pc]*"):
+        file.unlink()
+    model = Localizer.load(tmp_path / "m.safetensors")
+    xyz = torch.tensor([[1150.0, 1170.0, 150.0]])
+    assert model.psf is not None
+    assert model.camera is not None
+    torch.testing.assert_close(model.psf.integrate_pixels(xyz), psf.integrate_pixels(xyz))
+    torch.testing.assert_close(model.camera.read_noise_e, camera.read_noise_e)
+
+    # and localizes by it, where nothing else is stated
+    movie = camera.sample(torch.full((4, 60, 64), 30.0), torch.Generator().manual_seed(0))
+    write_movie(tmp_path / "movie.tif", movie.numpy().astype(np.uint16))
+    first, *_, last = localize_file(tmp_path / "movie.tif", model, tmp_path / "out")
+    assert first.acquisition.pixel_size_nm == 110.0
+    assert first.acquisition.camera is model.camera
+    assert any("the one that the model was trained for was taken" in e for e in first.acquisition.estimates)
+    assert last.files
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,8 @@ from decode.atomic import atomic
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
+from decode.optics.description import PSFDescription, describe, rebuild
+from decode.optics.psf import PSF
 
 __all__ = ["Localizer", "NetworkConfig"]
 
@@ -62,10 +64,21 @@ class Localizer(nn.Module):
     Args:
         network: shape of the network.
         context: name and (lowest, highest) value of each context map the network was trained for.
+        psf, camera: the ones it is trained for; None where it is trained for a range of them.
     """
 
-    def __init__(self, network: NetworkConfig, context: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(
+        self,
+        network: NetworkConfig,
+        context: Mapping[str, tuple[float, float]],
+        *,
+        psf: PSF | None = None,
+        camera: Camera | None = None,
+    ) -> None:
         super().__init__()
+        self.camera = camera
+        # in a tuple, for a Module takes every Module that it holds for one of its own layers
+        self._psf = (psf,)
         self.network = network
         self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
         self.record: dict[str, Any] = {}
@@ -84,6 +97,11 @@ class Localizer(nn.Module):
         with torch.no_grad():  # few emitters, in the middle of their pixel, a third of a pixel wide
             start = [-4.0, 0.0, 0.0, -1.0, -1.0, 6.0, -1.0, 3.0, 0.0, 5.0]
             self.out.bias.copy_(torch.tensor(start[: self.n_out]))
+
+    @property
+    def psf(self) -> PSF | None:
+        """The PSF it was trained for; None: a range of them.  It stays on the CPU."""
+        return self._psf[0]
 
     @property
     def stride(self) -> int:
@@ -228,7 +246,15 @@ class Localizer(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write weights and description to one safetensors file; nothing half-written is left behind."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        about = {"network": asdict(self.network), "context": self.context, "record": self.record}
+        about: dict[str, Any] = {"network": asdict(self.network), "context": self.context, "record": self.record}
+        if self.psf is not None:
+            kind, settings, arrays = describe(self.psf)
+            about["psf"] = {"kind": kind, "settings": settings}
+            tensors |= {f"psf.{name}": array.clone() for name, array in arrays.items()}
+        if self.camera is not None:
+            values = {f.name: getattr(self.camera, f.name) for f in fields(Camera)}
+            about["camera"] = {name: v for name, v in values.items() if not isinstance(v, Tensor)}
+            tensors |= {f"camera.{name}": v.cpu().clone() for name, v in values.items() if isinstance(v, Tensor)}
         text = json.dumps(about, sort_keys=True)
         metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
         with atomic(path) as temporary:
@@ -257,10 +283,21 @@ class Localizer(nn.Module):
             raise ValueError(f"{path}: the file was changed after it was written; take a fresh copy of the model")
         about = json.loads(metadata["about"])
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
-        model = cls(NetworkConfig(**shape), about["context"])
-        model.load_state_dict(tensors)
+        psf = PSFDescription(**about["psf"], arrays=_part(tensors, "psf.")) if "psf" in about else None
+        maps: dict[str, Any] = _part(tensors, "camera.")
+        model = cls(
+            NetworkConfig(**shape),
+            about["context"],
+            psf=None if psf is None else rebuild(psf),
+            camera=Camera(**about["camera"], **maps) if "camera" in about else None,
+        )
+        model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))})
         model.record = about["record"]
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _fingerprint(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
@@ -36,6 +37,10 @@ def describe(psf: PSF) -> PSFDescription:
         names = ("z_start_nm", "z_step_nm", "centre_px", "oversampling")
         settings |= {name: getattr(psf, name) for name in names}
         return PSFDescription("spline", settings, {"coefficients": psf.coefficients.detach().cpu()})
+    if isinstance(psf, FieldSplinePSF):
+        _, settings, arrays = describe(psf.middle)
+        arrays |= {name: getattr(psf, name).detach().cpu() for name in ("changes", "shifts_nm")}
+        return PSFDescription("field-spline", settings | {"field_nm": psf.field_nm}, arrays)
     if isinstance(psf, GaussianPSF):
         third, fourth = psf.orders.tolist()
         numbers = {name: float(getattr(psf, name).detach()) for name in ("sigma_nm", "depth_nm", "gap_nm")}
@@ -55,9 +60,11 @@ def rebuild(description: PSFDescription) -> PSF:
     """The PSF that was described.
 
     Raises:
-        KeyError: if its kind is unknown, or an array is missing.
-        TypeError, ValueError: if its settings are wrong.
+        ValueError: if its kind is unknown to this version of decode, or a setting is wrong.
+        KeyError, TypeError: if an array or a setting is missing.
     """
+    if description.kind not in _MAKERS:
+        raise ValueError(f"this version of decode knows no PSF of the kind {description.kind}; take a newer one")
     return _MAKERS[description.kind](dict(description.settings), description.arrays)
 
 
@@ -77,6 +84,17 @@ def _spline(settings: dict[str, Any], arrays: dict[str, Tensor]) -> PSF:
     return SplinePSF(arrays["coefficients"], **settings)
 
 
+def _field_spline(settings: dict[str, Any], arrays: dict[str, Tensor]) -> PSF:
+    (x0, x1), (y0, y1) = settings.pop("field_nm")
+    settings["centre_px"] = tuple(settings["centre_px"])
+    return FieldSplinePSF(
+        SplinePSF(arrays["coefficients"], **settings),
+        arrays["changes"],
+        shifts_nm=arrays["shifts_nm"],
+        field_nm=((x0, x1), (y0, y1)),
+    )
+
+
 def _gaussian(settings: dict[str, Any], arrays: dict[str, Tensor]) -> PSF:
     return GaussianPSF(**settings)
 
@@ -89,6 +107,7 @@ def _pupil(settings: dict[str, Any], arrays: dict[str, Tensor]) -> PSF:
 
 _MAKERS: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], PSF]] = {
     "spline": _spline,
+    "field-spline": _field_spline,
     "gaussian": _gaussian,
     "pupil": _pupil,
 }

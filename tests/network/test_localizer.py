@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
+from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
+from decode.optics.spline import SplinePSF
 
 SMALL = NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=4)
 SCMOS = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
@@ -89,6 +92,38 @@ def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tm
     assert again.context == model.context
     torch.testing.assert_close(logits(again, adu, SCMOS), logits(model, adu, SCMOS))
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_model_carries_its_psf_and_its_camera(tmp_path: Path, rng: torch.Generator) -> None:
+    path = tmp_path / "m.safetensors"
+    psf = SplinePSF(torch.rand(5, 9, 9, generator=rng), z_start_nm=-100.0, z_step_nm=50.0, pixel_size_nm=110.0)
+    camera = replace(SCMOS, baseline=100 + torch.rand(6, 7, generator=rng), read_noise_e=torch.full((6, 7), 1.5))
+    Localizer(SMALL, {}, psf=psf, camera=camera).save(path)
+    again = Localizer.load(path)
+    xyz = torch.tensor([[540.0, 610.0, -35.0]])
+    assert again.psf is not None
+    assert torch.equal(again.psf.integrate_pixels(xyz), psf.integrate_pixels(xyz))
+    assert again.psf.pixel_size_nm == 110.0
+    assert again.camera is not None
+    assert torch.equal(torch.as_tensor(again.camera.baseline), torch.as_tensor(camera.baseline))
+    assert (again.camera.e_per_adu, again.camera.qe, again.camera.em_gain) == (0.5, 0.8, None)
+    # the PSF is none of the weights that are trained
+    assert {n for n, _ in again.named_parameters()} == {n for n, _ in Localizer(SMALL, {}).named_parameters()}
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    for name in ("psf.coefficients", "camera.baseline"):
+        changed = tensors | {name: tensors[name] + 1}
+        path.write_bytes(safetensors.torch.save(changed, metadata))
+        with pytest.raises(ValueError, match="was changed after it was written"):
+            Localizer.load(path)
+
+
+def test_a_model_of_ranges_carries_neither(model: Localizer, tmp_path: Path) -> None:
+    model.save(tmp_path / "m.safetensors")
+    for each in (Localizer.load(tmp_path / "m.safetensors"), load_model("gaussian-2d")):
+        assert each.psf is None
+        assert each.camera is None
 
 
 def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: Path) -> None:
