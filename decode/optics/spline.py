@@ -102,47 +102,127 @@ class SplinePSF(PSF):
         )
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        return self.mixed(self.coefficients, self.along_z(xyz[:, 2]), xyz[:, :2])
+
+    def mixed(self, planes: Tensor, mixing: Tensor, xy: Tensor) -> Tensor:
+        """Patches of mixtures of planes that lie as those of this spline do.
+
+        Args:
+            planes: (m, y, x) coefficients.
+            mixing: (n, m) weight of each plane in each patch.
+            xy: (n, 2) nm, of the emitters from the outer corner of the patch.
+
+        Returns:
+            (n, patch_px, patch_px).
+        """
         # all pixels of an emitter lie alike between the voxels, so that one set of four weights an axis does for them
-        plane, weight_z = self.planes(xyz[:, 2])
-        (column, row), weight = self._voxels(xyz[:, :2])
+        (column, row), weight = self._voxels(xy)
         # a product with all planes, most of whose weights are 0, is faster than picking four
-        mixing = weight_z.new_zeros(len(plane), len(self.coefficients)).scatter_add(1, plane, weight_z)
-        padded = F.pad(self.coefficients, (1, 1, 1, 1)).to(mixing.dtype)
+        padded = F.pad(planes, (1, 1, 1, 1)).to(mixing.dtype)
         image = (mixing @ padded.flatten(1)).view(-1, *padded.shape[1:])
         image = image.gather(1, row[:, :, None].expand(-1, -1, image.shape[2]))
         image = image.gather(2, column[:, None, :].expand(-1, image.shape[1], -1))
         image = torch.einsum("nyxj,nj->nyx", image.unfold(1, 4, self.oversampling), weight[:, 1])
         return torch.einsum("nyxj,nj->nyx", image.unfold(2, 4, self.oversampling), weight[:, 0])
 
+    def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        mixing = torch.stack([self.along_z(xyz[:, 2]), self.slopes_along_z(xyz[:, 2])], 1)
+        return self.mixed_with_slopes(self.coefficients, mixing, xyz[:, :2])
+
+    def mixed_with_slopes(self, planes: Tensor, mixing: Tensor, xy: Tensor) -> Tensor:
+        """`mixed`, and its derivatives by x, y and z.
+
+        Args:
+            planes, xy: as for `mixed`.
+            mixing: (n, 2, m) weight of each plane in each patch, and the slope of that by z.
+
+        Returns:
+            (n, 4, patch_px, patch_px): the fraction, then its slopes per nm.
+        """
+        if not len(xy):
+            return xy.new_zeros(0, 4, self.patch_px, self.patch_px)
+        (column, row), weight = self._voxels(xy)
+        scale = self.oversampling / self.pixel_size_nm
+        slope = -scale * spline_slopes(self._corner(xy))
+        padded = F.pad(planes, (1, 1, 1, 1)).to(mixing.dtype)
+        # emitters in the middle of their patches all read the same part of the voxels
+        top, left = int(row.min()), int(column.min())
+        padded = padded[:, top : int(row.max()) + 1, left : int(column.max()) + 1]
+        image = (mixing.flatten(0, 1) @ padded.flatten(1)).view(-1, 2, *padded.shape[1:])
+        # voxels that lie alike in their pixels side by side: memory is read in one run, not in steps
+        row, column = (v.unflatten(1, (-1, self.oversampling)).mT.flatten(1) for v in (row - top, column - left))
+        image = image.gather(2, row[:, None, :, None].expand(-1, 2, -1, image.shape[3]))
+        image = image.gather(3, column[:, None, None].expand(-1, 2, image.shape[2], -1))
+        rows = torch.cat([self._weighted(image, weight[:, 1], 2), self._weighted(image[:, :1], slope[:, 1], 2)], 1)
+        share, z, y = self._weighted(rows, weight[:, 0], 3).unbind(1)
+        return torch.stack([share, self._weighted(rows[:, :1], slope[:, 0], 3)[:, 0], y, z], 1)
+
+    def _weighted(self, image: Tensor, weight: Tensor, dim: int) -> Tensor:
+        """(n, c, y, x) voxels, those that lie alike side by side, to sums of four (n, 4) weighted along an axis."""
+        run = image.shape[dim] // self.oversampling
+        total: Tensor | None = None
+        for j in range(4):
+            part = image.narrow(dim, j % self.oversampling * run + j // self.oversampling, self.patch_px)
+            factor = weight[:, j, None, None, None]
+            total = part * factor if total is None else total.addcmul_(part, factor)
+        assert total is not None
+        return total
+
+    def along_z(self, z: Tensor) -> Tensor:
+        """(n, planes) weight of every plane at each depth."""
+        plane, weight = self.planes(z)
+        return weight.new_zeros(len(z), len(self.coefficients)).scatter_add(1, plane, weight)
+
+    def slopes_along_z(self, z: Tensor) -> Tensor:
+        """(n, planes) slope per nm of every plane's weight."""
+        position, limit = self._planes_from_first(z)
+        inside = (position > 0) & (position < len(self.coefficients) - 1)
+        slope = spline_slopes(position, limit) / self.z_step_nm * inside[:, None]
+        plane, _ = self.planes(z)
+        return slope.new_zeros(len(z), len(self.coefficients)).scatter_add(1, plane, slope)
+
     def moved(self, centre_px: tuple[float, float]) -> SplinePSF:
         """The same image, with the emitter at another place of it (as `centre_px` of the class)."""
+        return self.with_coefficients(self.coefficients.detach(), centre_px)
+
+    def with_coefficients(self, coefficients: Tensor, centre_px: tuple[float, float] | None = None) -> SplinePSF:
+        """A spline on the same voxels; the emitter stays where it is in them unless `centre_px` says another place."""
         return SplinePSF(
-            self.coefficients.detach(),
+            coefficients,
             z_start_nm=self.z_start_nm,
             z_step_nm=self.z_step_nm,
             pixel_size_nm=self.pixel_size_nm,
-            centre_px=centre_px,
+            centre_px=centre_px or self.centre_px,
             oversampling=self.oversampling,
             patch_px=self.patch_px,
         )
 
     def planes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The planes around each depth (n, 4), and their weights (n, 4)."""
+        position, limit = self._planes_from_first(z)
+        plane, weight = spline_weights(position, limit)
+        # mirrored, as the coefficients were made
+        return (limit + 1 - (limit + 1 - plane.abs()).abs()).clamp(0, len(self.coefficients) - 1), weight
+
+    def _planes_from_first(self, z: Tensor) -> tuple[Tensor, int]:
         planes = len(self.coefficients)
         z = (z - self.z_start_nm) / self.z_step_nm if planes > 1 else torch.zeros_like(z)
-        plane, weight = spline_weights(z.clamp(0, planes - 1), limit=max(planes - 2, 0))
-        # mirrored, as the coefficients were made
-        return (planes - 1 - (planes - 1 - plane.abs()).abs()).clamp_min(0), weight
+        return z.clamp(0, planes - 1), max(planes - 2, 0)
 
     def _voxels(self, xy: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Columns and rows of the padded coefficients that each patch reads (n, m), and weights (n, axis, 4)."""
         height, width = self.coefficients.shape[1:]
-        corner = xy.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
-        first, weight = spline_weights(corner - xy * (self.oversampling / self.pixel_size_nm))
-        reach = torch.arange(self.oversampling * (self.patch_px - 1) + 4, device=xy.device)
+        first, weight = spline_weights(self._corner(xy))
+        # as many voxels as fill pixels
+        reach = torch.arange(self.oversampling * (self.patch_px - 1 + ceil(4 / self.oversampling)), device=xy.device)
         # a border of zeros stands for everything outside
         voxel = (first[..., :1] + reach).clamp_min(-1) + 1
         return (voxel[:, 0].clamp_max(width + 1), voxel[:, 1].clamp_max(height + 1)), weight
+
+    def _corner(self, xy: Tensor) -> Tensor:
+        """Where the centre of the patch's first pixel lies: (n, 2) x, y from the centre of voxel (0, 0)."""
+        centre = xy.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
+        return centre - xy * (self.oversampling / self.pixel_size_nm)
 
 
 def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -153,3 +233,11 @@ def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, 
     s = 1 - t
     weights = torch.stack([s**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * s**2 + 3 * s**3, t**3], -1) / 6
     return below.long()[..., None] + torch.arange(-1, 3, device=position.device), weights
+
+
+def spline_slopes(position: Tensor, limit: int | None = None) -> Tensor:
+    """The derivatives (..., 4) of the weights that `spline_weights` gives at a position."""
+    below = torch.floor(position)
+    t = position - (below if limit is None else below.clamp_max(limit))
+    s = 1 - t
+    return torch.stack([-(s**2), 3 * t**2 - 4 * t, 4 * s - 3 * s**2, t**2], -1) / 2
