@@ -8,6 +8,7 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
+from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.spline import SplinePSF
@@ -47,7 +48,16 @@ def oversampled_spline() -> PSF:
     return SplinePSF.from_stack(stack, z_start_nm=-500, z_step_nm=250, pixel_size_nm=PIXEL_NM, oversampling=2)
 
 
-@pytest.fixture(params=[round_gaussian, flat_gaussian, astigmatic_gaussian, spline, oversampled_spline])
+def field_spline() -> PSF:
+    """Without a place in the field, emitters are in its middle."""
+    middle = oversampled_spline()
+    assert isinstance(middle, SplinePSF)
+    change = middle.coefficients.detach().roll(1, 1) - middle.coefficients.detach()
+    field = ((0.0, 1e4), (0.0, 5e3))
+    return FieldSplinePSF(middle, 0.2 * torch.stack([change, -change.mT]), shifts_nm=torch.ones(2, 2), field_nm=field)
+
+
+@pytest.fixture(params=[round_gaussian, flat_gaussian, astigmatic_gaussian, spline, oversampled_spline, field_spline])
 def psf(request: pytest.FixtureRequest) -> PSF:
     made: PSF = request.param()
     return made.double()
