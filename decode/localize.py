@@ -174,7 +174,11 @@ def _localize_tile(
         if len(features) < 3:
             continue
         posterior = model.decode(
-            features[:-2], features[1:-1], features[2:], alpha=alpha, shape=shape, pixel_size_nm=pixel_size_nm
+            *(features[:-2], features[1:-1], features[2:]),
+            alpha=alpha,
+            context=context,
+            shape=shape,
+            pixel_size_nm=pixel_size_nm,
         )
         # features[0] is frame start - 1 in the first part, whether or not there is such a frame
         number = start if first == 0 else max(0, start - 1) + first - 1

@@ -45,6 +45,9 @@ class NetworkConfig:
     """channels before the outputs"""
     axial: bool = False
     """predict z"""
+    context_width: int = 0
+    """channels of the layers through which the context scales and shifts the features of every block; 0: the context
+    is only seen beside the frames, which is enough for a number or two"""
 
     def __post_init__(self) -> None:
         if not self.frame_widths or not self.sequence_widths or min(*self.frame_widths, *self.sequence_widths) < 1:
@@ -83,9 +86,13 @@ class Localizer(nn.Module):
         self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
         self.record: dict[str, Any] = {}
         """how the model was trained: config, seed, hardware, time and figures; plain JSON"""
-        self.frame_net = UNet(N_IMAGES + len(self.context), network.frame_widths)
-        width = network.frame_widths[0]
-        self.sequence_net = UNet(3 * width, network.sequence_widths)
+        width, known = network.frame_widths[0], len(self.context)
+        through = network.context_width if known else 0
+        self.embedding = nn.Sequential(
+            nn.Conv2d(known, through, 1), nn.SiLU(), nn.Conv2d(through, through, 1), nn.SiLU()
+        ) if through else None  # fmt: skip
+        self.frame_net = UNet(N_IMAGES if through else N_IMAGES + known, network.frame_widths, through)
+        self.sequence_net = UNet(3 * width, network.sequence_widths, through)
         self.n_out = 10 if network.axial else 8
         self.head = nn.Conv2d(network.sequence_widths[0], network.head_width, 3, padding=1)
         self.out = nn.Conv2d(network.head_width, self.n_out, 1)
@@ -160,7 +167,8 @@ class Localizer(nn.Module):
         future = torch.cat([features[:, 1:], nothing], 1)
         flat = [f.flatten(0, 1) for f in (past, features, future)]
         alpha = alpha.expand(b, t, -1, -1).flatten(0, 1) if alpha.ndim == 4 else alpha
-        return self.decode(*flat, alpha=alpha, shape=(height, width), pixel_size_nm=pixel_size_nm)
+        context = context.expand(b, -1, -1, -1).repeat_interleave(t, 0)
+        return self.decode(*flat, alpha=alpha, context=context, shape=(height, width), pixel_size_nm=pixel_size_nm)
 
     def encode(self, adu: Tensor, camera: Camera, context: Tensor) -> tuple[Tensor, Tensor]:
         """Features of single frames, computed once for each.
@@ -175,31 +183,49 @@ class Localizer(nn.Module):
         floor = (camera.noise_floor.to(adu.device) / alpha**2).expand(b, t, height, width)
         stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
         logarithm = torch.log((count + floor).clamp_min(0) + 2)
-        known = context.to(adu.device)[:, None].expand(b, t, -1, height, width)
         x = torch.stack([stable / 8 - 1, logarithm / 2 - 1, torch.log1p(floor) - 0.5], 2)
-        x = torch.cat([x, known], 2).flatten(0, 1)
-        down, right = -height % self.stride, -width % self.stride
-        if down or right:
-            x = pad(x, (0, right, 0, down), mode="replicate")
-        x = x.contiguous(memory_format=torch.channels_last)
+        if self.embedding is None:
+            x = torch.cat([x, context.to(adu.device)[:, None].expand(b, t, -1, height, width)], 2)
+        x = self._padded(x.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._mixed(x)):
-            features = self.frame_net(x)
+            features = self.frame_net(x, self._embedded(context.expand(b, -1, -1, -1).repeat_interleave(t, 0)))
         return features.unflatten(0, (b, t)), alpha
 
+    def _padded(self, x: Tensor) -> Tensor:
+        """Height and width become multiples of the stride."""
+        down, right = -x.shape[-2] % self.stride, -x.shape[-1] % self.stride
+        return pad(x, (0, right, 0, down), mode="replicate") if down or right else x
+
+    def _embedded(self, context: Tensor) -> Tensor | None:
+        """What modulates the blocks."""
+        if self.embedding is None:
+            return None
+        embedded: Tensor = self.embedding(context)
+        return embedded if embedded.shape[2:] == (1, 1) else self._padded(embedded)
+
     def decode(
-        self, past: Tensor, now: Tensor, future: Tensor, *, alpha: Tensor, shape: tuple[int, int], pixel_size_nm: float
+        self,
+        past: Tensor,
+        now: Tensor,
+        future: Tensor,
+        *,
+        alpha: Tensor,
+        context: Tensor,
+        shape: tuple[int, int],
+        pixel_size_nm: float,
     ) -> SetPosterior:
         """The posterior of frames from the features of each, of the one before and of the one after.
 
         Args:
             past, now, future: (n, features, padded y, padded x); zeros where a movie begins or ends.
             alpha: what `encode` returned, broadcastable against (n, y, x).
+            context: (n or 1, n_context, 1 or y, 1 or x) from `context_map`.
             shape: (y, x) without padding.
             pixel_size_nm: side of a pixel.
         """
         x = torch.cat([past, now, future], 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._mixed(x)):
-            x = self.out(silu(self.head(self.sequence_net(x))))
+            x = self.out(silu(self.head(self.sequence_net(x, self._embedded(context)))))
         raw = x[..., : shape[0], : shape[1]].float()
         alpha = alpha.squeeze(1) if alpha.ndim == 4 else alpha
         photons = alpha * torch.exp(raw[:, 5].clamp(0, 12))
@@ -210,8 +236,9 @@ class Localizer(nn.Module):
             photons=photons,
             photons_sigma=photons * torch.exp(raw[:, 6].clamp(-5, 1.5)),
             background=alpha * torch.exp(raw[:, 7].clamp(-5, 9)),
-            z_nm=500 * raw[:, 8] if self.network.axial else None,
-            z_sigma_nm=torch.exp(raw[:, 9].clamp(0, 7)) if self.network.axial else None,
+            # optics have no scale but that of the wavelength: z goes with the pixel as x and y do
+            z_nm=5 * pixel_size_nm * raw[:, 8] if self.network.axial else None,
+            z_sigma_nm=pixel_size_nm / 100 * torch.exp(raw[:, 9].clamp(0, 7)) if self.network.axial else None,
             pixel_size_nm=pixel_size_nm,
         )
 
@@ -224,22 +251,51 @@ class Localizer(nn.Module):
     def inherit(self, other: Localizer) -> None:
         """Take over the weights of a trained model; what that has no weights for (context, z) keeps its own.
 
-        Context maps that only the other model takes are left out, as if they were in the middle of their range.
+        Context maps that only the other model takes are left out, as if they were in the middle of their range;
+        `settled` puts them elsewhere first.
 
         Raises:
             ValueError: if the networks differ in width or depth.
         """
-        if replace(self.network, axial=other.network.axial) != other.network:
+        if other.embedding is not None and self.embedding is None:
+            other = other.settled(torch.zeros(1, len(other.context), 1, 1))
+        alike = replace(self.network, axial=other.network.axial, context_width=other.network.context_width)
+        if alike != other.network:
             raise ValueError("the model to start from has another network than the recipe; use the same, or train anew")
         mine, theirs = self.state_dict(), other.state_dict()
         for name, weight in theirs.items():
-            if name != FIRST:
+            if name != FIRST and not (name.startswith("embedding.0.") and list(self.context) != list(other.context)):
                 part = tuple(slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True))
                 mine[name][part] = weight[part]
         mine[FIRST][:, :N_IMAGES] = theirs[FIRST][:, :N_IMAGES]
         for i, context in enumerate(self.context):
             if context in other.context:
                 mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
+
+    @torch.no_grad()
+    def settled(self, context: Tensor) -> Localizer:
+        """The model for one context: as this one is where it is told that context, but it takes none.
+
+        Args:
+            context: (1, n_context, 1, 1) from `context_map`.
+
+        Raises:
+            ValueError: if the context is only seen beside the frames, where it cannot be left out.
+        """
+        if self.embedding is None:
+            raise ValueError("this model sees its context beside the frames; it cannot be settled to one")
+        model = Localizer(replace(self.network, context_width=0), {}, psf=self.psf, camera=self.camera)
+        weights = self.state_dict()
+        embedded = self._embedded(context)
+        for name, module in self.named_modules():
+            if name.endswith("modulation"):
+                scale, shift = module(embedded).flatten().chunk(2)
+                first = name.replace("modulation", "first")
+                weights[f"{first}.weight"] = weights[f"{first}.weight"] * (1 + scale)[:, None, None, None]
+                weights[f"{first}.bias"] = weights[f"{first}.bias"] * (1 + scale) + shift
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        model.record = self.record
+        return model.train(self.training)
 
     # -- files --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import final
 
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu
+from torch.nn.functional import avg_pool2d, interpolate, silu
 
 __all__ = ["UNet"]
 
@@ -21,16 +21,17 @@ class UNet(nn.Module):
     Args:
         n_in: channels in.
         widths: channels per level, full resolution first; each further level halves the resolution.
+        n_context: channels of a context that scales and shifts the features of every block; 0: there is none.
     """
 
-    def __init__(self, n_in: int, widths: Sequence[int]) -> None:
+    def __init__(self, n_in: int, widths: Sequence[int], n_context: int = 0) -> None:
         super().__init__()
         self.widths = tuple(widths)
         ins = [n_in, *self.widths[:-1]]
-        self.down = nn.ModuleList(_Block(i, o) for i, o in zip(ins, self.widths, strict=True))
+        self.down = nn.ModuleList(_Block(i, o, n_context) for i, o in zip(ins, self.widths, strict=True))
         pairs = list(zip(self.widths[1:], self.widths[:-1], strict=True))[::-1]
         self.widen = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairs)
-        self.up = nn.ModuleList(_Block(o, o) for _, o in pairs)
+        self.up = nn.ModuleList(_Block(o, o, n_context) for _, o in pairs)
 
     @property
     def stride(self) -> int:
@@ -53,22 +54,30 @@ class UNet(nn.Module):
             furthest = max(furthest, pixel - low, high - pixel)
         return furthest
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, n_in, y, x) to (n, widths[0], y, x)."""
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(n, n_in, y, x), and a context (n, n_context, 1 or y, 1 or x), to (n, widths[0], y, x)."""
+        contexts = [context]
+        for _ in self.widths[1:]:
+            last = contexts[-1]
+            contexts.append(last if last is None or last.shape[2:] == (1, 1) else avg_pool2d(last, 2))
         skips = []
         for level, block in enumerate(self.down):
-            x = block(nn.functional.max_pool2d(x, 2) if level else x)
+            x = block(nn.functional.max_pool2d(x, 2) if level else x, contexts[level])
             skips.append(x)
-        for skip, widen, block in zip(skips[-2::-1], self.widen, self.up, strict=True):
-            x = block(skip + interpolate(widen(x), scale_factor=2.0, mode="nearest"))
+        for skip, widen, block, known in zip(skips[-2::-1], self.widen, self.up, contexts[-2::-1], strict=True):
+            x = block(skip + interpolate(widen(x), scale_factor=2.0, mode="nearest"), known)
         return x
 
 
 @final
 class _Block(nn.Module):
-    """Two 3x3 convolutions with a residual connection around the second."""
+    """Two 3x3 convolutions with a residual connection around the second.
 
-    def __init__(self, n_in: int, n_out: int) -> None:
+    A context scales and shifts what comes out of the first, channel by channel (FiLM: Perez et al., AAAI 2018), so
+    that one network can be many: one for each PSF.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_context: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(n_in, n_out, 3, padding=1)
         self.second = nn.Conv2d(n_out, n_out, 3, padding=1)
@@ -77,7 +86,16 @@ class _Block(nn.Module):
             assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
         nn.init.normal_(self.second.weight, std=0.3 * (2 / (9 * n_out)) ** 0.5)
+        self.modulation = nn.Conv2d(n_context, 2 * n_out, 1) if n_context else None
+        if self.modulation is not None:  # a network that knows no context yet
+            nn.init.zeros_(self.modulation.weight)
+            assert self.modulation.bias is not None
+            nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = silu(self.first(x))
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        x = self.first(x)
+        if self.modulation is not None and context is not None:
+            scale, shift = self.modulation(context).chunk(2, 1)
+            x = x * (1 + scale) + shift
+        x = silu(x)
         return x + silu(self.second(x))
