@@ -16,6 +16,9 @@ from decode.optics.psf import PSF
 
 __all__ = ["SplinePSF", "spline_weights"]
 
+CUBIC = ((1 / 6, 2 / 3, 1 / 6, 0.0), (-0.5, 0.0, 0.5, 0.0), (0.5, -1.0, 0.5, 0.0), (-1 / 6, 0.5, -0.5, 1 / 6))
+"""of the powers 0 to 3 of the position between two coefficients, in the weights of the four around it"""
+
 
 @final
 class SplinePSF(PSF):
@@ -230,8 +233,8 @@ def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, 
     below = torch.floor(position.detach())
     below = below if limit is None else below.clamp_max(limit)
     t = position - below
-    s = 1 - t
-    weights = torch.stack([s**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * s**2 + 3 * s**3, t**3], -1) / 6
+    powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t], -1)
+    weights = powers @ powers.new_tensor(CUBIC)
     return below.long()[..., None] + torch.arange(-1, 3, device=position.device), weights
 
 
