@@ -415,7 +415,7 @@ def calibrate_psf(
         )
         return
     typer.echo(f"{len(calibration.beads)} beads, {len(calibration.rejected)} rejected")
-    for line in (*(f"  {bead}" for bead in calibration.rejected), *calibration.notes, *verdict(calibration)):
+    for line in (*(f"  {bead}" for bead in calibration.rejected), *verdict(calibration)):
         typer.echo(line)
     _list([out, report])
 

@@ -17,6 +17,7 @@ from decode.calibrate.beads import Bead, RejectedBead, find_beads
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil
 from decode.calibrate.spline import BeadFit, Noise, fit_spline, held_out_deviance
+from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
@@ -32,8 +33,6 @@ PATCH_NM = 3100.0
 """side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
 Model = Literal["spline", "pupil", "gaussian"]
 MODELS: dict[str, Model] = {"spline": "spline", "pupil": "pupil", "gaussian": "gaussian"}
-THINNEST_NM, THICKEST_NM = 120.0, 8000.0
-"""depth over which a bead stays bright: less or more is no optics, but a wrong step"""
 
 
 class Optics(NamedTuple):
@@ -184,7 +183,7 @@ def calibrate_psf(
     if positions_nm is not None:
         _check_positions(beads, positions_nm, pixel)
     crops = torch.stack([bead.photons for bead in beads])
-    _check_depth(crops, step)
+    notes += check_stage(crops, step, pixel)
     noise = Noise.of(camera.camera)
     xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
     smoothness: dict[float, float] = {}
@@ -294,19 +293,6 @@ def _check_positions(beads: Sequence[Bead], positions: Tensor, pixel: float) -> 
         raise ValueError(
             f"a bead lies {farthest:.0f} nm from the nearest of the known positions; they belong to another stack, or "
             "are not in nm from the outer corner of the first pixel"
-        )
-
-
-def _check_depth(crops: Tensor, step: float) -> None:
-    """A bead's image stays sharp over a depth that optics prescribe; far from it, the step is wrong by a factor."""
-    sharp = crops.flatten(2).topk(max(4, crops[0, 0].numel() // 40), dim=2).values.mean(2).mean(0)
-    sharp = sharp - sharp.min()
-    depth = float((sharp > sharp.max() / 2).sum()) * step
-    if depth < THINNEST_NM or (depth > THICKEST_NM):
-        factor = "larger" if depth < THINNEST_NM else "smaller"
-        raise ValueError(
-            f"the beads stay sharp over {depth:.0f} nm of depth, which no microscope does: --z-step ({step:g} nm) is "
-            f"wrong by a factor, it should be {factor}"
         )
 
 
