@@ -15,6 +15,7 @@ from decode.io.psfs import read_psf
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
+from decode.optics.pupil_bank import PupilBank, PupilPrior
 from decode.scene import Scene
 
 __all__ = ["Optimization", "TrainConfig", "from_mapping", "load_config", "read_yaml", "to_mapping"]
@@ -75,8 +76,8 @@ class TrainConfig:
     """side of a pixel in object space"""
     scene: Scene = field(default_factory=Scene)
     """molecules and background"""
-    psf: PSFPrior | MeasuredPSF = field(default_factory=PSFPrior)
-    """point spread function: ranges of a Gaussian, or a calibrated one's `file`"""
+    psf: PSFPrior | PupilPrior | MeasuredPSF = field(default_factory=PSFPrior)
+    """point spread function: ranges of a Gaussian, ranges of astigmatic pupils, or a calibrated one's `file`"""
     camera: CameraPrior | MeasuredCamera = field(default_factory=CameraPrior)
     """cameras: ranges, or the `file` of one"""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -105,6 +106,9 @@ class TrainConfig:
             camera = named.camera
         if isinstance(self.psf, PSFPrior):
             return gaussian_forward(self.scene, self.psf, camera, self.pixel_size_nm)
+        if isinstance(self.psf, PupilPrior):
+            bank = PupilBank(self.psf, self.pixel_size_nm, self.scene.z_nm)
+            return ForwardModel(self.scene, bank.middle, camera, pupils=bank)
         measured = read_psf(self.psf.file)
         self._check_pixels(self.psf.file, measured.psf.pixel_size_nm)
         low, high = measured.z_range_nm
@@ -127,6 +131,8 @@ class TrainConfig:
         camera = forward.camera if isinstance(forward.camera, Camera) else None
         if isinstance(self.psf, PSFPrior):
             return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px}, camera=camera)
+        if isinstance(self.psf, PupilPrior):
+            return Localizer(self.network, self.psf.context, camera=camera)
         return Localizer(self.network, {}, psf=forward.psf, camera=camera)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 from typing import Any, NamedTuple, final
@@ -14,6 +15,7 @@ from decode.emitters import EmitterSet
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
+from decode.optics.pupil_bank import PupilBank
 from decode.scene import Range, Scene, log_uniform, uniform
 
 __all__ = ["CameraPrior", "ForwardModel", "MeasuredCamera", "MeasuredPSF", "PSFPrior", "Simulation"]
@@ -149,9 +151,11 @@ class Simulation(NamedTuple):
     """(n_movies, n_frames, height, width) photons per pixel"""
     psf_parameters: Tensor
     """(n_movies, number of parameters), named by `psf.parameter_names`"""
-    psf_told: Tensor
-    """(n_movies, number of parameters) as the network is told them, with the errors of a user's calibration"""
+    told: Mapping[str, Tensor]
+    """what the network is told of each movie, (n_movies,) by the names of its context, with a user's errors"""
     pixel_size_nm: float
+    psfs: Sequence[PSF] = ()
+    """the PSF of each movie, where each has its own"""
 
 
 @final
@@ -169,6 +173,8 @@ class ForwardModel:
     """ranges of the PSF's parameters, for a `GaussianPSF`; None keeps the PSF's own"""
     blur_nm: Range = (0.0, 0.0)
     """range of a Gaussian blur on top of the PSF"""
+    pupils: PupilBank | None = None
+    """PSFs of which every movie draws one; None: all have `psf`"""
 
     @torch.no_grad()
     def sample(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Simulation:
@@ -184,17 +190,22 @@ class ForwardModel:
         emitters = self.scene.sample_emitters(n_movies, n_frames, shape, pixel, rng)
         background = self.scene.sample_background(n_movies, n_frames, shape, rng)
         movie = emitters.frame // n_frames
-        if self.psf_prior is None:
+        psfs: Sequence[PSF] = ()
+        told: dict[str, Tensor] = {}
+        halo = None
+        if self.pupils is not None:
+            psfs, told = self.pupils.draw(n_movies, rng)
+            parameters = torch.zeros(n_movies, 0)
+        elif self.psf_prior is None:
             own = [getattr(self.psf, name).detach().reshape(1) for name in self.psf.parameter_names]
             parameters = torch.stack(own, 1).expand(n_movies, -1) if own else torch.zeros(n_movies, 0)
-            told, halo = parameters, None
         else:
             parameters = log_uniform(self.psf_prior.sigma_px, n_movies, rng)[:, None] * pixel
             error = torch.randn(n_movies, 1, generator=rng, device=rng.device) * self.psf_prior.told_error
             low, high = self.psf_prior.sigma_px
-            told = (parameters * torch.exp(error)).clamp(low * pixel, high * pixel)
+            told = {"psf_sigma_px": (parameters / pixel * torch.exp(error)).clamp(low, high)[:, 0]}
             halo = uniform(self.psf_prior.halo_fraction, n_movies, rng)
-        parameters, told = parameters.to(rng.device), told.to(rng.device)
+        parameters = parameters.to(rng.device)
         light = background
         per_emitter = parameters[movie]
         core = emitters.photons if halo is None else emitters.photons * (1 - halo[movie])
@@ -202,21 +213,23 @@ class ForwardModel:
         if halo is not None and self.psf_prior is not None:
             parts.append((emitters.photons * halo[movie], per_emitter * self.psf_prior.halo_width))
         for photons, rows in parts:
-            spots = render(
-                self.psf,
-                frame=emitters.frame,
-                xyz=emitters.xyz,
-                photons=photons,
-                n_frames=n_movies * n_frames,
-                shape=shape,
-                parameters=rows if rows.shape[1] else None,
-            )
+            spots = torch.zeros_like(background).flatten(0, 1)
+            for psf, inside in [(psf, movie == i) for i, psf in enumerate(psfs)] or [(self.psf, movie >= 0)]:
+                spots += render(
+                    psf,
+                    frame=emitters.frame[inside],
+                    xyz=emitters.xyz[inside],
+                    photons=photons[inside],
+                    n_frames=n_movies * n_frames,
+                    shape=shape,
+                    parameters=rows[inside] if rows.shape[1] else None,
+                )
             light = light + self._blurred(spots.view(n_movies, n_frames, *shape), rng)
         if isinstance(self.camera, CameraPrior):
             camera = self.camera.sample(n_movies, shape, rng)
         else:
             camera = _cut(self.camera, n_movies, shape, rng)
-        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel)
+        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel, psfs)
 
     def _blurred(self, spots: Tensor, rng: torch.Generator) -> Tensor:
         """(n_movies, n_frames, y, x) light, each movie blurred by a width of its own."""

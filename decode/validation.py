@@ -25,8 +25,7 @@ __all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "poste
 
 def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
     """What a model infers from simulated movies, told the PSF as a user would know it."""
-    told = {"psf_sigma_px": batch.psf_told[:, 0] / batch.pixel_size_nm} if model.context else {}
-    context = model.context_map(told)
+    context = model.context_map({name: batch.told[name] for name in model.context})
     posterior: SetPosterior = model(batch.frames, batch.camera, context.to(batch.frames.device), batch.pixel_size_nm)
     return posterior
 
@@ -96,7 +95,7 @@ def _errors_of_isolated(
     for movie in (truth.frame // n_frames).unique():
         of = truth.frame // n_frames == movie
         bound[of] = cramer_rao_bound(
-            psf,
+            batch.psfs[int(movie)] if batch.psfs else psf,
             _camera_of(batch, int(movie)),
             truth.xyz[of].to(device),
             truth.photons[of].to(device),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from decode.config import TrainConfig, from_mapping, load_config, to_mapping
@@ -32,8 +33,10 @@ def test_every_recipe_loads_and_its_network_takes_its_movies(path: Path) -> None
     assert config.description
     simulation = config.forward_model()
     assert simulation.psf.pixel_size_nm == config.pixel_size_nm
-    low, high = config.psf.sigma_px
-    assert config.localizer().context_map({"psf_sigma_px": (low + high) / 2}).abs().max() <= 1
+    told = simulation.sample(2, 1, (16, 16), torch.Generator().manual_seed(0)).told
+    context = config.localizer().context_map(told)
+    assert context.shape[:2] == (2, len(told))
+    assert context.abs().max() <= 1
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

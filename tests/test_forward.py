@@ -65,7 +65,7 @@ def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> No
 def test_what_the_network_is_told_scatters_about_the_truth(rng: torch.Generator) -> None:
     model = gaussian_forward(Scene(), PSFPrior(told_error=0.05), CameraPrior(), 100.0)
     s = model.sample(400, 1, (8, 8), rng)
-    error = (s.psf_told / s.psf_parameters).log()
+    error = (100 * s.told["psf_sigma_px"] / s.psf_parameters[:, 0]).log()
     assert 0.03 < float(error.std()) < 0.06
-    assert float(s.psf_told.min()) >= 80
-    assert float(s.psf_told.max()) <= 200.001
+    assert float(s.told["psf_sigma_px"].min()) >= 0.8
+    assert float(s.told["psf_sigma_px"].max()) <= 2.00001

@@ -1,0 +1,209 @@
+"""PupilBank: splines of many astigmatic pupils, for movies of many microscopes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.optics.pupil import MODES, PupilPSF
+from decode.optics.spline import SplinePSF
+
+__all__ = ["Canonical", "PupilBank", "PupilPrior", "canonical"]
+
+Range = tuple[float, float]
+IMMERSION_INDEX = 1.518
+"""of all pupils in the bank: others are scaled to it, for only wavelength and aperture over the index matter"""
+ASTIGMATISM = (2, 2)
+UNTOLD = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
+"""(n, m) of the modes that real objectives have besides, a little"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PupilPrior:
+    """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is told it.
+
+    Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in wavelengths (rms).
+    """
+
+    wavelength_px: Range = (4.0, 7.5)
+    """emission wavelength over the pixel's side, in oil (index 1.518)"""
+    numerical_aperture: Range = (1.15, 1.5)
+    """in oil"""
+    astigmatism_waves: Range = (0.05, 0.17)
+    """(2, 2): makes spots beyond focus longer along y; `canonical` brings those of the other sign to it"""
+    oblique_waves: float = 0.04
+    """largest (2, -2) of either sign"""
+    spherical_waves: float = 0.05
+    """largest (4, 0) of either sign"""
+    others_waves: float = 0.03
+    """largest of each other mode up to the fourth order"""
+    untold_waves: float = 0.008
+    """standard deviation of modes of the fifth and sixth order, of which the network is not told"""
+    blur_px: Range = (0.0, 1.2)
+    """standard deviation of a Gaussian blur, pixels"""
+    apodization: Range = (-0.7, 0.7)
+    """loss of amplitude towards the rim"""
+    told_error_waves: float = 0.003
+    """standard deviation of the error of each aberration that the network is told: beads tell no better"""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.numerical_aperture[0] <= self.numerical_aperture[1] <= IMMERSION_INDEX):
+            raise ValueError(f"psf: numerical_aperture needs two numbers up to {IMMERSION_INDEX}, the lowest first")
+        for name in ("wavelength_px", "astigmatism_waves"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"psf: {name} needs two positive numbers, the lowest first")
+        if not 0 <= self.blur_px[0] <= self.blur_px[1]:
+            raise ValueError("psf: blur_px needs two numbers of 0 or more, the lowest first")
+
+    @property
+    def context(self) -> dict[str, Range]:
+        """Name and range of what the network is told."""
+        largest = {(2, -2): self.oblique_waves, (4, 0): self.spherical_waves}
+        ranges = {mode: (-largest.get(mode, self.others_waves), largest.get(mode, self.others_waves)) for mode in MODES}
+        ranges[ASTIGMATISM] = self.astigmatism_waves
+        return {
+            "wavelength_px": self.wavelength_px,
+            "numerical_aperture": self.numerical_aperture,
+            "blur_px": self.blur_px,
+            "apodization": self.apodization,
+            **{_name(mode): bounds for mode, bounds in ranges.items()},
+        }
+
+
+def _name(mode: tuple[int, int]) -> str:
+    return f"zernike_{mode[0]}_{mode[1]}_waves"
+
+
+class Canonical(NamedTuple):
+    """A pupil as a network that is amortized over pupils is told it."""
+
+    context: dict[str, float]
+    """by the names of `PupilPrior.context`"""
+    mirrored: bool
+    """z has the other sign: the pupil was replaced by the one with the same images at -z"""
+    offset_nm: tuple[float, float, float]
+    """where the network sees an emitter that lies at the origin; z before it is mirrored"""
+
+
+def canonical(psf: PupilPSF) -> Canonical:
+    """What a network is told of a calibrated pupil.
+
+    The images of the wave front W(r) at z are those of -W(-r) at -z, as the field is real but for its phase: even
+    modes change their sign, odd ones keep it.  So a network for one sign of astigmatism does for both.
+
+    Raises:
+        ValueError: if the pupil has a phase mask, or modes beyond the fourth order of 0.01 wavelengths or more.
+    """
+    if psf.phase_mask_nm is not None:
+        raise ValueError("the PSF has a phase mask, which no network for astigmatic pupils is told; train one for it")
+    wavelength = psf.wavelength_nm * IMMERSION_INDEX / psf.immersion_index
+    waves = {mode: float(c) / psf.wavelength_nm for mode, c in zip(psf.modes, psf.zernike_nm.detach(), strict=True)}
+    unknown = {mode: c for mode, c in waves.items() if mode not in MODES and abs(c) > 0.01}
+    if unknown:
+        raise ValueError(f"the PSF has aberrations {sorted(unknown)} that no network for astigmatic pupils is told")
+    mirrored = waves.get(ASTIGMATISM, 0.0) < 0
+    signs = {mode: -1 if mirrored and mode[0] % 2 == 0 else 1 for mode in MODES}
+    x, y, z = psf.offset_nm.tolist()
+    return Canonical(
+        {
+            "wavelength_px": wavelength / psf.pixel_size_nm,
+            "numerical_aperture": float(psf.numerical_aperture.detach()) * IMMERSION_INDEX / psf.immersion_index,
+            "blur_px": float(psf.blur_nm.detach()) / psf.pixel_size_nm,
+            "apodization": float(psf.apodization.detach()),
+            **{_name(mode): signs[mode] * waves.get(mode, 0.0) for mode in MODES},
+        },
+        mirrored,
+        (x, y, z),
+    )
+
+
+@final
+class PupilBank:
+    """Draws PSFs from a prior; as computing one takes as long as a step of training, it keeps some and renews them.
+
+    Args:
+        prior: ranges.
+        pixel_size_nm: side of a pixel.
+        z_range_nm: depths that will be drawn.
+        size: splines kept.
+        fresh: splines renewed with every draw on average, once there are `size`.
+        patch_px: side of the patch that holds the light of an emitter.
+    """
+
+    def __init__(
+        self,
+        prior: PupilPrior,
+        pixel_size_nm: float,
+        z_range_nm: Range,
+        *,
+        size: int = 256,
+        fresh: float = 0.25,
+        patch_px: int = 25,
+    ) -> None:
+        self.prior = prior
+        self.pixel_size_nm = pixel_size_nm
+        self._z_range = (z_range_nm[0] - 50, z_range_nm[1] + 50)
+        self._size, self._fresh, self._patch = size, fresh, patch_px
+        self._kept: list[tuple[SplinePSF, Tensor]] = []
+        self._oldest, self._due = 0, 0.0
+
+    @property
+    def middle(self) -> PupilPSF:
+        """The PSF in the middle of all ranges."""
+        ranges = self.prior.context.values()
+        return self._pupil(
+            {name: (low + high) / 2 for name, (low, high) in zip(self.prior.context, ranges, strict=True)}
+        )
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[list[SplinePSF], dict[str, Tensor]]:
+        """Some PSFs, and what the network is told of them: (n,) by the names of `PupilPrior.context`."""
+        for _ in range(min(n, self._size - len(self._kept))):
+            self._kept.append(self._make(rng))
+        self._due += self._fresh
+        for _ in range(int(self._due)):
+            self._kept[self._oldest % len(self._kept)] = self._make(rng)
+            self._oldest += 1
+        self._due %= 1
+        chosen = torch.randint(len(self._kept), (n,), generator=rng, device=rng.device).tolist()
+        psfs = [self._kept[i][0] for i in chosen]
+        told = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
+        names = self.prior.context
+        error = torch.randn(told.shape, generator=rng, device=rng.device) * self.prior.told_error_waves
+        error = error * torch.tensor([float(name.startswith("zernike")) for name in names], device=rng.device)
+        low, high = torch.tensor(list(names.values()), device=rng.device).unbind(1)
+        return psfs, dict(zip(names, (told + error).clamp(low, high).unbind(1), strict=True))
+
+    def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor]:
+        ranges = torch.tensor(list(self.prior.context.values()), device=rng.device)
+        uniform = torch.rand(len(ranges), generator=rng, device=rng.device)
+        values = ranges[:, 0] + uniform * (ranges[:, 1] - ranges[:, 0])
+        told = dict(zip(self.prior.context, values.tolist(), strict=True))
+        untold = torch.randn(len(UNTOLD), generator=rng, device=rng.device) * self.prior.untold_waves
+        psf = self._pupil(told, dict(zip(UNTOLD, untold.tolist(), strict=True))).to(rng.device)
+        steps = math.ceil((self._z_range[1] - self._z_range[0]) / 50)
+        step = (self._z_range[1] - self._z_range[0]) / steps
+        return psf.to_spline(z_range_nm=self._z_range, z_step_nm=step).to(rng.device), values
+
+    def _pupil(
+        self, told: Mapping[str, float], untold: Mapping[tuple[int, int], float] = MappingProxyType({})
+    ) -> PupilPSF:
+        wavelength = told["wavelength_px"] * self.pixel_size_nm
+        waves = {mode: told[_name(mode)] for mode in MODES} | dict(untold)
+        return PupilPSF(
+            numerical_aperture=told["numerical_aperture"],
+            wavelength_nm=wavelength,
+            pixel_size_nm=self.pixel_size_nm,
+            immersion_index=IMMERSION_INDEX,
+            zernike_nm={mode: c * wavelength for mode, c in waves.items()},
+            blur_nm=told["blur_px"] * self.pixel_size_nm,
+            apodization=told["apodization"],
+            patch_px=self._patch,
+        )

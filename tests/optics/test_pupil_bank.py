@@ -1,0 +1,105 @@
+"""Laws of pupils told to a network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from decode.optics.pupil import MODES, PupilPSF
+from decode.optics.pupil_bank import PupilBank, PupilPrior, canonical
+
+BANK = PupilBank(PupilPrior(), 100.0, (-600.0, 600.0), size=6)
+
+
+def pupil(sign: float = 1.0, scale: float = 1.0, index: float = 1.518) -> PupilPSF:
+    waves = {(2, 2): 0.1 * sign, (2, -2): 0.02, (3, 1): 0.03, (3, -3): -0.02, (4, 0): 0.04, (4, 2): -0.01}
+    wavelength = 600 * scale * index / 1.518
+    return PupilPSF(
+        numerical_aperture=1.4 * index / 1.518,
+        wavelength_nm=wavelength,
+        pixel_size_nm=100.0 * scale,
+        immersion_index=index,
+        zernike_nm={mode: wavelength * c for mode, c in waves.items()},
+        blur_nm=30.0 * scale,
+    )
+
+
+def images(psf: PupilPSF, z: torch.Tensor) -> torch.Tensor:
+    middle = torch.full_like(z, psf.patch_px * psf.pixel_size_nm / 2)
+    return psf.integrate_pixels(torch.stack([middle, middle, z], 1)).detach()
+
+
+def test_a_mirrored_pupil_has_the_same_images_at_the_other_depth() -> None:
+    psf = pupil(sign=-1)
+    told = canonical(psf)
+    assert told.mirrored
+    assert told.context["zernike_2_2_waves"] == pytest.approx(0.1)
+    assert told.context["zernike_3_1_waves"] == pytest.approx(0.03)
+    same = PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=600.0,
+        pixel_size_nm=100.0,
+        zernike_nm={(n, m): 600 * told.context[f"zernike_{n}_{m}_waves"] for n, m in MODES},
+        blur_nm=30.0,
+    )
+    z = torch.tensor([-500.0, -120.0, 0.0, 300.0])
+    torch.testing.assert_close(images(same, -z), images(psf, z), atol=2e-6, rtol=1e-4)
+    assert (images(same, z) - images(psf, z)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("scale", "index"), [(1.3, 1.518), (1.0, 1.33)])
+def test_scaled_optics_are_told_alike(scale: float, index: float) -> None:
+    psf, other = pupil(), pupil(scale=scale, index=index)
+    one, two = canonical(psf), canonical(other)
+    assert not one.mirrored
+    for name, value in one.context.items():
+        assert two.context[name] == pytest.approx(value, abs=1e-5), name
+    z = torch.tensor([-400.0, 0.0, 250.0])
+    torch.testing.assert_close(images(other, z * scale), images(psf, z), atol=1e-5, rtol=1e-3)
+
+
+def test_what_is_told_is_what_is_drawn_but_for_a_users_error() -> None:
+    prior = PupilPrior(untold_waves=0.0, told_error_waves=0.0)
+    bank = PupilBank(prior, 100.0, (-500.0, 500.0), size=3)
+    psfs, told = bank.draw(3, torch.Generator().manual_seed(1))
+    for i, psf in enumerate(psfs):
+        values = {name: float(value[i]) for name, value in told.items()}
+        wavelength = 100 * values["wavelength_px"]
+        direct = PupilPSF(
+            numerical_aperture=values["numerical_aperture"],
+            wavelength_nm=wavelength,
+            pixel_size_nm=100.0,
+            zernike_nm={(n, m): wavelength * values[f"zernike_{n}_{m}_waves"] for n, m in MODES},
+            blur_nm=100 * values["blur_px"],
+            apodization=values["apodization"],
+            patch_px=psf.patch_px,
+        )
+        at = torch.tensor([[psf.patch_px * 50.0 + 17.0, psf.patch_px * 50.0 - 33.0, 210.0]])
+        with torch.no_grad():
+            seen, expected = psf.integrate_pixels(at), direct.integrate_pixels(at)
+        inner = slice(2, -2)  # beyond, the light of the spline's last voxels ends
+        assert (seen - expected)[:, inner, inner].abs().max() < 0.01 * expected.max()
+
+
+def test_told_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
+    rng = torch.Generator().manual_seed(2)
+    first = BANK.draw(60, rng)[0]
+    ranges = BANK.prior.context
+    for _ in range(30):
+        _, told = BANK.draw(4, rng)
+        for name, (low, high) in ranges.items():
+            assert bool(((told[name] >= low) & (told[name] <= high)).all()), name
+    assert not {id(psf) for psf in first} & {id(psf) for psf in BANK.draw(60, rng)[0]}
+
+
+def test_a_pupil_that_no_network_is_told_is_refused() -> None:
+    mask = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, phase_mask_nm=torch.zeros(44, 44))
+    with pytest.raises(ValueError, match="phase mask"):
+        canonical(mask)
+    high = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, zernike_nm={(6, 0): 30.0})
+    with pytest.raises(ValueError, match="aberrations"):
+        canonical(high)
+    with pytest.raises(ValueError, match="lowest first"):
+        replace(PupilPrior(), astigmatism_waves=(0.2, 0.1))
