@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import final
 
 from decode import __version__
+from decode.calibrate.camera import check_maps
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
@@ -21,7 +22,7 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.render import save_picture
 
-__all__ = ["FORMATS", "Acquisition", "BatchProgress", "complete_acquisition", "localize_file"]
+__all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_acquisition", "localize_file"]
 
 FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
@@ -38,6 +39,8 @@ class Acquisition:
     """None where the model knows the PSF by itself"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
+    warnings: tuple[str, ...] = ()
+    """a sentence on each thing that does not fit between the stated camera and the movie"""
 
 
 @final
@@ -53,6 +56,15 @@ class BatchProgress:
     """what was written; nothing before all is done"""
 
 
+def check_camera(movie: Movie, camera: Camera) -> tuple[str, ...]:
+    """What does not fit between a camera and a movie, a sentence each: `check_maps` at a glance, about a second.
+
+    Raises:
+        ValueError: if the camera's maps are not as large as the frames.
+    """
+    return check_maps(movie, camera, n_frames=100, side_px=256) if len(movie) >= 3 else ()
+
+
 def complete_acquisition(
     movie: Movie,
     *,
@@ -61,7 +73,7 @@ def complete_acquisition(
     psf_sigma_nm: float | None = None,
     psf_known: bool = False,
 ) -> Acquisition:
-    """Take what is stated, and estimate the rest from the movie.
+    """Take what is stated, estimate the rest from the movie, and check a stated camera against it.
 
     Args:
         movie: from `open_movie`.
@@ -71,7 +83,8 @@ def complete_acquisition(
         psf_known: nobody needs that width.
 
     Raises:
-        ValueError: if a number is not positive, nothing states the pixel size, or nothing can be estimated.
+        ValueError: if a number is not positive, nothing states the pixel size, nothing can be estimated, or the
+            camera's maps are not as large as the frames.
     """
     for name, value in (("pixel size", pixel_size_nm), ("PSF's sigma", psf_sigma_nm)):
         if value is not None and not value > 0:
@@ -80,15 +93,22 @@ def complete_acquisition(
     if pixel_size_nm is None:
         raise ValueError(f"{movie.path} does not say how large its pixels are; state it with --camera or --pixel-size")
     estimates: list[str] = []
+    warnings: tuple[str, ...] = ()
     if camera is None:
         camera, remarks = estimate_camera(movie)
         estimates += remarks
+    else:
+        warnings = check_camera(movie, camera)
     if psf_sigma_nm is None and not psf_known:
         sigma_nm = estimate_psf_sigma(movie, camera, pixel_size_nm)
         psf_sigma_nm = sigma_nm.value
         estimates.append(f"no PSF width was given: a sigma of {sigma_nm} nm was estimated from {sigma_nm.n} molecules")
     return Acquisition(
-        camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm, estimates=tuple(estimates)
+        camera=camera,
+        pixel_size_nm=pixel_size_nm,
+        psf_sigma_nm=psf_sigma_nm,
+        estimates=tuple(estimates),
+        warnings=warnings,
     )
 
 
@@ -136,6 +156,11 @@ def localize_file(
     tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
     with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
         stated = model.camera if camera is None else camera.camera
+        if camera is None and stated is not None and stated.shape not in (None, movie.shape[1:]):
+            raise ValueError(
+                f"no camera was given, and the maps of the one that the model was trained for are {stated.shape} "
+                f"pixels (y, x), the movie's frames {movie.shape[1:]}; state the camera of this movie"
+            )
         pixel_size_nm = pixel_size_nm or (None if camera is None else camera.pixel_size_nm) or movie.pixel_size_nm
         if pixel_size_nm is None and model.psf is not None:
             pixel_size_nm = model.psf.pixel_size_nm

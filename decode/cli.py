@@ -182,6 +182,8 @@ def localize(
                     bar.reset(progress.frames_total)
                     for estimate in progress.acquisition.estimates:
                         bar.write(f"{movie.name}: {estimate}", file=sys.stderr)
+                    for warning in progress.acquisition.warnings:
+                        bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
                 bar.set_postfix(molecules=progress.n_molecules, refresh=False)
                 bar.update(progress.frames_done - bar.n)
         results.append(
@@ -192,6 +194,7 @@ def localize(
                 "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
                 "pixel_size_nm": progress.acquisition.pixel_size_nm,
                 "estimates": progress.acquisition.estimates,
+                "warnings": progress.acquisition.warnings,
                 "files": [str(file) for file in progress.files],
             }
         )
@@ -302,6 +305,7 @@ def train(
             if progress.validation is not None:
                 figures = {
                     "jaccard": f"{progress.validation['jaccard']:.3f}",
+                    "efficiency": f"{progress.validation['efficiency']:.1f}",
                     "rmse/bound": f"{progress.validation['isolated_error_over_bound']:.2f}",
                 }
             bar.set_postfix({"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False)
@@ -352,6 +356,8 @@ def run(
             if progress.fraction == 0:
                 bar.reset(1.0)
             bar.set_description_str(progress.stage, refresh=False)
+            for warning in progress.warnings:
+                bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
             if progress.files:
                 bar.write(f"{progress.stage}:")
                 for line in (*progress.message.splitlines(), *(str(file) for file in progress.files)):
@@ -541,6 +547,7 @@ def estimate(
     import os
 
     from decode.atomic import atomic
+    from decode.batch import check_camera
     from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
     from decode.io.cameras import read_camera
     from decode.io.psfs import read_psf
@@ -553,6 +560,8 @@ def estimate(
             "calibrate the PSF with this camera"
         )
     with open_movie(movie) as frames, atomic(out) as recipe:
+        for warning in check_camera(frames, camera_file.camera):
+            typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
         psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
         text = to_recipe(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decode import __version__
 from decode.atomic import atomic
-from decode.batch import localize_file
+from decode.batch import check_camera, localize_file
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
 from decode.config import load_config
@@ -44,6 +44,8 @@ class RunProgress:
     """what the stage found, for the user"""
     files: tuple[Path, ...] = ()
     """what the stage wrote, when it has ended"""
+    warnings: tuple[str, ...] = ()
+    """a sentence on each thing that does not fit between camera and movie; once, before all stages"""
 
 
 def run(
@@ -87,6 +89,8 @@ def run(
     for path in (movie, *stacks):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such file")
+    with open_movie(movie) as frames:
+        yield RunProgress(stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera))
     out.mkdir(parents=True, exist_ok=True)
     done = _Done(out / "run.json")
     psf_file, recipe, model_file = out / "psf.h5", out / "train.yaml", out / "model.safetensors"

@@ -15,15 +15,18 @@ import pytest
 import tifffile
 import torch
 import yaml
+from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import decode
 from decode.cli import app
+from decode.io.cameras import CameraFile, read_camera, write_camera
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.stacks import write_movie
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
@@ -100,6 +103,56 @@ def test_localize_writes_the_same_molecules_to_both_tables_and_a_picture(place: 
     facts = picasso.metadata
     assert (facts["n_frames"], facts["height_px"], facts["width_px"]) == (N_FRAMES, HEIGHT, WIDTH)
     assert f"{len(csv)} molecules in {N_FRAMES} frames" in result.stdout
+
+
+def warnings_of(result: Result) -> list[str]:
+    return [line for line in result.stderr.splitlines() if "warning: " in line]
+
+
+def write_maps(folder: Path, offset: Tensor, gain: Tensor, variance: Tensor) -> Path:
+    """A camera file with maps: ADU, ADU per electron, ADU^2."""
+    camera = Camera(baseline=offset, e_per_adu=1 / gain, read_noise_e=variance.sqrt() / gain, qe=0.8)
+    folder.mkdir()
+    write_camera(folder / "camera.yaml", CameraFile(camera=camera, pixel_size_nm=100.0))
+    return folder / "camera.yaml"
+
+
+def test_maps_that_do_not_fit_the_movie_are_said_once(place: Path, rng: torch.Generator) -> None:
+    hot = torch.where(torch.rand(64, 64, generator=rng) < 0.05, 100.0, 1.0)
+    maps = (100 + torch.randn(64, 64, generator=rng), torch.full((64, 64), 2.0), 6 * hot)
+    right = write_maps(place / "right", *maps)
+    wrong = write_maps(place / "wrong", *(m.T for m in maps))
+    counts = read_camera(right).camera.sample(torch.full((12, 64, 64), 20.0), rng)
+    movie, psf = place / "movie.tif", place / "psf.h5"
+    write_movie(movie, counts.numpy())
+    write_psf(psf, PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
+    sentence = "warning: the camera's maps fit the movie only when they are transposed: save them so"
+    for camera, expected in ((right, []), (wrong, [f"movie.tif: {sentence}"])):
+        result = localize(place, "--camera", camera, "--json")
+        assert result.exit_code == 0, result.output
+        assert warnings_of(result) == expected
+        assert json.loads(result.stdout)[0]["warnings"] == [line.partition("warning: ")[2] for line in expected]
+        # the others say the same, whatever else they think of a movie without molecules
+        estimate = run("estimate", movie, "--psf", psf, "--camera", camera, "-o", place / "train.yaml")
+        assert warnings_of(estimate) == expected
+        beads = ("--beads", movie, "--z-step", 20)
+        assert warnings_of(run("run", movie, *beads, "--camera", camera, "-o", place / "all")) == expected
+
+    small = write_maps(place / "small", *(m[:40] for m in maps))
+    result = localize(place, "--camera", small)
+    assert result.exit_code == 2
+    assert "the camera's maps are 40 x 64 pixels, the movie's frames 64 x 64: cut them" in result.stderr
+
+
+def test_maps_of_a_real_camera_that_lie_transposed_are_said(place: Path, shared_data: Path) -> None:
+    folder = shared_data / "storm_scmos_real"
+    names = ("offset_adu", "gain_adu_per_electron", "variance_adu2")
+    maps = [torch.from_numpy(tifffile.imread(folder / f"camera_{n}.tif").astype(np.float32)) for n in names]
+    shutil.copy(folder / "frames.tif", place / "movie.tif")
+    for name, each, expected in (("right", maps, 0), ("wrong", [m.T for m in maps], 1)):
+        result = localize(place, "--camera", write_maps(place / name, *each), "--roi", "0:9,0:9")
+        assert result.exit_code == 0, result.output
+        assert len(warnings_of(result)) == expected
 
 
 def test_a_part_of_the_movie_keeps_its_frames_and_coordinates(place: Path) -> None:
@@ -501,7 +554,7 @@ BAD: list[tuple[Callable[[Path], Result], str]] = [
     (truncated, "is cut short"),
     (colour, "colour image"),
     (not_a_number, f"frame {N_FRAMES - 1} (from 0) holds NaN"),
-    (maps_of_another_shape, "baseline map is (20, 20) (y, x), the movie's frames are (20, 28)"),
+    (maps_of_another_shape, "camera's maps are 20 x 20 pixels, the movie's frames 20 x 28: cut them"),
     (zero_gain, "e_per_adu must be positive"),
     (zero_gain_in_a_map, "gain_map"),
     (missing_key, "baseline is missing"),

@@ -248,7 +248,7 @@ class _Series:
         return max(0.0, float(self.means.var(ddof=1) - 4 * noise)) / light**2
 
 
-def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500) -> tuple[str, ...]:
+def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None) -> tuple[str, ...]:
     """What does not fit between a camera and a movie, a sentence each; nothing where all does.
 
     Hot pixels and the pattern of the offset show how maps lie: the variance of each pixel from frame to frame, and its
@@ -261,21 +261,26 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500) -> tuple[s
         movie: (frame, y, x) ADU.
         camera: with numbers or maps.
         n_frames: largest number of frames to look at, spread over the movie.
+        side_px: of the middle of the frames, which is all that is looked at, as it stays in the middle however maps
+            are turned; None: whole frames.
 
     Raises:
-        ValueError: if the movie is too short or holds NaN.
+        ValueError: if the maps are not as large as the frames, or the movie is too short or holds NaN.
     """
     source = open_movie(movie) if isinstance(movie, str | Path) else nullcontext(movie)
     with source as opened:
         shape = _shape_of(opened, "the movie")
         if shape[0] < 3:
             raise ValueError(f"checking a camera takes at least 3 frames, the movie has {shape[0]}")
-        sizes = {tuple(m.shape[-2:]) for m in _maps(camera) if m.shape[-2:] != shape[1:]}
-        if sizes:
-            size = sizes.pop()
+        size = camera.shape
+        if size not in (None, shape[1:]):
             remedy = "they are transposed" if size == (shape[2], shape[1]) else "cut them to the movie's region"
-            return (f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}",)
-        mean, variance, noise, top, n_top, n = _changes(opened, n_frames)
+            raise ValueError(
+                f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
+            )
+        rows, columns = (_middle(side, side_px) for side in shape[1:])
+        camera = camera.crop(rows, columns)
+        mean, variance, noise, top, n_top, n = _changes(opened, n_frames, rows, columns)
     sentences = []
     limit = camera.saturation_adu
     if top >= limit or (_is_limit(top) and n_top >= 10):
@@ -284,7 +289,7 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500) -> tuple[s
             "take less light or a shorter exposure"
         )
     offset, gain, read = (
-        np.broadcast_to(np.asarray(torch.as_tensor(value).double().cpu()), shape[1:]).astype(float)
+        np.broadcast_to(np.asarray(torch.as_tensor(value).double().cpu()), mean.shape).astype(float)
         for value in (
             camera.baseline,
             (1 if camera.em_gain is None else camera.em_gain) / torch.as_tensor(camera.e_per_adu),
@@ -390,15 +395,24 @@ def _dark_and_quiet(mean: Map, variance: Map, read: Map) -> npt.NDArray[np.bool_
     return dark & (unrest <= np.median(unrest[dark]))
 
 
-def _changes(movie: Movie | Tensor | npt.NDArray[Any], n_frames: int) -> tuple[Map, Map, Map, float, int, int]:
+def _middle(size: int, side: int | None) -> slice:
+    # an even margin on both sides, or what is turned round would be one pixel off
+    margin = 0 if side is None else max(0, (size - side) // 2)
+    return slice(margin, size - margin)
+
+
+def _changes(
+    movie: Movie | Tensor | npt.NDArray[Any], n_frames: int, rows: slice, columns: slice
+) -> tuple[Map, Map, Map, float, int, int]:
     """Mean, variance and masked variance from frame to frame of every pixel; highest count, its number, and frames."""
     total = movie.shape[0]
     length = min(total, 20)
     starts = np.linspace(0, total - length, max(1, min(total, n_frames) // length)).round().astype(int)
-    mean, squares, masked = (np.zeros(tuple(movie.shape[1:])) for _ in range(3))
+    size = rows.stop - rows.start, columns.stop - columns.start
+    mean, squares, masked = (np.zeros(size) for _ in range(3))
     top, n_top, n, n_pairs = -math.inf, 0, 0, 0
     for start in starts:
-        chunk = _read(movie, int(start), int(start) + length, "the movie")
+        chunk = _read(movie, int(start), int(start) + length, "the movie", rows, columns)
         mean += chunk.sum(0)
         # half the squared step: slow changes of the light leave no trace
         steps = np.diff(chunk, axis=0)
@@ -417,9 +431,16 @@ def _chunks(movie: Movie | Tensor | npt.NDArray[Any], name: str) -> Iterator[Map
         yield _read(movie, start, min(total, start + length), name)
 
 
-def _read(movie: Movie | Tensor | npt.NDArray[Any], start: int, stop: int, name: str) -> Map:
+def _read(
+    movie: Movie | Tensor | npt.NDArray[Any],
+    start: int,
+    stop: int,
+    name: str,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> Map:
     frames = movie.read(start, stop) if isinstance(movie, Movie) else movie[start:stop]
-    chunk = np.asarray(frames).astype(np.float64)
+    chunk = np.asarray(frames)[:, rows, columns].astype(np.float64)
     if not np.isfinite(chunk).all():
         raise ValueError(f"{name} hold NaN or infinite counts; mend or leave out those frames")
     return chunk
@@ -435,11 +456,6 @@ def _shape_of(movie: Movie | Tensor | npt.NDArray[Any], name: str) -> tuple[int,
 def _is_limit(count: float) -> bool:
     """Whether a count is the largest of 8 to 16 bits."""
     return count in {2.0**bits - 1 for bits in (8, 10, 11, 12, 14, 16)}
-
-
-def _maps(camera: Camera) -> list[Tensor]:
-    values = (camera.baseline, camera.e_per_adu, camera.read_noise_e, camera.qe, camera.em_gain, camera.spurious_e)
-    return [value for value in values if isinstance(value, Tensor) and value.ndim >= 2]
 
 
 def _size(shape: Sequence[int]) -> str:

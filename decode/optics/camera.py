@@ -64,6 +64,14 @@ class Camera:
         return replace(self, **cut)
 
     @property
+    def shape(self) -> tuple[int, int] | None:
+        """(y, x) of its maps; None where all is numbers."""
+        for value in (getattr(self, f.name) for f in fields(self)):
+            if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[-2:].numel() > 1:
+                return int(value.shape[-2]), int(value.shape[-1])
+        return None
+
+    @property
     def excess_factor(self) -> float:
         """Variance of the counts over that of a Poisson count: 2 for an EMCCD (Robbins and Hadwen, 2003), else 1."""
         return 1.0 if self.em_gain is None else 2.0

@@ -186,6 +186,15 @@ def test_the_remedy_named_puts_maps_right(remedy: str, rng: torch.Generator) -> 
     assert check_maps(movie, turned(wrong, TURNS[remedy])) == ()
 
 
+def test_the_middle_of_the_frames_tells_how_maps_lie(rng: torch.Generator) -> None:
+    right = camera(rng, (101, 96))
+    movie = series(right, 15, 20, rng)
+    for turn in ("mirrored in x", "mirrored in y", "mirrored in x and y"):
+        (sentence,) = check_maps(movie, turned(right, TURNS[turn]), side_px=50)
+        assert f" {turn}: save" in sentence
+    assert check_maps(movie, right, side_px=50) == ()
+
+
 @pytest.mark.parametrize("error", [-8.0, 8.0, 40.0])
 def test_a_wrong_offset_is_found(error: float, rng: torch.Generator) -> None:
     truth = camera(rng, (64, 64))
@@ -203,8 +212,10 @@ def test_saturation_and_sizes_are_said(rng: torch.Generator) -> None:
     movie = series(truth, 12, 20, rng)
     movie[:, 10, 10] = 4095
     assert any("limit of 4095" in sentence for sentence in check_maps(movie, truth))
-    assert "they are transposed" in check_maps(movie.mT, truth)[0]
-    assert "cut them" in check_maps(movie[:, :32], truth)[0]
+    with pytest.raises(ValueError, match="they are transposed"):
+        check_maps(movie.mT, truth)
+    with pytest.raises(ValueError, match="cut them to the movie's region"):
+        check_maps(movie[:, :32], truth)
 
 
 def test_a_movie_that_tells_nothing(rng: torch.Generator) -> None:
