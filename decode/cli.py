@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -300,7 +301,9 @@ def train(
     origin = None if start is None else load_model(start)
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=1.0, bar_format=layout, disable=None) as bar:
+    # of several processes (torchrun) the first one reports
+    first = os.environ.get("RANK", "0") == "0"
+    with tqdm(total=1.0, bar_format=layout, disable=None if first else True) as bar:
         for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log):
             if progress.validation is not None:
                 figures = {
@@ -310,8 +313,12 @@ def train(
                 }
             bar.set_postfix({"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False)
             bar.update(progress.fraction - bar.n)
+    if not first:
+        return
     typer.echo(f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out")
     typer.echo(", ".join(f"{name} {figure}" for name, figure in figures.items()))
+    for remark in progress.remarks:
+        typer.echo(remark)
     _list([out, out.with_suffix(".json")])
 
 

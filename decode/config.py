@@ -44,6 +44,10 @@ class Optimization:
     """decoupled weight decay (AdamW)"""
     warm_up_steps: int = 200
     """steps over which the learning rate rises linearly"""
+    decay_share: float = 0.4
+    """share of the training, at its end, over which the learning rate falls linearly to 0"""
+    patience: int = 5
+    """validations without any gain after which that fall begins, before the budget asks for it; 0: never"""
     average_decay: float = 0.999
     """decay per step of the running average of the weights, which is the model that is kept"""
     gradient_norm: float = 20.0
@@ -59,6 +63,8 @@ class Optimization:
                 raise ValueError(f"training: {name} must be at least 1")
         if self.learning_rate <= 0 or not 0 <= self.average_decay < 1:
             raise ValueError("training: learning_rate must be positive, average_decay in [0, 1)")
+        if not 0 < self.decay_share <= 1 or self.patience < 0:
+            raise ValueError("training: decay_share must be in (0, 1], patience 0 or more")
 
 
 @final

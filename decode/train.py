@@ -8,21 +8,24 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import decode
 from decode.atomic import atomic
-from decode.config import TrainConfig, to_mapping
+from decode.config import Optimization, TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
+from decode.diagnosis import diagnose
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.network.muon import Muon
+from decode.parallel import Processes, own_device, processes
 from decode.validation import Validation, characterize, posterior_of
 
 __all__ = ["Progress", "TrainingError", "train"]
@@ -49,8 +52,12 @@ class Progress:
     """of the time of a step"""
     skipped: int
     """steps left out so far because the loss was not finite"""
+    recovered: int = 0
+    """times the training diverged and went back to a good state"""
     validation: dict[str, float] | None = None
     """figures of the averaged model on the fixed validation set, when it was just evaluated"""
+    remarks: tuple[str, ...] = ()
+    """at the end, what limits the model and what to change, a sentence each"""
 
 
 def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
@@ -75,9 +82,15 @@ def train(
 ) -> Iterator[Progress]:
     """Train a model on simulations drawn on the training device, and write it to `out`.
 
+    The learning rate stays until the last `decay_share` of the training, and falls to 0 over it.  That begins in time
+    for the budget, or once validation no longer improves (`patience`).  A training that diverges goes back to its last
+    good state and takes half the learning rate.
+
     Beside the model stand `<out>.checkpoint` (to resume from; removed by no one) and the record.  Stopping the
     iteration keeps the last checkpoint.  On the CPU, a training of a given number of steps that was interrupted and
-    resumed gives the same weights, bit for bit, as one that was not.
+    resumed gives the same weights, bit for bit, as one that was not (but for a bank of pupils, which is drawn anew).
+
+    Started by `torchrun`, the processes share every step's movies; the first one reports and writes.
 
     Args:
         config: the recipe.
@@ -94,125 +107,275 @@ def train(
         Where the training stands.
 
     Raises:
-        TrainingError: if the loss is not finite again and again.
-        ValueError: if there is nothing to resume from, or its recipe differs, or `start` has another shape.
+        TrainingError: if it diverges again and again.
+        ValueError: if there is nothing to resume from, or its recipe differs, or `start` has another shape, or the
+            movies of a step cannot be shared among the processes.
     """
     out = Path(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder to write the model to")
-    where = choose_device(device)
+    where = own_device(choose_device(device))
+    keep_freed_memory()
+    with processes(where) as team:
+        yield from _train(config, out, minutes, where, team, resume, start, log_dir, report_every)
+
+
+def _train(
+    config: TrainConfig,
+    out: Path,
+    minutes: float | None,
+    where: torch.device,
+    team: Processes,
+    resume: bool,
+    start: Localizer | None,
+    log_dir: Path | str | None,
+    report_every: int,
+) -> Iterator[Progress]:
     plan = config.training
+    if plan.movies % team.size:
+        raise ValueError(
+            f"training.movies is {plan.movies}, which {team.size} processes cannot share; make it a multiple"
+        )
     origin = {} if start is None else {name: v for name, v in start.record.items() if name != "figures"}
-    # a model's second training must not see the movies of its first again
+    # a model's second training must not see the movies of its first again, nor a process those of another
     seed = config.seed + int(origin.get("steps", 0))
     torch.manual_seed(seed)
-    keep_freed_memory()
-    rng = torch.Generator(where).manual_seed(seed)
+    rng = torch.Generator(where).manual_seed(seed + 1_000_003 * team.rank)
     model = config.localizer()
     if start is not None:
         model.inherit(start)
-    model = model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model).eval().requires_grad_(False)
     forward = config.forward_model()
     forward.psf.to(where)
-    optimizers = _optimizers(model, config)
+    learner = _Learner(model.to(where, memory_format=torch.channels_last), config, team)  # type: ignore[call-overload]
     checkpoint = out.with_suffix(".checkpoint")
-    step, skipped, spent, history = 0, 0, 0.0, []
+    course = _Course(plan)
+    step, spent, history = 0, 0.0, []
     if resume:
         state = _read_checkpoint(checkpoint, config, where)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        learner.load_state_dict(state["learner"])
         rng.set_state(state["rng"])
-        step, skipped, spent = state["step"], state["skipped"], state["seconds"]
+        step, spent = state["step"], state["seconds"]
+        course = _Course(plan, **json.loads(state["course"]))
         history, origin = json.loads(state["history"]), json.loads(state["origin"])
-    validate = Validation(config, where)
-    board = _board(log_dir)
-
-    def progress(**more: Any) -> float:
-        of_steps = step / plan.steps
-        return min(1.0, max(of_steps, spent / 60 / minutes) if minutes else of_steps)
-
+    validate = Validation(config, where) if team.first else None
+    board = _board(log_dir) if team.first else None
+    good = learner.state_dict()
     losses: list[Tensor] = []
-    simulating, bad, since = 0.0, 0, time.perf_counter()
-    n_since = 0
-    while progress() < 1:
-        rate = plan.learning_rate * min(1, (step + 1) / plan.warm_up_steps) * _cosine(progress())
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+    simulating, since, n_since = 0.0, time.perf_counter(), 0
+
+    def position() -> float:
+        of_steps = step / plan.steps
+        return max(of_steps, team.agreed(spent / 60 / minutes, where)) if minutes else of_steps
+
+    at = position()
+    while at < course.end:
+        rate = course.rate(at, step)
         before = time.perf_counter()
-        batch = forward.sample(plan.movies, plan.frames, (plan.size_px, plan.size_px), rng)
+        batch = forward.sample(plan.movies // team.size, plan.frames, (plan.size_px, plan.size_px), rng)
         simulating += time.perf_counter() - before
-        loss = loss_of(model, batch, config)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), plan.gradient_norm)
-        if bool(torch.isfinite(norm)) and bool(torch.isfinite(loss)):
-            for optimizer in optimizers:
-                optimizer.step()
-            decay = min(plan.average_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-            losses.append(loss.detach())
-            bad = 0
-        else:
-            skipped, bad = skipped + 1, bad + 1
-            if bad >= 20:
-                raise TrainingError(
-                    f"the loss was not finite in 20 steps in a row (step {step}); lower training.learning_rate, or"
-                    " check that the ranges of scene, psf and camera are sane; the last checkpoint is kept"
-                )
+        loss = learner.step(batch, rate)
         step, n_since = step + 1, n_since + 1
         spent += time.perf_counter() - before
-        last = progress() >= 1
-        if step % report_every == 0 or last:
-            validation = None
-            if step % plan.validate_every == 0 or last:
-                validation = validate(average)
+        if loss is not None:
+            losses.append(loss)
+        at = position()
+        reporting = step % report_every == 0 or at >= course.end
+        mean = float(torch.stack(losses).mean()) if losses else math.nan
+        if learner.bad >= 20 or (reporting and course.diverged(mean)):
+            learner.load_state_dict(good)
+            course.recover(step)
+        if not reporting:
+            continue
+        validation = None
+        if step % plan.validate_every == 0 or at >= course.end:
+            good = learner.state_dict()
+            if validate is not None:
+                validation = validate(learner.average)
                 history.append({"step": step, "minutes": round(spent / 60, 2), **validation})
-            elapsed = time.perf_counter() - since
-            report = Progress(
-                step=step,
-                fraction=progress(),
-                minutes=spent / 60,
-                loss=float(torch.stack(losses).mean()) if losses else math.nan,
-                learning_rate=rate,
-                frames_per_second=n_since * plan.movies * plan.frames / elapsed,
-                simulation_share=simulating / elapsed,
-                skipped=skipped,
-                validation=validation,
+            course.end = team.agreed(course.plateau(at, history), where)
+        elapsed = time.perf_counter() - since
+        report = Progress(
+            step=step,
+            fraction=min(1.0, at / course.end),
+            minutes=spent / 60,
+            loss=mean,
+            learning_rate=rate,
+            frames_per_second=n_since * plan.movies * plan.frames / elapsed,
+            simulation_share=simulating / elapsed,
+            skipped=learner.skipped,
+            recovered=course.recovered,
+            validation=validation,
+        )
+        if validation is not None:
+            average = learner.average
+            average.record = _record(config, where, team, report, history, origin)
+            if at >= course.end:
+                average.record["figures"] = characterize(average, config, where)
+                remarks = diagnose(config, validation, average.record["figures"], course.settled)
+                average.record["remarks"] = remarks
+                report = replace(report, remarks=tuple(remarks))
+            state = {
+                "config": json.dumps(to_mapping(config)),
+                "learner": learner.state_dict(),
+                "rng": rng.get_state(),
+                "step": step,
+                "seconds": spent,
+                "course": json.dumps(course.state()),
+                "history": json.dumps(history),
+                "origin": json.dumps(origin),
+            }
+            with atomic(checkpoint) as temporary:
+                torch.save(state, temporary)
+            average.save(out)
+            with atomic(out.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(average.record, indent=1) + "\n")
+        if board is not None:
+            for name, value in {**asdict(report), **(validation or {})}.items():
+                if isinstance(value, float | int):
+                    board.add_scalar(name, value, step)
+            board.flush()
+        losses, simulating, n_since = [], 0.0, 0
+        yield report
+        since = time.perf_counter()
+
+
+@final
+class _Learner:
+    """The network, the running average of its weights, and the optimizers that move it."""
+
+    def __init__(self, model: Localizer, config: TrainConfig, team: Processes) -> None:
+        self.model = model
+        self.average = copy.deepcopy(model).eval().requires_grad_(False)
+        self.skipped, self.bad, self.done = 0, 0, 0
+        self._optimizers = _optimizers(model, config)
+        self._plan = config.training
+        self._team = team
+        loss = _Loss(model, config)
+        # averages the gradients of all processes while they are computed
+        self._loss: nn.Module = DistributedDataParallel(loss) if team.size > 1 else loss
+
+    def step(self, batch: Simulation, rate: float) -> Tensor | None:
+        """Learn from some movies; their loss, or None if it, or its gradient, was not finite and nothing was learnt."""
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss = self._loss(batch)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._plan.gradient_norm)
+        loss = self._team.mean(loss.detach())
+        self.done += 1
+        if not (bool(torch.isfinite(norm)) and bool(torch.isfinite(loss))):
+            self.skipped, self.bad = self.skipped + 1, self.bad + 1
+            return None
+        self.bad = 0
+        for optimizer in self._optimizers:
+            optimizer.step()
+        decay = min(self._plan.average_decay, self.done / (9 + self.done))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that `step` changes."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+                "done": self.done,
+                "skipped": self.skipped,
+            }
+        )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        state = copy.deepcopy(state)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done, self.skipped, self.bad = state["done"], max(self.skipped, state["skipped"]), 0
+
+
+@final
+class _Loss(nn.Module):
+    """`loss_of` as a module, for DistributedDataParallel to wrap."""
+
+    def __init__(self, model: Localizer, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(self, batch: Simulation) -> Tensor:
+        return loss_of(self.model, batch, self.config)
+
+
+@final
+class _Course:
+    """Where a training is heading: its learning rate, when it ends, and whether it went astray."""
+
+    def __init__(
+        self, plan: Optimization, *, end: float = 1.0, damping: float = 1.0, recovered: int = 0, settled: bool = False
+    ) -> None:
+        self._plan = plan
+        self.end = end
+        """share of the budget after which the training ends"""
+        self.damping = damping
+        self.recovered = recovered
+        self.settled = settled
+        """validation had stopped improving"""
+        self._highest: list[float] = []
+
+    def state(self) -> dict[str, Any]:
+        return {"end": self.end, "damping": self.damping, "recovered": self.recovered, "settled": self.settled}
+
+    def rate(self, at: float, step: int) -> float:
+        """The learning rate at a share of the budget: rising, level, and falling linearly to 0 at the end."""
+        warm = min(1.0, (step + 1) / self._plan.warm_up_steps)
+        left = max(0.0, (self.end - at) / (self._plan.decay_share * self.end))
+        return self._plan.learning_rate * self.damping * warm * min(1.0, left)
+
+    def plateau(self, at: float, history: list[dict[str, Any]]) -> float:
+        """When to end: as before, or sooner if neither efficiency nor honesty of the sigmas has improved for long."""
+        patience = self._plan.patience
+        decaying = at > self.end * (1 - self._plan.decay_share)
+        if not patience or decaying or len(history) <= patience:
+            return self.end
+        earlier, late = history[:-patience], history[-patience:]
+
+        def best(rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+            return max((v for row in rows if math.isfinite(v := value(row))), default=-math.inf)
+
+        def honesty(row: dict[str, Any]) -> float:
+            return -abs(math.log(max(row["isolated_error_over_sigma"], 1e-3)))
+
+        better = best(late, lambda r: r["efficiency"]) > best(earlier, lambda r: r["efficiency"]) + 0.2
+        if better or best(late, honesty) > best(earlier, honesty) + 0.02:
+            return self.end
+        self.settled = True
+        return min(self.end, at / (1 - self._plan.decay_share))
+
+    def diverged(self, loss: float) -> bool:
+        """Whether the mean loss since the last report is far beyond that of the first reports."""
+        if len(self._highest) < 3:
+            self._highest.append(loss)
+            return False
+        return not loss < max(abs(v) for v in self._highest) * 3 + 10
+
+    def recover(self, step: int) -> None:
+        """Take half the learning rate from now on.
+
+        Raises:
+            TrainingError: if that was done three times already.
+        """
+        if self.recovered == 3:
+            raise TrainingError(
+                f"the training diverged for the fourth time (step {step}), each time from its last good state with half"
+                " the learning rate; lower training.learning_rate, or check that the ranges of scene, psf and camera"
+                " are sane; the last checkpoint is kept"
             )
-            if validation is not None:
-                average.record = _record(config, where, report, history, origin)
-                if last:
-                    average.record["figures"] = characterize(average, config, where)
-                state = {
-                    "config": json.dumps(to_mapping(config)),
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                    "rng": rng.get_state(),
-                    "step": step,
-                    "skipped": skipped,
-                    "seconds": spent,
-                    "history": json.dumps(history),
-                    "origin": json.dumps(origin),
-                }
-                with atomic(checkpoint) as temporary:
-                    torch.save(state, temporary)
-                average.save(out)
-                with atomic(out.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps(average.record, indent=1) + "\n")
-            if board is not None:
-                for name, value in {**asdict(report), **(validation or {})}.items():
-                    if isinstance(value, float | int):
-                        board.add_scalar(name, value, step)
-                board.flush()
-            losses, simulating, n_since = [], 0.0, 0
-            yield report
-            since = time.perf_counter()
+        self.recovered += 1
+        self.damping /= 2
 
 
 def _optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -227,13 +390,10 @@ def _optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optim
     return [adam, Muon(inner, plan.learning_rate, weight_decay=plan.weight_decay)] if inner else [adam]
 
 
-def _cosine(fraction: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
-
-
 def _record(
     config: TrainConfig,
     device: torch.device,
+    team: Processes,
     report: Progress,
     history: list[dict[str, Any]],
     origin: dict[str, Any],
@@ -246,9 +406,11 @@ def _record(
         "torch": torch.__version__,
         "hardware": hardware,
         "threads": torch.get_num_threads(),
+        **({"processes": team.size} if team.size > 1 else {}),
         "steps": report.step,
         "minutes": round(report.minutes, 1),
         "skipped_steps": report.skipped,
+        **({"recovered": report.recovered} if report.recovered else {}),
         "validation": history,
     } | ({"start": origin} if origin else {})
 

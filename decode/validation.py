@@ -55,16 +55,19 @@ class Validation:
             truth = batch.emitters[batch.emitters.photons >= self._min_photons].to("cpu")
             result = score(truth, found, two_d=self._two_d, field_nm=(48 * batch.pixel_size_nm,) * 2)
             if result.tp + result.fp + result.fn:
-                scores.append((result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm))
+                efficiency = result.efficiency_lateral if self._two_d else result.efficiency_3d
+                found_any = efficiency if math.isfinite(efficiency) else 0.0
+                scores.append((result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm, found_any))
             errors = _errors_of_isolated(batch, truth, found, self._psf, self._two_d)
             over_bound.append(errors[0])
             over_sigma.append(errors[1])
-        jaccard, lateral, axial = torch.tensor(scores).reshape(-1, 3).nanmean(0).tolist()
+        jaccard, lateral, axial, efficiency = torch.tensor(scores).reshape(-1, 4).nanmean(0).tolist()
         bound, sigma = (float(torch.cat(e).square().mean().sqrt()) for e in (over_bound, over_sigma))
         return {
             "jaccard": jaccard,
             "rmse_lateral_nm": lateral,
             **({} if self._two_d else {"rmse_axial_nm": axial}),
+            "efficiency": efficiency,
             "isolated_error_over_bound": bound,
             "isolated_error_over_sigma": sigma,
         }

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import decode.train
 from decode.batch import localize_file
-from decode.config import Optimization, TrainConfig
+from decode.config import Optimization, TrainConfig, to_mapping
 from decode.forward import MeasuredCamera, MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import PSFFile, write_psf
@@ -22,8 +26,9 @@ from decode.io.stacks import write_movie
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.parallel import Processes
 from decode.scene import Scene
-from decode.train import Progress, TrainingError, train
+from decode.train import Progress, TrainingError, _Course, train
 
 TINY = TrainConfig(
     seed=3,
@@ -132,8 +137,91 @@ def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
     assert last.skipped == 1
     assert all(torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters())
     bad = set(range(1, 1000))
-    with pytest.raises(TrainingError, match=r"not finite in 20 steps in a row .* lower training\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"diverged for the fourth time .* lower training\.learning_rate"):
         run(replace(TINY, training=replace(TINY.training, steps=100)), tmp_path / "n.safetensors")
+
+
+def test_a_training_that_diverges_goes_on_from_its_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = decode.train.loss_of
+    calls = 0
+
+    def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 18:  # as a step that was much too large leaves it
+            with torch.no_grad():
+                model.out.weight.mul_(1e3)
+        return honest(model, *arguments)
+
+    monkeypatch.setattr(decode.train, "loss_of", loss)
+    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
+    assert [r.recovered for r in reports] == [0] * 4 + [1] * 6
+    assert reports[4].loss > 10 * abs(reports[3].loss)
+    assert reports[5].loss < 2 * abs(reports[3].loss)
+    assert reports[5].learning_rate == pytest.approx(reports[3].learning_rate / 2, rel=0.3)
+    assert Localizer.load(tmp_path / "m.safetensors").record["recovered"] == 1
+
+
+def validations(*efficiencies: float) -> list[dict[str, float]]:
+    return [{"efficiency": e, "isolated_error_over_sigma": 1.1} for e in efficiencies]
+
+
+def test_it_ends_early_when_validation_no_longer_improves() -> None:
+    course = _Course(Optimization(patience=3, decay_share=0.25, warm_up_steps=1, learning_rate=1.0))
+    assert course.plateau(0.1, validations(10, 20, 30, 40, 41)) == 1, "it improves"
+    assert course.rate(0.2, 1000) == 1
+    course.end = course.plateau(0.3, validations(10, 40, 40, 40.1, 39.9))
+    assert course.settled
+    assert course.end == pytest.approx(0.4), "a quarter of the whole is left to fall in"
+    assert [course.rate(at, 1000) for at in (0.3, 0.35, 0.4)] == pytest.approx([1, 0.5, 0])
+    assert course.plateau(0.35, validations(10, 40, 40, 40, 40, 40)) == course.end, "once it falls, it ends"
+    honest = [{"efficiency": 40.0, "isolated_error_over_sigma": s} for s in (2.0, 1.9, 1.7, 1.5, 1.3)]
+    assert _Course(Optimization(patience=3)).plateau(0.3, honest) == 1, "sigmas still become honest"
+
+
+def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    config = replace(TINY, training=replace(TINY.training, steps=240, movies=4, validate_every=240))
+    recipe.write_text(yaml.safe_dump(to_mapping(config)))
+    alone = run(config, tmp_path / "alone.safetensors")
+    both = tmp_path / "both.safetensors"
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "decode"]
+    arguments = ["train", str(recipe), "-o", str(both), "--log", str(tmp_path / "log"), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("240 steps") == 1, "one of them reports"
+    record = Localizer.load(both).record
+    assert record["processes"] == 2
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+        EventAccumulator,
+    )
+
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("loss")}
+    assert list(losses) == [50, 100, 150, 200, 240]
+    for last in (100, 200, 240):
+        own = [r.loss for r in alone if last - 40 <= r.step <= last]
+        mean, scatter = float(np.mean(own)), float(np.std(own)) / len(own) ** 0.5
+        # both are means over simulations of their own, of about as many steps
+        assert abs(losses[last] - mean) < 5 * scatter + 0.1 * abs(mean)
+    assert losses[240] < 0.5 * losses[50]
+
+
+def test_movies_that_processes_cannot_share_are_refused(tmp_path: Path) -> None:
+    odd = replace(TINY, training=replace(TINY.training, movies=3))
+    team = Processes(rank=0, size=2)
+    with pytest.raises(ValueError, match="2 processes cannot share"):
+        next(decode.train._train(odd, tmp_path / "m", None, torch.device("cpu"), team, False, None, None, 4))
 
 
 def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
