@@ -14,6 +14,7 @@ from decode.io.cameras import read_camera
 from decode.io.psfs import read_psf
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
+from decode.optics.field import FieldSplinePSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import PupilBank, PupilPrior
 from decode.scene import Scene
@@ -139,7 +140,9 @@ class TrainConfig:
             return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px}, camera=camera)
         if isinstance(self.psf, PupilPrior):
             return Localizer(self.network, self.psf.context, camera=camera)
-        return Localizer(self.network, {}, psf=forward.psf, camera=camera)
+        psf = forward.psf
+        field = dict(zip(psf.parameter_names, psf.field_nm, strict=True)) if isinstance(psf, FieldSplinePSF) else {}
+        return Localizer(self.network, field, psf=psf, camera=camera)
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

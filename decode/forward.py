@@ -13,6 +13,7 @@ from torch.nn.functional import conv2d
 
 from decode.emitters import EmitterSet
 from decode.optics.camera import Camera
+from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.pupil_bank import PupilBank
@@ -196,6 +197,11 @@ class ForwardModel:
         if self.pupils is not None:
             psfs, told = self.pupils.draw(n_movies, rng)
             parameters = torch.zeros(n_movies, 0)
+        elif isinstance(self.psf, FieldSplinePSF):
+            # a movie is a small part of the field, over which the PSF hardly changes
+            low, high = torch.tensor(self.psf.field_nm, device=rng.device).T
+            parameters = low + (high - low) * torch.rand(n_movies, 2, generator=rng, device=rng.device)
+            told = dict(zip(self.psf.parameter_names, parameters.T, strict=True))
         elif self.psf_prior is None:
             own = [getattr(self.psf, name).detach().reshape(1) for name in self.psf.parameter_names]
             parameters = torch.stack(own, 1).expand(n_movies, -1) if own else torch.zeros(n_movies, 0)
