@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -69,9 +70,32 @@ class GaussianPSF(PSF):
         # a cubic term may turn the curve down far from focus, where no light was ever measured
         return sigma * torch.sqrt(curve.clamp_min(0.05))
 
+    def _widening(self, z: Tensor, parameters: Tensor | None) -> Tensor:
+        """(n, 2) slope of `widths` by z."""
+        sigma = self.sigma_nm if parameters is None else parameters[:, :1]
+        t = torch.stack([z - self.gap_nm, z + self.gap_nm], 1) / self.depth_nm
+        width = self.widths(z, parameters)
+        slope = sigma**2 * (2 * t + 3 * self.orders[0] * t**2 + 4 * self.orders[1] * t**3) / (2 * self.depth_nm * width)
+        return torch.where(width**2 > 0.05 * sigma**2, slope, 0.0)
+
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         edges = torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
         width = self.widths(xyz[:, 2], parameters)[:, :, None]
         # erf differences, not the density at the centre: pixels are as wide as the PSF's sigma
         fractions: Tensor = torch.special.ndtr((edges - xyz[:, :2, None]) / width).diff(dim=-1)
         return fractions[:, 1, :, None] * fractions[:, 0, None, :]
+
+    def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        edges = torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
+        width, widening = self.widths(xyz[:, 2], parameters), self._widening(xyz[:, 2], parameters)
+        t = (edges - xyz[:, :2, None]) / width[:, :, None]
+        density = torch.exp(-0.5 * t**2) / (math.sqrt(2 * math.pi) * width[:, :, None])
+        fraction = torch.special.ndtr(t).diff(dim=-1)
+        moved = -density.diff(dim=-1)
+        widened = -(t * density).diff(dim=-1) * widening[:, :, None]
+        (x, y), (dx, dy), (zx, zy) = (part.unbind(1) for part in (fraction, moved, widened))
+        rows = torch.stack([y, y, dy, zy, y], 1)[:, :, :, None]
+        columns = torch.stack([x, dx, x, x, zx], 1)[:, :, None, :]
+        image = rows * columns
+        image[:, 3] += image[:, 4]
+        return image[:, :4]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +42,32 @@ class PSF(nn.Module, ABC):
         Returns:
             (n, patch_px, patch_px) indexed (emitter, y, x); each patch sums to at most 1.
         """
+
+    def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """The fraction of light in each pixel, and its derivatives by x, y and z.
+
+        Args:
+            xyz, parameters: as for `integrate_pixels`.
+
+        Returns:
+            (n, 4, patch_px, patch_px): the fraction, then its slopes per nm.
+        """
+
+        def fraction(position: Tensor) -> Tensor:
+            return self.integrate_pixels(position, parameters)
+
+        # emitters are independent, so one forward-mode pass per axis differentiates the whole batch
+        axes = torch.eye(3, dtype=xyz.dtype, device=xyz.device)
+        slopes = [torch.func.jvp(fraction, (xyz,), (axis.expand_as(xyz).contiguous(),))[1] for axis in axes]
+        return torch.stack([fraction(xyz), *slopes], 1)
+
+    def with_patch(self, patch_px: int) -> Self:
+        """The same PSF, its parameters shared, drawn in another patch around the emitter."""
+        cut = copy(self)
+        cut.patch_px = patch_px
+        parts = self._modules.items()
+        cut._modules = {name: part.with_patch(patch_px) if isinstance(part, PSF) else part for name, part in parts}
+        return cut
 
 
 def render(

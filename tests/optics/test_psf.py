@@ -102,6 +102,29 @@ def test_gradient_in_the_position(psf: PSF, rng: torch.Generator) -> None:
     assert torch.autograd.gradcheck(psf.integrate_pixels, (xyz,), eps=1e-4, atol=1e-8, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_slopes_are_the_derivatives_of_the_image(psf: PSF, rng: torch.Generator) -> None:
+    xyz = in_central_pixel(psf, 50, rng)
+    parameters = None
+    if psf.parameter_names == ("field_x", "field_y"):
+        parameters = torch.rand(50, 2, generator=rng, dtype=torch.float64) * 5000
+    found = psf.integrate_pixels_with_slopes(xyz, parameters)
+    torch.testing.assert_close(found[:, 0], psf.integrate_pixels(xyz, parameters), atol=1e-12, rtol=0)
+    for axis in range(3):
+        step = 0.01 * torch.eye(3, dtype=torch.float64)[axis]
+        above, below = (psf.integrate_pixels(xyz + sign * step, parameters) for sign in (1, -1))
+        torch.testing.assert_close(found[:, 1 + axis], (above - below) / 0.02, atol=1e-9, rtol=0)
+
+
+@torch.no_grad()
+def test_another_patch_is_cut_from_the_same_image(psf: PSF, rng: torch.Generator) -> None:
+    xyz = in_central_pixel(psf, 20, rng)
+    small = psf.with_patch(psf.patch_px - 2)
+    inner = xyz - torch.tensor([PIXEL_NM, PIXEL_NM, 0])
+    torch.testing.assert_close(small.integrate_pixels(inner), psf.integrate_pixels(xyz)[:, 1:-1, 1:-1])
+    assert psf.integrate_pixels(xyz).shape[1] == small.patch_px + 2  # the original is as it was
+
+
 def test_gradient_in_the_parameters(psf: PSF, rng: torch.Generator) -> None:
     xyz = in_central_pixel(psf, 3, rng)
     own = tuple(psf.parameters())
