@@ -10,20 +10,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import final
 
+from torch import Tensor
+
 from decode import __version__
+from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
+from decode.io.psfs import PSFFile
 from decode.io.stacks import Movie, open_movie
 from decode.io.tables import TableWriter
-from decode.localize import localize
+from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
+from decode.optics.pupil import PupilPSF
+from decode.optics.pupil_bank import Canonical, canonical
 from decode.render import save_picture
 
-__all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_acquisition", "localize_file"]
+__all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_acquisition", "localize_file", "tell"]
 
+ALIKE = 2.0
+"""misfit up to which a PSF counts as a pupil's"""
 FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 
@@ -120,6 +128,7 @@ def localize_file(
     camera: CameraFile | None = None,
     pixel_size_nm: float | None = None,
     psf_sigma_nm: float | None = None,
+    psf: PSFFile | None = None,
     threshold: float = 0.5,
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
@@ -139,6 +148,7 @@ def localize_file(
         camera: None takes the model's, where it was trained for one, or else estimates it.
         pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
         psf_sigma_nm: width of the PSF; None estimates it.
+        psf: the calibrated PSF, for a model that is told its pupil.
         threshold, roi, device: as `localize` takes them.
         frames, allow_truncated: as `open_movie` takes them.
         formats: of `FORMATS`.
@@ -174,11 +184,17 @@ def localize_file(
         if camera is None and stated is not None:
             remark = "no camera was given: the one that the model was trained for was taken"
             acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
-        context = {}
+        if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
+            acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
+        context: dict[str, float | Tensor] = {}
         if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
             context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
-        else:
+        elif not model.context or model.psf is not None:
             _check_pixel_size(model, acquisition.pixel_size_nm)
+        told = None
+        if model.context.keys() >= {"wavelength_px", "numerical_aperture"}:
+            told = tell(model, psf)
+            context |= told.context
         chunks = localize(
             movie,
             model,
@@ -189,6 +205,8 @@ def localize_file(
             device=device,
             roi=roi,
         )
+        if told is not None:
+            chunks = map(told.placed, chunks)
         progress = BatchProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
         yield progress
 
@@ -224,6 +242,38 @@ def localize_file(
         for file in files:
             os.replace(unfinished / file.name, file)
     yield replace(progress, files=files)
+
+
+def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
+    """What a model for many astigmatic pupils is told of a calibrated PSF, and how its answers are placed.
+
+    Raises:
+        ValueError: if there is no PSF, or one that lies beyond those it was trained for.
+    """
+    if psf is None:
+        raise ValueError(
+            "this model serves any astigmatic PSF and must be told which: calibrate it from beads with `decode "
+            "calibrate psf`, and give the file as --psf"
+        )
+    pupil = psf.psf
+    if not isinstance(pupil, PupilPSF):
+        fit = as_pupil(psf.psf, psf.z_range_nm)
+        if fit.misfit > ALIKE:
+            raise ValueError(
+                f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.1f} times the variance of "
+                "noise at 5000 photons), which this model is for; train a model for it with `decode run` or `decode "
+                "train`"
+            )
+        pupil = fit.psf
+    told = canonical(pupil)
+    context = dict(told.context)
+    for name, (low, high) in model.context.items():
+        # a little beyond the range, the nearest pupil that the model knows does
+        nearest = min(max(context[name], low), high)
+        if abs(nearest - context[name]) <= 0.2 * (high - low):
+            context[name] = nearest
+    model.context_map(context)
+    return told._replace(context=context)
 
 
 def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:

@@ -132,6 +132,7 @@ def localize(
     psf_sigma: Annotated[
         float | None, typer.Option(metavar="NM", help="Width of the PSF (standard deviation); without: estimated.")
     ] = None,
+    psf: Annotated[Path | None, typer.Option(help="Calibrated PSF, for a model that serves many.")] = None,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
@@ -153,6 +154,7 @@ def localize(
 
     from decode.batch import FORMATS, localize_file
     from decode.io.cameras import read_camera
+    from decode.io.psfs import read_psf
     from decode.models import load_model
 
     region = None if roi is None else _region(roi)
@@ -161,6 +163,7 @@ def localize(
     if repeated:
         raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
     network = load_model(model)
+    calibrated = None if psf is None else read_psf(psf)
     camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     results = []
     for movie in movies:
@@ -170,6 +173,7 @@ def localize(
                 network,
                 out,
                 camera=camera_file,
+                psf=calibrated,
                 pixel_size_nm=pixel_size,
                 psf_sigma_nm=psf_sigma,
                 threshold=threshold,

@@ -113,11 +113,11 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
     config = replace(TINY, training=replace(TINY.training, steps=10**6, validate_every=10**6))
-    last = run(config, tmp_path / "m.safetensors", minutes=0.02)[-1]
-    assert last.step < 1000
+    last = run(config, tmp_path / "m.safetensors", minutes=0.06)[-1]
+    assert last.step < 3000
     assert last.validation is not None
     assert (tmp_path / "m.safetensors").is_file()
-    assert last.learning_rate < 0.1 * TINY.training.learning_rate, "the schedule follows the time"
+    assert last.learning_rate < 0.5 * TINY.training.learning_rate, "the schedule follows the time"
 
 
 def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from decode.emitters import EmitterSet
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
 
@@ -91,6 +92,11 @@ class Canonical(NamedTuple):
     """z has the other sign: the pupil was replaced by the one with the same images at -z"""
     offset_nm: tuple[float, float, float]
     """where the network sees an emitter that lies at the origin; z before it is mirrored"""
+
+    def placed(self, found: EmitterSet) -> EmitterSet:
+        """Emitters as the network saw them, in the coordinates of the calibration."""
+        sign = torch.tensor([1.0, 1.0, -1.0 if self.mirrored else 1.0]).to(found.xyz)
+        return replace(found, xyz=found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz))
 
 
 def canonical(psf: PupilPSF) -> Canonical:
