@@ -37,6 +37,10 @@ class EmitterSet:
     """(n, 3) standard deviations, nm; NaN where an axis is not estimated"""
     photons_sigma: Tensor | None = None
     """(n,) standard deviation, photons"""
+    goodness: Tensor | None = None
+    """(n,) deviance of a fit to the frame per degree of freedom: about 1 where the model explains the light there"""
+    polished: Tensor | None = None
+    """(n,) bool; whether the likelihood of the frames refined the molecule"""
     metadata: Mapping[str, object] = field(default_factory=dict)
     """plain facts that travel with the table: `pixel_size_nm`, `n_frames`, `height_px`, `width_px`, provenance"""
 

@@ -53,7 +53,12 @@ PHOTONS = {
     "background": ("offset", "background", "local_background"),
     "photons_sigma": ("uncertainty_intensity",),
 }
-OTHERS = {"frame": ("frame",), "probability": ("probability", "prob")}
+OTHERS = {
+    "frame": ("frame",),
+    "probability": ("probability", "prob"),
+    "goodness": ("goodness",),
+    "polished": ("polished",),
+}
 """what other programs call our columns, the preferred name first"""
 
 
@@ -192,6 +197,7 @@ def _thunderstorm_table(path: Path, metadata: Mapping[str, object]) -> AbstractC
             columns["uncertainty_intensity [photon]"] = values["photons_sigma"]
         if "probability" in values:
             columns["probability"] = values["probability"]
+        columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
         return {name: _rounded(column, _unit(name)[1]) for name, column in columns.items()}
 
     return _csv_table(path, columns_of, quote='"')
@@ -279,6 +285,7 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
         columns["prob"] = values["probability"]
     if "photons_sigma" in values:
         columns["photons_sigma"] = values["photons_sigma"]
+    columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
     return {"frame": values["frame"].astype(np.uint32)} | {k: v.astype(np.float32) for k, v in columns.items()}
 
 
@@ -296,7 +303,7 @@ def _numbers(emitters: EmitterSet) -> Columns:
         if triple in columns:
             xyz = columns.pop(triple)
             columns |= {f"{prefix}{axis}": xyz[:, i] for i, axis in enumerate("xyz")}
-    return {name: column.astype(np.int64 if name == "frame" else np.float64) for name, column in columns.items()}
+    return {name: column.astype(np.int64 if name in ("frame", "polished") else np.float64) for name, column in columns.items()}
 
 
 def _filled(columns: Columns) -> Columns:
@@ -402,6 +409,8 @@ def _emitters(values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, obj
         probability=columns.get("probability"),
         xyz_sigma=xyz_sigma,
         photons_sigma=columns.get("photons_sigma"),
+        goodness=columns.get("goodness"),
+        polished=columns["polished"] > 0.5 if "polished" in columns else None,
         metadata=metadata,
     )
 
@@ -439,7 +448,7 @@ def _from_picasso(path: Path, locs: npt.NDArray[Any]) -> EmitterSet:
     if {"lpx", "lpy"} <= names and (locs["lpx"].any() or locs["lpy"].any()):
         values |= {f"sigma_{axis}": locs[f"lp{axis}"].astype(np.float64) * pixel for axis in "xy"}
     same = {"z": "z", "sigma_z": "lpz", "frame": "frame", "photons": "photons", "background": "bg"}
-    same |= {"probability": "prob", "photons_sigma": "photons_sigma"}
+    same |= {"probability": "prob"} | {name: name for name in ("photons_sigma", "goodness", "polished")}
     values |= {name: locs[theirs] for name, theirs in same.items() if theirs in names}
     movie = {"n_frames": "Frames", "height_px": "Height", "width_px": "Width"}
     counts = {name: int(facts[theirs]) for name, theirs in movie.items() if theirs in facts}

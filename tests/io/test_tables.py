@@ -36,6 +36,8 @@ def molecules(rng: torch.Generator) -> EmitterSet:
         probability=torch.rand(n, generator=rng),
         xyz_sigma=torch.rand(n, 3, generator=rng) * 30 + 1,
         photons_sigma=torch.rand(n, generator=rng) * 99,
+        goodness=torch.rand(n, generator=rng) * 3,
+        polished=torch.rand(n, generator=rng) < 0.5,
         metadata={**FIELD, "psf_sigma_nm": 130.0, "model": "a model", "shape": (1, 2)},
     )
 
@@ -45,15 +47,16 @@ def assert_close(read: EmitterSet, written: EmitterSet, **tolerances: float) -> 
     assert torch.equal(read.frame, written.frame)
     for name, column in written.columns().items():
         if name != "frame":
-            difference = (read.columns()[name] - column.double()).abs().nan_to_num(0).max()
+            difference = (read.columns()[name].double() - column.double()).abs().nan_to_num(0).max()
             assert difference <= tolerances[name], f"{name} is off by {difference}"
             assert torch.equal(read.columns()[name].isnan(), column.isnan())
 
 
 # half a unit of the last digit printed, or of a float32
 CSV_DIGITS = {"xyz": 5.001e-4, "xyz_sigma": 5.001e-4, "photons": 5.001e-3, "background": 5.001e-3}
-CSV_DIGITS |= {"photons_sigma": 5.001e-3, "probability": 5.001e-5}
+CSV_DIGITS |= {"photons_sigma": 5.001e-3, "probability": 5.001e-5, "goodness": 5.001e-5, "polished": 0}
 PICASSO_DIGITS = {"xyz": 5e-4, "xyz_sigma": 2e-6, "photons": 0, "background": 0, "photons_sigma": 0, "probability": 0}
+PICASSO_DIGITS |= {"goodness": 0, "polished": 0}
 
 
 @pytest.mark.parametrize(("name", "digits"), [("table.csv", CSV_DIGITS), ("table.hdf5", PICASSO_DIGITS)])

@@ -1,0 +1,439 @@
+"""polish: a network's molecules refined by the likelihood of the frames, neighbours and successive frames jointly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from decode.emitters import EmitterSet
+from decode.likelihood.single import DARKEST, Fit, scaled_deviance
+from decode.optics.camera import Camera
+from decode.optics.psf import PSF
+
+__all__ = ["fit_jointly", "polish", "window_for"]
+
+AT_ONCE = 256
+"""emitters worked on at a time: more would leave the processor's cache"""
+MOST_NEIGHBOURS = 6
+"""the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
+MOST_STEPS = 8
+AT_REST = 0.15
+"""standard deviations; a shorter step is the last, for each is many times shorter than the one before"""
+DAMPING = 1e-2
+"""of the Fisher information, relative to its diagonal: keeps emitters that cannot be told apart from running off"""
+PRIOR_WIDTH = 2.0
+"""standard deviations of the network's that hold a molecule to its place while it is fitted"""
+LINK_SIGMAS = 3.0
+"""of the distance within which molecules of successive frames are one"""
+FAR_NM = 1e3
+"""no molecule moves so far from frame to frame"""
+SMOOTH_PX, ENOUGH_FRAMES = 3.0, 8
+"""background changes over more than this, which shows in the mean of so many frames"""
+MOST_MOVED = 2.5
+"""standard deviations of the network's; a molecule that was moved further had another's light in its window"""
+BOLD = 5.0
+"""times smaller than the network's uncertainty is that of a fit worth half: it knows only the molecules it was given"""
+NETWORK_SHARE = 0.2
+"""weight of the network's estimate where the model explains the frames: both err, and not quite together"""
+
+
+@torch.no_grad()
+def polish(
+    psf: PSF, camera: Camera, adu: Tensor, emitters: EmitterSet, *, parameters: Tensor | None = None
+) -> EmitterSet:
+    """Refine a network's molecules by the likelihood of the frames they were found in.
+
+    The fit of `fit_jointly` and the network's estimate are combined.  Where noise explains what the fit leaves (a
+    deviance d of 1 per degree of freedom), the network keeps `NETWORK_SHARE` of the weight.  The fit's weight falls as
+    d^(-3/2) where more is left, for then there is light that the fit does not know of, and where it claims to be much
+    more certain than the network (`BOLD`).  The numbers were chosen on simulations.  A molecule stays as the network
+    has it where the fit did not come to rest, made the frames less likely, or moved further than the network's
+    uncertainty allows.
+
+    Args:
+        psf: the point spread function.
+        camera: its maps, if any, are as large as the frames.
+        adu: (t, y, x) counts of successive frames.  The more, the better are background and blinking known.
+        emitters: with `background`, `xyz_sigma` and `photons_sigma`; frames count from the first of `adu`.  z is not
+            fitted where its sigma is NaN.
+        parameters: (n, p) PSF parameters per emitter, or None.
+
+    Returns:
+        The molecules in the same order, with `goodness` (deviance per degree of freedom) and `polished` (whether the
+        fit was taken).
+
+    Raises:
+        ValueError: if the table lacks a column, or a molecule lies in none of the frames.
+    """
+    if emitters.xyz_sigma is None or emitters.photons_sigma is None or emitters.background is None:
+        raise ValueError("only molecules with uncertainties and background can be polished, as a network finds them")
+    axial = not bool(emitters.xyz_sigma[:, 2].isnan().all())
+    fit = fit_jointly(psf, camera, adu, emitters, axial=axial, parameters=parameters)
+    axes = [0, 1, 2] if axial else [0, 1]
+    moved = ((fit.xyz - emitters.xyz) / emitters.xyz_sigma)[:, axes].abs().amax(1)
+    polished = fit.converged & (moved < MOST_MOVED) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
+
+    variance = fit.covariance.diagonal(dim1=1, dim2=2)
+    claim = emitters.xyz_sigma[:, :2].square().sum(1) / variance[:, :2].sum(1)
+    trust = (1 - NETWORK_SHARE) * fit.deviance.clamp_min(1) ** -1.5 / (1 + claim / BOLD**2)
+    trust = trust.where(polished, 0.0).to(emitters.xyz.dtype)
+
+    def combined(network: Tensor, fitted: Tensor) -> Tensor:
+        weight = trust if network.ndim == 1 else trust[:, None]
+        return torch.where(weight > 0, network + weight * (fitted - network), network)
+
+    return replace(
+        emitters,
+        xyz=combined(emitters.xyz, fit.xyz),
+        photons=combined(emitters.photons, fit.photons),
+        background=fit.background.where(polished, emitters.background),
+        xyz_sigma=combined(emitters.xyz_sigma**2, variance[:, :3]).sqrt(),
+        photons_sigma=combined(emitters.photons_sigma**2, variance[:, 3]).sqrt(),
+        goodness=fit.deviance,
+        polished=polished,
+    )
+
+
+@torch.no_grad()
+def fit_jointly(
+    psf: PSF,
+    camera: Camera,
+    adu: Tensor,
+    emitters: EmitterSet,
+    *,
+    axial: bool = True,
+    window_px: int | None = None,
+    parameters: Tensor | None = None,
+) -> Fit:
+    """Maximum-likelihood molecules of a movie: neighbours share the light, successive frames the position.
+
+    Fisher scoring (Smith et al., Nature Methods 7, 373, 2010) on the likelihood of `scaled_deviance`.  In a step every
+    emitter solves for itself and its nearest neighbours in a window around it, against the light of all others, and
+    takes its own part of the solution (a restricted additive Schwarz method; Cai and Sarkis, SIAM J. Sci. Comput. 21,
+    792, 1999).  Photons and background are each frame's own; the position of a molecule that stays on is one for
+    all its frames, found from the sum of what each says of it when everything else is projected out.  The background
+    has the shape of the frames' mean without emitters, blurred; its height is each emitter's own.  Stated
+    uncertainties of the start act as a prior, `PRIOR_WIDTH` times as wide, on the way; they are not in the covariance
+    but for those of neighbours.
+
+    Args:
+        psf, camera, adu, parameters: as for `polish`.
+        emitters: where to start.
+        axial: fit z; otherwise it stays.
+        window_px: side of the windows; None: `window_for`.
+
+    Returns:
+        A fit per row of `emitters`.  `converged`: it came to rest, and no further from the frames than it began.
+        The covariance is NaN for an axis that is not fitted.
+    """
+    n, device, dtype = len(emitters), emitters.xyz.device, emitters.xyz.dtype
+    axes = [0, 1, 2] if axial else [0, 1]
+    d = len(axes)
+    if emitters.background is None:
+        raise ValueError("the molecules to fit need a background to start from")
+    if n and (int(emitters.frame.min()) < 0 or int(emitters.frame.max()) >= len(adu)):
+        raise ValueError(f"there are molecules outside the {len(adu)} frames; count frames from the first of them")
+    bright, dark = emitters.photons.clamp_min(1), emitters.background.clamp_min(DARKEST)
+    start = torch.cat([emitters.xyz[:, axes], bright[:, None], dark[:, None]], 1)
+    belief = torch.zeros_like(start)
+    if emitters.xyz_sigma is not None and emitters.photons_sigma is not None:
+        sigma = torch.cat([emitters.xyz_sigma[:, axes], emitters.photons_sigma[:, None]], 1)
+        belief[:, :-1] = (PRIOR_WIDTH * sigma) ** -2
+    psf = psf.with_patch(window_px or window_for(psf, camera, axial=axial))
+    windows = _Windows(psf, camera, adu, emitters, axes, parameters, start, belief)
+    neighbours = _neighbours(emitters, psf.pixel_size_nm * psf.patch_px / 2)
+    crowd = (neighbours >= 0).sum(1)
+    density = (1 + crowd) / (torch.pi * (psf.pixel_size_nm * psf.patch_px / 2) ** 2)
+
+    theta = start.clone()
+    covariance, stated = start.new_zeros(2, n, d + 2, d + 2)
+    deviance, first = start.new_zeros(n), start.new_zeros(n)
+    track, n_tracks = torch.arange(n, device=device), n
+    moving = torch.ones(n, dtype=torch.bool, device=device)
+    arrived = ~moving
+    longest = start.new_tensor([psf.pixel_size_nm / 2] * 2 + [150.0] * (d - 2) + [torch.inf] * 2)
+    for step in range(MOST_STEPS if n else 0):
+        rows = torch.nonzero(moving)[:, 0]
+        windows.draw(rows, theta)
+        if step in (0, 2):
+            windows.see_background()
+        rows = rows[torch.argsort(crowd[rows])]
+        change = torch.zeros_like(theta)
+        for m in crowd[rows].unique().tolist():
+            for part in rows[crowd[rows] == m].split(max(16, AT_ONCE // (1 + m))):
+                change[part], covariance[part], deviance[part] = windows.solve(part, neighbours[part, :m], theta)
+        if step == 0:
+            first = deviance.clone()
+        if step == 1:
+            track, n_tracks = _tracks(emitters, theta[:, :d], covariance[:, :d, :d], density)
+        own, change = covariance[rows], change[rows]
+        change, own = _one_position(theta[rows], change, own, track[rows], n_tracks, d)
+        stated[rows] = own
+        new = theta[rows] + change.clamp(-longest, longest)
+        new[:, d] = torch.maximum(new[:, d], 0.3 * theta[rows, d])
+        new[:, d + 1].clamp_min_(DARKEST)
+        step_sigmas = ((new - theta[rows]).abs() / own.diagonal(dim1=1, dim2=2).sqrt()).amax(1)
+        theta[rows] = new
+        arrived[rows] = step_sigmas < 3 * AT_REST
+        if step > 0:  # molecules of a track stop together
+            restless = torch.zeros(n_tracks, dtype=torch.bool, device=device)
+            restless[track[rows[step_sigmas > AT_REST]]] = True
+            moving = restless[track]
+        if not bool(moving.any()):
+            break
+    worse = start.new_zeros(n_tracks).index_add_(0, track, deviance - first)[track] > 0.1
+    everything = start.new_full((n, 5, 5), torch.nan)
+    fitted = torch.tensor([*axes, 3, 4], device=device)
+    everything[:, fitted[:, None], fitted] = stated
+    xyz = emitters.xyz.clone()
+    xyz[:, axes] = theta[:, :d]
+    return Fit(
+        xyz=xyz,
+        photons=theta[:, d],
+        background=theta[:, d + 1],
+        covariance=everything,
+        deviance=deviance / (windows.n_pixels() - d - 2).clamp_min(1).to(dtype),
+        converged=arrived & ~worse & torch.isfinite(theta).all(1),
+    )
+
+
+def window_for(psf: PSF, camera: Camera, *, axial: bool = True) -> int:
+    """Side in pixels of the smallest window that holds what the whole patch tells of an emitter, but for 5 %.
+
+    The Cramer-Rao bound of 1000 photons on 20 photons per pixel, mean of its rise over some depths.
+    """
+    depths = torch.linspace(-500.0, 500.0, 5) if axial else torch.zeros(1)
+    k = psf.patch_px
+    middle = torch.full((len(depths), 2), (k // 2 + 0.5) * psf.pixel_size_nm)
+    device = next((tensor.device for tensor in psf.parameters()), None)
+    image = psf.integrate_pixels_with_slopes(torch.cat([middle, depths[:, None]], 1).to(device)).double()
+    floor = float(camera.noise_floor.double().median())
+    excess = camera.excess_factor / float(torch.as_tensor(camera.qe, dtype=torch.float64).median())
+    slopes = torch.cat([image[:, 1 : 4 if axial else 3] * 1000, image[:, :1], torch.ones_like(image[:, :1])], 1)
+    weight = 1 / (excess * (1000 * image[:, 0] + 20).clamp_min(DARKEST) + floor)
+
+    def bound(side: int) -> Tensor:
+        edge = (k - side) // 2
+        part = slice(edge, edge + side)
+        j, w = slopes[:, :, part, part].flatten(2), weight[:, None, part, part].flatten(2)
+        covariance = torch.linalg.pinv((j * w) @ j.mT, rtol=1e-14, hermitian=True)
+        return covariance.diagonal(dim1=1, dim2=2)[:, : slopes.shape[1] - 2].clamp_min(0).sqrt()
+
+    whole = bound(k)
+    for side in range(min(9, k), k, 2):
+        if float((bound(side) / whole.clamp_min(1e-12)).mean(0).amax()) < 1.05:
+            return side
+    return k
+
+
+@final
+class _Windows:
+    """Square windows of the frames around emitters, and the light of all emitters in the frames."""
+
+    def __init__(
+        self,
+        psf: PSF,
+        camera: Camera,
+        adu: Tensor,
+        emitters: EmitterSet,
+        axes: list[int],
+        parameters: Tensor | None,
+        start: Tensor,
+        belief: Tensor,
+    ) -> None:
+        self.psf, self.axes, self.parameters, self.start, self.belief = psf, axes, parameters, start, belief
+        self.shape = tuple(adu.shape)
+        device, dtype = start.device, start.dtype
+        k = psf.patch_px
+        self.frame, self.place = emitters.frame.to(device), emitters.xyz
+        self.corner = torch.floor(self.place[:, :2] / psf.pixel_size_nm).long() - k // 2
+        self.reach = torch.arange(k, device=device)
+        camera = camera.to(device)
+        self.photons = camera.to_photons(adu.to(device)).to(dtype)
+        self.excess = camera.excess_factor / torch.as_tensor(camera.qe, dtype=dtype, device=device)
+        self.floor = camera.noise_floor.to(device, dtype)
+        self.light = torch.zeros_like(self.photons)
+        self.background = self.photons.new_zeros(self.shape[1:])
+        n = len(start)
+        self.slopes = start.new_zeros(n, len(axes) + 1, k * k)
+        self.drawn = start.new_zeros(n)
+
+    def draw(self, rows: Tensor, theta: Tensor) -> None:
+        """Images of emitters and their slopes by position and photons; in the frames they take the old ones' place."""
+        d = len(self.axes)
+        for part in rows.split(AT_ONCE):
+            position = self.place[part].clone()
+            position[:, self.axes] = theta[part, :d]
+            position[:, :2] -= self.corner[part] * self.psf.pixel_size_nm
+            own = None if self.parameters is None else self.parameters[part]
+            image = self.psf.integrate_pixels_with_slopes(position, own).flatten(2).to(theta.dtype)
+            bright = theta[part, d, None]
+            pixel, inside = self.pixels(part)
+            change = (bright * image[:, 0] - self.drawn[part, None] * self.slopes[part, -1]) * inside
+            self.light.view(-1).index_add_(0, (self._first(part) + pixel).view(-1), change.view(-1))
+            self.slopes[part, :-1] = bright[:, None] * image[:, [axis + 1 for axis in self.axes]]
+            self.slopes[part, -1] = image[:, 0]
+            self.drawn[part] = bright[:, 0]
+
+    def see_background(self) -> None:
+        """What shines evenly: the frames without the light of emitters, their mean blurred."""
+        rest = self.photons - self.light
+        level = rest.median().clamp_min(DARKEST)
+        weight = 1 / (self.excess * (self.light.clamp_min(0) + level) + self.floor)
+        sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / self.shape[0]) ** 0.5
+        above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
+        self.background = above / below
+
+    def solve(self, rows: Tensor, beside: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step of emitters with as many neighbours (n, m) each.
+
+        Returns:
+            The step (n, p), the covariance (n, p, p) where the emitters are, and the deviance (n,) there.
+        """
+        p = theta.shape[1]
+        pixel, inside = self.pixels(rows)
+        in_movie = self._first(rows) + pixel
+        shape = self.background.view(-1)[pixel]
+        mean = self.light.view(-1)[in_movie] + shape - shape[:, shape.shape[1] // 2, None] + theta[rows, -1:]
+        measured = self.photons.view(-1)[in_movie]
+        excess, floor = (self._at(value, pixel) for value in (self.excess, self.floor))
+        weight = inside / (excess * mean.clamp_min(DARKEST) + floor)
+        deviance = (scaled_deviance(measured, mean, excess, floor) * inside).sum(1)
+        slope = torch.cat([self.slopes[rows], torch.ones_like(mean)[:, None], self._shifted(rows, beside)], 1)
+        weighted = slope * weight[:, None]
+        information = weighted @ slope.mT
+        score = (weighted @ (measured - mean)[:, :, None])[:, :, 0]
+        others = self.belief[beside, :-1].flatten(1)
+        score[:, :p] += self.belief[rows] * (self.start - theta)[rows]
+        score[:, p:] += others * (self.start - theta)[beside, :-1].flatten(1)
+        scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
+        # correlations, not information, are inverted: units of nm and photons differ by orders of magnitude
+        outer = scale[:, :, None] * scale[:, None, :]
+        own, others = pad(self.belief[rows], (0, others.shape[1])), pad(others, (p, 0))
+        information *= outer
+        damped = information + torch.diag_embed((own + others) * scale**2 + DAMPING)
+        step = torch.linalg.solve(damped, score * scale)[:, :p] * scale[:, :p]
+        unit = torch.eye(slope.shape[1], p, dtype=slope.dtype, device=slope.device).expand(len(rows), -1, -1)
+        covariance = torch.linalg.solve(information + torch.diag_embed(others * scale**2 + 1e-5), unit)[:, :p]
+        return step, covariance * outer[:, :p, :p], deviance
+
+    def pixels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels of windows (n, k * k) as they are numbered in a frame, and which of them are inside it."""
+        height, width = self.shape[1:]
+        x, y = (self.corner[rows, axis, None] + self.reach for axis in (0, 1))
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
+        return pixel.flatten(1), inside.flatten(1)
+
+    def n_pixels(self) -> Tensor:
+        """(n,) pixels of each window inside the frame."""
+        height, width = self.shape[1:]
+        sides = [
+            (self.corner + len(self.reach))[:, i].clamp_max(s) - self.corner[:, i].clamp_min(0)
+            for i, s in ((0, width), (1, height))
+        ]
+        return sides[0].clamp_min(0) * sides[1].clamp_min(0)
+
+    def _first(self, rows: Tensor) -> Tensor:
+        return self.frame[rows, None] * (self.shape[1] * self.shape[2])
+
+    def _at(self, value: Tensor, pixel: Tensor) -> Tensor:
+        return value if value.numel() == 1 else value.expand(self.shape[1:]).reshape(-1)[pixel]
+
+    def _shifted(self, rows: Tensor, beside: Tensor) -> Tensor:
+        """Slopes of neighbours (n, m) as the windows of emitters (n,) see them: (n, m (axes + 1), pixels)."""
+        k = len(self.reach)
+        if not beside.shape[1]:
+            return self.slopes.new_zeros(len(rows), 0, k * k)
+        offset = self.corner[rows][:, None] - self.corner[beside]
+        x, y = (offset[:, :, axis, None] + self.reach for axis in (0, 1))
+        inside = ((y >= 0) & (y < k))[:, :, :, None] & ((x >= 0) & (x < k))[:, :, None, :]
+        index = y.clamp(0, k - 1)[:, :, :, None] * k + x.clamp(0, k - 1)[:, :, None, :]
+        slopes = self.slopes[beside]
+        seen = slopes.gather(3, index.flatten(2)[:, :, None].expand(-1, -1, slopes.shape[2], -1))
+        return (seen * inside.flatten(2)[:, :, None]).flatten(1, 2)
+
+
+def _one_position(
+    theta: Tensor, change: Tensor, covariance: Tensor, track: Tensor, n_tracks: int, d: int
+) -> tuple[Tensor, Tensor]:
+    """Steps and covariances where the rows of a track have one position.
+
+    Each row's position, with all else projected out, is Gaussian with its part of the covariance; their product is
+    the molecule's, and the other unknowns of a row follow it.
+    """
+    within = covariance[:, :d, :d]
+    known = torch.linalg.inv(within)
+    said = theta[:, :d] + change[:, :d]
+    total = known.new_zeros(n_tracks, d, d).index_add_(0, track, known)
+    summed = known.new_zeros(n_tracks, d).index_add_(0, track, (known @ said[:, :, None])[:, :, 0])
+    common = torch.linalg.inv_ex(total[track])[0]
+    shift = (common @ summed[track][:, :, None])[:, :, 0] - said
+    gain = covariance[:, d:, :d] @ known
+    change, covariance = change.clone(), covariance.clone()
+    change[:, :d] += shift
+    change[:, d:] += (gain @ shift[:, :, None])[:, :, 0]
+    covariance[:, d:, d:] += gain @ (common - within) @ gain.mT
+    covariance[:, :d, :d] = common
+    covariance[:, d:, :d] = gain @ common
+    covariance[:, :d, d:] = covariance[:, d:, :d].mT
+    return change, covariance
+
+
+def _tracks(emitters: EmitterSet, place: Tensor, covariance: Tensor, density: Tensor) -> tuple[Tensor, int]:
+    """(n,) number of the molecule that each row shows, and how many there are.
+
+    Rows of successive frames are one molecule if each is the other's nearest, their distance is within `LINK_SIGMAS` of
+    what the covariances of their places (n, d) allow, and it is likelier to be so small by them than by chance, for
+    molecules of this density (n,) per nm^2.
+    """
+    n, device = len(emitters), place.device
+    frame = emitters.frame.cpu().numpy()
+    # frames lie apart along a third axis
+    places = np.column_stack([emitters.xyz[:, :2].double().cpu().numpy(), frame * FAR_NM])
+    tree, a_frame = cKDTree(places), np.array([0.0, 0.0, FAR_NM])
+    _, after = tree.query(places + a_frame, distance_upper_bound=FAR_NM / 4)
+    _, before = tree.query(places - a_frame, distance_upper_bound=FAR_NM / 4)
+    rows = np.flatnonzero(after < n)
+    rows = rows[before[after[rows]] == rows]
+    earlier, later = (torch.from_numpy(index).to(device) for index in (rows, after[rows]))
+    apart = place[earlier] - place[later]
+    spread = covariance[earlier] + covariance[later]
+    square = (apart * torch.linalg.solve_ex(spread, apart)[0]).sum(1)
+    by_chance = 2 * torch.pi * density[earlier] * torch.linalg.det(spread[:, :2, :2]).clamp_min(0).sqrt()
+    same = (square < (-2 * by_chance.log()).clamp_max(LINK_SIGMAS**2)).cpu().numpy()
+    links = coo_array((np.ones(same.sum()), (rows[same], after[rows][same])), shape=(n, n))
+    n_tracks, track = connected_components(links.tocsr(), directed=False)
+    return torch.from_numpy(track.astype(np.int64)).to(device), int(n_tracks)
+
+
+def _neighbours(emitters: EmitterSet, reach_nm: float) -> Tensor:
+    """Rows of the nearest emitters of the same frame within reach (n, up to `MOST_NEIGHBOURS`), -1 for none."""
+    n, device = len(emitters), emitters.xyz.device
+    if n < 2:
+        return torch.full((n, 0), -1, device=device)
+    # frames lie apart along a third axis, so that one tree serves them all
+    xy, frame = (column.double().cpu().numpy() for column in (emitters.xyz[:, :2], emitters.frame))
+    places = np.column_stack([xy, frame * 2 * reach_nm])
+    _, found = cKDTree(places).query(places, k=min(MOST_NEIGHBOURS + 1, n), distance_upper_bound=reach_nm)
+    found = np.where(found == np.arange(n)[:, None], n, found)
+    # an emitter is its own nearest, unless another is at the very same place
+    found = np.take_along_axis(found, np.argsort(found == n, 1, kind="stable"), 1)[:, :MOST_NEIGHBOURS]
+    return torch.from_numpy(np.where(found == n, -1, found)).to(device)
+
+
+def _blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """(n, y, x) blurred by a Gaussian, with zeros beyond their sides."""
+    half = int(3 * sigma_px + 0.5)
+    reach = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-0.5 * (reach / sigma_px) ** 2)
+    rows = conv2d(images[:, None], kernel[None, None, None] / kernel.sum(), padding=(0, half))
+    return conv2d(rows, kernel[None, None, :, None] / kernel.sum(), padding=(half, 0))[:, 0]

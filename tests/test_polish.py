@@ -1,0 +1,301 @@
+"""Polished molecules: at the Cramer-Rao bound, honest about it, neighbours and frames jointly, never made worse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from decode.batch import localize_file
+from decode.emitters import EmitterSet
+from decode.io.cameras import read_camera
+from decode.io.tables import read_table
+from decode.likelihood import fit_jointly, polish
+from decode.models import load_model
+from decode.optics.camera import Camera
+from decode.optics.fisher import cramer_rao_bound
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
+
+PIXEL_NM = 100.0
+SIDE = 27
+SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+CAMERAS = {"EMCCD": EMCCD, "sCMOS": Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8)}
+
+
+def astigmatic() -> GaussianPSF:
+    return GaussianPSF(130.0, pixel_size_nm=PIXEL_NM, depth_nm=400.0, gap_nm=200.0, patch_px=21).double()
+
+
+def with_maps(rng: torch.Generator) -> Camera:
+    """Every fifth pixel is noisy, by 10 electrons."""
+    noise = torch.where(torch.rand(SIDE, SIDE, generator=rng) < 0.2, 10.0, 1.3)
+    return Camera(baseline=100.0, e_per_adu=0.46 + 0.05 * torch.rand(SIDE, SIDE, generator=rng), read_noise_e=noise)
+
+
+def one_each(n: int, rng: torch.Generator, *, every: int = 2) -> EmitterSet:
+    """One molecule in every second frame, somewhere in the middle, of 1000 to 4000 photons."""
+    xyz = torch.tensor([1300.0, 1300.0, -400.0]) + torch.rand(n, 3, generator=rng) * torch.tensor([100.0, 100.0, 800.0])
+    photons = 1000 * 4 ** torch.rand(n, generator=rng, dtype=torch.float64)
+    return EmitterSet(
+        frame=every * torch.arange(n), xyz=xyz.double(), photons=photons, background=torch.full((n,), 20.0).double()
+    )
+
+
+def recorded(
+    camera: Camera, truth: EmitterSet, rng: torch.Generator, background: Tensor | None = None, n_frames: int = 0
+) -> Tensor:
+    frames = max(n_frames, int(truth.frame.max()) + 1 if len(truth) else 0)
+    light = render(
+        astigmatic(), frame=truth.frame, xyz=truth.xyz, photons=truth.photons, n_frames=frames, shape=(SIDE, SIDE)
+    ).detach()
+    return camera.sample(light + (20.0 if background is None else background), rng)
+
+
+def bound_of(camera: Camera, truth: EmitterSet) -> Tensor:
+    assert truth.background is not None
+    return cramer_rao_bound(astigmatic(), camera, truth.xyz, truth.photons, truth.background)
+
+
+def found(truth: EmitterSet, bound: Tensor, rng: torch.Generator, spread: float = 1.2) -> EmitterSet:
+    """What a network would say: off by a little more than the bound, and honest about it."""
+    off = spread * bound * torch.randn(bound.shape, generator=rng, dtype=bound.dtype)
+    return EmitterSet(
+        frame=truth.frame,
+        xyz=truth.xyz + off[:, :3],
+        photons=truth.photons + off[:, 3],
+        background=truth.background * 1.1 if truth.background is not None else None,
+        xyz_sigma=spread * bound[:, :3],
+        photons_sigma=spread * bound[:, 3],
+    )
+
+
+def root_mean_square(values: Tensor) -> Tensor:
+    return values.square().mean(0).sqrt()
+
+
+@pytest.mark.parametrize("name", ["EMCCD", "sCMOS", "sCMOS with maps"])
+def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -> None:
+    """Root mean squares of 600 errors scatter by 3 %."""
+    camera = CAMERAS[name] if name in CAMERAS else with_maps(rng)
+    truth = one_each(600, rng)
+    bound = bound_of(camera, truth)
+    start, adu = found(truth, bound, rng), recorded(camera, truth, rng)
+    fit = fit_jointly(astigmatic(), camera, adu, start)
+    assert fit.converged.double().mean() > 0.99
+    error = fit.xyz - truth.xyz
+    assert (root_mean_square(error / bound[:, :3]) < 1.06 + 0.06).all()
+    spread = root_mean_square(error / fit.xyz_sigma)
+    assert ((spread > 0.9) & (spread < 1.1)).all(), spread
+    assert abs(fit.deviance.mean() - 1) < 0.1
+
+    # this network errs independently of the noise, so that 15 % of the fits differ suspiciously from it
+    better = polish(astigmatic(), camera, adu, start)
+    assert better.polished is not None
+    assert better.polished.double().mean() > 0.85
+    assert better.xyz_sigma is not None
+    error = better.xyz - truth.xyz
+    assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()
+    assert (root_mean_square(error / better.xyz_sigma) < 1.1).all()
+
+
+def pair_bound(camera: Camera, truth: EmitterSet) -> Tensor:
+    """(pairs, 2, 3) nm, where x, y, z, photons of both and one background are unknown; by automatic derivatives."""
+    psf = astigmatic()
+    pairs = len(truth) // 2
+
+    def image(unknown: Tensor) -> Tensor:
+        u = unknown[:, :8].reshape(-1, 4)
+        frame = torch.arange(pairs).repeat_interleave(2)
+        light = render(psf, frame=frame, xyz=u[:, :3], photons=u[:, 3], n_frames=pairs, shape=(SIDE, SIDE))
+        return light + unknown[:, 8, None, None]
+
+    at = torch.cat([truth.xyz, truth.photons[:, None]], 1).reshape(pairs, 8)
+    at = torch.cat([at, torch.full((pairs, 1), 20.0)], 1)
+    axes = torch.eye(9, dtype=at.dtype)
+    slopes = torch.stack([torch.func.jvp(image, (at,), (axis.expand_as(at),))[1] for axis in axes], 1).flatten(2)
+    variance = camera.excess_factor * image(at) / camera.qe + camera.noise_floor
+    information = torch.einsum("nik,njk,nk->nij", slopes, slopes, 1 / variance.flatten(1))
+    return torch.linalg.inv(information).diagonal(dim1=1, dim2=2)[:, :8].sqrt().reshape(pairs, 2, 4)[:, :, :3].detach()
+
+
+def pairs_of(n: int, rng: torch.Generator, apart_nm: float) -> EmitterSet:
+    first = one_each(n, rng)
+    angle = torch.rand(n, generator=rng, dtype=torch.float64) * 2 * torch.pi
+    step = apart_nm * torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
+    xyz = torch.stack([first.xyz, first.xyz + step], 1).flatten(0, 1)
+    xyz[:, 2] *= 0.4
+    two = {name: column.repeat_interleave(2) for name, column in first.columns().items() if name != "xyz"}
+    return EmitterSet(xyz=xyz, **two)
+
+
+def test_pairs_come_to_the_bound_of_pairs(rng: torch.Generator) -> None:
+    """300 nm apart, both unknown; the stated covariance counts the neighbour."""
+    truth = pairs_of(300, rng, 300.0)
+    bound = pair_bound(EMCCD, truth).flatten(0, 1)
+    off = torch.randn(len(truth), 3, generator=rng, dtype=torch.float64) * torch.tensor([15.0, 15.0, 30.0])
+    start = EmitterSet(frame=truth.frame, xyz=truth.xyz + off, photons=truth.photons, background=truth.background)
+    fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), start)
+    assert fit.converged.double().mean() > 0.9
+    error = (fit.xyz - truth.xyz)[fit.converged]
+    over = root_mean_square(error / bound[fit.converged])
+    assert (over < 1.06 + 0.07).all(), over
+    spread = root_mean_square(error / fit.xyz_sigma[fit.converged])
+    assert ((spread > 0.9) & (spread < 1.12)).all(), spread
+    alone = bound_of(EMCCD, truth)[:, :2]
+    assert (fit.xyz_sigma[:, :2] / alone).median() > 1.1
+
+
+def test_a_molecule_that_stays_on_has_one_position(rng: torch.Generator) -> None:
+    """Four frames halve the error of one."""
+    once = one_each(200, rng, every=6)
+    rows = torch.arange(200).repeat_interleave(4)
+    truth = EmitterSet(**{name: column[rows] for name, column in once.columns().items()})
+    truth = EmitterSet(**{**truth.columns(), "frame": truth.frame + torch.arange(4).repeat(200)})
+    bound = bound_of(EMCCD, truth)
+    start = found(truth, bound, rng)
+    fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), start)
+    linked = (fit.xyz.view(200, 4, 3) - fit.xyz.view(200, 4, 3)[:, :1]).abs().amax((1, 2)) < 1e-6
+    assert linked.double().mean() > 0.85  # 3 sigmas in each of three gaps let 8 % go
+    whole = linked.repeat_interleave(4)
+    error = (fit.xyz - truth.xyz)[whole]
+    assert (root_mean_square(error / bound[whole, :3]) < 0.58).all()
+    spread = root_mean_square(error / fit.xyz_sigma[whole])
+    assert ((spread > 0.8) & (spread < 1.1)).all(), spread  # those let go had the larger errors
+
+
+def test_uneven_background_does_not_draw_molecules_along(rng: torch.Generator) -> None:
+    """20 photons that rise to 50 within the window; without the shape of the background the mean error is 5 sigma."""
+    truth = one_each(400, rng)
+    slope = 20 + 30 * torch.sigmoid((torch.arange(SIDE) - 15.0) / 3).expand(SIDE, SIDE)
+    bound = bound_of(EMCCD, truth)
+    fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng, slope), found(truth, bound, rng))
+    bias = (fit.xyz - truth.xyz)[:, :2].mean(0)
+    assert (bias.abs() < 0.3 * bound[:, :2].mean(0)).all(), bias
+
+
+def test_what_does_not_fit_stays_as_the_network_has_it(rng: torch.Generator) -> None:
+    """Molecules placed 400 nm off, sure of themselves; and molecules where there are none."""
+    truth = one_each(60, rng)
+    adu = recorded(EMCCD, truth, rng, n_frames=140)
+    bound = bound_of(EMCCD, truth)
+    start = found(truth, bound, rng)
+    xyz, frame = start.xyz.clone(), start.frame.clone()
+    xyz[:20, 0] += 400
+    frame[20:25] = torch.arange(121, 131, 2)
+    start = EmitterSet(**{**start.columns(), "xyz": xyz, "frame": frame})
+    polished = polish(astigmatic(), EMCCD, adu, start)
+    assert polished.polished is not None
+    assert not polished.polished[:20].any()
+    assert torch.equal(polished.xyz[:20], start.xyz[:20])
+    assert polished.xyz_sigma is not None
+    assert start.xyz_sigma is not None
+    assert torch.equal(polished.xyz_sigma[:20], start.xyz_sigma[:20])
+    assert polished.polished[25:].double().mean() > 0.9
+    for column in polished.columns().values():
+        assert torch.isfinite(column).all()
+
+
+def test_molecules_at_and_beyond_the_border(rng: torch.Generator) -> None:
+    places = torch.tensor(
+        [[30.0, 30.0, 0.0], [2690.0, 1350.0, 50.0], [1350.0, -20.0, 0.0], [-900.0, 500.0, 0.0]]
+    ).double()
+    n = len(places)
+    truth = EmitterSet(
+        frame=2 * torch.arange(n),
+        xyz=places,
+        photons=torch.full((n,), 4000.0).double(),
+        background=torch.full((n,), 20.0).double(),
+    )
+    bound = bound_of(EMCCD, truth)
+    polished = polish(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), found(truth, bound, rng))
+    for column in polished.columns().values():
+        assert torch.isfinite(column).all()
+    assert polished.polished is not None
+    assert polished.xyz_sigma is not None
+    assert polished.polished[:2].all()
+    assert ((polished.xyz - truth.xyz) / polished.xyz_sigma)[:3].abs().max() < 5
+
+
+def test_no_molecules_and_no_depth(rng: torch.Generator) -> None:
+    none = EmitterSet(
+        frame=torch.zeros(0).long(),
+        xyz=torch.zeros(0, 3),
+        photons=torch.zeros(0),
+        background=torch.zeros(0),
+        xyz_sigma=torch.zeros(0, 3),
+        photons_sigma=torch.zeros(0),
+    )
+    adu = torch.full((3, SIDE, SIDE), 110.0)
+    assert len(polish(astigmatic(), EMCCD, adu, none)) == 0
+    flat = GaussianPSF(130.0, pixel_size_nm=PIXEL_NM)
+    one = EmitterSet(
+        frame=torch.tensor([1]),
+        xyz=torch.tensor([[1350.0, 1340.0, 0.0]]),
+        photons=torch.tensor([2000.0]),
+        background=torch.tensor([20.0]),
+        xyz_sigma=torch.tensor([[9.0, 9.0, torch.nan]]),
+        photons_sigma=torch.tensor([100.0]),
+    )
+    light = render(flat, frame=one.frame, xyz=one.xyz, photons=one.photons, n_frames=3, shape=(SIDE, SIDE)) + 20
+    polished = polish(flat, EMCCD, EMCCD.sample(light.detach(), rng), one)
+    assert polished.polished is not None
+    assert polished.xyz_sigma is not None
+    assert bool(polished.polished.all())
+    assert polished.xyz[0, 2] == 0
+    assert torch.isnan(polished.xyz_sigma[0, 2])
+    assert polished.xyz_sigma[0, 0] < 9
+
+
+def test_bad_input_is_named(rng: torch.Generator) -> None:
+    truth = one_each(3, rng)
+    adu = recorded(EMCCD, truth, rng)
+    with pytest.raises(ValueError, match="uncertainties"):
+        polish(astigmatic(), EMCCD, adu, truth)
+    with pytest.raises(ValueError, match="outside the 2 frames"):
+        fit_jointly(astigmatic(), EMCCD, adu[:2], truth)
+
+
+def test_a_polished_table(tmp_path: Path) -> None:
+    """The same molecules in the same order, most of them polished, whatever the chunks."""
+    camera = read_camera(SAMPLES / "camera.yaml")
+    model = load_model("gaussian-2d")
+    tables = []
+    for polished in (False, True):
+        out = tmp_path / str(polished)
+        for _ in localize_file(
+            SAMPLES / "blinking_2d.tif",
+            model,
+            out,
+            camera=camera,
+            psf_sigma_nm=95.0,
+            frames=slice(5, 30),
+            formats=["csv", "hdf5"],
+            device="cpu",
+            polish=polished,
+        ):
+            pass
+        tables.append([read_table(out / f"blinking_2d.{suffix}") for suffix in ("csv", "hdf5")])
+    (plain, _), (better, in_picasso) = tables
+    assert torch.equal(better.frame, plain.frame)
+    assert better.polished is not None
+    assert in_picasso.goodness is not None
+    assert better.polished.double().mean() > 0.7
+    assert plain.polished is None
+    moved = (better.xyz - plain.xyz)[:, :2].norm(dim=1)
+    assert 0 < moved.median() < 20
+    assert torch.equal(moved > 0, better.polished)
+
+
+def test_a_fit_is_the_same_on_its_own_and_among_others(rng: torch.Generator) -> None:
+    """Molecules of other frames change nothing but the background's shape."""
+    truth = one_each(40, rng)
+    adu = recorded(EMCCD, truth, rng)
+    start = found(truth, bound_of(EMCCD, truth), rng)
+
+    whole = fit_jointly(astigmatic(), EMCCD, adu, start)
+    half = fit_jointly(astigmatic(), EMCCD, adu[:40], start[:20])
+    assert ((whole.xyz[:20] - half.xyz) / half.xyz_sigma).abs().max() < 0.3
