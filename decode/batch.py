@@ -5,25 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import final
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from decode import __version__
 from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
+from decode.devices import choose_device
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import Movie, open_movie
 from decode.io.tables import TableWriter
+from decode.likelihood import polish as polish_molecules
 from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
+from decode.optics.field import FieldSplinePSF
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical, canonical
 from decode.render import save_picture
@@ -32,6 +41,8 @@ __all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_
 
 ALIKE = 2.0
 """misfit up to which a PSF counts as a pupil's"""
+POLISH_OVERLAP = 4
+"""frames before and after a chunk in which its molecules may still be on"""
 FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 
@@ -135,6 +146,7 @@ def localize_file(
     formats: Sequence[str] = FORMATS,
     device: str = "auto",
     allow_truncated: bool = False,
+    polish: bool = False,
 ) -> Iterator[BatchProgress]:
     """Localize the molecules of a movie file, and write `<stem>.csv`, `.hdf5` (and `.yaml`) and `.png` into a folder.
 
@@ -148,10 +160,11 @@ def localize_file(
         camera: None takes the model's, where it was trained for one, or else estimates it.
         pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
         psf_sigma_nm: width of the PSF; None estimates it.
-        psf: the calibrated PSF, for a model that is told its pupil.
+        psf: the calibrated PSF, for a model that is told its pupil, and to polish with.
         threshold, roi, device: as `localize` takes them.
         frames, allow_truncated: as `open_movie` takes them.
         formats: of `FORMATS`.
+        polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's PSF, else a Gaussian.
 
     Yields:
         Progress: once before the first frame, after every chunk, and with the files when they are written.
@@ -207,6 +220,9 @@ def localize_file(
         )
         if told is not None:
             chunks = map(told.placed, chunks)
+        if polish:
+            own = _psf_to_polish_with(model, psf, acquisition)
+            chunks = _polished(chunks, movie, own, acquisition.camera, choose_device(device))
         progress = BatchProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
         yield progress
 
@@ -242,6 +258,46 @@ def localize_file(
         for file in files:
             os.replace(unfinished / file.name, file)
     yield replace(progress, files=files)
+
+
+def _psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
+    psf = model.psf if file is None else file.psf
+    if psf is None and acquisition.psf_sigma_nm is not None:
+        psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
+    if psf is None:
+        raise ValueError("to polish, the PSF must be known, and the model carries none: give a calibrated one as --psf")
+    if abs(psf.pixel_size_nm / acquisition.pixel_size_nm - 1) > 0.02:
+        raise ValueError(
+            f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are "
+            f"{acquisition.pixel_size_nm:g} nm; calibrate one for this movie"
+        )
+    return deepcopy(psf)
+
+
+def _polished(
+    chunks: Iterator[EmitterSet], movie: Movie, psf: PSF, camera: Camera, device: torch.device
+) -> Iterator[EmitterSet]:
+    """Chunks of molecules, polished with the molecules and frames just before and after in view."""
+    psf, camera = psf.to(device), camera.to(device)
+    nothing = EmitterSet.empty()
+    start, before = 0, nothing
+    for now, after in pairwise(chain(chunks, [None])):
+        assert now is not None
+        stop = int(str(now.metadata["frames_done"]))
+        low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
+        seen = EmitterSet.cat([before, now, nothing if after is None else after])
+        seen = replace(seen, frame=seen.frame - movie.frames.start - low)
+        seen = seen[(seen.frame >= 0) & (seen.frame < high - low)].to(device)
+        better = now
+        if len(now):
+            adu = torch.from_numpy(movie.read(low, high).astype(np.float32)).to(device)
+            parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
+            better = polish_molecules(psf, camera, adu, seen, parameters=parameters).to("cpu")
+            better = replace(better, frame=better.frame + low, metadata=now.metadata)
+            better = better[(better.frame >= start) & (better.frame < stop)]
+            better = replace(better, frame=better.frame + movie.frames.start)
+        yield better
+        start, before = stop, now
 
 
 def tell(model: Localizer, psf: PSFFile | None) -> Canonical:

@@ -132,7 +132,12 @@ def localize(
     psf_sigma: Annotated[
         float | None, typer.Option(metavar="NM", help="Width of the PSF (standard deviation); without: estimated.")
     ] = None,
-    psf: Annotated[Path | None, typer.Option(help="Calibrated PSF, for a model that serves many.")] = None,
+    psf: Annotated[
+        Path | None, typer.Option(help="Calibrated PSF, for a model that serves many, and to polish with.")
+    ] = None,
+    polish: Annotated[
+        bool, typer.Option("--polish", help="Refine molecules by the likelihood of the frames; slower.")
+    ] = False,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
@@ -182,6 +187,7 @@ def localize(
                 formats=formats or FORMATS,
                 device=device,
                 allow_truncated=allow_truncated,
+                polish=polish,
             ):
                 if progress.frames_done == 0:
                     bar.reset(progress.frames_total)
