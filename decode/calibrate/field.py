@@ -13,6 +13,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from decode.calibrate.spline import (
+    DEPTH_SMOOTHNESS,
+    KNOT_NM,
     BeadFit,
     Noise,
     _conjugate_gradients,
@@ -21,6 +23,7 @@ from decode.calibrate.spline import (
     _View,
     _with_coefficients,
     fit_spline,
+    jitter_of,
     place_beads,
 )
 from decode.likelihood import scaled_deviance
@@ -78,7 +81,16 @@ def uncovered(places: Tensor, field_nm: Field, terms: int) -> str:
 
 
 def try_field(
-    fit: BeadFit, crops: Tensor, z_nm: Tensor, noise: Noise, places: Tensor, field_nm: Field, *, smoothness: float
+    fit: BeadFit,
+    crops: Tensor,
+    z_nm: Tensor,
+    noise: Noise,
+    places: Tensor,
+    field_nm: Field,
+    *,
+    smoothness: float,
+    depth_smoothness: float = DEPTH_SMOOTHNESS[1],
+    stack: Tensor | None = None,
 ) -> FieldTrial:
     """Let the PSF change over the field if beads cover it, and those that are held out are predicted better so.
 
@@ -88,14 +100,16 @@ def try_field(
 
     Args:
         fit: of a `SplinePSF` to these beads, as if it were the same all over.
-        crops, z_nm, noise, smoothness: as for `fit_spline`.
+        crops, z_nm, noise, smoothness, depth_smoothness, stack: as for `fit_spline`.
         places: (n, 2) nm, of the beads in the frame of the sensor.
         field_nm: (lowest, highest) x and y of the field.
     """
     if reason := uncovered(places, field_nm, 3):
         return FieldTrial(fit, f"the PSF is taken to be the same all over the field: {reason}")
     some = slice(None, None, max(1, len(z_nm) // PLANES))
-    held_out = _HeldOut(fit, crops[:, some], z_nm[some], noise, places, field_nm, smoothness)
+    number = torch.zeros(len(crops), dtype=torch.long) if stack is None else stack
+    smooth = smoothness, depth_smoothness
+    held_out = _HeldOut(fit, crops[:, some], z_nm[some], noise, places, field_nm, number, smooth)
     same = held_out.deviance(1, 0.0)
     gains: dict[tuple[int, float], Tensor] = {}
     best = (3, SIZES[0])
@@ -118,8 +132,9 @@ def try_field(
         )
         return FieldTrial(fit, note, gain=gain)
     found = fit_field(
-        fit, crops, z_nm, noise, places, field_nm, terms=best[0], size=best[1], smoothness=smoothness, n_rounds=4
-    )
+        fit, crops, z_nm, noise, places, field_nm, terms=best[0], size=best[1], smoothness=smoothness,
+        depth_smoothness=depth_smoothness, n_rounds=4,
+    )  # fmt: skip
     order = "linearly" if best[0] == 3 else "quadratically"
     note = (
         f"the PSF changes {order} over the field, by which the deviance of held-out beads is {share:.2g} +- {error:.1g}"
@@ -139,6 +154,7 @@ def fit_field(
     terms: int,
     size: float,
     smoothness: float,
+    depth_smoothness: float,
     n_rounds: int,
 ) -> BeadFit:
     """Fit coefficients that are polynomials of the place, and where beads are, in turns.
@@ -151,7 +167,7 @@ def fit_field(
 
     Args:
         start: a fit of a `SplinePSF` to these beads.
-        crops, z_nm, noise, smoothness: as for `fit_spline`.
+        crops, z_nm, noise, smoothness, depth_smoothness: as for `fit_spline`.
         places: (n, 2) nm, of the beads in the frame of the sensor.
         field_nm: (lowest, highest) x and y of the field.
         terms: of the polynomial: 1, 3 (linear) or 6 (quadratic).
@@ -172,7 +188,8 @@ def fit_field(
     c = torch.cat([psf.coefficients.detach()[None], torch.zeros(terms - 1, *psf.coefficients.shape)])
     dim = float((noise.variance(start.background.mean()) / start.photons.square().mean()).sqrt())
     usual = torch.from_numpy(gaussian_filter(c[0].numpy(), (1, 3, 3))).clamp_min(0) + dim
-    penalties = [_Penalty(smoothness * (size if k else 1) * usual) for k in range(terms)]
+    along_z = depth_smoothness / smoothness * (psf.z_step_nm / KNOT_NM) ** 2.5
+    penalties = [_Penalty(smoothness * (size if k else 1) * usual, along_z) for k in range(terms)]
     ridge = torch.stack([(size * usual) ** -2 if k else torch.zeros_like(usual) for k in range(terms)])
     dense = (w**2).T @ start.photons.square().sum(1) / len(usual) / psf.oversampling**2
     variance = noise.variance(start.photons.mean() * usual + start.background.mean())
@@ -180,7 +197,7 @@ def fit_field(
     xyz, photons = start.xyz, start.photons
 
     for _ in range(n_rounds):
-        views = [_View(psf, at, start.jitter, z_nm, side) for at in xyz]
+        views = [_View(psf, at, strayed, z_nm, side) for at, strayed in zip(xyz, start.jitter, strict=True)]
         light = photons[..., None, None]
         weight = 1 / noise.variance(_images(views, w, c) * light + start.background[:, None, None, None])
 
@@ -202,7 +219,7 @@ def fit_field(
     c[1:] -= c[1:].sum((2, 3), keepdim=True) / psf.oversampling**2 * c[:1]
     for _ in range(2):
         xyz, photons = _placed(c, w, psf, start, crops, z_nm, noise, xyz, photons)
-    views = [_View(psf, at, start.jitter, z_nm, side) for at in xyz]
+    views = [_View(psf, at, strayed, z_nm, side) for at, strayed in zip(xyz, start.jitter, strict=True)]
     expected = _images(views, w, c) * photons[..., None, None] + start.background[:, None, None, None]
     deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
 
@@ -237,7 +254,7 @@ def _placed(
         one = slice(i, i + 1)
         own = torch.tensordot(w[i], c, 1)
         place, _, bright = _place(
-            own, psf, crops[one], start.background[one], noise, xyz[one], start.jitter, z_nm, photons[one], stage=False
+            own, psf, crops[one], start.background[one], noise, xyz[one], start.jitter[one], z_nm, photons[one]
         )
         moved.append(place)
         light.append(bright)
@@ -268,16 +285,19 @@ class _HeldOut:
         noise: Noise,
         places: Tensor,
         field_nm: Field,
-        smoothness: float,
+        stack: Tensor,
+        smooth: tuple[float, float],
     ) -> None:
         self.given = z_nm, noise
-        self.crops, self.places, self.field_nm, self.smoothness = crops, places, field_nm, smoothness
-        self.xy = fit.xyz[:, :2]
+        self.crops, self.places, self.field_nm, self.xy, self.stack = crops, places, field_nm, fit.xyz[:, :2], stack
+        self.smooth = smooth
         self.folds = [torch.arange(len(crops)) % FOLDS == fold for fold in range(FOLDS)]
         # the PSF of all beads would tell of those that are held out
+        pixel = fit.psf.pixel_size_nm
         self.starts = [
             fit_spline(
-                crops[~out], z_nm, noise, fit.psf.pixel_size_nm, self.xy[~out], smoothness=smoothness, n_rounds=4
+                crops[~out], z_nm, noise, pixel, self.xy[~out], smoothness=smooth[0], depth_smoothness=smooth[1],
+                stack=stack[~out], n_rounds=4,
             )
             for out in self.folds
         ]  # fmt: skip
@@ -287,13 +307,15 @@ class _HeldOut:
         deviance = torch.zeros(len(self.crops))
         for out, start in zip(self.folds, self.starts, strict=True):
             found = fit_field(
-                start, self.crops[~out], *self.given, self.places[~out], self.field_nm,
-                terms=terms, size=size, smoothness=self.smoothness, n_rounds=2,
+                start, self.crops[~out], *self.given, self.places[~out], self.field_nm, terms=terms, size=size,
+                smoothness=self.smooth[0], depth_smoothness=self.smooth[1], n_rounds=2,
             )  # fmt: skip
+            jitter = jitter_of(found, self.stack[~out], self.stack)
             for i in out.nonzero()[:, 0].tolist():
-                psf = found.psf.at(*self.places[i].tolist()) if isinstance(found.psf, FieldSplinePSF) else found.psf
                 one = slice(i, i + 1)
-                placed = place_beads(replace(found, psf=psf), self.crops[one], *self.given, self.xy[one])
+                psf = found.psf.at(*self.places[i].tolist()) if isinstance(found.psf, FieldSplinePSF) else found.psf
+                placed = replace(found, psf=psf)
+                placed = place_beads(placed, self.crops[one], *self.given, self.xy[one], jitter=jitter[one])
                 deviance[i] = placed.deviance
         return deviance
 
