@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/isolated.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/decode_step.py
 	$(BIN)/python benchmarks/throughput.py
 
 $(BIN)/python:
