@@ -15,6 +15,7 @@ import torch
 
 from decode.atomic import atomic
 from decode.optics.description import PSFDescription, describe, rebuild
+from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 
 __all__ = ["PSFFile", "read_psf", "write_psf"]
@@ -67,6 +68,9 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["figures"] = json.dumps(dict(file.figures))
         h5.attrs["deviance"] = file.deviance
         h5.attrs["origin"] = file.origin
+        if isinstance(file.psf, FieldSplinePSF):
+            h5.attrs["field"] = "lowest and highest x, then y, from the outer corner of the bead stack's first pixel"
+            h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
         for name, value in arrays.items():
             h5.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
 
