@@ -282,7 +282,7 @@ def simulate(
     from decode.simulate import simulate_files
 
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
-    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if made.psf_parameters.numel() else ""
+    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if "psf_sigma_px" in made.told else ""
     typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
     _list([out, truth, out.with_name(f"{out.stem}_camera.yaml")])
 
