@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from decode.config import from_mapping
 from decode.estimate import SceneEstimate, estimate_scene, to_recipe
-from decode.estimate.scene import STEPS, _Model, _rate, _shared
+from decode.estimate.scene import STEPS, _Model, _rate, _shared, _within
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
@@ -156,6 +156,41 @@ def test_a_movie_more_blurred_than_its_calibration(rng: torch.Generator) -> None
     none = estimate_scene(frames, EMCCD, true).psf_blur_nm
     assert none is not None
     assert none.low < 15
+
+
+def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> None:
+    """Movies no more blurred than their PSF too, where the variance that is found is often negative."""
+    psf = as_spline(ASTIGMATIC, np.arange(-600.0, 601.0, 50.0))
+    held = []
+    for i in range(8):
+        blur, low, high = 6.0 * i, -450.0 + 40 * i, 100.0 + 50 * i
+        drawn = scene(0.2 + 0.1 * i, 2500.0, 2.0, 20.0, z_nm=(low, high))
+        frames = ForwardModel(drawn, psf, EMCCD, blur_nm=(blur, blur)).sample(1, 150, (48, 48), rng).frames[0]
+        estimate = estimate_scene(frames, EMCCD, psf)
+        for interval, truth in (
+            (estimate.psf_blur_nm, blur),
+            (estimate.z_low_nm, low),
+            (estimate.z_high_nm, high),
+        ):
+            assert interval is not None
+            assert -600 <= interval.low <= interval.value <= interval.high <= 600
+            assert interval.low < interval.high
+            held.append(interval.low <= truth <= interval.high)
+    # of 24, 22.8 are expected; fewer than 20 come by chance once in a hundred
+    assert sum(held) >= 20
+
+
+@pytest.mark.parametrize("value", [-30.0, -3.0, 0.0, 0.5, 5.0])
+def test_an_interval_ends_where_the_number_must(value: float) -> None:
+    """By a float64 sum over what the Gaussian leaves above 0."""
+    middle, low, high = _within(value, 1.0, 0.0, math.inf)
+    assert low <= middle < high
+    assert low >= 0
+    x = np.linspace(0, 15, 300_001)
+    density = np.exp(-((x - value) ** 2) / 2 + min(value, 0.0) ** 2 / 2)
+    assert density[(x >= low) & (x <= high)].sum() / density.sum() >= 0.949
+    mirrored = _within(-value, 1.0, -math.inf, 0.0)
+    np.testing.assert_allclose(mirrored, (-middle, -high, -low))
 
 
 def test_drift_of_the_background_is_seen(rng: torch.Generator) -> None:
