@@ -305,10 +305,11 @@ def train(
 
     from decode.config import load_config
     from decode.models import load_model
+    from decode.run import settled_for
     from decode.train import train as run
 
     recipe = load_config(config, settings or ())
-    origin = None if start is None else load_model(start)
+    origin = None if start is None else settled_for(load_model(start), recipe)
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     # of several processes (torchrun) the first one reports

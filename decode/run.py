@@ -13,11 +13,12 @@ from torch import Tensor
 
 from decode import __version__
 from decode.atomic import atomic
-from decode.batch import check_camera, localize_file
+from decode.batch import check_camera, localize_file, tell
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
-from decode.config import load_config
+from decode.config import TrainConfig, load_config
 from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
+from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import read_psf, write_psf
 from decode.io.stacks import open_movie
@@ -25,10 +26,10 @@ from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.train import train
 
-__all__ = ["RunProgress", "run"]
+__all__ = ["RunProgress", "run", "settled_for"]
 
-START = "gaussian-2d"
-"""whose weights a training starts from, where the recipe keeps its network: it already tells molecules from noise"""
+STARTS = ("gaussian-2d",)
+"""models whose weights a training may start from: the first that knows the PSF, where the recipe keeps its network"""
 
 
 @final
@@ -144,8 +145,7 @@ def run(
         resume = done.has("training", key, model_file.with_suffix(".checkpoint"))
         done.note("training", key)
         message = ""
-        shipped = load_model(START)
-        start = shipped if replace(config.network, axial=shipped.network.axial) == shipped.network else None
+        start = _nearest(config)
         for step in train(config, model_file, minutes=minutes, device=device, resume=resume, start=start):
             if step.validation is not None:
                 message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
@@ -160,6 +160,32 @@ def run(
         if not progress.files:
             yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")
     yield RunProgress(stage="localize", fraction=1.0, message=f"{progress.n_molecules} molecules", files=progress.files)
+
+
+def settled_for(model: Localizer, config: TrainConfig) -> Localizer:
+    """A model to start from: one that serves many PSFs is settled to that of the recipe, any other is left as it is.
+
+    Raises:
+        ValueError: if the recipe's PSF is none of those it serves.
+    """
+    if not model.network.context_width or not isinstance(config.psf, MeasuredPSF):
+        return model
+    told = tell(model, read_psf(config.psf.file))
+    sign, shift = (-1 if told.mirrored else 1), -told.offset_nm[2] * 100 / config.pixel_size_nm
+    return model.settled(model.context_map(told.context), z_sign=sign, z_shift_nm=shift)
+
+
+def _nearest(config: TrainConfig) -> Localizer | None:
+    """The first shipped model that knows the recipe's PSF; None where the recipe has another network than any."""
+    for name in STARTS:
+        shipped = load_model(name)
+        alike = replace(config.network, axial=shipped.network.axial, context_width=shipped.network.context_width)
+        if alike == shipped.network:
+            try:
+                return settled_for(shipped, config)
+            except ValueError:  # a PSF of another kind
+                continue
+    return None
 
 
 @final

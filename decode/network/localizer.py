@@ -273,11 +273,12 @@ class Localizer(nn.Module):
                 mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
 
     @torch.no_grad()
-    def settled(self, context: Tensor) -> Localizer:
+    def settled(self, context: Tensor, *, z_sign: int = 1, z_shift_nm: float = 0.0) -> Localizer:
         """The model for one context: as this one is where it is told that context, but it takes none.
 
         Args:
             context: (1, n_context, 1, 1) from `context_map`.
+            z_sign, z_shift_nm: the settled model's z is this sign times this one's, plus the shift (at 100 nm pixels).
 
         Raises:
             ValueError: if the context is only seen beside the frames, where it cannot be left out.
@@ -294,6 +295,10 @@ class Localizer(nn.Module):
                 weights[f"{first}.weight"] = weights[f"{first}.weight"] * (1 + scale)[:, None, None, None]
                 weights[f"{first}.bias"] = weights[f"{first}.bias"] * (1 + scale) + shift
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        if self.network.axial:
+            assert model.out.bias is not None
+            model.out.weight[8] *= z_sign
+            model.out.bias[8] = z_sign * model.out.bias[8] + z_shift_nm / 500
         model.record = self.record
         return model.train(self.training)
 
