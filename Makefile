@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-dev
 # figures of speed want an idle machine
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/isolated.py
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/decode_step.py
 	$(BIN)/python benchmarks/throughput.py
 

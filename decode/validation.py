@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
-from typing import NamedTuple, final
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import final
 
 import torch
 from torch import Tensor
@@ -12,13 +13,13 @@ from torch import Tensor
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import CameraPrior, PSFPrior, Simulation
-from decode.metrics import score
+from decode.metrics import coverage, match, normalized_errors, score
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
-from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
+from decode.scene import Range
 
 __all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "posterior_of"]
 
@@ -118,17 +119,23 @@ def _camera_of(batch: Simulation, movie: int) -> Camera:
     return replace(batch.camera, **{k: float(v.median()) for k, v in maps.items()})
 
 
-class Isolated(NamedTuple):
-    """Errors of molecules that are alone in their frame."""
+@final
+@dataclass(frozen=True, kw_only=True)
+class Isolated:
+    """Errors of molecules that are alone in their frame, along x, y and z; NaN where z is not estimated."""
 
     found: float
     """fraction of the molecules"""
-    rmse_nm: float
-    """root mean square error of x and y, per axis"""
-    bound_nm: float
-    """Cramer-Rao bound per axis (of one frame, with photons and background unknown)"""
-    error_over_sigma: tuple[float, float]
-    """standard deviation of (estimate - truth) / stated sigma, x and y"""
+    rmse_nm: tuple[float, float, float]
+    """root mean square errors"""
+    bias_nm: tuple[float, float, float]
+    """means of estimate minus truth"""
+    bound_nm: tuple[float, float, float]
+    """Cramer-Rao bounds (of one frame, with photons and background unknown), root mean squares over the molecules"""
+    error_over_sigma: tuple[float, float, float]
+    """standard deviations of (estimate - truth) / stated sigma"""
+    coverage: tuple[float, float, float]
+    """shares of the errors within the central 95 % of what the sigmas state"""
     photons_ratio: float
     """mean of estimated over true photons"""
 
@@ -137,65 +144,75 @@ class Isolated(NamedTuple):
 def localize_isolated(
     model: Localizer,
     camera: Camera,
+    psf: PSF,
     *,
-    sigma_px: float,
     photons: float,
     background: float,
+    z_nm: float = 0.0,
+    context: Mapping[str, float] | None = None,
     n: int = 500,
-    pixel_size_nm: float = 100.0,
     seed: int = 0,
 ) -> Isolated:
-    """Localize single molecules of a Gaussian PSF, each in one frame between two empty ones, at random places.
+    """Localize single molecules, each in one frame between two empty ones, at random places.
 
     Args:
-        model: takes the width of the PSF as its context.
+        model: what is measured.
         camera: fields are numbers.
-        sigma_px: width of the PSF, pixels.
+        psf: draws the molecules, with its own parameters.
         photons, background: of each molecule; per pixel.
+        z_nm: depth of all molecules.
+        context: what the model is told; None tells it nothing.
         n: molecules.
     """
     rng = torch.Generator().manual_seed(seed)
-    psf = GaussianPSF(sigma_px * pixel_size_nm, pixel_size_nm=pixel_size_nm)
     side = 40
-    xyz = torch.zeros(n, 3)
-    xyz[:, :2] = (15 + 10 * torch.rand(n, 2, generator=rng)) * pixel_size_nm
-    light = background + render(
-        psf,
-        frame=3 * torch.arange(n) + 1,
-        xyz=xyz,
-        photons=torch.full((n,), photons),
-        n_frames=3 * n,
-        shape=(side, side),
-    )
-    adu = camera.sample(light, rng).view(n, 3, side, side)
-    context = model.context_map({"psf_sigma_px": sigma_px})
-    parts = [model(adu[i : i + 32], camera, context, pixel_size_nm).point_estimate() for i in range(0, n, 32)]
+    xyz = torch.full((n, 3), z_nm)
+    xyz[:, :2] = (15 + 10 * torch.rand(n, 2, generator=rng)) * psf.pixel_size_nm
+    light = torch.full((n,), photons)
+    frame = 3 * torch.arange(n) + 1
+    drawn = render(psf, frame=frame, xyz=xyz, photons=light, n_frames=3 * n, shape=(side, side))
+    adu = camera.sample(background + drawn, rng).view(n, 3, side, side)
+    told = model.context_map(context or {})
+    parts = [model(adu[i : i + 32], camera, told, psf.pixel_size_nm).point_estimate() for i in range(0, n, 32)]
     found = EmitterSet.cat(replace(p, frame=p.frame + 96 * i) for i, p in enumerate(parts))
-    found = found[found.frame % 3 == 1]
-    assert found.xyz_sigma is not None
-    which = found.frame // 3
-    error = found.xyz[:, :2] - xyz[which, :2]
-    hit = error.norm(dim=1) < 250
-    error, stated = error[hit], found.xyz_sigma[hit, :2]
-    bound = cramer_rao_bound(psf, camera, xyz, torch.full((n,), photons), torch.full((n,), background), two_d=True)[
-        :, :2
-    ]
-    spread = (error / stated).std(0)
+    two_d = not model.network.axial
+    truth = EmitterSet(frame=frame, xyz=xyz, photons=light)
+    pairs = match(truth, found, two_d=two_d)
+    error = (found.xyz[pairs[:, 1]] - xyz[pairs[:, 0]]).double()
+    if two_d:
+        error[:, 2] = torch.nan
+    normalized = normalized_errors(truth, found, pairs)
+    bound = cramer_rao_bound(psf, camera, xyz, light, torch.full((n,), background), two_d=two_d)[:, :3]
     return Isolated(
-        found=len(which[hit].unique()) / n,
-        rmse_nm=float(error.square().mean().sqrt()),
-        bound_nm=float(bound.square().mean().sqrt()),
-        error_over_sigma=(float(spread[0]), float(spread[1])),
-        photons_ratio=float(found.photons[hit].mean()) / photons,
+        found=len(pairs) / n,
+        rmse_nm=_by_axis(error.square().mean(0).sqrt()),
+        bias_nm=_by_axis(error.mean(0)),
+        bound_nm=_by_axis(bound.square().mean(0).sqrt()),
+        error_over_sigma=_by_axis(normalized.std(0)),
+        coverage=_by_axis(coverage(normalized, 0.95)),
+        photons_ratio=float(found.photons[pairs[:, 1]].mean()) / photons,
     )
+
+
+def _by_axis(values: Tensor) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
 
 
 @torch.no_grad()
-def characterize(model: Localizer, config: TrainConfig, device: torch.device) -> list[dict[str, float]]:
-    """Figures by density and photons, in the middle of the recipe's other ranges, on an EMCCD.
+def characterize(
+    model: Localizer, config: TrainConfig, device: torch.device, *, n_movies: int = 3, depths: int = 1
+) -> list[dict[str, float]]:
+    """Figures by density, photons and depth, in the middle of the recipe's other ranges, on an EMCCD.
+
+    Args:
+        model, config, device: the model, the recipe it is measured by, and where.
+        n_movies: of 6 frames of 56 x 56 pixels, for each pair of density and mean flux.
+        depths: slices of equal depth that molecules are told apart by, true ones and false ones alike.
 
     Returns:
-        One mapping per pair of density and mean flux, for a model's record.
+        One mapping per density, mean flux and slice (`z_nm` is its middle, where there are several; empty slices are
+        left out), for a model's record.
     """
     low, high = config.scene.flux_photons
     fluxes = [f for f in (500.0, 2000.0, 8000.0) if low <= f <= high] or [math.sqrt(low * high)]
@@ -207,6 +224,7 @@ def characterize(model: Localizer, config: TrainConfig, device: torch.device) ->
         psf = replace(psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0)
     if isinstance(camera, CameraPrior):
         camera = replace(camera, emccd_fraction=1.0)
+    two_d = not config.network.axial
     rows = []
     for density in (most / 30, most / 6, most / 3, most * 2 / 3, most):
         for flux in fluxes:
@@ -222,25 +240,41 @@ def characterize(model: Localizer, config: TrainConfig, device: torch.device) ->
             forward = recipe.forward_model()
             forward.psf.to(device)
             rng = torch.Generator(device).manual_seed(config.seed + 104729)
-            batch = forward.sample(3, 6, (56, 56), rng)
+            batch = forward.sample(n_movies, 6, (56, 56), rng)
             found = posterior_of(model, batch).point_estimate().to("cpu")
             truth = batch.emitters.to("cpu")
-            result = score(
-                truth,
-                found,
-                two_d=not config.network.axial,
-                min_photons=flux / 4,
-                field_nm=(56 * config.pixel_size_nm,) * 2,
-            )
-            rows.append(
-                {
-                    "density_per_um2": round(density, 3),
-                    "flux_photons": flux,
-                    "background_photons": round(background, 1),
-                    **({"psf_sigma_px": round(psf.sigma_px[0], 3)} if isinstance(psf, PSFPrior) else {}),
-                    "jaccard": round(result.jaccard, 4),
-                    "rmse_lateral_nm": round(result.rmse_lateral_nm, 2),
-                    **({"rmse_axial_nm": round(result.rmse_axial_nm, 2)} if config.network.axial else {}),
-                }
-            )
+            for middle, true_part, found_part in _slices(truth, found, config.scene.z_nm, depths, two_d):
+                result = score(
+                    true_part,
+                    found_part,
+                    two_d=two_d,
+                    min_photons=flux / 4,
+                    field_nm=(56 * config.pixel_size_nm,) * 2,
+                )
+                if depths > 1 and not result.tp + result.fp + result.fn:
+                    continue
+                rows.append(
+                    {
+                        "density_per_um2": round(density, 3),
+                        "flux_photons": flux,
+                        **({"z_nm": round(middle, 1)} if depths > 1 else {}),
+                        "background_photons": round(background, 1),
+                        **({"psf_sigma_px": round(psf.sigma_px[0], 3)} if isinstance(psf, PSFPrior) else {}),
+                        "jaccard": round(result.jaccard, 4),
+                        "rmse_lateral_nm": round(result.rmse_lateral_nm, 2),
+                        **({} if two_d else {"rmse_axial_nm": round(result.rmse_axial_nm, 2)}),
+                    }
+                )
     return rows
+
+
+def _slices(
+    truth: EmitterSet, found: EmitterSet, z_nm: Range, n: int, two_d: bool
+) -> Iterator[tuple[float, EmitterSet, EmitterSet]]:
+    """Slices of depth: their middle, their molecules, and what was found of them or, without any molecule, in them."""
+    edges = torch.linspace(*z_nm, n + 1)
+    pairs = match(truth, found, two_d=two_d)
+    true_slice, found_slice = (torch.bucketize(of.xyz[:, 2].contiguous(), edges[1:-1]) for of in (truth, found))
+    found_slice[pairs[:, 1]] = true_slice[pairs[:, 0]]
+    for i in range(n):
+        yield float(edges[i : i + 2].mean()), truth[true_slice == i], found[found_slice == i]
