@@ -25,12 +25,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# figures of speed want an idle machine
+# figures of speed want an idle machine; DECODE_DATA names the folder of movies that are no part of the project
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/network.py
-	$(BIN)/python benchmarks/accuracy.py
-	$(BIN)/python benchmarks/decode_step.py
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/report.py $(if $(MODELS),--model $(MODELS))
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

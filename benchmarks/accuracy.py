@@ -191,7 +191,7 @@ def main() -> None:
     photons = arguments.photons or fluxes_of(config)
     backgrounds = arguments.background or [math.sqrt(math.prod(config.scene.background_photons))]
 
-    print(f"{arguments.model}: isolated molecules, {arguments.n} a row")
+    print(f"{Path(arguments.model).stem}: isolated molecules, {arguments.n} a row")
     print(
         f"{'camera':6}  {'PSF':13}  photons  background  z, nm  found  {'RMSE x y z, nm':20}  {'bound x y z, nm':20}  "
         f"{'RMSE/bound':20}  {'error/sigma':20}  {'within 95 %':20}  photons/true"
@@ -222,7 +222,7 @@ def main() -> None:
         print(f"  at {light:.0f} photons: {summary([r for key, r in results.items() if key.photons == light])}")
 
     slices = 5 if axial else 1
-    print(f"\n{arguments.model}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a row")
+    print(f"\n{Path(arguments.model).stem}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a row")
     rows = characterize(model, config, choose_device(arguments.device), n_movies=arguments.movies, depths=slices)
     print("density, /um2  photons  z, nm  background  Jaccard  RMSE lateral, nm  axial, nm")
     for row in rows:

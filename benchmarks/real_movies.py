@@ -1,6 +1,6 @@
 """Real movies: molecules a frame, molecules on hot pixels, and pictures of molecules over the raw frames.
 
-    python benchmarks/real_movies.py DATA [-o docs/images]
+    python benchmarks/real_movies.py [DATA] [-o docs/images]
 
 DATA holds `storm_scmos_real` (frames and camera maps) and `storm_microtubules_real`, both by the Zhuang laboratory
 (github.com/ZhuangLab/storm-analysis, MIT licence).
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 import torch
+from data import add_data, folder
 from PIL import Image, ImageDraw
 
 from decode.batch import complete_acquisition
@@ -101,13 +102,13 @@ def seen_beside(path: Path, camera: Camera, molecules: EmitterSet, hot: torch.Te
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
+    add_data(parser)
     parser.add_argument("--out", "-o", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    folder = arguments.data / "storm_scmos_real"
-    maps = {name: tifffile.imread(folder / f"camera_{name}.tif").astype(np.float32) for name in
+    scmos, microtubules = (folder(arguments.data, f"storm_{name}_real") for name in ("scmos", "microtubules"))
+    maps = {name: tifffile.imread(scmos / f"camera_{name}.tif").astype(np.float32) for name in
             ("offset_adu", "gain_adu_per_electron", "variance_adu2")}  # fmt: skip
     gain = torch.from_numpy(maps["gain_adu_per_electron"])
     variance = torch.from_numpy(maps["variance_adu2"])
@@ -116,7 +117,7 @@ def main() -> None:
         e_per_adu=1 / gain,
         read_noise_e=variance.clamp_min(0).sqrt() / gain,
     )
-    found, picture, width_px = run(folder / "frames.tif", camera, 160.0, (0, 5), (slice(60, 188), slice(60, 188)), 5)
+    found, picture, width_px = run(scmos / "frames.tif", camera, 160.0, (0, 5), (slice(60, 188), slice(60, 188)), 5)
     picture.save(arguments.out / "storm_scmos_real.png", optimize=True)
     hot = variance > torch.sort(variance.flatten(), descending=True).values[417]
     column, row = (found.xyz[:, :2] / 160).long().clamp(0, 255).unbind(1)
@@ -125,11 +126,11 @@ def main() -> None:
     print(f"  on the {int(hot.sum())} noisiest pixels: {int(on_hot.sum())} molecules; {by_chance:.1f} by chance")
     places, times = torch.unique((row * 256 + column)[on_hot], return_counts=True)
     print(f"  frames in which each such pixel holds one: {times.tolist()} of 11 ({len(places)} pixels)")
-    evidence = seen_beside(folder / "frames.tif", camera, found[on_hot], hot, width_px)
+    evidence = seen_beside(scmos / "frames.tif", camera, found[on_hot], hot, width_px)
     print(f"  their light in the pixels around, hot ones left out, over its error: {[round(e, 1) for e in evidence]}")
 
     _, picture, _ = run(
-        arguments.data / "storm_microtubules_real" / "frames.tif", None, 160.0, (20, 100, 200, 300, 400, 500),
+        microtubules / "frames.tif", None, 160.0, (20, 100, 200, 300, 400, 500),
         (slice(0, 16), slice(0, 16)), 20,
     )  # fmt: skip
     picture.save(arguments.out / "storm_microtubules_real.png", optimize=True)
