@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,10 +96,11 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     assert ((spread > 0.9) & (spread < 1.1)).all(), spread
     assert abs(fit.deviance.mean() - 1) < 0.1
 
-    # this network errs independently of the noise, so that 15 % of the fits differ suspiciously from it
+    # this network errs independently of the noise: differences are sqrt(1 + 1 / 1.44) of its sigmas, and all three axes
+    # of 84.5 % lie within the 2.5 allowed; a share of 600 scatters by 1.5 %
     better = polish(astigmatic(), camera, adu, start)
     assert better.polished is not None
-    assert better.polished.double().mean() > 0.85
+    assert abs(better.polished.double().mean() - 0.845) < 0.045
     assert better.xyz_sigma is not None
     error = better.xyz - truth.xyz
     assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()
@@ -213,13 +216,14 @@ def test_molecules_at_and_beyond_the_border(rng: torch.Generator) -> None:
         background=torch.full((n,), 20.0).double(),
     )
     bound = bound_of(EMCCD, truth)
-    polished = polish(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), found(truth, bound, rng))
-    for column in polished.columns().values():
+    start, adu = found(truth, bound, rng), recorded(EMCCD, truth, rng)
+    for column in polish(astigmatic(), EMCCD, adu, start).columns().values():
         assert torch.isfinite(column).all()
-    assert polished.polished is not None
-    assert polished.xyz_sigma is not None
-    assert polished.polished[:2].all()
-    assert ((polished.xyz - truth.xyz) / polished.xyz_sigma)[:3].abs().max() < 5
+    fit = fit_jointly(astigmatic(), EMCCD, adu, start)
+    assert fit.converged[:3].all()
+    assert ((fit.xyz - truth.xyz) / fit.xyz_sigma)[:3].abs().max() < 4
+    # of the light of the first only a third is seen
+    assert (fit.xyz_sigma[0, :2] > 3 * bound[0, :2]).all()
 
 
 def test_no_molecules_and_no_depth(rng: torch.Generator) -> None:
@@ -250,6 +254,26 @@ def test_no_molecules_and_no_depth(rng: torch.Generator) -> None:
     assert polished.xyz[0, 2] == 0
     assert torch.isnan(polished.xyz_sigma[0, 2])
     assert polished.xyz_sigma[0, 0] < 9
+
+
+def test_most_molecules_in_the_first_frame_where_denormal_numbers_are_flushed() -> None:
+    """A program that uses ours may have set it; SciPy's balanced tree overflows the stack, so in its own process."""
+    script = """
+import torch
+from decode.emitters import EmitterSet
+from decode.likelihood.polish import _neighbours, _tracks
+torch.set_flush_denormal(True)
+rng = torch.Generator().manual_seed(0)
+n = 800
+frame = (torch.arange(n) >= 600).long()
+xyz = torch.rand(n, 3, generator=rng, dtype=torch.float64) * 6400
+emitters = EmitterSet(frame=frame, xyz=xyz, photons=torch.ones(n))
+found = _neighbours(emitters, 650.0)
+assert (frame[found.clamp_min(0)] == frame[:, None])[found >= 0].all()
+_tracks(emitters, xyz, 100 * torch.eye(3).double().expand(n, 3, 3), torch.full((n,), 1e-6))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bad_input_is_named(rng: torch.Generator) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -41,7 +42,7 @@ MOST_MOVED = 2.5
 """standard deviations of the network's; a molecule that was moved further had another's light in its window"""
 BOLD = 5.0
 """times smaller than the network's uncertainty is that of a fit worth half: it knows only the molecules it was given"""
-NETWORK_SHARE = 0.2
+NETWORK_SHARE = 0.1
 """weight of the network's estimate where the model explains the frames: both err, and not quite together"""
 
 
@@ -121,8 +122,8 @@ def fit_jointly(
     792, 1999).  Photons and background are each frame's own; the position of a molecule that stays on is one for
     all its frames, found from the sum of what each says of it when everything else is projected out.  The background
     has the shape of the frames' mean without emitters, blurred; its height is each emitter's own.  Stated
-    uncertainties of the start act as a prior, `PRIOR_WIDTH` times as wide, on the way; they are not in the covariance
-    but for those of neighbours.
+    uncertainties of the start act as a prior, `PRIOR_WIDTH` times as wide, on emitters with neighbours; they are not in
+    the covariance but for those of neighbours.
 
     Args:
         psf, camera, adu, parameters: as for `polish`.
@@ -148,9 +149,10 @@ def fit_jointly(
         sigma = torch.cat([emitters.xyz_sigma[:, axes], emitters.photons_sigma[:, None]], 1)
         belief[:, :-1] = (PRIOR_WIDTH * sigma) ** -2
     psf = psf.with_patch(window_px or window_for(psf, camera, axial=axial))
-    windows = _Windows(psf, camera, adu, emitters, axes, parameters, start, belief)
     neighbours = _neighbours(emitters, psf.pixel_size_nm * psf.patch_px / 2)
     crowd = (neighbours >= 0).sum(1)
+    belief[crowd == 0] = 0  # what stands alone needs no holding
+    windows = _Windows(psf, camera, adu, emitters, axes, parameters, start, belief)
     density = (1 + crowd) / (torch.pi * (psf.pixel_size_nm * psf.patch_px / 2) ** 2)
 
     theta = start.clone()
@@ -399,7 +401,7 @@ def _tracks(emitters: EmitterSet, place: Tensor, covariance: Tensor, density: Te
     frame = emitters.frame.cpu().numpy()
     # frames lie apart along a third axis
     places = np.column_stack([emitters.xyz[:, :2].double().cpu().numpy(), frame * FAR_NM])
-    tree, a_frame = cKDTree(places), np.array([0.0, 0.0, FAR_NM])
+    tree, a_frame = _tree(places), np.array([0.0, 0.0, FAR_NM])
     _, after = tree.query(places + a_frame, distance_upper_bound=FAR_NM / 4)
     _, before = tree.query(places - a_frame, distance_upper_bound=FAR_NM / 4)
     rows = np.flatnonzero(after < n)
@@ -423,11 +425,17 @@ def _neighbours(emitters: EmitterSet, reach_nm: float) -> Tensor:
     # frames lie apart along a third axis, so that one tree serves them all
     xy, frame = (column.double().cpu().numpy() for column in (emitters.xyz[:, :2], emitters.frame))
     places = np.column_stack([xy, frame * 2 * reach_nm])
-    _, found = cKDTree(places).query(places, k=min(MOST_NEIGHBOURS + 1, n), distance_upper_bound=reach_nm)
+    _, found = _tree(places).query(places, k=min(MOST_NEIGHBOURS + 1, n), distance_upper_bound=reach_nm)
     found = np.where(found == np.arange(n)[:, None], n, found)
     # an emitter is its own nearest, unless another is at the very same place
     found = np.take_along_axis(found, np.argsort(found == n, 1, kind="stable"), 1)[:, :MOST_NEIGHBOURS]
     return torch.from_numpy(np.where(found == n, -1, found)).to(device)
+
+
+def _tree(places: npt.NDArray[np.float64]) -> cKDTree:
+    # a balanced tree parts equal coordinates by the next number, which at 0 a processor that was told to (by PyTorch, say)
+    # flushes back to 0: SciPy 1.17 then recurses until the stack is full
+    return cKDTree(places, balanced_tree=False)
 
 
 def _blurred(images: Tensor, sigma_px: float) -> Tensor:
