@@ -133,7 +133,7 @@ def test_pixels_are_told_where_in_the_field_they_lie(
         list(localize(movie, model, CAMERA.camera, pixel_size_nm=100.0, context={}, device="cpu", roi=roi))
     (maps,) = given
     x, y = maps["field_x"], maps["field_y"]
-    assert x.shape == y.shape == shape
+    assert tuple(x.shape) == tuple(y.shape) == shape
     assert float(x[0, 20]) == 2050
     assert float(y[10, 0]) == 1050
     assert float(x.max()) == min(7000, 100 * shape[1] - 50)
