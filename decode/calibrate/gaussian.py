@@ -66,7 +66,7 @@ def fit_gaussian(
         xyz=F.pad(xy + 10 * shift, (0, 1)),
         photons=photons * (0.1 * light).exp(),
         background=level.exp(),
-        jitter=torch.zeros(planes, 3),
+        jitter=torch.zeros(n, planes, 3),
         deviance=deviance,
     )
 

@@ -16,13 +16,20 @@ from torch import Tensor
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil
-from decode.calibrate.spline import BeadFit, Noise, fit_spline, held_out_deviance
+from decode.calibrate.spline import (
+    DEPTH_SMOOTHNESS,
+    SMOOTHNESS,
+    BeadFit,
+    Noise,
+    fit_spline,
+    held_out_deviance,
+    jitter_of,
+)
 from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
 from decode.likelihood import fit_emitters
-from decode.optics.fisher import cramer_rao_bound
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
@@ -53,9 +60,9 @@ class HeldOut:
     error_nm: Tensor
     """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
     bound_nm: Tensor
-    """(n, z, 3) Cramer-Rao bound"""
+    """(n, z, 3) Cramer-Rao bound of the pixels that were looked at; infinite where they do not tell"""
     jitter_nm: Tensor
-    """(n, z, 3) how far the stage strayed in each plane, as the other beads tell; contained in `error_nm`"""
+    """(n, z, 3) how far the stage strayed in each plane, as the other beads of the stack tell; part of `error_nm`"""
 
     def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
         """(z, 3) mean error of all beads, averaged over neighbouring planes.
@@ -112,13 +119,15 @@ class PSFCalibration:
     background: Tensor
     """(n,) photons per pixel"""
     jitter_nm: Tensor
-    """(z, 3) how far the stage strayed"""
+    """(n, z, 3) how far the stage strayed from its nominal place; the beads of a stack share it"""
     deviance: float
     """mean over pixels; 1 where noise explains what the PSF does not"""
     held_out: HeldOut | None
     """None with a single bead"""
     smoothness: dict[float, float] = field(default_factory=dict)
     """deviance of held-out beads by the smoothness tried"""
+    depth_smoothness: dict[float, float] = field(default_factory=dict)
+    """the same by the smoothness along z"""
     notes: tuple[str, ...] = ()
     """what the user should know, a sentence each"""
 
@@ -186,26 +195,39 @@ def calibrate_psf(
     notes += check_stage(crops, step, pixel)
     noise = Noise.of(camera.camera)
     xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
-    smoothness: dict[float, float] = {}
-    best = 0.2
+    stack = torch.tensor([bead.stack for bead in beads])
+    smoothness, depth_smoothness = {}, {}
+    best, best_depth = 0.2, DEPTH_SMOOTHNESS[1]
     if model == "spline" and len(beads) > 1:
         # knots are as far apart as with all planes, so a third of the planes tells which smoothness is right
         some = slice(None, None, max(1, n_planes // 50))
-        smoothness = held_out_deviance(crops[:, some], z_nm[some], noise, pixel, xy)
+        tried = sorted(SMOOTHNESS, reverse=True)
+        smoothness = dict(zip(tried, held_out_deviance(
+            crops[:, some], z_nm[some], noise, pixel, xy, [(s, best_depth) for s in tried], stack
+        ), strict=True))  # fmt: skip
         best = min(smoothness, key=lambda s: smoothness[s])
+        # along z neighbours matter
+        middle = slice(max(0, n_planes // 2 - 30), n_planes // 2 + 31)
+        depths = sorted(DEPTH_SMOOTHNESS)
+        depth_smoothness = dict(zip(depths, held_out_deviance(
+            crops[:, middle], z_nm[middle], noise, pixel, xy, [(best, d) for d in depths], stack
+        ), strict=True))  # fmt: skip
+        best_depth = min(depth_smoothness, key=lambda d: depth_smoothness[d])
 
     def fit(which: list[int], start: BeadFit | None = None) -> BeadFit:
         if model == "gaussian":
             return fit_gaussian(crops[which], z_nm, noise, pixel, xy[which])
         if model == "pupil":
             return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start, which)
-        rounds = 4 if start is None else 2
-        return fit_spline(crops[which], z_nm, noise, pixel, xy[which], smoothness=best, start=start, n_rounds=rounds)
+        return fit_spline(
+            crops[which], z_nm, noise, pixel, xy[which], smoothness=best, depth_smoothness=best_depth,
+            stack=stack[which], start=start, n_rounds=4 if start is None else 2,
+        )  # fmt: skip
 
     whole = fit(list(range(len(beads))))
     held_out = None
     if len(beads) > 1:
-        held_out = _leave_one_out(crops, z_nm, camera, whole, fit)
+        held_out = _leave_one_out(crops, z_nm, camera, stack, whole, fit)
     else:
         notes += ("one bead only: nothing can be held out, so no figure tells how good the PSF is; record more",)
     if positions_nm is not None:
@@ -232,6 +254,7 @@ def calibrate_psf(
         deviance=whole.deviance,
         held_out=held_out,
         smoothness=smoothness,
+        depth_smoothness=depth_smoothness,
         notes=notes,
     )
 
@@ -297,7 +320,12 @@ def _check_positions(beads: Sequence[Bead], positions: Tensor, pixel: float) -> 
 
 
 def _leave_one_out(
-    crops: Tensor, z_nm: Tensor, camera: CameraFile, whole: BeadFit, fit: Callable[[list[int], BeadFit], BeadFit]
+    crops: Tensor,
+    z_nm: Tensor,
+    camera: CameraFile,
+    stack: Tensor,
+    whole: BeadFit,
+    fit: Callable[[list[int], BeadFit], BeadFit],
 ) -> HeldOut:
     errors, bounds, jitters = [], [], []
     inner = slice(1, -1)
@@ -310,10 +338,10 @@ def _leave_one_out(
         located = fit_emitters(found.psf, camera.camera, images, start, z_range=ends)
         error = located.xyz - torch.cat([torch.zeros(len(z_nm), 2), z_nm[:, None]], 1)
         errors.append(error - error.median(0).values)
-        bounds.append(
-            cramer_rao_bound(found.psf, camera.camera, located.xyz, located.photons, located.background)[:, :3]
-        )
-        jitters.append(found.jitter)
+        # of the pixels that were looked at: the patch of the PSF is wider, and tells more
+        sigma = located.xyz_sigma
+        bounds.append(torch.where(sigma > 0, sigma, math.inf))
+        jitters.append(jitter_of(found, stack[others], stack[i : i + 1])[0])
     return HeldOut(
         z_nm=z_nm, error_nm=torch.stack(errors), bound_nm=torch.stack(bounds), jitter_nm=torch.stack(jitters)
     )
@@ -363,7 +391,7 @@ def _fit_pupil(
         xyz=xyz,
         photons=light[..., 0],
         background=light[..., 1].mean(1),
-        jitter=torch.zeros(len(z_nm), 3),
+        jitter=torch.zeros(n, planes, 3),
         deviance=found.misfit,
     )
 

@@ -45,6 +45,8 @@ DIM_PHOTONS = 5000.0
 """of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
 STRAYED_NM = 5.0
 """rms of the stage's jitter that is worth a word"""
+FINE = 0.1
+"""smoothness along z from which the PSF follows changes within 300 nm of depth"""
 MISFIT = 1.1
 """deviance: from here on what is left is more than noise"""
 TILTED = 0.05
@@ -130,8 +132,8 @@ def _images(calibration: PSFCalibration) -> Images:
     corner = torch.tensor([margin * psf.pixel_size_nm] * 2 + [0.0])
     inner = slice(margin, margin + side)
     expected, light = [], []
-    for crop, xyz in zip(measured, calibration.xyz, strict=True):
-        at = torch.cat([xyz[:2].expand(len(z), 2), (z + xyz[2])[:, None]], 1) + calibration.jitter_nm + corner
+    for crop, xyz, jitter in zip(measured, calibration.xyz, calibration.jitter_nm, strict=True):
+        at = torch.cat([xyz[:2].expand(len(z), 2), (z + xyz[2])[:, None]], 1) + jitter + corner
         share = torch.cat([psf.integrate_pixels(part) for part in at.split(64)])[:, inner, inner]
         photons, background = _brightness(crop, share)
         expected.append(photons[:, None, None] * share + background[:, None, None])
@@ -348,7 +350,8 @@ def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
             _few_sentence(n, calibration),
             _dim_sentence(images.light),
             _bound_sentence(held_out, found),
-            _stage_sentence(calibration.jitter_nm),
+            _stage_sentence(calibration),
+            _wander_sentence(calibration),
             _tilt_sentence(calibration, found),
             _lost_sentence(held_out, found),
             _fade_sentence(images.light),
@@ -420,14 +423,26 @@ def _bound_sentence(held_out: HeldOut | None, found: Range | None) -> str:
     )
 
 
-def _stage_sentence(jitter: Tensor) -> str:
-    rms = jitter.square().mean(0).sqrt()
+def _stage_sentence(calibration: PSFCalibration) -> str:
+    rms = calibration.jitter_nm.square().mean((0, 1)).sqrt()
     if float(rms.max()) <= STRAYED_NM:
         return ""
     x, y, z = rms.tolist()
+    one = len({bead.stack for bead in calibration.beads}) == 1
+    where = "from plane to plane" if one else "from where it is in the other stacks"
     return (
-        f"The stage strays from plane to plane by {x:.1f}, {y:.1f} and {z:.1f} nm rms in x, y and z. It is told from "
-        "all beads and kept out of the PSF, but not wholly: wait longer before each plane, or use a closed-loop piezo."
+        f"All beads of a stack shift together {where}, by {x:.1f}, {y:.1f} and {z:.1f} nm rms in x, y and z. This is "
+        "taken for the stage's and kept out of the PSF, but not wholly."
+    )
+
+
+def _wander_sentence(calibration: PSFCalibration) -> str:
+    tried = calibration.depth_smoothness
+    if not tried or min(tried, key=lambda d: tried[d]) < FINE or len({bead.stack for bead in calibration.beads}) > 1:
+        return ""
+    return (
+        "Beads that were held out call for a PSF with detail within 300 nm of depth; but they lie in one stack, in "
+        "which a stage that wanders slowly would look the same. A second stack tells: only the PSF is the same in both."
     )
 
 
@@ -556,7 +571,8 @@ def _pictures(calibration: PSFCalibration) -> list[Picture]:
         Picture(
             title="The PSF over depth",
             caption="Left: how far the centroid of the light lies from the emitter (the wobble, which the PSF "
-            "contains). Right: how far the stage strayed in each plane, as all beads together tell.",
+            "contains). Right: how far the beads of each stack shifted together, as that is taken for the stage's: "
+            "of one stack what is independent from plane to plane, of several what differs between them.",
             height=3.2,
             draw=_draw_depth,
         ),
@@ -644,23 +660,26 @@ def _draw_precision(figure: SubFigure | Figure, calibration: PSFCalibration, ima
 
 def _draw_depth(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
     wobble_ax, jitter_ax = figure.subplots(1, 2)
-    z, fitted = calibration.z_nm, bool(calibration.jitter_nm.any())
-    for ax, lines, name in (
-        (wobble_ax, _wobble(calibration.psf, z), "centroid"),
-        (jitter_ax, calibration.jitter_nm[:, : 3 if fitted else 0], "jitter"),
-    ):
-        for line, axis, ink in zip(lines.T.numpy(), AXES, INK, strict=False):
-            ax.plot(z.numpy(), line, color=ink, label=axis, linewidth=1.2)
+    z, strayed = calibration.z_nm, bool(calibration.jitter_nm.any())
+    of_stack = {bead.stack: jitter for bead, jitter in zip(calibration.beads, calibration.jitter_nm, strict=True)}
+    jitter = torch.cat([*of_stack.values()], 1) if strayed else torch.zeros(len(z), 0)
+    for ax, lines, name in ((wobble_ax, _wobble(calibration.psf, z), "centroid"), (jitter_ax, jitter, "jitter")):
+        for i, line in enumerate(lines.T.numpy()):
+            ax.plot(z.numpy(), line, color=INK[i % 3], label=AXES[i] if i < 3 else None, linewidth=1.2)
         reach = max(5.0, 1.2 * float(lines.abs().max()) if lines.numel() else 0.0)
         ax.set(xlabel="z, nm", ylabel=f"{name}, nm", xlim=(float(z[0]), float(z[-1])), ylim=(-reach, reach))
         ax.grid(alpha=0.25)
     wobble_ax.set_title("wobble of the PSF", fontsize=11)
     jitter_ax.set_title("jitter of the stage", fontsize=11)
     wobble_ax.legend(fontsize=9, ncols=2)
-    if fitted:
+    if strayed:
         jitter_ax.legend(fontsize=9, ncols=3)
     else:
-        jitter_ax.text(0.5, 0.6, "not fitted by this model", transform=jitter_ax.transAxes, ha="center", color="0.4")
+        jitter_ax.text(0.5, 0.6, _no_jitter(calibration), transform=jitter_ax.transAxes, ha="center", color="0.4")
+
+
+def _no_jitter(calibration: PSFCalibration) -> str:
+    return "none beyond noise" if isinstance(calibration.psf, SplinePSF) else "not fitted by this model"
 
 
 def _draw_field(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
@@ -760,8 +779,8 @@ def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
         tables.append(_precision_table(calibration.held_out))
     facts = calibration.file
     n = len(calibration.beads)
-    rms = calibration.jitter_nm.square().mean(0).sqrt().tolist()
-    jitter = ", ".join(f"{value:.1f}" for value in rms) + " nm rms" if any(rms) else "not fitted by this model"
+    rms = calibration.jitter_nm.square().mean((0, 1)).sqrt().tolist()
+    jitter = ", ".join(f"{value:.1f}" for value in rms) + " nm rms" if any(rms) else _no_jitter(calibration)
     rows = [
         ("beads used, rejected", f"{n}, {len(calibration.rejected)}"),
         ("depth of the stack", f"{facts.z_range_nm[0]:.0f} to {facts.z_range_nm[1]:.0f} nm"),
@@ -777,13 +796,14 @@ def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
         ("z = 0 of the PSF", "the plane in focus; positive as the stage's z"),
     ]
     tables.append(_table("The calibration", (), rows))
-    if calibration.smoothness:
-        best = min(calibration.smoothness, key=lambda s: calibration.smoothness[s])
-        tried = [
-            (f"{value:g}", f"{lost:.4f}", "chosen" if value == best else "")
-            for value, lost in sorted(calibration.smoothness.items())
-        ]
-        tables.append(_table("Smoothness tried", ("smoothness", "deviance of held-out beads", ""), tried))
+    for title, tried in (
+        ("Smoothness tried", calibration.smoothness),
+        ("Smoothness along z tried", calibration.depth_smoothness),
+    ):
+        if tried:
+            best = min(tried, key=lambda s: tried[s])
+            lines = [(f"{v:g}", f"{lost:.4f}", "chosen" if v == best else "") for v, lost in sorted(tried.items())]
+            tables.append(_table(title, ("smoothness", "deviance of held-out beads", ""), lines))
     tables.append(_psf_table(calibration.psf))
     tables.append(_bead_table(calibration, images))
     return [table for table in tables if table]

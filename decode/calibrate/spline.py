@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
@@ -16,20 +16,24 @@ from torch.nn import functional as F
 from decode.likelihood import DARKEST, scaled_deviance
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
-from decode.optics.spline import SplinePSF, spline_weights
+from decode.optics.spline import SplinePSF, spline_slopes, spline_weights
 
-__all__ = ["BeadFit", "Noise", "border_background", "fit_spline", "held_out_deviance", "place_beads"]
+__all__ = ["BeadFit", "Noise", "border_background", "fit_spline", "held_out_deviance", "jitter_of", "place_beads"]
 
-KNOT_NM = 50.0
-"""distance of the spline's planes: PSFs change over a few hundred nm"""
+KNOT_NM = 30.0
+"""distance of the spline's planes: details of measured PSFs come and go over some 100 nm of depth"""
 OVERSAMPLING = 2
 """voxels along the side of a pixel: pixels alone sample a sharp PSF too coarsely to be interpolated"""
 MARGIN_PX = 2
 """by which the spline reaches further than the crops, so that a crop is covered wherever its bead sits"""
 SMOOTHNESS = (0.05, 0.1, 0.2, 0.4)
 """expected third difference of the coefficients over their size, to choose from: beads that are held out decide"""
-JITTER_NM = 3.0
-"""about how far a stage strays from its nominal place, from plane to plane"""
+DEPTH_SMOOTHNESS = (0.02, 0.06, 0.2, 0.6)
+"""the same along z, for planes `KNOT_NM` apart"""
+SLOW_NM = 300.0
+"""shifts that change more slowly over depth are never jitter unless other stacks lack them, lest the stage bend z"""
+CLEAR = 3.0
+"""standard errors by which jitter must exceed the noise of the beads to be believed"""
 
 
 class Noise(NamedTuple):
@@ -61,7 +65,7 @@ class BeadFit:
     background: Tensor
     """(n,) photons per pixel"""
     jitter: Tensor
-    """(z, 3) nm by which all beads together strayed from where the stage should have had them"""
+    """(n, z, 3) nm by which the stage strayed from its nominal place; the beads of a stack share it"""
     deviance: float
     """mean over the pixels; about 1 where noise explains what is left"""
 
@@ -74,6 +78,8 @@ def fit_spline(
     xy: Tensor,
     *,
     smoothness: float,
+    depth_smoothness: float = DEPTH_SMOOTHNESS[1],
+    stack: Tensor | None = None,
     start: BeadFit | None = None,
     n_rounds: int = 6,
 ) -> BeadFit:
@@ -86,6 +92,10 @@ def fit_spline(
     third differences keeps noise out of the coefficients.  What the images cannot tell is agreed on: beads lie at
     z = 0 on average, the centroid of the light at z = 0 is the emitter, and every plane holds the same light.
 
+    A shift that all beads share in a plane may be the stage's or the PSF's.  Stacks have a PSF in common and each its
+    own movement of the stage: where there are several, what differs between them is jitter.  In a single stack only
+    what is independent from plane to plane is; what persists over neighbouring planes goes into the PSF.
+
     Args:
         crops: (n, z, y, x) measured photons, background included.
         z_nm: (z,) depth of the planes, evenly spaced.
@@ -94,6 +104,8 @@ def fit_spline(
         xy: (n, 2) nm, about where each bead is, from the outer corner of its crop.
         smoothness: standard deviation of the third differences over the local size of the coefficients; less is
             smoother.
+        depth_smoothness: the same along z, for planes of the spline `KNOT_NM` apart.
+        stack: (n,) number of the stack each bead lies in; None: all lie in one.
         start: a fit of other beads of the same microscope, to start from its coefficients.
         n_rounds: turns.
     """
@@ -117,13 +129,15 @@ def fit_spline(
     c = _average(crops - background[:, None, None, None], photons, xy / pixel_size_nm, z_nm, psf)
     dim = float((noise.variance(background.mean()) / photons.square().mean()).sqrt())
     size = torch.from_numpy(gaussian_filter(c.numpy(), (1, 3, 3))).clamp_min(0) + dim
-    penalty = _Penalty(smoothness * size)
+    # a function whose third derivative is white noise has third differences that grow so with their distance
+    penalty = _Penalty(smoothness * size, depth_smoothness / smoothness * (step / KNOT_NM) ** 2.5)
+    stack = torch.zeros(n, dtype=torch.long) if stack is None else stack.unique(return_inverse=True)[1]
     if start is not None:
         c = _spline_of(start).coefficients.detach()
-    xyz, jitter = F.pad(xy, (0, 1)), torch.zeros(planes, 3)
+    xyz, jitter = F.pad(xy, (0, 1)), torch.zeros(n, planes, 3)
 
     for _ in range(n_rounds):
-        views = [_View(psf, xyz[i], jitter, z_nm, side) for i in range(n)]
+        views = [_View(psf, xyz[i], jitter[i], z_nm, side) for i in range(n)]
         images = [view.image(c) for view in views]
         expected = torch.stack(images) * photons[..., None, None] + background[:, None, None, None]
         weight = 1 / noise.variance(expected)
@@ -142,9 +156,12 @@ def fit_spline(
         dense = photons.square().sum() / knots / OVERSAMPLING**2
         diagonal = dense / noise.variance(photons.mean() * size + background.mean()) + penalty.diagonal
         c = _conjugate_gradients(normal, right, c, diagonal, n_steps=20)
-        xyz, jitter, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons)
+        xyz, jitter, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons, stack)
     expected = torch.stack(
-        [_View(psf, xyz[i], jitter, z_nm, side).image(c) * photons[i, :, None, None] + background[i] for i in range(n)]
+        [
+            _View(psf, xyz[i], jitter[i], z_nm, side).image(c) * photons[i, :, None, None] + background[i]
+            for i in range(n)
+        ]
     )
     deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
     return _agree(BeadFit(
@@ -153,43 +170,86 @@ def fit_spline(
     ), z_nm)  # fmt: skip
 
 
-def place_beads(fit: BeadFit, crops: Tensor, z_nm: Tensor, noise: Noise, xy: Tensor, n_rounds: int = 8) -> BeadFit:
-    """Other beads of the same stack under a PSF that is not changed: where they are, how bright, and how well they fit.
+def place_beads(
+    fit: BeadFit,
+    crops: Tensor,
+    z_nm: Tensor,
+    noise: Noise,
+    xy: Tensor,
+    *,
+    jitter: Tensor | None = None,
+    n_rounds: int = 8,
+) -> BeadFit:
+    """Other beads under a PSF that is not changed: where they are, how bright, and how well they fit.
 
     Args:
-        fit: of the PSF and the stage's jitter.
+        fit: of the PSF.
         crops, z_nm, noise, xy: as for `fit_spline`.
+        jitter: (n, z, 3) nm by which the stage strayed in their stacks; None: it did not.
+        n_rounds: turns.
     """
     side = crops.shape[-1]
     psf = _spline_of(fit)
     c = psf.coefficients.detach()
     background = torch.stack([border_background(crop) for crop in crops])
     photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
-    xyz, jitter = F.pad(xy, (0, 1)), fit.jitter
+    xyz, strayed = F.pad(xy, (0, 1)), crops.new_zeros(*crops.shape[:2], 3) if jitter is None else jitter
     for _ in range(n_rounds):
-        xyz, _, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons, stage=False)
+        xyz, _, photons = _place(c, psf, crops, background, noise, xyz, strayed, z_nm, photons)
     expected = torch.stack(
         [
-            _View(psf, xyz[i], jitter, z_nm, side).image(c) * photons[i, :, None, None] + background[i]
+            _View(psf, xyz[i], strayed[i], z_nm, side).image(c) * photons[i, :, None, None] + background[i]
             for i in range(len(crops))
         ]
     )
     deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
-    return replace(fit, xyz=xyz, photons=photons, background=background, deviance=deviance)
+    return replace(fit, xyz=xyz, photons=photons, background=background, jitter=strayed, deviance=deviance)
+
+
+def jitter_of(fit: BeadFit, fitted: Tensor, stack: Tensor) -> Tensor:
+    """(m, z, 3) nm by which the stage strayed in some stacks, as the beads tell that were fitted; 0 where none was.
+
+    Args:
+        fit: of the beads.
+        fitted: (n,) number of the stack each of them lies in.
+        stack: (m,) numbers of the stacks asked for.
+    """
+    none = torch.zeros_like(fit.jitter[0])
+    return torch.stack([fit.jitter[fitted == s][0] if bool((fitted == s).any()) else none for s in stack])
 
 
 def held_out_deviance(
-    crops: Tensor, z_nm: Tensor, noise: Noise, pixel_size_nm: float, xy: Tensor
-) -> dict[float, float]:
-    """How well beads that were not fitted are predicted, by the weight of the penalty: every second bead the others."""
-    fitted, held = slice(0, None, 2), slice(1, None, 2)
-    result: dict[float, float] = {}
-    start = None
-    for weight in sorted(SMOOTHNESS, reverse=True):
+    crops: Tensor,
+    z_nm: Tensor,
+    noise: Noise,
+    pixel_size_nm: float,
+    xy: Tensor,
+    tried: Sequence[tuple[float, float]],
+    stack: Tensor | None = None,
+) -> list[float]:
+    """How well beads that were not fitted are predicted, by the weights of the penalty.
+
+    Every second bead is predicted by the others; where there are several stacks every second stack, of whose stage
+    nothing is known then, so that only what stacks have in common is called good.
+
+    Args:
+        crops, z_nm, noise, pixel_size_nm, xy, stack: as for `fit_spline`.
+        tried: smoothness and depth smoothness.
+
+    Returns:
+        The deviance for each of those tried.
+    """
+    number = torch.zeros(len(crops), dtype=torch.long) if stack is None else stack.unique(return_inverse=True)[1]
+    held = (number if bool(number.any()) else torch.arange(len(crops))) % 2 == 1
+    fitted, start = ~held, None
+    result = []
+    for smoothness, depth_smoothness in tried:
         start = fit_spline(
-            crops[fitted], z_nm, noise, pixel_size_nm, xy[fitted], smoothness=weight, start=start, n_rounds=4
-        )
-        result[weight] = place_beads(start, crops[held], z_nm, noise, xy[held]).deviance
+            crops[fitted], z_nm, noise, pixel_size_nm, xy[fitted], smoothness=smoothness,
+            depth_smoothness=depth_smoothness, stack=number[fitted], start=start, n_rounds=4,
+        )  # fmt: skip
+        jitter = jitter_of(start, number[fitted], number[held])
+        result.append(place_beads(start, crops[held], z_nm, noise, xy[held], jitter=jitter).deviance)
     return result
 
 
@@ -200,38 +260,38 @@ class _View:
     """
 
     def __init__(self, psf: SplinePSF, xyz: Tensor, jitter: Tensor, z_nm: Tensor, side: int) -> None:
-        depth, height, width = (int(size) for size in psf.coefficients.shape)
+        _, height, width = psf.coefficients.shape
         step = psf.oversampling / psf.pixel_size_nm
-        centre = psf.oversampling / 2 - 0.5
+        first = torch.arange(side, dtype=xyz.dtype) * psf.oversampling + psf.oversampling / 2 - 0.5
         self.jitter = jitter
+        self.strays = bool(jitter[:, :2].any())
 
-        def along_z(z: Tensor) -> Tensor:
-            plane, weight = psf.planes(z)
-            return z.new_zeros(len(z), depth).scatter_add(1, plane, weight)
-
-        def across(size: int, middle: float) -> Callable[[Tensor], Tensor]:
-            def matrix(position: Tensor) -> Tensor:
-                pixel = torch.arange(side, dtype=position.dtype) * psf.oversampling
-                voxel, weight = spline_weights(pixel + middle + centre - position * step)
-                wide = position.new_zeros(side, size + 2).scatter_add(1, (voxel + 1).clamp(0, size + 1), weight)
-                return wide[:, 1:-1]
-
-            return matrix
+        def across(size: int, middle: float, position: Tensor) -> tuple[Tensor, Tensor]:
+            at = first + middle - position * step
+            voxel, weight = spline_weights(at)
+            wide = weight.new_zeros(2, side, size + 2)
+            index = (voxel + 1).clamp(0, size + 1).expand(2, -1, -1)
+            value, slope = wide.scatter_add(2, index, torch.stack([weight, -step * spline_slopes(at)]))[..., 1:-1]
+            return value, slope
 
         z = z_nm + xyz[2] + jitter[:, 2]
-        self.z, self.dz = _value_and_slope(along_z, z)
-        self.x, self.dx = _value_and_slope(across(width, psf.centre_px[0]), xyz[0])
-        self.y, self.dy = _value_and_slope(across(height, psf.centre_px[1]), xyz[1])
+        self.z, self.dz = psf.along_z(z), psf.slopes_along_z(z)
+        self.x, self.dx = across(width, psf.centre_px[0], xyz[0])
+        self.y, self.dy = across(height, psf.centre_px[1], xyz[1])
 
     def image(self, c: Tensor) -> Tensor:
         """(z, y, x) fraction of light in each pixel."""
         rows = self.y @ c
         image = _mix(self.z, rows @ self.x.T)
+        if not self.strays:
+            return image
         shifted = self.jitter[:, 0, None, None] * _mix(self.z, rows @ self.dx.T)
         return image + shifted + self.jitter[:, 1, None, None] * _mix(self.z, self.dy @ c @ self.x.T)
 
     def adjoint(self, image: Tensor) -> Tensor:
         """The transpose of `image`."""
+        if not self.strays:
+            return self.y.T @ (_mix(self.z.T, image) @ self.x)
         plain, by_x, by_y = (
             _mix(self.z.T, w[:, None, None] * image)
             for w in (torch.ones(len(image)), self.jitter[:, 0], self.jitter[:, 1])
@@ -251,11 +311,6 @@ class _View:
         )
 
 
-def _value_and_slope(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
-    value, slope = torch.func.jvp(function, (at,), (torch.ones_like(at),))[:2]
-    return value, slope
-
-
 def _mix(weights: Tensor, planes: Tensor) -> Tensor:
     """Weighted sums of planes: (m, n) and (n, y, x) to (m, y, x)."""
     return (weights @ planes.flatten(1)).view(len(weights), *planes.shape[1:])
@@ -271,15 +326,14 @@ def _place(
     jitter: Tensor,
     z_nm: Tensor,
     photons: Tensor,
-    *,
-    stage: bool = True,
+    stack: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A Gauss-Newton step of positions, of the stage's jitter (which all beads share) and of the photons."""
+    """A Gauss-Newton step of positions, photons, and if stacks are told of the jitter that the beads of each share."""
     n, planes, side, _ = crops.shape
     step, information = torch.zeros(n, planes, 3), torch.zeros(n, planes, 3, 3)
     light = photons.clone()
     for i in range(n):
-        view = _View(psf, xyz[i], jitter, z_nm, side)
+        view = _View(psf, xyz[i], jitter[i], z_nm, side)
         image = view.image(c)
         model = photons[i, :, None, None] * image + background[i]
         weight = 1 / noise.variance(model)
@@ -294,22 +348,68 @@ def _place(
         light[i] = (photons[i] + change[:, 3]).clamp_min(0.2 * photons[i])
         # what is known of the position when the photons are not
         information[i] = fisher[:, :3, :3] - fisher[:, :3, 3:] * fisher[:, 3:, :3] / fisher[:, 3:, 3:]
-    moved = torch.zeros(n, 3)
-    if not stage:
-        for i in range(n):
-            moved[i] = torch.linalg.solve(
-                information[i].sum(0) + 1e-9 * torch.eye(3), torch.einsum("zij,zj->i", information[i], step[i])
-            )
-        return xyz + moved, jitter, light
-    strayed = torch.zeros(planes, 3)
-    prior = torch.eye(3) / JITTER_NM**2
-    for _ in range(10):  # by turns: beads, given the stage; the stage, given the beads
-        for i in range(n):
-            right = torch.einsum("zij,zj->i", information[i], step[i] - strayed)
-            moved[i] = torch.linalg.solve(information[i].sum(0) + 1e-9 * torch.eye(3), right)
-        right = torch.einsum("nzij,nzj->zi", information, step - moved[:, None]) - jitter @ prior
-        strayed = torch.linalg.solve(information.sum(0) + prior, right)
-    return xyz + moved, jitter + strayed, light
+    if stack is None:
+        total = information.sum(1) + 1e-9 * torch.eye(3)
+        return xyz + torch.linalg.solve(total, torch.einsum("nzij,nzj->ni", information, step)), jitter, light
+    n_stacks = int(stack.max()) + 1
+
+    def by_stack(values: Tensor) -> Tensor:
+        return values.new_zeros(n_stacks, *values.shape[1:]).index_add(0, stack, values)
+
+    told = by_stack(information) + 1e-9 * torch.eye(3)
+    old = torch.stack([jitter[stack == s][0] for s in range(n_stacks)])
+    strayed, size = torch.zeros(n_stacks, planes, 3), torch.zeros(3)
+    for turn in range(10):  # by turns: beads, given the stage; the stage, given the beads
+        right = torch.einsum("nzij,nzj->ni", information, step - strayed[stack])
+        moved = torch.linalg.solve(information.sum(1) + 1e-9 * torch.eye(3), right)
+        right = by_stack(torch.einsum("nzij,nzj->nzi", information, step - moved[:, None]))
+        if not turn:
+            free = old + torch.linalg.solve(told, right[..., None])[..., 0]
+            size = _jitter_size(free, torch.linalg.inv(told).diagonal(dim1=2, dim2=3))
+        prior = torch.diag(size.clamp_min(1e-3) ** -2)
+        strayed = torch.linalg.solve(told + prior, (right - old @ prior)[..., None])[..., 0]
+    jitter = torch.where(size > 0, old + strayed, 0.0)
+    return xyz + moved, (jitter - _slow(jitter.mean(0), z_nm))[stack], light
+
+
+def _slow(series: Tensor, z_nm: Tensor) -> Tensor:
+    """The part of a (z, ...) series in cosines of periods above `SLOW_NM`."""
+    n = len(series)
+    modes = torch.arange(min(n, 1 + int(2 * float(z_nm[-1] - z_nm[0]) / SLOW_NM)))
+    basis = torch.cos(math.pi / n * (torch.arange(n)[:, None] + 0.5) * modes)
+    basis = basis / basis.norm(dim=0)
+    return basis @ (basis.T @ series)
+
+
+def _jitter_size(free: Tensor, variance: Tensor) -> Tensor:
+    """Standard deviations of the jitter along x, y and z, as far as it surely is the stage's.
+
+    Args:
+        free: (stack, z, 3) nm by which the beads of each stack are shifted against the PSF.
+        variance: (stack, z, 3) of them, nm^2, as far as it is the noise of the beads.
+
+    Returns:
+        (3,) nm: of what differs between stacks; of a single stack, whose PSF may be shifted as well, of what differs
+        from plane to plane, of which third differences leave everything and of slow changes next to nothing.  0 where
+        it exceeds the noise by less than three standard errors.
+    """
+    stacks, planes = free.shape[:2]
+    if stacks > 1:
+        gain = 1 - 1 / stacks
+        change, noise, memory = free - free.mean(0), variance * gain, 1 / gain
+    elif planes > 3:
+        kernel = torch.tensor([1.0, -3.0, 3.0, -1.0])
+        change = free.unfold(1, 4, 1) @ kernel
+        noise = variance.unfold(1, 4, 1) @ kernel**2
+        # sums of squares of the kernel, and of the correlation between neighbouring differences
+        gain, memory = 20.0, 2.3
+    else:
+        return torch.zeros(3)
+    weight = noise**-2
+    total = weight.sum((0, 1))
+    square = (weight * (change**2 - noise)).sum((0, 1)) / total / gain
+    error = (2 * memory * (weight * noise).square().sum((0, 1))).sqrt() / total / gain
+    return torch.where(square > CLEAR * error, square.clamp_min(0).sqrt(), 0.0)
 
 
 def _agree(fit: BeadFit, z_nm: Tensor) -> BeadFit:
@@ -320,8 +420,8 @@ def _agree(fit: BeadFit, z_nm: Tensor) -> BeadFit:
     light = c.sum((1, 2)) / psf.oversampling**2
     plane, mix = psf.planes(z_nm)
     photons = fit.photons * (light[plane] * mix).sum(1)
-    drift = jitter.mean(0)
-    jitter -= drift
+    drift = jitter.mean(1)
+    jitter -= drift[:, None]
     xyz += drift
     depth = float(xyz[:, 2].mean())
     # an emitter at depth z is seen as the stage at z - depth; a bead that needed a larger z sits higher
@@ -388,14 +488,19 @@ def _conjugate_gradients(
 
 @final
 class _Penalty:
-    """Half the sum of squared third differences along z, y and x, each over its expected size."""
+    """Half the sum of squared third differences along z, y and x, each over its expected size.
 
-    def __init__(self, expected: Tensor) -> None:
+    Args:
+        expected: (z, y, x) size of the differences along x and y.
+        depth: size of those along z over that.
+    """
+
+    def __init__(self, expected: Tensor, depth: float = 1.0) -> None:
         self.differences = [torch.eye(size).diff(n=min(3, size - 1), dim=0) for size in expected.shape]
         self.weights = []
         for axis, difference in enumerate(self.differences):
             mean = difference.abs() / difference.abs().sum(1, keepdim=True)
-            self.weights.append(_along(axis, mean, expected) ** -2)
+            self.weights.append(_along(axis, mean, expected if axis else depth * expected) ** -2)
         parts = [_along(a, d.T**2, w) for a, (d, w) in enumerate(zip(self.differences, self.weights, strict=True))]
         self.diagonal = torch.stack(parts).sum(0)
 

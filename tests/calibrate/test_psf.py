@@ -84,7 +84,7 @@ def test_the_calibration_explains_its_own_beads(spline: PSFCalibration) -> None:
         expected = render(
             spline.psf,
             frame=torch.arange(len(z)),
-            xyz=spline.xyz[i] + spline.jitter_nm + z,
+            xyz=spline.xyz[i] + spline.jitter_nm[i] + z,
             photons=spline.photons[i],
             n_frames=len(z),
             shape=(PATCH_PX, PATCH_PX),
@@ -157,7 +157,7 @@ def test_at_known_positions_the_images_are_the_same(kind: str, rng: torch.Genera
         for x, y in ((20, 4), (3, 40))
     ]
     fit = BeadFit(
-        psf=psf, xyz=xyz, photons=torch.ones(2, 1), background=torch.ones(2), jitter=torch.zeros(1, 3), deviance=1.0
+        psf=psf, xyz=xyz, photons=torch.ones(2, 1), background=torch.ones(2), jitter=torch.zeros(2, 1, 3), deviance=1.0
     )
     before = psf.integrate_pixels(xyz).detach()
     corners = torch.tensor([[2000.0, 400.0], [300.0, 4000.0]])
@@ -336,19 +336,23 @@ def test_no_file_is_no_calibration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stack", "z_step_nm", "limits_nm"),
     [
-        ("challenge2016_beads/beads_as.tif", 10.0, (5.0, 5.0, 5.0)),
+        ("challenge2016_beads/beads_as.tif", 10.0, (1.5, 1.5, 2.0)),
         ("challenge2016_beads/beads_dh.tif", 10.0, (6.0, 6.0, 6.0)),
         ("challenge2016_beads/beads_2d.tif", 10.0, (6.0, 6.0, None)),
-        ("sim_astigmatic/beads.tif", 20.0, (3.0, 3.0, 6.0)),
-        ("sim_double_helix/beads.tif", 20.0, (3.0, 3.0, 6.0)),
+        ("sim_astigmatic/beads.tif", 20.0, (1.0, 1.0, 1.5)),
+        ("sim_double_helix/beads.tif", 20.0, (1.0, 1.0, 1.5)),
     ],
 )
-def test_the_bias_of_measured_beads_is_small(
+def test_held_out_beads_are_found_without_bias_and_near_the_bound(
     stack: str, z_step_nm: float, limits_nm: tuple[float | None, ...], shared_data: Path
 ) -> None:
     """Each bead localized with the PSF of the others, over 1.4 um of depth; of a 2D PSF in x and y only."""
     found = calibrate_psf([shared_data / stack], EMCCD, z_step_nm=z_step_nm)
     assert len(found.beads) == 6
     assert found.held_out is not None
-    for bias, limit in zip(found.held_out.summary(700)["bias_nm"], limits_nm, strict=True):
-        assert limit is None or bias <= limit
+    figures = found.held_out.summary(700)
+    for axis, limit in enumerate(limits_nm):
+        if limit is not None:
+            assert figures["bias_nm"][axis] <= limit
+            # the noise of five beads in the PSF alone makes 1.1, where planes tell of themselves only
+            assert figures["rmse_over_bound"][axis] <= 1.15

@@ -94,7 +94,7 @@ def calibration(
         xyz=xyz,
         photons=light,
         background=background,
-        jitter_nm=jitter,
+        jitter_nm=jitter.expand(n_beads, -1, -1),
         deviance=float(scaled_deviance(measured, torch.stack(expected), excess, floor).mean()),
         held_out=HeldOut(z_nm=z, error_nm=error, bound_nm=bound, jitter_nm=jitter.expand(n_beads, -1, -1))
         if n_beads > 1
@@ -111,7 +111,8 @@ def mentioned(found: PSFCalibration) -> set[str]:
         "few": "Only ",
         "dim": "are dim",
         "bound": "times as far in",
-        "stage": "strays from plane to plane",
+        "stage": "shift together from plane to plane",
+        "wander": "a stage that wanders slowly would look the same",
         "tilt": "walks sideways",
         "fade": "of their light from the first",
         "twins": "looks alike at",
@@ -153,6 +154,16 @@ def test_good_beads_are_usable_over_the_depth_their_bound_allows() -> None:
 )
 def test_the_verdict_names_what_is_wrong_and_nothing_else(made: dict[str, Any], complaint: str) -> None:
     assert mentioned(calibration(**made)) == {complaint}
+
+
+def test_detail_along_z_is_not_said_to_be_the_psf_s_unless_two_stacks_show_it() -> None:
+    """Nor the stage's: no advice is given but to record a second stack."""
+    fine = replace(calibration(), depth_smoothness={0.02: 1.05, 0.2: 1.01})
+    assert "wander" in mentioned(fine)
+    assert "piezo" not in " ".join(verdict(fine))
+    smooth = replace(fine, depth_smoothness={0.02: 1.01, 0.2: 1.05})
+    two = replace(fine, beads=tuple(replace(bead, stack=i % 2) for i, bead in enumerate(fine.beads)))
+    assert "wander" not in mentioned(smooth) | mentioned(two)
 
 
 def test_a_round_psf_tells_no_depth_in_focus() -> None:
