@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
+from decode.calibrate.field import fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil
 from decode.calibrate.spline import (
@@ -30,6 +31,7 @@ from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
 from decode.likelihood import fit_emitters
+from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
@@ -224,10 +226,30 @@ def calibrate_psf(
             stack=stack[which], start=start, n_rounds=4 if start is None else 2,
         )  # fmt: skip
 
-    whole = fit(list(range(len(beads))))
+    same = whole = fit(list(range(len(beads))))
     held_out = None
+    refit: Callable[[list[int], BeadFit], BeadFit] = fit
+    if model == "spline" and len(beads) > 1:
+        places = torch.tensor([bead.centre_px for bead in beads]) * pixel
+        height, width = (max(plane.shape[axis] for plane in planes) * pixel for axis in (1, 2))
+        field_nm = (0.0, width), (0.0, height)
+        trial = try_field(
+            same, crops, z_nm, noise, places, field_nm, smoothness=best, depth_smoothness=best_depth, stack=stack
+        )
+        whole, notes = trial.fit, (*notes, trial.note)
+
+        def refit_field(others: list[int], start: BeadFit) -> BeadFit:
+            found = fit_field(
+                fit(others, start), crops[others], z_nm, noise, places[others], field_nm, terms=trial.terms,
+                size=trial.size, smoothness=best, depth_smoothness=best_depth, n_rounds=2,
+            )  # fmt: skip
+            assert isinstance(found.psf, FieldSplinePSF)
+            (left_out,) = set(range(len(beads))) - set(others)
+            return replace(found, psf=found.psf.at(*places[left_out].tolist()))
+
+        refit = refit_field if trial.terms > 1 else fit
     if len(beads) > 1:
-        held_out = _leave_one_out(crops, z_nm, camera, stack, whole, fit)
+        held_out = _leave_one_out(crops, z_nm, camera, stack, same, refit)
     else:
         notes += ("one bead only: nothing can be held out, so no figure tells how good the PSF is; record more",)
     if positions_nm is not None:
@@ -402,6 +424,19 @@ def _at_positions(fit: BeadFit, beads: Sequence[Bead], positions: Tensor, pixel:
     found = fit.xyz[:, :2] + corner
     which = torch.cdist(found, positions.to(found)).argmin(1)
     offset = (found - positions[which]).mean(0)
+    if isinstance(fit.psf, FieldSplinePSF):
+        # the same, by a polynomial of the place
+        weight = fit.psf.basis(positions[which].to(found))
+        offsets = torch.linalg.lstsq(weight, found - positions[which].to(found)).solution
+        shift = offsets[0] * fit.psf.middle.oversampling / pixel
+        x, y = (torch.tensor(fit.psf.middle.centre_px) - shift).tolist()
+        varied = FieldSplinePSF(
+            fit.psf.middle.moved((x, y)),
+            fit.psf.changes.detach(),
+            shifts_nm=fit.psf.shifts_nm.detach() - offsets[1:],
+            field_nm=fit.psf.field_nm,
+        )
+        return replace(fit, psf=varied, xyz=fit.xyz - torch.nn.functional.pad(weight @ offsets, (0, 1)))
     if isinstance(fit.psf, SplinePSF):
         # the same image belongs to an emitter that lies `offset` less far
         x, y = (torch.tensor(fit.psf.centre_px) - offset * fit.psf.oversampling / pixel).tolist()

@@ -19,6 +19,7 @@ from decode.atomic import atomic
 from decode.calibrate.psf import HeldOut, PSFCalibration
 from decode.calibrate.spline import Noise
 from decode.likelihood import DARKEST
+from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF, noll
@@ -132,9 +133,12 @@ def _images(calibration: PSFCalibration) -> Images:
     corner = torch.tensor([margin * psf.pixel_size_nm] * 2 + [0.0])
     inner = slice(margin, margin + side)
     expected, light = [], []
-    for crop, xyz, jitter in zip(measured, calibration.xyz, calibration.jitter_nm, strict=True):
+    for bead, crop, xyz, jitter in zip(
+        calibration.beads, measured, calibration.xyz, calibration.jitter_nm, strict=True
+    ):
+        own = psf.at(*(c * psf.pixel_size_nm for c in bead.centre_px)) if isinstance(psf, FieldSplinePSF) else psf
         at = torch.cat([xyz[:2].expand(len(z), 2), (z + xyz[2])[:, None]], 1) + jitter + corner
-        share = torch.cat([psf.integrate_pixels(part) for part in at.split(64)])[:, inner, inner]
+        share = torch.cat([own.integrate_pixels(part) for part in at.split(64)])[:, inner, inner]
         photons, background = _brightness(crop, share)
         expected.append(photons[:, None, None] * share + background[:, None, None])
         light.append(photons)
@@ -364,7 +368,8 @@ def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
 
 def _misfit_sentence(psf: PSF, deviance: float, misfit: float) -> str:
     if deviance > MISFIT and misfit > 1 + 0.5 * (deviance - 1):
-        advice = "Look at the residuals: take out" if isinstance(psf, SplinePSF) else "Try the spline model, take out"
+        spline = isinstance(psf, SplinePSF | FieldSplinePSF)
+        advice = "Look at the residuals: take out" if spline else "Try the spline model, take out"
         return (
             f"The PSF does not explain the beads: what is left is {deviance:.2f} times the variance of noise (1 is "
             f"noise alone). {advice} beads that look different, use smaller beads."
@@ -593,6 +598,15 @@ def _pictures(calibration: PSFCalibration) -> list[Picture]:
             draw=_draw_precision,
         )
         parts.insert(1, precision)
+    if isinstance(calibration.psf, FieldSplinePSF):
+        over_field = Picture(
+            title="The PSF over the field",
+            caption="In the four corners of the field and in its middle, on one grey scale a row; the bead stack's "
+            "upper left corner is the first.",
+            height=6.0,
+            draw=_draw_over_field,
+        )
+        parts.append(over_field)
     return parts
 
 
@@ -678,8 +692,30 @@ def _draw_depth(figure: SubFigure | Figure, calibration: PSFCalibration, images:
         jitter_ax.text(0.5, 0.6, _no_jitter(calibration), transform=jitter_ax.transAxes, ha="center", color="0.4")
 
 
+@torch.no_grad()
+def _draw_over_field(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
+    psf, side = calibration.psf, images.measured.shape[-1]
+    assert isinstance(psf, FieldSplinePSF)
+    (x0, x1), (y0, y1) = psf.field_nm
+    places = [(x0, y0), (x1, y0), ((x0 + x1) / 2, (y0 + y1) / 2), (x0, y1), (x1, y1)]
+    depths = [0.7 * z for z in (calibration.file.z_range_nm[0], 0.0, calibration.file.z_range_nm[1])]
+    middle, margin = psf.patch_px / 2 * psf.pixel_size_nm, (psf.patch_px - side) // 2
+    at = torch.tensor([[middle, middle, z] for z in depths])
+    shown = torch.stack([psf.integrate_pixels(at, torch.tensor([place] * len(depths))) for place in places], 1)
+    shown = shown[..., margin : margin + side, margin : margin + side]
+    axes = figure.subplots(len(depths), len(places))
+    for row, z, line in zip(axes, depths, shown, strict=True):
+        row[0].set_ylabel(f"z = {z:.0f} nm", fontsize=11)
+        for ax, image in zip(row, line, strict=True):
+            ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=float(line.max()))
+            ax.set(xticks=[], yticks=[])
+    for ax, (x, y) in zip(axes[0], places, strict=True):
+        ax.set_title(f"x {x / 1000:.0f}, y {y / 1000:.0f} µm", fontsize=11)
+
+
 def _no_jitter(calibration: PSFCalibration) -> str:
-    return "none beyond noise" if isinstance(calibration.psf, SplinePSF) else "not fitted by this model"
+    spline = isinstance(calibration.psf, SplinePSF | FieldSplinePSF)
+    return "none beyond noise" if spline else "not fitted by this model"
 
 
 def _draw_field(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
