@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--out", "-o", type=Path, help="folder for the picture; none without it")
     arguments = parser.parse_args()
     keep_freed_memory()
-    model = load_model(arguments.model)
+    model, name = load_model(arguments.model), Path(arguments.model).stem
     if arguments.recipe is not None:
         config = load_config(arguments.recipe)
     elif "config" in model.record:
@@ -191,7 +191,7 @@ def main() -> None:
     photons = arguments.photons or fluxes_of(config)
     backgrounds = arguments.background or [math.sqrt(math.prod(config.scene.background_photons))]
 
-    print(f"{Path(arguments.model).stem}: isolated molecules, {arguments.n} a row")
+    print(f"{name}: isolated molecules, {arguments.n} a row")
     print(
         f"{'camera':6}  {'PSF':13}  photons  background  z, nm  found  {'RMSE x y z, nm':20}  {'bound x y z, nm':20}  "
         f"{'RMSE/bound':20}  {'error/sigma':20}  {'within 95 %':20}  photons/true"
@@ -222,7 +222,7 @@ def main() -> None:
         print(f"  at {light:.0f} photons: {summary([r for key, r in results.items() if key.photons == light])}")
 
     slices = 5 if axial else 1
-    print(f"\n{Path(arguments.model).stem}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a row")
+    print(f"\n{name}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a row")
     rows = characterize(model, config, choose_device(arguments.device), n_movies=arguments.movies, depths=slices)
     print("density, /um2  photons  z, nm  background  Jaccard  RMSE lateral, nm  axial, nm")
     for row in rows:
@@ -233,7 +233,7 @@ def main() -> None:
         )
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        draw(results, rows, axial, arguments.out / f"accuracy_{Path(arguments.model).stem}.png")
+        draw(results, rows, axial, arguments.out / f"accuracy_{name}.png")
 
 
 def draw(results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], axial: bool, file: Path) -> None:

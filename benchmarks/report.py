@@ -73,8 +73,10 @@ def main() -> None:
         ("Cost of the network", "network.py", []),
         ("Long movies", "throughput.py", []),
     ]
-    parts = ["# Benchmarks", f"Written by `make bench`.  Machine: {machine()}."]
-    failed = []
+    old = arguments.out.read_text() if arguments.out.is_file() else ""
+    # what is not run now keeps its place
+    sections = {part.partition("\n")[0]: part.strip() for part in old.split("\n## ")[1:]}
+    failed, where = [], machine()
     for title, script, more in plan:
         name = script.removesuffix(".py")
         if arguments.only and name not in arguments.only:
@@ -84,11 +86,16 @@ def main() -> None:
         if not succeeded:
             failed.append(name)
             text += "\nFailed."
-        parts += [f"## {title}", f"`benchmarks/{script}`", f"```text\n{text}\n```"]
+        text = text.replace(f"{ROOT}/", "").replace(f"{ROOT.parent}/", "")
+        parts = [title, f"`benchmarks/{script}` on {where}", f"```text\n{text}\n```"]
         picture = images / f"accuracy_{title.removeprefix('Accuracy of ')}.png"
         if name == "accuracy" and picture.is_file():
             parts.append(f"![{title}](images/{picture.name})")
-    arguments.out.write_text("\n\n".join(parts).replace(f"{ROOT}/", "").replace(f"{ROOT.parent}/", "") + "\n")
+        sections[title] = "\n\n".join(parts)
+    order = [title for title, *_ in plan]
+    kept = sorted(sections, key=lambda title: order.index(title) if title in order else -1)
+    head = "# Benchmarks\n\nWritten by `make bench`; what the scripts do and how is told at their beginning."
+    arguments.out.write_text("\n\n## ".join([head, *(sections[title] for title in kept)]) + "\n")
     print(f"\nwritten: {arguments.out}")
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
