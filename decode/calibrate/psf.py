@@ -221,9 +221,10 @@ def calibrate_psf(
             return fit_gaussian(crops[which], z_nm, noise, pixel, xy[which])
         if model == "pupil":
             return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start, which)
+        # from nothing: a fit of all beads would hand on some of the noise of the one that is left out
         return fit_spline(
             crops[which], z_nm, noise, pixel, xy[which], smoothness=best, depth_smoothness=best_depth,
-            stack=stack[which], start=start, n_rounds=4 if start is None else 2,
+            stack=stack[which], n_rounds=4,
         )  # fmt: skip
 
     same = whole = fit(list(range(len(beads))))
