@@ -131,11 +131,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=600, help="isolated molecules")
     parser.add_argument("--movies", type=int, default=4, help="movies per density")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cameras", nargs="+", default=list(CAMERAS), help="only those the model was trained for")
     arguments = parser.parse_args()
-    torch.set_flush_denormal(True)
     model = load_model(arguments.model)
     psf = read_psf(arguments.psf).psf if arguments.psf else model.psf or GaussianPSF(130.0, pixel_size_nm=100.0)
-    cameras = CAMERAS if model.camera is None else {"the model's camera": model.camera}
+    chosen = {name: CAMERAS[name] for name in arguments.cameras}
+    cameras = chosen if model.camera is None else {"the model's camera": model.camera}
     for name, camera in cameras.items():
         print(name)
         isolated(model, psf, camera, arguments.n, arguments.seed)

@@ -433,8 +433,8 @@ def _neighbours(emitters: EmitterSet, reach_nm: float) -> Tensor:
 
 
 def _tree(places: npt.NDArray[np.float64]) -> cKDTree:
-    # a balanced tree parts equal coordinates by the next number, which at 0 a processor that was told to (by PyTorch, say)
-    # flushes back to 0: SciPy 1.17 then recurses until the stack is full
+    # a balanced tree parts equal coordinates at the next larger number; next to 0 a processor set to flush denormal
+    # numbers makes it 0 again, and SciPy 1.17 recurses until the stack is full
     return cKDTree(places, balanced_tree=False)
 
 
