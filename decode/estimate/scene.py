@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from scipy.fft import next_fast_len
 from scipy.optimize import least_squares
+from scipy.stats import t as student_t
 from scipy.stats import truncnorm
 from torch import Tensor
 from torch.nn import functional as F
@@ -181,7 +182,8 @@ def estimate_scene(
         value = function(p)
         steps = 1e-4 * model.doubt
         slope = np.array([(function(p + step) - value) / step.sum() for step in np.diag(steps)])
-        margin = 1.96 * math.sqrt(max(0.0, slope @ covariance @ slope))
+        # the errors' covariance is itself known from a few chunks of frames only
+        margin = float(student_t.ppf(0.975, moments.chunks - 1)) * math.sqrt(max(0.0, slope @ covariance @ slope))
         return Estimate(value, value - margin, value + margin, n)
 
     def positive(i: int, n: int, error: float = 0.0) -> Estimate:
@@ -271,6 +273,8 @@ class _Moments(NamedTuple):
     """(run,) its middle, frames"""
     run: int
     """length of a run of frames"""
+    chunks: int
+    """number of chunks of frames whose scatter is the covariance"""
     frames: int
     """frames looked at"""
     n: int
@@ -375,6 +379,7 @@ def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> _Momen
         runs_covariance=scatter / chunks,
         times=starts + run / 2,
         run=run,
+        chunks=length,
         frames=run * len(starts),
         n=n,
     )
@@ -589,14 +594,12 @@ class _Model:
         density = math.exp(p[1]) * self.psf.pixel_size_nm**2 * 1e-6
         square = density * math.exp(2 * p[2]) * (1 + math.exp(2 * p[3]))
         on_time = math.exp(p[4])
-        # the mean over the run was taken away, and with it 2 on-times over the run's length
-        lasting = p[5] - 2 * on_time / self.run
-        lags = np.array([_shared(on_time, lag) for lag in LAGS]) + lasting
+        lags = _without_mean(np.array([_shared(on_time, lag) for lag in range(self.run)]))[list(LAGS)] + p[5]
         return np.concatenate(
             [
                 _by_brightness(math.exp(p[0]) * np.array([1.0, *self.rate]) + density * light, self.rate),
                 square * shape[self.beside].mean() * lags,
-                square * shape * (_shared(on_time, 1) + lasting),
+                square * shape * lags[LAGS.index(1)],
             ]
         )
 
@@ -628,6 +631,19 @@ def _shared(on_time: float, lag: int) -> float:
     if lag == 0:
         return 2 * on_time * (1 + on_time * math.expm1(-1 / on_time))
     return on_time**2 * math.expm1(-1 / on_time) ** 2 * math.exp(-(lag - 1) / on_time)
+
+
+def _without_mean(covariance: Array) -> Array:
+    """What is left of a covariance at each lag, (run,), when the mean over the run is taken away.
+
+    Of two frames' products, averaged over the run, that mean takes its covariance with either frame and gives back its
+    own variance.
+    """
+    run = len(covariance)
+    sums = covariance.cumsum()
+    with_mean = (sums + sums[::-1] - covariance[0]) / run  # (frame,)
+    either = with_mean.cumsum()[::-1] / np.arange(run, 0, -1)
+    return covariance - 2 * either + with_mean.mean()
 
 
 def _fit(moments: _Moments, model: _Model) -> tuple[Array, Array, float]:

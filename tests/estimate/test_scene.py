@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from decode.config import from_mapping
 from decode.estimate import SceneEstimate, estimate_scene, to_recipe
-from decode.estimate.scene import STEPS, _Model, _rate, _shared, _within
+from decode.estimate.scene import STEPS, _Model, _rate, _shared, _within, _without_mean
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
@@ -76,6 +76,27 @@ def test_the_share_of_two_frames_is_the_integral_over_both(lag: int, on_time: fl
     t = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
     numeric = torch.exp(-(t[:, None] - t - lag).abs() / on_time).mean()
     assert _shared(on_time, lag) == pytest.approx(float(numeric), rel=1e-5)
+
+
+def test_the_covariance_about_the_mean_of_a_run_is_that_of_centred_frames() -> None:
+    """The same, by the matrix of a run's covariances between its frames, centred on both sides."""
+    run = 20
+    covariance = np.array([_shared(4.0, lag) for lag in range(run)])
+    frame = np.arange(run)
+    matrix = covariance[abs(frame[:, None] - frame)]
+    centre = np.eye(run) - 1 / run
+    centred = centre @ matrix @ centre
+    expected = [np.diagonal(centred, lag).mean() for lag in range(run)]
+    np.testing.assert_allclose(_without_mean(covariance), expected, atol=1e-12)
+
+
+def test_the_on_time_of_a_short_movie_is_not_cut_short(rng: torch.Generator) -> None:
+    found = []
+    for _ in range(6):
+        frames, _ = movie(ROUND, EMCCD, scene(0.5, 3000.0, 4.0, 20.0), rng, n=64)
+        found.append(math.log(estimate_scene(frames, EMCCD, ROUND).on_time_frames.value / 4.0))
+    # each is known to some 15 %
+    assert abs(np.mean(found)) < 0.13
 
 
 @pytest.mark.parametrize("on_time", [0.8, 2.5])
