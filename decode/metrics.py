@@ -219,7 +219,8 @@ def _neighbours(
     radius *= 1 + 1e-9
     # frames lie apart along a third axis, so that one tree serves them all
     true_tree, predicted_tree = (
-        cKDTree(np.column_stack([xyz[:, :2], emitters.frame.cpu().numpy() * (4 * radius + 1)]))
+        # a balanced tree of ties overflows the stack where denormal numbers are flushed (SciPy 1.17)
+        cKDTree(np.column_stack([xyz[:, :2], emitters.frame.cpu().numpy() * (4 * radius + 1)]), balanced_tree=False)
         for emitters, xyz in ((truth, true_xyz), (prediction, predicted_xyz))
     )
     near = true_tree.sparse_distance_matrix(predicted_tree, radius, output_type="ndarray")
