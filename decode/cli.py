@@ -400,6 +400,15 @@ def calibrate_psf(
     numerical_aperture: Annotated[float, typer.Option(help="Of the objective, for a pupil.")] = 1.45,
     wavelength: Annotated[float, typer.Option(metavar="NM", help="Of the emission, for a pupil.")] = 670.0,
     immersion_index: Annotated[float, typer.Option(help="Refractive index of the immersion, for a pupil.")] = 1.518,
+    sample_index: Annotated[
+        float | None, typer.Option(help="Refractive index around the beads, for a pupil; without: the immersion's.")
+    ] = None,
+    bead_diameter: Annotated[
+        float, typer.Option(metavar="NM", min=0.0, help="Of the beads, for a pupil, which is then a molecule's.")
+    ] = 0.0,
+    phase_mask: Annotated[
+        bool, typer.Option("--phase-mask", help="Fit a free phase over the pupil besides Zernike polynomials.")
+    ] = False,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     as_json: Json = False,
@@ -421,7 +430,7 @@ def calibrate_psf(
         model=MODELS[model],
         patch_px=patch,
         positions_nm=None if bead_positions is None else _positions(bead_positions),
-        optics=Optics(numerical_aperture, wavelength, immersion_index),
+        optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),
     )
     report = out.with_suffix(".html")
     write_psf(out, calibration.file)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, final
 
@@ -16,7 +17,8 @@ from torch import Tensor
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
 from decode.calibrate.field import fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
-from decode.calibrate.pupil import brightness, fit_images, fit_pupil
+from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
+from decode.calibrate.pupil import brightness, fit_images, fit_pupil, spread
 from decode.calibrate.spline import (
     DEPTH_SMOOTHNESS,
     SMOOTHNESS,
@@ -50,6 +52,12 @@ class Optics(NamedTuple):
     numerical_aperture: float = 1.45
     wavelength_nm: float = 670.0
     immersion_index: float = 1.518
+    sample_index: float | None = None
+    """refractive index around the beads; None: that of the immersion"""
+    bead_diameter_nm: float = 0.0
+    """of the beads, whose size is taken out: the PSF is that of a molecule"""
+    phase_mask: bool = False
+    """fit a free phase over the pupil besides the Zernike coefficients"""
 
 
 @final
@@ -168,6 +176,8 @@ def calibrate_psf(
     Raises:
         ValueError: in one sentence, if a file is no z-stack, the step is impossible, or no bead can be used.
     """
+    if optics is not None and model != "pupil" and optics[3:] != Optics()[3:]:
+        raise ValueError("sample index, bead diameter and phase mask are of a pupil; calibrate one with --model pupil")
     if positions_nm is not None:
         if model == "gaussian":
             raise ValueError("a Gaussian has no place for known positions; calibrate a spline or a pupil")
@@ -256,7 +266,7 @@ def calibrate_psf(
     if positions_nm is not None:
         whole = _at_positions(whole, beads, positions_nm, pixel)
     facts = PSFFile(
-        psf=whole.psf,
+        psf=_of_molecules(whole.psf),
         z_range_nm=(float(z_nm[0]), float(z_nm[-1])),
         sources=tuple(str(p) for p in paths),
         n_beads=len(beads),
@@ -379,30 +389,38 @@ def _fit_pupil(
         numerical_aperture=optics.numerical_aperture,
         wavelength_nm=optics.wavelength_nm,
         immersion_index=optics.immersion_index,
+        sample_index=optics.sample_index,
+        bead_diameter_nm=optics.bead_diameter_nm,
         pixel_size_nm=camera.pixel_size_nm,
         scan="stage",
         patch_px=side,
     )
     free = [*psf.parameter_names, "numerical_aperture"]
     if start is None:
-        found = fit_pupil(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
+        from_scratch = fit_phase_mask if optics.phase_mask else fit_pupil
+        found = from_scratch(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
     else:
         assert isinstance(start.psf, PupilPSF)
-        some = torch.linspace(0, planes - 1, min(planes, max(5, 60 // n))).round().long()
-        found = fit_images(
+        some = spread(planes, max(5, 60 // n))
+        again = partial(refine_phase_mask, steps=40) if optics.phase_mask else partial(fit_images, steps=5)
+        found = again(
             crops[:, some].flatten(0, 1),
             source=torch.arange(n).repeat_interleave(len(some)),
             z_nm=z_nm[some].repeat(n),
-            psf=copy.deepcopy(start.psf),
+            psf=start.psf,
             xyz_nm=start.xyz[which],
             camera=camera.camera,
             free=free,
-            steps=5,
         )
-    depth = float(found.xyz_nm[:, 2].mean())
-    offset = found.psf.offset_nm + torch.tensor([0.0, 0.0, depth])
-    found.psf.offset_nm.copy_(offset)
-    xyz = found.xyz_nm - torch.tensor([0.0, 0.0, depth])
+    # an emitter is where the centroid of its light in focus is, and in focus where the stage was at 0
+    at_zero = torch.tensor([[side / 2 * camera.pixel_size_nm] * 2 + [0.0]])
+    at_zero[:, 2] = found.xyz_nm[:, 2].mean()
+    image = found.psf.integrate_pixels(at_zero)[0].detach()
+    pixels = (torch.arange(side) + 0.5) * camera.pixel_size_nm
+    centroid = torch.stack([image.sum(0) @ pixels, image.sum(1) @ pixels]) / image.sum()
+    seen = torch.cat([at_zero[0, :2] - centroid, at_zero[0, 2:]])
+    found.psf.offset_nm.add_(seen)
+    xyz = found.xyz_nm - seen
     # light of every plane, also of those that the fit left out
     spline = found.psf.to_spline(z_range_nm=(float(z_nm[0]) - 100, float(z_nm[-1]) + 100))
     at = xyz[:, None] + torch.nn.functional.pad(z_nm[:, None], (2, 0))
@@ -417,6 +435,13 @@ def _fit_pupil(
         jitter=torch.zeros(n, planes, 3),
         deviance=found.misfit,
     )
+
+
+def _of_molecules(psf: PSF) -> PSF:
+    if isinstance(psf, PupilPSF) and psf.bead_diameter_nm:
+        psf = copy.deepcopy(psf)
+        psf.bead_diameter_nm = 0.0
+    return psf
 
 
 def _at_positions(fit: BeadFit, beads: Sequence[Bead], positions: Tensor, pixel: float) -> BeadFit:

@@ -15,7 +15,7 @@ from torch.func import functional_call, jvp, vmap
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["PupilFit", "brightness", "fit_images", "fit_pupil", "noise_of"]
+__all__ = ["PupilFit", "brightness", "fit_images", "fit_pupil", "noise_of", "spread"]
 
 START_NM = 70.0
 """astigmatism tried at the start, nm rms: of either sign, upright and oblique, and none"""
@@ -108,10 +108,10 @@ def fit_pupil(
 
     every = torch.arange(beads)
     middling = stacks.sum((1, 2, 3)).sort().indices[beads // 2, None]
-    coarse = [fit(start, middling, _spread(planes, 15), xyz[middling], 5) for start in _starts(psf)]
+    coarse = [fit(start, middling, spread(planes, 15), xyz[middling], 5) for start in _starts(psf)]
     best = min(coarse, key=lambda found: found.loss)
     xyz = xyz + (best.xyz_nm - xyz[middling])
-    return fit(best.psf, every, _spread(planes, max(5, max_images // beads)), xyz, steps)
+    return fit(best.psf, every, spread(planes, max(5, max_images // beads)), xyz, steps)
 
 
 def fit_images(
@@ -283,7 +283,7 @@ def _parameters(psf: PupilPSF) -> Tensor:
     return torch.cat([psf.zernike_nm, psf.blur_nm[None], psf.apodization[None]]).detach()
 
 
-def _spread(n: int, most: int) -> Tensor:
+def spread(n: int, most: int) -> Tensor:
     """At most `most` indices below n, evenly spread."""
     return torch.linspace(0, n - 1, min(n, most)).round().long()
 

@@ -1,0 +1,181 @@
+"""Fit a free phase over the pupil, for masks that no few Zernike polynomials describe."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from math import cos, pi
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from decode.calibrate.pupil import PupilFit, brightness, fit_images, fit_pupil, noise_of, spread
+from decode.optics.camera import Camera
+from decode.optics.pupil import PupilPSF
+
+__all__ = ["fit_phase_mask", "refine_phase_mask"]
+
+ROUGHNESS_RAD = 0.5
+"""standard deviation of the prior of how much the phase changes from cell to cell"""
+START_BLUR_NM = 30.0
+"""what Zernike polynomials do not describe, their fit takes for blur"""
+RATES = {"phase_mask_nm": 0.1, "xyz": 3.0, "blur_nm": 2.0, "apodization": 0.01, "numerical_aperture": 0.004}
+"""of Adam: radians, nm, nm, and without unit"""
+
+
+def fit_phase_mask(
+    stacks: Tensor,
+    *,
+    z_nm: Tensor,
+    psf: PupilPSF,
+    camera: Camera | None = None,
+    free: Sequence[str] | None = None,
+    max_images: int = 60,
+    steps: int = 200,
+) -> PupilFit:
+    """A free phase mask besides Zernike coefficients, blur and (if asked) aperture, from bead stacks.
+
+    Where Zernike coefficients alone lead, and vortices of either sense, which no gradient makes of a smooth phase, are
+    where it starts; the best of them is followed to the end.
+
+    Args:
+        stacks, z_nm, psf, camera, free, max_images: as `fit_pupil` takes them.
+        steps: of the descent from the best start.
+
+    Returns:
+        The fit; its covariance takes the mask for known.
+
+    Raises:
+        ValueError: if shapes do not fit, or an image is not finite.
+    """
+    zernike = fit_pupil(stacks, z_nm=z_nm, psf=psf, camera=camera, free=free, max_images=max_images, steps=2)
+    beads, planes = stacks.shape[:2]
+    chosen = spread(planes, max(5, max_images // beads))
+    images, source = stacks[:, chosen].flatten(0, 1), torch.arange(beads).repeat_interleave(len(chosen))
+    z = z_nm[chosen].repeat(beads)
+    best: tuple[float, PupilPSF, Tensor] | None = None
+    for start in _starts(zernike.psf, psf):
+        found, xyz, loss = _descend(images, source, z, start, zernike.xyz_nm, camera, free, steps // 4)
+        if best is None or loss < best[0]:
+            best = loss, found, xyz
+    assert best is not None
+    return refine_phase_mask(
+        images, source=source, z_nm=z, psf=best[1], xyz_nm=best[2], camera=camera, free=free, steps=steps
+    )
+
+
+def refine_phase_mask(
+    images: Tensor,
+    *,
+    source: Tensor,
+    z_nm: Tensor,
+    psf: PupilPSF,
+    xyz_nm: Tensor,
+    camera: Camera | None = None,
+    free: Sequence[str] | None = None,
+    steps: int = 200,
+) -> PupilFit:
+    """The phase mask by gradient descent, then all else with `fit_images`.
+
+    Phase retrieval as in Ferdman et al., Opt. Express 28, 10179 (2020): every cell of the pupil has a phase of its own,
+    and Adam climbs the likelihood of the images, here the quasi-likelihood of `fit_images` with photons and background
+    at their maximum.  A prior on the difference d of the phases of neighbouring cells, of log density
+    (cos d - 1) / `ROUGHNESS_RAD`^2, holds what the images do not tell and takes no notice of whole turns.
+
+    Args:
+        images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have no mask yet.
+        steps: of the descent.
+    """
+    found, xyz, _ = _descend(images, source, z_nm, psf, xyz_nm, camera, free, steps)
+    return fit_images(
+        images, source=source, z_nm=z_nm, psf=found, xyz_nm=xyz, camera=camera, free=free, steps=5
+    )  # fmt: skip
+
+
+def _starts(zernike: PupilPSF, plain: PupilPSF) -> list[PupilPSF]:
+    starts = []
+    for psf, turns in ((zernike, 0), (plain, 1), (plain, -1)):
+        start = copy.deepcopy(psf)
+        y, x = _pupil(start.grid)
+        start.phase_mask_nm = nn.Parameter(turns * torch.atan2(y, x) * (start.wavelength_nm / (2 * pi)))
+        with torch.no_grad():
+            start.blur_nm.fill_(START_BLUR_NM)
+            start.numerical_aperture.copy_(plain.numerical_aperture)
+            start.apodization.copy_(plain.apodization)
+        starts.append(start)
+    return starts
+
+
+def _pupil(grid: int) -> tuple[Tensor, Tensor]:
+    """y and x of the cells of a pupil of radius 1: (grid, grid) each."""
+    at = (torch.arange(grid) + 0.5) * 2 / grid - 1
+    y, x = torch.meshgrid(at, at, indexing="ij")
+    return y, x
+
+
+def _descend(
+    images: Tensor,
+    source: Tensor,
+    z_nm: Tensor,
+    psf: PupilPSF,
+    xyz_nm: Tensor,
+    camera: Camera | None,
+    free: Sequence[str] | None,
+    steps: int,
+) -> tuple[PupilPSF, Tensor, float]:
+    """Pupil, positions (m, 3) and loss after so many steps of Adam."""
+    psf = copy.deepcopy(psf)
+    if psf.phase_mask_nm is None:
+        psf.phase_mask_nm = nn.Parameter(torch.zeros(psf.grid, psf.grid))
+    radian = psf.wavelength_nm / (2 * pi)
+    xyz = xyz_nm.detach().clone().requires_grad_()
+    known = psf.parameter_names if free is None else free
+    names = ("phase_mask_nm", *(name for name in ("blur_nm", "apodization", "numerical_aperture") if name in known))
+    leaves = {name: getattr(psf, name) for name in names} | {"xyz": xyz}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    rates = RATES | {"phase_mask_nm": RATES["phase_mask_nm"] * radian}
+    adam = torch.optim.Adam([{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()], betas=(0.9, 0.99))
+    nominal = float(psf.numerical_aperture.detach())
+    slope, floor = noise_of(camera)
+    counted = images + floor
+    inside = torch.hypot(*_pupil(psf.grid)) <= 1
+    light = torch.zeros(0)
+    loss = torch.zeros(())
+    for step in range(steps):
+        for group, name in zip(adam.param_groups, leaves, strict=True):
+            group["lr"] = rates[name] * (1 + cos(pi * step / steps)) / 2
+        share = psf.integrate_pixels(xyz[source] + pad(z_nm[:, None], (2, 0)))
+        light = _at_maximum(images, share.detach(), light, slope, floor)
+        mean = (light[:, 0, None, None] * share + light[:, 1, None, None] + floor).clamp_min(1e-3)
+        loss = (mean - counted * mean.log()).sum() / slope
+        phase = psf.phase_mask_nm / radian
+        for axis in (0, 1):
+            both = inside.narrow(axis, 0, psf.grid - 1) & inside.narrow(axis, 1, psf.grid - 1)
+            loss = loss + ((1 - phase.diff(dim=axis).cos()) * both).sum() / ROUGHNESS_RAD**2
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            psf.blur_nm.clamp_(min=1.0)
+            psf.numerical_aperture.clamp_(0.85 * nominal, min(1.15 * nominal, psf.immersion_index))
+    psf.numerical_aperture.requires_grad_(False)
+    return psf, xyz.detach(), float(loss.detach())
+
+
+def _at_maximum(images: Tensor, share: Tensor, light: Tensor, slope: float, floor: float) -> Tensor:
+    """Photons and background of each image (n, 2) at the maximum of the quasi-likelihood, by reweighting.
+
+    The mean of what was found weighs the next round; measured counts would favour dim pixels, and the descent would
+    follow another slope than that of its loss.
+    """
+    if not len(light):
+        light = brightness(images, share, slope, floor)
+    design = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
+    for _ in range(2):
+        mean = light[:, 0, None, None] * share + light[:, 1, None, None] + floor
+        weighted = design / mean.clamp_min(1e-3).flatten(1)[..., None]
+        light = torch.linalg.solve(weighted.mT @ design, weighted.mT @ images.flatten(1)[..., None])[..., 0]
+        light = torch.stack([light[:, 0].clamp_min(1), light[:, 1].clamp_min(0)], 1)
+    return light
