@@ -52,7 +52,7 @@ def main() -> None:
         features, alpha = model.encode(adu, CAMERA, context)
         past = torch.cat([torch.zeros_like(features[0, :1]), features[0, :-1]])
         future = torch.cat([features[0, 1:], torch.zeros_like(features[0, :1])])
-        model.decode(past, features[0], future, alpha=alpha, shape=(side, side), pixel_size_nm=100.0)
+        model.decode(past, features[0], future, alpha=alpha, context=context, shape=(side, side), pixel_size_nm=100.0)
 
     convolution = torch.nn.Conv2d(48, 48, 3, padding=1).to(device, memory_format=torch.channels_last)
     x = torch.randn(n, 48, side, side, device=device).to(memory_format=torch.channels_last)
