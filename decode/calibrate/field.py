@@ -186,13 +186,13 @@ def fit_field(
     mean = w[:, 1:].mean(0)
     w[:, 1:] -= mean
     c = torch.cat([psf.coefficients.detach()[None], torch.zeros(terms - 1, *psf.coefficients.shape)])
-    dim = float((noise.variance(start.background.mean()) / start.photons.square().mean()).sqrt())
+    dim = float((noise.typical.variance(start.background.mean()) / start.photons.square().mean()).sqrt())
     usual = torch.from_numpy(gaussian_filter(c[0].numpy(), (1, 3, 3))).clamp_min(0) + dim
     along_z = depth_smoothness / smoothness * (psf.z_step_nm / KNOT_NM) ** 2.5
     penalties = [_Penalty(smoothness * (size if k else 1) * usual, along_z) for k in range(terms)]
     ridge = torch.stack([(size * usual) ** -2 if k else torch.zeros_like(usual) for k in range(terms)])
     dense = (w**2).T @ start.photons.square().sum(1) / len(usual) / psf.oversampling**2
-    variance = noise.variance(start.photons.mean() * usual + start.background.mean())
+    variance = noise.typical.variance(start.photons.mean() * usual + start.background.mean())
     diagonal = dense[:, None, None, None] / variance + torch.stack([p.diagonal for p in penalties]) + ridge
     xyz, photons = start.xyz, start.photons
 
@@ -254,7 +254,7 @@ def _placed(
         one = slice(i, i + 1)
         own = torch.tensordot(w[i], c, 1)
         place, _, bright = _place(
-            own, psf, crops[one], start.background[one], noise, xyz[one], start.jitter[one], z_nm, photons[one]
+            own, psf, crops[one], start.background[one], noise[one], xyz[one], start.jitter[one], z_nm, photons[one]
         )
         moved.append(place)
         light.append(bright)
@@ -288,7 +288,7 @@ class _HeldOut:
         stack: Tensor,
         smooth: tuple[float, float],
     ) -> None:
-        self.given = z_nm, noise
+        self.z_nm, self.noise = z_nm, noise
         self.crops, self.places, self.field_nm, self.xy, self.stack = crops, places, field_nm, fit.xyz[:, :2], stack
         self.smooth = smooth
         self.folds = [torch.arange(len(crops)) % FOLDS == fold for fold in range(FOLDS)]
@@ -296,7 +296,7 @@ class _HeldOut:
         pixel = fit.psf.pixel_size_nm
         self.starts = [
             fit_spline(
-                crops[~out], z_nm, noise, pixel, self.xy[~out], smoothness=smooth[0], depth_smoothness=smooth[1],
+                crops[~out], z_nm, noise[~out], pixel, self.xy[~out], smoothness=smooth[0], depth_smoothness=smooth[1],
                 stack=stack[~out], n_rounds=4,
             )
             for out in self.folds
@@ -307,15 +307,16 @@ class _HeldOut:
         deviance = torch.zeros(len(self.crops))
         for out, start in zip(self.folds, self.starts, strict=True):
             found = fit_field(
-                start, self.crops[~out], *self.given, self.places[~out], self.field_nm, terms=terms, size=size,
-                smoothness=self.smooth[0], depth_smoothness=self.smooth[1], n_rounds=2,
+                start, self.crops[~out], self.z_nm, self.noise[~out], self.places[~out], self.field_nm, terms=terms,
+                size=size, smoothness=self.smooth[0], depth_smoothness=self.smooth[1], n_rounds=2,
             )  # fmt: skip
             jitter = jitter_of(found, self.stack[~out], self.stack)
             for i in out.nonzero()[:, 0].tolist():
                 one = slice(i, i + 1)
                 psf = found.psf.at(*self.places[i].tolist()) if isinstance(found.psf, FieldSplinePSF) else found.psf
                 placed = replace(found, psf=psf)
-                placed = place_beads(placed, self.crops[one], *self.given, self.xy[one], jitter=jitter[one])
+                crop, noise = self.crops[one], self.noise[one]
+                placed = place_beads(placed, crop, self.z_nm, noise, self.xy[one], jitter=jitter[one])
                 deviance[i] = placed.deviance
         return deviance
 

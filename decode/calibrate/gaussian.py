@@ -29,7 +29,7 @@ def fit_gaussian(
         n_steps: most steps of the descent.
     """
     n, planes, side, _ = crops.shape
-    background = torch.stack([border_background(crop) for crop in crops])
+    background = torch.stack([border_background(crop, noise[i]) for i, crop in enumerate(crops)])
     photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
     psf = GaussianPSF(1.3 * pixel_size_nm, pixel_size_nm=pixel_size_nm, depth_nm=500.0, patch_px=side)
 

@@ -205,7 +205,7 @@ def calibrate_psf(
         _check_positions(beads, positions_nm, pixel)
     crops = torch.stack([bead.photons for bead in beads])
     notes += check_stage(crops, step, pixel)
-    noise = Noise.of(camera.camera)
+    noise = Noise.of(camera.camera, [bead.corner_px for bead in beads], patch)
     xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
     stack = torch.tensor([bead.stack for bead in beads])
     smoothness, depth_smoothness = {}, {}
@@ -228,12 +228,12 @@ def calibrate_psf(
 
     def fit(which: list[int], start: BeadFit | None = None) -> BeadFit:
         if model == "gaussian":
-            return fit_gaussian(crops[which], z_nm, noise, pixel, xy[which])
+            return fit_gaussian(crops[which], z_nm, noise[which], pixel, xy[which])
         if model == "pupil":
             return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start, which)
         # from nothing: a fit of all beads would hand on some of the noise of the one that is left out
         return fit_spline(
-            crops[which], z_nm, noise, pixel, xy[which], smoothness=best, depth_smoothness=best_depth,
+            crops[which], z_nm, noise[which], pixel, xy[which], smoothness=best, depth_smoothness=best_depth,
             stack=stack[which], n_rounds=4,
         )  # fmt: skip
 
@@ -251,7 +251,7 @@ def calibrate_psf(
 
         def refit_field(others: list[int], start: BeadFit) -> BeadFit:
             found = fit_field(
-                fit(others, start), crops[others], z_nm, noise, places[others], field_nm, terms=trial.terms,
+                fit(others, start), crops[others], z_nm, noise[others], places[others], field_nm, terms=trial.terms,
                 size=trial.size, smoothness=best, depth_smoothness=best_depth, n_rounds=2,
             )  # fmt: skip
             assert isinstance(found.psf, FieldSplinePSF)
@@ -260,7 +260,7 @@ def calibrate_psf(
 
         refit = refit_field if trial.terms > 1 else fit
     if len(beads) > 1:
-        held_out = _leave_one_out(crops, z_nm, camera, stack, same, refit)
+        held_out = _leave_one_out(crops, z_nm, camera, noise, stack, same, refit)
     else:
         notes += ("one bead only: nothing can be held out, so no figure tells how good the PSF is; record more",)
     if positions_nm is not None:
@@ -356,6 +356,7 @@ def _leave_one_out(
     crops: Tensor,
     z_nm: Tensor,
     camera: CameraFile,
+    noise: Noise,
     stack: Tensor,
     whole: BeadFit,
     fit: Callable[[list[int], BeadFit], BeadFit],
@@ -368,7 +369,9 @@ def _leave_one_out(
         images = crop[:, inner, inner]
         start = whole.xyz[i].expand(len(z_nm), 3) - torch.tensor([camera.pixel_size_nm] * 2 + [0.0])
         ends = float(z_nm[0]), float(z_nm[-1])
-        located = fit_emitters(found.psf, camera.camera, images, start, z_range=ends)
+        floor = noise[i].floor
+        own = floor[:, inner, inner].expand(len(images), -1, -1) if isinstance(floor, Tensor) else None
+        located = fit_emitters(found.psf, camera.camera, images, start, z_range=ends, noise_floor=own)
         error = located.xyz - torch.cat([torch.zeros(len(z_nm), 2), z_nm[:, None]], 1)
         errors.append(error - error.median(0).values)
         # of the pixels that were looked at: the patch of the PSF is wider, and tells more
@@ -426,7 +429,7 @@ def _fit_pupil(
     at = xyz[:, None] + torch.nn.functional.pad(z_nm[:, None], (2, 0))
     share = spline.integrate_pixels(at.flatten(0, 1)).detach()[:, :side, :side]
     noise = Noise.of(camera.camera)
-    light = brightness(crops.flatten(0, 1), share, noise.excess, noise.floor / noise.excess).view(n, planes, 2)
+    light = brightness(crops.flatten(0, 1), share, noise.excess, float(noise.floor) / noise.excess).view(n, planes, 2)
     return BeadFit(
         psf=found.psf,
         xyz=xyz,

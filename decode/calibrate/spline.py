@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 import torch
@@ -36,17 +36,32 @@ CLEAR = 3.0
 """standard errors by which jitter must exceed the noise of the beads to be believed"""
 
 
-class Noise(NamedTuple):
-    """Variance of measured photons: excess * expected + floor."""
+@final
+@dataclass(frozen=True)
+class Noise:
+    """Variance of the measured photons of beads: excess * expected + floor."""
 
     excess: float
-    floor: float
+    floor: float | Tensor
+    """photons squared; (n, 1, y, x) where the pixels of n beads' crops have their own read noise"""
 
     @staticmethod
-    def of(camera: Camera) -> Noise:
-        """The medians of a camera's maps."""
-        qe = float(torch.as_tensor(camera.qe, dtype=torch.float32).median())
-        return Noise(camera.excess_factor / qe, float(camera.noise_floor.float().median()))
+    def of(camera: Camera, corners_px: Sequence[tuple[int, int]] = (), side: int = 0) -> Noise:
+        """That of crops whose first pixels (x, y) are given; of none, the medians of the camera's maps."""
+        excess = camera.excess_factor / float(torch.as_tensor(camera.qe, dtype=torch.float32).median())
+        floor = camera.noise_floor.float()
+        if floor.ndim < 2 or not corners_px:
+            return Noise(excess, float(floor.median()))
+        return Noise(excess, torch.stack([floor[None, y : y + side, x : x + side] for x, y in corners_px]))
+
+    def __getitem__(self, beads: int | slice | list[int] | Tensor) -> Noise:
+        """That of some of the beads."""
+        return self if isinstance(self.floor, float) else Noise(self.excess, self.floor[beads])
+
+    @property
+    def typical(self) -> Noise:
+        """That of the median pixel."""
+        return self if isinstance(self.floor, float) else Noise(self.excess, float(self.floor.median()))
 
     def variance(self, expected: Tensor) -> Tensor:
         return self.excess * expected.clamp_min(DARKEST) + self.floor
@@ -110,7 +125,7 @@ def fit_spline(
         n_rounds: turns.
     """
     n, planes, side, _ = crops.shape
-    background = torch.stack([border_background(crop) for crop in crops])
+    background = torch.stack([border_background(crop, noise[i]) for i, crop in enumerate(crops)])
     signal = (crops - background[:, None, None, None]).sum((2, 3))
     photons = signal.clamp_min(0.05 * float(signal.mean()))
     spacing = float(z_nm[1] - z_nm[0])
@@ -127,7 +142,7 @@ def fit_spline(
         patch_px=patch,
     )
     c = _average(crops - background[:, None, None, None], photons, xy / pixel_size_nm, z_nm, psf)
-    dim = float((noise.variance(background.mean()) / photons.square().mean()).sqrt())
+    dim = float((noise.typical.variance(background.mean()) / photons.square().mean()).sqrt())
     size = torch.from_numpy(gaussian_filter(c.numpy(), (1, 3, 3))).clamp_min(0) + dim
     # a function whose third derivative is white noise has third differences that grow so with their distance
     penalty = _Penalty(smoothness * size, depth_smoothness / smoothness * (step / KNOT_NM) ** 2.5)
@@ -154,7 +169,7 @@ def fit_spline(
         )
         assert isinstance(right, Tensor)
         dense = photons.square().sum() / knots / OVERSAMPLING**2
-        diagonal = dense / noise.variance(photons.mean() * size + background.mean()) + penalty.diagonal
+        diagonal = dense / noise.typical.variance(photons.mean() * size + background.mean()) + penalty.diagonal
         c = _conjugate_gradients(normal, right, c, diagonal, n_steps=20)
         xyz, jitter, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons, stack)
     expected = torch.stack(
@@ -191,7 +206,7 @@ def place_beads(
     side = crops.shape[-1]
     psf = _spline_of(fit)
     c = psf.coefficients.detach()
-    background = torch.stack([border_background(crop) for crop in crops])
+    background = torch.stack([border_background(crop, noise[i]) for i, crop in enumerate(crops)])
     photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
     xyz, strayed = F.pad(xy, (0, 1)), crops.new_zeros(*crops.shape[:2], 3) if jitter is None else jitter
     for _ in range(n_rounds):
@@ -245,11 +260,11 @@ def held_out_deviance(
     result = []
     for smoothness, depth_smoothness in tried:
         start = fit_spline(
-            crops[fitted], z_nm, noise, pixel_size_nm, xy[fitted], smoothness=smoothness,
+            crops[fitted], z_nm, noise[fitted], pixel_size_nm, xy[fitted], smoothness=smoothness,
             depth_smoothness=depth_smoothness, stack=number[fitted], start=start, n_rounds=4,
         )  # fmt: skip
         jitter = jitter_of(start, number[fitted], number[held])
-        result.append(place_beads(start, crops[held], z_nm, noise, xy[held], jitter=jitter).deviance)
+        result.append(place_beads(start, crops[held], z_nm, noise[held], xy[held], jitter=jitter).deviance)
     return result
 
 
@@ -336,7 +351,7 @@ def _place(
         view = _View(psf, xyz[i], jitter[i], z_nm, side)
         image = view.image(c)
         model = photons[i, :, None, None] * image + background[i]
-        weight = 1 / noise.variance(model)
+        weight = 1 / noise[i].variance(model)
         slope = torch.cat([photons[i, None, :, None, None] * view.slopes(c), image[None]])
         fisher = torch.einsum("izyx,jzyx,zyx->zij", slope, slope, weight)
         score = torch.einsum("izyx,zyx->zi", slope, weight * (crops[i] - model))
@@ -518,11 +533,13 @@ def _along(axis: int, matrix: Tensor, stack: Tensor) -> Tensor:
     return matrix @ stack if axis == 1 else stack @ matrix.T
 
 
-def border_background(crop: Tensor) -> Tensor:
+def border_background(crop: Tensor, noise: Noise | None = None) -> Tensor:
     """Photons per pixel at the border of a (z, y, x) crop, at the depths where the bead shines least there."""
     border = torch.ones(crop.shape[1:], dtype=torch.bool)
     border[2:-2, 2:-2] = False
-    level = crop[:, border].mean(1)
+    dark = crop[:, border].clamp_min(0).median()
+    weight = torch.ones_like(crop[0]) if noise is None else 1 / noise.variance(dark.expand_as(crop[:1]))[0]
+    level = (crop * weight)[:, border].sum(1) / weight[border].sum()
     # the least of a few is less than their mean: averaged over planes, it is by a third of its standard deviation
     width = max(1, len(level) // 7)
     return level.unfold(0, width, 1).mean(1).min()

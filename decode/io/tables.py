@@ -303,7 +303,8 @@ def _numbers(emitters: EmitterSet) -> Columns:
         if triple in columns:
             xyz = columns.pop(triple)
             columns |= {f"{prefix}{axis}": xyz[:, i] for i, axis in enumerate("xyz")}
-    return {name: column.astype(np.int64 if name in ("frame", "polished") else np.float64) for name, column in columns.items()}
+    whole = {"frame", "polished"}
+    return {name: column.astype(np.int64 if name in whole else np.float64) for name, column in columns.items()}
 
 
 def _filled(columns: Columns) -> Columns:

@@ -65,6 +65,39 @@ def fit() -> BeadFit:
     return fitted(torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng)
 
 
+def test_pixels_with_much_read_noise_count_for_little() -> None:
+    rng = torch.Generator().manual_seed(3)
+    floor = torch.full((len(XYZ), 1, SIDE, SIDE), 2.0)
+    hot = torch.rand(floor.shape, generator=rng) < 0.03
+    floor[hot] = 150.0**2
+    expected = PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND
+    crops = torch.poisson(expected, generator=rng)
+    crops += floor.sqrt() * torch.randn(crops.shape, generator=rng)
+    near = XYZ[:, :2] + 20
+    told = fit_spline(crops, PLANES_NM, Noise(1.0, floor), PIXEL_NM, near, smoothness=0.2)
+    blind = fit_spline(crops, PLANES_NM, Noise(1.0, float(floor.median())), PIXEL_NM, near, smoothness=0.2)
+
+    def error(fit: BeadFit) -> float:
+        apart = fit.xyz - XYZ
+        return float((apart - apart.mean(0)).square().mean().sqrt())
+
+    assert error(told) < 4
+    assert error(told) < 0.5 * error(blind)
+    assert told.deviance < 1.1 < blind.deviance
+
+
+def test_the_noise_of_a_bead_is_that_of_its_pixels() -> None:
+    maps = torch.arange(600.0).view(20, 30)
+    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=maps, qe=0.5)
+    noise = Noise.of(camera, [(3, 5), (10, 2)], 4)
+    assert isinstance(noise.floor, Tensor)
+    torch.testing.assert_close(noise.floor[1, 0], camera.noise_floor[2:6, 10:14])
+    torch.testing.assert_close(noise[[1]].floor, noise.floor[1:])
+    assert noise[0].variance(torch.ones(2, 4, 4)).shape == (2, 4, 4)
+    assert noise.typical.floor == float(noise.floor.median())
+    assert Noise.of(camera).floor == float(camera.noise_floor.median())
+
+
 def random_spline(rng: torch.Generator) -> SplinePSF:
     return SplinePSF(
         torch.rand(6, 24, 30, generator=rng, dtype=torch.float64),
