@@ -39,8 +39,8 @@ from decode.render import save_picture
 
 __all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_acquisition", "localize_file", "tell"]
 
-ALIKE = 2.0
-"""misfit up to which a PSF counts as a pupil's"""
+ALIKE = 0.3
+"""misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 POLISH_OVERLAP = 4
 """frames before and after a chunk in which its molecules may still be on"""
 FORMATS = ("csv", "hdf5", "png")
@@ -208,6 +208,8 @@ def localize_file(
         if model.context.keys() >= {"wavelength_px", "numerical_aperture"}:
             told = tell(model, psf)
             context |= told.context
+            assert psf is not None
+            _check_pixels_of_psf(psf.psf, acquisition.pixel_size_nm)
         chunks = localize(
             movie,
             model,
@@ -266,12 +268,16 @@ def _psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acq
         psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
     if psf is None:
         raise ValueError("to polish, the PSF must be known, and the model carries none: give a calibrated one as --psf")
-    if abs(psf.pixel_size_nm / acquisition.pixel_size_nm - 1) > 0.02:
-        raise ValueError(
-            f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are "
-            f"{acquisition.pixel_size_nm:g} nm; calibrate one for this movie"
-        )
+    _check_pixels_of_psf(psf, acquisition.pixel_size_nm)
     return deepcopy(psf)
+
+
+def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
+    if abs(psf.pixel_size_nm / pixel_size_nm - 1) > 0.02:
+        raise ValueError(
+            f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are {pixel_size_nm:g} nm; "
+            "calibrate one for this movie"
+        )
 
 
 def _polished(
@@ -316,7 +322,7 @@ def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
         fit = as_pupil(psf.psf, psf.z_range_nm)
         if fit.misfit > ALIKE:
             raise ValueError(
-                f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.1f} times the variance of "
+                f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times the variance of "
                 "noise at 5000 photons), which this model is for; train a model for it with `decode run` or `decode "
                 "train`"
             )

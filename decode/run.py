@@ -171,8 +171,8 @@ def settled_for(model: Localizer, config: TrainConfig) -> Localizer:
     if not model.network.context_width or not isinstance(config.psf, MeasuredPSF):
         return model
     told = tell(model, read_psf(config.psf.file))
-    sign, shift = (-1 if told.mirrored else 1), -told.offset_nm[2] * 100 / config.pixel_size_nm
-    return model.settled(model.context_map(told.context), z_sign=sign, z_shift_nm=shift)
+    sign, shift = (-1 if told.mirrored else 1), -told.offset_nm[2] / config.pixel_size_nm
+    return model.settled(model.context_map(told.context), z_sign=sign, z_shift_px=shift)
 
 
 def _nearest(config: TrainConfig) -> Localizer | None:

@@ -217,6 +217,51 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     assert losses[240] < 0.5 * losses[50]
 
 
+STEP = """
+import sys, torch
+from decode.config import load_config
+from decode.parallel import processes
+from decode.train import _Learner
+
+recipe, out = sys.argv[1:]
+config = load_config(recipe)
+torch.manual_seed(0)
+with processes(torch.device("cpu")) as team:
+    learner = _Learner(config.localizer(), config, team)
+    batch = config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(team.rank))
+    loss = learner.step(batch, 1e-3)
+    gradients = [p.grad for p in learner.model.parameters()]
+    torch.save([loss, gradients, list(learner.model.parameters())], f"{out}/{team.rank}.pt")
+"""
+
+
+def test_processes_step_by_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    config = replace(TINY, training=replace(TINY.training, gradient_norm=1e9))
+    recipe, script = tmp_path / "recipe.yaml", tmp_path / "step.py"
+    recipe.write_text(yaml.safe_dump(to_mapping(config)))
+    script.write_text(STEP)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command, str(recipe), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (loss, gradients, weights), (_, _, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    torch.manual_seed(0)
+    model = config.localizer()
+    batches = [config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(rank)) for rank in (0, 1)]
+    whole = torch.stack([decode.train.loss_of(model, batch, config) for batch in batches]).mean()
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach(), rtol=1e-4, atol=1e-4)
+    for (name, weight), gradient in zip(model.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(gradient, weight.grad, rtol=1e-3, atol=1e-4, msg=name)
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True)), "and stay alike"
+
+
 def test_movies_that_processes_cannot_share_are_refused(tmp_path: Path) -> None:
     odd = replace(TINY, training=replace(TINY.training, movies=3))
     team = Processes(rank=0, size=2)

@@ -273,12 +273,12 @@ class Localizer(nn.Module):
                 mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
 
     @torch.no_grad()
-    def settled(self, context: Tensor, *, z_sign: int = 1, z_shift_nm: float = 0.0) -> Localizer:
+    def settled(self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0) -> Localizer:
         """The model for one context: as this one is where it is told that context, but it takes none.
 
         Args:
             context: (1, n_context, 1, 1) from `context_map`.
-            z_sign, z_shift_nm: the settled model's z is this sign times this one's, plus the shift (at 100 nm pixels).
+            z_sign, z_shift_px: the settled model's z is this sign times this one's, plus so many sides of a pixel.
 
         Raises:
             ValueError: if the context is only seen beside the frames, where it cannot be left out.
@@ -298,7 +298,7 @@ class Localizer(nn.Module):
         if self.network.axial:
             assert model.out.bias is not None
             model.out.weight[8] *= z_sign
-            model.out.bias[8] = z_sign * model.out.bias[8] + z_shift_nm / 500
+            model.out.bias[8] = z_sign * model.out.bias[8] + z_shift_px / 5
         model.record = self.record
         return model.train(self.training)
 

@@ -40,7 +40,7 @@ def test_settled_to_a_context_it_answers_as_if_it_were_told(model: Localizer, mo
         alone = settled(movies[i : i + 1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0)
         torch.testing.assert_close(alone.logit, told.logit[3 * i : 3 * i + 3], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(alone.z_nm, told.z_nm[3 * i : 3 * i + 3], atol=1e-3, rtol=1e-5)
-    turned = model.settled(context[:1], z_sign=-1, z_shift_nm=40.0)(movies[:1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0)
+    turned = model.settled(context[:1], z_sign=-1, z_shift_px=0.4)(movies[:1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0)
     torch.testing.assert_close(turned.z_nm, 40 - told.z_nm[:3], atol=1e-3, rtol=1e-5)
     assert (told.logit[:3] - model(movies, CAMERA, context.flip(0), 100.0).logit[:3]).abs().max() > 1e-3
 

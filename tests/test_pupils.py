@@ -1,0 +1,121 @@
+"""A model for many pupils: what it is told of a calibrated PSF, and where its molecules are put."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from decode.batch import localize_file, tell
+from decode.config import TrainConfig
+from decode.emitters import EmitterSet
+from decode.forward import MeasuredPSF
+from decode.io.cameras import CameraFile
+from decode.io.psfs import PSFFile, write_psf
+from decode.io.stacks import write_movie
+from decode.io.tables import read_table
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
+from decode.optics.psf import PSF
+from decode.optics.pupil import PupilPSF
+from decode.optics.pupil_bank import PupilPrior
+from decode.run import settled_for
+
+NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
+CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)
+
+
+@pytest.fixture
+def model() -> Localizer:
+    """Not trained, but sure of a molecule in many a pixel, at a depth that goes with what it is told."""
+    torch.manual_seed(0)
+    model = Localizer(NETWORK, PupilPrior().context)
+    for name, weight in model.named_parameters():
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    with torch.no_grad():
+        assert model.out.bias is not None
+        model.out.weight.mul_(20)
+        model.out.bias[0] = 1.0
+    return model.eval()
+
+
+@pytest.fixture
+def movie(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    write_movie(tmp_path / "movie.tif", (100 + rng.poisson(30, (3, 16, 20))).astype(np.uint16))
+    return tmp_path / "movie.tif"
+
+
+def pupil(astigmatism_nm: float, *, pixel_size_nm: float = 110.0, z_nm: float = 0.0) -> PupilPSF:
+    return PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=600.0,
+        pixel_size_nm=pixel_size_nm,
+        zernike_nm={(2, 2): astigmatism_nm, (3, 1): 10.0},
+        blur_nm=30.0,
+        offset_nm=(20.0, -10.0, z_nm),
+    )
+
+
+def vortex() -> PupilPSF:
+    """Its phase winds twice around the axis, which no smooth wave front does."""
+    at = torch.arange(40) - 19.5
+    winding = 2 * torch.atan2(at[:, None], at)
+    return PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=600.0,
+        pixel_size_nm=110.0,
+        phase_mask_nm=winding * 600 / (2 * torch.pi),
+        patch_px=17,
+    )
+
+
+def file(psf: PSF) -> PSFFile:
+    return PSFFile(psf=psf, z_range_nm=(-600.0, 600.0))
+
+
+def found(movie: Path, model: Localizer, psf: PSFFile | None) -> EmitterSet:
+    out = movie.parent / "out"
+    *_, last = localize_file(movie, model, out, camera=CAMERA, psf=psf, formats=["csv"])
+    assert last.n_molecules > 50
+    return read_table(out / "movie.csv")
+
+
+def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(model: Localizer, movie: Path) -> None:
+    upright = found(movie, model, file(pupil(70.0)))
+    turned = found(movie, model, file(pupil(-70.0, z_nm=50.0)))
+    assert upright.xyz[:, 2].std() > 20
+    torch.testing.assert_close(turned.xyz[:, :2], upright.xyz[:, :2], atol=0.02, rtol=0)
+    # an emitter at z is seen at z + 50, which the network takes for -(z + 50)
+    torch.testing.assert_close(turned.xyz[:, 2], -upright.xyz[:, 2] - 50, atol=0.02, rtol=0)
+    other = found(movie, model, file(pupil(100.0)))
+    assert len(other) != len(upright) or (other.xyz - upright.xyz).abs().max() > 1, "it hears what it is told"
+
+
+def test_a_model_settled_to_a_psf_puts_molecules_where_one_that_is_told_does(model: Localizer, movie: Path) -> None:
+    psf = file(pupil(-70.0, z_nm=50.0))
+    write_psf(movie.parent / "psf.h5", psf)
+    recipe = TrainConfig(pixel_size_nm=110.0, psf=MeasuredPSF(file=str(movie.parent / "psf.h5")))
+    settled = settled_for(model, recipe)
+    assert settled_for(settled, recipe) is settled
+    told, own = found(movie, model, psf), found(movie, settled, None)
+    torch.testing.assert_close(own.xyz[:, 2], told.xyz[:, 2], atol=0.05, rtol=0)
+
+
+def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:
+    with pytest.raises(ValueError, match="must be told which"):
+        found(movie, model, None)
+    with pytest.raises(ValueError, match="no pupil with a cylindrical lens"):
+        tell(model, file(vortex().to_spline(z_range_nm=(-650.0, 650.0), z_step_nm=50.0)))
+    with pytest.raises(ValueError, match="phase mask"):
+        tell(model, file(vortex()))
+    with pytest.raises(ValueError, match="zernike_2_2_waves = 0 to 0 lies outside the range"):
+        tell(model, file(pupil(0.0)))
+    with pytest.raises(ValueError, match="calibrated for pixels of 100 nm, the movie's are 110 nm"):
+        found(movie, model, file(pupil(70.0, pixel_size_nm=100.0)))
+    nearly = replace(file(pupil(28.0)), n_beads=1)
+    assert tell(model, nearly).context["zernike_2_2_waves"] == PupilPrior().astigmatism_waves[0], "the nearest does"
