@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
 import torch
+from timing import seconds
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate, max_pool2d, softplus
 from torch.utils.flop_counter import FlopCounterMode
@@ -153,17 +153,6 @@ def own_step(config: TrainConfig, layout: torch.memory_format, device: torch.dev
             raise RuntimeError("our loss is not finite: this is no fair comparison")
 
     return step
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main() -> None:

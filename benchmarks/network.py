@@ -9,10 +9,9 @@ on the same frames, in the same memory layout, alternating with the network in o
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
+from timing import seconds
 from torch.utils.flop_counter import FlopCounterMode
 
 from decode.devices import choose_device, keep_freed_memory
@@ -20,17 +19,6 @@ from decode.models import load_model
 from decode.optics.camera import Camera
 
 CAMERA = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main() -> None:

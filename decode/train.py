@@ -180,7 +180,7 @@ def _train(
             losses.append(loss)
         at = position()
         reporting = step % report_every == 0 or at >= course.end
-        mean = float(torch.stack(losses).mean()) if losses else math.nan
+        mean = float(torch.stack(losses).mean()) if reporting and losses else math.nan
         if learner.bad >= 20 or (reporting and course.diverged(mean)):
             learner.load_state_dict(good)
             course.recover(step)

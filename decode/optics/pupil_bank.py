@@ -23,6 +23,10 @@ IMMERSION_INDEX = 1.518
 ASTIGMATISM = (2, 2)
 UNTOLD = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
 """(n, m) of the modes that real objectives have besides, a little"""
+PATCH_PX = 25
+"""side of the patch that holds the light of an emitter"""
+FRESH = 0.25
+"""splines renewed with every draw, on average"""
 
 
 @final
@@ -140,8 +144,6 @@ class PupilBank:
         pixel_size_nm: side of a pixel.
         z_range_nm: depths that will be drawn.
         size: splines kept.
-        fresh: splines renewed with every draw on average, once there are `size`.
-        patch_px: side of the patch that holds the light of an emitter.
     """
 
     def __init__(
@@ -151,13 +153,11 @@ class PupilBank:
         z_range_nm: Range,
         *,
         size: int = 256,
-        fresh: float = 0.25,
-        patch_px: int = 25,
     ) -> None:
         self.prior = prior
         self.pixel_size_nm = pixel_size_nm
         self._z_range = (z_range_nm[0] - 50, z_range_nm[1] + 50)
-        self._size, self._fresh, self._patch = size, fresh, patch_px
+        self._size = size
         self._kept: list[tuple[SplinePSF, Tensor]] = []
         self._oldest, self._due = 0, 0.0
 
@@ -173,7 +173,7 @@ class PupilBank:
         """Some PSFs, and what the network is told of them: (n,) by the names of `PupilPrior.context`."""
         for _ in range(min(n, self._size - len(self._kept))):
             self._kept.append(self._make(rng))
-        self._due += self._fresh
+        self._due += FRESH
         for _ in range(int(self._due)):
             self._kept[self._oldest % len(self._kept)] = self._make(rng)
             self._oldest += 1
@@ -211,5 +211,5 @@ class PupilBank:
             zernike_nm={mode: c * wavelength for mode, c in waves.items()},
             blur_nm=told["blur_px"] * self.pixel_size_nm,
             apodization=told["apodization"],
-            patch_px=self._patch,
+            patch_px=PATCH_PX,
         )
