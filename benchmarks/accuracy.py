@@ -15,19 +15,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.devices import choose_device, keep_freed_memory
 from decode.forward import CameraPrior, PSFPrior
 from decode.models import load_model
 from decode.network.localizer import Localizer
+from decode.optics.blur import BlurredPSF
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
@@ -37,23 +37,6 @@ from decode.optics.pupil_bank import canonical
 from decode.validation import Isolated, characterize, localize_isolated
 
 AXES = ("x", "y", "z")
-
-
-@final
-class Blurred(PSF):
-    """A PSF with the Gaussian blur that `ForwardModel` puts on top of it."""
-
-    def __init__(self, sharp: PSF, blur_nm: float) -> None:
-        super().__init__(sharp.pixel_size_nm, sharp.patch_px)
-        self.sharp = sharp
-        half = max(1, math.ceil(4 * blur_nm / sharp.pixel_size_nm))
-        edges = torch.arange(-half, half + 2) - 0.5
-        kernel = torch.special.ndtr(edges * sharp.pixel_size_nm / blur_nm).diff()
-        self.register_buffer("kernel", kernel[:, None] * kernel)
-
-    def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        image = self.sharp.integrate_pixels(xyz, parameters)
-        return conv2d(image[:, None], self.get_buffer("kernel")[None, None], padding="same")[:, 0]
 
 
 class Optics(NamedTuple):
@@ -89,7 +72,7 @@ def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
     if isinstance(psf, FieldSplinePSF):
         context = {name: sum(ends) / 2 for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)}
     blur = sum(forward.blur_nm) / 2
-    return [Optics("measured", Blurred(psf, blur) if blur > 0 else psf, context)]
+    return [Optics("measured", BlurredPSF(psf, blur) if blur > 0 else psf, context)]
 
 
 def cameras_of(config: TrainConfig) -> dict[str, Camera]:

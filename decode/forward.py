@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from math import ceil
 from typing import Any, NamedTuple, final
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from decode.emitters import EmitterSet
+from decode.optics.blur import blur_kernel, blur_reach
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
@@ -242,11 +242,10 @@ class ForwardModel:
         if self.blur_nm[1] == 0:
             return spots
         sigma = uniform(self.blur_nm, len(spots), rng) / self.psf.pixel_size_nm
-        half = max(1, ceil(4 * self.blur_nm[1] / self.psf.pixel_size_nm))
-        edges = torch.arange(-half, half + 2, device=rng.device) - 0.5
-        kernel = torch.special.ndtr(edges / sigma[:, None].clamp_min(1e-3)).diff(dim=1)
+        half = blur_reach(self.blur_nm[1] / self.psf.pixel_size_nm)
+        kernel = blur_kernel(sigma, half)
         rows = conv2d(spots.transpose(0, 1), kernel[:, None, None, :], padding=(0, half), groups=len(spots))
-        return conv2d(rows, kernel[:, None, :, None], padding=(half, 0), groups=len(spots)).transpose(0, 1)
+        return conv2d(rows, kernel[:, None, :, None], padding=(half, 0), groups=len(spots)).transpose(0, 1).clamp_min(0)
 
 
 def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:

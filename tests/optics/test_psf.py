@@ -8,6 +8,7 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
+from decode.optics.blur import BlurredPSF
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
@@ -57,7 +58,13 @@ def field_spline() -> PSF:
     return FieldSplinePSF(middle, 0.2 * torch.stack([change, -change.mT]), shifts_nm=torch.ones(2, 2), field_nm=field)
 
 
-@pytest.fixture(params=[round_gaussian, flat_gaussian, astigmatic_gaussian, spline, oversampled_spline, field_spline])
+def blurred() -> PSF:
+    return BlurredPSF(GaussianPSF(110.0, pixel_size_nm=PIXEL_NM, depth_nm=450.0, patch_px=21), 40.0)
+
+
+@pytest.fixture(
+    params=[round_gaussian, flat_gaussian, astigmatic_gaussian, spline, oversampled_spline, field_spline, blurred]
+)
 def psf(request: pytest.FixtureRequest) -> PSF:
     made: PSF = request.param()
     return made.double()
