@@ -40,8 +40,9 @@ FAR_NM = 1e3
 """no molecule moves so far from frame to frame"""
 SMOOTH_PX, ENOUGH_FRAMES = 3.0, 8
 """background changes over more than this, which shows in the mean of so many frames"""
-MOST_MOVED = 2.5
-"""standard deviations of the network's; a molecule that was moved further had another's light in its window"""
+MOST_MOVED, EXPLAINED = 2.5, 1.15
+"""standard deviations of the network's; a molecule that was moved further had another's light in its window, unless
+the fit leaves no more than noise, less than so much deviance per degree of freedom: then it may move twice as far"""
 BOLD = 5.0
 """times smaller than the network's uncertainty is that of a fit worth half: it knows only the molecules it was given"""
 NETWORK_SHARE = 0.1
@@ -82,7 +83,8 @@ def polish(
     fit = fit_jointly(psf, camera, adu, emitters, axial=axial, parameters=parameters)
     axes = [0, 1, 2] if axial else [0, 1]
     moved = ((fit.xyz - emitters.xyz) / emitters.xyz_sigma)[:, axes].abs().amax(1)
-    polished = fit.converged & (moved < MOST_MOVED) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
+    allowed = torch.where(fit.deviance < EXPLAINED, 2 * MOST_MOVED, MOST_MOVED)
+    polished = fit.converged & (moved < allowed) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
 
     variance = fit.covariance.diagonal(dim1=1, dim2=2)
     claim = emitters.xyz_sigma[:, :2].square().sum(1) / variance[:, :2].sum(1)
