@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -283,27 +285,41 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
 def _polished(
     chunks: Iterator[EmitterSet], movie: Movie, psf: PSF, camera: Camera, device: torch.device
 ) -> Iterator[EmitterSet]:
-    """Chunks of molecules, polished with the molecules and frames just before and after in view."""
+    """Chunks of molecules, polished with the molecules and frames just before and after in view.
+
+    On a CPU as many chunks at a time as there are threads, a thread each: a chunk is many small steps, which threads
+    would mostly wait to share.
+    """
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
-    start, before = 0, nothing
-    for now, after in pairwise(chain(chunks, [None])):
-        assert now is not None
-        stop = int(str(now.metadata["frames_done"]))
-        low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
-        seen = EmitterSet.cat([before, now, nothing if after is None else after])
-        seen = replace(seen, frame=seen.frame - movie.frames.start - low)
-        seen = seen[(seen.frame >= 0) & (seen.frame < high - low)].to(device)
-        better = now
-        if len(now):
-            adu = torch.from_numpy(movie.read(low, high).astype(np.float32)).to(device)
-            parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
-            better = polish_molecules(psf, camera, adu, seen, parameters=parameters).to("cpu")
-            better = replace(better, frame=better.frame + low, metadata=now.metadata)
-            better = better[(better.frame >= start) & (better.frame < stop)]
-            better = replace(better, frame=better.frame + movie.frames.start)
-        yield better
-        start, before = stop, now
+
+    def polished(now: EmitterSet, seen: EmitterSet, adu: Tensor, low: int, start: int, stop: int) -> EmitterSet:
+        if not len(now):
+            return now
+        parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
+        better = polish_molecules(psf, camera, adu.to(device), seen.to(device), parameters=parameters).to("cpu")
+        better = replace(better, frame=better.frame + low, metadata=now.metadata)
+        better = better[(better.frame >= start) & (better.frame < stop)]
+        return replace(better, frame=better.frame + movie.frames.start)
+
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    waiting: deque[Future[EmitterSet]] = deque()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        start, before = 0, nothing
+        for now, after in pairwise(chain(chunks, [None])):
+            assert now is not None
+            stop = int(str(now.metadata["frames_done"]))
+            low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
+            seen = EmitterSet.cat([before, now, nothing if after is None else after])
+            seen = replace(seen, frame=seen.frame - movie.frames.start - low)
+            seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
+            adu = torch.from_numpy(movie.read(low, high).astype(np.float32))
+            waiting.append(pool.submit(polished, now, seen, adu, low, start, stop))
+            while len(waiting) > workers:
+                yield waiting.popleft().result()
+            start, before = stop, now
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
