@@ -2,9 +2,9 @@
 
     python benchmarks/recipes.py RECIPE --minutes 8 [--only NAME ...] [--at-once 2]
 
-RECIPE is that of a 3D specialist, as `decode estimate` writes it.  Every variant starts from random weights (but
-one) and the same seed, and is scored on the same simulated movies (`decode.validation.Validation`).  Losses that are not the
-package's own are written here, with the read-out that goes with each.
+RECIPE is that of a 3D specialist, as `decode estimate` writes it.  All variants but one start from random
+weights, by the same seed, and all are scored on the same simulated movies (`decode.validation.Validation`).  Losses
+that are not the package's own are written here, with the read-out that goes with each.
 """
 
 from __future__ import annotations
