@@ -22,6 +22,7 @@ from decode import __version__
 from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.devices import choose_device
+from decode.diagnosis import beyond_training
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
@@ -201,6 +202,8 @@ def localize_file(
             acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
         if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
             acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
+        if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
+            acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
         context: dict[str, float | Tensor] = {}
         if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
             context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
@@ -262,6 +265,13 @@ def localize_file(
         for file in files:
             os.replace(unfinished / file.name, file)
     yield replace(progress, files=files)
+
+
+def _typical_photons(movie: Movie, camera: Camera) -> float:
+    """Median light of a pixel in some frames spread over the movie: its background, unless molecules crowd."""
+    at = np.unique(np.linspace(0, len(movie) - 1, 10).astype(int)).tolist()
+    frames = np.concatenate([movie.read(i, i + 1) for i in at])
+    return float(camera.to_photons(torch.from_numpy(frames.astype(np.float32))).nanmedian())
 
 
 def _psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
