@@ -314,7 +314,8 @@ def _polished(
 
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     waiting: deque[Future[EmitterSet]] = deque()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
         start, before = 0, nothing
         for now, after in pairwise(chain(chunks, [None])):
             assert now is not None
@@ -330,6 +331,9 @@ def _polished(
             start, before = stop, now
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        # who gives up does not wait for what nobody will read
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
