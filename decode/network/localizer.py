@@ -316,7 +316,7 @@ class Localizer(nn.Module):
             values = {f.name: getattr(self.camera, f.name) for f in fields(Camera)}
             about["camera"] = {name: v for name, v in values.items() if not isinstance(v, Tensor)}
             tensors |= {f"camera.{name}": v.cpu().clone() for name, v in values.items() if isinstance(v, Tensor)}
-        text = json.dumps(about, sort_keys=True)
+        text = json.dumps(about)  # in the order of the context, which is that of the channels
         metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
         with atomic(path) as temporary:
             temporary.write_bytes(safetensors.torch.save(tensors, metadata))

@@ -94,6 +94,20 @@ def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tm
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@torch.no_grad()
+def test_a_saved_model_takes_its_context_in_the_same_order(tmp_path: Path, adu: torch.Tensor) -> None:
+    model = Localizer(replace(SMALL, context_width=4), {"wavelength_px": (4.0, 8.0), "apodization": (-1.0, 1.0)})
+    for name, weight in model.named_parameters():
+        if "modulation" in name:
+            weight.normal_(std=0.3)
+    model.save(tmp_path / "m.safetensors")
+    again = Localizer.load(tmp_path / "m.safetensors")
+    assert list(again.context) == list(model.context)
+    told = {"apodization": 0.9, "wavelength_px": 5.0}
+    found = [m(adu, SCMOS, m.context_map(told), 100.0).logit for m in (model.eval(), again)]
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_a_model_carries_its_psf_and_its_camera(tmp_path: Path, rng: torch.Generator) -> None:
     path = tmp_path / "m.safetensors"
     psf = SplinePSF(torch.rand(5, 9, 9, generator=rng), z_start_nm=-100.0, z_step_nm=50.0, pixel_size_nm=110.0)
