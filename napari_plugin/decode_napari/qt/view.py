@@ -1,0 +1,251 @@
+"""The molecules in the viewer: points, ellipses, density, and what the molecules leave of a frame."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from napari.layers import Image, Points, Vectors
+from napari.utils.colormaps import ensure_colormap
+from psygnal import Signal
+
+from decode.emitters import EmitterSet
+from decode_napari.layers import (
+    FACTS,
+    UM_PER_NM,
+    features_of,
+    image_layer,
+    placement,
+    points_layer,
+)
+from decode_napari.molecules import Density
+from decode_napari.session import Found
+from decode_napari.steps.inspect import Explained, ellipses
+
+__all__ = ["MoleculeView"]
+
+MOST_POINTS = 20_000
+"""shown all at once; of more, those of the current frame"""
+MOST_ELLIPSES = 2_000
+COLORMAP = "turbo"
+ROW = "molecule"
+"""feature: number of the molecule in the whole table"""
+
+
+@final
+class MoleculeView:
+    """Layers that follow a table and its filter; a layer that the user has closed comes back with the next table."""
+
+    picked = Signal(int)
+    """the number of a molecule that was selected in the viewer"""
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._found: Found | None = None
+        self._density: Density | None = None
+        self._layers: dict[str, Any] = {}
+        self._points_of: object = None
+        self.colour_by = "photons"
+        self.with_ellipses = False
+        viewer.dims.events.current_step.connect(self._on_step)
+
+    @property
+    def points(self) -> Points | None:
+        return self._alive("molecules")
+
+    @property
+    def frame(self) -> int:
+        """The current one."""
+        step = self._viewer.dims.current_step
+        return int(step[0]) if len(step) > 2 else 0
+
+    def prepare(self) -> None:
+        """Make the layers of points and density while nothing hurries: the first drawing takes a moment."""
+        if self.points is None:
+            self._add_points(EmitterSet.empty(), np.zeros(0, np.int64))
+
+    def show(self, found: Found) -> None:
+        """Show a table; one that grows keeps its layers."""
+        emitters = found.filter.emitters
+        self._found = found
+        self._density = Density(emitters, size_nm=_size_nm(emitters))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Follow the filter, the colours and the frame."""
+        if self._found is None:
+            return
+        self._show_density()
+        self._show_points(force=True)
+
+    def select(self, molecule: int) -> None:
+        """Go to the frame of a molecule, centre it and select its point."""
+        assert self._found is not None
+        emitters = self._found.filter.emitters
+        self._viewer.dims.set_current_step(0, int(emitters.frame[molecule]))
+        x, y = (emitters.xyz[molecule, :2].double() * UM_PER_NM).tolist()
+        self._viewer.camera.center = (0.0, y, x)
+        points = self.points
+        if points is not None:
+            at = np.flatnonzero(points.features[ROW].to_numpy() == molecule)
+            with points.selected_data.events.blocked():
+                points.selected_data = set(at.tolist())
+            points.refresh()
+
+    def explain(self, explained: Explained, pixel_size_nm: float) -> None:
+        """Show what the molecules make of a frame, and what they leave."""
+        model, residual = explained.model, explained.residual
+        low, high = np.percentile(model, (1, 99.8)).tolist()
+        self._set_image("re-rendered", model, pixel_size_nm, (low, max(high, low + 1)), colormap="gray")
+        reach = max(float(np.percentile(np.abs(residual), 99.5)), 1.0)
+        self._set_image("left over", residual, pixel_size_nm, (-reach, reach), colormap="PiYG")
+
+    def hide_explained(self) -> None:
+        for name in ("re-rendered", "left over"):
+            layer = self._alive(name)
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+
+    def preview(self, emitters: EmitterSet) -> None:
+        """Show the molecules of a frame that was tried."""
+        layer = self._alive("preview")
+        data, options, _ = points_layer(emitters, name="preview", border_color="#57d38c")
+        if layer is None:
+            self._layers["preview"] = self._viewer.add_points(data, **options)
+        else:
+            layer.data, layer.features = data, options["features"]
+
+    def end_preview(self) -> None:
+        layer = self._alive("preview")
+        if layer is not None:
+            self._viewer.layers.remove(layer)
+
+    def _on_step(self) -> None:
+        if self._found is not None:
+            self._show_points(force=False)
+
+    def _show_density(self) -> None:
+        assert self._found is not None
+        assert self._density is not None
+        image = self._density.image(self._found.filter.mask)
+        lit = image[image > 0]
+        white = float(np.quantile(lit[:: max(1, len(lit) // 10_000)], 0.98)) if lit.size else 1.0
+        layer = self._alive("density")
+        if layer is not None and layer.data.shape == image.shape:
+            layer.data = image
+            layer.contrast_limits = (0.0, max(white, 1.0))
+            return
+        self._set_image(
+            "density", image, self._density.pixel_nm, (0.0, max(white, 1.0)), colormap="inferno", blending="additive"
+        )
+
+    def _set_image(
+        self, name: str, image: npt.NDArray[Any], pixel_nm: float, limits: tuple[float, float], **options: Any
+    ) -> None:
+        layer: Image | None = self._alive(name)
+        if layer is not None:
+            for key, value in placement(pixel_nm, n_axes=2).items():
+                if key in ("scale", "translate"):
+                    setattr(layer, key, value)
+            layer.data = image
+            layer.contrast_limits = limits
+            return
+        data, settings, _ = image_layer(image, pixel_size_nm=pixel_nm, name=name, contrast_limits=limits, **options)
+        self._layers[name] = self._viewer.add_image(data, **settings)
+        self._below_points(self._layers[name])
+
+    def _below_points(self, layer: Any) -> None:
+        points = self.points
+        if points is not None:
+            layers = self._viewer.layers
+            if layers.index(layer) > layers.index(points):
+                layers.move(layers.index(layer), layers.index(points))
+
+    def _show_points(self, *, force: bool) -> None:
+        assert self._found is not None
+        source = self._found.filter
+        few = source.n_passing <= MOST_POINTS
+        key = (source, source.mask.ctypes.data, None if few else self.frame)
+        if not force and key == self._points_of:
+            if self.with_ellipses:
+                self._show_ellipses()
+            return
+        self._points_of = key
+        rows = np.flatnonzero(source.mask) if few else source.rows_in_frame(self.frame)
+        layer = self.points
+        if layer is None:
+            layer = self._add_points(source.emitters, rows)
+        else:
+            some = source.emitters[torch.from_numpy(rows)]
+            data, _, _ = points_layer(some)
+            with layer.selected_data.events.blocked():
+                layer.selected_data = set()
+                layer.data = data
+            layer.features = {ROW: rows, **features_of(some)}
+            layer.metadata = {FACTS: dict(source.emitters.metadata)}
+            layer.size = layer.current_size
+            layer.border_color = self._colours(rows)
+        layer.name = "molecules" if few else "molecules of this frame"
+        self._show_ellipses()
+
+    def _add_points(self, emitters: EmitterSet, rows: npt.NDArray[np.int64]) -> Points:
+        data, options, _ = points_layer(emitters[torch.from_numpy(rows)])
+        options["features"] = {ROW: rows, **options["features"]}
+        if len(rows):
+            options["border_color"] = self._colours(rows)
+        layer = self._viewer.add_points(data, **options)
+        self._layers["molecules"] = layer
+        layer.selected_data.events.items_changed.connect(self._on_selection)
+        return layer
+
+    def _on_selection(self) -> None:
+        points = self.points
+        if points is not None and len(points.selected_data) == 1 and ROW in points.features:
+            self.picked.emit(int(points.features[ROW].iloc[next(iter(points.selected_data))]))
+
+    def _colours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n, 4) by the quantity chosen, from its 2 % to its 98 % quantile."""
+        assert self._found is not None
+        columns = self._found.filter.columns
+        column = columns.get(self.colour_by, columns["frame"])
+        some = column[:: max(1, len(column) // 20_000)]
+        some = some[np.isfinite(some)]
+        low, high = np.quantile(some, (0.02, 0.98)).tolist() if len(some) else (0.0, 1.0)
+        share = np.clip((column[rows] - low) / max(high - low, 1e-9), 0, 1)
+        colours: npt.NDArray[np.float32] = ensure_colormap(COLORMAP).map(np.nan_to_num(share)).astype(np.float32)
+        return colours
+
+    def _show_ellipses(self) -> None:
+        assert self._found is not None
+        layer: Vectors | None = self._alive("uncertainty")
+        if not self.with_ellipses:
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+            return
+        rows = self._found.filter.rows_in_frame(self.frame)[:MOST_ELLIPSES]
+        chords = ellipses(self._found.filter.emitters, rows)
+        if layer is not None:
+            layer.data = chords
+            return
+        place = {"scale": (UM_PER_NM, UM_PER_NM), "axis_labels": ("y", "x"), "units": ("um", "um")}
+        self._layers["uncertainty"] = self._viewer.add_vectors(
+            chords, name="uncertainty", edge_width=2.0, edge_color="white", vector_style="line", **place
+        )
+
+    def _alive(self, name: str) -> Any:
+        layer = self._layers.get(name)
+        return layer if layer is not None and layer in self._viewer.layers else None
+
+
+def _size_nm(emitters: EmitterSet) -> tuple[float, float]:
+    """Width and height of the movie, or of the box around the molecules."""
+    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
+    if None not in facts:
+        width, height, pixel = (float(str(fact)) for fact in facts)
+        return width * pixel, height * pixel
+    if not len(emitters):
+        return 1000.0, 1000.0
+    x, y = emitters.xyz[:, :2].amax(0).tolist()
+    return max(x, 1.0) + 1, max(y, 1.0) + 1
