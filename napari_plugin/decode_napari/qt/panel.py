@@ -33,7 +33,7 @@ TIFFS = "TIFF (*.tif *.tiff)"
 
 
 class Panel(QWidget):
-    """The widgets of one step: a subclass lays them out when it is made, and refreshes them when the session changes."""
+    """The widgets of one step: a subclass lays them out when it is made, and refreshes them as the session changes."""
 
     def __init__(self, step: Step, dock: DecodeDock) -> None:
         super().__init__()
