@@ -97,14 +97,14 @@ class Filter:
 class Density:
     """A picture of how many molecules lie in each of its pixels, made again within milliseconds."""
 
-    def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float], longest_px: int = 1024) -> None:
+    def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float], longest_px: int = 512) -> None:
         """
         Args:
             emitters: the whole table.
             size_nm: width and height of the field, from the outer corner of the first pixel.
             longest_px: pixels along its longer side, at most.
         """
-        self.pixel_nm = max(5.0, max(size_nm) / longest_px)
+        self.pixel_nm = max(10.0, max(size_nm) / longest_px)
         self.shape = (int(np.ceil(size_nm[1] / self.pixel_nm)), int(np.ceil(size_nm[0] / self.pixel_nm)))
         column, row = (np.floor(emitters.xyz[:, i].numpy() / self.pixel_nm).astype(np.int64) for i in (0, 1))
         inside = (row >= 0) & (column >= 0) & (row < self.shape[0]) & (column < self.shape[1])

@@ -90,7 +90,7 @@ class DecodeDock(QWidget):
             item = QListWidgetItem(step.title)
             item.setToolTip(step.purpose)
             self.list.addItem(item)
-        self.list.setFixedHeight(23 * len(self.steps) + 6)
+        self.list.setFixedHeight((self.list.sizeHintForRow(0) + 2) * len(self.steps) + 6)
         column.addWidget(self.list)
 
         self.stack = QStackedWidget()

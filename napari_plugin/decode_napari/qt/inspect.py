@@ -25,6 +25,9 @@ class InspectPanel(Panel):
         super().__init__(step, dock)
         self.step = step
         self._source: object = None
+        self._movie: object = None
+        self._moved: set[str] = set()
+        """quantities whose ends the user has set"""
         self.open_button = button("Open table…", "Open molecules that were saved before", self._ask)
         self.column.insertWidget(1, self.open_button)
         self.count = QLabel()
@@ -34,7 +37,8 @@ class InspectPanel(Panel):
         for quantity, meaning in QUANTITIES.items():
             slider = QLabeledDoubleRangeSlider()
             slider.setDecimals(2 if quantity in ("probability", "goodness") else 0)
-            slider.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.NoLabel)
+            slider.setHandleLabelPosition(QLabeledDoubleRangeSlider.LabelPosition.NoLabel)
+            slider.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.LabelIsValue)
             slider.valueChanged.connect(lambda ends, q=quantity: self._slid(q, ends))
             self.sliders[quantity] = self.row(quantity, slider, f"Keep molecules whose {meaning} lies between the ends")
         self.colour_by = self.row("colour by", choice(list(QUANTITIES)), "What the colours of the points say")
@@ -94,6 +98,9 @@ class InspectPanel(Panel):
             return
         if found.filter is not self._source:
             self._source = found.filter
+            if found.source != self._movie:
+                self._movie = found.source
+                self._moved.clear()
             for quantity, slider in self.sliders.items():
                 self._fit(quantity, slider, found)
         self._say()
@@ -110,28 +117,21 @@ class InspectPanel(Panel):
         if not present:
             return
         low, high = found.filter.bounds(quantity)
-        before = (slider.minimum(), slider.maximum())
-        ends = tuple(slider.value())
-        moved = tuple(end != edge for end, edge in zip(ends, before, strict=True))
+        first, last = slider.value() if quantity in self._moved else (low, high)
+        at_end = last >= slider.maximum()
         slider.blockSignals(True)
         slider.setRange(low, high)  # type: ignore[arg-type]
-        kept = (ends[0] if moved[0] and self._fitted else low, ends[1] if moved[1] and self._fitted else high)
-        slider.setValue((max(low, min(kept[0], high)), max(low, min(kept[1], high))))
+        slider.setValue((max(low, first), high if at_end else min(last, high)))
         slider.blockSignals(False)
-        if any(moved) and self._fitted:
+        if quantity in self._moved:
             found.filter.restrict(quantity, *slider.value())
-
-    @property
-    def _fitted(self) -> bool:
-        """Whether the sliders stand where a user put them: while a table grows."""
-        found = self.step.session.found
-        return found is not None and found.acquisition is not None and self.dock.runner.busy
 
     def _slid(self, quantity: str, ends: tuple[float, float]) -> None:
         found = self.step.session.found
         if found is None:
             return
         found.filter.restrict(quantity, *ends)
+        self._moved.add(quantity)
         self._say()
         self._later.start()
         self._rested.start()
@@ -156,6 +156,7 @@ class InspectPanel(Panel):
     def _reset(self) -> None:
         for slider in self.sliders.values():
             slider.setValue((slider.minimum(), slider.maximum()))
+        self._moved.clear()
 
     def _coloured(self, quantity: str) -> None:
         self.dock.view.colour_by = quantity

@@ -48,7 +48,7 @@ class MoleculeRows(QAbstractTableModel):
             features = features_of(source.emitters)
             known = {name: features[name] for name in HEADINGS if name in features}
             self._columns = {
-                name: column for name, column in known.items() if name != "z_sigma_nm" or np.isfinite(column).any()
+                name: column for name, column in known.items() if np.nan_to_num(column).any()
             }
         self.rows = np.flatnonzero(source.mask)
         self.endResetModel()

@@ -10,6 +10,7 @@ import torch
 from napari.layers import Image, Points, Vectors
 from napari.utils.colormaps import ensure_colormap
 from psygnal import Signal
+from qtpy.QtCore import QTimer
 
 from decode.emitters import EmitterSet
 from decode_napari.layers import (
@@ -49,6 +50,11 @@ class MoleculeView:
         self._points_of: object = None
         self.colour_by = "photons"
         self.with_ellipses = False
+        # a layer that is being inserted changes the step too: layers are changed only once that is over
+        self._soon = QTimer()
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._follow)
         viewer.dims.events.current_step.connect(self._on_step)
 
     @property
@@ -123,6 +129,9 @@ class MoleculeView:
             self._viewer.layers.remove(layer)
 
     def _on_step(self) -> None:
+        self._soon.start()
+
+    def _follow(self) -> None:
         if self._found is not None:
             self._show_points(force=False)
 

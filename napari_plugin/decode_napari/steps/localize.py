@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalizeSettings", "LocalizeStep"]
 
+OUT = "molecules"
+"""folder of the copied command, within the one it is run in"""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class LocalizeStep(Step):
             threshold=None if set_.threshold == 0.5 else set_.threshold,
             frames=None if set_.frames is None else f"{set_.frames[0]}:{set_.frames[1]}",
             device=None if set_.device == "auto" else set_.device,
-            o=movie.path.parent / "molecules",
+            o=OUT,
         )
 
     def as_python(self) -> str:
@@ -135,7 +138,7 @@ class LocalizeStep(Step):
             "localize_file",
             repr(str(movie.path)),
             f"load_model({model.name!r})",
-            repr(str(movie.path.parent / "molecules")),
+            repr(OUT),
             *stated,
             pixel_size_nm=movie.stated_pixel_size_nm,
             psf_sigma_nm=set_.psf_sigma_nm,
