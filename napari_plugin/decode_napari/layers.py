@@ -193,7 +193,7 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     n = len(points)
 
     def column(name: str) -> torch.Tensor | None:
-        return torch.from_numpy(np.asarray(features[name], np.float64)) if name in features else None
+        return torch.from_numpy(np.array(features[name], np.float64)) if name in features else None
 
     z = column("z_nm")
     sigma = [column(f"{axis}_sigma_nm") for axis in "xyz"]
