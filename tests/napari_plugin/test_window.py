@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def longest_gap() -> Iterator[Callable[[], float]]:
     beats, timer = [time.perf_counter()], QTimer()
     timer.timeout.connect(lambda: beats.append(time.perf_counter()))
     timer.start(5)
-    yield lambda: max(b - a for a, b in zip(beats, beats[1:], strict=False))
+    yield lambda: max(b - a for a, b in pairwise(beats))
     timer.stop()
 
 

@@ -92,7 +92,8 @@ class MoleculeView:
         emitters = self._found.filter.emitters
         self._viewer.dims.set_current_step(0, int(emitters.frame[molecule]))
         x, y = (emitters.xyz[molecule, :2].double() * UM_PER_NM).tolist()
-        self._viewer.camera.center = (0.0, y, x)
+        # a viewer has had scenes since napari 0.9
+        getattr(self._viewer, "scene", self._viewer).camera.center = (0.0, y, x)
         points = self.points
         if points is not None:
             at = np.flatnonzero(points.features[ROW].to_numpy() == molecule)
