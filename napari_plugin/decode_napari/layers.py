@@ -169,7 +169,7 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
 
 
 def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
-    """The table of a Points layer, with whatever was moved, added or deleted in the window.
+    """The table of a Points layer: the points that are shown, as they were moved, added or deleted in the window.
 
     Args:
         data: (n, 2 or 3) points (y, x) or (t, y, x) in the layer's own coordinates.
@@ -191,6 +191,7 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         )
     y, x = _nm(points[:, -2:], options).T
     n = len(points)
+    shown = torch.from_numpy(np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy())
 
     def column(name: str) -> torch.Tensor | None:
         return torch.from_numpy(np.array(features[name], np.float64)) if name in features else None
@@ -210,7 +211,7 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         goodness=column("goodness"),
         polished=None if polished is None else polished > 0.5,
     )
-    return replace(emitters, metadata=facts)
+    return replace(emitters[shown], metadata=facts)
 
 
 def _nm(points: npt.NDArray[np.float64], options: Mapping[str, Any]) -> npt.NDArray[np.float64]:

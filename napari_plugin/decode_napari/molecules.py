@@ -79,10 +79,14 @@ class Filter:
 
     def rows_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
         """Numbers of the molecules that pass in a frame, in the order of the table."""
-        first, last = np.searchsorted(self._frame, (frame, frame + 1)).tolist()
-        rows = np.arange(first, last) if self._order is None else self._order[first:last]
+        rows = self.all_in_frame(frame)
         passing: npt.NDArray[np.int64] = rows[self.mask[rows]]
         return passing
+
+    def all_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
+        """The same whether they pass or not."""
+        first, last = np.searchsorted(self._frame, (frame, frame + 1)).tolist()
+        return np.arange(first, last) if self._order is None else self._order[first:last]
 
     def rows_in_view(
         self, left: float, top: float, right: float, bottom: float, *, at_most: int

@@ -159,8 +159,7 @@ class InspectPanel(Panel):
         self._moved.clear()
 
     def _coloured(self, quantity: str) -> None:
-        self.dock.view.colour_by = quantity
-        self.dock.view.refresh()
+        self.dock.view.recolour(quantity)
 
     def _ellipses(self, on: bool) -> None:
         self.dock.view.with_ellipses = on

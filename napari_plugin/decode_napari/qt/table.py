@@ -47,9 +47,7 @@ class MoleculeRows(QAbstractTableModel):
             self._source = source
             features = features_of(source.emitters)
             known = {name: features[name] for name in HEADINGS if name in features}
-            self._columns = {
-                name: column for name, column in known.items() if np.nan_to_num(column).any()
-            }
+            self._columns = {name: column for name, column in known.items() if np.nan_to_num(column).any()}
         self.rows = np.flatnonzero(source.mask)
         self.endResetModel()
 

@@ -14,14 +14,12 @@ from qtpy.QtCore import QTimer
 
 from decode.emitters import EmitterSet
 from decode_napari.layers import (
-    FACTS,
     UM_PER_NM,
-    features_of,
     image_layer,
     placement,
     points_layer,
 )
-from decode_napari.molecules import Density
+from decode_napari.molecules import Density, Filter
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, ellipses
 
@@ -46,8 +44,12 @@ class MoleculeView:
         self._viewer = viewer
         self._found: Found | None = None
         self._density: Density | None = None
+        self._lit: Density | None = None
+        """to which the contrast was set"""
         self._layers: dict[str, Any] = {}
-        self._points_of: object = None
+        self._shown: object = None
+        self._rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        """numbers of the molecules that are points, in the whole table"""
         self.colour_by = "photons"
         self.with_ellipses = False
         # a layer that is being inserted changes the step too: layers are changed only once that is over
@@ -70,7 +72,7 @@ class MoleculeView:
     def prepare(self) -> None:
         """Make the layers of points and density while nothing hurries: the first drawing takes a moment."""
         if self.points is None:
-            self._add_points(EmitterSet.empty(), np.zeros(0, np.int64))
+            self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64))
 
     def show(self, found: Found) -> None:
         """Show a table; one that grows keeps its layers."""
@@ -80,11 +82,17 @@ class MoleculeView:
         self.refresh()
 
     def refresh(self) -> None:
-        """Follow the filter, the colours and the frame."""
+        """Follow the filter and the frame."""
         if self._found is None:
             return
         self._show_density()
-        self._show_points(force=True)
+        self._show_points()
+
+    def recolour(self, quantity: str) -> None:
+        """Say a quantity by the colours of the points."""
+        self.colour_by = quantity
+        if self._found is not None:
+            self._colour()
 
     def select(self, molecule: int) -> None:
         """Go to the frame of a molecule, centre it and select its point."""
@@ -134,19 +142,19 @@ class MoleculeView:
 
     def _follow(self) -> None:
         if self._found is not None:
-            self._show_points(force=False)
+            self._show_points()
 
     def _show_density(self) -> None:
         assert self._found is not None
         assert self._density is not None
         image = self._density.image(self._found.filter.mask)
+        layer = self._alive("density")
+        if layer is not None and layer.data.shape == image.shape and self._lit is self._density:
+            layer.data = image  # the contrast stays while the filter moves
+            return
+        self._lit = self._density
         lit = image[image > 0]
         white = float(np.quantile(lit[:: max(1, len(lit) // 10_000)], 0.98)) if lit.size else 1.0
-        layer = self._alive("density")
-        if layer is not None and layer.data.shape == image.shape:
-            layer.data = image
-            layer.contrast_limits = (0.0, max(white, 1.0))
-            return
         self._set_image(
             "density", image, self._density.pixel_nm, (0.0, max(white, 1.0)), colormap="inferno", blending="additive"
         )
@@ -173,42 +181,44 @@ class MoleculeView:
             if layers.index(layer) > layers.index(points):
                 layers.move(layers.index(layer), layers.index(points))
 
-    def _show_points(self, *, force: bool) -> None:
+    def _show_points(self) -> None:
+        """Points of the table, or of this frame of a large one; those that do not pass are there, but not shown."""
         assert self._found is not None
         source = self._found.filter
-        few = source.n_passing <= MOST_POINTS
-        key = (source, source.mask.ctypes.data, None if few else self.frame)
-        if not force and key == self._points_of:
-            if self.with_ellipses:
-                self._show_ellipses()
-            return
-        self._points_of = key
-        rows = np.flatnonzero(source.mask) if few else source.rows_in_frame(self.frame)
+        few = len(source.emitters) <= MOST_POINTS
+        what = (source, None if few else self.frame)
         layer = self.points
+        if layer is None or what != self._shown:
+            rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
+            layer = self._put_points(source, rows)
+            layer.name = "molecules" if few else "molecules of this frame"
+            self._shown = what
+        if len(self._rows):
+            layer.shown = source.mask[self._rows]
+        self._show_ellipses()
+
+    def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Points:
+        layer = self.points
+        some = source.emitters[torch.from_numpy(rows)]
+        data, options, _ = points_layer(some)
+        self._rows = rows
+        features = {ROW: rows, **options["features"]}
         if layer is None:
-            layer = self._add_points(source.emitters, rows)
+            options["features"] = features
+            layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
+            layer.selected_data.events.items_changed.connect(self._on_selection)
         else:
-            some = source.emitters[torch.from_numpy(rows)]
-            data, _, _ = points_layer(some)
             with layer.selected_data.events.blocked():
                 layer.selected_data = set()
                 layer.data = data
-            layer.features = {ROW: rows, **features_of(some)}
-            layer.metadata = {FACTS: dict(source.emitters.metadata)}
-            layer.size = layer.current_size
-            layer.border_color = self._colours(rows)
-        layer.name = "molecules" if few else "molecules of this frame"
-        self._show_ellipses()
-
-    def _add_points(self, emitters: EmitterSet, rows: npt.NDArray[np.int64]) -> Points:
-        data, options, _ = points_layer(emitters[torch.from_numpy(rows)])
-        options["features"] = {ROW: rows, **options["features"]}
-        if len(rows):
-            options["border_color"] = self._colours(rows)
-        layer = self._viewer.add_points(data, **options)
-        self._layers["molecules"] = layer
-        layer.selected_data.events.items_changed.connect(self._on_selection)
+            layer.features = features
+            layer.metadata = options["metadata"]
+        self._colour()
         return layer
+
+    def _colour(self) -> None:
+        if len(self._rows) and self.points is not None:
+            self.points.border_color = self._colours(self._rows)
 
     def _on_selection(self) -> None:
         points = self.points
