@@ -74,7 +74,6 @@ class DecodeDock(QWidget):
         """models that are loaded"""
         self.view = MoleculeView(napari_viewer)
         self._unsaved: object = None
-        self._closing = False
         self._since: float | None = None
         self.setAcceptDrops(True)
         self.setMinimumWidth(400)
@@ -225,9 +224,6 @@ class DecodeDock(QWidget):
 
     def keep_unsaved(self) -> None:
         """End the work; molecules that nobody has saved go into the folder of recovered ones."""
-        if self._closing:
-            return
-        self._closing = True
         for runner in (self.runner, self.previewer, self.loader):
             runner.stop()
             runner.wait(2.0)
@@ -236,9 +232,12 @@ class DecodeDock(QWidget):
             self.attempt(lambda: _keep(found.filter.emitters))
             self._unsaved = None
 
+    def _leave(self) -> None:
+        self.keep_unsaved()
+        self.view.close()
+
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
-        self._closing = False
         for above in (self.window(), self.parentWidget()):
             if above is not None and above is not self:
                 above.removeEventFilter(self)
@@ -246,7 +245,7 @@ class DecodeDock(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         if event.type() == QEvent.Type.Close:
-            self.keep_unsaved()
+            self._leave()
         return super().eventFilter(watched, event)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:

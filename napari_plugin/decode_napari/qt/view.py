@@ -29,6 +29,7 @@ MOST_POINTS = 20_000
 """shown all at once; of more, those of the current frame"""
 MOST_ELLIPSES = 2_000
 COLORMAP = "turbo"
+GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive"}
 ROW = "molecule"
 """feature: number of the molecule in the whole table"""
 
@@ -47,6 +48,8 @@ class MoleculeView:
         self._lit: Density | None = None
         """to which the contrast was set"""
         self._layers: dict[str, Any] = {}
+        self._is_new = False
+        """a table was put, and its points are not yet there"""
         self._shown: object = None
         self._rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         """numbers of the molecules that are points, in the whole table"""
@@ -73,13 +76,16 @@ class MoleculeView:
         """Make the layers of points and density while nothing hurries: the first drawing takes a moment."""
         if self.points is None:
             self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64))
+            self._set_image("density", np.zeros((8, 8), np.float32), 10.0, (0.0, 1.0), **GLOW)
 
     def show(self, found: Found) -> None:
-        """Show a table; one that grows keeps its layers."""
+        """Show a table; one that grows keeps its layers.  The points follow when the event loop comes round again."""
         emitters = found.filter.emitters
         self._found = found
         self._density = Density(emitters, size_nm=_size_nm(emitters))
-        self.refresh()
+        self._show_density()
+        self._is_new = True
+        self._soon.start()
 
     def refresh(self) -> None:
         """Follow the filter and the frame."""
@@ -130,43 +136,52 @@ class MoleculeView:
         if layer is None:
             self._layers["preview"] = self._viewer.add_points(data, **options)
         else:
-            layer.data, layer.features = data, options["features"]
+            layer.data, layer.features, layer.visible = data, options["features"], True
 
     def end_preview(self) -> None:
         layer = self._alive("preview")
         if layer is not None:
-            self._viewer.layers.remove(layer)
+            layer.visible = False
 
     def _on_step(self) -> None:
         self._soon.start()
 
     def _follow(self) -> None:
-        if self._found is not None:
+        # points that the user has closed come back with the next table, not with the next frame
+        if self._found is not None and (self._is_new or self.points is not None):
+            self._is_new = False
             self._show_points()
+
+    def close(self) -> None:
+        """Add no more layers: the viewer goes away."""
+        self._is_new = False
+        self._soon.stop()
 
     def _show_density(self) -> None:
         assert self._found is not None
         assert self._density is not None
         image = self._density.image(self._found.filter.mask)
         layer = self._alive("density")
-        if layer is not None and layer.data.shape == image.shape and self._lit is self._density:
-            layer.data = image  # the contrast stays while the filter moves
+        if layer is None or layer.data.shape != image.shape:
+            self._set_image("density", image, self._density.pixel_nm, (0.0, _white(image)), **GLOW)
             return
-        self._lit = self._density
-        lit = image[image > 0]
-        white = float(np.quantile(lit[:: max(1, len(lit) // 10_000)], 0.98)) if lit.size else 1.0
-        self._set_image(
-            "density", image, self._density.pixel_nm, (0.0, max(white, 1.0)), colormap="inferno", blending="additive"
-        )
+        # in place, so that the extent stays; so does the contrast while the filter moves
+        layer.data[...] = image
+        layer.refresh(thumbnail=False, highlight=False, extent=False)
+        if self._lit is not self._density:
+            self._lit = self._density
+            white = _white(image)
+            if not 0.8 < white / layer.contrast_limits[1] < 1.25:
+                layer.contrast_limits = (0.0, white)
 
     def _set_image(
         self, name: str, image: npt.NDArray[Any], pixel_nm: float, limits: tuple[float, float], **options: Any
     ) -> None:
         layer: Image | None = self._alive(name)
         if layer is not None:
-            for key, value in placement(pixel_nm, n_axes=2).items():
-                if key in ("scale", "translate"):
-                    setattr(layer, key, value)
+            place = placement(pixel_nm, n_axes=2)
+            if not np.allclose(layer.scale, place["scale"]):
+                layer.scale, layer.translate = place["scale"], place["translate"]
             layer.data = image
             layer.contrast_limits = limits
             return
@@ -257,6 +272,12 @@ class MoleculeView:
     def _alive(self, name: str) -> Any:
         layer = self._layers.get(name)
         return layer if layer is not None and layer in self._viewer.layers else None
+
+
+def _white(image: npt.NDArray[np.float32]) -> float:
+    """The brightness of all but the densest pixels."""
+    lit = image[image > 0]
+    return max(1.0, float(np.quantile(lit[:: max(1, len(lit) // 10_000)], 0.98))) if lit.size else 1.0
 
 
 def _size_nm(emitters: EmitterSet) -> tuple[float, float]:
