@@ -49,9 +49,10 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def dock(qtbot: Any, complaints: list[str]) -> Iterator[Any]:
     """The widget on a viewer without a canvas: layers and dims are napari's own."""
-    from decode_napari.qt.dock import DecodeDock
     from napari.components import ViewerModel
     from npe2 import PluginManager
+
+    from decode_napari.qt.dock import DecodeDock
 
     PluginManager.instance().discover()
     widget = DecodeDock(ViewerModel())

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decode_napari.layers import LazyFrames, cloud_layer, emitters_of, image_layer, movie_layer, points_layer
 from napari.layers import Layer
 
 from decode import EmitterSet, open_movie, write_movie
+from decode_napari.layers import LazyFrames, cloud_layer, emitters_of, image_layer, movie_layer, points_layer
 
 
 @pytest.fixture

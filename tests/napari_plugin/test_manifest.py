@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from decode_napari.readers import reader_of
-from decode_napari.samples import sample_file
 from npe2 import PluginManager, PluginManifest
 
 from decode import EmitterSet, read_table, write_table
+from decode_napari.readers import reader_of
+from decode_napari.samples import sample_file
 
 NAME = "decode-smlm"
 

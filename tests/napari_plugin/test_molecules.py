@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import torch
-from decode_napari.molecules import Density, Filter
-from decode_napari.steps.inspect import ellipses
 
 from decode import EmitterSet
+from decode_napari.molecules import Density, Filter
+from decode_napari.steps.inspect import ellipses
 
 
 def table(n: int) -> EmitterSet:

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+
+from decode import EmitterSet, read_camera, read_table
+from decode.cli import app
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
 from decode_napari.session import Session
@@ -20,10 +24,6 @@ from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
 from decode_napari.steps.model import ModelStep, TrainSettings, card_of
 from decode_napari.steps.movie import MovieSettings, MovieStep
 from decode_napari.steps.psf import PSFSettings, PSFStep
-from typer.testing import CliRunner
-
-from decode import EmitterSet, read_camera, read_table
-from decode.cli import app
 
 MOVIE, CAMERA = sample_file("blinking_2d.tif"), sample_file("camera.yaml")
 

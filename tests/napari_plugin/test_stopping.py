@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 import torch
+
 from decode_napari.stopping import Stop, Stopped
 
 

@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
+
+from decode import EmitterSet, open_movie, read_table, write_movie
+from decode.cli import app
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
 from decode_napari.qt.runner import remaining
@@ -25,10 +29,6 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
-from typer.testing import CliRunner
-
-from decode import EmitterSet, open_movie, read_table, write_movie
-from decode.cli import app
 
 NAME = "decode-smlm"
 LONG = 200_000
@@ -240,6 +240,23 @@ def test_half_a_million_molecules_follow_a_slider(dock: Any, qtbot: Any) -> None
     assert dock.view.points.name == "molecules of this frame"
 
 
+def test_of_a_large_table_points_appear_where_the_view_holds_few(dock: Any, qtbot: Any) -> None:
+    dock.session.put(found=Found(filter=Filter(table_of(100_000)), source="table.csv"))
+    density = dock.viewer.layers["density"]
+    dock.panel(InspectStep).all_frames.setChecked(True)
+    density.corner_pixels = np.array([[0, 0], [511, 511]])
+    dock.view.show_in_view()
+    assert "all frames" not in dock.viewer.layers
+    density.corner_pixels = np.array([[0, 0], [50, 50]])
+    dock.view.show_in_view()
+    data = dock.viewer.layers["all frames"].data
+    assert 500 < len(data) < 5000
+    assert data.max() <= 50 * 50.0
+    density.corner_pixels = np.array([[0, 0], [511, 511]])
+    dock.view.show_in_view()
+    assert not dock.viewer.layers["all frames"].visible
+
+
 def test_table_and_points_are_linked_both_ways(dock: Any, qtbot: Any) -> None:
     emitters = table_of(400)
     dock.session.put(found=Found(filter=Filter(emitters), source="table.csv"))
@@ -253,6 +270,8 @@ def test_table_and_points_are_linked_both_ways(dock: Any, qtbot: Any) -> None:
     assert molecule is not None
     (chosen,) = points.selected_data
     assert points.features["molecule"].iloc[chosen] == molecule
+    panel._settle()
+    assert panel.selected_molecule() == molecule
     points.selected_data = {20}
     assert panel.selected_molecule() == points.features["molecule"].iloc[20]
     assert points.metadata[FACTS]["pixel_size_nm"] == 100.0
@@ -369,8 +388,9 @@ def test_a_movie_that_napari_opened_is_put_in_its_place(
 
 
 def test_settings_are_remembered(dock: Any, qtbot: Any) -> None:
-    from decode_napari.qt.dock import DecodeDock
     from napari.components import ViewerModel
+
+    from decode_napari.qt.dock import DecodeDock
 
     dock.panel(LocalizeStep).threshold.setValue(0.7)
     dock.panel(MovieStep).set_camera("pco-edge-4.2")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from qtpy.QtCore import QItemSelectionModel, QTimer
-from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QHBoxLayout, QHeaderView, QLabel, QTableView
+from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
 from superqt import QLabeledDoubleRangeSlider
 
 from decode_napari.molecules import QUANTITIES
@@ -49,9 +48,13 @@ class InspectPanel(Panel):
         self.explained = QCheckBox("re-rendered and left over")
         self.explained.setToolTip("What the molecules that pass make of this frame, and what they leave, photons")
         self.explained.toggled.connect(self._explain_toggled)
-        checks = QHBoxLayout()
-        checks.addWidget(self.with_ellipses)
-        checks.addWidget(self.explained)
+        self.all_frames = QCheckBox("points of all frames")
+        self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
+        self.all_frames.toggled.connect(self._all_frames)
+        checks = QGridLayout()
+        checks.addWidget(self.with_ellipses, 0, 0)
+        checks.addWidget(self.all_frames, 0, 1)
+        checks.addWidget(self.explained, 1, 0)
         self.column.addLayout(checks)
         tools = QHBoxLayout()
         tools.addWidget(button("Show all", "Lift all restrictions", self._reset))
@@ -142,7 +145,10 @@ class InspectPanel(Panel):
     def _settle(self) -> None:
         found = self.step.session.found
         if found is not None:
+            chosen = self.selected_molecule()
             self.rows.show(found.filter)
+            if chosen is not None:
+                self._picked(chosen)
             self.dock.refresh_steps()
             if self.explained.isChecked():
                 self._explain()
@@ -164,6 +170,10 @@ class InspectPanel(Panel):
     def _ellipses(self, on: bool) -> None:
         self.dock.view.with_ellipses = on
         self.dock.view.refresh()
+
+    def _all_frames(self, on: bool) -> None:
+        self.dock.view.all_frames = on
+        self.dock.view.show_in_view()
 
     def _explain_toggled(self, on: bool) -> None:
         if on:
@@ -213,5 +223,5 @@ class InspectPanel(Panel):
 
     def selected_molecule(self) -> int | None:
         """The number of the molecule that is selected in the table."""
-        rows = np.asarray([index.row() for index in self.table.selectionModel().selectedRows()])
-        return int(self.rows.rows[rows[0]]) if len(rows) else None
+        chosen = self.table.selectionModel().selectedRows()
+        return int(self.rows.rows[chosen[0].row()]) if chosen else None

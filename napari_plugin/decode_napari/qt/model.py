@@ -45,6 +45,9 @@ class ModelPanel(Panel):
         )
         self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
         self.out = self.row("write to", QLineEdit(), "Model file, .safetensors; it is written at every validation")
+        self.changes = self.row(
+            "changes", QLineEdit(), "In place of what the recipe says: section.key=value, several with blanks between"
+        )
         browse = button("Choose…", "Where to write the model", self._ask_out)
         self.resume = QCheckBox("go on from its last checkpoint")
         inner.addWidget(self.resume)
@@ -107,6 +110,7 @@ class ModelPanel(Panel):
             minutes=self.minutes.value(),
             start=None if start == FROM_NOTHING else start,
             resume=self.resume.isChecked(),
+            settings=tuple(self.changes.text().split()),
         )
 
     def _reported(self, report: Report) -> None:

@@ -188,7 +188,5 @@ def path_of(layer: Any) -> str | None:
     data = getattr(layer, "data", None)
     if type(layer).__name__ != "Image" or getattr(data, "ndim", 0) != 3 or getattr(layer, "rgb", False):
         return None
-    path = layer.metadata.get("path") or layer.source.path
-    if isinstance(data, LazyFrames):
-        return str(path)
-    return str(path) if path and str(path).lower().endswith((".tif", ".tiff")) else None
+    path = str(layer.metadata.get("path") or layer.source.path or "")
+    return path or None if isinstance(data, LazyFrames) or path.lower().endswith((".tif", ".tiff")) else None

@@ -28,6 +28,8 @@ __all__ = ["MoleculeView"]
 MOST_POINTS = 20_000
 """shown all at once; of more, those of the current frame"""
 MOST_ELLIPSES = 2_000
+MOST_IN_VIEW = 5_000
+"""of all frames; more are an image until the user zooms in"""
 COLORMAP = "turbo"
 GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive"}
 ROW = "molecule"
@@ -55,12 +57,21 @@ class MoleculeView:
         """numbers of the molecules that are points, in the whole table"""
         self.colour_by = "photons"
         self.with_ellipses = False
+        self.all_frames = False
+        """show the molecules of all frames as points, where few enough are in view"""
         # a layer that is being inserted changes the step too: layers are changed only once that is over
         self._soon = QTimer()
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
         self._soon.timeout.connect(self._follow)
         viewer.dims.events.current_step.connect(self._on_step)
+        self._moved = QTimer()
+        self._moved.setSingleShot(True)
+        self._moved.setInterval(150)
+        self._moved.timeout.connect(self.show_in_view)
+        camera = getattr(viewer, "scene", viewer).camera
+        for event in (camera.events.zoom, camera.events.center):
+            event.connect(lambda _: self._moved.start())
 
     @property
     def points(self) -> Points | None:
@@ -93,6 +104,32 @@ class MoleculeView:
             return
         self._show_density()
         self._show_points()
+        self.show_in_view()
+
+    def show_in_view(self) -> None:
+        """Points of all frames, where the part of the field that is seen holds few enough."""
+        layer: Points | None = self._alive("all frames")
+        density: Image | None = self._alive("density")
+        rows = None
+        if self.all_frames and self._found is not None and self._density is not None and density is not None:
+            (top, left), (bottom, right) = (density.corner_pixels[:, -2:] * self._density.pixel_nm).tolist()
+            rows = self._found.filter.rows_in_view(left, top, right, bottom, at_most=MOST_IN_VIEW)
+        if rows is None or self._found is None:
+            if layer is not None:
+                layer.visible = False
+            return
+        data, options, _ = points_layer(self._found.filter.emitters[torch.from_numpy(rows)], name="all frames")
+        flat = {name: options[name][1:] for name in ("scale", "axis_labels", "units")}
+        if layer is None:
+            options |= flat | {"size": 30.0, "border_width": 0, "face_color": self._colours(rows)}
+            layer = self._layers["all frames"] = self._viewer.add_points(data[:, 1:], **options)
+        else:
+            with layer.selected_data.events.blocked():
+                layer.selected_data = set()
+                layer.data = data[:, 1:]
+            layer.features, layer.visible = options["features"], True
+        if len(rows):
+            layer.face_color = self._colours(rows)
 
     def recolour(self, quantity: str) -> None:
         """Say a quantity by the colours of the points."""
@@ -113,6 +150,7 @@ class MoleculeView:
             at = np.flatnonzero(points.features[ROW].to_numpy() == molecule)
             with points.selected_data.events.blocked():
                 points.selected_data = set(at.tolist())
+            self._viewer.layers.selection.active = points  # napari highlights in the active layer only
             points.refresh()
 
     def explain(self, explained: Explained, pixel_size_nm: float) -> None:
@@ -156,6 +194,7 @@ class MoleculeView:
         """Add no more layers: the viewer goes away."""
         self._is_new = False
         self._soon.stop()
+        self._moved.stop()
 
     def _show_density(self) -> None:
         assert self._found is not None
