@@ -22,7 +22,7 @@ from decode_napari.steps.export import ExportStep, RenderSettings
 from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
 from decode_napari.steps.model import ModelStep, TrainSettings, card_of
-from decode_napari.steps.movie import MovieSettings, MovieStep
+from decode_napari.steps.movie import MovieSettings, MovieStep, asks_em_gain
 from decode_napari.steps.psf import PSFSettings, PSFStep
 
 MOVIE, CAMERA = sample_file("blinking_2d.tif"), sample_file("camera.yaml")
@@ -77,6 +77,11 @@ def test_the_movie_step_reads_the_camera_and_counts_photons(session: Session) ->
     middle = (checked.edges[1:] + checked.edges[:-1]) / 2
     # the sample's background is about 30 photons
     assert 20 < middle[checked.counts.argmax()] < 45
+
+
+def test_only_presets_of_emccds_ask_for_an_em_gain() -> None:
+    asked = {name: asks_em_gain(name) for name in ("andor-ixon-ultra-897", "pco-edge-4.2", str(CAMERA), None)}
+    assert asked == {"andor-ixon-ultra-897": True, "pco-edge-4.2": False, str(CAMERA): False, None: False}
 
 
 def test_a_camera_that_is_not_stated_is_estimated_and_said() -> None:

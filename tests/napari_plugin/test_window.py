@@ -119,6 +119,11 @@ def test_the_whole_job_in_a_real_window(
     assert len(layer.data) == found.filter.n_passing
     np.testing.assert_array_equal(layer.data[:, 1:], kept.xyz[:, (1, 0)].numpy())
 
+    cloud = dock.view_in_3d()
+    assert cloud.dims.ndisplay == 3
+    assert len(cloud.layers["molecules in 3D"].data) == found.filter.n_passing
+    cloud.close()
+
     qtbot.wait(300)
     picture = viewer.screenshot(canvas_only=True, flash=False)
     assert picture[..., :3].std() > 5

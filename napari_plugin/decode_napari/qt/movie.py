@@ -13,7 +13,7 @@ from decode_napari.layers import LazyFrames, movie_layer, placement
 from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.runner import complain
-from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep
+from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep, asks_em_gain
 
 __all__ = ["MoviePanel"]
 
@@ -74,6 +74,7 @@ class MoviePanel(Panel):
     def refresh(self) -> None:
         self.go_button.setEnabled(self.step.session.movie is not None)
         self.check_button.setEnabled(self.step.settings.path is not None)
+        self.form.setRowVisible(self.em_gain, asks_em_gain(self._named()))
 
     def open(self, path: Path) -> None:
         """Show a movie as a lazy layer, and check it."""
@@ -99,6 +100,7 @@ class MoviePanel(Panel):
                 self.camera.insertItem(index, Path(name).name, name)
             self.camera.setCurrentIndex(index)
         self.dock.memory.set_text("movie/camera", name or "")
+        self.refresh()
 
     def check(self) -> None:
         """Read the movie and its camera in a thread."""
@@ -106,13 +108,12 @@ class MoviePanel(Panel):
         if path is None:
             complain(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
             return
-        text = self.camera.currentText()
-        named = self.camera.currentData() or (None if text in (ESTIMATE, FROM_FILE) else text)
+        named = self._named()
         self.step.settings = MovieSettings(
             path=Path(path),
             camera=named,
             pixel_size_nm=self.pixel_size.value() or None,
-            em_gain=self.em_gain.value() or None,
+            em_gain=(self.em_gain.value() or None) if asks_em_gain(named) else None,
         )
         self.refresh()
         self.dock.start("checking the movie", self.step.check, returned=self._checked)
@@ -141,12 +142,14 @@ class MoviePanel(Panel):
             path = self.ask_open("Camera file", "Camera (*.yaml *.yml)")
             self.set_camera(None if path is None else str(path))
         else:
-            self.set_camera(self.camera.currentData() or self._preset())
+            self.set_camera(self._named())
         self._changed()
 
-    def _preset(self) -> str | None:
+    def _named(self) -> str | None:
+        """The preset or the file that is chosen."""
         text = self.camera.currentText()
-        return text if text in camera_presets() else None
+        named: str | None = self.camera.currentData()
+        return named or (text if text in camera_presets() else None)
 
     def _restore_camera(self) -> None:
         name = self.dock.memory.text("movie/camera")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -145,7 +146,9 @@ def _guarded(verb: Verb) -> Generator[Report, None, _End]:
 
 def complain(error: Exception) -> None:
     """A notification in plain words, with the traceback behind a button."""
-    sentence = in_plain_words(error) or type(error).__name__
+    # what the command line calls --pixel-size is the field `pixel size` here
+    sentence = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", " "), in_plain_words(error))
+    sentence = sentence or type(error).__name__
     trouble = Trouble(sentence[:1].upper() + sentence[1:])
     trouble.__cause__ = error
     notification_manager.dispatch(ErrorNotification(trouble))

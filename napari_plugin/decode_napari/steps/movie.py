@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from decode.io.cameras import CameraFile
     from decode.optics.camera import Camera
 
-__all__ = ["MovieCheck", "MovieSettings", "MovieStep"]
+__all__ = ["MovieCheck", "MovieSettings", "MovieStep", "asks_em_gain", "camera_call"]
 
 N_FRAMES = 60
 """frames whose photons are counted, spread over the movie"""
@@ -101,6 +101,19 @@ class MovieStep(Step):
             lines[0] = "from decode import open_movie\nfrom decode.estimate import estimate_camera"
             return "\n".join([*lines, "camera, remarks = estimate_camera(movie)"])
         return "\n".join([*lines, f"camera = {camera_call(movie)}"])
+
+
+def asks_em_gain(camera: str | None) -> bool:
+    """Whether a camera is a preset whose EM gain its user sets."""
+    from decode.io.cameras import camera_presets, read_camera
+
+    if camera not in camera_presets():
+        return False
+    try:
+        read_camera(str(camera), pixel_size_nm=100.0, em_gain=100.0)
+    except ValueError:
+        return False
+    return True
 
 
 def camera_call(movie: OpenedMovie) -> str:
