@@ -6,6 +6,7 @@ xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python docs/make_screensho
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.psf import PSFStep
 
-OUT = Path(__file__).parent / "images" / "napari"
+OUT = Path(__file__).resolve().parent / "images" / "napari"
 PATIENCE = 1800.0
 """seconds that a step may take"""
 
@@ -60,7 +61,7 @@ def open_sample(viewer: Any, dock: Any, name: str) -> None:
     idle(dock)
 
 
-def flat(folder: Path) -> None:
+def flat() -> None:
     """The tutorial in 2D: movie, preview, molecules, filter, picture."""
     viewer, dock = new_window()
     open_sample(viewer, dock, "blinking_2d")
@@ -98,13 +99,13 @@ def flat(folder: Path) -> None:
     dock.go_to(ExportStep)
     dock.panel(ExportStep).run()
     wait(lambda: "super-resolved" in viewer.layers)
-    dock.panel(ExportStep).save_table(folder / "blinking_2d.csv")
+    dock.panel(ExportStep).save_table(Path("blinking_2d.csv"))
     idle(dock)
     shoot(viewer, "render")
     viewer.close()
 
 
-def deep(folder: Path, minutes: float) -> None:
+def deep(minutes: float) -> None:
     """And in 3D: beads to a PSF, a model trained for it."""
     viewer, dock = new_window()
     open_sample(viewer, dock, "blinking_3d")
@@ -112,7 +113,7 @@ def deep(folder: Path, minutes: float) -> None:
     dock.go_to(PSFStep)
     psf.set_beads([sample_file("beads_3d.tif")])
     psf.z_step.setValue(20.0)
-    psf.out.setText(str(folder / "psf.h5"))
+    psf.out.setText("psf.h5")
     psf.run()
     wait(lambda: dock.session.psf is not None)
     idle(dock)
@@ -125,7 +126,7 @@ def deep(folder: Path, minutes: float) -> None:
     shoot(viewer, "psf_precision")
     model = dock.panel(ModelStep)
     dock.go_to(ModelStep)
-    model.out.setText(str(folder / "astigmatic.safetensors"))
+    model.out.setText("astigmatic.safetensors")
     model.minutes.setValue(minutes)
     model.changes.setText("training.validate_every=20")
     model.train()
@@ -146,10 +147,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # settings of the user's own windows stay what they are
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        os.chdir(folder)  # pictures show the names of files that the tutorial writes, not where
         if arguments.only != "deep":
-            flat(Path(folder))
+            flat()
         if arguments.only != "flat":
-            deep(Path(folder), arguments.minutes)
+            deep(arguments.minutes)
 
 
 if __name__ == "__main__":

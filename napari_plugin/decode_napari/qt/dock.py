@@ -75,6 +75,8 @@ class DecodeDock(QWidget):
         self.view = MoleculeView(napari_viewer)
         self._unsaved: object = None
         self._since: float | None = None
+        self._from = 0.0
+        """time and fraction from which the time left is reckoned"""
         self.setAcceptDrops(True)
         self.setMinimumWidth(400)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox
 
@@ -66,8 +67,7 @@ class ExportPanel(Panel):
         viewer = self.dock.viewer
         if NAME in viewer.layers:
             viewer.layers.remove(NAME)
-        lit = rendered.image[rendered.image > 0]
-        white = float(max(1e-6, 1e-6 if not lit.size else _quantile(lit, 0.995)))
+        white = _white(rendered.image)
         options: dict[str, Any] = (
             {} if rendered.image.ndim == 3 else {"colormap": "inferno", "contrast_limits": (0.0, white), "gamma": 0.6}
         )
@@ -100,7 +100,7 @@ class ExportPanel(Panel):
         return "molecules" if found is None else Path(found.source).stem
 
 
-def _quantile(values: Any, share: float) -> float:
-    import numpy as np
-
-    return float(np.quantile(values[:: max(1, values.size // 100_000)], share))
+def _white(image: Any) -> float:
+    """The brightness of all but a few of the pixels with molecules."""
+    lit = image[image > 0]
+    return float(np.quantile(lit[:: max(1, lit.size // 100_000)], 0.995)) if lit.size else 1.0

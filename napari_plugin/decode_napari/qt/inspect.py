@@ -93,7 +93,6 @@ class InspectPanel(Panel):
 
     def refresh(self) -> None:
         found = self.step.session.found
-        self.setEnabled(True)
         for widget in (self.table, self.cloud_button, *self.sliders.values()):
             widget.setEnabled(found is not None)
         if found is None:

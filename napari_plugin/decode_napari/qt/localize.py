@@ -22,6 +22,8 @@ class LocalizePanel(Panel):
         super().__init__(step, dock)
         self.step = step
         self._shown = 0.0
+        """when the table may be shown again, of a clock that only rises"""
+        self._complete = False
         self.threshold = self.row(
             "threshold", number(0, 1, 0.5, digits=2), "Smallest probability of a molecule to be listed, 0 to 1"
         )

@@ -38,7 +38,7 @@ class _End:
 
 @final
 class Runner(QObject):
-    """One verb at a time in a thread; a new one must wait, or replace the old one.
+    """One verb at a time in a thread; a new one stops the old one, of which nothing more is heard.
 
     All signals arrive in the thread of the window.
     """
@@ -84,21 +84,23 @@ class Runner(QObject):
         except Exception as error:
             complain(error)
             return
+        self.stop()
         stop = self._stop = Stop()
         self.title = title
 
         def on_report(report: Report) -> None:
-            if self._stop is stop or reported is not None:
-                for warning in report.warnings:
-                    show_warning(warning)
-                if reported is not None:
-                    reported(report)
-            if self._stop is stop:
-                self.reported.emit(report)
+            if self._stop is not stop:
+                return
+            for warning in report.warnings:
+                show_warning(warning)
+            if reported is not None:
+                reported(report)
+            self.reported.emit(report)
 
         def on_end(end: _End) -> None:
-            if self._stop is stop:
-                self._stop, self._worker = None, None
+            if self._stop is not stop:
+                return
+            self._stop, self._worker = None, None
             if end.error is not None:
                 complain(end.error)
             elif not end.stopped and returned is not None:

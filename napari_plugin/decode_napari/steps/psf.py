@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from decode.calibrate.psf import PSFCalibration
+    from decode.io.cameras import CameraFile
 
 __all__ = ["Calibrated", "PSFSettings", "PSFStep", "Picture"]
 
@@ -90,7 +91,10 @@ class PSFStep(Step):
             raise ValueError(self.missing())
         if not self.settings.beads:
             raise ValueError("no bead stack was chosen: choose a z-stack of beads (TIFF)")
-        return self._calibrate(self.settings)
+        movie = self.session.movie
+        assert movie is not None
+        assert movie.camera is not None
+        return _calibrate(self.settings, movie.camera, self._out())
 
     def read(self, path: Path) -> Generator[Report, None, ChosenPSF]:
         """Take a PSF that was calibrated before."""
@@ -149,35 +153,33 @@ class PSFStep(Step):
     def _out(self) -> Path:
         return self.settings.out or self.settings.beads[0].with_name("psf.h5")
 
-    def _calibrate(self, settings: PSFSettings) -> Generator[Report, None, Calibrated]:
-        from decode.calibrate.psf import MODELS, calibrate_psf
-        from decode.calibrate.report import drawn_pictures, save_report, verdict
-        from decode.io.psfs import write_psf
 
-        assert self.session.movie is not None
-        camera, out = self.session.movie.camera, self._out()
-        assert camera is not None
-        yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
-        calibration = calibrate_psf(settings.beads, camera, z_step_nm=settings.z_step_nm, model=MODELS[settings.model])
-        yield Report(message="drawing the report", fraction=0.8)
-        sentences = verdict(calibration)
-        pictures = []
-        for part, figure in drawn_pictures(calibration):
-            figure.set_dpi(80)
-            figure.canvas.draw()
-            rgba = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-            pictures.append(Picture(title=part.title, caption=part.caption, rgb=rgba[..., :3].copy()))
-            yield Report(message="drawing the report", fraction=0.8 + 0.03 * len(pictures))
-        report = out.with_suffix(".html")
-        write_psf(out, calibration.file)
-        save_report(calibration, report)
-        return Calibrated(
-            calibration=calibration,
-            chosen=ChosenPSF(path=out, file=calibration.file),
-            verdict=sentences,
-            pictures=tuple(pictures),
-            report=report,
-        )
+def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
+    from decode.calibrate.psf import MODELS, calibrate_psf
+    from decode.calibrate.report import drawn_pictures, save_report, verdict
+    from decode.io.psfs import write_psf
+
+    yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
+    calibration = calibrate_psf(settings.beads, camera, z_step_nm=settings.z_step_nm, model=MODELS[settings.model])
+    yield Report(message="drawing the report", fraction=0.8)
+    sentences = verdict(calibration)
+    pictures = []
+    for part, figure in drawn_pictures(calibration):
+        figure.set_dpi(80)
+        figure.canvas.draw()
+        rgba = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        pictures.append(Picture(title=part.title, caption=part.caption, rgb=rgba[..., :3].copy()))
+        yield Report(message="drawing the report", fraction=0.8 + 0.03 * len(pictures))
+    report = out.with_suffix(".html")
+    write_psf(out, calibration.file)
+    save_report(calibration, report)
+    return Calibrated(
+        calibration=calibration,
+        chosen=ChosenPSF(path=out, file=calibration.file),
+        verdict=sentences,
+        pictures=tuple(pictures),
+        report=report,
+    )
 
 
 def _read(path: Path) -> Generator[Report, None, ChosenPSF]:
