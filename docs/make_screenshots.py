@@ -47,7 +47,7 @@ def new_window() -> tuple[Any, Any]:
 
 def idle(dock: Any) -> None:
     wait(lambda: not dock.runner.busy and not dock.previewer.busy)
-    wait(seconds=6)  # notifications fade
+    wait(seconds=8)  # notifications fade
 
 
 def shoot(viewer: Any, name: str) -> None:

@@ -75,8 +75,6 @@ class ExportPanel(Panel):
             rendered.image, pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
         )
         viewer.add_image(data, **settings)
-        height, width = rendered.image.shape[:2]
-        show_info(f"{width} x {height} pixels of {rendered.pixel_nm:g} nm")
 
     def _saved(self, path: Path) -> None:
         self.step.accept(path)
