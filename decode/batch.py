@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from decode import __version__
 from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.devices import choose_device
+from decode.diagnosis import beyond_training
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
@@ -223,6 +226,13 @@ def localize_file(
     yield replace(progress, files=files)
 
 
+def _typical_photons(movie: Movie, camera: Camera) -> float:
+    """Median light of a pixel in some frames spread over the movie: its background, unless molecules crowd."""
+    at = np.unique(np.linspace(0, len(movie) - 1, 10).astype(int)).tolist()
+    frames = np.concatenate([movie.read(i, i + 1) for i in at])
+    return float(camera.to_photons(torch.from_numpy(frames.astype(np.float32))).nanmedian())
+
+
 def acquisition_for(
     movie: Movie,
     model: Localizer,
@@ -262,6 +272,8 @@ def acquisition_for(
         acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
     if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
         acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
+    if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
+        acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
     return acquisition
 
 
@@ -360,27 +372,45 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
 def _polished(
     chunks: Iterator[EmitterSet], movie: Movie, psf: PSF, camera: Camera, device: torch.device
 ) -> Iterator[EmitterSet]:
-    """Chunks of molecules, polished with the molecules and frames just before and after in view."""
+    """Chunks of molecules, polished with the molecules and frames just before and after in view.
+
+    On a CPU as many chunks at a time as there are threads, a thread each: a chunk is many small steps, which threads
+    would mostly wait to share.
+    """
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
-    start, before = 0, nothing
-    for now, after in pairwise(chain(chunks, [None])):
-        assert now is not None
-        stop = int(str(now.metadata["frames_done"]))
-        low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
-        seen = EmitterSet.cat([before, now, nothing if after is None else after])
-        seen = replace(seen, frame=seen.frame - movie.frames.start - low)
-        seen = seen[(seen.frame >= 0) & (seen.frame < high - low)].to(device)
-        better = now
-        if len(now):
-            adu = torch.from_numpy(movie.read(low, high).astype(np.float32)).to(device)
-            parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
-            better = polish_molecules(psf, camera, adu, seen, parameters=parameters).to("cpu")
-            better = replace(better, frame=better.frame + low, metadata=now.metadata)
-            better = better[(better.frame >= start) & (better.frame < stop)]
-            better = replace(better, frame=better.frame + movie.frames.start)
-        yield better
-        start, before = stop, now
+
+    def polished(now: EmitterSet, seen: EmitterSet, adu: Tensor, low: int, start: int, stop: int) -> EmitterSet:
+        if not len(now):
+            return now
+        parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
+        better = polish_molecules(psf, camera, adu.to(device), seen.to(device), parameters=parameters).to("cpu")
+        better = replace(better, frame=better.frame + low, metadata=now.metadata)
+        better = better[(better.frame >= start) & (better.frame < stop)]
+        return replace(better, frame=better.frame + movie.frames.start)
+
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    waiting: deque[Future[EmitterSet]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        start, before = 0, nothing
+        for now, after in pairwise(chain(chunks, [None])):
+            assert now is not None
+            stop = int(str(now.metadata["frames_done"]))
+            low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
+            seen = EmitterSet.cat([before, now, nothing if after is None else after])
+            seen = replace(seen, frame=seen.frame - movie.frames.start - low)
+            seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
+            adu = torch.from_numpy(movie.read(low, high).astype(np.float32))
+            waiting.append(pool.submit(polished, now, seen, adu, low, start, stop))
+            while len(waiting) > workers:
+                yield waiting.popleft().result()
+            start, before = stop, now
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # who gives up does not wait for what nobody will read
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def tell(model: Localizer, psf: PSFFile | None) -> Canonical:

@@ -331,6 +331,9 @@ def run(
     z_focus: ZFocus = None,
     bead_positions: Positions = None,
     minutes: Annotated[float, typer.Option(help="Of training.")] = 30.0,
+    polish: Annotated[
+        bool, typer.Option(help="Refine the molecules by the likelihood of the frames, with the calibrated PSF.")
+    ] = True,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     device: Device = "auto",
@@ -356,6 +359,7 @@ def run(
             z_focus=z_focus,
             positions_nm=positions,
             minutes=minutes,
+            polish=polish,
             settings=settings or (),
             device=device,
         ):

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from decode.config import TrainConfig
 
-__all__ = ["diagnose"]
+__all__ = ["beyond_training", "diagnose"]
 
 FEW = 0.5
 """Jaccard index below which more molecules are missed or made up than found"""
+
+MARGIN = 1.5
+"""by which a movie's background may lie outside the range of a model's training: the background of a movie is uneven"""
+
+
+def beyond_training(record: Mapping[str, Any], background: float) -> str:
+    """A sentence where the background of a movie, photons per pixel, is none that a model was trained on, or ""."""
+    stated = record.get("config", {}).get("scene", {}).get("background_photons")
+    if stated is None:
+        return ""
+    low, high = stated
+    if low / MARGIN <= background <= high * MARGIN:
+        return ""
+    return (
+        f"the movie's background is about {max(background, 0.0):.3g} photons per pixel, and the model was trained on "
+        f"{low:g} to {high:g}: molecules may be missed or made up; check the camera's baseline and gain, or train a "
+        "model for this movie (`decode estimate`, `decode train`)"
+    )
 
 
 def diagnose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -15,11 +15,12 @@ import torch
 
 import decode
 from decode.batch import localize_file
-from decode.config import TrainConfig
+from decode.config import TrainConfig, from_mapping
 from decode.devices import choose_device
 from decode.evaluate import evaluate
-from decode.forward import CameraPrior, PSFPrior
+from decode.forward import CameraPrior, MeasuredPSF, PSFPrior
 from decode.io.cameras import read_camera
+from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.models import load_model, shipped_models
 from decode.scene import Scene
 from decode.simulate import simulate_files
@@ -94,15 +95,23 @@ def _model(name: str) -> str:
 
 
 def _movie(name: str) -> str:
+    model = load_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        movie, truth = Path(folder, "movie.tif"), Path(folder, "truth.csv")
-        made = simulate_files(MOVIE, movie, truth, 40, size_px=48)
+        movie, truth, psf_file = (Path(folder, file) for file in ("movie.tif", "truth.csv", "psf.h5"))
+        config, told = MOVIE, None
+        if model.network.axial:  # it is told a calibrated PSF, and molecules lie in depth
+            pupil = from_mapping(TrainConfig, model.record["config"], name).forward_model().psf
+            write_psf(psf_file, PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
+            scene = replace(MOVIE.scene, z_nm=(-300.0, 300.0))
+            config, told = replace(MOVIE, scene=scene, psf=MeasuredPSF(file=str(psf_file))), read_psf(psf_file)
+        made = simulate_files(config, movie, truth, 40, size_px=48)
         camera = read_camera(movie.with_name("movie_camera.yaml"))
-        sigma_nm = float(made.psf_parameters[0, 0])
-        for _ in localize_file(movie, load_model(name), Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm):
+        sigma_nm = None if told else float(made.psf_parameters[0, 0])
+        for _ in localize_file(movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=told):
             pass
         result = evaluate(Path(folder, "out", "movie.csv"), truth, two_d=True, min_photons=300)
     figures = f"Jaccard {result.jaccard:.2f}, RMSE {result.rmse_lateral_nm:.0f} nm"
-    if not (result.jaccard > 0.8 and result.rmse_lateral_nm < 25):
-        raise RuntimeError(f"{figures}, where better than 0.8 and 25 nm are expected")
+    jaccard, rmse_nm = (0.7, 50) if told else (0.8, 25)
+    if not (result.jaccard > jaccard and result.rmse_lateral_nm < rmse_nm):
+        raise RuntimeError(f"{figures}, where better than {jaccard:g} and {rmse_nm} nm are expected")
     return figures

@@ -59,6 +59,7 @@ def run(
     z_focus: int | None = None,
     positions_nm: Tensor | None = None,
     minutes: float = 30.0,
+    polish: bool = True,
     settings: Sequence[str] = (),
     device: str = "auto",
 ) -> Iterator[RunProgress]:
@@ -76,6 +77,7 @@ def run(
         out: folder, made where there is none.
         z_step_nm, z_focus, positions_nm: as `calibrate_psf` takes them.
         minutes: of training.
+        polish: refine the molecules with the calibrated PSF, as `localize_file` does.
         settings: `section.key=value`, to replace what the estimated recipe says.
         device: `auto`, `cpu` or `cuda`.
 
@@ -155,7 +157,8 @@ def run(
         message = "as it was"
     yield RunProgress(stage="train", fraction=1.0, message=message, files=(model_file, model_file.with_suffix(".json")))
 
-    for progress in localize_file(movie, Localizer.load(model_file), out, camera=camera, device=device):
+    model = Localizer.load(model_file)
+    for progress in localize_file(movie, model, out, camera=camera, device=device, polish=polish):
         share = progress.frames_done / progress.frames_total
         if not progress.files:
             yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")

@@ -153,8 +153,11 @@ def _train(
     if resume:
         state = _read_checkpoint(checkpoint, config, where)
         learner.load_state_dict(state["learner"])
-        rng.set_state(state["rng"])
         step, spent = state["step"], state["seconds"]
+        if team.first:
+            rng.set_state(state["rng"])
+        else:  # the state is that of the first; the others go on with movies that nobody has seen
+            rng.manual_seed(seed + 1_000_003 * team.rank + step)
         course = _Course(plan, **json.loads(state["course"]))
         history, origin = json.loads(state["history"]), json.loads(state["origin"])
     validate = Validation(config, where) if team.first else None

@@ -144,6 +144,17 @@ def test_maps_that_do_not_fit_the_movie_are_said_once(place: Path, rng: torch.Ge
     assert "the camera's maps are 40 x 64 pixels, the movie's frames 64 x 64: cut them" in result.stderr
 
 
+def test_a_background_beyond_the_training_is_said(place: Path) -> None:
+    camera = place / "camera.yaml"
+    for e_per_adu, expected in ((45.0, False), (45e2, True)):
+        camera.write_text(
+            f"pixel_size_nm: 100\nbaseline: 100\ne_per_adu: {e_per_adu}\nqe: 0.9\nread_noise_e: 74.4\nem_gain: 300\n"
+        )
+        result = localize(place, "--camera", camera, "--model", "gaussian-2d")
+        assert result.exit_code == 0, result.output
+        assert ("the model was trained on 1 to 300" in result.stderr) == expected
+
+
 def test_maps_of_a_real_camera_that_lie_transposed_are_said(place: Path, shared_data: Path) -> None:
     folder = shared_data / "storm_scmos_real"
     names = ("offset_adu", "gain_adu_per_electron", "variance_adu2")

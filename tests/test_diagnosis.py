@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decode.config import TrainConfig
-from decode.diagnosis import diagnose
+from decode.diagnosis import beyond_training, diagnose
 
 GOOD = {"isolated_error_over_bound": 1.08, "isolated_error_over_sigma": 1.0}
 
@@ -35,3 +35,10 @@ def test_an_unfinished_training_is_told_from_a_small_network() -> None:
     assert precise.endswith("train longer")
     assert "1.40 times the stated" in honest
     assert diagnose(TrainConfig(), short, figures(WELL), settled=True)[0].endswith("a larger network may do better")
+
+
+def test_a_movie_beyond_what_the_model_was_trained_on() -> None:
+    record = {"config": {"scene": {"background_photons": [10.0, 100.0]}}}
+    assert beyond_training(record, 8.0) == beyond_training(record, 120.0) == beyond_training({}, 1e4) == ""
+    assert beyond_training(record, 2.0).startswith("the movie's background is about 2 photons per pixel, and the model")
+    assert "trained on 10 to 100" in beyond_training(record, 900.0)

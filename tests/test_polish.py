@@ -96,11 +96,11 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     assert ((spread > 0.9) & (spread < 1.1)).all(), spread
     assert abs(fit.deviance.mean() - 1) < 0.1
 
-    # this network errs independently of the noise: differences are sqrt(1 + 1 / 1.44) of its sigmas, and all three axes
-    # of 84.5 % lie within the 2.5 allowed; a share of 600 scatters by 1.5 %
+    # this network errs independently of the noise: differences are sqrt(1 + 1 / 1.44) of its sigmas, of which 2.5 are
+    # allowed, and 5 where noise explains the rest
     better = polish(astigmatic(), camera, adu, start)
     assert better.polished is not None
-    assert abs(better.polished.double().mean() - 0.845) < 0.045
+    assert better.polished.double().mean() > 0.97
     assert better.xyz_sigma is not None
     error = better.xyz - truth.xyz
     assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()

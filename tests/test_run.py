@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from decode import batch
+from decode.batch import BatchProgress
 from decode.cli import app
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
@@ -84,6 +88,22 @@ def test_one_command_leads_from_beads_and_movie_to_molecules(acquisition: tuple[
     assert model.context == {}
     assert model.network.axial
     read_table(out / "movie.csv")
+
+
+def test_molecules_are_polished_unless_told_otherwise(
+    acquisition: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movie, beads = acquisition
+    asked: list[bool] = []
+
+    def localize_file(*arguments: Any, polish: bool, **more: Any) -> Iterator[BatchProgress]:
+        asked.append(polish)
+        return batch.localize_file(*arguments, polish=polish, **more)
+
+    monkeypatch.setattr("decode.run.localize_file", localize_file)
+    for polish in ({}, {"polish": False}):
+        list(run(movie, [beads], CAMERA, tmp_path, z_step_nm=50, minutes=0.02, settings=TINY, **polish))
+    assert asked == [True, False]
 
 
 def test_stages_are_not_redone_and_a_stopped_training_goes_on(acquisition: tuple[Path, Path], tmp_path: Path) -> None:

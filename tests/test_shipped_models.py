@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from decode.cli import app
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
@@ -86,6 +88,26 @@ def test_isolated_molecules_are_near_the_bound_and_their_sigmas_honest(
     assert all(r.found > 0.97 for r in results)
     for r in results:
         assert all(0.8 < spread < 1.25 for spread in r.error_over_sigma[:2])
+
+
+def test_beads_are_all_that_the_model_for_astigmatic_pupils_is_told(tmp_path: Path) -> None:
+    """The commands of the README, scored without removing any offset."""
+    psf = tmp_path / "psf.h5"
+    camera = ("--camera", str(SAMPLE / "camera.yaml"))
+    commands = (
+        ("calibrate", "psf", str(SAMPLE / "beads_3d.tif"), *camera, "-o", str(psf)),
+        (
+            *("localize", str(SAMPLE / "blinking_3d.tif"), "--model", "astigmatic-3d", "--psf", str(psf), *camera),
+            *("--polish", "--format", "hdf5", "-o", str(tmp_path)),
+        ),
+    )
+    for command in commands:
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    found, truth = read_table(tmp_path / "blinking_3d.hdf5"), read_table(SAMPLE / "blinking_3d_truth.csv")
+    figures = score(truth, found, min_photons=300, field_nm=(6400, 6400))
+    assert figures.jaccard >= 0.6
+    assert figures.efficiency_3d >= 36
 
 
 def test_an_empty_movie_holds_no_molecules(model: Localizer) -> None:

@@ -25,9 +25,11 @@ AT_ONCE = 256
 """emitters worked on at a time: more would leave the processor's cache"""
 MOST_NEIGHBOURS = 6
 """the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
-MOST_STEPS = 8
-AT_REST = 0.15
-"""standard deviations; a shorter step is the last, for each is many times shorter than the one before"""
+STAGES = ((1.15, 6, 0.3), (1.04, 2, 2.0))
+"""steps in small windows, which are cheap, then in large ones, for the rest of what the frames tell: the most that a
+bound there may be over that of the whole patch; the largest number of steps; and how many standard deviations the last
+one may have.  Each is many times shorter than the one before, and one from near the maximum is as good as many (Le
+Cam's one-step estimator: van der Vaart, Asymptotic Statistics, 1998, sec. 5.7)"""
 DAMPING = 1e-2
 """of the Fisher information, relative to its diagonal: keeps emitters that cannot be told apart from running off"""
 PRIOR_WIDTH = 2.0
@@ -38,8 +40,9 @@ FAR_NM = 1e3
 """no molecule moves so far from frame to frame"""
 SMOOTH_PX, ENOUGH_FRAMES = 3.0, 8
 """background changes over more than this, which shows in the mean of so many frames"""
-MOST_MOVED = 2.5
-"""standard deviations of the network's; a molecule that was moved further had another's light in its window"""
+MOST_MOVED, EXPLAINED = 2.5, 1.15
+"""standard deviations of the network's; a molecule that was moved further had another's light in its window, unless
+the fit leaves no more than noise, less than so much deviance per degree of freedom: then it may move twice as far"""
 BOLD = 5.0
 """times smaller than the network's uncertainty is that of a fit worth half: it knows only the molecules it was given"""
 NETWORK_SHARE = 0.1
@@ -80,7 +83,8 @@ def polish(
     fit = fit_jointly(psf, camera, adu, emitters, axial=axial, parameters=parameters)
     axes = [0, 1, 2] if axial else [0, 1]
     moved = ((fit.xyz - emitters.xyz) / emitters.xyz_sigma)[:, axes].abs().amax(1)
-    polished = fit.converged & (moved < MOST_MOVED) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
+    allowed = torch.where(fit.deviance < EXPLAINED, 2 * MOST_MOVED, MOST_MOVED)
+    polished = fit.converged & (moved < allowed) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
 
     variance = fit.covariance.diagonal(dim1=1, dim2=2)
     claim = emitters.xyz_sigma[:, :2].square().sum(1) / variance[:, :2].sum(1)
@@ -111,7 +115,6 @@ def fit_jointly(
     emitters: EmitterSet,
     *,
     axial: bool = True,
-    window_px: int | None = None,
     parameters: Tensor | None = None,
 ) -> Fit:
     """Maximum-likelihood molecules of a movie: neighbours share the light, successive frames the position.
@@ -129,7 +132,6 @@ def fit_jointly(
         psf, camera, adu, parameters: as for `polish`.
         emitters: where to start.
         axial: fit z; otherwise it stays.
-        window_px: side of the windows; None: `window_for`.
 
     Returns:
         A fit per row of `emitters`.  `converged`: it came to rest, and no further from the frames than it began.
@@ -148,50 +150,54 @@ def fit_jointly(
     if emitters.xyz_sigma is not None and emitters.photons_sigma is not None:
         sigma = torch.cat([emitters.xyz_sigma[:, axes], emitters.photons_sigma[:, None]], 1)
         belief[:, :-1] = (PRIOR_WIDTH * sigma) ** -2
-    psf = psf.with_patch(window_px or window_for(psf, camera, axial=axial))
-    neighbours = _neighbours(emitters, psf.pixel_size_nm * psf.patch_px / 2)
+    cuts = [psf.with_patch(window_for(psf, camera, axial=axial, most=most)) for most, _, _ in STAGES]
+    reach_nm = psf.pixel_size_nm * cuts[0].patch_px / 2
+    neighbours = _neighbours(emitters, reach_nm)
     crowd = (neighbours >= 0).sum(1)
     belief[crowd == 0] = 0  # what stands alone needs no holding
-    windows = _Windows(psf, camera, adu, emitters, axes, parameters, start, belief)
-    density = (1 + crowd) / (torch.pi * (psf.pixel_size_nm * psf.patch_px / 2) ** 2)
+    density = (1 + crowd) / (torch.pi * reach_nm**2)
 
     theta = start.clone()
     covariance, stated = start.new_zeros(2, n, d + 2, d + 2)
-    deviance, first = start.new_zeros(n), start.new_zeros(n)
+    deviance, first, lost = start.new_zeros(3, n)
     track, n_tracks = torch.arange(n, device=device), n
-    moving = torch.ones(n, dtype=torch.bool, device=device)
-    arrived = ~moving
+    arrived = torch.zeros(n, dtype=torch.bool, device=device)
     longest = start.new_tensor([psf.pixel_size_nm / 2] * 2 + [150.0] * (d - 2) + [torch.inf] * 2)
-    for step in range(MOST_STEPS if n else 0):
-        rows = torch.nonzero(moving)[:, 0]
-        windows.draw(rows, theta)
-        if step in (0, 2):
-            windows.see_background()
-        rows = rows[torch.argsort(crowd[rows])]
-        change = torch.zeros_like(theta)
-        for m in crowd[rows].unique().tolist():
-            for part in rows[crowd[rows] == m].split(max(16, AT_ONCE // (1 + m))):
-                change[part], covariance[part], deviance[part] = windows.solve(part, neighbours[part, :m], theta)
-        if step == 0:
-            first = deviance.clone()
-        if step == 1:
-            track, n_tracks = _tracks(emitters, theta[:, :d], covariance[:, :d, :d], density)
-        own, change = covariance[rows], change[rows]
-        change, own = _one_position(theta[rows], change, own, track[rows], n_tracks, d)
-        stated[rows] = own
-        new = theta[rows] + change.clamp(-longest, longest)
-        new[:, d] = torch.maximum(new[:, d], 0.3 * theta[rows, d])
-        new[:, d + 1].clamp_min_(DARKEST)
-        step_sigmas = ((new - theta[rows]).abs() / own.diagonal(dim1=1, dim2=2).sqrt()).amax(1)
-        theta[rows] = new
-        arrived[rows] = step_sigmas < 3 * AT_REST
-        if step > 0:  # molecules of a track stop together
-            restless = torch.zeros(n_tracks, dtype=torch.bool, device=device)
-            restless[track[rows[step_sigmas > AT_REST]]] = True
-            moving = restless[track]
-        if not bool(moving.any()):
-            break
-    worse = start.new_zeros(n_tracks).index_add_(0, track, deviance - first)[track] > 0.1
+    for cut, (_, most_steps, at_rest) in zip(cuts, STAGES, strict=True):
+        windows = _Windows(cut, camera, adu, emitters, axes, parameters, start, belief)
+        moving = torch.ones(n, dtype=torch.bool, device=device)
+        for step in range(most_steps if n else 0):
+            rows = torch.nonzero(moving)[:, 0]
+            windows.draw(rows, theta)
+            if step in (0, 2):
+                windows.see_background()
+            rows = rows[torch.argsort(crowd[rows])]
+            change = torch.zeros_like(theta)
+            for m in crowd[rows].unique().tolist():
+                for part in rows[crowd[rows] == m].split(max(16, AT_ONCE // (1 + m))):
+                    change[part], covariance[part], deviance[part] = windows.solve(part, neighbours[part, :m], theta)
+            if step == 0:
+                first = deviance.clone()
+            if step == 1 and cut is cuts[0]:
+                track, n_tracks = _tracks(emitters, theta[:, :d], covariance[:, :d, :d], density)
+            own, change = covariance[rows], change[rows]
+            change, own = _one_position(theta[rows], change, own, track[rows], n_tracks, d)
+            stated[rows] = own
+            new = theta[rows] + change.clamp(-longest, longest)
+            new[:, d] = torch.maximum(new[:, d], 0.3 * theta[rows, d])
+            new[:, d + 1].clamp_min_(DARKEST)
+            # light is linear, and follows the position in a step
+            step_sigmas = ((new - theta[rows]).abs() / own.diagonal(dim1=1, dim2=2).sqrt())[:, :d].amax(1)
+            theta[rows] = new
+            arrived[rows] = step_sigmas < 1.5 * at_rest
+            if step > 0 or cut is not cuts[0]:  # molecules of a track stop together
+                restless = torch.zeros(n_tracks, dtype=torch.bool, device=device)
+                restless[track[rows[step_sigmas > at_rest]]] = True
+                moving = restless[track]
+            if not bool(moving.any()):
+                break
+        lost += deviance - first
+    worse = start.new_zeros(n_tracks).index_add_(0, track, lost)[track] > 0.1
     everything = start.new_full((n, 5, 5), torch.nan)
     fitted = torch.tensor([*axes, 3, 4], device=device)
     everything[:, fitted[:, None], fitted] = stated
@@ -207,10 +213,10 @@ def fit_jointly(
     )
 
 
-def window_for(psf: PSF, camera: Camera, *, axial: bool = True) -> int:
-    """Side in pixels of the smallest window that holds what the whole patch tells of an emitter, but for 5 %.
+def window_for(psf: PSF, camera: Camera, *, axial: bool = True, most: float = 1.04) -> int:
+    """Side in pixels of the smallest window whose bound is less than so many times that of the whole patch.
 
-    The Cramer-Rao bound of 1000 photons on 20 photons per pixel, mean of its rise over some depths.
+    The Cramer-Rao bound of 1000 photons on 20 photons per pixel, mean over some depths.
     """
     depths = torch.linspace(-500.0, 500.0, 5) if axial else torch.zeros(1)
     k = psf.patch_px
@@ -230,8 +236,8 @@ def window_for(psf: PSF, camera: Camera, *, axial: bool = True) -> int:
         return covariance.diagonal(dim1=1, dim2=2)[:, : slopes.shape[1] - 2].clamp_min(0).sqrt()
 
     whole = bound(k)
-    for side in range(min(9, k), k, 2):
-        if float((bound(side) / whole.clamp_min(1e-12)).mean(0).amax()) < 1.05:
+    for side in range(min(7, k), k, 2):
+        if float((bound(side) / whole.clamp_min(1e-12)).mean(0).amax()) < most:
             return side
     return k
 
