@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
 BIN = $(VENV)/bin
+# the napari plugin's tests open real windows where there is a display, or X without one (apt-get install xvfb xauth)
+X = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,$(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"))
 
 .PHONY: demo test test-slow lint bench
 .DELETE_ON_ERROR:
@@ -14,7 +16,7 @@ demo: $(VENV)/.installed
 	@echo "The molecules are in $(OUT)/blinking_2d.csv, the picture is $(OUT)/blinking_2d.png"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(X) $(BIN)/pytest
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
@@ -38,5 +40,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,gui-test]'
 	touch $@ $(VENV)/.installed

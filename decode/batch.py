@@ -40,7 +40,19 @@ from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical, canonical
 from decode.render import save_picture
 
-__all__ = ["FORMATS", "Acquisition", "BatchProgress", "check_camera", "complete_acquisition", "localize_file", "tell"]
+__all__ = [
+    "FORMATS",
+    "Acquisition",
+    "BatchProgress",
+    "acquisition_for",
+    "check_camera",
+    "complete_acquisition",
+    "localize_file",
+    "localize_movie",
+    "provenance",
+    "psf_to_polish_with",
+    "tell",
+]
 
 ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
@@ -181,69 +193,16 @@ def localize_file(
     path, out = Path(path), Path(out)
     tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
     with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
-        stated = model.camera if camera is None else camera.camera
-        if camera is None and stated is not None and stated.shape not in (None, movie.shape[1:]):
-            raise ValueError(
-                f"no camera was given, and the maps of the one that the model was trained for are {stated.shape} "
-                f"pixels (y, x), the movie's frames {movie.shape[1:]}; state the camera of this movie"
-            )
-        pixel_size_nm = pixel_size_nm or (None if camera is None else camera.pixel_size_nm) or movie.pixel_size_nm
-        if pixel_size_nm is None and model.psf is not None:
-            pixel_size_nm = model.psf.pixel_size_nm
-        acquisition = complete_acquisition(
-            movie,
-            camera=stated,
-            pixel_size_nm=pixel_size_nm,
-            psf_sigma_nm=psf_sigma_nm,
-            psf_known="psf_sigma_px" not in model.context,
+        acquisition = acquisition_for(
+            movie, model, camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm
         )
-        if camera is None and stated is not None:
-            remark = "no camera was given: the one that the model was trained for was taken"
-            acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
-        if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
-            acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
-        if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
-            acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
-        context: dict[str, float | Tensor] = {}
-        if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
-            context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
-        elif not model.context or model.psf is not None:
-            _check_pixel_size(model, acquisition.pixel_size_nm)
-        told = None
-        if model.context.keys() >= {"wavelength_px", "numerical_aperture"}:
-            told = tell(model, psf)
-            context |= told.context
-            assert psf is not None
-            _check_pixels_of_psf(psf.psf, acquisition.pixel_size_nm)
-        chunks = localize(
-            movie,
-            model,
-            acquisition.camera,
-            pixel_size_nm=acquisition.pixel_size_nm,
-            context=context,
-            threshold=threshold,
-            device=device,
-            roi=roi,
+        chunks = localize_movie(
+            movie, model, acquisition, psf=psf, threshold=threshold, roi=roi, device=device, polish=polish
         )
-        if told is not None:
-            chunks = map(told.placed, chunks)
-        if polish:
-            own = _psf_to_polish_with(model, psf, acquisition)
-            chunks = _polished(chunks, movie, own, acquisition.camera, choose_device(device))
         progress = BatchProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
         yield progress
 
-        _, height, width = movie.shape
-        facts = {
-            "pixel_size_nm": acquisition.pixel_size_nm,
-            "n_frames": movie.frames.stop,
-            "height_px": height,
-            "width_px": width,
-            **({} if acquisition.psf_sigma_nm is None else {"psf_sigma_nm": acquisition.psf_sigma_nm}),
-            "movie": str(path),
-            "threshold": threshold,
-            "version": __version__,
-        }
+        facts = provenance(movie, acquisition, threshold=threshold)
         drawn = []
         with ExitStack() as opened:
             writers = [opened.enter_context(TableWriter(unfinished / f"{path.stem}.{t}", facts)) for t in tables]
@@ -274,7 +233,125 @@ def _typical_photons(movie: Movie, camera: Camera) -> float:
     return float(camera.to_photons(torch.from_numpy(frames.astype(np.float32))).nanmedian())
 
 
-def _psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
+def acquisition_for(
+    movie: Movie,
+    model: Localizer,
+    *,
+    camera: CameraFile | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+) -> Acquisition:
+    """All that a model must know of a movie: what is stated, what the model brings along, and estimates for the rest.
+
+    Args:
+        movie: from `open_movie`.
+        model: from `load_model`.
+        camera, pixel_size_nm, psf_sigma_nm: as `localize_file` takes them.
+
+    Raises:
+        ValueError: if something is missing, or does not fit the movie.
+    """
+    stated = model.camera if camera is None else camera.camera
+    if camera is None and stated is not None and stated.shape not in (None, movie.shape[1:]):
+        raise ValueError(
+            f"no camera was given, and the maps of the one that the model was trained for are {stated.shape} "
+            f"pixels (y, x), the movie's frames {movie.shape[1:]}; state the camera of this movie"
+        )
+    pixel_size_nm = pixel_size_nm or (None if camera is None else camera.pixel_size_nm) or movie.pixel_size_nm
+    if pixel_size_nm is None and model.psf is not None:
+        pixel_size_nm = model.psf.pixel_size_nm
+    acquisition = complete_acquisition(
+        movie,
+        camera=stated,
+        pixel_size_nm=pixel_size_nm,
+        psf_sigma_nm=psf_sigma_nm,
+        psf_known="psf_sigma_px" not in model.context,
+    )
+    if camera is None and stated is not None:
+        remark = "no camera was given: the one that the model was trained for was taken"
+        acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
+    if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
+        acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
+    if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
+        acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
+    return acquisition
+
+
+def localize_movie(
+    movie: Movie,
+    model: Localizer,
+    acquisition: Acquisition,
+    *,
+    psf: PSFFile | None = None,
+    threshold: float = 0.5,
+    roi: tuple[slice, slice] | None = None,
+    device: str = "auto",
+    polish: bool = False,
+) -> Iterator[EmitterSet]:
+    """Localize the molecules of an open movie, chunk after chunk, with whatever kind of model.
+
+    Args:
+        movie: from `open_movie`.
+        model: from `load_model`.
+        acquisition: from `acquisition_for`.
+        psf, threshold, roi, device, polish: as `localize_file` takes them.
+
+    Returns:
+        Molecules of the next frames, as `localize` yields them.
+
+    Raises:
+        ValueError: if the PSF or the pixel size does not fit the model.
+    """
+    context: dict[str, float | Tensor] = {}
+    if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
+        context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
+    elif not model.context or model.psf is not None:
+        _check_pixel_size(model, acquisition.pixel_size_nm)
+    told = None
+    if model.context.keys() >= {"wavelength_px", "numerical_aperture"}:
+        told = tell(model, psf)
+        context |= told.context
+        assert psf is not None
+        _check_pixels_of_psf(psf.psf, acquisition.pixel_size_nm)
+    chunks = localize(
+        movie,
+        model,
+        acquisition.camera,
+        pixel_size_nm=acquisition.pixel_size_nm,
+        context=context,
+        threshold=threshold,
+        device=device,
+        roi=roi,
+    )
+    if told is not None:
+        chunks = map(told.placed, chunks)
+    if polish:
+        own = psf_to_polish_with(model, psf, acquisition)
+        chunks = _polished(chunks, movie, own, acquisition.camera, choose_device(device))
+    return chunks
+
+
+def provenance(movie: Movie, acquisition: Acquisition, *, threshold: float) -> dict[str, object]:
+    """The facts that travel with a table of a movie's molecules (`EmitterSet.metadata`)."""
+    _, height, width = movie.shape
+    return {
+        "pixel_size_nm": acquisition.pixel_size_nm,
+        "n_frames": movie.frames.stop,
+        "height_px": height,
+        "width_px": width,
+        **({} if acquisition.psf_sigma_nm is None else {"psf_sigma_nm": acquisition.psf_sigma_nm}),
+        "movie": str(movie.path),
+        "threshold": threshold,
+        "version": __version__,
+    }
+
+
+def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
+    """The PSF of a movie, as well as it is known: the calibrated one, else the model's, else a Gaussian.
+
+    Raises:
+        ValueError: if nothing tells it, or its pixels have another size than the movie's.
+    """
     psf = model.psf if file is None else file.psf
     if psf is None and acquisition.psf_sigma_nm is not None:
         psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)

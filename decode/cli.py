@@ -36,32 +36,20 @@ class _Commands(TyperGroup):
             code = _exit_code(error)
             if code is None or ctx.params["debug"]:
                 raise
-            typer.echo(f"decode: {_sentence(error)}", err=True)
+            from decode.errors import in_plain_words
+
+            typer.echo(f"decode: {in_plain_words(error)}", err=True)
             raise typer.Exit(code) from None
 
 
 def _exit_code(error: Exception) -> int | None:
     """None for an error that no user can cause."""
+    from decode.errors import is_out_of_memory
     from decode.train import TrainingError
 
     if isinstance(error, ValueError | FileNotFoundError):
         return 2
-    return 1 if isinstance(error, OSError | TrainingError) or _is_out_of_memory(error) else None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    from torch import OutOfMemoryError
-
-    # on the CPU, PyTorch says so by a plain RuntimeError
-    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _sentence(error: Exception) -> str:
-    if _is_out_of_memory(error):
-        return "there is not enough memory; ask for fewer or smaller frames, or for --device cpu if a GPU is full"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    return 1 if isinstance(error, OSError | TrainingError) or is_out_of_memory(error) else None
 
 
 app = typer.Typer(

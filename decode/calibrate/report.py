@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["save_figure", "save_report", "usable_range", "verdict"]
+__all__ = ["Picture", "drawn_pictures", "save_figure", "save_report", "usable_range", "verdict"]
 
 WITHIN_FACTOR = 2.5
 """a depth is usable where the spread is at most so many times the best"""
@@ -554,6 +554,15 @@ def save_figure(calibration: PSFCalibration, path: Path | str) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
+def drawn_pictures(calibration: PSFCalibration) -> Iterator[tuple[Picture, Figure]]:
+    """The pictures of the report one by one, each in a figure of its own."""
+    images = _images(calibration)
+    for part in _pictures(calibration):
+        figure = _figure(part.height)
+        part.draw(figure, calibration, images)
+        yield part, figure
+
+
 def _figure(height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -790,9 +799,7 @@ def save_report(calibration: PSFCalibration, path: Path | str) -> None:
         *(f"<p>{escape(sentence)}</p>" for sentence in _verdict(calibration, images)),
         "</div>",
     ]
-    for part in _pictures(calibration):
-        figure = _figure(part.height)
-        part.draw(figure, calibration, images)
+    for part, figure in drawn_pictures(calibration):
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=110)
         source = base64.b64encode(png.getvalue()).decode("ascii")

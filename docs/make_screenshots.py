@@ -1,0 +1,158 @@
+"""Make the pictures of docs/napari.md: the tutorial, gone through in a real window of 1280 x 800.
+
+xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python docs/make_screenshots.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+from qtpy.QtCore import QSettings
+from qtpy.QtWidgets import QApplication
+
+from decode_napari.samples import sample_file
+from decode_napari.steps.export import ExportStep
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeStep
+from decode_napari.steps.model import ModelStep
+from decode_napari.steps.psf import PSFStep
+
+OUT = Path(__file__).resolve().parent / "images" / "napari"
+PATIENCE = 1800.0
+"""seconds that a step may take"""
+
+
+def wait(until: Callable[[], bool] = lambda: False, seconds: float = PATIENCE) -> None:
+    """Let the window live until something has happened."""
+    app, end = QApplication.instance(), time.monotonic() + seconds
+    while not until() and time.monotonic() < end:
+        app.processEvents()
+        time.sleep(0.002)
+
+
+def new_window() -> tuple[Any, Any]:
+    viewer = napari.Viewer()
+    viewer.window._qt_window.resize(1280, 800)
+    _, dock = viewer.window.add_plugin_dock_widget("decode-smlm", "Localize molecules")
+    wait(lambda: dock.session.model is not None)
+    return viewer, dock
+
+
+def idle(dock: Any) -> None:
+    wait(lambda: not dock.runner.busy and not dock.previewer.busy)
+    wait(seconds=8)  # notifications fade
+
+
+def shoot(viewer: Any, name: str) -> None:
+    wait(seconds=1)
+    viewer.screenshot(str(OUT / f"{name}.png"), canvas_only=False, flash=False)
+
+
+def open_sample(viewer: Any, dock: Any, name: str) -> None:
+    viewer.open_sample("decode-smlm", name)
+    wait(lambda: dock.session.movie is not None)
+    idle(dock)
+
+
+def flat() -> None:
+    """The tutorial in 2D: movie, preview, molecules, filter, picture."""
+    viewer, dock = new_window()
+    open_sample(viewer, dock, "blinking_2d")
+    viewer.dims.set_current_step(0, 100)
+    shoot(viewer, "movie")
+    localize = dock.panel(LocalizeStep)
+    dock.go_to(LocalizeStep)
+    localize.preview()
+    wait(lambda: "preview" in viewer.layers)
+    shoot(viewer, "preview")
+    localize.run()
+    wait(lambda: dock.session.found is not None)
+    wait(lambda: len(dock.session.found.filter.emitters) > 3000 or not dock.runner.busy)
+    shoot(viewer, "running")
+    idle(dock)
+    dock.go_to(InspectStep)
+    inspect = dock.panel(InspectStep)
+    inspect.sliders["sigma"].setValue((0.0, 20.0))
+    inspect.with_ellipses.setChecked(True)
+    inspect._settle()
+    bright = dock.session.found.filter
+    rows = bright.rows_in_frame(100)
+    inspect.table.selectRow(inspect.rows.position_of(int(rows[len(rows) // 2])))
+    scene = getattr(viewer, "scene", viewer)
+    zoom = scene.camera.zoom
+    scene.camera.zoom = 6 * zoom
+    shoot(viewer, "inspect")
+    viewer.reset_view()
+    inspect.explained.setChecked(True)
+    wait(lambda: "left over" in viewer.layers)
+    for name in ("density", "molecules", "uncertainty"):
+        viewer.layers[name].visible = False
+    shoot(viewer, "left_over")
+    inspect.explained.setChecked(False)
+    dock.go_to(ExportStep)
+    dock.panel(ExportStep).run()
+    wait(lambda: "super-resolved" in viewer.layers)
+    dock.panel(ExportStep).save_table(Path("blinking_2d.csv"))
+    idle(dock)
+    shoot(viewer, "render")
+    viewer.close()
+
+
+def deep(minutes: float) -> None:
+    """And in 3D: beads to a PSF, a model trained for it."""
+    viewer, dock = new_window()
+    open_sample(viewer, dock, "blinking_3d")
+    psf = dock.panel(PSFStep)
+    dock.go_to(PSFStep)
+    psf.set_beads([sample_file("beads_3d.tif")])
+    psf.z_step.setValue(20.0)
+    psf.out.setText("psf.h5")
+    psf.run()
+    wait(lambda: dock.session.psf is not None)
+    idle(dock)
+    viewer.layers["blinking_3d"].visible = False
+    viewer.reset_view()
+    shoot(viewer, "psf")
+    psf.which.setCurrentIndex(1)
+    area = dock.stack.currentWidget()
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
+    shoot(viewer, "psf_precision")
+    model = dock.panel(ModelStep)
+    dock.go_to(ModelStep)
+    model.out.setText("astigmatic.safetensors")
+    model.minutes.setValue(minutes)
+    model.changes.setText("training.validate_every=20")
+    model.train()
+    area = dock.stack.currentWidget()
+    wait(lambda: len(model._curves.get("jaccard", ([],))[0]) >= 4 or not dock.runner.busy)
+    area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
+    shoot(viewer, "model")
+    idle(dock)
+    viewer.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=3.0, help="of the training that is shown")
+    parser.add_argument("--only", choices=("flat", "deep"))
+    arguments = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # settings of the user's own windows stay what they are
+        QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        os.chdir(folder)  # pictures show the names of files that the tutorial writes, not where
+        if arguments.only != "deep":
+            flat()
+        if arguments.only != "flat":
+            deep(arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()

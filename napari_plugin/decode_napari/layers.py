@@ -1,0 +1,228 @@
+"""Movies, pictures and molecules as napari layers, and back: half pixel, axis order and scale are decided here only.
+
+World coordinates are those of the project in um: the origin is the outer corner of pixel (0, 0).  An image, whose pixel
+0 napari centres at 0, is moved by half of its own pixel; molecules are moved by nothing, whatever the images beside
+them.  Axes are (t, y, x); t counts frames from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from decode.emitters import EmitterSet
+from decode.io.stacks import Movie
+
+__all__ = [
+    "LayerData",
+    "LazyFrames",
+    "cloud_layer",
+    "emitters_of",
+    "image_layer",
+    "movie_layer",
+    "placement",
+    "points_layer",
+]
+
+LayerData = tuple[Any, dict[str, Any], str]
+"""data, keyword arguments and kind of a layer, as readers give them to napari"""
+
+AXES = ("t", "y", "x")
+UNITS = ("pixel", "um", "um")
+UM_PER_NM = 0.001
+POINT_SIZE_NM = 120.0
+FACTS = "decode"
+"""key in a layer's metadata under which the table's facts travel"""
+FRAME = "frame"
+
+NM_PER_UNIT = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
+
+
+@final
+class LazyFrames:
+    """A movie as an array that napari slices: frames are read when they are looked at, and only then."""
+
+    def __init__(self, movie: Movie) -> None:
+        self.movie = movie
+        self.shape = movie.shape
+        self.dtype = movie.dtype
+        self.ndim = 3
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        first, *others = key if isinstance(key, tuple) else (key,)
+        if first is Ellipsis:
+            first = slice(None)
+        if isinstance(first, slice):
+            start, stop, step = first.indices(len(self))
+            frames = self.movie.read(start, max(start, stop))[::step]
+            return frames[(slice(None), *others)]
+        number = int(first)
+        number += len(self) if number < 0 else 0
+        frame = self.movie.read(number, number + 1)[0]
+        return frame[tuple(others)] if others else frame
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self.movie.read(0, len(self)).astype(dtype or self.dtype, copy=False)
+
+
+def placement(pixel_size_nm: float, *, n_axes: int = 3, origin_nm: tuple[float, float] = (0.0, 0.0)) -> dict[str, Any]:
+    """Where an image lies in the world: keyword arguments of a layer.
+
+    Args:
+        pixel_size_nm: side of a pixel of the image.
+        n_axes: 3 for (t, y, x), 2 for (y, x).
+        origin_nm: x, y of the image's outer corner.
+    """
+    um = pixel_size_nm * UM_PER_NM
+    x, y = (corner * UM_PER_NM + um / 2 for corner in origin_nm)
+    before = n_axes - 2
+    return {
+        "scale": (1.0,) * before + (um, um),
+        "translate": (0.0,) * before + (y, x),
+        "axis_labels": AXES[-n_axes:],
+        "units": UNITS[-n_axes:],
+    }
+
+
+def movie_layer(movie: Movie, pixel_size_nm: float | None, **metadata: object) -> LayerData:
+    """A movie as a lazy image; without a pixel size it is shown with pixels of 100 nm until one is stated.
+
+    Args:
+        movie: from `open_movie`; it stays open as long as the layer.
+        pixel_size_nm: None where nothing states it.
+        metadata: facts that the Movie step reads, such as the path of a camera file.
+    """
+    middle = movie.read(len(movie) // 2, len(movie) // 2 + 1)
+    low, high = np.percentile(middle, (1, 99.8)).tolist()
+    options = {
+        "name": movie.path.stem,
+        "contrast_limits": (low, max(high, low + 1)),
+        "colormap": "gray",
+        "metadata": {"path": str(movie.path), **metadata},
+        **placement(pixel_size_nm or 100.0),
+    }
+    return LazyFrames(movie), options, "image"
+
+
+def image_layer(
+    image: npt.NDArray[Any],
+    *,
+    pixel_size_nm: float,
+    name: str,
+    origin_nm: tuple[float, float] = (0.0, 0.0),
+    **options: object,
+) -> LayerData:
+    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every time."""
+    rgb = image.ndim == 3
+    place = placement(pixel_size_nm, n_axes=2, origin_nm=origin_nm)
+    return image, {"name": name, "rgb": rgb, **place, **options}, "image"
+
+
+def points_layer(emitters: EmitterSet, *, name: str = "molecules", **options: object) -> LayerData:
+    """Molecules as points (t, y, x), every column of the table a feature in nm and photons."""
+    xyz = emitters.xyz.double().cpu().numpy()
+    data = np.column_stack([emitters.frame.double().cpu().numpy(), xyz[:, 1], xyz[:, 0]])
+    return data, _point_options(emitters, name, 3) | options, "points"
+
+
+def cloud_layer(emitters: EmitterSet, *, name: str = "molecules in 3D", **options: object) -> LayerData:
+    """Molecules of all frames as points (z, y, x), for a view in 3D; z grows as the table's z."""
+    data = emitters.xyz.double().cpu().numpy()[:, ::-1].copy()
+    place = {"scale": (UM_PER_NM,) * 3, "axis_labels": ("z", "y", "x"), "units": ("um",) * 3}
+    return data, _point_options(emitters, name, 3) | place | options, "points"
+
+
+def _point_options(emitters: EmitterSet, name: str, n_axes: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "features": features_of(emitters),
+        "metadata": {FACTS: dict(emitters.metadata)},
+        "size": POINT_SIZE_NM,
+        "face_color": "transparent",
+        "border_color": "#ffb52e",
+        "border_width": 0.12,
+        "symbol": "disc",
+        "scale": (1.0,) * (n_axes - 2) + (UM_PER_NM, UM_PER_NM),
+        "axis_labels": AXES[-n_axes:],
+        "units": UNITS[-n_axes:],
+    }
+
+
+def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
+    """The columns of a table by names that state their units."""
+    columns = {name: column.detach().cpu().numpy() for name, column in emitters.columns().items()}
+    xyz = columns.pop("xyz")
+    sigma = columns.pop("xyz_sigma", None)
+    features = {FRAME: columns.pop("frame")}
+    features |= {f"{axis}_nm": xyz[:, i] for i, axis in enumerate("xyz")}
+    if sigma is not None:
+        features |= {f"{axis}_sigma_nm": sigma[:, i] for i, axis in enumerate("xyz")}
+    return features | columns
+
+
+def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
+    """The table of a Points layer: the points that are shown, as they were moved, added or deleted in the window.
+
+    Args:
+        data: (n, 2 or 3) points (y, x) or (t, y, x) in the layer's own coordinates.
+        options: of the layer, as napari gives them to writers: `features`, `scale`, `translate`, `units`, `metadata`.
+
+    Raises:
+        ValueError: if the layer does not say what a frame or a length is.
+    """
+    points = np.asarray(data, np.float64)
+    features = {str(name): np.asarray(column) for name, column in dict(options.get("features", {})).items()}
+    facts: dict[str, object] = dict(options.get("metadata", {}).get(FACTS, {}))
+    if points.shape[1] == 2 and FRAME in features:
+        frame = features[FRAME]
+    elif points.shape[1] == 3:
+        frame = np.rint(points[:, 0])
+    else:
+        raise ValueError(
+            "molecules are points (t, y, x), or (y, x) with a feature called frame; this layer has neither"
+        )
+    y, x = _nm(points[:, -2:], options).T
+    n = len(points)
+    shown = torch.from_numpy(np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy())
+
+    def column(name: str) -> torch.Tensor | None:
+        return torch.from_numpy(np.array(features[name], np.float64)) if name in features else None
+
+    z = column("z_nm")
+    sigma = [column(f"{axis}_sigma_nm") for axis in "xyz"]
+    photons, polished = column("photons"), column("polished")
+    stated = [s if s is not None else torch.full((n,), torch.nan, dtype=torch.float64) for s in sigma]
+    emitters = EmitterSet(
+        frame=torch.from_numpy(np.asarray(frame, np.float64)).long(),
+        xyz=torch.stack([torch.from_numpy(x), torch.from_numpy(y), torch.zeros(n).double() if z is None else z], 1),
+        photons=torch.full((n,), torch.nan, dtype=torch.float64) if photons is None else photons,
+        xyz_sigma=None if sigma[0] is None else torch.stack(stated, 1),
+        background=column("background"),
+        probability=column("probability"),
+        photons_sigma=column("photons_sigma"),
+        goodness=column("goodness"),
+        polished=None if polished is None else polished > 0.5,
+    )
+    return replace(emitters[shown], metadata=facts)
+
+
+def _nm(points: npt.NDArray[np.float64], options: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """(n, 2) y, x in nm from the outer corner of the first pixel."""
+    scale = np.asarray(options.get("scale", np.ones(2)), np.float64)[-2:]
+    shift = np.asarray(options.get("translate", np.zeros(2)), np.float64)[-2:]
+    if np.array_equal(scale, [UM_PER_NM] * 2) and not shift.any():
+        return points  # nm as they are: to um and back would cost the last digit
+    units = [str(unit) for unit in options.get("units", ("pixel",))][-1:]
+    if units[0] not in NM_PER_UNIT:
+        raise ValueError(
+            "this Points layer does not say how long its units are; set its scale and its units (um or nm) first"
+        )
+    return (points * scale + shift) * NM_PER_UNIT[units[0]]

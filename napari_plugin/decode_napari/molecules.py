@@ -1,0 +1,147 @@
+"""Molecules at the pace of a slider: which ones pass, how many, and where they crowd."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from decode.emitters import EmitterSet
+
+__all__ = ["QUANTITIES", "Density", "Filter"]
+
+Column = npt.NDArray[np.float32]
+
+QUANTITIES = {
+    "photons": "photons",
+    "sigma": "lateral uncertainty, nm",
+    "sigma z": "axial uncertainty, nm",
+    "probability": "probability",
+    "z": "depth z, nm",
+    "frame": "frame",
+    "goodness": "goodness of fit",
+}
+"""what molecules are filtered and coloured by, and what to call it"""
+
+
+@final
+class Filter:
+    """Ranges of a table's quantities, and the molecules within all of them.
+
+    A molecule of which a quantity is not known passes any range of it.
+    """
+
+    def __init__(self, emitters: EmitterSet) -> None:
+        self.emitters = emitters
+        self.columns = _columns(emitters)
+        """the quantities that this table has"""
+        self._bounds = {quantity: _bounds(column) for quantity, column in self.columns.items()}
+        self.ranges: dict[str, tuple[float, float]] = {}
+        """those that are restricted"""
+        self._within: dict[str, npt.NDArray[np.bool_]] = {}
+        self.mask: npt.NDArray[np.bool_] = np.ones(len(emitters), np.bool_)
+        """(n,) which molecules pass"""
+        self.n_passing = len(emitters)
+        # frames in order make those of one frame a slice
+        self._order: npt.NDArray[np.int64] | None = None
+        frame = self.columns["frame"]
+        if (np.diff(frame) < 0).any():
+            self._order = np.argsort(frame, kind="stable")
+            frame = frame[self._order]
+        self._frame = frame
+
+    def bounds(self, quantity: str) -> tuple[float, float]:
+        """Lowest and highest value; (0, 1) where there is none."""
+        return self._bounds[quantity]
+
+    def restrict(self, quantity: str, low: float, high: float) -> None:
+        """Let only molecules within a range pass, its ends included; the whole range lifts the restriction."""
+        if quantity not in self.columns:
+            return
+        lowest, highest = self.bounds(quantity)
+        if low <= lowest and high >= highest:
+            self.ranges.pop(quantity, None)
+            self._within.pop(quantity, None)
+        else:
+            column = self.columns[quantity]
+            self.ranges[quantity] = (low, high)
+            self._within[quantity] = ~((column < low) | (column > high))
+        self.mask = np.ones(len(self.emitters), np.bool_)
+        for within in self._within.values():
+            self.mask &= within
+        self.n_passing = int(np.count_nonzero(self.mask))
+
+    def passing(self) -> EmitterSet:
+        """The table of those that pass; the table itself where nothing is restricted."""
+        return self.emitters[torch.from_numpy(self.mask)] if self.ranges else self.emitters
+
+    def rows_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
+        """Numbers of the molecules that pass in a frame, in the order of the table."""
+        rows = self.all_in_frame(frame)
+        passing: npt.NDArray[np.int64] = rows[self.mask[rows]]
+        return passing
+
+    def all_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
+        """The same whether they pass or not."""
+        first, last = np.searchsorted(self._frame, (frame, frame + 1)).tolist()
+        return np.arange(first, last) if self._order is None else self._order[first:last]
+
+    def rows_in_view(
+        self, left: float, top: float, right: float, bottom: float, *, at_most: int
+    ) -> npt.NDArray[np.int64] | None:
+        """Numbers of the molecules that pass in a rectangle (nm), whatever their frame; None if there are too many."""
+        x, y = self.emitters.xyz[:, 0].numpy(), self.emitters.xyz[:, 1].numpy()
+        rows = np.flatnonzero(self.mask & (x >= left) & (x < right) & (y >= top) & (y < bottom))
+        return rows if len(rows) <= at_most else None
+
+
+@final
+class Density:
+    """A picture of how many molecules lie in each of its pixels, made again within milliseconds."""
+
+    def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float], longest_px: int = 512) -> None:
+        """
+        Args:
+            emitters: the whole table.
+            size_nm: width and height of the field, from the outer corner of the first pixel.
+            longest_px: pixels along its longer side, at most.
+        """
+        self.pixel_nm = max(10.0, max(size_nm) / longest_px)
+        self.shape = (int(np.ceil(size_nm[1] / self.pixel_nm)), int(np.ceil(size_nm[0] / self.pixel_nm)))
+        column, row = (np.floor(emitters.xyz[:, i].numpy() / self.pixel_nm).astype(np.int64) for i in (0, 1))
+        inside = (row >= 0) & (column >= 0) & (row < self.shape[0]) & (column < self.shape[1])
+        # those outside are counted in a pixel behind the last one
+        self._index = np.where(inside, row * self.shape[1] + column, self.shape[0] * self.shape[1])
+
+    def image(self, mask: npt.NDArray[np.bool_]) -> Column:
+        """(y, x) molecules per pixel."""
+        counts = np.bincount(self._index[mask], minlength=self.shape[0] * self.shape[1] + 1)
+        return counts[:-1].reshape(self.shape).astype(np.float32)
+
+
+def _columns(emitters: EmitterSet) -> dict[str, Column]:
+    def numbers(column: torch.Tensor) -> Column:
+        return column.detach().cpu().numpy().astype(np.float32)
+
+    columns = {"photons": numbers(emitters.photons)}
+    if emitters.xyz_sigma is not None:
+        sigma = emitters.xyz_sigma
+        columns["sigma"] = numbers((sigma[:, :2].square().mean(1)).sqrt())
+        if bool(torch.isfinite(sigma[:, 2]).any()):
+            columns["sigma z"] = numbers(sigma[:, 2])
+    if emitters.probability is not None:
+        columns["probability"] = numbers(emitters.probability)
+    if len(emitters) and float(emitters.xyz[:, 2].abs().max()) > 0:
+        columns["z"] = numbers(emitters.xyz[:, 2])
+    columns["frame"] = numbers(emitters.frame)
+    if emitters.goodness is not None:
+        columns["goodness"] = numbers(emitters.goodness)
+    return columns
+
+
+def _bounds(column: Column) -> tuple[float, float]:
+    known = column[np.isfinite(column)]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    return (low, high) if high > low else (low, low + 1.0)

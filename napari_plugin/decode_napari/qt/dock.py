@@ -1,0 +1,326 @@
+"""The dock widget: the steps as a list that lights up, the panel of the one chosen, and how far the work is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, final
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QColor, QDragEnterEvent, QDropEvent, QIcon, QPainter, QPixmap, QShowEvent
+from qtpy.QtWidgets import (
+    QApplication,
+    QFrame,
+    QHBoxLayout,
+    QListWidget,
+    QListWidgetItem,
+    QProgressBar,
+    QScrollArea,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from decode_napari.layers import cloud_layer
+from decode_napari.qt.export import ExportPanel
+from decode_napari.qt.inspect import InspectPanel
+from decode_napari.qt.localize import LocalizePanel
+from decode_napari.qt.memory import Memory, recovery_folder
+from decode_napari.qt.model import ModelPanel
+from decode_napari.qt.movie import MoviePanel
+from decode_napari.qt.panel import Panel, button, note
+from decode_napari.qt.psf import PSFPanel
+from decode_napari.qt.runner import Runner, complain, remaining
+from decode_napari.qt.view import MoleculeView
+from decode_napari.recovery import keep, kept
+from decode_napari.session import Session
+from decode_napari.steps import STEPS
+from decode_napari.steps.export import ExportStep
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeStep
+from decode_napari.steps.model import ModelStep
+from decode_napari.steps.movie import MovieStep
+from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.step import Report, Step
+
+__all__ = ["DecodeDock"]
+
+PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
+    MovieStep: MoviePanel,
+    PSFStep: PSFPanel,
+    ModelStep: ModelPanel,
+    LocalizeStep: LocalizePanel,
+    InspectStep: InspectPanel,
+    ExportStep: ExportPanel,
+}
+DARK, READY, DONE = "#6b7280", "#4fa3ff", "#57d38c"
+
+
+@final
+class DecodeDock(QWidget):
+    """All steps, for one viewer."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.memory = Memory()
+        self.session = Session()
+        self.runner = Runner(self)
+        """what the user waits for"""
+        self.previewer = Runner(self)
+        """quick looks, which replace one another"""
+        self.loader = Runner(self)
+        """models that are loaded"""
+        self.view = MoleculeView(napari_viewer)
+        self._unsaved: object = None
+        self._since: float | None = None
+        self._from = 0.0
+        """time and fraction from which the time left is reckoned"""
+        self.setAcceptDrops(True)
+        self.setMinimumWidth(400)
+
+        column = QVBoxLayout(self)
+        column.setContentsMargins(4, 4, 4, 4)
+        self.steps = [kind(self.session) for kind in STEPS]
+        self.list = QListWidget()
+        self.list.setAccessibleName("steps")
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
+        for step in self.steps:
+            item = QListWidgetItem(step.title)
+            item.setToolTip(step.purpose)
+            self.list.addItem(item)
+        self.list.setFixedHeight((self.list.sizeHintForRow(0) + 2) * len(self.steps) + 6)
+        column.addWidget(self.list)
+
+        self.stack = QStackedWidget()
+        self.panels: dict[type[Step], Panel] = {}
+        for step in self.steps:
+            panel = PANELS[type(step)](step, self)
+            self.panels[type(step)] = panel
+            area = QScrollArea()
+            area.setWidgetResizable(True)
+            area.setFrameShape(QFrame.Shape.NoFrame)
+            area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+            area.setWidget(panel)
+            self.stack.addWidget(area)
+        column.addWidget(self.stack, 1)
+
+        self.progress = QProgressBar()
+        self.progress.setAccessibleName("progress")
+        self.progress.setTextVisible(True)
+        self.cancel_button = button("Cancel", "End the work; what was found stays", self.cancel)
+        line = QHBoxLayout()
+        line.addWidget(self.progress, 1)
+        line.addWidget(self.cancel_button)
+        column.addLayout(line)
+        self.message = note()
+        self.message.setFixedHeight(34)
+        self.message.setAccessibleName("what is being done")
+        column.addWidget(self.message)
+        copies = QHBoxLayout()
+        self.command_button = button("Copy as CLI command", "What was done here, for a terminal", self._copy_command)
+        self.python_button = button("Copy as Python", "What was done here, for a script", self._copy_python)
+        copies.addWidget(self.command_button)
+        copies.addWidget(self.python_button)
+        column.addLayout(copies)
+
+        self.list.currentRowChanged.connect(self._step_chosen)
+        self.session.changed.connect(self._changed)
+        self.runner.reported.connect(self._reported)
+        self.runner.ended.connect(self._ended)
+        self.list.setCurrentRow(0)
+        self._idle("")
+        self.refresh_steps()
+        found = kept(recovery_folder())
+        if found:
+            self.message.setText(f"Kept from a window that was closed: {found[0]}; open it in the step Inspect.")
+
+    def start(
+        self,
+        title: str,
+        verb: Callable[[], Any],
+        *,
+        reported: Callable[[Report], None] | None = None,
+        returned: Callable[[Any], None] | None = None,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        """Run a verb, unless one is running."""
+        if self.runner.busy:
+            show_info(f"still {self.runner.title}; cancel it, or wait")
+            return
+        self._since = None
+        self.progress.setRange(0, 0)
+        self.cancel_button.setEnabled(True)
+        self.message.setText(title)
+        self.runner.start(title, verb, reported=reported, returned=returned, ended=ended)
+        if not self.runner.busy:
+            self._idle("")
+        self.refresh_steps()
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do something short; what goes wrong is said in a notification."""
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            complain(error)
+
+    def cancel(self) -> None:
+        self.runner.stop()
+        self.cancel_button.setEnabled(False)
+        self.message.setText("stopping; what was found stays")
+
+    def localize(self) -> None:
+        """Go to the step that localizes, and run it on all frames."""
+        self.go_to(LocalizeStep)
+        panel = self.panels[LocalizeStep]
+        assert isinstance(panel, LocalizePanel)
+        panel.run()
+
+    def go_to(self, kind: type[Step]) -> None:
+        self.list.setCurrentRow(STEPS.index(kind))
+
+    def panel(self, kind: type[Step]) -> Any:
+        return self.panels[kind]
+
+    def saved(self) -> None:
+        """The table at hand is on disk."""
+        self._unsaved = None
+
+    def view_in_3d(self) -> Any:
+        """The molecules that pass, of all frames, in a window of their own."""
+        from napari import Viewer
+
+        found = self.session.found
+        if found is None:
+            return None
+        viewer = Viewer(title="molecules in 3D", ndisplay=3)
+        data, options, _ = cloud_layer(found.filter.passing(), size=30.0)
+        options["border_width"] = 0
+        features = options["features"]
+        if len(data):
+            options |= {"face_color": "z_nm", "face_colormap": "turbo", "features": features}
+        viewer.add_points(data, **options)
+        viewer.scale_bar.visible = True
+        return viewer
+
+    def refresh_steps(self) -> None:
+        """Light up the steps whose inputs exist."""
+        for row, step in enumerate(self.steps):
+            item = self.list.item(row)
+            if item is None:
+                continue
+            missing, done = step.missing(), step.done()
+            item.setText(f"{step.title}: {done}" if done else step.title)
+            item.setIcon(_light(DONE if done else DARK if missing else READY))
+            state = done or (f"not yet: {missing}" if missing else "ready")
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{step.title}, {state}")
+            item.setToolTip(f"{step.purpose}\n{state}")
+            item.setForeground(QColor(DARK) if missing else self.palette().windowText())
+        for panel in self.panels.values():
+            panel.refresh()
+        step = self.steps[max(0, self.list.currentRow())]
+        self.command_button.setEnabled(bool(step.as_command()))
+        self.python_button.setEnabled(bool(step.as_python()))
+
+    def keep_unsaved(self) -> None:
+        """End the work; molecules that nobody has saved go into the folder of recovered ones."""
+        for runner in (self.runner, self.previewer, self.loader):
+            runner.stop()
+            runner.wait(2.0)
+        found = self.session.found
+        if self._unsaved is not None and found is not None and len(found.filter.emitters):
+            self.attempt(lambda: _keep(found.filter.emitters))
+            self._unsaved = None
+
+    def _leave(self) -> None:
+        self.keep_unsaved()
+        self.view.close()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        for above in (self.window(), self.parentWidget()):
+            if above is not None and above is not self:
+                above.removeEventFilter(self)
+                above.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        if event.type() == QEvent.Type.Close:
+            self._leave()
+        return super().eventFilter(watched, event)
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if any(url.toLocalFile().lower().endswith((".tif", ".tiff")) for url in event.mimeData().urls()):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        from pathlib import Path
+
+        for url in event.mimeData().urls():
+            self.panel(MovieStep).open(Path(url.toLocalFile()))
+
+    def _step_chosen(self, row: int) -> None:
+        self.stack.setCurrentIndex(row)
+        self.refresh_steps()
+
+    def _changed(self, part: str) -> None:
+        found = self.session.found
+        if part == "found" and found is not None:
+            self._unsaved = found if found.acquisition is not None else None
+            self.view.show(found)
+        self.refresh_steps()
+
+    def _reported(self, report: Report) -> None:
+        left = ""
+        if report.fraction is None:
+            self.progress.setRange(0, 0)
+        else:
+            self.progress.setRange(0, 1000)
+            self.progress.setValue(round(1000 * report.fraction))
+            now = time.monotonic()
+            if not report.fraction or self._since is None:
+                self._since, self._from = now, report.fraction
+            elif report.fraction > self._from:
+                seconds = (now - self._since) / (report.fraction - self._from) * (1 - report.fraction)
+                left = f"; {remaining(seconds)}" if report.fraction < 1 else ""
+        self.message.setText(f"{report.message}{left}")
+
+    def _ended(self) -> None:
+        self._idle("")
+        self.refresh_steps()
+
+    def _idle(self, message: str) -> None:
+        self.progress.setRange(0, 1000)
+        self.progress.setValue(0)
+        self.progress.setFormat("%p%")
+        self.cancel_button.setEnabled(False)
+        self.message.setText(message)
+
+    def _copy_command(self) -> None:
+        self._copy(self.steps[self.list.currentRow()].as_command())
+
+    def _copy_python(self) -> None:
+        self._copy(self.steps[self.list.currentRow()].as_python())
+
+    def _copy(self, text: str) -> None:
+        clipboard = QApplication.clipboard()
+        if clipboard is not None:
+            clipboard.setText(text)
+        show_info("copied")
+
+
+def _keep(emitters: Any) -> None:
+    keep(emitters, recovery_folder())
+
+
+def _light(colour: str) -> QIcon:
+    pixmap = QPixmap(12, 12)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    painter = QPainter(pixmap)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    painter.setBrush(QColor(colour))
+    painter.setPen(Qt.PenStyle.NoPen)
+    painter.drawEllipse(1, 1, 10, 10)
+    painter.end()
+    return QIcon(pixmap)

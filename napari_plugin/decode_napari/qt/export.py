@@ -1,0 +1,104 @@
+"""The panel that renders and exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from napari.utils.notifications import show_info
+from qtpy.QtWidgets import QCheckBox
+
+from decode_napari.layers import image_layer
+from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.steps.export import ExportStep, Rendered, RenderSettings
+
+__all__ = ["ExportPanel"]
+
+NAME = "super-resolved"
+
+
+@final
+class ExportPanel(Panel):
+    def __init__(self, step: ExportStep, dock: Any) -> None:
+        super().__init__(step, dock)
+        self.step = step
+        self.pixel = self.row("pixel", number(1, 1000, 10, unit="nm"), "Side of a pixel of the picture, nm")
+        self.by_depth = self.row(
+            "depth", QCheckBox("in colours, blue low and red high"), "Colour molecules by z instead of by density"
+        )
+        self.render_button = button("Render", "Each molecule a Gaussian as wide as its uncertainty", self.run)
+        self.table_button = button("Save table…", "The molecules that pass: .csv or .hdf5", self._ask_table)
+        self.picture_button = button("Save picture…", "A PNG with a scale bar", self._ask_picture)
+        for each in (self.render_button, self.table_button, self.picture_button):
+            self.column.addWidget(each)
+        self.state = note()
+        self.column.addWidget(self.state)
+        self.column.addStretch()
+        dock.memory.bind("render/pixel", self.pixel)
+        dock.memory.bind("render/by depth", self.by_depth)
+        self.refresh()
+
+    def refresh(self) -> None:
+        missing, found = self.step.missing(), self.step.session.found
+        for each in (self.render_button, self.table_button, self.picture_button):
+            each.setEnabled(not missing)
+        if missing or found is None:
+            self.state.setText(f"{missing[:1].upper()}{missing[1:]}.")
+        else:
+            self.state.setText(f"{found.filter.n_passing:,} molecules pass the filter, and are drawn and saved.")
+
+    def run(self) -> None:
+        self._read()
+        self.dock.start("rendering", self.step.render, returned=self._rendered)
+
+    def save_table(self, path: Path) -> None:
+        self.dock.start("saving", lambda: self.step.save_table(path), returned=self._saved)
+
+    def save_picture(self, path: Path) -> None:
+        self._read()
+        self.dock.start("saving", lambda: self.step.save_picture(path), returned=self._saved)
+
+    def _read(self) -> None:
+        self.step.settings = RenderSettings(pixel_nm=self.pixel.value(), by_depth=self.by_depth.isChecked())
+
+    def _rendered(self, rendered: Rendered) -> None:
+        self.step.accept(rendered)
+        viewer = self.dock.viewer
+        if NAME in viewer.layers:
+            viewer.layers.remove(NAME)
+        white = _white(rendered.image)
+        options: dict[str, Any] = (
+            {} if rendered.image.ndim == 3 else {"colormap": "inferno", "contrast_limits": (0.0, white), "gamma": 0.6}
+        )
+        data, settings, _ = image_layer(
+            rendered.image, pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
+        )
+        viewer.add_image(data, **settings)
+
+    def _saved(self, path: Path) -> None:
+        self.step.accept(path)
+        if path.suffix.lower() != ".png":
+            self.dock.saved()
+        self.dock.refresh_steps()
+        show_info(f"saved {path}")
+
+    def _ask_table(self) -> None:
+        path = self.ask_save("Save table", f"{self._stem()}.csv", "ThunderSTORM (*.csv);;Picasso (*.hdf5)")
+        if path is not None:
+            self.save_table(path)
+
+    def _ask_picture(self) -> None:
+        path = self.ask_save("Save picture", f"{self._stem()}.png", "PNG (*.png)")
+        if path is not None:
+            self.save_picture(path)
+
+    def _stem(self) -> str:
+        found = self.step.session.found
+        return "molecules" if found is None else Path(found.source).stem
+
+
+def _white(image: Any) -> float:
+    """The brightness of all but a few of the pixels with molecules."""
+    lit = image[image > 0]
+    return float(np.quantile(lit[:: max(1, lit.size // 100_000)], 0.995)) if lit.size else 1.0

@@ -1,0 +1,226 @@
+"""The panel that inspects and filters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+from qtpy.QtCore import QItemSelectionModel, QTimer
+from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
+from superqt import QLabeledDoubleRangeSlider
+
+from decode_napari.molecules import QUANTITIES
+from decode_napari.qt.panel import TABLES, Panel, button, choice
+from decode_napari.qt.table import MoleculeRows
+from decode_napari.session import Found
+from decode_napari.steps.inspect import Explained, InspectStep
+
+__all__ = ["InspectPanel"]
+
+
+@final
+class InspectPanel(Panel):
+    def __init__(self, step: InspectStep, dock: Any) -> None:
+        super().__init__(step, dock)
+        self.step = step
+        self._source: object = None
+        self._movie: object = None
+        self._moved: set[str] = set()
+        """quantities whose ends the user has set"""
+        self.open_button = button("Open table…", "Open molecules that were saved before", self._ask)
+        self.column.insertWidget(1, self.open_button)
+        self.count = QLabel()
+        self.count.setAccessibleName("molecules that pass")
+        self.column.insertWidget(2, self.count)
+        self.sliders: dict[str, QLabeledDoubleRangeSlider] = {}
+        for quantity, meaning in QUANTITIES.items():
+            slider = QLabeledDoubleRangeSlider()
+            slider.setDecimals(2 if quantity in ("probability", "goodness") else 0)
+            slider.setHandleLabelPosition(QLabeledDoubleRangeSlider.LabelPosition.NoLabel)
+            slider.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.LabelIsValue)
+            slider.valueChanged.connect(lambda ends, q=quantity: self._slid(q, ends))
+            self.sliders[quantity] = self.row(quantity, slider, f"Keep molecules whose {meaning} lies between the ends")
+        self.colour_by = self.row("colour by", choice(list(QUANTITIES)), "What the colours of the points say")
+        self.colour_by.currentTextChanged.connect(self._coloured)
+        self.with_ellipses = QCheckBox("uncertainty ellipses")
+        self.with_ellipses.setToolTip("One standard deviation, of the molecules of this frame; zoom in to see them")
+        self.with_ellipses.toggled.connect(self._ellipses)
+        self.explained = QCheckBox("re-rendered and left over")
+        self.explained.setToolTip("What the molecules that pass make of this frame, and what they leave, photons")
+        self.explained.toggled.connect(self._explain_toggled)
+        self.all_frames = QCheckBox("points of all frames")
+        self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
+        self.all_frames.toggled.connect(self._all_frames)
+        checks = QGridLayout()
+        checks.addWidget(self.with_ellipses, 0, 0)
+        checks.addWidget(self.all_frames, 0, 1)
+        checks.addWidget(self.explained, 1, 0)
+        self.column.addLayout(checks)
+        tools = QHBoxLayout()
+        tools.addWidget(button("Show all", "Lift all restrictions", self._reset))
+        self.cloud_button = button("View in 3D", "Molecules of all frames in a window of their own", self._cloud)
+        tools.addWidget(self.cloud_button)
+        self.column.addLayout(tools)
+
+        self.rows = MoleculeRows()
+        self.table = QTableView()
+        self.table.setModel(self.rows)
+        self.table.setAccessibleName("molecules")
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        for header in (self.table.horizontalHeader(), self.table.verticalHeader()):
+            header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self.table.horizontalHeader().setDefaultSectionSize(66)
+        self.table.verticalHeader().setDefaultSectionSize(20)
+        self.table.setMinimumHeight(150)
+        self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
+        self.column.addWidget(self.table, 1)
+        dock.view.picked.connect(self._picked)
+
+        # sliders move faster than a window draws: the latest state is drawn, those between are skipped
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self._redraw)
+        # the table need not keep up with a moving slider
+        self._rested = QTimer(self)
+        self._rested.setSingleShot(True)
+        self._rested.setInterval(250)
+        self._rested.timeout.connect(self._settle)
+        dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
+        dock.memory.bind("inspect/colour by", self.colour_by)
+        self.refresh()
+
+    def refresh(self) -> None:
+        found = self.step.session.found
+        for widget in (self.table, self.cloud_button, *self.sliders.values()):
+            widget.setEnabled(found is not None)
+        if found is None:
+            self.count.setText("No molecules yet: localize a movie, or open a table.")
+            return
+        if found.filter is not self._source:
+            self._source = found.filter
+            if found.source != self._movie:
+                self._movie = found.source
+                self._moved.clear()
+            for quantity, slider in self.sliders.items():
+                self._fit(quantity, slider, found)
+        self._say()
+        self._rested.start()
+
+    def open(self, path: Path) -> None:
+        """Read a table in a thread."""
+        self.dock.start("reading a table", lambda: self.step.read(path), returned=self.step.accept)
+
+    def _fit(self, quantity: str, slider: QLabeledDoubleRangeSlider, found: Found) -> None:
+        """Give a slider the range of a new table; ends that were moved stay where they were."""
+        present = quantity in found.filter.columns
+        self.form.setRowVisible(slider, present)
+        if not present:
+            return
+        low, high = found.filter.bounds(quantity)
+        first, last = slider.value() if quantity in self._moved else (low, high)
+        at_end = last >= slider.maximum()
+        slider.blockSignals(True)
+        slider.setRange(low, high)  # type: ignore[arg-type]
+        slider.setValue((max(low, first), high if at_end else min(last, high)))
+        slider.blockSignals(False)
+        if quantity in self._moved:
+            found.filter.restrict(quantity, *slider.value())
+
+    def _slid(self, quantity: str, ends: tuple[float, float]) -> None:
+        found = self.step.session.found
+        if found is None:
+            return
+        found.filter.restrict(quantity, *ends)
+        self._moved.add(quantity)
+        self._say()
+        self._later.start()
+        self._rested.start()
+
+    def _redraw(self) -> None:
+        self.dock.view.refresh()
+
+    def _settle(self) -> None:
+        found = self.step.session.found
+        if found is not None:
+            chosen = self.selected_molecule()
+            self.rows.show(found.filter)
+            if chosen is not None:
+                self._picked(chosen)
+            self.dock.refresh_steps()
+            if self.explained.isChecked():
+                self._explain()
+
+    def _say(self) -> None:
+        found = self.step.session.found
+        assert found is not None
+        total = len(found.filter.emitters)
+        self.count.setText(f"<b>{found.filter.n_passing:,}</b> of {total:,} molecules pass")
+
+    def _reset(self) -> None:
+        for slider in self.sliders.values():
+            slider.setValue((slider.minimum(), slider.maximum()))
+        self._moved.clear()
+
+    def _coloured(self, quantity: str) -> None:
+        self.dock.view.recolour(quantity)
+
+    def _ellipses(self, on: bool) -> None:
+        self.dock.view.with_ellipses = on
+        self.dock.view.refresh()
+
+    def _all_frames(self, on: bool) -> None:
+        self.dock.view.all_frames = on
+        self.dock.view.show_in_view()
+
+    def _explain_toggled(self, on: bool) -> None:
+        if on:
+            self._explain()
+        else:
+            self.dock.view.hide_explained()
+
+    def _frame_changed(self) -> None:
+        if self.explained.isChecked():
+            self._rested.start()
+
+    def _explain(self) -> None:
+        movie = self.step.session.movie
+        pixel_size_nm = 100.0 if movie is None else movie.pixel_size_nm
+        frame = self.dock.view.frame
+
+        def show(explained: Explained) -> None:
+            if self.explained.isChecked():
+                self.dock.view.explain(explained, pixel_size_nm)
+
+        self.dock.previewer.start(f"frame {frame}", lambda: self.step.explain(frame), returned=show)
+
+    def _cloud(self) -> None:
+        self.dock.view_in_3d()
+
+    def _row_chosen(self, row: int) -> None:
+        if 0 <= row < len(self.rows.rows):
+            self.dock.view.select(int(self.rows.rows[row]))
+
+    def _picked(self, molecule: int) -> None:
+        row = self.rows.position_of(molecule)
+        if row is None:
+            return
+        index = self.rows.index(row, 0)
+        selection = self.table.selectionModel()
+        selection.blockSignals(True)
+        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+        selection.setCurrentIndex(index, flags)
+        selection.blockSignals(False)
+        self.table.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+        self.table.viewport().update()
+
+    def _ask(self) -> None:
+        path = self.ask_open("Open table", TABLES)
+        if path is not None:
+            self.open(path)
+
+    def selected_molecule(self) -> int | None:
+        """The number of the molecule that is selected in the table."""
+        chosen = self.table.selectionModel().selectedRows()
+        return int(self.rows.rows[chosen[0].row()]) if chosen else None

@@ -1,0 +1,138 @@
+"""The panel that localizes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, final
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout
+
+from decode.emitters import EmitterSet
+from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
+from decode_napari.steps.step import Report
+
+__all__ = ["LocalizePanel"]
+
+
+@final
+class LocalizePanel(Panel):
+    def __init__(self, step: LocalizeStep, dock: Any) -> None:
+        super().__init__(step, dock)
+        self.step = step
+        self._shown = 0.0
+        """when the table may be shown again, of a clock that only rises"""
+        self._complete = False
+        self.threshold = self.row(
+            "threshold", number(0, 1, 0.5, digits=2), "Smallest probability of a molecule to be listed, 0 to 1"
+        )
+        self.threshold.setSingleStep(0.05)
+        self.psf_sigma = self.row(
+            "PSF sigma",
+            number(0, 1000, 0, unit="nm", none="estimate"),
+            "Width of the PSF (standard deviation), nm, for a model that is told it",
+        )
+        self.polish = self.row(
+            "polish", QCheckBox(), "Refine molecules by the likelihood of the frames; slower, with a goodness of fit"
+        )
+        self.first = self.row("first frame", number(0, 1e9, 0, digits=0), "Counted from 0")
+        self.stop_before = self.row(
+            "stop before", number(0, 1e9, 0, digits=0, none="the end"), "The frame behind the last one to localize"
+        )
+        self.auto = self.row(
+            "preview", QCheckBox("of the current frame, as settings change"), "Localize the frame that is shown"
+        )
+        buttons = QHBoxLayout()
+        self.preview_button = button("Preview frame", "Localize only the frame that is shown", self.preview)
+        self.run_button = button("Localize all", "Localize the whole movie", self.run)
+        buttons.addWidget(self.preview_button)
+        buttons.addWidget(self.run_button)
+        self.column.addLayout(buttons)
+        self.state = note()
+        self.column.addWidget(self.state)
+        self.column.addStretch()
+        for name in ("threshold", "psf_sigma", "polish"):
+            dock.memory.bind(f"localize/{name}", getattr(self, name))
+        self._again = QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.setInterval(200)
+        self._again.timeout.connect(self.preview)
+        for box in (self.threshold, self.psf_sigma):
+            box.valueChanged.connect(lambda _: self._changed())
+        self.polish.toggled.connect(lambda _: self._changed())
+        self.auto.toggled.connect(self._auto_changed)
+        dock.viewer.dims.events.current_step.connect(lambda _: self._changed())
+        self.refresh()
+
+    def refresh(self) -> None:
+        missing = self.step.missing()
+        for widget in (self.preview_button, self.run_button):
+            widget.setEnabled(not missing and not self.dock.runner.busy)
+        if missing:
+            self.state.setText(f"{missing[0].upper()}{missing[1:]}.")
+        elif self.step.done():
+            self.state.setText(self.step.done())
+        else:
+            self.state.setText("Ready.")
+
+    def run(self) -> None:
+        """Localize all frames; molecules appear while it runs."""
+        self._read()
+        self.dock.view.end_preview()
+        self.auto.setChecked(False)
+        self._shown = 0.0
+        self._complete = False
+        self.dock.start(
+            "localizing", self.step.run, reported=self._reported, returned=self._returned, ended=self._ended
+        )
+
+    def preview(self) -> None:
+        """Localize the frame that is shown."""
+        if self.dock.runner.busy:
+            return
+        self._read()
+        frame = self.dock.view.frame
+        if not self.step.missing() and frame < self.step.session.movie.shape[0]:  # type: ignore[union-attr]
+            self.dock.previewer.start(f"frame {frame}", lambda: self.step.preview(frame), returned=self._previewed)
+
+    def _read(self) -> None:
+        first, stop = int(self.first.value()), int(self.stop_before.value())
+        movie = self.step.session.movie
+        frames = None
+        if first or stop:
+            frames = (first, stop or (movie.shape[0] if movie is not None else first + 1))
+        self.step.settings = LocalizeSettings(
+            threshold=round(self.threshold.value(), 4),
+            psf_sigma_nm=self.psf_sigma.value() or None,
+            polish=self.polish.isChecked(),
+            frames=frames,
+        )
+
+    def _reported(self, report: Report) -> None:
+        self.step.absorb(report)
+        # a table that grows is drawn no more than a few times a second, and less often the longer that takes
+        now = time.monotonic()
+        if report.molecules is not None and now > self._shown:
+            self.step.show()
+            self._shown = time.monotonic() + max(0.3, 10 * (time.monotonic() - now))
+
+    def _returned(self, _: object) -> None:
+        self._complete = True
+
+    def _ended(self) -> None:
+        self.step.show(complete=self._complete)
+
+    def _previewed(self, molecules: EmitterSet) -> None:
+        self.dock.view.preview(molecules)
+        self.state.setText(f"{len(molecules)} molecules in this frame")
+
+    def _changed(self) -> None:
+        if self.auto.isChecked():
+            self._again.start()
+
+    def _auto_changed(self, on: bool) -> None:
+        if on:
+            self._again.start()
+        else:
+            self.dock.view.end_preview()

@@ -1,0 +1,181 @@
+"""The panel of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLayout
+
+from decode.models import shipped_models
+from decode_napari.qt.panel import Panel, button, choice, note, number
+from decode_napari.qt.plot import Plot
+from decode_napari.session import ChosenModel
+from decode_napari.steps.model import ModelStep, TrainSettings, card_of
+from decode_napari.steps.step import Report
+
+__all__ = ["ModelPanel"]
+
+FROM_FILE = "choose a model file…"
+FROM_MOVIE = "estimate it from the movie"
+FROM_NOTHING = "random weights"
+
+
+@final
+class ModelPanel(Panel):
+    def __init__(self, step: ModelStep, dock: Any) -> None:
+        super().__init__(step, dock)
+        self.step = step
+        self._curves: dict[str, tuple[list[float], list[float]]] = {}
+        self.model = self.row("model", choice([*shipped_models(), FROM_FILE]), "The network that localizes")
+        self.model.activated.connect(lambda _: self._chosen())
+        self.about = note()
+        self.column.addWidget(self.about)
+
+        box = QGroupBox("Train one for this microscope")
+        inner = QVBoxLayout(box)
+        self.form = type(self.form)()  # the rows that follow stand in the box
+        inner.addLayout(self.form)
+        self.recipe = self.row(
+            "recipe", choice([FROM_MOVIE, "choose a recipe…"]), "What is simulated: estimated, or a YAML file"
+        )
+        self.recipe.activated.connect(lambda _: self._recipe_chosen())
+        self.start_from = self.row(
+            "start from", choice([*shipped_models(), FROM_NOTHING]), "Weights to start from: fine-tuning is quicker"
+        )
+        self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
+        self.out = self.row("write to", QLineEdit(), "Model file, .safetensors; it is written at every validation")
+        self.changes = self.row(
+            "changes", QLineEdit(), "In place of what the recipe says: section.key=value, several with blanks between"
+        )
+        browse = button("Choose…", "Where to write the model", self._ask_out)
+        self.resume = QCheckBox("go on from its last checkpoint")
+        inner.addWidget(self.resume)
+        buttons = QHBoxLayout()
+        self.train_button = button("Train", "Simulate and train", self.train)
+        self.pause_button = button("Pause", "Halt the training, or let it go on", self._pause)
+        self.stop_button = button("Stop early", "End now; the weights of the last validation are kept", self._stop)
+        for each in (browse, self.train_button, self.pause_button, self.stop_button):
+            buttons.addWidget(each)
+        inner.addLayout(buttons)
+        self.loss = Plot("loss", "minutes")
+        self.jaccard = Plot("Jaccard index", "minutes")
+        self.error = Plot("lateral error, nm", "minutes")
+        for plot in (self.loss, self.jaccard, self.error):
+            inner.addWidget(plot)
+        self.state = note()
+        inner.addWidget(self.state)
+        self.column.addWidget(box)
+        self.column.addStretch()
+        dock.memory.bind("model/minutes", self.minutes)
+        self.refresh()
+        self.load(next(iter(shipped_models()), ""))
+
+    def refresh(self) -> None:
+        training = self.dock.runner.busy and self.dock.runner.title == "training"
+        self._read()
+        missing = self.step.missing_for_training()
+        self.train_button.setEnabled(not self.dock.runner.busy)
+        for each in (self.pause_button, self.stop_button):
+            each.setEnabled(training)
+        if not training:
+            self.state.setText(f"To train, {missing}." if missing else "")
+            self.pause_button.setText("Pause")
+        model = self.step.session.model
+        if model is not None:
+            card = card_of(model)
+            told = f" It must be told {', '.join(card.context)}." if card.context else ""
+            lines = [f"{card.description[:1].upper()}{card.description[1:]}.{told}", *card.figures[:4]]
+            self.about.setText("\n".join(lines))
+
+    def load(self, name: str) -> None:
+        """Take a shipped model or a model file."""
+        if name:
+            self.dock.loader.start(f"loading {name}", lambda: self.step.load(name), returned=self._loaded)
+
+    def train(self) -> None:
+        """Train in a thread, with live curves."""
+        self._read()
+        self._curves = {}
+        self.dock.start(
+            "training", self.step.train, reported=self._reported, returned=self._loaded, ended=self._training_ended
+        )
+        self.refresh()
+
+    def _read(self) -> None:
+        start = self.start_from.currentText()
+        self.step.settings = TrainSettings(
+            out=Path(self.out.text()) if self.out.text() else None,
+            recipe=None if self.recipe.currentData() is None else Path(self.recipe.currentData()),
+            minutes=self.minutes.value(),
+            start=None if start == FROM_NOTHING else start,
+            resume=self.resume.isChecked(),
+            settings=tuple(self.changes.text().split()),
+        )
+
+    def _reported(self, report: Report) -> None:
+        self.state.setText(report.message)
+        minutes = report.figures.get("minutes")
+        if minutes is None:
+            return
+        for name, value in report.figures.items():
+            x, y = self._curves.setdefault(name, ([], []))
+            x.append(minutes)
+            y.append(value)
+        for plot, name in ((self.loss, "loss"), (self.jaccard, "jaccard"), (self.error, "rmse_lateral_nm")):
+            if name in report.figures:
+                plot.set_lines({name: self._curves[name]})
+
+    def _training_ended(self) -> None:
+        out = self.step.settings.out
+        if out is not None and out.is_file():
+            self._add(str(out))
+            if self.step.session.model is None or self.step.session.model.name != str(out):
+                self.load(str(out))  # stopped early: the weights of the last validation
+        self.refresh()
+
+    def _loaded(self, model: ChosenModel) -> None:
+        self.step.accept(model)
+        self._add(model.name)
+
+    def _add(self, name: str) -> None:
+        index = self.model.findText(name) if name in shipped_models() else self.model.findData(name)
+        if index < 0:
+            index = self.model.count() - 1
+            self.model.insertItem(index, Path(name).name, name)
+        self.model.setCurrentIndex(index)
+
+    def _chosen(self) -> None:
+        if self.model.currentText() == FROM_FILE:
+            path = self.ask_open("Model", "Models (*.safetensors)")
+            if path is not None:
+                self.load(str(path))
+        else:
+            self.load(self.model.currentData() or self.model.currentText())
+
+    def set_recipe(self, path: Path) -> None:
+        """Train by a recipe on disk."""
+        self.recipe.insertItem(1, path.name, str(path))
+        self.recipe.setCurrentIndex(1)
+        self.refresh()
+
+    def _recipe_chosen(self) -> None:
+        if self.recipe.currentIndex() == self.recipe.count() - 1:
+            path = self.ask_open("Recipe", "Recipes (*.yaml *.yml)")
+            self.recipe.setCurrentIndex(0)
+            if path is not None:
+                self.set_recipe(path)
+        self.refresh()
+
+    def _ask_out(self) -> None:
+        path = self.ask_save("Write model to", "model.safetensors", "Models (*.safetensors)")
+        if path is not None:
+            self.out.setText(str(path))
+            self.refresh()
+
+    def _pause(self) -> None:
+        self.dock.runner.toggle_pause()
+        self.pause_button.setText("Go on" if self.pause_button.text() == "Pause" else "Pause")
+
+    def _stop(self) -> None:
+        self.dock.runner.stop()

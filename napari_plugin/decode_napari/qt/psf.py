@@ -1,0 +1,169 @@
+"""The panel of the PSF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from qtpy.QtCore import Qt, QUrl
+from qtpy.QtGui import QDesktopServices, QImage, QPixmap
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QHeaderView, QLabel, QLineEdit, QTableWidget, QTableWidgetItem
+
+from decode.calibrate.psf import MODELS
+from decode.io.stacks import open_movie
+from decode_napari.layers import LazyFrames, placement
+from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
+from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
+
+__all__ = ["PSFPanel"]
+
+USED, REJECTED = "#57d38c", "#ff6b5e"
+
+
+@final
+class PSFPanel(Panel):
+    def __init__(self, step: PSFStep, dock: Any) -> None:
+        super().__init__(step, dock)
+        self.step = step
+        self._beads: tuple[Path, ...] = ()
+        self._layers: list[Any] = []
+        choose = QHBoxLayout()
+        choose.addWidget(button("Bead stacks…", "z-stacks of beads, TIFF, recorded alike", self._ask_beads))
+        choose.addWidget(button("Open PSF…", "A PSF file that was calibrated before", self._ask_psf))
+        self.column.insertLayout(1, choose)
+        self.beads = self.row("beads", QLabel("none chosen"), "z-stacks of beads")
+        self.z_step = self.row(
+            "z step", number(0, 1000, 0, unit="nm", none="as the file states"), "Planes rise by it, nm"
+        )
+        self.model = self.row("model", choice(list(MODELS)), "spline for any PSF, pupil names the aberrations")
+        self.out = self.row("write to", QLineEdit(), "PSF file, .h5; a report is written beside it")
+        buttons = QHBoxLayout()
+        self.run_button = button("Calibrate", "Find the beads, fit the PSF, try it on beads left out", self.run)
+        self.report_button = button("Open report", "The whole report in a browser", self._report)
+        buttons.addWidget(self.run_button)
+        buttons.addWidget(self.report_button)
+        self.column.addLayout(buttons)
+        self.state = note()
+        self.column.addWidget(self.state)
+        self.found = QTableWidget(0, 3)
+        self.found.setHorizontalHeaderLabels(["x, y, px", "used", "why not"])
+        self.found.setAccessibleName("beads found")
+        self.found.horizontalHeader().setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
+        self.found.setColumnWidth(0, 90)
+        self.found.setColumnWidth(1, 45)
+        self.found.verticalHeader().setDefaultSectionSize(20)
+        self.found.setMinimumHeight(110)
+        self.column.addWidget(self.found)
+        self.which: QComboBox = choice([])
+        self.which.setAccessibleName("figure of the report")
+        self.which.currentIndexChanged.connect(lambda _: self._draw())
+        self.column.addWidget(self.which)
+        self.picture = QLabel()
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.column.addWidget(self.picture)
+        self.caption = note()
+        self.column.addWidget(self.caption)
+        self.column.addStretch()
+        dock.memory.bind("psf/z step", self.z_step)
+        dock.memory.bind("psf/model", self.model)
+        self.refresh()
+
+    def refresh(self) -> None:
+        missing, psf = self.step.missing(), self.step.session.psf
+        self.run_button.setEnabled(not missing and bool(self._beads) and not self.dock.runner.busy)
+        calibrated = self.step.calibrated
+        self.report_button.setEnabled(calibrated is not None)
+        shown = calibrated is not None
+        for widget in (self.found, self.which, self.picture, self.caption):
+            widget.setVisible(shown)
+        if calibrated is not None:
+            self.state.setText("\n".join(calibrated.verdict))
+        elif psf is not None:
+            self.state.setText(self.step.done())
+        else:
+            self.state.setText(f"To calibrate, {missing}." if missing else "Choose a bead stack, or open a PSF.")
+
+    def set_beads(self, paths: list[Path]) -> None:
+        """Choose stacks, and show the first one as a layer."""
+        self._beads = tuple(paths)
+        self.beads.setText(", ".join(path.name for path in paths) or "none chosen")
+        if not paths:
+            return
+        if not self.out.text():
+            self.out.setText(str(paths[0].with_name("psf.h5")))
+        stack = open_movie(paths[0])
+        if stack.z_step_nm is not None and not self.z_step.value():
+            self.z_step.setToolTip(f"Planes rise by it, nm; the file states {stack.z_step_nm:g} nm")
+        movie = self.step.session.movie
+        pixels_nm = stack.pixel_size_nm or (100.0 if movie is None else movie.pixel_size_nm)
+        place = placement(pixels_nm) | {"axis_labels": ("t", "y", "x")}
+        layer = self.dock.viewer.add_image(LazyFrames(stack), name=paths[0].stem, **place)
+        self._layers = [layer]
+        self.dock.viewer.dims.set_current_step(0, len(stack) // 2)
+        self.refresh()
+
+    def run(self) -> None:
+        """Calibrate in a thread."""
+        self.step.settings = PSFSettings(
+            beads=self._beads,
+            out=Path(self.out.text()) if self.out.text() else None,
+            z_step_nm=self.z_step.value() or None,
+            model=self.model.currentText(),
+        )
+        self.dock.start("calibrating the PSF", self.step.calibrate, returned=self._calibrated)
+
+    def _calibrated(self, calibrated: Calibrated) -> None:
+        self.step.accept(calibrated)
+        calibration = calibrated.calibration
+        spots = [(b.centre_px, "yes", "") for b in calibration.beads]
+        spots += [(b.centre_px, "no", b.reason) for b in calibration.rejected]
+        self.found.setRowCount(len(spots))
+        for row, ((x, y), used, why) in enumerate(spots):
+            for column, text in enumerate((f"{x:.1f}, {y:.1f}", used, why)):
+                item = QTableWidgetItem(text)
+                item.setToolTip(why or "used")
+                self.found.setItem(row, column, item)
+        um = calibration.psf.pixel_size_nm / 1000
+        yx = np.array([(y * um, x * um) for (x, y), _, _ in spots])
+        self.dock.viewer.add_points(
+            yx,
+            name="beads",
+            features={"used": [used for _, used, _ in spots], "why not": [why for _, _, why in spots]},
+            border_color=[USED if used == "yes" else REJECTED for _, used, _ in spots],
+            face_color="transparent",
+            border_width=0.06,
+            size=1.2,
+            axis_labels=("y", "x"),
+            units=("um", "um"),
+        )
+        self.which.clear()
+        self.which.addItems([picture.title for picture in calibrated.pictures])
+        self._draw()
+
+    def _draw(self) -> None:
+        calibrated, index = self.step.calibrated, self.which.currentIndex()
+        if calibrated is None or not 0 <= index < len(calibrated.pictures):
+            return
+        shown = calibrated.pictures[index]
+        height, width, _ = shown.rgb.shape
+        image = QImage(shown.rgb.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+        room = max(280, self.width() - 24)
+        mode = Qt.TransformationMode.SmoothTransformation
+        self.picture.setPixmap(QPixmap.fromImage(image).scaledToWidth(room, mode))
+        self.picture.setAccessibleName(shown.title)
+        self.caption.setText(shown.caption)
+
+    def _report(self) -> None:
+        if self.step.calibrated is not None:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.step.calibrated.report.resolve())))
+
+    def _ask_beads(self) -> None:
+        paths = self.ask_open_many("Bead stacks", TIFFS)
+        if paths:
+            self.dock.attempt(lambda: self.set_beads(paths))
+
+    def _ask_psf(self) -> None:
+        path = self.ask_open("PSF", "PSF (*.h5)")
+        if path is not None:
+            self.dock.start("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)

@@ -1,0 +1,167 @@
+"""Verbs in threads: progress, time left, pause, stop; errors as one sentence."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, final
+
+from napari.qt.threading import create_worker
+from napari.utils.notifications import ErrorNotification, notification_manager, show_warning
+from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
+
+from decode.errors import in_plain_words
+from decode_napari.steps.step import Report
+from decode_napari.stopping import Stop, Stopped
+
+__all__ = ["Runner", "complain", "remaining"]
+
+Verb = Generator[Report, None, Any]
+
+
+@final
+class Trouble(Exception):
+    """What the user reads; the error it came from is its cause, and one click away."""
+
+
+@final
+@dataclass(frozen=True)
+class _End:
+    """How a verb ended: with a result, an error, or because it was stopped."""
+
+    result: Any = None
+    error: Exception | None = None
+    stopped: bool = False
+
+
+@final
+class Runner(QObject):
+    """One verb at a time in a thread; a new one stops the old one, of which nothing more is heard.
+
+    All signals arrive in the thread of the window.
+    """
+
+    began = Signal(str)
+    reported = Signal(object)
+    ended = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._stop: Stop | None = None
+        self._worker: Any = None
+        self.title = ""
+
+    @property
+    def busy(self) -> bool:
+        return self._stop is not None
+
+    @property
+    def paused(self) -> bool:
+        return self._worker is not None and bool(self._worker.is_paused)
+
+    def start(
+        self,
+        title: str,
+        verb: Callable[[], Verb],
+        *,
+        reported: Callable[[Report], None] | None = None,
+        returned: Callable[[Any], None] | None = None,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        """Run a verb.
+
+        Args:
+            title: what is done, for the user.
+            verb: makes the generator; what it raises is said at once.
+            reported: called with every report.
+            returned: called with the result, if it comes to one.
+            ended: called at the end, however that comes.
+        """
+        try:
+            generator = verb()
+        except Exception as error:
+            complain(error)
+            return
+        self.stop()
+        stop = self._stop = Stop()
+        self.title = title
+
+        def on_report(report: Report) -> None:
+            if self._stop is not stop:
+                return
+            for warning in report.warnings:
+                show_warning(warning)
+            if reported is not None:
+                reported(report)
+            self.reported.emit(report)
+
+        def on_end(end: _End) -> None:
+            if self._stop is not stop:
+                return
+            self._stop, self._worker = None, None
+            if end.error is not None:
+                complain(end.error)
+            elif not end.stopped and returned is not None:
+                returned(end.result)
+            if ended is not None:
+                ended()
+            self.ended.emit()
+
+        self._worker = create_worker(_guarded, stop.watch(generator), _start_thread=False)
+        self._worker.yielded.connect(on_report)
+        self._worker.returned.connect(on_end)
+        self.began.emit(title)
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Ask the verb to end; what it has reported stays."""
+        if self._stop is not None:
+            self._stop.ask()
+            if self.paused:
+                self._worker.resume()
+
+    def toggle_pause(self) -> None:
+        """Halt the verb at its next report, or let it go on."""
+        if self._worker is not None:
+            self._worker.toggle_pause()
+
+    def wait(self, seconds: float) -> None:
+        """Let the verb end, and hand over the reports that are still on their way."""
+        until = time.monotonic() + seconds
+        while self.busy and time.monotonic() < until:
+            QThreadPool.globalInstance().waitForDone(20)
+            QCoreApplication.sendPostedEvents()
+
+
+def _guarded(verb: Verb) -> Generator[Report, None, _End]:
+    # superqt takes some kinds of errors for signs of a window that is gone: they are handed over as results
+    try:
+        result = yield from verb
+    except Stopped:
+        return _End(stopped=True)
+    except Exception as error:
+        return _End(error=error)
+    return _End(result=result)
+
+
+def complain(error: Exception) -> None:
+    """A notification in plain words, with the traceback behind a button."""
+    # what the command line calls --pixel-size is the field `pixel size` here
+    sentence = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", " "), in_plain_words(error))
+    sentence = sentence or type(error).__name__
+    trouble = Trouble(sentence[:1].upper() + sentence[1:])
+    trouble.__cause__ = error
+    notification_manager.dispatch(ErrorNotification(trouble))
+
+
+def remaining(seconds: float) -> str:
+    """A time that is left, in words that do not flicker."""
+    if seconds < 5:
+        return "a few seconds left"
+    if seconds < 90:
+        return f"{round(seconds / 5) * 5} s left"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min left"
+    return f"{seconds / 3600:.1f} h left"

@@ -1,0 +1,15 @@
+"""The steps of the job, in order.  A new one joins by its place in this list; no other step knows of it."""
+
+from __future__ import annotations
+
+from decode_napari.steps.export import ExportStep
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeStep
+from decode_napari.steps.model import ModelStep
+from decode_napari.steps.movie import MovieStep
+from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.step import Step
+
+__all__ = ["STEPS"]
+
+STEPS: tuple[type[Step], ...] = (MovieStep, PSFStep, ModelStep, LocalizeStep, InspectStep, ExportStep)

@@ -1,0 +1,156 @@
+"""Render and export: the picture, and the table of the molecules that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from decode.emitters import EmitterSet
+from decode_napari.session import Session
+from decode_napari.steps.step import Report, Step, command
+
+__all__ = ["ExportStep", "RenderSettings", "Rendered"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """As `decode.render` takes them."""
+
+    pixel_nm: float = 10.0
+    by_depth: bool = False
+    """colours for depth, not only brightness for density"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A super-resolved picture."""
+
+    image: npt.NDArray[np.float32]
+    """(y, x) molecules per pixel, or (y, x, 3) in colours"""
+    pixel_nm: float
+    origin_nm: tuple[float, float]
+    """x, y of its outer corner"""
+
+
+@final
+class ExportStep(Step):
+    title = "Render and export"
+    purpose = "Render the super-resolved picture; save picture and table"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.settings = RenderSettings()
+        self.rendered: Rendered | None = None
+        self.saved: Path | None = None
+        """the table that was saved last"""
+
+    def missing(self) -> str:
+        return "" if self.session.found is not None else "localize a movie or open a table first"
+
+    def done(self) -> str:
+        return "" if self.saved is None else f"saved {self.saved.name}"
+
+    def render(self) -> Generator[Report, None, Rendered]:
+        """Draw the molecules that pass as Gaussians of their uncertainty."""
+        return _render(self._molecules(), self.settings)
+
+    def save_table(self, path: Path) -> Generator[Report, None, Path]:
+        """Write the molecules that pass: `.csv` for ThunderSTORM, `.hdf5` for Picasso.
+
+        Raises:
+            ValueError, OSError: as `decode.io.tables.write_table` does.
+        """
+        return _save_table(self._molecules(), path)
+
+    def save_picture(self, path: Path) -> Generator[Report, None, Path]:
+        """Write a PNG with a scale bar, and colours for depth where there is any."""
+        return _save_picture(self._molecules(), path, self.settings)
+
+    def accept(self, result: Rendered | Path) -> None:
+        if isinstance(result, Rendered):
+            self.rendered = result
+        elif result.suffix.lower() != ".png":
+            self.saved = result
+
+    def as_command(self) -> str:
+        found = self.session.found
+        if found is None:
+            return ""
+        table = self.saved or Path(found.source).with_suffix(".hdf5")
+        return command("decode", "render", table, o=table.with_suffix(".png"))
+
+    def as_python(self) -> str:
+        found = self.session.found
+        if found is None:
+            return ""
+        table = self.saved or Path(found.source).with_suffix(".hdf5")
+        return "\n".join(
+            [
+                "from decode import read_table",
+                "from decode.render import render_image",
+                "",
+                f"molecules = read_table({str(table)!r})",
+                f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})",
+            ]
+        )
+
+    def _molecules(self) -> EmitterSet:
+        if self.session.found is None:
+            raise ValueError(self.missing())
+        return self.session.found.filter.passing()
+
+
+def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) nm: the movie's field, or the box around the molecules."""
+    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
+    if None not in facts:
+        width, height, pixel = (float(str(fact)) for fact in facts)
+        return 0.0, 0.0, width * pixel, height * pixel
+    if not len(emitters):
+        raise ValueError("no molecule passes the filter; there is nothing to render")
+    low, high = emitters.xyz[:, :2].amin(0).floor().tolist(), emitters.xyz[:, :2].amax(0).ceil().tolist()
+    return low[0], low[1], high[0] + 1, high[1] + 1
+
+
+def _render(emitters: EmitterSet, settings: RenderSettings) -> Generator[Report, None, Rendered]:
+    from decode.render import render_image
+
+    extent = _field(emitters)
+    longest = max(extent[2] - extent[0], extent[3] - extent[1])
+    if longest / settings.pixel_nm > 16384:
+        raise ValueError(f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose larger pixels")
+    yield Report(message=f"rendering {len(emitters)} molecules")
+    z_range = None
+    if settings.by_depth and len(emitters):
+        low, high = np.quantile(emitters.xyz[:, 2].numpy(), (0.01, 0.99)).tolist()
+        z_range = (low, max(high, low + 1))
+    image = render_image(emitters, pixel_nm=settings.pixel_nm, extent_nm=extent, z_range_nm=z_range)
+    if image.ndim == 3:  # napari shows colours between 0 and 1
+        density = image.max(axis=2, keepdims=True)
+        lit = density[density > 1e-3 * density.max(initial=0)]
+        white = float(np.quantile(lit, 0.99)) if lit.size else 1.0
+        image = image / np.maximum(density, 1e-12) * np.clip(density / white, 0, 1) ** 0.5
+    return Rendered(image=image.astype(np.float32), pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1]))
+
+
+def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Path]:
+    from decode.io.tables import write_table
+
+    yield Report(message=f"writing {path.name}")
+    write_table(emitters, path)
+    return path
+
+
+def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) -> Generator[Report, None, Path]:
+    from decode.render import save_picture
+
+    yield Report(message=f"writing {path.name}")
+    save_picture(emitters, path, pixel_nm=settings.pixel_nm)
+    return path

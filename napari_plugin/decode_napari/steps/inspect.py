@@ -1,0 +1,185 @@
+"""Inspect: which molecules to keep, and whether they explain the frames."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import numpy.typing as npt
+
+from decode.emitters import EmitterSet
+from decode_napari.molecules import Filter
+from decode_napari.session import Found
+from decode_napari.steps.step import Report, Step
+
+if TYPE_CHECKING:
+    from decode.optics.camera import Camera
+    from decode.optics.psf import PSF
+
+__all__ = ["Explained", "InspectStep", "ellipses"]
+
+N_CHORDS = 24
+"""of the polygon that stands for an ellipse"""
+BACKGROUND_NM = 1000.0
+"""standard deviation of the blur that makes background of what the molecules leave"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A frame, as its molecules explain it: (y, x) photons."""
+
+    frame: int
+    model: npt.NDArray[np.float32]
+    """light of the molecules that pass, and background"""
+    residual: npt.NDArray[np.float32]
+    """what was measured less that"""
+
+
+@final
+class InspectStep(Step):
+    title = "Inspect"
+    purpose = "Filter the molecules, and see what they leave unexplained"
+
+    def missing(self) -> str:
+        return "" if self.session.found is not None else "localize a movie or open a table first"
+
+    def done(self) -> str:
+        found = self.session.found
+        if found is None or not found.filter.ranges:
+            return ""
+        return f"{found.filter.n_passing} of {len(found.filter.emitters)} molecules"
+
+    def read(self, path: Path) -> Generator[Report, None, Found]:
+        """Molecules of a table on disk."""
+        pixel_size = None if self.session.movie is None else self.session.movie.pixel_size_nm
+        return _read(path, pixel_size)
+
+    def accept(self, found: Found) -> None:
+        self.session.put(found=found)
+
+    def explain(self, frame: int) -> Generator[Report, None, Explained]:
+        """What the molecules of a frame that pass make of it, and what is left.
+
+        Background is what they leave of the frame, blurred by a micrometre: what is left over are spots.
+
+        Raises:
+            ValueError: if there is no movie, or nothing tells its camera or its PSF.
+        """
+        movie, found = self.session.movie, self.session.found
+        if movie is None or found is None:
+            raise ValueError("to explain a frame, open its movie, and localize it or open its table")
+        psf, camera = self._psf(found), self._camera(found)
+        rows = found.filter.rows_in_frame(frame)
+        return _explain(movie.path, frame, found.filter.emitters, rows, psf, camera)
+
+    def _camera(self, found: Found) -> Camera:
+        movie = self.session.movie
+        if movie is not None and movie.camera is not None:
+            return movie.camera.camera
+        if found.acquisition is None:
+            raise ValueError("counts become photons by the camera: state it in the step Movie")
+        return found.acquisition.camera
+
+    def _psf(self, found: Found) -> PSF:
+        from decode.batch import psf_to_polish_with
+        from decode.optics.gaussian import GaussianPSF
+
+        psf, model = self.session.psf, self.session.model
+        if found.acquisition is not None and model is not None:
+            return psf_to_polish_with(model.localizer, None if psf is None else psf.file, found.acquisition)
+        if psf is not None:
+            return psf.file.psf
+        facts = found.filter.emitters.metadata
+        if "psf_sigma_nm" in facts and self.session.movie is not None:
+            return GaussianPSF(float(str(facts["psf_sigma_nm"])), pixel_size_nm=self.session.movie.pixel_size_nm)
+        raise ValueError("this table does not say which PSF its molecules have: calibrate one in the step PSF")
+
+    def as_command(self) -> str:
+        return ""  # the command line has no filter
+
+    def as_python(self) -> str:
+        found = self.session.found
+        if found is None:
+            return ""
+        terms = {
+            "photons": "molecules.photons",
+            "sigma": "molecules.xyz_sigma[:, :2].square().mean(1).sqrt()",
+            "sigma z": "molecules.xyz_sigma[:, 2]",
+            "probability": "molecules.probability",
+            "z": "molecules.xyz[:, 2]",
+            "frame": "molecules.frame",
+            "goodness": "molecules.goodness",
+        }
+        table = Path(found.source).stem
+        lines = ["from decode import read_table", "", f"molecules = read_table('molecules/{table}.hdf5')"]
+        for quantity, (low, high) in found.filter.ranges.items():
+            lines.append(f"value = {terms[quantity]}")
+            lines.append(f"molecules = molecules[(value >= {low:g}) & (value <= {high:g})]")
+        return "\n".join([*lines, "print(len(molecules))"])
+
+
+def ellipses(emitters: EmitterSet, rows: npt.NDArray[np.int64], *, widths: float = 1.0) -> npt.NDArray[np.float64]:
+    """Uncertainties as polygons.
+
+    Args:
+        emitters: the table, with its sigmas.
+        rows: of which molecules.
+        widths: half axes in standard deviations.
+
+    Returns:
+        (n * chords, 2, 2) chords as napari's vectors: start and run of each, y and x in nm.
+    """
+    if emitters.xyz_sigma is None or not len(rows):
+        return np.zeros((0, 2, 2))
+    centre = emitters.xyz[rows].double().numpy()[:, (1, 0)]
+    axes = emitters.xyz_sigma[rows].double().numpy()[:, (1, 0)] * widths
+    angle = np.linspace(0, 2 * np.pi, N_CHORDS + 1)
+    circle = np.stack([np.sin(angle), np.cos(angle)], 1)
+    outline = centre[:, None] + axes[:, None] * circle
+    known = np.isfinite(axes).all(1)
+    start, run = outline[known, :-1], np.diff(outline[known], axis=1)
+    return np.stack([start, run], 2).reshape(-1, 2, 2)
+
+
+def _read(path: Path, pixel_size_nm: float | None) -> Generator[Report, None, Found]:
+    from decode.io.tables import read_table
+
+    yield Report(message=f"reading {path.name}")
+    return Found(filter=Filter(read_table(path, pixel_size_nm=pixel_size_nm)), source=str(path))
+
+
+def _explain(
+    path: Path, frame: int, emitters: EmitterSet, rows: npt.NDArray[np.int64], psf: PSF, camera: Camera
+) -> Generator[Report, None, Explained]:
+    import torch
+    from scipy.ndimage import gaussian_filter
+
+    from decode.io.stacks import open_movie
+    from decode.optics.field import FieldSplinePSF
+    from decode.optics.psf import render
+
+    yield Report(message=f"explaining frame {frame}")
+    with open_movie(path) as movie:
+        if not 0 <= frame < len(movie):
+            raise ValueError(f"the movie has no frame {frame}")
+        adu = torch.from_numpy(movie.read(frame, frame + 1).astype(np.float32))
+    measured = camera.to_photons(adu)[0].numpy()
+    shown = emitters[torch.from_numpy(rows)]
+    xyz = shown.xyz.float()
+    with torch.no_grad():
+        light = render(
+            psf,
+            frame=torch.zeros(len(shown), dtype=torch.int64),
+            xyz=xyz,
+            photons=shown.photons.float(),
+            n_frames=1,
+            shape=(measured.shape[0], measured.shape[1]),
+            parameters=xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None,
+        )[0].numpy()
+    background = gaussian_filter(measured - light, BACKGROUND_NM / psf.pixel_size_nm, mode="nearest")
+    model = light + background
+    return Explained(frame=frame, model=model.astype(np.float32), residual=(measured - model).astype(np.float32))

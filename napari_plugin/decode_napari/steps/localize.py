@@ -1,0 +1,233 @@
+"""Localize: a frame at once to try the settings, then the whole movie."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
+
+from decode.emitters import EmitterSet
+from decode_napari.molecules import Filter
+from decode_napari.session import ChosenModel, ChosenPSF, Found, OpenedMovie, Session
+from decode_napari.steps.movie import camera_call
+from decode_napari.steps.step import Report, Step, call, command
+
+if TYPE_CHECKING:
+    from decode.batch import Acquisition
+    from decode.io.stacks import Movie
+
+__all__ = ["LocalizeSettings", "LocalizeStep"]
+
+OUT = "molecules"
+"""folder of the copied command, within the one it is run in"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LocalizeSettings:
+    """As `decode localize` takes them."""
+
+    threshold: float = 0.5
+    """smallest probability of a molecule"""
+    psf_sigma_nm: float | None = None
+    """width of the PSF, for a model that is told it; None estimates it"""
+    polish: bool = False
+    frames: tuple[int, int] | None = None
+    """first, and the one behind the last; None takes all"""
+    device: str = "auto"
+
+
+@final
+class LocalizeStep(Step):
+    title = "Localize"
+    purpose = "Find the molecules: try a frame, then run on all"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.settings = LocalizeSettings()
+        self.n_found = 0
+        """molecules of the run, up to now"""
+        self._chunks: list[EmitterSet] = []
+        self._acquisition: Acquisition | None = None
+        self._acquisitions: dict[object, Acquisition] = {}
+
+    def missing(self) -> str:
+        if self.session.movie is None:
+            return "open a movie first"
+        return "" if self.session.model is not None else "choose a model first"
+
+    def done(self) -> str:
+        found = self.session.found
+        if found is None or found.acquisition is None:
+            return ""
+        count = f"{len(found.filter.emitters)} molecules"
+        return count if found.complete else f"{count} so far"
+
+    def run(self) -> Generator[Report, None, None]:
+        """Localize the whole movie; every report brings the molecules of a chunk of frames.
+
+        Raises:
+            ValueError, OSError: as `decode.batch.acquisition_for` and `localize_movie` do.
+        """
+        movie, model = self._inputs()
+        self._chunks, self.n_found = [], 0
+        return self._run(movie, model, self.session.psf, self.settings)
+
+    def preview(self, frame: int) -> Generator[Report, None, EmitterSet]:
+        """The molecules of one frame, numbered from 0, with its neighbours in view."""
+        movie, model = self._inputs()
+        return self._preview(movie, model, self.session.psf, self.settings, frame)
+
+    def absorb(self, report: Report) -> None:
+        """Keep what a report of `run` brings."""
+        if report.acquisition is not None:
+            self._acquisition = report.acquisition
+        if report.molecules is not None:
+            self._chunks.append(report.molecules)
+            self.n_found += len(report.molecules)
+
+    def show(self, *, complete: bool = False) -> None:
+        """Put all molecules that were found up to now into the session."""
+        if not self._chunks:
+            return
+        emitters = EmitterSet.cat(self._chunks)
+        found = Found(
+            filter=Filter(emitters),
+            source=str(emitters.metadata["movie"]),
+            acquisition=self._acquisition,
+            complete=complete,
+        )
+        self.session.put(found=found)
+
+    def as_command(self) -> str:
+        movie, model, set_ = self.session.movie, self.session.model, self.settings
+        if movie is None or model is None:
+            return ""
+        return command(
+            "decode",
+            "localize",
+            movie.path,
+            model=model.name,
+            camera=movie.camera_name,
+            pixel_size=movie.stated_pixel_size_nm,
+            em_gain=movie.em_gain,
+            psf_sigma=set_.psf_sigma_nm,
+            psf=None if self.session.psf is None else self.session.psf.path,
+            polish=set_.polish,
+            threshold=None if set_.threshold == 0.5 else set_.threshold,
+            frames=None if set_.frames is None else f"{set_.frames[0]}:{set_.frames[1]}",
+            device=None if set_.device == "auto" else set_.device,
+            o=OUT,
+        )
+
+    def as_python(self) -> str:
+        movie, model, set_ = self.session.movie, self.session.model, self.settings
+        if movie is None or model is None:
+            return ""
+        read = ["from decode.batch import localize_file", "from decode.models import load_model"]
+        lines = []
+        if movie.camera_name is not None:
+            read.insert(1, "from decode.io.cameras import read_camera")
+            lines.append(f"camera = {camera_call(movie)}")
+        psf = self.session.psf
+        if psf is not None:
+            read.insert(-1, "from decode.io.psfs import read_psf")
+            lines.append(f"psf = read_psf({str(psf.path)!r})")
+        stated = ["camera=camera"] * (movie.camera_name is not None) + ["psf=psf"] * (psf is not None)
+        verb = call(
+            "localize_file",
+            repr(str(movie.path)),
+            f"load_model({model.name!r})",
+            repr(OUT),
+            *stated,
+            pixel_size_nm=movie.stated_pixel_size_nm,
+            psf_sigma_nm=set_.psf_sigma_nm,
+            polish=set_.polish or None,
+            threshold=None if set_.threshold == 0.5 else set_.threshold,
+            device=None if set_.device == "auto" else set_.device,
+        )
+        if set_.frames is not None:
+            verb = f"{verb[:-1]}, frames=slice({set_.frames[0]}, {set_.frames[1]}))"
+        return "\n".join([*read, "", *lines, f"for progress in {verb}:", "    print(progress.n_molecules)"])
+
+    def _inputs(self) -> tuple[OpenedMovie, ChosenModel]:
+        if self.missing():
+            raise ValueError(self.missing())
+        assert self.session.movie is not None
+        assert self.session.model is not None
+        return self.session.movie, self.session.model
+
+    def _run(
+        self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings
+    ) -> Generator[Report, None, None]:
+        from decode.batch import localize_movie, provenance
+        from decode.io.stacks import open_movie
+
+        chosen = None if settings.frames is None else slice(*settings.frames)
+        with open_movie(opened.path, frames=chosen) as movie:
+            yield Report(message="looking at the movie")
+            acquisition = self._acquire(movie, opened, model, settings)
+            facts = provenance(movie, acquisition, threshold=settings.threshold)
+            yield Report(
+                message="; ".join(acquisition.estimates) or "looking for molecules",
+                fraction=0.0,
+                acquisition=acquisition,
+                warnings=acquisition.warnings,
+            )
+            n = 0
+            for chunk in localize_movie(
+                movie,
+                model.localizer,
+                acquisition,
+                psf=None if psf is None else psf.file,
+                threshold=settings.threshold,
+                device=settings.device,
+                polish=settings.polish,
+            ):
+                done = int(str(chunk.metadata["frames_done"]))
+                n += len(chunk)
+                message = f"{done} of {len(movie)} frames, {n} molecules"
+                molecules = replace(chunk, metadata=facts)
+                yield Report(message=message, fraction=done / len(movie), molecules=molecules)
+
+    def _preview(
+        self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings, frame: int
+    ) -> Generator[Report, None, EmitterSet]:
+        from decode.batch import localize_movie, provenance
+        from decode.io.stacks import open_movie
+
+        yield Report(message=f"frame {frame}")
+        with open_movie(opened.path) as movie:
+            acquisition = self._acquire(movie, opened, model, settings)
+            facts = provenance(movie, acquisition, threshold=settings.threshold)
+        near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
+        with open_movie(opened.path, frames=near) as movie:
+            chunks = localize_movie(
+                movie,
+                model.localizer,
+                acquisition,
+                psf=None if psf is None else psf.file,
+                threshold=settings.threshold,
+                device=settings.device,
+                polish=settings.polish,
+            )
+            found = EmitterSet.cat(list(chunks))
+        return replace(found[found.frame == frame], metadata=facts)
+
+    def _acquire(
+        self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
+    ) -> Acquisition:
+        """As `acquisition_for` says; what it estimates from the whole movie is kept for the next preview."""
+        from decode.batch import acquisition_for
+
+        stated = (opened.path, opened.camera_name, opened.em_gain, opened.stated_pixel_size_nm)
+        key = (*stated, model.name, settings.psf_sigma_nm, movie.frames)
+        if key not in self._acquisitions:
+            self._acquisitions[key] = acquisition_for(
+                movie,
+                model.localizer,
+                camera=opened.camera,
+                pixel_size_nm=opened.stated_pixel_size_nm,
+                psf_sigma_nm=settings.psf_sigma_nm,
+            )
+        return self._acquisitions[key]

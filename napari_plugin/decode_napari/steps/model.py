@@ -1,0 +1,216 @@
+"""Model: one that comes with decode, a file, or one trained for just this microscope and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
+from decode_napari.steps.step import Report, Step, command
+
+__all__ = ["Card", "ModelStep", "TrainSettings", "card_of"]
+
+REPORT_EVERY = 10
+"""steps between two points of the curves: a pause or a stop waits for no more"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """As `decode train` takes them."""
+
+    out: Path | None = None
+    recipe: Path | None = None
+    """None estimates it from the movie, with the PSF and the camera"""
+    minutes: float = 30.0
+    start: str | None = None
+    """model whose weights to start from: fine-tuning"""
+    resume: bool = False
+    """go on from the checkpoint beside `out`"""
+    settings: tuple[str, ...] = ()
+    """`section.key=value`, to replace what the recipe says"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a model is good for."""
+
+    name: str
+    description: str
+    context: tuple[str, ...]
+    """what it must be told, and between which limits"""
+    figures: tuple[str, ...]
+    """how well it does, a line each"""
+
+
+@final
+class ModelStep(Step):
+    title = "Model"
+    purpose = "Choose the network that localizes, or train one for this microscope"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.settings = TrainSettings()
+        self.trained: Path | None = None
+
+    def missing(self) -> str:
+        return ""
+
+    def missing_for_training(self) -> str:
+        """What must be there before a model can be trained."""
+        if self.settings.out is None:
+            return "choose the file to write the model to"
+        if self.settings.recipe is not None:
+            return ""
+        if self.session.movie is None or self.session.movie.camera is None:
+            return "choose a recipe, or open a movie and state its camera, to estimate one"
+        return "" if self.session.psf is not None else "choose a recipe, or calibrate a PSF, to estimate one"
+
+    def done(self) -> str:
+        return Path(self.session.model.name).name if self.session.model is not None else ""
+
+    def load(self, name: str) -> Generator[Report, None, ChosenModel]:
+        """A shipped model by its name, or any by its file.
+
+        Raises:
+            ValueError, FileNotFoundError: as `decode.models.load_model` does.
+        """
+        return _load(name)
+
+    def accept(self, model: ChosenModel) -> None:
+        self.session.put(model=model)
+
+    def train(self) -> Generator[Report, None, ChosenModel]:
+        """Train, from an estimate of the movie where there is no recipe; the last validated weights are kept on disk.
+
+        Raises:
+            ValueError, OSError, TrainingError: as `decode.train.train` does.
+        """
+        if self.missing_for_training():
+            raise ValueError(self.missing_for_training())
+        return _train(self.settings, self.session.movie, self.session.psf)
+
+    def as_command(self) -> str:
+        set_, recipe = self.settings, self._recipe()
+        if recipe is None or set_.out is None:
+            return ""
+        movie, psf, lines = self.session.movie, self.session.psf, []
+        if set_.recipe is None and movie is not None and psf is not None:
+            lines = [command("decode", "estimate", movie.path, psf=psf.path, camera=movie.camera_name, o=recipe)]
+        train = command(
+            "decode", "train", recipe, o=set_.out, minutes=set_.minutes, start=set_.start, resume=set_.resume
+        )
+        for setting in set_.settings:
+            train += f" {command('--set', setting)}"
+        return " && ".join([*lines, train])
+
+    def as_python(self) -> str:
+        model, set_, recipe = self.session.model, self.settings, self._recipe()
+        if recipe is None or set_.out is None:
+            if model is None:
+                return ""
+            return f"from decode import load_model\n\nmodel = load_model({model.name!r})"
+        read, options = ["from decode.config import load_config", "from decode.train import train"], ""
+        if set_.start:
+            read += ["from decode.models import load_model", "from decode.run import settled_for"]
+            options = f", start=settled_for(load_model({set_.start!r}), recipe)"
+        if set_.resume:
+            options += ", resume=True"
+        return "\n".join(
+            [
+                *read,
+                "",
+                f"recipe = load_config({str(recipe)!r}, {list(set_.settings)!r})",
+                f"for progress in train(recipe, {str(set_.out)!r}, minutes={set_.minutes:g}{options}):",
+                "    print(progress.step, progress.loss)",
+            ]
+        )
+
+    def _recipe(self) -> Path | None:
+        return self.settings.recipe or (self.settings.out and self.settings.out.with_suffix(".yaml"))
+
+
+def card_of(model: ChosenModel) -> Card:
+    """What a model's training record says of it."""
+    record = model.localizer.record
+    recipe = record.get("config", {})
+    told = [
+        f"{name.replace('_', ' ')} from {low:g} to {high:g}" for name, (low, high) in model.localizer.context.items()
+    ]
+    figures = [
+        f"{row['density_per_um2']:g} molecules/um2 of {row['flux_photons']:g} photons: Jaccard {row['jaccard']:.2f}, "
+        f"{row['rmse_lateral_nm']:.0f} nm"
+        for row in record.get("figures", [])
+    ]
+    return Card(
+        name=model.name,
+        description=str(recipe.get("description") or "no description"),
+        context=tuple(told),
+        figures=tuple(figures),
+    )
+
+
+def _load(name: str) -> Generator[Report, None, ChosenModel]:
+    from decode.models import load_model
+
+    yield Report(message=f"loading {Path(name).name}")
+    return ChosenModel(name=name, localizer=load_model(name))
+
+
+def _train(
+    settings: TrainSettings, movie: OpenedMovie | None, psf: ChosenPSF | None
+) -> Generator[Report, None, ChosenModel]:
+    from decode.config import load_config
+    from decode.models import load_model
+    from decode.run import settled_for
+    from decode.train import train
+
+    assert settings.out is not None
+    recipe = settings.recipe
+    if recipe is None:
+        assert movie is not None
+        assert psf is not None
+        recipe = settings.out.with_suffix(".yaml")
+        yield Report(message=f"estimating background, flux and density from {movie.path.name}")
+        _estimate(movie, psf, recipe)
+    config = load_config(recipe, settings.settings)
+    start = None if settings.start is None else settled_for(load_model(settings.start), config)
+    yield Report(message="the training begins", fraction=0.0)
+    for progress in train(
+        config,
+        settings.out,
+        minutes=settings.minutes,
+        start=start,
+        resume=settings.resume,
+        report_every=REPORT_EVERY,
+    ):
+        figures = {"minutes": progress.minutes, "loss": progress.loss} | (progress.validation or {})
+        message = f"step {progress.step}, {progress.frames_per_second:.0f} frames a second"
+        yield Report(message=message, fraction=progress.fraction, figures=figures, warnings=progress.remarks)
+    return ChosenModel(name=str(settings.out), localizer=load_model(settings.out))
+
+
+def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
+    """As `decode estimate`: the recipe, and a camera file beside it that it names."""
+    from decode.atomic import atomic
+    from decode.estimate import estimate_scene, to_recipe
+    from decode.io.cameras import write_camera
+    from decode.io.stacks import open_movie
+
+    assert movie.camera is not None
+    camera = recipe.with_name(f"{recipe.stem}_camera.yaml")
+    with open_movie(movie.path) as frames, atomic(recipe) as temporary:
+        scene = estimate_scene(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
+        text = to_recipe(
+            scene,
+            psf.file.psf,
+            psf_file=str(psf.path.resolve()),
+            camera_file=camera.name,
+            source=movie.path.name,
+            z_range_nm=psf.file.z_range_nm,
+        )
+        write_camera(camera, movie.camera)
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,173 @@
+"""Movie: what was recorded, with which camera, and whether the photons make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from decode_napari.session import OpenedMovie, Session
+from decode_napari.steps.step import Report, Step, call, command
+
+if TYPE_CHECKING:
+    from decode.io.cameras import CameraFile
+    from decode.optics.camera import Camera
+
+__all__ = ["MovieCheck", "MovieSettings", "MovieStep", "asks_em_gain", "camera_call"]
+
+N_FRAMES = 60
+"""frames whose photons are counted, spread over the movie"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MovieSettings:
+    """What the user states."""
+
+    path: Path | None = None
+    camera: str | None = None
+    """preset or file; None leaves it to be estimated"""
+    pixel_size_nm: float | None = None
+    """None takes that of the camera file or of the movie"""
+    em_gain: float | None = None
+    """of an EMCCD that is given by its preset"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MovieCheck:
+    """A movie that was opened, and a look at its photons."""
+
+    movie: OpenedMovie
+    counts: npt.NDArray[np.int64]
+    """pixels by their photons"""
+    edges: npt.NDArray[np.float64]
+    """of the bins, photons per pixel"""
+    remarks: tuple[str, ...]
+    """what was estimated, a sentence each"""
+    warnings: tuple[str, ...]
+    """what does not fit between camera and movie, a sentence each"""
+
+
+@final
+class MovieStep(Step):
+    title = "Movie"
+    purpose = "Open a blinking movie, and state its camera and pixel size"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.settings = MovieSettings()
+        self.checked: MovieCheck | None = None
+
+    def missing(self) -> str:
+        return ""
+
+    def done(self) -> str:
+        movie = self.session.movie
+        if movie is None:
+            return ""
+        n, height, width = movie.shape
+        return f"{movie.path.name}: {n} frames, {width} x {height} px of {movie.pixel_size_nm:g} nm"
+
+    def check(self) -> Generator[Report, None, MovieCheck]:
+        """Open the movie, read or estimate its camera, and count photons.
+
+        Raises:
+            ValueError, OSError: if the movie or the camera cannot be read, or they do not fit together.
+        """
+        return _check(self.settings)
+
+    def accept(self, checked: MovieCheck) -> None:
+        self.checked = checked
+        self.session.put(movie=checked.movie)
+
+    def as_command(self) -> str:
+        movie = self.session.movie
+        if movie is None or movie.camera_name is not None:
+            return ""  # a camera that is stated needs no command
+        out = movie.path.with_name(f"{movie.path.stem}_camera.yaml")
+        return command("decode", "calibrate", "camera", movie=movie.path, pixel_size=movie.pixel_size_nm, o=out)
+
+    def as_python(self) -> str:
+        movie = self.session.movie
+        if movie is None:
+            return ""
+        lines = ["from decode import open_movie, read_camera", "", f"movie = open_movie({str(movie.path)!r})"]
+        if movie.camera_name is None:
+            lines[0] = "from decode import open_movie\nfrom decode.estimate import estimate_camera"
+            return "\n".join([*lines, "camera, remarks = estimate_camera(movie)"])
+        return "\n".join([*lines, f"camera = {camera_call(movie)}"])
+
+
+def asks_em_gain(camera: str | None) -> bool:
+    """Whether a camera is a preset whose EM gain its user sets."""
+    from decode.io.cameras import camera_presets, read_camera
+
+    if camera not in camera_presets():
+        return False
+    try:
+        read_camera(str(camera), pixel_size_nm=100.0, em_gain=100.0)
+    except ValueError:
+        return False
+    return True
+
+
+def camera_call(movie: OpenedMovie) -> str:
+    """The Python that reads a movie's camera."""
+    return call("read_camera", repr(movie.camera_name), pixel_size_nm=movie.stated_pixel_size_nm, em_gain=movie.em_gain)
+
+
+def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
+    from decode.batch import check_camera
+    from decode.estimate import estimate_camera
+    from decode.io.cameras import read_camera
+    from decode.io.stacks import open_movie
+
+    if settings.path is None:
+        raise ValueError("no movie is open: choose a TIFF file first")
+    with open_movie(settings.path) as movie:
+        yield Report(message="looking at the camera")
+        stated: CameraFile | None = None
+        remarks: tuple[str, ...] = ()
+        warnings: tuple[str, ...] = ()
+        pixel_size = settings.pixel_size_nm
+        if settings.camera is not None:
+            if pixel_size is None and not Path(settings.camera).is_file():
+                pixel_size = movie.pixel_size_nm  # a preset says nothing of the optics
+            stated = read_camera(settings.camera, pixel_size_nm=pixel_size, em_gain=settings.em_gain)
+            warnings = check_camera(movie, stated.camera)
+            camera = stated.camera
+        elif len(movie) < 3:
+            raise ValueError(f"{movie.path.name} has too few frames to estimate its camera from; state the camera")
+        else:
+            camera, remarks = estimate_camera(movie)
+        pixels_nm = pixel_size or (stated.pixel_size_nm if stated else movie.pixel_size_nm)
+        if pixels_nm is None:
+            raise ValueError(f"{movie.path.name} does not say how large its pixels are; state the pixel size")
+        yield Report(message="counting photons")
+        counts, edges = _histogram(movie, camera)
+        opened = OpenedMovie(
+            path=settings.path,
+            shape=movie.shape,
+            pixel_size_nm=pixels_nm,
+            camera=stated,
+            camera_name=settings.camera,
+            stated_pixel_size_nm=pixel_size,
+            em_gain=settings.em_gain,
+        )
+    return MovieCheck(movie=opened, counts=counts, edges=edges, remarks=tuple(remarks), warnings=warnings)
+
+
+def _histogram(movie: Any, camera: Camera) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    import torch
+
+    some = np.unique(np.linspace(0, len(movie) - 1, N_FRAMES).round().astype(int)).tolist()
+    adu = np.concatenate([movie.read(i, i + 1) for i in some]).astype(np.float32)
+    photons = camera.to_photons(torch.from_numpy(adu)).numpy().ravel()
+    low, high = np.quantile(photons, (0.0005, 0.9995)).tolist()
+    counts, edges = np.histogram(photons, bins=80, range=(low, max(high, low + 1)))
+    return counts, edges

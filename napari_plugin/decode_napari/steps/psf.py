@@ -1,0 +1,189 @@
+"""PSF: from bead stacks, with what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from decode_napari.session import ChosenPSF, Session
+from decode_napari.steps.step import Report, Step, call, command
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from decode.calibrate.psf import PSFCalibration
+    from decode.io.cameras import CameraFile
+
+__all__ = ["Calibrated", "PSFSettings", "PSFStep", "Picture"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PSFSettings:
+    """As `decode calibrate psf` takes them."""
+
+    beads: tuple[Path, ...] = ()
+    out: Path | None = None
+    z_step_nm: float | None = None
+    """planes rise by it; None takes what the file states"""
+    model: str = "spline"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure of the report, as pixels."""
+
+    title: str
+    caption: str
+    rgb: npt.NDArray[np.uint8]
+    """(y, x, 3)"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A calibration, its verdict and its figures."""
+
+    calibration: PSFCalibration
+    chosen: ChosenPSF
+    verdict: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    report: Path
+    """the same as a page"""
+
+
+@final
+class PSFStep(Step):
+    title = "PSF"
+    purpose = "Calibrate the point spread function from a z-stack of beads; a 2D model needs none"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session)
+        self.settings = PSFSettings()
+        self.calibrated: Calibrated | None = None
+
+    def missing(self) -> str:
+        movie = self.session.movie
+        if movie is None:
+            return "open a movie first, its camera is needed"
+        return "" if movie.camera is not None else "state the camera in the step Movie: beads cannot tell it"
+
+    def done(self) -> str:
+        psf = self.session.psf
+        if psf is None:
+            return ""
+        low, high = psf.file.z_range_nm
+        beads = f"{psf.file.n_beads} beads, " if psf.file.n_beads else ""
+        return f"{psf.path.name}: {beads}{low:g} to {high:g} nm"
+
+    def calibrate(self) -> Generator[Report, None, Calibrated]:
+        """Fit the PSF, write it and its report.
+
+        Raises:
+            ValueError, OSError: as `decode.calibrate.psf.calibrate_psf` does.
+        """
+        if self.missing():
+            raise ValueError(self.missing())
+        if not self.settings.beads:
+            raise ValueError("no bead stack was chosen: choose a z-stack of beads (TIFF)")
+        movie = self.session.movie
+        assert movie is not None
+        assert movie.camera is not None
+        return _calibrate(self.settings, movie.camera, self._out())
+
+    def read(self, path: Path) -> Generator[Report, None, ChosenPSF]:
+        """Take a PSF that was calibrated before."""
+        return _read(path)
+
+    def accept(self, result: Calibrated | ChosenPSF) -> None:
+        if isinstance(result, Calibrated):
+            self.calibrated = result
+            result = result.chosen
+        self.session.put(psf=result)
+
+    def as_command(self) -> str:
+        movie, set_ = self.session.movie, self.settings
+        if movie is None or movie.camera is None or not set_.beads:
+            return ""
+        return command(
+            "decode",
+            "calibrate",
+            "psf",
+            *set_.beads,
+            camera=movie.camera_name,
+            pixel_size=movie.stated_pixel_size_nm,
+            em_gain=movie.em_gain,
+            z_step=set_.z_step_nm,
+            model=None if set_.model == "spline" else set_.model,
+            o=self._out(),
+        )
+
+    def as_python(self) -> str:
+        from decode_napari.steps.movie import camera_call
+
+        movie, set_ = self.session.movie, self.settings
+        if movie is None or movie.camera is None or not set_.beads:
+            return ""
+        verb = call(
+            "calibrate_psf",
+            repr([str(path) for path in set_.beads]),
+            "camera",
+            z_step_nm=set_.z_step_nm,
+            model=None if set_.model == "spline" else set_.model,
+        )
+        return "\n".join(
+            [
+                "from decode.calibrate.psf import calibrate_psf",
+                "from decode.calibrate.report import save_report",
+                "from decode.io.cameras import read_camera",
+                "from decode.io.psfs import write_psf",
+                "",
+                f"camera = {camera_call(movie)}",
+                f"calibration = {verb}",
+                f"write_psf({str(self._out())!r}, calibration.file)",
+                f"save_report(calibration, {str(self._out().with_suffix('.html'))!r})",
+            ]
+        )
+
+    def _out(self) -> Path:
+        return self.settings.out or self.settings.beads[0].with_name("psf.h5")
+
+
+def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
+    from decode.calibrate.psf import MODELS, calibrate_psf
+    from decode.calibrate.report import drawn_pictures, save_report, verdict
+    from decode.io.psfs import write_psf
+
+    yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
+    calibration = calibrate_psf(settings.beads, camera, z_step_nm=settings.z_step_nm, model=MODELS[settings.model])
+    yield Report(message="drawing the report", fraction=0.8)
+    sentences = verdict(calibration)
+    pictures = []
+    for part, figure in drawn_pictures(calibration):
+        figure.set_dpi(80)
+        figure.canvas.draw()
+        rgba = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
+        pictures.append(Picture(title=part.title, caption=part.caption, rgb=rgba[..., :3].copy()))
+        yield Report(message="drawing the report", fraction=0.8 + 0.03 * len(pictures))
+    report = out.with_suffix(".html")
+    write_psf(out, calibration.file)
+    save_report(calibration, report)
+    return Calibrated(
+        calibration=calibration,
+        chosen=ChosenPSF(path=out, file=calibration.file),
+        verdict=sentences,
+        pictures=tuple(pictures),
+        report=report,
+    )
+
+
+def _read(path: Path) -> Generator[Report, None, ChosenPSF]:
+    from decode.io.psfs import read_psf
+
+    yield Report(message=f"reading {path.name}")
+    return ChosenPSF(path=path, file=read_psf(path))

@@ -1,0 +1,83 @@
+"""A step: what it needs, whether it is done, and what to type to do the same without a window."""
+
+from __future__ import annotations
+
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, final
+
+from decode.emitters import EmitterSet
+from decode_napari.session import Session
+
+if TYPE_CHECKING:
+    from decode.batch import Acquisition
+
+__all__ = ["Report", "Step", "call", "command"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Where a verb stands."""
+
+    message: str
+    fraction: float | None = None
+    """of the work; None where nobody knows"""
+    acquisition: Acquisition | None = None
+    """of the movie that is localized, once it is known"""
+    molecules: EmitterSet | None = None
+    """found since the last report"""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """for curves, by name; `minutes` is where they stand on the axis"""
+    warnings: tuple[str, ...] = ()
+    """a sentence each"""
+
+
+class Step(ABC):
+    """One step of the job.  It knows no window: verbs are generators of `Report` that may run in any thread.
+
+    A verb reads the session and the step's settings when it is called, and nothing of them afterwards; what it returns
+    is handed to a method of the step, in the thread of the window, which puts it into the session.
+    """
+
+    title: ClassVar[str]
+    purpose: ClassVar[str]
+    """in a sentence, for tooltips and screen readers"""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @abstractmethod
+    def missing(self) -> str:
+        """What must be there before this step can do anything, in a sentence; "" where nothing is missing."""
+
+    @abstractmethod
+    def done(self) -> str:
+        """What the step has brought, in a few words; "" where nothing yet."""
+
+    @abstractmethod
+    def as_command(self) -> str:
+        """The command line that does the same; "" where there is none."""
+
+    @abstractmethod
+    def as_python(self) -> str:
+        """The Python that does the same; "" where there is nothing to do yet."""
+
+
+def command(*words: object, **options: object) -> str:
+    """A line for a shell: options that are None or False are left out, True stands alone."""
+    line = [str(word) for word in words]
+    for name, value in options.items():
+        if value is None or value is False:
+            continue
+        flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+        line += [flag] if value is True else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    return shlex.join(line)
+
+
+def call(function: str, *arguments: str, **options: object) -> str:
+    """A call in Python: `arguments` are expressions, options that are None are left out."""
+    parts: Iterable[str] = [*arguments, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
+    return f"{function}({', '.join(parts)})"

@@ -1,0 +1,61 @@
+"""Stopping a verb in the midst of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from threading import Event
+from typing import Any, TypeVar, final
+
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["Stop", "Stopped"]
+
+Y = TypeVar("Y")
+R = TypeVar("R")
+
+
+class Stopped(Exception):
+    """The user asked for it."""
+
+
+@final
+class Stop(TorchFunctionMode):
+    """A way to stop a verb at its next call of PyTorch: chunks of work between its yields may last many seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = Event()
+
+    @property
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """End the verb soon; may be called from any thread."""
+        self._asked.set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self._asked.is_set():
+            raise Stopped
+        return func(*args, **(kwargs or {}))
+
+    def watch(self, verb: Generator[Y, None, R]) -> Generator[Y, None, R]:
+        """The same verb, ended by `Stopped` once that is asked for.
+
+        The mode is PyTorch's of one thread, and is left before every yield: who waits there may be on another.
+        """
+        try:
+            while True:
+                with self:
+                    if self.asked:
+                        raise Stopped
+                    try:
+                        report = next(verb)
+                    except StopIteration as end:
+                        result: R = end.value
+                        return result
+                yield report
+        finally:
+            verb.close()

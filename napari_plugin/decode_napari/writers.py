@@ -1,0 +1,22 @@
+"""Points layers as tables of molecules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from decode_napari.layers import emitters_of
+
+__all__ = ["write_molecules"]
+
+
+def write_molecules(path: str, data: Any, options: dict[str, Any]) -> list[str]:
+    """Write a Points layer as the table that its suffix names: ThunderSTORM's `.csv`, Picasso's `.hdf5`.
+
+    Raises:
+        ValueError: if the layer does not say what its units are, or Picasso's pixel size is not known.
+        OSError: if the file cannot be written; then there is none.
+    """
+    from decode.io.tables import write_table
+
+    write_table(emitters_of(data, options), path)
+    return [path]

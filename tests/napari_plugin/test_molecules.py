@@ -1,0 +1,93 @@
+"""Filters and density at the pace of a slider."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from decode import EmitterSet
+from decode_napari.molecules import Density, Filter
+from decode_napari.steps.inspect import ellipses
+
+
+def table(n: int) -> EmitterSet:
+    rng = torch.Generator().manual_seed(1)
+    return EmitterSet(
+        frame=torch.randint(0, 1000, (n,), generator=rng),
+        xyz=torch.rand(n, 3, generator=rng) * torch.tensor([25600.0, 25600.0, 1000.0]),
+        photons=torch.rand(n, generator=rng) * 5000,
+        probability=torch.rand(n, generator=rng),
+        xyz_sigma=torch.rand(n, 3, generator=rng) * 40,
+        metadata={"pixel_size_nm": 100.0, "width_px": 256, "height_px": 256},
+    )
+
+
+def test_a_filter_keeps_what_lies_within_all_ranges() -> None:
+    molecules = table(2000)
+    chosen = Filter(molecules)
+    chosen.restrict("photons", 1000, 3000)
+    chosen.restrict("z", 200, 900)
+    photons, z = molecules.photons, molecules.xyz[:, 2]
+    expected = (photons >= 1000) & (photons <= 3000) & (z >= 200) & (z <= 900)
+    assert torch.equal(torch.from_numpy(chosen.mask), expected)
+    assert chosen.n_passing == int(expected.sum()) == len(chosen.passing())
+    for quantity in ("photons", "z"):
+        chosen.restrict(quantity, *chosen.bounds(quantity))
+    assert chosen.passing() is molecules
+
+
+def test_molecules_of_a_frame_are_found_whatever_their_order() -> None:
+    molecules = table(3000)
+    for some in (molecules, molecules.sorted_by_frame()):
+        chosen = Filter(some)
+        chosen.restrict("photons", 2000, 1e9)
+        for frame in (0, 17, 999, 5000):
+            expected = np.flatnonzero(((some.frame == frame) & (some.photons >= 2000)).numpy())
+            np.testing.assert_array_equal(np.sort(chosen.rows_in_frame(frame)), expected)
+
+
+def test_what_is_not_known_passes_and_an_empty_table_has_ranges() -> None:
+    one = EmitterSet(frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.tensor([torch.nan]))
+    chosen = Filter(one)
+    chosen.restrict("photons", 5, 6)
+    assert chosen.n_passing == 1
+    assert Filter(EmitterSet.empty()).bounds("photons") == (0.0, 1.0)
+
+
+def test_the_density_counts_every_molecule_once_at_its_place() -> None:
+    molecules = table(5000)
+    density = Density(molecules, size_nm=(25600.0, 25600.0))
+    image = density.image(np.ones(5000, np.bool_))
+    assert image.sum() == 5000
+    first = np.zeros(5000, np.bool_)
+    first[0] = True
+    row, column = np.argwhere(density.image(first))[0]
+    x, y = molecules.xyz[0, :2].tolist()
+    assert column == int(x // density.pixel_nm)
+    assert row == int(y // density.pixel_nm)
+
+
+def test_half_a_million_molecules_are_filtered_and_counted_ten_times_a_second() -> None:
+    molecules = table(500_000).sorted_by_frame()
+    chosen, density = Filter(molecules), Density(molecules, size_nm=(25600.0, 25600.0))
+    took = []
+    for i in range(20):
+        start = time.process_time()
+        chosen.restrict("photons", 100.0 * i + 1, 4000)
+        density.image(chosen.mask)
+        took.append(time.process_time() - start)
+    print(f"filter and density of 500,000 molecules: {1000 * np.median(took):.1f} ms of processor time")
+    assert np.median(took) < 0.1
+
+
+def test_ellipses_have_the_stated_half_axes_around_their_molecule() -> None:
+    molecules = table(3)
+    chords = ellipses(molecules, np.array([1]))
+    assert molecules.xyz_sigma is not None
+    outline = chords[:, 0]
+    half = (outline.max(0) - outline.min(0)) / 2
+    np.testing.assert_allclose(half, molecules.xyz_sigma[1, (1, 0)].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(outline.mean(0), molecules.xyz[1, (1, 0)].numpy(), rtol=1e-5)
+    np.testing.assert_allclose(chords[:, 1].sum(0), 0, atol=1e-8)

@@ -1,0 +1,266 @@
+"""The steps without a window: what they need, what they do, and what they tell to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from decode import EmitterSet, read_camera, read_table
+from decode.cli import app
+from decode_napari.recovery import keep, kept
+from decode_napari.samples import sample_file
+from decode_napari.session import Session
+from decode_napari.steps import STEPS
+from decode_napari.steps.export import ExportStep, RenderSettings
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
+from decode_napari.steps.model import ModelStep, TrainSettings, card_of
+from decode_napari.steps.movie import MovieSettings, MovieStep, asks_em_gain
+from decode_napari.steps.psf import PSFSettings, PSFStep
+
+MOVIE, CAMERA = sample_file("blinking_2d.tif"), sample_file("camera.yaml")
+
+
+def drain(verb: Generator[Any, None, Any]) -> Any:
+    """Run a verb to its end."""
+    while True:
+        try:
+            next(verb)
+        except StopIteration as end:
+            return end.value
+
+
+def localized(session: Session, settings: LocalizeSettings) -> LocalizeStep:
+    movie, model, step = MovieStep(session), ModelStep(session), LocalizeStep(session)
+    movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    model.accept(drain(model.load("gaussian-2d")))
+    step.settings = settings
+    for report in step.run():
+        step.absorb(report)
+    step.show(complete=True)
+    return step
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    """With 24 frames of the sample movie localized."""
+    session = Session()
+    localized(session, LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24)))
+    return session
+
+
+def test_steps_light_up_as_their_inputs_exist() -> None:
+    session = Session()
+    steps = {kind: kind(session) for kind in STEPS}
+    dark = [kind for kind, step in steps.items() if step.missing()]
+    assert dark == [PSFStep, LocalizeStep, InspectStep, ExportStep]
+    assert "movie" in steps[LocalizeStep].missing()
+    for step in steps.values():
+        assert not step.done()
+
+
+def test_the_movie_step_reads_the_camera_and_counts_photons(session: Session) -> None:
+    step = MovieStep(Session())
+    step.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
+    checked = drain(step.check())
+    assert checked.movie.shape == (200, 64, 64)
+    assert checked.movie.pixel_size_nm == 100.0
+    assert checked.warnings == ()
+    middle = (checked.edges[1:] + checked.edges[:-1]) / 2
+    # the sample's background is about 30 photons
+    assert 20 < middle[checked.counts.argmax()] < 45
+
+
+def test_only_presets_of_emccds_ask_for_an_em_gain() -> None:
+    asked = {name: asks_em_gain(name) for name in ("andor-ixon-ultra-897", "pco-edge-4.2", str(CAMERA), None)}
+    assert asked == {"andor-ixon-ultra-897": True, "pco-edge-4.2": False, str(CAMERA): False, None: False}
+
+
+def test_a_camera_that_is_not_stated_is_estimated_and_said() -> None:
+    step = MovieStep(Session())
+    step.settings = MovieSettings(path=MOVIE, pixel_size_nm=100.0)
+    checked = drain(step.check())
+    assert checked.movie.camera is None
+    assert checked.remarks
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (MovieSettings(), "no movie"),
+        (MovieSettings(path=Path("nowhere.tif")), "nowhere.tif"),
+        (MovieSettings(path=MOVIE, camera="nowhere.yaml"), "nowhere.yaml"),
+        (MovieSettings(path=MOVIE, camera="andor-ixon-ultra-897", pixel_size_nm=100.0), "EM gain"),
+        (MovieSettings(path=CAMERA), "not a TIFF"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_in_one_sentence(settings: MovieSettings, sentence: str) -> None:
+    step = MovieStep(Session())
+    step.settings = settings
+    with pytest.raises((ValueError, OSError), match=sentence):
+        drain(step.check())
+
+
+def test_the_table_is_that_of_the_copied_command_to_the_last_digit(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, export = LocalizeStep(session), ExportStep(session)
+    step.settings = LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24))
+    monkeypatch.chdir(tmp_path)
+    _, verb, *arguments = shlex.split(step.as_command())
+    result = CliRunner().invoke(app, [verb, *arguments])
+    assert result.exit_code == 0, result.output
+    for suffix in (".csv", ".hdf5"):
+        drain(export.save_table(tmp_path / f"window{suffix}"))
+        theirs, ours = tmp_path / "molecules" / f"blinking_2d{suffix}", tmp_path / f"window{suffix}"
+        assert len(read_table(ours)) > 500
+        if suffix == ".csv":
+            assert ours.read_bytes() == theirs.read_bytes()
+        else:
+            for name, column in read_table(theirs).columns().items():
+                assert torch.equal(read_table(ours).columns()[name].nan_to_num(), column.nan_to_num()), name
+
+
+def test_the_copied_python_does_the_same(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, inspect = LocalizeStep(session), InspectStep(session)
+    step.settings = LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(step.as_python(), "localize", "exec"), {})
+    assert session.found is not None
+    total = len(session.found.filter.emitters)
+    assert capsys.readouterr().out.split()[-1] == str(total)
+    session.found.filter.restrict("sigma", 0, 15)
+    try:
+        exec(compile(inspect.as_python(), "inspect", "exec"), {})
+        assert capsys.readouterr().out.split()[-1] == str(session.found.filter.n_passing)
+    finally:
+        session.found.filter.restrict("sigma", 0, 1e9)
+    for python in (MovieStep(session).as_python(), ModelStep(session).as_python()):
+        exec(compile(python, "copied", "exec"), {})
+
+
+def test_a_preview_finds_what_the_whole_run_finds_in_the_frame(session: Session) -> None:
+    step = LocalizeStep(session)
+    step.settings = LocalizeSettings(psf_sigma_nm=95.0)
+    preview = drain(step.preview(10))
+    assert session.found is not None
+    whole = session.found.filter.emitters
+    whole = whole[whole.frame == 10]
+    assert len(preview) == len(whole) > 10
+    torch.testing.assert_close(preview.xyz, whole.xyz, rtol=0, atol=0.5)
+
+
+def test_what_the_molecules_explain_is_taken_from_the_frame(session: Session) -> None:
+    """The light of all molecules leaves residuals near the noise; that of none leaves the spots."""
+    step = InspectStep(session)
+    assert session.found is not None
+    with_all = drain(step.explain(10))
+    session.found.filter.restrict("photons", 1e8, 1e9)
+    try:
+        without = drain(step.explain(10))
+    finally:
+        session.found.filter.restrict("photons", 0, 1e9)
+    assert with_all.residual.std() < 0.5 * without.residual.std()
+    np.testing.assert_allclose(with_all.residual + with_all.model, without.residual + without.model, rtol=1e-4)
+
+
+def test_a_picture_holds_the_molecules_that_pass(session: Session, tmp_path: Path) -> None:
+    step = ExportStep(session)
+    step.settings = RenderSettings(pixel_nm=20.0)
+    rendered = drain(step.render())
+    assert session.found is not None
+    assert rendered.image.shape == (320, 320)
+    assert rendered.image.sum() == pytest.approx(session.found.filter.n_passing, rel=0.01)
+    drain(step.save_picture(tmp_path / "picture.png"))
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_nothing_is_written_where_nothing_can_be(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write"):
+        drain(ExportStep(session).save_table(tmp_path / "file" / "table.csv"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_card_says_what_a_model_is_good_for(session: Session) -> None:
+    assert session.model is not None
+    card = card_of(session.model)
+    assert "2D" in card.description
+    assert any("psf sigma px" in told for told in card.context)
+    assert any("Jaccard" in line for line in card.figures)
+
+
+def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
+    session = Session()
+    movie, step = MovieStep(session), PSFStep(session)
+    movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    with pytest.raises(ValueError, match="bead"):
+        drain(step.calibrate())
+    step.settings = PSFSettings(
+        beads=(sample_file("beads_3d.tif"),), out=tmp_path / "psf.h5", z_step_nm=20.0, model="gaussian"
+    )
+    step.accept(drain(step.calibrate()))
+    assert step.calibrated is not None
+    assert len(step.calibrated.calibration.beads) == 6
+    assert step.calibrated.verdict
+    assert {"Beads against the PSF", "Beads that were not fitted"} <= {p.title for p in step.calibrated.pictures}
+    assert all(picture.rgb.shape[2] == 3 for picture in step.calibrated.pictures)
+    assert (tmp_path / "psf.h5").is_file()
+    assert (tmp_path / "psf.html").is_file()
+    assert "--z-step 20" in step.as_command()
+    again = PSFStep(Session())
+    again.accept(drain(again.read(tmp_path / "psf.h5")))
+    assert "beads" in again.done()
+
+
+def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:
+    step = ModelStep(Session())
+    assert step.missing_for_training()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(TINY)
+    step.settings = TrainSettings(out=tmp_path / "tiny.safetensors", recipe=recipe, minutes=0.05)
+    reports = []
+    verb = step.train()
+    while True:
+        try:
+            reports.append(next(verb))
+        except StopIteration as end:
+            step.accept(end.value)
+            break
+    assert any("loss" in report.figures for report in reports)
+    assert any("jaccard" in report.figures for report in reports)
+    assert step.session.model is not None
+    assert step.session.model.name.endswith("tiny.safetensors")
+    assert shlex.split(step.as_command())[:2] == ["decode", "train"]
+
+
+TINY = """
+version: 1
+training: {steps: 100000, movies: 1, frames: 3, size_px: 16, validate_every: 20}
+network: {frame_widths: [4], sequence_widths: [4], head_width: 4}
+"""
+
+
+def test_molecules_that_nobody_saved_are_kept_and_never_overwritten(tmp_path: Path) -> None:
+    one = EmitterSet(
+        frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.ones(1), metadata={"movie": "a/b.tif"}
+    )
+    first, second = keep(one, tmp_path / "kept"), keep(one, tmp_path / "kept")
+    assert first != second
+    assert set(kept(tmp_path / "kept")) == {first, second}
+    assert len(read_table(second)) == 1
+
+
+def test_the_sample_camera_is_the_samples() -> None:
+    assert read_camera(CAMERA).camera.em_gain == 300
