@@ -49,6 +49,7 @@ __all__ = [
     "complete_acquisition",
     "localize_file",
     "localize_movie",
+    "needs_psf",
     "provenance",
     "psf_to_polish_with",
     "tell",
@@ -308,7 +309,7 @@ def localize_movie(
     elif not model.context or model.psf is not None:
         _check_pixel_size(model, acquisition.pixel_size_nm)
     told = None
-    if model.context.keys() >= {"wavelength_px", "numerical_aperture"}:
+    if needs_psf(model):
         told = tell(model, psf)
         context |= told.context
         assert psf is not None
@@ -411,6 +412,11 @@ def _polished(
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def needs_psf(model: Localizer) -> bool:
+    """Whether a model serves many PSFs, and must be told the one of the movie by a calibration."""
+    return model.context.keys() >= {"wavelength_px", "numerical_aperture"}
 
 
 def tell(model: Localizer, psf: PSFFile | None) -> Canonical:

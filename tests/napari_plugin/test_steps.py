@@ -67,6 +67,19 @@ def test_steps_light_up_as_their_inputs_exist() -> None:
         assert not step.done()
 
 
+def test_a_model_that_must_be_told_the_psf_waits_for_it() -> None:
+    session = Session()
+    movie, model, step = MovieStep(session), ModelStep(session), LocalizeStep(session)
+    movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    model.accept(drain(model.load("astigmatic-3d")))
+    assert step.missing().startswith("astigmatic-3d must be told the PSF")
+    assert session.model is not None
+    assert card_of(session.model).context == ("the PSF, by the step PSF",)
+    with pytest.raises(ValueError, match="calibrate it in the step PSF"):
+        step.run()
+
+
 def test_the_movie_step_reads_the_camera_and_counts_photons(session: Session) -> None:
     step = MovieStep(Session())
     step.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))

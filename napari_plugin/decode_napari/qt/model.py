@@ -11,7 +11,7 @@ from decode.models import shipped_models
 from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.session import ChosenModel
-from decode_napari.steps.model import ModelStep, TrainSettings, card_of
+from decode_napari.steps.model import FIRST, ModelStep, TrainSettings, card_of
 from decode_napari.steps.step import Report
 
 __all__ = ["ModelPanel"]
@@ -27,7 +27,7 @@ class ModelPanel(Panel):
         super().__init__(step, dock)
         self.step = step
         self._curves: dict[str, tuple[list[float], list[float]]] = {}
-        self.model = self.row("model", choice([*shipped_models(), FROM_FILE]), "The network that localizes")
+        self.model = self.row("model", choice([*_shipped(), FROM_FILE]), "The network that localizes")
         self.model.activated.connect(lambda _: self._chosen())
         self.about = note()
         self.column.addWidget(self.about)
@@ -41,7 +41,7 @@ class ModelPanel(Panel):
         )
         self.recipe.activated.connect(lambda _: self._recipe_chosen())
         self.start_from = self.row(
-            "start from", choice([*shipped_models(), FROM_NOTHING]), "Weights to start from: fine-tuning is quicker"
+            "start from", choice([*_shipped(), FROM_NOTHING]), "Weights to start from: fine-tuning is quicker"
         )
         self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
         self.out = self.row("write to", QLineEdit(), "Model file, .safetensors; it is written at every validation")
@@ -69,7 +69,7 @@ class ModelPanel(Panel):
         self.column.addStretch()
         dock.memory.bind("model/minutes", self.minutes)
         self.refresh()
-        self.load(next(iter(shipped_models()), ""))
+        self.load(next(iter(_shipped()), ""))
 
     def refresh(self) -> None:
         training = self.dock.runner.busy and self.dock.runner.title == "training"
@@ -179,3 +179,8 @@ class ModelPanel(Panel):
 
     def _stop(self) -> None:
         self.dock.runner.stop()
+
+
+def _shipped() -> list[str]:
+    """Names of the shipped models, the one for everybody first."""
+    return sorted(shipped_models(), key=lambda name: name != FIRST)

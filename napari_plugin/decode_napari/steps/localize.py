@@ -54,7 +54,15 @@ class LocalizeStep(Step):
     def missing(self) -> str:
         if self.session.movie is None:
             return "open a movie first"
-        return "" if self.session.model is not None else "choose a model first"
+        if self.session.model is None:
+            return "choose a model first"
+        from decode.batch import needs_psf
+
+        if self.session.psf is None and needs_psf(self.session.model.localizer):
+            return (
+                f"{self.session.model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
+            )
+        return ""
 
     def done(self) -> str:
         found = self.session.found

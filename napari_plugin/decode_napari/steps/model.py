@@ -10,7 +10,10 @@ from typing import final
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
 from decode_napari.steps.step import Report, Step, command
 
-__all__ = ["Card", "ModelStep", "TrainSettings", "card_of"]
+__all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
+
+FIRST = "gaussian-2d"
+"""the shipped model that needs nothing but a movie"""
 
 REPORT_EVERY = 10
 """steps between two points of the curves: a pause or a stop waits for no more"""
@@ -135,11 +138,18 @@ class ModelStep(Step):
 
 def card_of(model: ChosenModel) -> Card:
     """What a model's training record says of it."""
+    from decode.batch import needs_psf
+
     record = model.localizer.record
     recipe = record.get("config", {})
-    told = [
-        f"{name.replace('_', ' ')} from {low:g} to {high:g}" for name, (low, high) in model.localizer.context.items()
-    ]
+    told = (
+        ["the PSF, by the step PSF"]
+        if needs_psf(model.localizer)
+        else [
+            f"{name.replace('_', ' ')} from {low:g} to {high:g}"
+            for name, (low, high) in model.localizer.context.items()
+        ]
+    )
     figures = [
         f"{row['density_per_um2']:g} molecules/um2 of {row['flux_photons']:g} photons: Jaccard {row['jaccard']:.2f}, "
         f"{row['rmse_lateral_nm']:.0f} nm"
