@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from decode.emitters import EmitterSet
-from decode.optics.blur import blur_kernel, blur_reach
+from decode.optics.blur import BlurredPSF, blur_kernel, blur_reach
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
@@ -173,7 +173,7 @@ class ForwardModel:
     psf_prior: PSFPrior | None = None
     """ranges of the PSF's parameters, for a `GaussianPSF`; None keeps the PSF's own"""
     blur_nm: Range = (0.0, 0.0)
-    """range of a Gaussian blur on top of the PSF"""
+    """range of a Gaussian blur on top of `psf`"""
     pupils: PupilBank | None = None
     """PSFs of which every movie draws one; None: all have `psf`"""
 
@@ -212,6 +212,13 @@ class ForwardModel:
             told = {"psf_sigma_px": (parameters / pixel * torch.exp(error)).clamp(low, high)[:, 0]}
             halo = uniform(self.psf_prior.halo_fraction, n_movies, rng)
         parameters = parameters.to(rng.device)
+        blur_nm = uniform(self.blur_nm, n_movies, rng) if self.blur_nm[1] > 0 else torch.zeros(n_movies)
+        # a blur brings light in over the border of the frame: it is drawn with a margin
+        margin = blur_reach(self.blur_nm[1] / pixel) if self.blur_nm[1] > 0 else 0
+        seen, shift = (
+            (shape[0] + 2 * margin, shape[1] + 2 * margin),
+            emitters.xyz.new_tensor([margin * pixel] * 2 + [0]),
+        )
         light = background
         per_emitter = parameters[movie]
         core = emitters.photons if halo is None else emitters.photons * (1 - halo[movie])
@@ -219,33 +226,33 @@ class ForwardModel:
         if halo is not None and self.psf_prior is not None:
             parts.append((emitters.photons * halo[movie], per_emitter * self.psf_prior.halo_width))
         for photons, rows in parts:
-            spots = torch.zeros_like(background).flatten(0, 1)
+            spots = background.new_zeros(n_movies * n_frames, *seen)
             for psf, inside in [(psf, movie == i) for i, psf in enumerate(psfs)] or [(self.psf, movie >= 0)]:
                 spots += render(
                     psf,
                     frame=emitters.frame[inside],
-                    xyz=emitters.xyz[inside],
+                    xyz=emitters.xyz[inside] + shift,
                     photons=photons[inside],
                     n_frames=n_movies * n_frames,
-                    shape=shape,
+                    shape=seen,
                     parameters=rows[inside] if rows.shape[1] else None,
                 )
-            light = light + self._blurred(spots.view(n_movies, n_frames, *shape), rng)
+            light = light + self._blurred(spots.view(n_movies, n_frames, *seen), blur_nm)
+        if self.blur_nm[1] > 0:
+            psfs = [BlurredPSF(self.psf, blur).to(rng.device) for blur in blur_nm.tolist()]
         if isinstance(self.camera, CameraPrior):
             camera = self.camera.sample(n_movies, shape, rng)
         else:
             camera = _cut(self.camera, n_movies, shape, rng)
         return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel, psfs)
 
-    def _blurred(self, spots: Tensor, rng: torch.Generator) -> Tensor:
-        """(n_movies, n_frames, y, x) light, each movie blurred by a width of its own."""
+    def _blurred(self, spots: Tensor, blur_nm: Tensor) -> Tensor:
+        """Light (n_movies, n_frames, y, x), each movie blurred by its own width (n_movies,), without its margin."""
         if self.blur_nm[1] == 0:
             return spots
-        sigma = uniform(self.blur_nm, len(spots), rng) / self.psf.pixel_size_nm
-        half = blur_reach(self.blur_nm[1] / self.psf.pixel_size_nm)
-        kernel = blur_kernel(sigma, half)
-        rows = conv2d(spots.transpose(0, 1), kernel[:, None, None, :], padding=(0, half), groups=len(spots))
-        return conv2d(rows, kernel[:, None, :, None], padding=(half, 0), groups=len(spots)).transpose(0, 1).clamp_min(0)
+        kernel = blur_kernel(blur_nm / self.psf.pixel_size_nm, blur_reach(self.blur_nm[1] / self.psf.pixel_size_nm))
+        rows = conv2d(spots.transpose(0, 1), kernel[:, None, None, :], groups=len(spots))
+        return conv2d(rows, kernel[:, None, :, None], groups=len(spots)).transpose(0, 1).clamp_min(0)
 
 
 def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:

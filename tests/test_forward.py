@@ -10,6 +10,7 @@ import torch
 from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
 from decode.scene import Scene
 
 SCENE = Scene(background_contrast=(0.0, 0.0), background_drift=(0.0, 0.0))
@@ -60,6 +61,23 @@ def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> No
         if 300 < x < 3700 and 300 < y < 3700:
             around = s.frames[0, frame, int(y // 100) - 1 : int(y // 100) + 2, int(x // 100) - 1 : int(x // 100) + 2]
             assert float(around.max()) > 200, "the light lies at (row, column) = (y, x)"
+
+
+def test_each_movie_says_which_blur_its_psf_has(rng: torch.Generator) -> None:
+    scene = replace(SCENE, density_per_um2=(1.0, 1.0), background_photons=(1.0, 1.0), filaments=0.0)
+    sharp, camera = GaussianPSF(110.0, pixel_size_nm=100.0), Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=0.0)
+    simulation = ForwardModel(scene, sharp, camera, blur_nm=(20.0, 60.0)).sample(6, 20, (32, 32), rng)
+    assert len(simulation.psfs) == 6
+    for movie, psf in enumerate(simulation.psfs):
+        of = simulation.emitters[simulation.emitters.frame // 20 == movie]
+        place = {"frame": of.frame - 20 * movie, "xyz": of.xyz, "photons": of.photons}
+        seen = camera.to_photons(simulation.frames[movie])
+        # what the right blur leaves is less than what none does, and of the size of Poisson noise
+        left = [
+            float((seen - 1 - render(p, **place, n_frames=20, shape=(32, 32))).square().mean()) for p in (psf, sharp)
+        ]
+        assert left[0] < left[1]
+        assert left[0] == pytest.approx(float(seen.mean()), rel=0.1)
 
 
 def test_what_the_network_is_told_scatters_about_the_truth(rng: torch.Generator) -> None:

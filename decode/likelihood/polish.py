@@ -122,11 +122,12 @@ def fit_jointly(
     Fisher scoring (Smith et al., Nature Methods 7, 373, 2010) on the likelihood of `scaled_deviance`.  In a step every
     emitter solves for itself and its nearest neighbours in a window around it, against the light of all others, and
     takes its own part of the solution (a restricted additive Schwarz method; Cai and Sarkis, SIAM J. Sci. Comput. 21,
-    792, 1999).  Photons and background are each frame's own; the position of a molecule that stays on is one for
-    all its frames, found from the sum of what each says of it when everything else is projected out.  The background
-    has the shape of the frames' mean without emitters, blurred; its height is each emitter's own.  Stated
-    uncertainties of the start act as a prior, `PRIOR_WIDTH` times as wide, on emitters with neighbours; they are not in
-    the covariance but for those of neighbours.
+    792, 1999).  Windows are small at first, and large for the last step (`STAGES`).  Photons and background are each
+    frame's own; the position of a molecule that stays on is one for all its frames, found from the sum of what each
+    says of it when everything else is projected out.  The background has the shape of the frames' mean without
+    emitters, blurred; its height is each emitter's own.  Stated uncertainties of the start act as a prior,
+    `PRIOR_WIDTH` times as wide, on emitters with neighbours; they are not in the covariance but for those of
+    neighbours.
 
     Args:
         psf, camera, adu, parameters: as for `polish`.
@@ -213,7 +214,7 @@ def fit_jointly(
     )
 
 
-def window_for(psf: PSF, camera: Camera, *, axial: bool = True, most: float = 1.04) -> int:
+def window_for(psf: PSF, camera: Camera, *, axial: bool, most: float) -> int:
     """Side in pixels of the smallest window whose bound is less than so many times that of the whole patch.
 
     The Cramer-Rao bound of 1000 photons on 20 photons per pixel, mean over some depths.

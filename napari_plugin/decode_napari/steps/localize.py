@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -168,7 +168,7 @@ class LocalizeStep(Step):
     def _run(
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings
     ) -> Generator[Report, None, None]:
-        from decode.batch import localize_movie, provenance
+        from decode.batch import provenance
         from decode.io.stacks import open_movie
 
         chosen = None if settings.frames is None else slice(*settings.frames)
@@ -183,15 +183,7 @@ class LocalizeStep(Step):
                 warnings=acquisition.warnings,
             )
             n = 0
-            for chunk in localize_movie(
-                movie,
-                model.localizer,
-                acquisition,
-                psf=None if psf is None else psf.file,
-                threshold=settings.threshold,
-                device=settings.device,
-                polish=settings.polish,
-            ):
+            for chunk in _localized(movie, model, acquisition, psf, settings):
                 done = int(str(chunk.metadata["frames_done"]))
                 n += len(chunk)
                 message = f"{done} of {len(movie)} frames, {n} molecules"
@@ -201,7 +193,7 @@ class LocalizeStep(Step):
     def _preview(
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings, frame: int
     ) -> Generator[Report, None, EmitterSet]:
-        from decode.batch import localize_movie, provenance
+        from decode.batch import provenance
         from decode.io.stacks import open_movie
 
         yield Report(message=f"frame {frame}")
@@ -210,16 +202,7 @@ class LocalizeStep(Step):
             facts = provenance(movie, acquisition, threshold=settings.threshold)
         near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
         with open_movie(opened.path, frames=near) as movie:
-            chunks = localize_movie(
-                movie,
-                model.localizer,
-                acquisition,
-                psf=None if psf is None else psf.file,
-                threshold=settings.threshold,
-                device=settings.device,
-                polish=settings.polish,
-            )
-            found = EmitterSet.cat(list(chunks))
+            found = EmitterSet.cat(list(_localized(movie, model, acquisition, psf, settings)))
         return replace(found[found.frame == frame], metadata=facts)
 
     def _acquire(
@@ -239,3 +222,19 @@ class LocalizeStep(Step):
                 psf_sigma_nm=settings.psf_sigma_nm,
             )
         return self._acquisitions[key]
+
+
+def _localized(
+    movie: Movie, model: ChosenModel, acquisition: Acquisition, psf: ChosenPSF | None, settings: LocalizeSettings
+) -> Iterator[EmitterSet]:
+    from decode.batch import localize_movie
+
+    return localize_movie(
+        movie,
+        model.localizer,
+        acquisition,
+        psf=None if psf is None else psf.file,
+        threshold=settings.threshold,
+        device=settings.device,
+        polish=settings.polish,
+    )

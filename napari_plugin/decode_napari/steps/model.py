@@ -102,7 +102,10 @@ class ModelStep(Step):
             return ""
         movie, psf, lines = self.session.movie, self.session.psf, []
         if set_.recipe is None and movie is not None and psf is not None:
-            lines = [command("decode", "estimate", movie.path, psf=psf.path, camera=movie.camera_name, o=recipe)]
+            stated = movie.camera_name
+            # `decode estimate` takes a file, and the training has written one for a preset
+            camera = stated if stated and Path(stated).is_file() else _camera_beside(recipe)
+            lines = [command("decode", "estimate", movie.path, psf=psf.path, camera=camera, o=recipe)]
         train = command(
             "decode", "train", recipe, o=set_.out, minutes=set_.minutes, start=set_.start, resume=set_.resume
         )
@@ -211,7 +214,7 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
     from decode.io.stacks import open_movie
 
     assert movie.camera is not None
-    camera = recipe.with_name(f"{recipe.stem}_camera.yaml")
+    camera = _camera_beside(recipe)
     with open_movie(movie.path) as frames, atomic(recipe) as temporary:
         scene = estimate_scene(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
         text = to_recipe(
@@ -224,3 +227,7 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
         )
         write_camera(camera, movie.camera)
         temporary.write_text(text, encoding="utf-8")
+
+
+def _camera_beside(recipe: Path) -> Path:
+    return recipe.with_name(f"{recipe.stem}_camera.yaml")
