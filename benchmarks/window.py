@@ -1,0 +1,155 @@
+"""How the napari window keeps up: its event loop while it works, a preview, a cancel, sliders over many molecules.
+
+    xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules 500000]
+
+In a real window, drawn by whatever OpenGL there is (under Xvfb by the processor, which the work needs too).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import torch
+from qtpy.QtCore import QSettings, QTimer
+from qtpy.QtWidgets import QApplication
+
+from decode import EmitterSet, open_movie, write_movie
+from decode_napari.molecules import Filter
+from decode_napari.samples import sample_file
+from decode_napari.session import Found
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeStep
+from decode_napari.steps.model import ModelStep
+from decode_napari.steps.movie import MovieStep
+
+RECIPE = Path(__file__).resolve().parents[1] / "configs" / "gaussian-2d.yaml"
+
+
+def wait(until: Callable[[], bool], seconds: float = 300.0) -> float:
+    """Let the window live until something has happened; how long that took."""
+    app, start = QApplication.instance(), time.perf_counter()
+    while not until():
+        app.processEvents()
+        time.sleep(0.001)
+        if time.perf_counter() - start > seconds:
+            raise TimeoutError(f"nothing happened within {seconds:g} s")
+    return time.perf_counter() - start
+
+
+def longest_gap(work: Callable[[], None]) -> float:
+    """Milliseconds between two beats, 5 ms apart, of the event loop that work is done beside."""
+    beats, timer = [time.perf_counter()], QTimer()
+    timer.timeout.connect(lambda: beats.append(time.perf_counter()))
+    timer.start(5)
+    work()
+    timer.stop()
+    return 1000 * max(b - a for a, b in pairwise(beats))
+
+
+def pause(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    wait(lambda: time.perf_counter() > end)
+
+
+def table_of(n: int) -> EmitterSet:
+    rng = torch.Generator().manual_seed(1)
+    return EmitterSet(
+        frame=torch.randint(0, 5000, (n,), generator=rng).sort().values,
+        xyz=torch.rand(n, 3, generator=rng) * torch.tensor([25600.0, 25600.0, 1000.0]),
+        photons=torch.rand(n, generator=rng) * 5000,
+        probability=torch.rand(n, generator=rng),
+        xyz_sigma=torch.rand(n, 3, generator=rng) * 40,
+        metadata={"pixel_size_nm": 100.0, "width_px": 256, "height_px": 256},
+    )
+
+
+def large_movie(path: Path) -> None:
+    """The sample, laid 4 x 4 side by side: 256 x 256 pixels."""
+    with open_movie(sample_file("blinking_2d.tif")) as movie:
+        write_movie(path, np.tile(movie.read(0, 20), (1, 4, 4)), pixel_size_nm=100.0)
+
+
+def measure(n_molecules: int, folder: Path) -> None:
+    viewer = napari.Viewer()
+    _, dock = viewer.window.add_plugin_dock_widget("decode-smlm", "Localize molecules")
+    wait(lambda: dock.session.model is not None)
+
+    def idle() -> None:
+        wait(lambda: not dock.runner.busy and not dock.previewer.busy)
+
+    viewer.open_sample("decode-smlm", "blinking_2d")
+    wait(lambda: dock.session.movie is not None)
+    idle()
+    localize: Any = dock.panel(LocalizeStep)
+    localize.preview()
+    idle()
+
+    def whole_movie() -> None:
+        dock.localize()
+        idle()
+
+    for name in ("first", "second"):
+        print(f"localize, {name} run: event loop held up for {longest_gap(whole_movie):.0f} ms at most")
+    dock.localize()
+    wait(lambda: localize.step.n_found > 500)
+    dock.cancel()
+    print(f"cancel: {wait(lambda: not dock.runner.busy):.2f} s")
+
+    large_movie(folder / "large.tif")
+    dock.panel(MovieStep).open(folder / "large.tif")
+    wait(lambda: dock.session.movie.path.name == "large.tif")
+    idle()
+    viewer.dims.set_current_step(0, 10)
+    times = []
+    for i in range(4):
+        localize.threshold.setValue(0.5 + i / 100)
+        localize.preview()
+        assert dock.previewer.busy
+        times.append(wait(lambda: not dock.previewer.busy))
+    print(f"preview of 256 x 256: {times[0]:.2f} s, then {max(times[1:]):.2f} s at most")
+
+    training: Any = dock.panel(ModelStep)
+    training.set_recipe(RECIPE)
+    training.out.setText(str(folder / "mine.safetensors"))
+    training.train()
+    wait(lambda: "loss" in training._curves)
+    print(f"train: event loop held up for {longest_gap(lambda: pause(15)):.0f} ms at most")
+    dock.cancel()
+    idle()
+
+    dock.session.put(found=Found(filter=Filter(table_of(n_molecules)), source="table.csv"))
+    pause(1)
+    slider, times = dock.panel(InspectStep).sliders["photons"], []
+    for i in range(1, 31):
+        start = time.perf_counter()
+        slider.setValue((50.0 * i, 4500.0))
+        # until it is drawn
+        QApplication.processEvents()
+        QApplication.processEvents()
+        times.append(time.perf_counter() - start)
+    print(f"slider over {n_molecules} molecules: {1 / np.mean(times):.0f} updates a second")
+    viewer.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--molecules", type=int, default=500_000)
+    arguments = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        # settings of the user's own windows stay what they are
+        QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        measure(arguments.molecules, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
