@@ -106,8 +106,9 @@ def test_beads_are_all_that_the_model_for_astigmatic_pupils_is_told(tmp_path: Pa
         assert result.exit_code == 0, result.output
     found, truth = read_table(tmp_path / "blinking_3d.hdf5"), read_table(SAMPLE / "blinking_3d_truth.csv")
     figures = score(truth, found, min_photons=300, field_nm=(6400, 6400))
-    assert figures.jaccard >= 0.6
-    assert figures.efficiency_3d >= 36
+    # with its context in another order it has 0.62 and 39
+    assert figures.jaccard >= 0.66
+    assert figures.efficiency_3d >= 50
 
 
 def test_an_empty_movie_holds_no_molecules(model: Localizer) -> None:
