@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -59,6 +59,10 @@ ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 POLISH_OVERLAP = 4
 """frames before and after a chunk in which its molecules may still be on"""
+POLISHED_FRAMES, POLISHED_PIXELS = 64, 2**23
+"""polished at a time, if there are so many: frames, but no more than so many pixels"""
+HEARTBEAT = 0.2
+"""seconds"""
 FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 
@@ -298,7 +302,7 @@ def localize_movie(
         psf, threshold, roi, device, polish: as `localize_file` takes them.
 
     Returns:
-        Molecules of the next frames, as `localize` yields them.
+        Molecules of the next frames, as `localize` yields them.  While they are polished, empty tables now and then.
 
     Raises:
         ValueError: if the PSF or the pixel size does not fit the model.
@@ -380,6 +384,7 @@ def _polished(
     """
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
+    last = replace(nothing, metadata={"frames_done": 0, "frames_total": len(movie)})
 
     def polished(now: EmitterSet, seen: EmitterSet, adu: Tensor, low: int, start: int, stop: int) -> EmitterSet:
         if not len(now):
@@ -393,9 +398,20 @@ def _polished(
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     waiting: deque[Future[EmitterSet]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+
+    def finished(at_most: int) -> Iterator[EmitterSet]:
+        """Chunks until so many are left, and a sign of life now and then."""
+        nonlocal last
+        while len(waiting) > at_most:
+            if wait([waiting[0]], timeout=HEARTBEAT).done:
+                last = waiting.popleft().result()
+                yield last
+            else:
+                yield replace(nothing, metadata=last.metadata)
+
     try:
         start, before = 0, nothing
-        for now, after in pairwise(chain(chunks, [None])):
+        for now, after in pairwise(chain(_blocks(chunks, movie), [None])):
             assert now is not None
             stop = int(str(now.metadata["frames_done"]))
             low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
@@ -404,14 +420,26 @@ def _polished(
             seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
             adu = torch.from_numpy(movie.read(low, high).astype(np.float32))
             waiting.append(pool.submit(polished, now, seen, adu, low, start, stop))
-            while len(waiting) > workers:
-                yield waiting.popleft().result()
+            yield from finished(workers)
             start, before = stop, now
-        while waiting:
-            yield waiting.popleft().result()
+        yield from finished(0)
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _blocks(chunks: Iterator[EmitterSet], movie: Movie) -> Iterator[EmitterSet]:
+    """Chunks of few frames joined, as polishing looks at some frames beyond each."""
+    _, height, width = movie.shape
+    enough = min(POLISHED_FRAMES, POLISHED_PIXELS // (height * width))
+    parts: list[EmitterSet] = []
+    start = 0
+    for chunk in chunks:
+        parts.append(chunk)
+        stop = int(str(chunk.metadata["frames_done"]))
+        if stop - start >= enough or stop == len(movie):
+            yield replace(EmitterSet.cat(parts), metadata=chunk.metadata)
+            parts, start = [], stop
 
 
 def needs_psf(model: Localizer) -> bool:

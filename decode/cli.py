@@ -177,7 +177,7 @@ def localize(
                 allow_truncated=allow_truncated,
                 polish=polish,
             ):
-                if progress.frames_done == 0:
+                if bar.total is None:
                     bar.reset(progress.frames_total)
                     for estimate in progress.acquisition.estimates:
                         bar.write(f"{movie.name}: {estimate}", file=sys.stderr)

@@ -21,7 +21,7 @@ from decode.optics.psf import PSF
 
 __all__ = ["fit_jointly", "polish", "window_for"]
 
-AT_ONCE = 256
+AT_ONCE, DRAWN_AT_ONCE = 256, 1024
 """emitters worked on at a time: more would leave the processor's cache"""
 MOST_NEIGHBOURS = 6
 """the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
@@ -172,7 +172,7 @@ def fit_jointly(
             windows.draw(rows, theta)
             if step in (0, 2):
                 windows.see_background()
-            rows = rows[torch.argsort(crowd[rows])]
+            rows = rows[torch.argsort(crowd[rows], stable=True)]
             change = torch.zeros_like(theta)
             for m in crowd[rows].unique().tolist():
                 for part in rows[crowd[rows] == m].split(max(16, AT_ONCE // (1 + m))):
@@ -259,47 +259,64 @@ class _Windows:
         belief: Tensor,
     ) -> None:
         self.psf, self.axes, self.parameters, self.start, self.belief = psf, axes, parameters, start, belief
-        self.shape = tuple(adu.shape)
         device, dtype = start.device, start.dtype
-        k = psf.patch_px
-        self.frame, self.place = emitters.frame.to(device), emitters.xyz
-        self.corner = torch.floor(self.place[:, :2] / psf.pixel_size_nm).long() - k // 2
-        self.reach = torch.arange(k, device=device)
+        n, k = len(start), psf.patch_px
+        height, width = adu.shape[1:]
+        self.place = emitters.xyz
+        # windows may hang over the border: frames have a margin, whose pixels do not count
+        corner = torch.floor(self.place[:, :2] / psf.pixel_size_nm).long() - k // 2
+        self.corner = corner.minimum(corner.new_tensor([width, height])).clamp_min(-k)
         camera = camera.to(device)
-        self.photons = camera.to_photons(adu.to(device)).to(dtype)
-        self.excess = camera.excess_factor / torch.as_tensor(camera.qe, dtype=dtype, device=device)
-        self.floor = camera.noise_floor.to(device, dtype)
-        self.light = torch.zeros_like(self.photons)
-        self.background = self.photons.new_zeros(self.shape[1:])
-        n = len(start)
-        self.slopes = start.new_zeros(n, len(axes) + 1, k * k)
+        self.photons = pad(camera.to_photons(adu.to(device)).to(dtype), (k, k, k, k))
+        self.light, self.background = torch.zeros_like(self.photons), torch.zeros_like(self.photons[0])
+        self.within = pad(start.new_ones(height, width), (k, k, k, k))
+        self.excess, self.floor = (
+            value if value.numel() == 1 else pad(value.expand(height, width), (k, k, k, k), value=1.0).flatten()
+            for value in (
+                camera.excess_factor / torch.as_tensor(camera.qe, dtype=dtype, device=device),
+                camera.noise_floor.to(device, dtype),
+            )
+        )
+        stride = width + 2 * k
+        reach = torch.arange(k, device=device)
+        self.reach, self.offset = reach, (reach[:, None] * stride + reach).flatten()
+        self.first = (self.corner[:, 1] + k) * stride + self.corner[:, 0] + k
+        self.first_of_frame = emitters.frame.to(device) * self.within.numel()
+        # of every pixel by position and photons; a last pixel, all zeros, is for what lies outside the window
+        self.slopes = start.new_zeros(n, k * k + 1, len(axes) + 1)
         self.drawn = start.new_zeros(n)
 
     def draw(self, rows: Tensor, theta: Tensor) -> None:
         """Images of emitters and their slopes by position and photons; in the frames they take the old ones' place."""
         d = len(self.axes)
-        for part in rows.split(AT_ONCE):
+        for part in rows.split(DRAWN_AT_ONCE):
             position = self.place[part].clone()
             position[:, self.axes] = theta[part, :d]
             position[:, :2] -= self.corner[part] * self.psf.pixel_size_nm
             own = None if self.parameters is None else self.parameters[part]
             image = self.psf.integrate_pixels_with_slopes(position, own).flatten(2).to(theta.dtype)
-            bright = theta[part, d, None]
-            pixel, inside = self.pixels(part)
-            change = (bright * image[:, 0] - self.drawn[part, None] * self.slopes[part, -1]) * inside
-            self.light.view(-1).index_add_(0, (self._first(part) + pixel).view(-1), change.view(-1))
-            self.slopes[part, :-1] = bright[:, None] * image[:, [axis + 1 for axis in self.axes]]
-            self.slopes[part, -1] = image[:, 0]
-            self.drawn[part] = bright[:, 0]
+            bright = theta[part, d]
+            change = bright[:, None] * image[:, 0] - self.drawn[part, None] * self.slopes[part, :-1, d]
+            pixel = (self.first + self.first_of_frame)[part, None] + self.offset
+            self.light.view(-1).index_add_(0, pixel.view(-1), change.view(-1))
+            slopes = image[:, [*(axis + 1 for axis in self.axes), 0]]
+            slopes[:, :d] *= bright[:, None, None]
+            self.slopes[part, :-1] = slopes.mT
+            self.drawn[part] = bright
 
     def see_background(self) -> None:
         """What shines evenly: the frames without the light of emitters, their mean blurred."""
-        rest = self.photons - self.light
+        k = len(self.reach)
+        rest, light = (frames[:, k:-k, k:-k] for frames in (self.photons - self.light, self.light))
         level = rest.median().clamp_min(DARKEST)
-        weight = 1 / (self.excess * (self.light.clamp_min(0) + level) + self.floor)
-        sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / self.shape[0]) ** 0.5
+        excess, floor = (
+            value if value.numel() == 1 else value.view_as(self.within)[k:-k, k:-k]
+            for value in (self.excess, self.floor)
+        )
+        weight = 1 / (excess * (light.clamp_min(0) + level) + floor)
+        sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / len(rest)) ** 0.5
         above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
-        self.background = above / below
+        self.background[k:-k, k:-k] = above / below
 
     def solve(self, rows: Tensor, beside: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of emitters with as many neighbours (n, m) each.
@@ -307,68 +324,61 @@ class _Windows:
         Returns:
             The step (n, p), the covariance (n, p, p) where the emitters are, and the deviance (n,) there.
         """
-        p = theta.shape[1]
-        pixel, inside = self.pixels(rows)
-        in_movie = self._first(rows) + pixel
-        shape = self.background.view(-1)[pixel]
-        mean = self.light.view(-1)[in_movie] + shape - shape[:, shape.shape[1] // 2, None] + theta[rows, -1:]
-        measured = self.photons.view(-1)[in_movie]
-        excess, floor = (self._at(value, pixel) for value in (self.excess, self.floor))
-        weight = inside / (excess * mean.clamp_min(DARKEST) + floor)
-        deviance = (scaled_deviance(measured, mean, excess, floor) * inside).sum(1)
-        slope = torch.cat([self.slopes[rows], torch.ones_like(mean)[:, None], self._shifted(rows, beside)], 1)
-        weighted = slope * weight[:, None]
-        information = weighted @ slope.mT
-        score = (weighted @ (measured - mean)[:, :, None])[:, :, 0]
-        others = self.belief[beside, :-1].flatten(1)
-        score[:, :p] += self.belief[rows] * (self.start - theta)[rows]
-        score[:, p:] += others * (self.start - theta)[beside, :-1].flatten(1)
+        together = torch.cat([rows[:, None], beside], 1)
+        pixel = self.first[rows, None] + self.offset
+        shape, within = _taken(self.background, pixel), _taken(self.within, pixel)
+        excess, floor = (value if value.numel() == 1 else _taken(value, pixel) for value in (self.excess, self.floor))
+        pixel += self.first_of_frame[rows, None]
+        measured = _taken(self.photons, pixel)
+        height = theta[rows, -1:] - shape[:, shape.shape[1] // 2, None]
+        mean = shape.add_(height).add_(_taken(self.light, pixel))
+        deviance = (scaled_deviance(measured, mean, excess, floor) * within).sum(1)
+        root = (within / (excess * mean.clamp_min(DARKEST) + floor)).sqrt_()
+        # by positions and photons of the emitter, then of its neighbours, and by the background
+        slope = self._seen(together).mul_(root[:, :, None])
+        flat = torch.stack([root, root * measured.sub_(mean)], 1)
+        by_flat, of_flat = flat @ slope, flat @ flat.mT
+        information = pad(slope.mT @ slope, (0, 1, 0, 1))
+        information[:, :-1, -1] = information[:, -1, :-1] = by_flat[:, 0]
+        information[:, -1, -1] = of_flat[:, 0, 0]
+        belief = pad(self.belief[together, :-1].flatten(1), (0, 1))
+        score = torch.cat([by_flat[:, 1], of_flat[:, :1, 1]], 1)
+        score[:, :-1] += belief[:, :-1] * (self.start[together, :-1] - theta[together, :-1]).flatten(1)
         scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
         # correlations, not information, are inverted: units of nm and photons differ by orders of magnitude
-        outer = scale[:, :, None] * scale[:, None, :]
-        own, others = pad(self.belief[rows], (0, others.shape[1])), pad(others, (p, 0))
-        information *= outer
-        damped = information + torch.diag_embed((own + others) * scale**2 + DAMPING)
-        step = torch.linalg.solve(damped, score * scale)[:, :p] * scale[:, :p]
-        unit = torch.eye(slope.shape[1], p, dtype=slope.dtype, device=slope.device).expand(len(rows), -1, -1)
-        covariance = torch.linalg.solve(information + torch.diag_embed(others * scale**2 + 1e-5), unit)[:, :p]
-        return step, covariance * outer[:, :p, :p], deviance
-
-    def pixels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels of windows (n, k * k) as they are numbered in a frame, and which of them are inside it."""
-        height, width = self.shape[1:]
-        x, y = (self.corner[rows, axis, None] + self.reach for axis in (0, 1))
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-        pixel = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
-        return pixel.flatten(1), inside.flatten(1)
+        information *= scale[:, :, None] * scale[:, None, :]
+        belief *= scale**2
+        own = [*range(len(self.axes) + 1), -1]
+        step = _solved(information, belief + DAMPING, (score * scale)[:, :, None])[:, own, 0] * scale[:, own]
+        belief[:, own] = 0
+        unit = torch.eye(slope.shape[2] + 1, dtype=slope.dtype, device=slope.device)[:, own].expand(len(rows), -1, -1)
+        covariance = _solved(information, belief + 1e-5, unit)[:, own]
+        return step, covariance * (scale[:, own, None] * scale[:, None, own]), deviance
 
     def n_pixels(self) -> Tensor:
         """(n,) pixels of each window inside the frame."""
-        height, width = self.shape[1:]
-        sides = [
-            (self.corner + len(self.reach))[:, i].clamp_max(s) - self.corner[:, i].clamp_min(0)
-            for i, s in ((0, width), (1, height))
-        ]
-        return sides[0].clamp_min(0) * sides[1].clamp_min(0)
+        return _taken(self.within, self.first[:, None] + self.offset).sum(1)
 
-    def _first(self, rows: Tensor) -> Tensor:
-        return self.frame[rows, None] * (self.shape[1] * self.shape[2])
-
-    def _at(self, value: Tensor, pixel: Tensor) -> Tensor:
-        return value if value.numel() == 1 else value.expand(self.shape[1:]).reshape(-1)[pixel]
-
-    def _shifted(self, rows: Tensor, beside: Tensor) -> Tensor:
-        """Slopes of neighbours (n, m) as the windows of emitters (n,) see them: (n, m (axes + 1), pixels)."""
+    def _seen(self, emitters: Tensor) -> Tensor:
+        """Slopes of emitters (n, m) as the window of the first of each row sees them: (n, pixels, m (axes + 1))."""
         k = len(self.reach)
-        if not beside.shape[1]:
-            return self.slopes.new_zeros(len(rows), 0, k * k)
-        offset = self.corner[rows][:, None] - self.corner[beside]
+        offset = self.corner[emitters[:, :1]] - self.corner[emitters]
         x, y = (offset[:, :, axis, None] + self.reach for axis in (0, 1))
-        inside = ((y >= 0) & (y < k))[:, :, :, None] & ((x >= 0) & (x < k))[:, :, None, :]
-        index = y.clamp(0, k - 1)[:, :, :, None] * k + x.clamp(0, k - 1)[:, :, None, :]
-        slopes = self.slopes[beside]
-        seen = slopes.gather(3, index.flatten(2)[:, :, None].expand(-1, -1, slopes.shape[2], -1))
-        return (seen * inside.flatten(2)[:, :, None]).flatten(1, 2)
+        # a coordinate outside makes the sum so large that it is the pixel of zeros
+        x, y = (torch.where((at >= 0) & (at < k), at * step, k * k) for at, step in ((x, 1), (y, k)))
+        pixel = (y[..., None] + x[:, :, None]).clamp_(max=k * k).add_((emitters * (k * k + 1))[..., None, None])
+        slopes = self.slopes.flatten(0, 1).index_select(0, pixel.flatten(2).mT.reshape(-1))
+        return slopes.view(len(emitters), k * k, -1)
+
+
+def _solved(matrix: Tensor, more: Tensor, right: Tensor) -> Tensor:
+    """Solutions (n, q, r) of positive definite matrices (n, q, q), to whose diagonals more (n, q) is added."""
+    return torch.cholesky_solve(right, torch.linalg.cholesky_ex(matrix + torch.diag_embed(more))[0])
+
+
+def _taken(values: Tensor, index: Tensor) -> Tensor:
+    # much faster on a CPU than indexing
+    return values.view(-1).index_select(0, index.view(-1)).view(index.shape)
 
 
 def _one_position(

@@ -73,11 +73,9 @@ class FieldSplinePSF(PSF):
         if parameters is None:
             return self.middle.integrate_pixels_with_slopes(xyz)
         weight = self.basis(parameters)
-        along_z = torch.stack([self.middle.along_z(xyz[:, 2]), self.middle.slopes_along_z(xyz[:, 2])], 1)
-        mixing = weight[:, None, :, None] * along_z[:, :, None]
-        planes = torch.cat([self.middle.coefficients, self.changes.flatten(0, 1)])
-        xy = xyz[:, :2] - weight[:, 1:] @ self.shifts_nm.to(weight.dtype)
-        return self.middle.mixed_with_slopes(planes, mixing.flatten(2), xy)
+        stacks = torch.cat([self.middle.coefficients[None], self.changes])
+        moved = torch.cat([xyz[:, :2] - weight[:, 1:] @ self.shifts_nm.to(weight.dtype), xyz[:, 2:]], 1)
+        return self.middle.mixed_with_slopes(stacks, weight, moved)
 
     def basis(self, parameters: Tensor) -> Tensor:
         """(n, 1 + changes) weights of the middle's coefficients and their changes at places (n, 2) nm in the field."""

@@ -129,47 +129,64 @@ class SplinePSF(PSF):
         return torch.einsum("nyxj,nj->nyx", image.unfold(2, 4, self.oversampling), weight[:, 0])
 
     def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        mixing = torch.stack([self.along_z(xyz[:, 2]), self.slopes_along_z(xyz[:, 2])], 1)
-        return self.mixed_with_slopes(self.coefficients, mixing, xyz[:, :2])
+        return self.mixed_with_slopes(self.coefficients[None], xyz.new_ones(len(xyz), 1), xyz)
 
-    def mixed_with_slopes(self, planes: Tensor, mixing: Tensor, xy: Tensor) -> Tensor:
-        """`mixed`, and its derivatives by x, y and z.
+    def mixed_with_slopes(self, stacks: Tensor, share: Tensor, xyz: Tensor) -> Tensor:
+        """Patches of mixtures of stacks that lie as that of this spline does, and their derivatives by x, y and z.
 
         Args:
-            planes, xy: as for `mixed`.
-            mixing: (n, 2, m) weight of each plane in each patch, and the slope of that by z.
+            stacks: (m, z, y, x) coefficients.
+            share: (n, m) weight of each stack in each patch.
+            xyz: (n, 3) nm, x and y from the outer corner of the patch.
 
         Returns:
             (n, 4, patch_px, patch_px): the fraction, then its slopes per nm.
         """
-        if not len(xy):
-            return xy.new_zeros(0, 4, self.patch_px, self.patch_px)
-        (column, row), weight = self._voxels(xy)
-        scale = self.oversampling / self.pixel_size_nm
-        slope = -scale * spline_slopes(self._corner(xy))
-        padded = F.pad(planes, (1, 1, 1, 1)).to(mixing.dtype)
-        # emitters in the middle of their patches all read the same part of the voxels
-        top, left = int(row.min()), int(column.min())
-        padded = padded[:, top : int(row.max()) + 1, left : int(column.max()) + 1]
-        image = (mixing.flatten(0, 1) @ padded.flatten(1)).view(-1, 2, *padded.shape[1:])
-        # voxels that lie alike in their pixels side by side: memory is read in one run, not in steps
-        row, column = (v.unflatten(1, (-1, self.oversampling)).mT.flatten(1) for v in (row - top, column - left))
-        image = image.gather(2, row[:, None, :, None].expand(-1, 2, -1, image.shape[3]))
-        image = image.gather(3, column[:, None, None].expand(-1, 2, image.shape[2], -1))
-        rows = torch.cat([self._weighted(image, weight[:, 1], 2), self._weighted(image[:, :1], slope[:, 1], 2)], 1)
-        share, z, y = self._weighted(rows, weight[:, 0], 3).unbind(1)
-        return torch.stack([share, self._weighted(rows[:, :1], slope[:, 0], 3)[:, 0], y, z], 1)
+        n, k, over = len(xyz), self.patch_px, self.oversampling
+        if not n:
+            return xyz.new_zeros(0, 4, k, k)
+        position, limit = self._planes_from_first(xyz[:, 2])
+        plane, along_z = spline_weights(position, limit)
+        corner = self._corner(xyz[:, :2])
+        voxel, across = spline_weights(corner)
+        across_slopes = spline_slopes(corner) * (-over / self.pixel_size_nm)
+        # voxels of emitters in the middle pixel begin at most so many apart: some taps more, and all of them read alike
+        apart = over + 1
+        home = torch.floor(self._corner(xyz.new_full((2,), (k // 2 + 1) * self.pixel_size_nm))).long() - 1
+        start = home + torch.div(voxel[..., 0] - home, apart, rounding_mode="floor") * apart
+        taps = voxel - start[..., None]
+        x, y = xyz.new_zeros(2, n, 2, 3 + apart)
+        for axis, of in enumerate((x, y)):
+            of[:, 0].scatter_(1, taps[:, axis], across[:, axis])
+            of[:, 1].scatter_(1, taps[:, axis], across_slopes[:, axis])
+        z = torch.stack([along_z, self._slopes_by_z(position, limit)], 1)
+        # fraction, and slopes by x, y and z
+        z, y, x = z[:, [0, 0, 0, 1]], y[:, [0, 0, 1, 0]], x[:, [0, 1, 0, 0]]
+        weight = torch.einsum("nm,ncz,ncy,ncx->ncmzyx", share.to(xyz.dtype), z, y, x).flatten(2)
 
-    def _weighted(self, image: Tensor, weight: Tensor, dim: int) -> Tensor:
-        """(n, c, y, x) voxels, those that lie alike side by side, to sums of four (n, 4) weighted along an axis."""
-        run = image.shape[dim] // self.oversampling
-        total: Tensor | None = None
-        for j in range(4):
-            part = image.narrow(dim, j % self.oversampling * run + j // self.oversampling, self.patch_px)
-            factor = weight[:, j, None, None, None]
-            total = part * factor if total is None else total.addcmul_(part, factor)
-        assert total is not None
-        return total
+        # what is outside the voxels is 0: as much of it is laid around them as the patches reach
+        span = over * (k - 1) + 3 + apart
+        size = torch.tensor(stacks.shape[:1:-1], device=xyz.device)
+        start = start.minimum(size).clamp_min(-span)
+        low = (-start.amin(0)).clamp_min(0).tolist()
+        high = (start.amax(0) + span - size).clamp_min(0).tolist()
+        planes = self._mirrored(torch.arange(-1, limit + 3, device=xyz.device))
+        padded = F.pad(stacks[:, planes].to(xyz.dtype), (low[0], high[0], low[1], high[1]))
+
+        # emitters between the same planes that read the same voxels are drawn by one product
+        place = torch.cat([plane[:, 1:2], start], 1)
+        key, order = ((place[:, 0] * 2**20 + place[:, 1]) * 2**20 + place[:, 2]).sort()
+        sizes = key.unique_consecutive(return_counts=True)[1]
+        drawn = []
+        places = place[order[sizes.cumsum(0) - 1]].tolist()
+        for (p, left, top), of in zip(places, weight[order].split(sizes.tolist()), strict=True):
+            row, column = top + low[1], left + low[0]
+            read = padded[:, p : p + 4, row : row + span, column : column + span]
+            read = read.unfold(2, 3 + apart, over).unfold(3, 3 + apart, over)
+            drawn.append(of.flatten(0, 1) @ read.permute(0, 1, 4, 5, 2, 3).reshape(of.shape[2], k * k))
+        image = xyz.new_empty(n, 4, k * k)
+        image[order] = torch.cat(drawn).view(n, 4, k * k)
+        return image.view(n, 4, k, k)
 
     def along_z(self, z: Tensor) -> Tensor:
         """(n, planes) weight of every plane at each depth."""
@@ -178,9 +195,7 @@ class SplinePSF(PSF):
 
     def slopes_along_z(self, z: Tensor) -> Tensor:
         """(n, planes) slope per nm of every plane's weight."""
-        position, limit = self._planes_from_first(z)
-        inside = (position > 0) & (position < len(self.coefficients) - 1)
-        slope = spline_slopes(position, limit) / self.z_step_nm * inside[:, None]
+        slope = self._slopes_by_z(*self._planes_from_first(z))
         plane, _ = self.planes(z)
         return slope.new_zeros(len(z), len(self.coefficients)).scatter_add(1, plane, slope)
 
@@ -204,8 +219,17 @@ class SplinePSF(PSF):
         """The planes around each depth (n, 4), and their weights (n, 4)."""
         position, limit = self._planes_from_first(z)
         plane, weight = spline_weights(position, limit)
-        # mirrored, as the coefficients were made
-        return (limit + 1 - (limit + 1 - plane.abs()).abs()).clamp(0, len(self.coefficients) - 1), weight
+        return self._mirrored(plane), weight
+
+    def _mirrored(self, plane: Tensor) -> Tensor:
+        """Planes beyond the first and the last stand for those as far inside, as the coefficients were made."""
+        last = max(len(self.coefficients) - 1, 1)
+        return (last - (last - plane.abs()).abs()).clamp(0, len(self.coefficients) - 1)
+
+    def _slopes_by_z(self, position: Tensor, limit: int) -> Tensor:
+        """(n, 4) slopes per nm of the weights of the planes around a position from the first plane."""
+        inside = (position > 0) & (position < len(self.coefficients) - 1)
+        return spline_slopes(position, limit) / self.z_step_nm * inside[:, None]
 
     def _planes_from_first(self, z: Tensor) -> tuple[Tensor, int]:
         planes = len(self.coefficients)
