@@ -148,10 +148,11 @@ def localize(
     from decode.batch import FORMATS, localize_file
     from decode.io.cameras import read_camera
     from decode.io.psfs import read_psf
+    from decode.localize import parse_region, parse_span
     from decode.models import load_model
 
-    region = None if roi is None else _region(roi)
-    chosen = None if frames is None else _slice("--frames", frames)
+    region = None if roi is None else parse_region(roi)
+    chosen = None if frames is None else parse_span("--frames", frames)
     repeated = [movie.stem for i, movie in enumerate(movies) if movie.stem in [m.stem for m in movies[:i]]]
     if repeated:
         raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
@@ -658,23 +659,6 @@ def schema() -> None:
     from decode.schema import schema as run
 
     typer.echo(json.dumps(run(), indent=1))
-
-
-def _slice(option: str, text: str) -> slice:
-    """`a:b` as in Python."""
-    try:
-        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
-    except ValueError:
-        raise ValueError(f"{option} {text}: write it as FIRST:LAST, two whole numbers") from None
-    return slice(start, stop)
-
-
-def _region(text: str) -> tuple[slice, slice]:
-    """`y0:y1,x0:x1`."""
-    spans = [_slice("--roi", span) for span in text.split(",")]
-    if len(spans) != 2:
-        raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
-    return spans[0], spans[1]
 
 
 def _size(text: str) -> tuple[float, float]:

@@ -312,6 +312,37 @@ def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
     qtbot.waitUntil(lambda: len(dock.viewer.layers["preview"].data) < many, timeout=LONG)
 
 
+def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot: Any, complaints: list[str]) -> None:
+    panel = open_sample(dock, qtbot)
+    panel.roi.draw()
+    layer = dock.viewer.layers["region"]
+    assert layer.mode == "add_rectangle"
+    # along the edges of pixels, whose centres are whole numbers in the layer as in the movie
+    layer.add_rectangles(np.array([[9.5, 19.5], [9.5, 43.5], [41.5, 43.5], [41.5, 19.5]]))
+    assert panel.roi.text.text() == "10:42,20:44"
+    world = np.array([layer.data_to_world(corner) for corner in layer.data[0]])
+    np.testing.assert_allclose([world.min(0), world.max(0)], [(1.0, 2.0), (4.2, 4.4)])
+    dock.viewer.dims.set_current_step(0, 10)
+    panel.preview()
+    qtbot.waitUntil(lambda: "preview" in dock.viewer.layers, timeout=LONG)
+    points = dock.viewer.layers["preview"]
+    found = np.array([points.data_to_world(point)[-2:] for point in points.data])
+    assert len(found) > 0
+    assert (found >= (1.0, 2.0)).all()
+    assert (found < (4.2, 4.4)).all()
+
+    panel.roi.text.setText("0:8, :16")
+    panel.roi.text.editingFinished.emit()
+    (corners,) = layer.data
+    np.testing.assert_allclose([corners.min(0), corners.max(0)], [(-0.5, -0.5), (7.5, 15.5)])
+    panel.roi.text.setText("8")
+    panel.run()
+    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
+    assert "Y0:Y1,X0:X1" in complaints[0]
+    dock.viewer.layers.remove(layer)
+    assert panel.roi.region() is None
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

@@ -215,7 +215,7 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
 
     assert movie.camera is not None
     camera = _camera_beside(recipe)
-    with open_movie(movie.path) as frames, atomic(recipe) as temporary:
+    with open_movie(movie.path, allow_truncated=movie.allow_truncated) as frames, atomic(recipe) as temporary:
         scene = estimate_scene(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
         text = to_recipe(
             scene,
