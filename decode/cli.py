@@ -343,11 +343,12 @@ def run(
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
     from tqdm import tqdm
 
+    from decode.calibrate.psf import read_positions
     from decode.io.cameras import read_camera
     from decode.run import run as stages
 
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    positions = None if bead_positions is None else _positions(bead_positions)
+    positions = None if bead_positions is None else read_positions(bead_positions)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     bar = tqdm(total=1.0, bar_format=layout, disable=None)
     with bar:
@@ -407,7 +408,7 @@ def calibrate_psf(
     as_json: Json = False,
 ) -> None:
     """Bead stacks to a PSF, and a report on how good it is."""
-    from decode.calibrate.psf import MODELS, Optics
+    from decode.calibrate.psf import MODELS, Optics, read_positions
     from decode.calibrate.psf import calibrate_psf as work
     from decode.calibrate.report import save_report, verdict
     from decode.io.cameras import read_camera
@@ -422,7 +423,7 @@ def calibrate_psf(
         z_focus=z_focus,
         model=MODELS[model],
         patch_px=patch,
-        positions_nm=None if bead_positions is None else _positions(bead_positions),
+        positions_nm=None if bead_positions is None else read_positions(bead_positions),
         optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),
     )
     report = out.with_suffix(".html")
@@ -667,14 +668,6 @@ def _size(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError(f"--field {text}: write it as X,Y in nm") from None
     return x, y
-
-
-def _positions(path: Path) -> Any:
-    """x, y of the molecules of a table's first frame."""
-    from decode.io.tables import read_table
-
-    table = read_table(path)
-    return table.xyz[table.frame == table.frame.min(), :2].float()
 
 
 def _list(files: Iterable[Path]) -> None:

@@ -32,13 +32,14 @@ from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
+from decode.io.tables import read_table
 from decode.likelihood import fit_emitters
 from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
 
-__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf"]
+__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf", "read_positions"]
 
 PATCH_NM = 3100.0
 """side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
@@ -290,6 +291,16 @@ def calibrate_psf(
         depth_smoothness=depth_smoothness,
         notes=notes,
     )
+
+
+def read_positions(table: Path | str) -> Tensor:
+    """(m, 2) x, y nm of where beads truly are: the molecules of a table's first frame.
+
+    Raises:
+        ValueError, OSError: if it is no table of molecules.
+    """
+    emitters = read_table(table)
+    return emitters.xyz[emitters.frame == emitters.frame.min(), :2].float()
 
 
 def _read(paths: Sequence[Path]) -> tuple[list[Tensor], list[float | None]]:

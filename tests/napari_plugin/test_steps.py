@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decode import EmitterSet, open_movie, read_camera, read_table, write_movie
+from decode import EmitterSet, open_movie, read_camera, read_table, write_movie, write_table
+from decode.calibrate.psf import Optics, calibrate_psf
 from decode.cli import app
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
@@ -296,6 +298,59 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     again = PSFStep(Session())
     again.accept(drain(again.read(tmp_path / "psf.h5")))
     assert "beads" in again.done()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PSFSettings(z_step_nm=20.0),
+        PSFSettings(
+            z_focus=0,
+            model="pupil",
+            positions=Path("true.csv"),
+            optics=Optics(1.4, 585.0, 1.406, 1.33, 40.0, phase_mask=True),
+        ),
+        PSFSettings(model="pupil", optics=Optics()),
+    ],
+)
+def test_step_command_and_python_calibrate_alike(
+    settings: PSFSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three call the same function with the same arguments."""
+    calls = []
+    signature = inspect.signature(calibrate_psf)
+
+    def record(*arguments: object, **options: object) -> None:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        (beads, camera, *others) = bound.arguments.values()
+        assert isinstance(beads, Sequence)
+        # a command states the usual optics too, which are the same as none
+        calls.append(
+            [[str(path) for path in beads], *(repr(o).replace(repr(Optics()), "None") for o in (camera, *others))]
+        )
+        raise ValueError("that is all")
+
+    write_table(
+        EmitterSet(frame=torch.zeros(2).long(), xyz=torch.tensor([[1.0, 2, 3], [4, 5, 6]]), photons=torch.ones(2)),
+        tmp_path / "true.csv",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("decode.calibrate.psf.calibrate_psf", record)
+    session = Session()
+    movie, step = MovieStep(session), PSFStep(session)
+    movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    step.settings = replace(settings, beads=(sample_file("beads_3d.tif"),), out=tmp_path / "psf.h5")
+    with pytest.raises(ValueError, match="that is all"):
+        drain(step.calibrate())
+    _, *arguments = shlex.split(step.as_command())
+    assert "that is all" in CliRunner().invoke(app, arguments).stderr
+    with pytest.raises(ValueError, match="that is all"):
+        exec(compile(step.as_python(), "calibrate", "exec"), {})
+    in_window, in_terminal, in_python = calls
+    assert in_window == in_terminal == in_python
+    assert ("--phase-mask" in arguments) == (settings.optics is not None and settings.optics.phase_mask)
 
 
 def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from decode import EmitterSet, open_movie, read_table, write_movie
+from decode.calibrate.psf import Optics
 from decode.cli import app
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
@@ -341,6 +342,21 @@ def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot
     assert "Y0:Y1,X0:X1" in complaints[0]
     dock.viewer.layers.remove(layer)
     assert panel.roi.region() is None
+
+
+def test_only_a_pupil_asks_for_its_optics(dock: Any, qtbot: Any) -> None:
+    panel = dock.panel(PSFStep)
+    for model in ("spline", "pupil", "gaussian"):
+        panel.model.setCurrentText(model)
+        shown = {panel.form.isRowVisible(widget) for widget in panel._of_pupil.values()}
+        assert shown == {model == "pupil"}
+        assert panel.form.isRowVisible(panel.z_focus)
+        assert panel.form.isRowVisible(panel.positions)
+    assert panel._optics() == Optics()
+    panel.aperture.setValue(1.2)
+    panel.sample.setValue(1.33)
+    panel.phase_mask.setChecked(True)
+    assert panel._optics() == Optics(numerical_aperture=1.2, sample_index=1.33, phase_mask=True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from decode_napari.steps.step import Report, Step, call, command
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from decode.calibrate.psf import PSFCalibration
+    from decode.calibrate.psf import Optics, PSFCalibration
     from decode.io.cameras import CameraFile
 
 __all__ = ["Calibrated", "PSFSettings", "PSFStep", "Picture"]
@@ -30,7 +30,13 @@ class PSFSettings:
     out: Path | None = None
     z_step_nm: float | None = None
     """planes rise by it; None takes what the file states"""
+    z_focus: int | None = None
+    """plane, from 0, that is z = 0; None takes the middle one"""
+    positions: Path | None = None
+    """table of where the beads truly are, if that is known"""
     model: str = "spline"
+    optics: Optics | None = None
+    """of a pupil; None takes the usual ones"""
 
 
 @final
@@ -110,6 +116,15 @@ class PSFStep(Step):
         movie, set_ = self.session.movie, self.settings
         if movie is None or movie.camera is None or not set_.beads:
             return ""
+        optics = set_.optics
+        of_pupil = {} if optics is None else {
+            "numerical_aperture": optics.numerical_aperture,
+            "wavelength": optics.wavelength_nm,
+            "immersion_index": optics.immersion_index,
+            "sample_index": optics.sample_index,
+            "bead_diameter": optics.bead_diameter_nm or None,
+            "phase_mask": optics.phase_mask,
+        }  # fmt: skip
         return command(
             "decode",
             "calibrate",
@@ -119,7 +134,10 @@ class PSFStep(Step):
             pixel_size=movie.stated_pixel_size_nm,
             em_gain=movie.em_gain,
             z_step=set_.z_step_nm,
+            z_focus=set_.z_focus,
+            bead_positions=set_.positions,
             model=None if set_.model == "spline" else set_.model,
+            **of_pupil,
             o=self._out(),
         )
 
@@ -129,16 +147,26 @@ class PSFStep(Step):
         movie, set_ = self.session.movie, self.settings
         if movie is None or movie.camera is None or not set_.beads:
             return ""
+        needed = ["calibrate_psf"]
+        if set_.optics is not None:
+            needed.insert(0, "Optics")
+        stated = []
+        if set_.positions is not None:
+            needed.append("read_positions")
+            stated.append(f"positions_nm=read_positions({str(set_.positions)!r})")
         verb = call(
             "calibrate_psf",
             repr([str(path) for path in set_.beads]),
             "camera",
+            *stated,
             z_step_nm=set_.z_step_nm,
+            z_focus=set_.z_focus,
             model=None if set_.model == "spline" else set_.model,
+            optics=set_.optics,
         )
         return "\n".join(
             [
-                "from decode.calibrate.psf import calibrate_psf",
+                f"from decode.calibrate.psf import {', '.join(needed)}",
                 "from decode.calibrate.report import save_report",
                 "from decode.io.cameras import read_camera",
                 "from decode.io.psfs import write_psf",
@@ -155,12 +183,20 @@ class PSFStep(Step):
 
 
 def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
-    from decode.calibrate.psf import MODELS, calibrate_psf
+    from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
     from decode.calibrate.report import drawn_pictures, save_report, verdict
     from decode.io.psfs import write_psf
 
     yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
-    calibration = calibrate_psf(settings.beads, camera, z_step_nm=settings.z_step_nm, model=MODELS[settings.model])
+    calibration = calibrate_psf(
+        settings.beads,
+        camera,
+        z_step_nm=settings.z_step_nm,
+        z_focus=settings.z_focus,
+        model=MODELS[settings.model],
+        positions_nm=None if settings.positions is None else read_positions(settings.positions),
+        optics=settings.optics,
+    )
     yield Report(message="drawing the report", fraction=0.8)
     sentences = verdict(calibration)
     pictures = []
