@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from decode import EmitterSet, open_movie, read_camera, read_table, write_movie, write_table
 from decode.calibrate.psf import Optics, calibrate_psf
 from decode.cli import app
+from decode.progress import Progress, Steps, Stepwise
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
 from decode_napari.session import Session
@@ -291,7 +292,7 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     assert len(step.calibrated.calibration.beads) == 6
     assert step.calibrated.verdict
     assert {"Beads against the PSF", "Beads that were not fitted"} <= {p.title for p in step.calibrated.pictures}
-    assert all(picture.rgb.shape[2] == 3 for picture in step.calibrated.pictures)
+    assert all(picture.png.startswith(b"\x89PNG") for picture in step.calibrated.pictures)
     assert (tmp_path / "psf.h5").is_file()
     assert (tmp_path / "psf.html").is_file()
     assert "--z-step 20" in step.as_command()
@@ -320,7 +321,8 @@ def test_step_command_and_python_calibrate_alike(
     calls = []
     signature = inspect.signature(calibrate_psf)
 
-    def record(*arguments: object, **options: object) -> None:
+    def record(*arguments: object, **options: object) -> Steps[None]:
+        yield Progress(0.0)
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
         (beads, camera, *others) = bound.arguments.values()
@@ -336,7 +338,7 @@ def test_step_command_and_python_calibrate_alike(
         tmp_path / "true.csv",
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("decode.calibrate.psf.calibrate_psf", record)
+    monkeypatch.setattr("decode.calibrate.psf.calibrate_psf", Stepwise(record))
     session = Session()
     movie, step = MovieStep(session), PSFStep(session)
     movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))

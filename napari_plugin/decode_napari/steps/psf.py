@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-import numpy as np
-
+from decode.progress import part
 from decode_napari.session import ChosenPSF, Session
-from decode_napari.steps.step import Report, Step, call, command
+from decode_napari.steps.step import Report, Step, call, command, reports
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from decode.calibrate.psf import Optics, PSFCalibration
+    from decode.calibrate.report import Drawn, Precision
     from decode.io.cameras import CameraFile
 
-__all__ = ["Calibrated", "PSFSettings", "PSFStep", "Picture"]
+__all__ = ["Calibrated", "PSFSettings", "PSFStep"]
 
 
 @final
@@ -41,24 +39,15 @@ class PSFSettings:
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure of the report, as pixels."""
-
-    title: str
-    caption: str
-    rgb: npt.NDArray[np.uint8]
-    """(y, x, 3)"""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """A calibration, its verdict and its figures."""
 
     calibration: PSFCalibration
     chosen: ChosenPSF
     verdict: tuple[str, ...]
-    pictures: tuple[Picture, ...]
+    precision: Precision | None
+    """None with a single bead"""
+    pictures: tuple[Drawn, ...]
     report: Path
     """the same as a page"""
 
@@ -184,11 +173,10 @@ class PSFStep(Step):
 
 def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
     from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
-    from decode.calibrate.report import drawn_pictures, save_report, verdict
+    from decode.calibrate.report import draw_pictures, precision, save_report, verdict
     from decode.io.psfs import write_psf
 
-    yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
-    calibration = calibrate_psf(
+    fit = calibrate_psf.steps(
         settings.beads,
         camera,
         z_step_nm=settings.z_step_nm,
@@ -197,23 +185,21 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
         positions_nm=None if settings.positions is None else read_positions(settings.positions),
         optics=settings.optics,
     )
-    yield Report(message="drawing the report", fraction=0.8)
+    calibration = yield from reports(part(fit, 0.0, 0.85))
+    pictures = yield from reports(part(draw_pictures.steps(calibration), 0.85, 0.95))
+    yield Report(message="judging the PSF", fraction=0.95)
     sentences = verdict(calibration)
-    pictures = []
-    for part, figure in drawn_pictures(calibration):
-        figure.set_dpi(80)
-        figure.canvas.draw()
-        rgba = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-        pictures.append(Picture(title=part.title, caption=part.caption, rgb=rgba[..., :3].copy()))
-        yield Report(message="drawing the report", fraction=0.8 + 0.03 * len(pictures))
+    yield Report(message=f"writing {out.name}", fraction=1.0)
     report = out.with_suffix(".html")
     write_psf(out, calibration.file)
-    save_report(calibration, report)
+    save_report(calibration, report, pictures=pictures)
+    held_out = calibration.held_out
     return Calibrated(
         calibration=calibration,
         chosen=ChosenPSF(path=out, file=calibration.file),
         verdict=sentences,
-        pictures=tuple(pictures),
+        precision=None if held_out is None else precision(held_out),
+        pictures=pictures,
         report=report,
     )
 
