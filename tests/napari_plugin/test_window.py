@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 from typer.testing import CliRunner
 
 from decode import EmitterSet, open_movie, read_table, write_movie
+from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.psf import Optics
 from decode.cli import app
+from decode.progress import Stepwise
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
 from decode_napari.qt.runner import remaining
@@ -342,6 +345,39 @@ def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot
     assert "Y0:Y1,X0:X1" in complaints[0]
     dock.viewer.layers.remove(layer)
     assert panel.roi.region() is None
+
+
+def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
+    dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3)))
+    with open_movie(sample_file("beads_3d.tif")) as stack:
+        write_movie(tmp_path / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])
+    open_sample(dock, qtbot)
+    panel = dock.panel(PSFStep)
+    panel.set_beads([tmp_path / "beads.tif"])
+    panel.z_step.setValue(160.0)
+    panel.model.setCurrentText("gaussian")
+    assert all(plot.isHidden() for plot in panel.errors)
+    panel.run()
+    qtbot.waitUntil(lambda: dock.progress.value() > 0, timeout=LONG)
+    assert dock.progress.maximum() > 0
+    assert 0 < dock.progress.value() < dock.progress.maximum()
+    dock.cancel()
+    qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
+    assert dock.session.psf is None
+    assert not (tmp_path / "psf.h5").exists()
+
+    panel.run()
+    qtbot.waitUntil(lambda: dock.session.psf is not None, timeout=LONG)
+    assert not complaints
+    assert not any(plot.isHidden() for plot in panel.errors)
+    for axis, plot in enumerate(panel.errors):
+        assert plot.accessibleName() == f"error in {'xyz'[axis]}, nm"
+        z, error = plot._lines["error"]
+        np.testing.assert_allclose(z, 160.0 * np.arange(-5, 6))
+        assert (error >= 0).all()
+        assert set(plot._lines) == {"error", "bound"}
 
 
 def test_only_a_pupil_asks_for_its_optics(dock: Any, qtbot: Any) -> None:

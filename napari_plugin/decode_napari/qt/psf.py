@@ -154,7 +154,8 @@ class PSFPanel(Panel):
         elif psf is not None:
             self.state.setText(self.step.done())
         else:
-            self.state.setText(f"To calibrate, {missing}." if missing else "Choose a bead stack, or open a PSF.")
+            ready = "Ready." if self._beads else "Choose a bead stack, or open a PSF."
+            self.state.setText(f"To calibrate, {missing}." if missing else ready)
 
     def set_beads(self, paths: list[Path]) -> None:
         """Choose stacks, and show the first one as a layer."""
