@@ -33,6 +33,7 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.step import Report
 
 NAME = "decode-smlm"
 LONG = 200_000
@@ -350,7 +351,6 @@ def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot
 def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3)))
     with open_movie(sample_file("beads_3d.tif")) as stack:
         write_movie(tmp_path / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])
     open_sample(dock, qtbot)
@@ -359,15 +359,22 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     panel.z_step.setValue(160.0)
     panel.model.setCurrentText("gaussian")
     assert all(plot.isHidden() for plot in panel.errors)
+    shown = []
+
+    def cancel(report: Report) -> None:
+        shown.append((dock.progress.value(), dock.progress.maximum()))
+        if report.fraction:
+            dock.cancel()
+
+    dock.runner.reported.connect(cancel)
     panel.run()
-    qtbot.waitUntil(lambda: dock.progress.value() > 0, timeout=LONG)
-    assert dock.progress.maximum() > 0
-    assert 0 < dock.progress.value() < dock.progress.maximum()
-    dock.cancel()
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
+    dock.runner.reported.disconnect(cancel)
+    assert 0 < shown[-1][0] < shown[-1][1]
     assert dock.session.psf is None
     assert not (tmp_path / "psf.h5").exists()
 
+    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3)))
     panel.run()
     qtbot.waitUntil(lambda: dock.session.psf is not None, timeout=LONG)
     assert not complaints
