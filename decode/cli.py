@@ -148,10 +148,11 @@ def localize(
     from decode.batch import FORMATS, localize_file
     from decode.io.cameras import read_camera
     from decode.io.psfs import read_psf
+    from decode.localize import parse_region, parse_span
     from decode.models import load_model
 
-    region = None if roi is None else _region(roi)
-    chosen = None if frames is None else _slice("--frames", frames)
+    region = None if roi is None else parse_region(roi)
+    chosen = None if frames is None else parse_span("--frames", frames)
     repeated = [movie.stem for i, movie in enumerate(movies) if movie.stem in [m.stem for m in movies[:i]]]
     if repeated:
         raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
@@ -342,11 +343,12 @@ def run(
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
     from tqdm import tqdm
 
+    from decode.calibrate.psf import read_positions
     from decode.io.cameras import read_camera
     from decode.run import run as stages
 
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    positions = None if bead_positions is None else _positions(bead_positions)
+    positions = None if bead_positions is None else read_positions(bead_positions)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     bar = tqdm(total=1.0, bar_format=layout, disable=None)
     with bar:
@@ -406,7 +408,7 @@ def calibrate_psf(
     as_json: Json = False,
 ) -> None:
     """Bead stacks to a PSF, and a report on how good it is."""
-    from decode.calibrate.psf import MODELS, Optics
+    from decode.calibrate.psf import MODELS, Optics, read_positions
     from decode.calibrate.psf import calibrate_psf as work
     from decode.calibrate.report import save_report, verdict
     from decode.io.cameras import read_camera
@@ -421,7 +423,7 @@ def calibrate_psf(
         z_focus=z_focus,
         model=MODELS[model],
         patch_px=patch,
-        positions_nm=None if bead_positions is None else _positions(bead_positions),
+        positions_nm=None if bead_positions is None else read_positions(bead_positions),
         optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),
     )
     report = out.with_suffix(".html")
@@ -660,37 +662,12 @@ def schema() -> None:
     typer.echo(json.dumps(run(), indent=1))
 
 
-def _slice(option: str, text: str) -> slice:
-    """`a:b` as in Python."""
-    try:
-        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
-    except ValueError:
-        raise ValueError(f"{option} {text}: write it as FIRST:LAST, two whole numbers") from None
-    return slice(start, stop)
-
-
-def _region(text: str) -> tuple[slice, slice]:
-    """`y0:y1,x0:x1`."""
-    spans = [_slice("--roi", span) for span in text.split(",")]
-    if len(spans) != 2:
-        raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
-    return spans[0], spans[1]
-
-
 def _size(text: str) -> tuple[float, float]:
     try:
         x, y = (float(side) for side in text.split(","))
     except ValueError:
         raise ValueError(f"--field {text}: write it as X,Y in nm") from None
     return x, y
-
-
-def _positions(path: Path) -> Any:
-    """x, y of the molecules of a table's first frame."""
-    from decode.io.tables import read_table
-
-    table = read_table(path)
-    return table.xyz[table.frame == table.frame.min(), :2].float()
 
 
 def _list(files: Iterable[Path]) -> None:

@@ -19,7 +19,7 @@ from decode.io.stacks import Movie
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 
-__all__ = ["field_remark", "localize"]
+__all__ = ["field_remark", "localize", "parse_region", "parse_span"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
@@ -106,6 +106,35 @@ def localize(
                 metadata={**facts, "frames_done": stop, "frames_total": n_frames},
             )
             yield molecules.sorted_by_frame()
+
+
+def parse_span(option: str, text: str) -> slice:
+    """`A:B` as in Python; either end may be left out.
+
+    Args:
+        option: what the error names.
+        text: as the user wrote it.
+
+    Raises:
+        ValueError: if it is written otherwise.
+    """
+    try:
+        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{option} {text}: write it as FIRST:LAST, two whole numbers") from None
+    return slice(start, stop)
+
+
+def parse_region(text: str) -> tuple[slice, slice]:
+    """`Y0:Y1,X0:X1` as the rows and columns of a region.
+
+    Raises:
+        ValueError: if it is written otherwise.
+    """
+    rows, comma, columns = text.partition(",")
+    if not comma:
+        raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
+    return parse_span("--roi", rows), parse_span("--roi", columns)
 
 
 def field_remark(model: Localizer, shape: tuple[int, int], pixel_size_nm: float) -> str:

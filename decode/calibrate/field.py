@@ -29,6 +29,7 @@ from decode.calibrate.spline import (
 from decode.likelihood import scaled_deviance
 from decode.optics.field import FieldSplinePSF, polynomials
 from decode.optics.spline import SplinePSF
+from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = ["FieldTrial", "fit_field", "try_field", "uncovered"]
 
@@ -80,6 +81,7 @@ def uncovered(places: Tensor, field_nm: Field, terms: int) -> str:
     return ""
 
 
+@Stepwise
 def try_field(
     fit: BeadFit,
     crops: Tensor,
@@ -91,7 +93,7 @@ def try_field(
     smoothness: float,
     depth_smoothness: float = DEPTH_SMOOTHNESS[1],
     stack: Tensor | None = None,
-) -> FieldTrial:
+) -> Steps[FieldTrial]:
     """Let the PSF change over the field if beads cover it, and those that are held out are predicted better so.
 
     Every fourth bead is held out in turn and put under the PSF of its place that the others give, with changes and
@@ -110,17 +112,18 @@ def try_field(
     number = torch.zeros(len(crops), dtype=torch.long) if stack is None else stack
     smooth = smoothness, depth_smoothness
     held_out = _HeldOut(fit, crops[:, some], z_nm[some], noise, places, field_nm, number, smooth)
-    same = held_out.deviance(1, 0.0)
+    yield from part(held_out.fit(), 0.0, 0.3)
+    same = yield from part(held_out.deviance(1, 0.0), 0.3, 0.4)
     gains: dict[tuple[int, float], Tensor] = {}
     best = (3, SIZES[0])
-    for size in SIZES:
-        gains[3, size] = same - held_out.deviance(3, size)
+    for turn, size in enumerate(SIZES):
+        gains[3, size] = same - (yield from part(held_out.deviance(3, size), 0.4 + 0.1 * turn, 0.5 + 0.1 * turn))
         if float(gains[3, size].mean()) < float(gains[best].mean()):
             break  # held nearer to 0 they do still less
         best = (3, size)
     if _clear(gains[best]) and not uncovered(places, field_nm, 6):
         curved = (6, best[1])
-        gains[curved] = same - held_out.deviance(*curved)
+        gains[curved] = same - (yield from part(held_out.deviance(*curved), 0.7, 0.8))
         # a parabola must be better than a line as a line is than nothing
         best = curved if _clear(gains[curved] - gains[best]) else best
     gain = gains[best]
@@ -131,10 +134,11 @@ def try_field(
             f"(deviance lower by {share:.2g} +- {error:.1g} %)"
         )
         return FieldTrial(fit, note, gain=gain)
-    found = fit_field(
+    whole = fit_field.steps(
         fit, crops, z_nm, noise, places, field_nm, terms=best[0], size=best[1], smoothness=smoothness,
         depth_smoothness=depth_smoothness, n_rounds=4,
     )  # fmt: skip
+    found = yield from part(whole, 0.8, 1.0)
     order = "linearly" if best[0] == 3 else "quadratically"
     note = (
         f"the PSF changes {order} over the field, by which the deviance of held-out beads is {share:.2g} +- {error:.1g}"
@@ -143,6 +147,7 @@ def try_field(
     return FieldTrial(found, note, *best, gain)
 
 
+@Stepwise
 def fit_field(
     start: BeadFit,
     crops: Tensor,
@@ -156,7 +161,7 @@ def fit_field(
     smoothness: float,
     depth_smoothness: float,
     n_rounds: int,
-) -> BeadFit:
+) -> Steps[BeadFit]:
     """Fit coefficients that are polynomials of the place, and where beads are, in turns.
 
     As `fit_spline` does, but every bead is drawn with the coefficients of its place.  Changes are held near 0 by their
@@ -196,7 +201,7 @@ def fit_field(
     diagonal = dense[:, None, None, None] / variance + torch.stack([p.diagonal for p in penalties]) + ridge
     xyz, photons = start.xyz, start.photons
 
-    for _ in range(n_rounds):
+    for turn in range(n_rounds):
         views = [_View(psf, at, strayed, z_nm, side) for at, strayed in zip(xyz, start.jitter, strict=True)]
         light = photons[..., None, None]
         weight = 1 / noise.variance(_images(views, w, c) * light + start.background[:, None, None, None])
@@ -209,8 +214,10 @@ def fit_field(
             held = torch.stack([penalty.gradient(part) for penalty, part in zip(penalties, c, strict=True)])
             return held + ridge * c + back(weight * _images(views, w, c), views)
 
-        c = _conjugate_gradients(normal, back(weight * light * signal), c, diagonal, n_steps=15)
+        descent = _conjugate_gradients.steps(normal, back(weight * light * signal), c, diagonal, n_steps=15)
+        c = yield from part(descent, turn / n_rounds, (turn + 0.9) / n_rounds)
         xyz, photons = _placed(c, w, psf, start, crops, z_nm, noise, xyz, photons)
+        yield Progress((turn + 1) / n_rounds)
 
     c[0] -= torch.tensordot(mean, c[1:], 1)
     w[:, 1:] += mean
@@ -292,24 +299,27 @@ class _HeldOut:
         self.crops, self.places, self.field_nm, self.xy, self.stack = crops, places, field_nm, fit.xyz[:, :2], stack
         self.smooth = smooth
         self.folds = [torch.arange(len(crops)) % FOLDS == fold for fold in range(FOLDS)]
-        # the PSF of all beads would tell of those that are held out
-        pixel = fit.psf.pixel_size_nm
-        self.starts = [
-            fit_spline(
-                crops[~out], z_nm, noise[~out], pixel, self.xy[~out], smoothness=smooth[0], depth_smoothness=smooth[1],
-                stack=stack[~out], n_rounds=4,
-            )
-            for out in self.folds
-        ]  # fmt: skip
+        self.pixel_size_nm = fit.psf.pixel_size_nm
+        self.starts: list[BeadFit] = []
 
-    def deviance(self, terms: int, size: float) -> Tensor:
+    def fit(self) -> Steps[None]:
+        """The same PSF all over, from the beads of each turn: that of all beads would tell of those held out."""
+        for turn, out in enumerate(self.folds):
+            start = fit_spline.steps(
+                self.crops[~out], self.z_nm, self.noise[~out], self.pixel_size_nm, self.xy[~out],
+                smoothness=self.smooth[0], depth_smoothness=self.smooth[1], stack=self.stack[~out], n_rounds=4,
+            )  # fmt: skip
+            self.starts.append((yield from part(start, turn / FOLDS, (turn + 1) / FOLDS)))
+
+    def deviance(self, terms: int, size: float) -> Steps[Tensor]:
         """(n,) of each bead when it is held out."""
         deviance = torch.zeros(len(self.crops))
-        for out, start in zip(self.folds, self.starts, strict=True):
-            found = fit_field(
+        for turn, (out, start) in enumerate(zip(self.folds, self.starts, strict=True)):
+            fit = fit_field.steps(
                 start, self.crops[~out], self.z_nm, self.noise[~out], self.places[~out], self.field_nm, terms=terms,
                 size=size, smoothness=self.smooth[0], depth_smoothness=self.smooth[1], n_rounds=2,
             )  # fmt: skip
+            found = yield from part(fit, turn / FOLDS, (turn + 0.8) / FOLDS)
             jitter = jitter_of(found, self.stack[~out], self.stack)
             for i in out.nonzero()[:, 0].tolist():
                 one = slice(i, i + 1)
@@ -318,6 +328,7 @@ class _HeldOut:
                 crop, noise = self.crops[one], self.noise[one]
                 placed = place_beads(placed, crop, self.z_nm, noise, self.xy[one], jitter=jitter[one])
                 deviance[i] = placed.deviance
+            yield Progress((turn + 1) / FOLDS)
         return deviance
 
 

@@ -11,13 +11,15 @@ from torch.nn import functional as F
 from decode.calibrate.spline import BeadFit, Noise, border_background
 from decode.likelihood import scaled_deviance
 from decode.optics.gaussian import GaussianPSF
+from decode.progress import Progress, Steps, Stepwise
 
 __all__ = ["fit_gaussian"]
 
 
+@Stepwise
 def fit_gaussian(
     crops: Tensor, z_nm: Tensor, noise: Noise, pixel_size_nm: float, xy: Tensor, n_steps: int = 100
-) -> BeadFit:
+) -> Steps[BeadFit]:
     """Fit the defocus curve, positions and brightnesses by gradient descent (L-BFGS) through the PSF.
 
     Args:
@@ -51,7 +53,11 @@ def fit_gaussian(
         return float(closure().detach()), [u.detach() for u in unknown]
 
     # a descent does not always cross the round PSF between the two signs of the gap
-    deviance, (curve, shift, light, level) = min((fit(gap) for gap in (2.0, -2.0)), key=lambda found: found[0])
+    fits: list[tuple[float, list[Tensor]]] = []
+    for gap in (2.0, -2.0):
+        yield Progress(len(fits) / 2)
+        fits.append(fit(gap))
+    deviance, (curve, shift, light, level) = min(fits, key=lambda found: found[0])
     sigma, depth, gap, third, fourth = curve.tolist()
     return BeadFit(
         psf=GaussianPSF(

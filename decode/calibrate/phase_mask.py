@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, fit_pupil, noise_of, spread
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
+from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = ["fit_phase_mask", "refine_phase_mask"]
 
@@ -24,6 +25,7 @@ RATES = {"phase_mask_nm": 0.1, "xyz": 3.0, "blur_nm": 2.0, "apodization": 0.01, 
 """of Adam: radians, nm, nm, and without unit"""
 
 
+@Stepwise
 def fit_phase_mask(
     stacks: Tensor,
     *,
@@ -33,7 +35,7 @@ def fit_phase_mask(
     free: Sequence[str] | None = None,
     max_images: int = 60,
     steps: int = 200,
-) -> PupilFit:
+) -> Steps[PupilFit]:
     """A free phase mask besides Zernike coefficients, blur and (if asked) aperture, from bead stacks.
 
     Where Zernike coefficients alone lead, and vortices of either sense, which no gradient makes of a smooth phase, are
@@ -49,22 +51,26 @@ def fit_phase_mask(
     Raises:
         ValueError: if shapes do not fit, or an image is not finite.
     """
-    zernike = fit_pupil(stacks, z_nm=z_nm, psf=psf, camera=camera, free=free, max_images=max_images, steps=2)
+    plain = fit_pupil.steps(stacks, z_nm=z_nm, psf=psf, camera=camera, free=free, max_images=max_images, steps=2)
+    zernike = yield from part(plain, 0.0, 0.1)
     beads, planes = stacks.shape[:2]
     chosen = spread(planes, max(5, max_images // beads))
     images, source = stacks[:, chosen].flatten(0, 1), torch.arange(beads).repeat_interleave(len(chosen))
     z = z_nm[chosen].repeat(beads)
     best: tuple[float, PupilPSF, Tensor] | None = None
-    for start in _starts(zernike.psf, psf):
-        found, xyz, loss = _descend(images, source, z, start, zernike.xyz_nm, camera, free, steps // 4)
+    for turn, start in enumerate(_starts(zernike.psf, psf)):
+        trial = _descend(images, source, z, start, zernike.xyz_nm, camera, free, steps // 4)
+        found, xyz, loss = yield from part(trial, 0.1 + 0.13 * turn, 0.23 + 0.13 * turn)
         if best is None or loss < best[0]:
             best = loss, found, xyz
     assert best is not None
-    return refine_phase_mask(
+    whole = refine_phase_mask.steps(
         images, source=source, z_nm=z, psf=best[1], xyz_nm=best[2], camera=camera, free=free, steps=steps
     )
+    return (yield from part(whole, 0.49, 1.0))
 
 
+@Stepwise
 def refine_phase_mask(
     images: Tensor,
     *,
@@ -75,7 +81,7 @@ def refine_phase_mask(
     camera: Camera | None = None,
     free: Sequence[str] | None = None,
     steps: int = 200,
-) -> PupilFit:
+) -> Steps[PupilFit]:
     """The phase mask by gradient descent, then all else with `fit_images`.
 
     Phase retrieval as in Ferdman et al., Opt. Express 28, 10179 (2020): every cell of the pupil has a phase of its own,
@@ -87,10 +93,11 @@ def refine_phase_mask(
         images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have no mask yet.
         steps: of the descent.
     """
-    found, xyz, _ = _descend(images, source, z_nm, psf, xyz_nm, camera, free, steps)
-    return fit_images(
+    found, xyz, _ = yield from part(_descend(images, source, z_nm, psf, xyz_nm, camera, free, steps), 0.0, 0.8)
+    rest = fit_images.steps(
         images, source=source, z_nm=z_nm, psf=found, xyz_nm=xyz, camera=camera, free=free, steps=5
     )  # fmt: skip
+    return (yield from part(rest, 0.8, 1.0))
 
 
 def _starts(zernike: PupilPSF, plain: PupilPSF) -> list[PupilPSF]:
@@ -123,7 +130,7 @@ def _descend(
     camera: Camera | None,
     free: Sequence[str] | None,
     steps: int,
-) -> tuple[PupilPSF, Tensor, float]:
+) -> Steps[tuple[PupilPSF, Tensor, float]]:
     """Pupil, positions (m, 3) and loss after so many steps of Adam."""
     psf = copy.deepcopy(psf)
     if psf.phase_mask_nm is None:
@@ -144,6 +151,7 @@ def _descend(
     light = torch.zeros(0)
     loss = torch.zeros(())
     for step in range(steps):
+        yield Progress(step / steps)
         for group, name in zip(adam.param_groups, leaves, strict=True):
             group["lr"] = rates[name] * (1 + cos(pi * step / steps)) / 2
         share = psf.integrate_pixels(xyz[source] + pad(z_nm[:, None], (2, 0)))

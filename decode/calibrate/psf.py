@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
-from decode.calibrate.field import fit_field, try_field
+from decode.calibrate.field import BEADS_PER_TERM, PLANES, fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil, spread
@@ -32,16 +32,20 @@ from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
+from decode.io.tables import read_table
 from decode.likelihood import fit_emitters
 from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
+from decode.progress import Progress, Steps, Stepwise, part, shares
 
-__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf"]
+__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf", "read_positions"]
 
 PATCH_NM = 3100.0
 """side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
+PLANES_AT_ONCE = 16
+"""that are read between two steps"""
 Model = Literal["spline", "pupil", "gaussian"]
 MODELS: dict[str, Model] = {"spline": "spline", "pupil": "pupil", "gaussian": "gaussian"}
 
@@ -146,6 +150,7 @@ class PSFCalibration:
         return self.file.psf
 
 
+@Stepwise
 def calibrate_psf(
     stacks: Sequence[Path | str],
     camera: CameraFile,
@@ -156,8 +161,8 @@ def calibrate_psf(
     patch_px: int | None = None,
     positions_nm: Tensor | None = None,
     optics: Optics | None = None,
-) -> PSFCalibration:
-    """Calibrate a PSF from z-stacks of beads.
+) -> Steps[PSFCalibration]:
+    """Calibrate a PSF from z-stacks of beads; `calibrate_psf.steps` does so step by step.
 
     Args:
         stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded alike.
@@ -184,7 +189,7 @@ def calibrate_psf(
         if positions_nm.ndim != 2 or positions_nm.shape[1] != 2 or not len(positions_nm):
             raise ValueError(f"known positions have the shape {tuple(positions_nm.shape)}; give x and y of each, in nm")
     paths = [Path(p) for p in stacks]
-    planes, stated = _read(paths)
+    planes, stated = yield from part(_read(paths), 0.0, 0.03, "reading the beads")
     _check_maps(camera, paths, planes)
     step, notes = _step(z_step_nm, stated)
     n_planes = len(planes[0])
@@ -196,6 +201,7 @@ def calibrate_psf(
     patch = patch_px or 2 * round(PATCH_NM / pixel / 2 - 0.5) + 1
     if patch < 7 or patch % 2 == 0:
         raise ValueError(f"the patch is {patch} pixels wide; choose an odd number of 7 or more")
+    yield Progress(0.03, "finding the beads")
     saturated = [adu >= camera.camera.saturation_adu for adu in planes]
     beads, rejected = find_beads([camera.camera.to_photons(adu) for adu in planes], patch, saturated)
     if not beads:
@@ -210,59 +216,69 @@ def calibrate_psf(
     stack = torch.tensor([bead.stack for bead in beads])
     smoothness, depth_smoothness = {}, {}
     best, best_depth = 0.2, DEPTH_SMOOTHNESS[1]
+    # knots are as far apart as with all planes, so a third of the planes tells which smoothness is right
+    some = slice(None, None, max(1, n_planes // 50))
+    # along z neighbours matter
+    middle = slice(max(0, n_planes // 2 - 30), n_planes // 2 + 31)
+    choosing, fitting, varying, trying = _work(model, len(beads), len(z_nm[some]), len(z_nm[middle]), n_planes)
     if model == "spline" and len(beads) > 1:
-        # knots are as far apart as with all planes, so a third of the planes tells which smoothness is right
-        some = slice(None, None, max(1, n_planes // 50))
         tried = sorted(SMOOTHNESS, reverse=True)
-        smoothness = dict(zip(tried, held_out_deviance(
-            crops[:, some], z_nm[some], noise, pixel, xy, [(s, best_depth) for s in tried], stack
-        ), strict=True))  # fmt: skip
-        best = min(smoothness, key=lambda s: smoothness[s])
-        # along z neighbours matter
-        middle = slice(max(0, n_planes // 2 - 30), n_planes // 2 + 31)
         depths = sorted(DEPTH_SMOOTHNESS)
-        depth_smoothness = dict(zip(depths, held_out_deviance(
+        half = sum(choosing) / 2
+        trials = held_out_deviance.steps(
+            crops[:, some], z_nm[some], noise, pixel, xy, [(s, best_depth) for s in tried], stack
+        )
+        lost = yield from part(trials, choosing[0], half, "choosing how smooth the PSF is")
+        smoothness = dict(zip(tried, lost, strict=True))
+        best = min(smoothness, key=lambda s: smoothness[s])
+        trials = held_out_deviance.steps(
             crops[:, middle], z_nm[middle], noise, pixel, xy, [(best, d) for d in depths], stack
-        ), strict=True))  # fmt: skip
+        )
+        lost = yield from part(trials, half, choosing[1], "choosing how smooth the PSF is along z")
+        depth_smoothness = dict(zip(depths, lost, strict=True))
         best_depth = min(depth_smoothness, key=lambda d: depth_smoothness[d])
 
-    def fit(which: list[int], start: BeadFit | None = None) -> BeadFit:
+    def fit(which: list[int], start: BeadFit | None = None) -> Steps[BeadFit]:
         if model == "gaussian":
-            return fit_gaussian(crops[which], z_nm, noise[which], pixel, xy[which])
+            return fit_gaussian.steps(crops[which], z_nm, noise[which], pixel, xy[which])
         if model == "pupil":
             return _fit_pupil(crops[which], z_nm, camera, optics or Optics(), start, which)
         # from nothing: a fit of all beads would hand on some of the noise of the one that is left out
-        return fit_spline(
+        return fit_spline.steps(
             crops[which], z_nm, noise[which], pixel, xy[which], smoothness=best, depth_smoothness=best_depth,
             stack=stack[which], n_rounds=4,
         )  # fmt: skip
 
-    same = whole = fit(list(range(len(beads))))
+    same = whole = yield from part(fit(list(range(len(beads)))), *fitting, "fitting the PSF")
     held_out = None
-    refit: Callable[[list[int], BeadFit], BeadFit] = fit
+    refit: Callable[[list[int], BeadFit], Steps[BeadFit]] = fit
     if model == "spline" and len(beads) > 1:
         places = torch.tensor([bead.centre_px for bead in beads]) * pixel
         height, width = (max(plane.shape[axis] for plane in planes) * pixel for axis in (1, 2))
         field_nm = (0.0, width), (0.0, height)
-        trial = try_field(
+        changing = try_field.steps(
             same, crops, z_nm, noise, places, field_nm, smoothness=best, depth_smoothness=best_depth, stack=stack
         )
+        trial = yield from part(changing, *varying, "trying whether the PSF changes over the field")
         whole, notes = trial.fit, (*notes, trial.note)
 
-        def refit_field(others: list[int], start: BeadFit) -> BeadFit:
-            found = fit_field(
-                fit(others, start), crops[others], z_nm, noise[others], places[others], field_nm, terms=trial.terms,
+        def refit_field(others: list[int], start: BeadFit) -> Steps[BeadFit]:
+            alike = yield from part(fit(others, start), 0.0, 0.5)
+            over_field = fit_field.steps(
+                alike, crops[others], z_nm, noise[others], places[others], field_nm, terms=trial.terms,
                 size=trial.size, smoothness=best, depth_smoothness=best_depth, n_rounds=2,
             )  # fmt: skip
+            found = yield from part(over_field, 0.5, 1.0)
             assert isinstance(found.psf, FieldSplinePSF)
             (left_out,) = set(range(len(beads))) - set(others)
             return replace(found, psf=found.psf.at(*places[left_out].tolist()))
 
         refit = refit_field if trial.terms > 1 else fit
     if len(beads) > 1:
-        held_out = _leave_one_out(crops, z_nm, camera, noise, stack, same, refit)
+        held_out = yield from part(_leave_one_out(crops, z_nm, camera, noise, stack, same, refit), *trying)
     else:
         notes += ("one bead only: nothing can be held out, so no figure tells how good the PSF is; record more",)
+    yield Progress(1.0, "writing down what was found")
     if positions_nm is not None:
         whole = _at_positions(whole, beads, positions_nm, pixel)
     facts = PSFFile(
@@ -292,16 +308,46 @@ def calibrate_psf(
     )
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Tensor], list[float | None]]:
+def read_positions(table: Path | str) -> Tensor:
+    """(m, 2) x, y nm of where beads truly are: the molecules of a table's first frame.
+
+    Raises:
+        ValueError, OSError: if it is no table of molecules.
+    """
+    emitters = read_table(table)
+    return emitters.xyz[emitters.frame == emitters.frame.min(), :2].float()
+
+
+def _work(model: Model, n_beads: int, n_some: int, n_middle: int, n_planes: int) -> list[tuple[float, float]]:
+    """Shares of the work: choosing the smoothness, the fit, the field, beads that are left out.
+
+    A unit is a turn of a fit for one image of a bead; all are rough.
+    """
+    every = n_beads * n_planes
+    left_out = n_beads > 1
+    if model != "spline":
+        # a pupil is refined where a bead is left out, and fitted from nothing before
+        return shares(0, 4 if model == "pupil" else 1, 0, n_beads * left_out, start=0.05)
+    choosing = 4 * 4 * n_beads / 2 * (n_some + n_middle) * left_out
+    varying = 60 * n_beads * min(PLANES, n_planes) * (n_beads >= 3 * BEADS_PER_TERM)
+    return shares(choosing, 4 * every, varying, n_beads * 6 * every * left_out, start=0.05)
+
+
+def _read(paths: Sequence[Path]) -> Steps[tuple[list[Tensor], list[float | None]]]:
     """The stacks, (z, y, x) ADU each, and the distance of planes that each file states."""
     if not paths:
         raise ValueError("give at least one stack of beads")
     stacks, stated = [], []
-    for path in paths:
+    for number, path in enumerate(paths):
         with open_movie(path) as movie:
             if len(movie) < 5:
                 raise ValueError(f"{path} has {len(movie)} planes; a z-stack of beads needs at least 5")
-            stacks.append(torch.from_numpy(movie.read(0, len(movie)).astype(np.float32)))
+            stack = torch.empty(movie.shape, dtype=torch.float32)
+            for start in range(0, len(movie), PLANES_AT_ONCE):
+                yield Progress((number + start / len(movie)) / len(paths))
+                planes = movie.read(start, min(len(movie), start + PLANES_AT_ONCE))
+                stack[start : start + len(planes)] = torch.from_numpy(planes.astype(np.float32))
+            stacks.append(stack)
             stated.append(movie.z_step_nm)
     if len({len(stack) for stack in stacks}) > 1:
         listed = ", ".join(f"{path.name} {len(stack)}" for path, stack in zip(paths, stacks, strict=True))
@@ -359,13 +405,14 @@ def _leave_one_out(
     noise: Noise,
     stack: Tensor,
     whole: BeadFit,
-    fit: Callable[[list[int], BeadFit], BeadFit],
-) -> HeldOut:
+    fit: Callable[[list[int], BeadFit], Steps[BeadFit]],
+) -> Steps[HeldOut]:
     errors, bounds, jitters = [], [], []
     inner = slice(1, -1)
     for i, crop in enumerate(crops):
         others = [k for k in range(len(crops)) if k != i]
-        found = fit(others, whole)
+        message = f"trying the PSF on bead {i + 1} of {len(crops)}, left out of the fit"
+        found = yield from part(fit(others, whole), i / len(crops), (i + 0.8) / len(crops), message)
         images = crop[:, inner, inner]
         start = whole.xyz[i].expand(len(z_nm), 3) - torch.tensor([camera.pixel_size_nm] * 2 + [0.0])
         ends = float(z_nm[0]), float(z_nm[-1])
@@ -378,6 +425,7 @@ def _leave_one_out(
         sigma = located.xyz_sigma
         bounds.append(torch.where(sigma > 0, sigma, math.inf))
         jitters.append(jitter_of(found, stack[others], stack[i : i + 1])[0])
+        yield Progress((i + 1) / len(crops), message)
     return HeldOut(
         z_nm=z_nm, error_nm=torch.stack(errors), bound_nm=torch.stack(bounds), jitter_nm=torch.stack(jitters)
     )
@@ -385,7 +433,7 @@ def _leave_one_out(
 
 def _fit_pupil(
     crops: Tensor, z_nm: Tensor, camera: CameraFile, optics: Optics, start: BeadFit | None, which: list[int]
-) -> BeadFit:
+) -> Steps[BeadFit]:
     """From scratch, or from a fit that holds these beads (`which` of them) among others."""
     n, planes, side, _ = crops.shape
     psf = PupilPSF(
@@ -400,13 +448,13 @@ def _fit_pupil(
     )
     free = [*psf.parameter_names, "numerical_aperture"]
     if start is None:
-        from_scratch = fit_phase_mask if optics.phase_mask else fit_pupil
-        found = from_scratch(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
+        from_scratch = fit_phase_mask.steps if optics.phase_mask else fit_pupil.steps
+        fit = from_scratch(crops, z_nm=z_nm, psf=psf, camera=camera.camera, free=free)
     else:
         assert isinstance(start.psf, PupilPSF)
         some = spread(planes, max(5, 60 // n))
-        again = partial(refine_phase_mask, steps=40) if optics.phase_mask else partial(fit_images, steps=5)
-        found = again(
+        again = partial(refine_phase_mask.steps, steps=40) if optics.phase_mask else partial(fit_images.steps, steps=5)
+        fit = again(
             crops[:, some].flatten(0, 1),
             source=torch.arange(n).repeat_interleave(len(some)),
             z_nm=z_nm[some].repeat(n),
@@ -415,6 +463,7 @@ def _fit_pupil(
             camera=camera.camera,
             free=free,
         )
+    found = yield from fit
     # an emitter is where the centroid of its light in focus is, and in focus where the stage was at 0
     at_zero = torch.tensor([[side / 2 * camera.pixel_size_nm] * 2 + [0.0]])
     at_zero[:, 2] = found.xyz_nm[:, 2].mean()

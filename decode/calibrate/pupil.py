@@ -14,6 +14,7 @@ from torch.func import functional_call, jvp, vmap
 
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
+from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = ["PupilFit", "brightness", "fit_images", "fit_pupil", "noise_of", "spread"]
 
@@ -51,6 +52,7 @@ class PupilFit:
         return float(_parameters(self.psf)[self.psf.parameter_names.index(name)]), deviation
 
 
+@Stepwise
 def fit_pupil(
     stacks: Tensor,
     *,
@@ -60,7 +62,7 @@ def fit_pupil(
     free: Sequence[str] | None = None,
     max_images: int = 60,
     steps: int = 12,
-) -> PupilFit:
+) -> Steps[PupilFit]:
     """Aberrations, blur and (if asked) aperture from bead stacks, by maximum quasi-likelihood.
 
     A through-focus stack tells the sign of an aberration only relative to the direction of z, so this must be right:
@@ -94,8 +96,8 @@ def fit_pupil(
         raise ValueError("the stacks hold values that are not finite")
     xyz = _start(stacks, z_nm, psf)
 
-    def fit(start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int) -> PupilFit:
-        return fit_images(
+    def fit(start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int) -> Steps[PupilFit]:
+        return fit_images.steps(
             stacks[chosen][:, planes].flatten(0, 1),
             source=torch.arange(len(chosen)).repeat_interleave(len(planes)),
             z_nm=z_nm[planes].repeat(len(chosen)),
@@ -108,12 +110,17 @@ def fit_pupil(
 
     every = torch.arange(beads)
     middling = stacks.sum((1, 2, 3)).sort().indices[beads // 2, None]
-    coarse = [fit(start, middling, spread(planes, 15), xyz[middling], 5) for start in _starts(psf)]
+    starts, coarse = _starts(psf), []
+    for turn, start in enumerate(starts):
+        one = fit(start, middling, spread(planes, 15), xyz[middling], 5)
+        coarse.append((yield from part(one, 0.5 * turn / len(starts), 0.5 * (turn + 1) / len(starts))))
     best = min(coarse, key=lambda found: found.loss)
     xyz = xyz + (best.xyz_nm - xyz[middling])
-    return fit(best.psf, every, spread(planes, max(5, max_images // beads)), xyz, steps)
+    whole = fit(best.psf, every, spread(planes, max(5, max_images // beads)), xyz, steps)
+    return (yield from part(whole, 0.5, 1.0))
 
 
+@Stepwise
 def fit_images(
     images: Tensor,
     *,
@@ -125,7 +132,7 @@ def fit_images(
     free: Sequence[str] | None = None,
     prior_nm: float = 100.0,
     steps: int = 20,
-) -> PupilFit:
+) -> Steps[PupilFit]:
     """Fit the pupil that all images share, x, y, z of each source, photons and background of each image.
 
     Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974) with the damping of Levenberg and
@@ -209,7 +216,8 @@ def fit_images(
     light = brightness(images.double(), share, slope, floor)
     loss = loss_of(theta, light, share)
     damping = 1e-2
-    for _ in range(steps):
+    for turn in range(steps):
+        yield Progress(turn / steps)
         reduced, score, back = _normal_equations(model, theta, choose, at(xyz), images, light, slope, floor)
         whole, gradient, inner = _eliminate_sources(reduced, score, source, sources, p, damping)
         whole = whole + fitted @ precision.diag() @ fitted.mT
@@ -348,8 +356,8 @@ def _normal_equations(
     """
     p = len(choose)
     information, score, coupling, own = [], [], [], []
-    for part in torch.arange(len(images)).split(32):
-        here = position[part]
+    for chosen in torch.arange(len(images)).split(32):
+        here = position[chosen]
 
         def moved(step: Tensor, here: Tensor = here) -> Tensor:
             return model(theta + step[:p] @ choose, here + step[p:])
@@ -361,12 +369,12 @@ def _normal_equations(
         with torch.no_grad():
             slopes = vmap(slope_along, out_dims=-1, chunk_size=5)(axes).double()
             share = model(theta, here).double()
-        photons, background = light[part, 0, None, None], light[part, 1, None, None]
+        photons, background = light[chosen, 0, None, None], light[chosen, 1, None, None]
         mean = photons * share + background
         weight = 1 / (slope * (mean + floor).clamp_min(1e-3)).flatten(1)
         outer = (slopes * photons[..., None]).flatten(1, 2)
         inner = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
-        residual = (weight * (images[part].double() - mean).flatten(1))[..., None]
+        residual = (weight * (images[chosen].double() - mean).flatten(1))[..., None]
         weighted = outer * weight[..., None]
         cross = weighted.mT @ inner
         solve = torch.linalg.inv(inner.mT @ (inner * weight[..., None]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -24,12 +24,22 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF, noll
 from decode.optics.spline import SplinePSF
+from decode.progress import Progress, Steps, Stepwise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["Picture", "drawn_pictures", "save_figure", "save_report", "usable_range", "verdict"]
+__all__ = [
+    "Drawn",
+    "Precision",
+    "draw_pictures",
+    "precision",
+    "save_figure",
+    "save_report",
+    "usable_range",
+    "verdict",
+]
 
 WITHIN_FACTOR = 2.5
 """a depth is usable where the spread is at most so many times the best"""
@@ -211,6 +221,26 @@ def _spread(held_out: HeldOut) -> Tensor:
     error = held_out.error_nm
     variance = (error - error.mean(0)).square().sum(0) / (len(error) - 1)
     return _pooled(held_out, variance).sqrt()
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How far from their places beads are found that were not fitted, depth by depth."""
+
+    z_nm: Tensor
+    """(z,)"""
+    error_nm: Tensor
+    """(z, 3) rms over the beads and 100 nm of depth"""
+    bound_nm: Tensor
+    """(z, 3) Cramer-Rao bound of their light, rms over the beads; infinite where an image does not tell"""
+
+
+def precision(held_out: HeldOut) -> Precision:
+    """Error in x, y and z against the bound; as in the verdict without the stage's jitter, and without beads that were
+    found at another depth."""
+    error = _pooled(held_out, _steady(held_out).error_nm.square().mean(0)).sqrt()
+    return Precision(z_nm=held_out.z_nm, error_nm=error, bound_nm=_bound(held_out))
 
 
 def _bound(held_out: HeldOut) -> Tensor:
@@ -554,13 +584,31 @@ def save_figure(calibration: PSFCalibration, path: Path | str) -> None:
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def drawn_pictures(calibration: PSFCalibration) -> Iterator[tuple[Picture, Figure]]:
-    """The pictures of the report one by one, each in a figure of its own."""
+@final
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A picture of the report."""
+
+    title: str
+    caption: str
+    png: bytes
+
+
+@Stepwise
+def draw_pictures(calibration: PSFCalibration) -> Steps[tuple[Drawn, ...]]:
+    """The pictures of the report, each in a figure of its own."""
     images = _images(calibration)
-    for part in _pictures(calibration):
-        figure = _figure(part.height)
+    drawn: list[Drawn] = []
+    parts = _pictures(calibration)
+    for part in parts:
+        message = f"drawing {part.title[0].lower()}{part.title[1:]}"
+        yield Progress(len(drawn) / len(parts), message)
+        figure, png = _figure(part.height), io.BytesIO()
         part.draw(figure, calibration, images)
-        yield part, figure
+        yield Progress((len(drawn) + 0.5) / len(parts), message)
+        figure.savefig(png, format="png", dpi=110)
+        drawn.append(Drawn(title=part.title, caption=part.caption, png=png.getvalue()))
+    return tuple(drawn)
 
 
 def _figure(height: float) -> Figure:
@@ -783,8 +831,13 @@ figure { margin: 0 } img { width: 100% }
 """
 
 
-def save_report(calibration: PSFCalibration, path: Path | str) -> None:
+def save_report(calibration: PSFCalibration, path: Path | str, *, pictures: Sequence[Drawn] | None = None) -> None:
     """Write the verdict, the pictures and the figures as one HTML page that needs nothing else, neither scripts.
+
+    Args:
+        calibration: what it is about.
+        path: file to write.
+        pictures: those of `draw_pictures`; None draws them.
 
     Raises:
         OSError: if it cannot be written.
@@ -799,13 +852,11 @@ def save_report(calibration: PSFCalibration, path: Path | str) -> None:
         *(f"<p>{escape(sentence)}</p>" for sentence in _verdict(calibration, images)),
         "</div>",
     ]
-    for part, figure in drawn_pictures(calibration):
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=110)
-        source = base64.b64encode(png.getvalue()).decode("ascii")
+    for drawn in draw_pictures(calibration) if pictures is None else pictures:
+        source = base64.b64encode(drawn.png).decode("ascii")
         body.append(
-            f'<h2>{escape(part.title)}</h2><figure><img alt="{escape(part.title)}" '
-            f'src="data:image/png;base64,{source}"><figcaption>{escape(part.caption)}</figcaption></figure>'
+            f'<h2>{escape(drawn.title)}</h2><figure><img alt="{escape(drawn.title)}" '
+            f'src="data:image/png;base64,{source}"><figcaption>{escape(drawn.caption)}</figcaption></figure>'
         )
     body += ["<h2>Figures</h2>", *_tables(calibration, images)]
     page = (

@@ -17,6 +17,7 @@ from decode.likelihood import DARKEST, scaled_deviance
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF, spline_slopes, spline_weights
+from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = ["BeadFit", "Noise", "border_background", "fit_spline", "held_out_deviance", "jitter_of", "place_beads"]
 
@@ -85,6 +86,7 @@ class BeadFit:
     """mean over the pixels; about 1 where noise explains what is left"""
 
 
+@Stepwise
 def fit_spline(
     crops: Tensor,
     z_nm: Tensor,
@@ -97,7 +99,7 @@ def fit_spline(
     stack: Tensor | None = None,
     start: BeadFit | None = None,
     n_rounds: int = 6,
-) -> BeadFit:
+) -> Steps[BeadFit]:
     """Fit coefficients, positions, brightnesses and the stage's jitter, in turns.
 
     With positions fixed the images are linear in the coefficients, which descend by conjugate gradients on the
@@ -151,7 +153,7 @@ def fit_spline(
         c = _spline_of(start).coefficients.detach()
     xyz, jitter = F.pad(xy, (0, 1)), torch.zeros(n, planes, 3)
 
-    for _ in range(n_rounds):
+    for turn in range(n_rounds):
         views = [_View(psf, xyz[i], jitter[i], z_nm, side) for i in range(n)]
         images = [view.image(c) for view in views]
         expected = torch.stack(images) * photons[..., None, None] + background[:, None, None, None]
@@ -170,8 +172,10 @@ def fit_spline(
         assert isinstance(right, Tensor)
         dense = photons.square().sum() / knots / OVERSAMPLING**2
         diagonal = dense / noise.typical.variance(photons.mean() * size + background.mean()) + penalty.diagonal
-        c = _conjugate_gradients(normal, right, c, diagonal, n_steps=20)
+        descent = _conjugate_gradients.steps(normal, right, c, diagonal, n_steps=20)
+        c = yield from part(descent, turn / n_rounds, (turn + 0.9) / n_rounds)
         xyz, jitter, photons = _place(c, psf, crops, background, noise, xyz, jitter, z_nm, photons, stack)
+        yield Progress((turn + 1) / n_rounds)
     expected = torch.stack(
         [
             _View(psf, xyz[i], jitter[i], z_nm, side).image(c) * photons[i, :, None, None] + background[i]
@@ -233,6 +237,7 @@ def jitter_of(fit: BeadFit, fitted: Tensor, stack: Tensor) -> Tensor:
     return torch.stack([fit.jitter[fitted == s][0] if bool((fitted == s).any()) else none for s in stack])
 
 
+@Stepwise
 def held_out_deviance(
     crops: Tensor,
     z_nm: Tensor,
@@ -241,7 +246,7 @@ def held_out_deviance(
     xy: Tensor,
     tried: Sequence[tuple[float, float]],
     stack: Tensor | None = None,
-) -> list[float]:
+) -> Steps[list[float]]:
     """How well beads that were not fitted are predicted, by the weights of the penalty.
 
     Every second bead is predicted by the others; where there are several stacks every second stack, of whose stage
@@ -258,13 +263,15 @@ def held_out_deviance(
     held = (number if bool(number.any()) else torch.arange(len(crops))) % 2 == 1
     fitted, start = ~held, None
     result = []
-    for smoothness, depth_smoothness in tried:
-        start = fit_spline(
+    for turn, (smoothness, depth_smoothness) in enumerate(tried):
+        fit = fit_spline.steps(
             crops[fitted], z_nm, noise[fitted], pixel_size_nm, xy[fitted], smoothness=smoothness,
             depth_smoothness=depth_smoothness, stack=number[fitted], start=start, n_rounds=4,
         )  # fmt: skip
+        start = yield from part(fit, turn / len(tried), (turn + 0.9) / len(tried))
         jitter = jitter_of(start, number[fitted], number[held])
         result.append(place_beads(start, crops[held], z_nm, noise[held], xy[held], jitter=jitter).deviance)
+        yield Progress((turn + 1) / len(tried))
     return result
 
 
@@ -475,9 +482,10 @@ def _with_coefficients(
     )
 
 
+@Stepwise
 def _conjugate_gradients(
     normal: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, diagonal: Tensor, n_steps: int
-) -> Tensor:
+) -> Steps[Tensor]:
     """Solve normal(x) = right from a start (Hestenes and Stiefel, J. Res. Natl. Bur. Stand. 49, 409, 1952).
 
     Args:
@@ -488,7 +496,8 @@ def _conjugate_gradients(
     scaled = residual / diagonal
     direction, square = scaled, (residual * scaled).sum()
     first = square
-    for _ in range(n_steps):
+    for step in range(n_steps):
+        yield Progress(step / n_steps)
         if square <= 1e-8 * first:
             break
         image = normal(direction)

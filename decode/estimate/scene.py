@@ -24,6 +24,7 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF
+from decode.progress import Progress, Steps, Stepwise, part
 from decode.scene import Range, Scene
 
 __all__ = ["SceneEstimate", "estimate_scene", "z_limits"]
@@ -131,6 +132,7 @@ class SceneEstimate:
         return "\n".join(f"{name}: {value}" for name, value in stated if isinstance(value, Estimate))
 
 
+@Stepwise
 @torch.no_grad()
 def estimate_scene(
     movie: Movie | Tensor | npt.NDArray[Any],
@@ -138,7 +140,7 @@ def estimate_scene(
     psf: PSF,
     *,
     z_range_nm: tuple[float, float] | None = None,
-) -> SceneEstimate:
+) -> Steps[SceneEstimate]:
     """Molecules and background of a raw movie, by the generalized method of moments (Hansen, Econometrica 50, 1982).
 
     Molecules that blink independently add up their cumulants, so that each of these means over pixels and time is
@@ -165,7 +167,7 @@ def estimate_scene(
     Raises:
         ValueError: in one sentence, if the movie is too short or too small, or no molecules blink in it.
     """
-    moments = _measure(movie, camera)
+    moments = yield from part(_measure.steps(movie, camera), 0.0, 0.7)
     # light that comes and goes without noise: no molecule, no covariance
     signal = moments.values[len(STEPS) + 2] / math.sqrt(moments.covariance[len(STEPS) + 2, len(STEPS) + 2])
     if not signal > 2:
@@ -175,7 +177,9 @@ def estimate_scene(
         )
     limits = z_range_nm or z_limits(psf)
     model = _Model(camera, psf, moments.steps, moments.run, limits, float(moments.values[: len(STEPS) + 1].sum()))
+    yield Progress(0.7, "estimating molecules and background from these moments")
     p, covariance, misfit = _fit(moments, model)
+    yield Progress(1.0, "writing down what was found")
 
     def estimate(function: Callable[[Array], float], n: int) -> Estimate:
         """A function of the parameters; the interval is that of its argument's errors, to first order."""
@@ -307,7 +311,8 @@ def _tiles(height: int, width: int) -> list[tuple[slice, slice]]:
     return [(rows, columns) for rows in cuts(height) for columns in cuts(width)]
 
 
-def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> _Moments:
+@Stepwise
+def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> Steps[_Moments]:
     frames, height, width = shape_of(movie)
     if frames < FEWEST_FRAMES or min(height, width) < 2 * REACH_PX:
         raise ValueError(
@@ -326,21 +331,28 @@ def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> _Momen
     cells: list[Array] = []
     doubts: list[Array] = []
     n = 0
-    for start in starts:
+    message = "estimating the moments of the movie's light"
+    for turn, start in enumerate(starts):
         lights: list[list[Tensor]] = [[] for _ in tiles]
         for i in range(start, start + run):
-            for light, part, (rows, columns) in zip(lights, cameras, tiles, strict=True):
-                light.append(part.to_photons(read_frames(movie, i, i + 1, rows, columns)).float())
+            yield Progress((turn + 0.5 * (i - start) / run) / len(starts), message)
+            for light, own, (rows, columns) in zip(lights, cameras, tiles, strict=True):
+                light.append(own.to_photons(read_frames(movie, i, i + 1, rows, columns)).float())
         of_run = [torch.cat(light) for light in lights]
         if steps is None:
             steps = _steps(torch.cat([light.flatten() for light in of_run]), camera)
-        pairs = [_log_transform(light, part, steps, chunk) for light, part in zip(of_run, cameras, strict=True)]
-        transforms = [transform for transform, _ in pairs]
-        doubts += [doubt for _, doubt in pairs]
-        means.append([transform.mean((2, 3)).numpy() for transform in transforms])
-        products.append([_products(light, chunk) for light in of_run])
-        cells.append(np.concatenate([_cells(transform) for transform in transforms], 2))
-        n += sum(light.numel() for light in of_run)
+        means.append([])
+        products.append([])
+        of_tiles: list[Array] = []
+        for tile, own in zip(of_run, cameras, strict=True):
+            yield Progress((turn + 0.5 + 0.5 * len(of_tiles) / len(tiles)) / len(starts), message)
+            transform, doubt = _log_transform(tile, own, steps, chunk)
+            doubts.append(doubt)
+            means[-1].append(transform.mean((2, 3)).numpy())
+            products[-1].append(_products(tile, chunk))
+            of_tiles.append(_cells(transform))
+            n += tile.numel()
+        cells.append(np.concatenate(of_tiles, 2))
     assert steps is not None
 
     # (chunk, tile, ...), chunks in the order of time

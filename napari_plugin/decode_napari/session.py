@@ -34,6 +34,8 @@ class OpenedMovie:
     stated_pixel_size_nm: float | None = None
     """in place of what the files state"""
     em_gain: float | None = None
+    allow_truncated: bool = False
+    """of a file that was cut short, its whole frames are the movie"""
 
 
 @final

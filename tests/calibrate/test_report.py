@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead
 from decode.calibrate.psf import HeldOut, PSFCalibration
-from decode.calibrate.report import save_figure, save_report, usable_range, verdict
+from decode.calibrate.report import draw_pictures, precision, save_figure, save_report, usable_range, verdict
 from decode.io.psfs import PSFFile
 from decode.likelihood import scaled_deviance
 from decode.optics.camera import Camera
@@ -120,6 +120,22 @@ def mentioned(found: PSFCalibration) -> set[str]:
     }
     text = " ".join(verdict(found))
     return {name for name, phrase in words.items() if phrase in text}
+
+
+def test_the_error_is_the_bound_and_whatever_bias_there_is() -> None:
+    """Of beads that err by their bound; what the stage strayed is none of it."""
+    found = calibration(n_beads=40, jitter_nm=30.0).held_out
+    assert found is not None
+    told = precision(found)
+    near = told.z_nm.abs() < 300
+    bound = told.bound_nm[near]
+    torch.testing.assert_close(bound, found.bound_nm[:, near].square().mean(0).sqrt())
+    torch.testing.assert_close(told.error_nm[near], bound, rtol=0.3, atol=0)
+    bias = 25.0 * torch.sign(found.z_nm)[:, None] * torch.tensor([1.0, 0.0, 0.0])
+    wrong = precision(replace(found, error_nm=found.error_nm + bias)).error_nm[near]
+    far = found.z_nm[near].abs() > 100  # the mean over 100 nm of depth blurs the step
+    expected = torch.hypot(told.error_nm[near], torch.tensor([25.0, 0.0, 0.0]))
+    torch.testing.assert_close(wrong[far], expected[far], rtol=0.15, atol=0)
 
 
 def test_good_beads_are_usable_over_the_depth_their_bound_allows() -> None:
@@ -255,6 +271,17 @@ def test_the_picture_is_written(tmp_path: Path) -> None:
     with Image.open(tmp_path / "psf.png") as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 800
+
+
+def test_pictures_that_were_drawn_are_those_of_the_page(tmp_path: Path) -> None:
+    found = calibration()
+    (first, *others) = draw_pictures(found)
+    save_report(found, tmp_path / "psf.html", pictures=[first])
+    page = (tmp_path / "psf.html").read_text(encoding="utf-8")
+    assert base64.b64encode(first.png).decode() in page
+    assert first.caption in page.replace("&#x27;", "'")
+    assert others
+    assert not any(picture.caption in page for picture in others)
 
 
 @pytest.mark.parametrize("save", [save_report, save_figure])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decode import EmitterSet, read_camera, read_table
+from decode import EmitterSet, open_movie, read_camera, read_table, write_movie, write_table
+from decode.calibrate.psf import Optics, calibrate_psf
 from decode.cli import app
+from decode.progress import Progress, Steps, Stepwise
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
 from decode_napari.session import Session
 from decode_napari.steps import STEPS
 from decode_napari.steps.export import ExportStep, RenderSettings
 from decode_napari.steps.inspect import InspectStep
-from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
+from decode_napari.steps.localize import LocalizeSettings, LocalizeStep, region_in, region_text
 from decode_napari.steps.model import ModelStep, TrainSettings, card_of
 from decode_napari.steps.movie import MovieSettings, MovieStep, asks_em_gain
 from decode_napari.steps.psf import PSFSettings, PSFStep
@@ -120,6 +124,66 @@ def test_what_cannot_be_opened_is_said_in_one_sentence(settings: MovieSettings, 
     step.settings = settings
     with pytest.raises((ValueError, OSError), match=sentence):
         drain(step.check())
+
+
+@pytest.mark.parametrize(
+    ("corners", "text"),
+    [
+        # along the edges of pixels of 100 nm: those between them
+        ([(0.4, 0.8), (1.2, 0.8), (1.2, 2.0), (0.4, 2.0)], "4:12,8:20"),
+        # pixel 3 has its centre at 0.35 um: it lies in the first rectangle, and not in the second
+        ([(0.34, 0.0), (0.34, 0.1), (0.46, 0.1), (0.46, 0.0)], "3:5,0:1"),
+        ([(0.36, 0.0), (0.36, 0.1), (0.44, 0.1), (0.44, 0.0)], None),
+        # beyond the frame there is nothing
+        ([(-5.0, 6.0), (-5.0, 99.0), (0.3, 99.0), (0.3, 6.0)], "0:3,60:64"),
+        ([(9.0, 9.0), (9.0, 10.0), (10.0, 10.0), (10.0, 9.0)], None),
+    ],
+)
+def test_a_region_is_the_pixels_whose_centres_lie_in_it(corners: list[tuple[float, float]], text: str | None) -> None:
+    if text is None:
+        with pytest.raises(ValueError, match="no pixel"):
+            region_in(corners, 100.0, (64, 64))
+    else:
+        assert region_text(region_in(corners, 100.0, (64, 64))) == text
+
+
+def test_in_a_region_the_same_molecules_are_found_and_both_copies_find_them(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the whole field, but for those elsewhere; the file is one that was cut short."""
+    with open_movie(MOVIE) as frames:
+        write_movie(tmp_path / "cut.tif", frames.read(0, 30))
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "cut.tif").read_bytes()[:-20_000])
+    own = Session()
+    movie, step = MovieStep(own), LocalizeStep(own)
+    movie.settings = MovieSettings(path=tmp_path / "cut.tif", camera=str(CAMERA))
+    with pytest.raises(ValueError, match="cut short"):
+        drain(movie.check())
+    movie.settings = replace(movie.settings, allow_truncated=True)
+    movie.accept(drain(movie.check()))
+    own.model = session.model
+    step.settings = LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24), roi=(slice(4, 40), slice(None, 30)))
+    for report in step.run():
+        step.absorb(report)
+    step.show(complete=True)
+    assert session.found is not None
+    assert own.found is not None
+    whole, part = session.found.filter.emitters, own.found.filter.emitters
+    x, y = (whole.xyz[:, i] / 100 for i in (0, 1))
+    inside = whole[(y >= 4) & (y < 40) & (x < 30)]
+    assert len(part) == len(inside) > 100
+    torch.testing.assert_close(part.xyz, inside.xyz, rtol=0, atol=0.5)
+    preview = drain(step.preview(10))
+    assert len(preview) == int((part.frame == 10).sum()) > 0
+
+    monkeypatch.chdir(tmp_path)
+    _, verb, *arguments = shlex.split(step.as_command())
+    result = CliRunner().invoke(app, [verb, *arguments])
+    assert result.exit_code == 0, result.output
+    commanded = (tmp_path / "molecules" / "cut.csv").read_bytes()
+    exec(compile(step.as_python(), "localize", "exec"), {})
+    assert (tmp_path / "molecules" / "cut.csv").read_bytes() == commanded
+    assert commanded.count(b"\n") == len(part) + 1
 
 
 def test_the_table_is_that_of_the_copied_command_to_the_last_digit(
@@ -228,13 +292,67 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     assert len(step.calibrated.calibration.beads) == 6
     assert step.calibrated.verdict
     assert {"Beads against the PSF", "Beads that were not fitted"} <= {p.title for p in step.calibrated.pictures}
-    assert all(picture.rgb.shape[2] == 3 for picture in step.calibrated.pictures)
+    assert all(picture.png.startswith(b"\x89PNG") for picture in step.calibrated.pictures)
     assert (tmp_path / "psf.h5").is_file()
     assert (tmp_path / "psf.html").is_file()
     assert "--z-step 20" in step.as_command()
     again = PSFStep(Session())
     again.accept(drain(again.read(tmp_path / "psf.h5")))
     assert "beads" in again.done()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        PSFSettings(z_step_nm=20.0),
+        PSFSettings(
+            z_focus=0,
+            model="pupil",
+            positions=Path("true.csv"),
+            optics=Optics(1.4, 585.0, 1.406, 1.33, 40.0, phase_mask=True),
+        ),
+        PSFSettings(model="pupil", optics=Optics()),
+    ],
+)
+def test_step_command_and_python_calibrate_alike(
+    settings: PSFSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three call the same function with the same arguments."""
+    calls = []
+    signature = inspect.signature(calibrate_psf)
+
+    def record(*arguments: object, **options: object) -> Steps[None]:
+        yield Progress(0.0)
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        (beads, camera, *others) = bound.arguments.values()
+        assert isinstance(beads, Sequence)
+        # a command states the usual optics too, which are the same as none
+        calls.append(
+            [[str(path) for path in beads], *(repr(o).replace(repr(Optics()), "None") for o in (camera, *others))]
+        )
+        raise ValueError("that is all")
+
+    write_table(
+        EmitterSet(frame=torch.zeros(2).long(), xyz=torch.tensor([[1.0, 2, 3], [4, 5, 6]]), photons=torch.ones(2)),
+        tmp_path / "true.csv",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("decode.calibrate.psf.calibrate_psf", Stepwise(record))
+    session = Session()
+    movie, step = MovieStep(session), PSFStep(session)
+    movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    step.settings = replace(settings, beads=(sample_file("beads_3d.tif"),), out=tmp_path / "psf.h5")
+    with pytest.raises(ValueError, match="that is all"):
+        drain(step.calibrate())
+    _, *arguments = shlex.split(step.as_command())
+    assert "that is all" in CliRunner().invoke(app, arguments).stderr
+    with pytest.raises(ValueError, match="that is all"):
+        exec(compile(step.as_python(), "calibrate", "exec"), {})
+    in_window, in_terminal, in_python = calls
+    assert in_window == in_terminal == in_python
+    assert ("--phase-mask" in arguments) == (settings.optics is not None and settings.optics.phase_mask)
 
 
 def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:

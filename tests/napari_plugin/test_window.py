@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import torch
 from typer.testing import CliRunner
 
 from decode import EmitterSet, open_movie, read_table, write_movie
+from decode.calibrate.gaussian import fit_gaussian
+from decode.calibrate.psf import Optics
 from decode.cli import app
+from decode.progress import Stepwise
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
 from decode_napari.qt.runner import remaining
@@ -29,6 +33,7 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.step import Report
 
 NAME = "decode-smlm"
 LONG = 200_000
@@ -310,6 +315,91 @@ def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
     panel.auto.setChecked(True)
     panel.threshold.setValue(0.95)
     qtbot.waitUntil(lambda: len(dock.viewer.layers["preview"].data) < many, timeout=LONG)
+
+
+def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot: Any, complaints: list[str]) -> None:
+    panel = open_sample(dock, qtbot)
+    panel.roi.draw()
+    layer = dock.viewer.layers["region"]
+    assert layer.mode == "add_rectangle"
+    # along the edges of pixels, whose centres are whole numbers in the layer as in the movie
+    layer.add_rectangles(np.array([[9.5, 19.5], [9.5, 43.5], [41.5, 43.5], [41.5, 19.5]]))
+    assert panel.roi.text.text() == "10:42,20:44"
+    world = np.array([layer.data_to_world(corner) for corner in layer.data[0]])
+    np.testing.assert_allclose([world.min(0), world.max(0)], [(1.0, 2.0), (4.2, 4.4)])
+    dock.viewer.dims.set_current_step(0, 10)
+    panel.preview()
+    qtbot.waitUntil(lambda: "preview" in dock.viewer.layers, timeout=LONG)
+    points = dock.viewer.layers["preview"]
+    found = np.array([points.data_to_world(point)[-2:] for point in points.data])
+    assert len(found) > 0
+    assert (found >= (1.0, 2.0)).all()
+    assert (found < (4.2, 4.4)).all()
+
+    panel.roi.text.setText("0:8, :16")
+    panel.roi.text.editingFinished.emit()
+    (corners,) = layer.data
+    np.testing.assert_allclose([corners.min(0), corners.max(0)], [(-0.5, -0.5), (7.5, 15.5)])
+    panel.roi.text.setText("8")
+    panel.run()
+    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
+    assert "Y0:Y1,X0:X1" in complaints[0]
+    dock.viewer.layers.remove(layer)
+    assert panel.roi.region() is None
+
+
+def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
+    dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_movie(sample_file("beads_3d.tif")) as stack:
+        write_movie(tmp_path / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])
+    open_sample(dock, qtbot)
+    panel = dock.panel(PSFStep)
+    panel.set_beads([tmp_path / "beads.tif"])
+    panel.z_step.setValue(160.0)
+    panel.model.setCurrentText("gaussian")
+    assert all(plot.isHidden() for plot in panel.errors)
+    shown = []
+
+    def cancel(report: Report) -> None:
+        shown.append((dock.progress.value(), dock.progress.maximum()))
+        if report.fraction:
+            dock.cancel()
+
+    dock.runner.reported.connect(cancel)
+    panel.run()
+    qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
+    dock.runner.reported.disconnect(cancel)
+    assert 0 < shown[-1][0] < shown[-1][1]
+    assert dock.session.psf is None
+    assert not (tmp_path / "psf.h5").exists()
+
+    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3)))
+    panel.run()
+    qtbot.waitUntil(lambda: dock.session.psf is not None, timeout=LONG)
+    assert not complaints
+    assert not any(plot.isHidden() for plot in panel.errors)
+    for axis, plot in enumerate(panel.errors):
+        assert plot.accessibleName() == f"error in {'xyz'[axis]}, nm"
+        z, error = plot._lines["error"]
+        np.testing.assert_allclose(z, 160.0 * np.arange(-5, 6))
+        assert (error >= 0).all()
+        assert set(plot._lines) == {"error", "bound"}
+
+
+def test_only_a_pupil_asks_for_its_optics(dock: Any, qtbot: Any) -> None:
+    panel = dock.panel(PSFStep)
+    for model in ("spline", "pupil", "gaussian"):
+        panel.model.setCurrentText(model)
+        shown = {panel.form.isRowVisible(widget) for widget in panel._of_pupil.values()}
+        assert shown == {model == "pupil"}
+        assert panel.form.isRowVisible(panel.z_focus)
+        assert panel.form.isRowVisible(panel.positions)
+    assert panel._optics() == Optics()
+    panel.aperture.setValue(1.2)
+    panel.sample.setValue(1.33)
+    panel.phase_mask.setChecked(True)
+    assert panel._optics() == Optics(numerical_aperture=1.2, sample_index=1.33, phase_mask=True)
 
 
 @pytest.mark.parametrize(

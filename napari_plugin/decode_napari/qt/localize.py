@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.emitters import EmitterSet
 from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.qt.region import RegionField
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
 from decode_napari.steps.step import Report
 
@@ -40,6 +41,8 @@ class LocalizePanel(Panel):
         self.stop_before = self.row(
             "stop before", number(0, 1e9, 0, digits=0, none="the end"), "The frame behind the last one to localize"
         )
+        self.roi = self.row("ROI", RegionField(dock.viewer), "Rows and columns to localize in, counted from 0")
+        self.roi.text.setAccessibleName("ROI")
         self.auto = self.row(
             "preview", QCheckBox("of the current frame, as settings change"), "Localize the frame that is shown"
         )
@@ -61,12 +64,14 @@ class LocalizePanel(Panel):
         for box in (self.threshold, self.psf_sigma):
             box.valueChanged.connect(lambda _: self._changed())
         self.polish.toggled.connect(lambda _: self._changed())
+        self.roi.changed.connect(self._changed)
         self.auto.toggled.connect(self._auto_changed)
         dock.viewer.dims.events.current_step.connect(lambda _: self._changed())
         self.refresh()
 
     def refresh(self) -> None:
         missing = self.step.missing()
+        self.roi.set_movie(self.step.session.movie)
         for widget in (self.preview_button, self.run_button):
             widget.setEnabled(not missing and not self.dock.runner.busy)
         if missing:
@@ -78,25 +83,32 @@ class LocalizePanel(Panel):
 
     def run(self) -> None:
         """Localize all frames; molecules appear while it runs."""
-        self._read()
         self.dock.view.end_preview()
         self.auto.setChecked(False)
         self._shown = 0.0
         self._complete = False
         self.dock.start(
-            "localizing", self.step.run, reported=self._reported, returned=self._returned, ended=self._ended
+            "localizing",
+            lambda: self._read().run(),
+            reported=self._reported,
+            returned=self._returned,
+            ended=self._ended,
         )
 
     def preview(self) -> None:
         """Localize the frame that is shown."""
         if self.dock.runner.busy:
             return
-        self._read()
         frame = self.dock.view.frame
         if not self.step.missing() and frame < self.step.session.movie.shape[0]:  # type: ignore[union-attr]
-            self.dock.previewer.start(f"frame {frame}", lambda: self.step.preview(frame), returned=self._previewed)
+            self.dock.previewer.start(f"frame {frame}", lambda: self._read().preview(frame), returned=self._previewed)
 
-    def _read(self) -> None:
+    def _read(self) -> LocalizeStep:
+        """The step, with the settings of the fields.
+
+        Raises:
+            ValueError: if the region is written wrongly.
+        """
         first, stop = int(self.first.value()), int(self.stop_before.value())
         movie = self.step.session.movie
         frames = None
@@ -107,7 +119,9 @@ class LocalizePanel(Panel):
             psf_sigma_nm=self.psf_sigma.value() or None,
             polish=self.polish.isChecked(),
             frames=frames,
+            roi=self.roi.region(),
         )
+        return self.step
 
     def _reported(self, report: Report) -> None:
         self.step.absorb(report)
@@ -125,7 +139,8 @@ class LocalizePanel(Panel):
 
     def _previewed(self, molecules: EmitterSet) -> None:
         self.dock.view.preview(molecules)
-        self.state.setText(f"{len(molecules)} molecules in this frame")
+        where = "this frame" if self.step.settings.roi is None else "this region of the frame"
+        self.state.setText(f"{len(molecules)} molecules in {where}")
 
     def _changed(self) -> None:
         if self.auto.isChecked():

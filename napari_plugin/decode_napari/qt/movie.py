@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
-from qtpy.QtWidgets import QHBoxLayout
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.io.cameras import camera_presets
 from decode.io.stacks import open_movie
@@ -48,6 +48,12 @@ class MoviePanel(Panel):
         self.em_gain = self.row(
             "EM gain", number(0, 2000, 0, digits=0, none="none"), "Gain of the register, for an EMCCD preset"
         )
+        self.allow_truncated = self.row(
+            "cut short",
+            QCheckBox("allow truncated"),
+            "Take the whole frames of a movie whose file was cut short, instead of refusing it",
+        )
+        self.allow_truncated.toggled.connect(lambda _: self._changed())
         for box in (self.pixel_size, self.em_gain):
             box.valueChanged.connect(lambda _: self._changed())
         self.photons = Plot("photons per pixel", "photons")
@@ -79,7 +85,7 @@ class MoviePanel(Panel):
     def open(self, path: Path) -> None:
         """Show a movie as a lazy layer, and check it."""
         try:
-            movie = open_movie(path)
+            movie = open_movie(path, allow_truncated=self.allow_truncated.isChecked())
             data, options, _ = movie_layer(movie, self.pixel_size.value() or movie.pixel_size_nm)
         except (ValueError, OSError) as error:
             complain(error)
@@ -114,6 +120,7 @@ class MoviePanel(Panel):
             camera=named,
             pixel_size_nm=self.pixel_size.value() or None,
             em_gain=(self.em_gain.value() or None) if asks_em_gain(named) else None,
+            allow_truncated=self.allow_truncated.isChecked(),
         )
         self.refresh()
         self.dock.start("checking the movie", self.step.check, returned=self._checked)

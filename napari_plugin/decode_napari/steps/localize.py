@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
+
+import numpy as np
+import numpy.typing as npt
 
 from decode.emitters import EmitterSet
 from decode_napari.molecules import Filter
@@ -16,7 +20,10 @@ if TYPE_CHECKING:
     from decode.batch import Acquisition
     from decode.io.stacks import Movie
 
-__all__ = ["LocalizeSettings", "LocalizeStep"]
+__all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
+
+Region = tuple[slice, slice]
+"""rows and columns of a movie, counted from 0"""
 
 OUT = "molecules"
 """folder of the copied command, within the one it is run in"""
@@ -34,6 +41,8 @@ class LocalizeSettings:
     polish: bool = False
     frames: tuple[int, int] | None = None
     """first, and the one behind the last; None takes all"""
+    roi: Region | None = None
+    """the part of the field to localize in; coordinates stay those of the whole frame"""
     device: str = "auto"
 
 
@@ -82,7 +91,7 @@ class LocalizeStep(Step):
         return self._run(movie, model, self.session.psf, self.settings)
 
     def preview(self, frame: int) -> Generator[Report, None, EmitterSet]:
-        """The molecules of one frame, numbered from 0, with its neighbours in view."""
+        """The molecules of one frame, numbered from 0, with its neighbours in view; of the region, if there is one."""
         movie, model = self._inputs()
         return self._preview(movie, model, self.session.psf, self.settings, frame)
 
@@ -124,6 +133,8 @@ class LocalizeStep(Step):
             polish=set_.polish,
             threshold=None if set_.threshold == 0.5 else set_.threshold,
             frames=None if set_.frames is None else f"{set_.frames[0]}:{set_.frames[1]}",
+            roi=None if set_.roi is None else region_text(set_.roi),
+            allow_truncated=movie.allow_truncated,
             device=None if set_.device == "auto" else set_.device,
             o=OUT,
         )
@@ -152,10 +163,11 @@ class LocalizeStep(Step):
             psf_sigma_nm=set_.psf_sigma_nm,
             polish=set_.polish or None,
             threshold=None if set_.threshold == 0.5 else set_.threshold,
+            frames=None if set_.frames is None else slice(*set_.frames),
+            roi=set_.roi,
             device=None if set_.device == "auto" else set_.device,
+            allow_truncated=movie.allow_truncated or None,
         )
-        if set_.frames is not None:
-            verb = f"{verb[:-1]}, frames=slice({set_.frames[0]}, {set_.frames[1]}))"
         return "\n".join([*read, "", *lines, f"for progress in {verb}:", "    print(progress.n_molecules)"])
 
     def _inputs(self) -> tuple[OpenedMovie, ChosenModel]:
@@ -172,7 +184,7 @@ class LocalizeStep(Step):
         from decode.io.stacks import open_movie
 
         chosen = None if settings.frames is None else slice(*settings.frames)
-        with open_movie(opened.path, frames=chosen) as movie:
+        with open_movie(opened.path, frames=chosen, allow_truncated=opened.allow_truncated) as movie:
             yield Report(message="looking at the movie")
             acquisition = self._acquire(movie, opened, model, settings)
             facts = provenance(movie, acquisition, threshold=settings.threshold)
@@ -197,11 +209,11 @@ class LocalizeStep(Step):
         from decode.io.stacks import open_movie
 
         yield Report(message=f"frame {frame}")
-        with open_movie(opened.path) as movie:
+        with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
             acquisition = self._acquire(movie, opened, model, settings)
             facts = provenance(movie, acquisition, threshold=settings.threshold)
         near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
-        with open_movie(opened.path, frames=near) as movie:
+        with open_movie(opened.path, frames=near, allow_truncated=opened.allow_truncated) as movie:
             found = EmitterSet.cat(list(_localized(movie, model, acquisition, psf, settings)))
         return replace(found[found.frame == frame], metadata=facts)
 
@@ -224,6 +236,32 @@ class LocalizeStep(Step):
         return self._acquisitions[key]
 
 
+def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int, int]) -> Region:
+    """The pixels whose centres lie in a rectangle.
+
+    Args:
+        corners_um: (n, 2) y, x in the window's world: um from the outer corner of pixel (0, 0), so that pixel i reaches
+            from i to i + 1 times its side.
+        pixel_size_nm: side of a pixel.
+        shape: (y, x) of the frames; what lies beyond them is cut off.
+
+    Raises:
+        ValueError: if no pixel of the frames lies in it.
+    """
+    corners = np.asarray(corners_um, np.float64) * 1000 / pixel_size_nm
+    # what was drawn along the pixels' edges is theirs, whatever the last digit of a float
+    ends = zip((corners.min(0) - 0.5).round(6), (corners.max(0) - 0.5).round(6), shape, strict=True)
+    rows, columns = (slice(max(0, math.ceil(low)), min(side, math.floor(high) + 1)) for low, high, side in ends)
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise ValueError("no pixel of the movie lies in this rectangle; draw it over the movie")
+    return rows, columns
+
+
+def region_text(region: Region) -> str:
+    """As `--roi` takes it."""
+    return ",".join(":".join("" if end is None else str(end) for end in (s.start, s.stop)) for s in region)
+
+
 def _localized(
     movie: Movie, model: ChosenModel, acquisition: Acquisition, psf: ChosenPSF | None, settings: LocalizeSettings
 ) -> Iterator[EmitterSet]:
@@ -235,6 +273,7 @@ def _localized(
         acquisition,
         psf=None if psf is None else psf.file,
         threshold=settings.threshold,
+        roi=settings.roi,
         device=settings.device,
         polish=settings.polish,
     )

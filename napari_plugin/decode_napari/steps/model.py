@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import final
 
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
-from decode_napari.steps.step import Report, Step, command
+from decode_napari.steps.step import Report, Step, command, reports
 
 __all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
 
@@ -187,8 +187,7 @@ def _train(
         assert movie is not None
         assert psf is not None
         recipe = settings.out.with_suffix(".yaml")
-        yield Report(message=f"estimating background, flux and density from {movie.path.name}")
-        _estimate(movie, psf, recipe)
+        yield from _estimate(movie, psf, recipe)
     config = load_config(recipe, settings.settings)
     start = None if settings.start is None else settled_for(load_model(settings.start), config)
     yield Report(message="the training begins", fraction=0.0)
@@ -206,7 +205,7 @@ def _train(
     return ChosenModel(name=str(settings.out), localizer=load_model(settings.out))
 
 
-def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
+def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Report, None, None]:
     """As `decode estimate`: the recipe, and a camera file beside it that it names."""
     from decode.atomic import atomic
     from decode.estimate import estimate_scene, to_recipe
@@ -215,8 +214,9 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> None:
 
     assert movie.camera is not None
     camera = _camera_beside(recipe)
-    with open_movie(movie.path) as frames, atomic(recipe) as temporary:
-        scene = estimate_scene(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
+    with open_movie(movie.path, allow_truncated=movie.allow_truncated) as frames, atomic(recipe) as temporary:
+        steps = estimate_scene.steps(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
+        scene = yield from reports(steps)
         text = to_recipe(
             scene,
             psf.file.psf,

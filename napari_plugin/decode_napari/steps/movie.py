@@ -35,6 +35,8 @@ class MovieSettings:
     """None takes that of the camera file or of the movie"""
     em_gain: float | None = None
     """of an EMCCD that is given by its preset"""
+    allow_truncated: bool = False
+    """take the whole frames of a file that was cut short"""
 
 
 @final
@@ -96,7 +98,8 @@ class MovieStep(Step):
         movie = self.session.movie
         if movie is None:
             return ""
-        lines = ["from decode import open_movie, read_camera", "", f"movie = open_movie({str(movie.path)!r})"]
+        opened = call("open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None)
+        lines = ["from decode import open_movie, read_camera", "", f"movie = {opened}"]
         if movie.camera_name is None:
             lines[0] = "from decode import open_movie\nfrom decode.estimate import estimate_camera"
             return "\n".join([*lines, "camera, remarks = estimate_camera(movie)"])
@@ -129,7 +132,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
 
     if settings.path is None:
         raise ValueError("no movie is open: choose a TIFF file first")
-    with open_movie(settings.path) as movie:
+    with open_movie(settings.path, allow_truncated=settings.allow_truncated) as movie:
         yield Report(message="looking at the camera")
         stated: CameraFile | None = None
         remarks: tuple[str, ...] = ()
@@ -158,6 +161,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
             camera_name=settings.camera,
             stated_pixel_size_nm=pixel_size,
             em_gain=settings.em_gain,
+            allow_truncated=settings.allow_truncated,
         )
     return MovieCheck(movie=opened, counts=counts, edges=edges, remarks=tuple(remarks), warnings=warnings)
 

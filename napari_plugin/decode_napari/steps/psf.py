@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-import numpy as np
-
+from decode.progress import part
 from decode_napari.session import ChosenPSF, Session
-from decode_napari.steps.step import Report, Step, call, command
+from decode_napari.steps.step import Report, Step, call, command, reports
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from decode.calibrate.psf import PSFCalibration
+    from decode.calibrate.psf import Optics, PSFCalibration
+    from decode.calibrate.report import Drawn, Precision
     from decode.io.cameras import CameraFile
 
-__all__ = ["Calibrated", "PSFSettings", "PSFStep", "Picture"]
+__all__ = ["Calibrated", "PSFSettings", "PSFStep"]
 
 
 @final
@@ -30,18 +28,13 @@ class PSFSettings:
     out: Path | None = None
     z_step_nm: float | None = None
     """planes rise by it; None takes what the file states"""
+    z_focus: int | None = None
+    """plane, from 0, that is z = 0; None takes the middle one"""
+    positions: Path | None = None
+    """table of where the beads truly are, if that is known"""
     model: str = "spline"
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A figure of the report, as pixels."""
-
-    title: str
-    caption: str
-    rgb: npt.NDArray[np.uint8]
-    """(y, x, 3)"""
+    optics: Optics | None = None
+    """of a pupil; None takes the usual ones"""
 
 
 @final
@@ -52,7 +45,9 @@ class Calibrated:
     calibration: PSFCalibration
     chosen: ChosenPSF
     verdict: tuple[str, ...]
-    pictures: tuple[Picture, ...]
+    precision: Precision | None
+    """None with a single bead"""
+    pictures: tuple[Drawn, ...]
     report: Path
     """the same as a page"""
 
@@ -110,6 +105,15 @@ class PSFStep(Step):
         movie, set_ = self.session.movie, self.settings
         if movie is None or movie.camera is None or not set_.beads:
             return ""
+        optics = set_.optics
+        of_pupil = {} if optics is None else {
+            "numerical_aperture": optics.numerical_aperture,
+            "wavelength": optics.wavelength_nm,
+            "immersion_index": optics.immersion_index,
+            "sample_index": optics.sample_index,
+            "bead_diameter": optics.bead_diameter_nm or None,
+            "phase_mask": optics.phase_mask,
+        }  # fmt: skip
         return command(
             "decode",
             "calibrate",
@@ -119,7 +123,10 @@ class PSFStep(Step):
             pixel_size=movie.stated_pixel_size_nm,
             em_gain=movie.em_gain,
             z_step=set_.z_step_nm,
+            z_focus=set_.z_focus,
+            bead_positions=set_.positions,
             model=None if set_.model == "spline" else set_.model,
+            **of_pupil,
             o=self._out(),
         )
 
@@ -129,16 +136,26 @@ class PSFStep(Step):
         movie, set_ = self.session.movie, self.settings
         if movie is None or movie.camera is None or not set_.beads:
             return ""
+        needed = ["calibrate_psf"]
+        if set_.optics is not None:
+            needed.insert(0, "Optics")
+        stated = []
+        if set_.positions is not None:
+            needed.append("read_positions")
+            stated.append(f"positions_nm=read_positions({str(set_.positions)!r})")
         verb = call(
             "calibrate_psf",
             repr([str(path) for path in set_.beads]),
             "camera",
+            *stated,
             z_step_nm=set_.z_step_nm,
+            z_focus=set_.z_focus,
             model=None if set_.model == "spline" else set_.model,
+            optics=set_.optics,
         )
         return "\n".join(
             [
-                "from decode.calibrate.psf import calibrate_psf",
+                f"from decode.calibrate.psf import {', '.join(needed)}",
                 "from decode.calibrate.report import save_report",
                 "from decode.io.cameras import read_camera",
                 "from decode.io.psfs import write_psf",
@@ -155,29 +172,34 @@ class PSFStep(Step):
 
 
 def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
-    from decode.calibrate.psf import MODELS, calibrate_psf
-    from decode.calibrate.report import drawn_pictures, save_report, verdict
+    from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
+    from decode.calibrate.report import draw_pictures, precision, save_report, verdict
     from decode.io.psfs import write_psf
 
-    yield Report(message=f"fitting the PSF to {', '.join(path.name for path in settings.beads)}")
-    calibration = calibrate_psf(settings.beads, camera, z_step_nm=settings.z_step_nm, model=MODELS[settings.model])
-    yield Report(message="drawing the report", fraction=0.8)
+    fit = calibrate_psf.steps(
+        settings.beads,
+        camera,
+        z_step_nm=settings.z_step_nm,
+        z_focus=settings.z_focus,
+        model=MODELS[settings.model],
+        positions_nm=None if settings.positions is None else read_positions(settings.positions),
+        optics=settings.optics,
+    )
+    calibration = yield from reports(part(fit, 0.0, 0.85))
+    pictures = yield from reports(part(draw_pictures.steps(calibration), 0.85, 0.95))
+    yield Report(message="judging the PSF", fraction=0.95)
     sentences = verdict(calibration)
-    pictures = []
-    for part, figure in drawn_pictures(calibration):
-        figure.set_dpi(80)
-        figure.canvas.draw()
-        rgba = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]
-        pictures.append(Picture(title=part.title, caption=part.caption, rgb=rgba[..., :3].copy()))
-        yield Report(message="drawing the report", fraction=0.8 + 0.03 * len(pictures))
+    yield Report(message=f"writing {out.name}", fraction=1.0)
     report = out.with_suffix(".html")
     write_psf(out, calibration.file)
-    save_report(calibration, report)
+    save_report(calibration, report, pictures=pictures)
+    held_out = calibration.held_out
     return Calibrated(
         calibration=calibration,
         chosen=ChosenPSF(path=out, file=calibration.file),
         verdict=sentences,
-        pictures=tuple(pictures),
+        precision=None if held_out is None else precision(held_out),
+        pictures=pictures,
         report=report,
     )
 

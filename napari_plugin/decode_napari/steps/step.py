@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, TypeVar, final
 
 from decode.emitters import EmitterSet
+from decode.progress import Steps
 from decode_napari.session import Session
 
 if TYPE_CHECKING:
     from decode.batch import Acquisition
 
-__all__ = ["Report", "Step", "call", "command"]
+__all__ = ["Report", "Step", "call", "command", "reports"]
+
+R = TypeVar("R")
 
 
 @final
@@ -33,6 +36,20 @@ class Report:
     """for curves, by name; `minutes` is where they stand on the axis"""
     warnings: tuple[str, ...] = ()
     """a sentence each"""
+
+
+def reports(steps: Steps[R]) -> Generator[Report, None, R]:
+    """Work of decode's own, step by step."""
+    try:
+        while True:
+            try:
+                fraction, message = next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield Report(message=message, fraction=fraction)
+    finally:
+        steps.close()
 
 
 class Step(ABC):

@@ -1,0 +1,69 @@
+"""Long work in steps: how far it is, and an end wherever its caller asks for no further step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import update_wrapper
+from itertools import accumulate, pairwise
+from typing import Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
+
+__all__ = ["Progress", "Steps", "Stepwise", "part", "shares"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Progress(NamedTuple):
+    """Where the work stands."""
+
+    fraction: float
+    """of the work, 0 to 1"""
+    message: str = ""
+    """what is being done, for the user"""
+
+
+Steps: TypeAlias = Generator[Progress, None, R]
+
+
+@final
+class Stepwise(Generic[P, R]):
+    """A function written as a generator of its progress: called, it runs to its end; `steps` runs it step by step."""
+
+    def __init__(self, steps: Callable[P, Steps[R]]) -> None:
+        update_wrapper(self, steps)
+        self.steps = steps
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> R:
+        steps = self.steps(*arguments, **options)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+
+
+def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps[R]:
+    """The steps of a part of some work.
+
+    Args:
+        steps: of the part.
+        start, stop: what of the whole is done before and after it.
+        message: what the part is, in place of its own words.
+    """
+    try:
+        while True:
+            try:
+                fraction, own = next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield Progress(start + (stop - start) * fraction, message or own)
+    finally:
+        steps.close()
+
+
+def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:
+    """Start and stop, for `part`, of parts that take about so much work each; `start` is done before all of them."""
+    total = sum(work)
+    return list(pairwise(start + (1 - start) * done / total for done in accumulate(work, initial=0.0)))

@@ -1,0 +1,67 @@
+"""Long work in steps: whoever calls it gets its result, whoever steps through it may stop."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from decode.progress import Progress, Steps, Stepwise, part, shares
+
+CLOSED: list[str] = []
+
+
+@Stepwise
+def counted(n: int, *, name: str = "") -> Steps[int]:
+    """Count."""
+    try:
+        for i in range(n):
+            yield Progress(i / n, "counting")
+        yield Progress(1.0)
+        return n
+    finally:
+        CLOSED.append(name)
+
+
+def gone_through(steps: Steps[int]) -> tuple[list[Progress], int]:
+    """All steps, and the result."""
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            return seen, end.value
+
+
+def test_a_stepwise_function_is_called_like_any_other() -> None:
+    assert counted(3) == 3
+    assert counted.__doc__ == "Count."
+    assert list(inspect.signature(counted).parameters) == ["n", "name"]
+    assert gone_through(counted.steps(2))[1] == 2
+
+
+def test_parts_make_up_a_whole_that_rises_from_0_to_1() -> None:
+    def whole() -> Steps[int]:
+        first, second = shares(1, 3)
+        a = yield from part(counted.steps(2), *first)
+        b = yield from part(counted.steps(3), *second, "the second part")
+        return a + b
+
+    seen, result = gone_through(whole())
+    assert result == 5
+    assert [fraction for fraction, _ in seen] == pytest.approx([0, 0.125, 0.25, 0.25, 0.5, 0.75, 1])
+    assert [message for _, message in seen] == ["counting"] * 2 + [""] + ["the second part"] * 4
+
+
+def test_shares_leave_no_gap() -> None:
+    spans: list[object] = list(shares(2, 0, 6, start=0.2))
+    assert spans == [pytest.approx(s) for s in ((0.2, 0.4), (0.4, 0.4), (0.4, 1.0))]
+
+
+def test_a_part_ends_with_its_whole() -> None:
+    CLOSED.clear()
+    steps = part(part(counted.steps(5, name="inner"), 0, 0.5), 0, 1)
+    next(steps)
+    assert CLOSED == []
+    steps.close()
+    assert CLOSED == ["inner"]
