@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, final
 
 from napari.utils.notifications import show_info
@@ -30,6 +31,7 @@ from decode_napari.qt.memory import Memory, recovery_folder
 from decode_napari.qt.model import ModelPanel
 from decode_napari.qt.movie import MoviePanel
 from decode_napari.qt.panel import Panel, button, note
+from decode_napari.qt.preference import prefer_own_reader
 from decode_napari.qt.psf import PSFPanel
 from decode_napari.qt.runner import Runner, complain, remaining
 from decode_napari.qt.view import MoleculeView
@@ -54,6 +56,7 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     InspectStep: InspectPanel,
     ExportStep: ExportPanel,
 }
+MOVIES, TABLES = (".tif", ".tiff"), (".csv", ".hdf5", ".h5", ".smlm")
 DARK, READY, DONE = "#6b7280", "#4fa3ff", "#57d38c"
 
 
@@ -65,6 +68,7 @@ class DecodeDock(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.memory = Memory()
+        prefer_own_reader(self.memory)
         self.session = Session()
         self.runner = Runner(self)
         """what the user waits for"""
@@ -184,6 +188,11 @@ class DecodeDock(QWidget):
     def panel(self, kind: type[Step]) -> Any:
         return self.panels[kind]
 
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether there are molecules that are nowhere on disk."""
+        return self._unsaved is not None
+
     def saved(self) -> None:
         """The table at hand is on disk."""
         self._unsaved = None
@@ -251,14 +260,15 @@ class DecodeDock(QWidget):
         return super().eventFilter(watched, event)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if any(url.toLocalFile().lower().endswith((".tif", ".tiff")) for url in event.mimeData().urls()):
+        if any(Path(url.toLocalFile()).suffix.lower() in MOVIES + TABLES for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        from pathlib import Path
-
         for url in event.mimeData().urls():
-            self.panel(MovieStep).open(Path(url.toLocalFile()))
+            path = Path(url.toLocalFile())
+            kind = InspectStep if path.suffix.lower() in TABLES else MovieStep
+            self.go_to(kind)
+            self.panel(kind).open(path)
 
     def _step_chosen(self, row: int) -> None:
         self.stack.setCurrentIndex(row)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QItemSelectionModel, QTimer
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
 from superqt import QLabeledDoubleRangeSlider
 
+from decode_napari.layers import FACTS
 from decode_napari.molecules import QUANTITIES
 from decode_napari.qt.panel import TABLES, Panel, button, choice
 from decode_napari.qt.table import MoleculeRows
+from decode_napari.readers import PLUGIN
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, InspectStep
 
@@ -89,6 +92,16 @@ class InspectPanel(Panel):
         self._rested.timeout.connect(self._settle)
         dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
         dock.memory.bind("inspect/colour by", self.colour_by)
+        # layers are changed only once the one that is being inserted is there, and nothing else is being done
+        self._opened: list[Any] = []
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._adopt)
+        dock.runner.ended.connect(self._soon.start)
+        dock.viewer.layers.events.inserted.connect(lambda event: self._layer_opened(event.value))
+        for layer in dock.viewer.layers:
+            self._layer_opened(layer)
         self.refresh()
 
     def refresh(self) -> None:
@@ -111,6 +124,30 @@ class InspectPanel(Panel):
     def open(self, path: Path) -> None:
         """Read a table in a thread."""
         self.dock.start("reading a table", lambda: self.step.read(path), returned=self.step.accept)
+
+    def _layer_opened(self, layer: Any) -> None:
+        if layer.source.reader_plugin == PLUGIN and FACTS in layer.metadata:
+            self._opened.append(layer)
+            self._soon.start()
+
+    def _adopt(self) -> None:
+        """A table that napari opened, as by a drag, becomes the molecules at hand; the first of several."""
+        if not self._opened or self.dock.runner.busy:
+            return
+        layer = self._opened[0]
+        self._opened.clear()
+        if self.dock.has_unsaved:
+            show_info("The table is a layer of its own: the molecules found here are not yet saved")
+            return
+
+        def accept(found: Found) -> None:
+            self.step.accept(found)
+            self.dock.go_to(InspectStep)
+            if layer in self.dock.viewer.layers:  # the view shows them by layers of its own
+                self.dock.viewer.layers.remove(layer)
+
+        path = Path(str(layer.source.path))
+        self.dock.start("reading a table", lambda: self.step.read(path), returned=accept)
 
     def _fit(self, quantity: str, slider: QLabeledDoubleRangeSlider, found: Found) -> None:
         """Give a slider the range of a new table; ends that were moved stay where they were."""
