@@ -1,4 +1,4 @@
-"""Molecules at the pace of a slider: which ones pass, how many, and where they crowd."""
+"""Molecules at the pace of a slider: which ones pass, how many, and which of them are in view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from decode.emitters import EmitterSet
 
-__all__ = ["QUANTITIES", "Density", "Filter"]
+__all__ = ["QUANTITIES", "Filter"]
 
 Column = npt.NDArray[np.float32]
 
@@ -95,30 +95,6 @@ class Filter:
         x, y = self.emitters.xyz[:, 0].numpy(), self.emitters.xyz[:, 1].numpy()
         rows = np.flatnonzero(self.mask & (x >= left) & (x < right) & (y >= top) & (y < bottom))
         return rows if len(rows) <= at_most else None
-
-
-@final
-class Density:
-    """A picture of how many molecules lie in each of its pixels, made again within milliseconds."""
-
-    def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float], longest_px: int = 512) -> None:
-        """
-        Args:
-            emitters: the whole table.
-            size_nm: width and height of the field, from the outer corner of the first pixel.
-            longest_px: pixels along its longer side, at most.
-        """
-        self.pixel_nm = max(10.0, max(size_nm) / longest_px)
-        self.shape = (int(np.ceil(size_nm[1] / self.pixel_nm)), int(np.ceil(size_nm[0] / self.pixel_nm)))
-        column, row = (np.floor(emitters.xyz[:, i].numpy() / self.pixel_nm).astype(np.int64) for i in (0, 1))
-        inside = (row >= 0) & (column >= 0) & (row < self.shape[0]) & (column < self.shape[1])
-        # those outside are counted in a pixel behind the last one
-        self._index = np.where(inside, row * self.shape[1] + column, self.shape[0] * self.shape[1])
-
-    def image(self, mask: npt.NDArray[np.bool_]) -> Column:
-        """(y, x) molecules per pixel."""
-        counts = np.bincount(self._index[mask], minlength=self.shape[0] * self.shape[1] + 1)
-        return counts[:-1].reshape(self.shape).astype(np.float32)
 
 
 def _columns(emitters: EmitterSet) -> dict[str, Column]:

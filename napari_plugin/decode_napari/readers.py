@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decode_napari.layers import LayerData, movie_layer, points_layer
+import numpy as np
+
+from decode_napari.density import Density
+from decode_napari.layers import FACTS, LayerData, field_of, image_layer, movie_layer, points_layer, white
 
 if TYPE_CHECKING:
+    from decode.emitters import EmitterSet
     from decode.io.stacks import Movie
 
 __all__ = ["PLUGIN", "movie_reader_of", "reader_of"]
 
 PLUGIN = "decode-smlm"
+MOST_POINTS = 200_000
+"""of a table; one of more is an image"""
 
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
@@ -81,5 +87,21 @@ def _is_table(path: Path) -> bool:
 def _read_tables(path: str | Sequence[str]) -> list[LayerData]:
     from decode.io.tables import read_table
 
-    paths = [path] if isinstance(path, str) else path
-    return [points_layer(read_table(p), name=Path(p).stem) for p in paths]
+    return [_layer_of(read_table(p), Path(p).stem) for p in ([path] if isinstance(path, str) else path)]
+
+
+def _layer_of(emitters: EmitterSet, name: str) -> LayerData:
+    """Molecules as points; very many as the picture of their density, which the widget takes for what it is."""
+    if len(emitters) <= MOST_POINTS:
+        return points_layer(emitters, name=name)
+    density = Density(size_nm=field_of(emitters))
+    density.put(emitters)
+    limits = (0.0, max(white(np.asarray(density.levels[-1]), 0.98), 1.0))
+    return image_layer(
+        density.levels,
+        pixel_size_nm=density.pixel_nm,
+        name=name,
+        colormap="inferno",
+        contrast_limits=limits,
+        metadata={FACTS: dict(emitters.metadata)},
+    )

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode_napari.layers import cloud_layer
+from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
 from decode_napari.qt.localize import LocalizePanel
@@ -77,6 +77,7 @@ class DecodeDock(QWidget):
         self.loader = Runner(self)
         """models that are loaded"""
         self.view = MoleculeView(napari_viewer)
+        self.cloud: CloudView | None = None
         self._unsaved: object = None
         self._since: float | None = None
         self._from = 0.0
@@ -197,22 +198,21 @@ class DecodeDock(QWidget):
         """The table at hand is on disk."""
         self._unsaved = None
 
-    def view_in_3d(self) -> Any:
+    def view_in_3d(self) -> CloudView | None:
         """The molecules that pass, of all frames, in a window of their own."""
-        from napari import Viewer
-
-        found = self.session.found
-        if found is None:
+        if self.session.found is None:
             return None
-        viewer = Viewer(title="molecules in 3D", ndisplay=3)
-        data, options, _ = cloud_layer(found.filter.passing(), size=30.0)
-        options["border_width"] = 0
-        features = options["features"]
-        if len(data):
-            options |= {"face_color": "z_nm", "face_colormap": "turbo", "features": features}
-        viewer.add_points(data, **options)
-        viewer.scale_bar.visible = True
-        return viewer
+        if self.cloud is None or not self.cloud.is_open:
+            self.cloud = CloudView()
+        self.cloud.show(self.session.found)
+        self.cloud.viewer.window.activate()
+        return self.cloud
+
+    def redraw(self) -> None:
+        """Follow the filter in every view."""
+        self.view.refresh()
+        if self.cloud is not None:
+            self.cloud.refresh()
 
     def refresh_steps(self) -> None:
         """Light up the steps whose inputs exist."""
@@ -279,6 +279,8 @@ class DecodeDock(QWidget):
         if part == "found" and found is not None:
             self._unsaved = found if found.acquisition is not None else None
             self.view.show(found)
+            if self.cloud is not None and self.cloud.is_open:
+                self.cloud.show(found)
         self.refresh_steps()
 
     def _reported(self, report: Report) -> None:

@@ -14,6 +14,7 @@ from decode_napari.layers import FACTS
 from decode_napari.molecules import QUANTITIES
 from decode_napari.qt.panel import TABLES, Panel, button, choice
 from decode_napari.qt.table import MoleculeRows
+from decode_napari.qt.view import MOST_POINTS
 from decode_napari.readers import PLUGIN
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, InspectStep
@@ -54,6 +55,8 @@ class InspectPanel(Panel):
         self.all_frames = QCheckBox("points of all frames")
         self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
         self.all_frames.toggled.connect(self._all_frames)
+        self._all_frames_chosen = False
+        self.all_frames.clicked.connect(self._choose_all_frames)
         checks = QGridLayout()
         checks.addWidget(self.with_ellipses, 0, 0)
         checks.addWidget(self.all_frames, 0, 1)
@@ -118,6 +121,8 @@ class InspectPanel(Panel):
                 self._moved.clear()
             for quantity, slider in self.sliders.items():
                 self._fit(quantity, slider, found)
+            if found.complete and not self._all_frames_chosen:
+                self.all_frames.setChecked(len(found.filter.emitters) > MOST_POINTS)
         self._say()
         self._rested.start()
 
@@ -176,7 +181,7 @@ class InspectPanel(Panel):
         self._rested.start()
 
     def _redraw(self) -> None:
-        self.dock.view.refresh()
+        self.dock.redraw()
 
     def _settle(self) -> None:
         found = self.step.session.found
@@ -210,6 +215,9 @@ class InspectPanel(Panel):
     def _all_frames(self, on: bool) -> None:
         self.dock.view.all_frames = on
         self.dock.view.show_in_view()
+
+    def _choose_all_frames(self) -> None:
+        self._all_frames_chosen = True
 
     def _explain_toggled(self, on: bool) -> None:
         if on:
