@@ -219,6 +219,30 @@ def render(
     _list([out])
 
 
+@app.command("filter")
+def filter_(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write: .csv (ThunderSTORM) or .hdf5 (Picasso).")],
+    keep: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN=LOW:HIGH",
+            help="Range to keep, its ends included; either may be left out. Repeat it for more columns: photons, "
+            "sigma, sigma_z, x, y, z (nm), probability, frame (from 0), background, goodness.",
+        ),
+    ],
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="NM", help="Side of a pixel, where the table does not say it.")
+    ] = None,
+) -> None:
+    """A table to one of the molecules whose columns lie within ranges."""
+    from decode.filter import filter_table, parse_ranges
+
+    n_kept, n = filter_table(table, out, parse_ranges(keep), pixel_size_nm=pixel_size)
+    typer.echo(f"{n_kept} of {n} molecules")
+    _list([out])
+
+
 @app.command()
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decode import EmitterSet, read_camera, read_table
+from decode import EmitterSet, read_camera, read_table, write_table
 from decode.cli import app
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
@@ -160,6 +160,45 @@ def test_the_copied_python_does_the_same(
         session.found.filter.restrict("sigma", 0, 1e9)
     for python in (MovieStep(session).as_python(), ModelStep(session).as_python()):
         exec(compile(python, "copied", "exec"), {})
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".hdf5"])
+def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_python(
+    session: Session, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert session.found is not None
+    monkeypatch.chdir(tmp_path)
+    write_table(session.found.filter.emitters, f"table{suffix}")
+    opened = Session()
+    inspect, export = InspectStep(opened), ExportStep(opened)
+    inspect.accept(drain(inspect.read(Path(f"table{suffix}"))))
+    assert opened.found is not None
+    assert not inspect.as_command()
+    some = opened.found.filter
+    some.restrict("photons", float(np.float32(some.emitters.photons[3])), 1e9)  # an end that a molecule lies on
+    some.restrict("sigma", 0, 15.123456789)
+    assert 10 < some.n_passing < len(some.emitters) - 10
+    drain(export.save_table(tmp_path / f"window{suffix}"))
+
+    _, verb, *arguments = shlex.split(inspect.as_command())
+    result = CliRunner().invoke(app, [verb, *arguments])
+    assert result.exit_code == 0, result.output
+    ours, theirs = read_table(f"window{suffix}"), read_table(f"table_filtered{suffix}")
+    assert len(ours) == some.n_passing
+    for name, column in ours.columns().items():
+        assert torch.equal(theirs.columns()[name].nan_to_num(), column.nan_to_num()), name
+    names: dict[str, Any] = {}
+    exec(compile(inspect.as_python(), "inspect", "exec"), names)
+    assert torch.equal(names["molecules"].xyz, some.passing().xyz)
+
+    commands = export.as_command().split(" && ")
+    assert [line.split()[1] for line in commands] == ["filter", "render"]
+    export.accept(tmp_path / f"window{suffix}")  # the table that was saved needs no filter
+    assert shlex.split(export.as_command())[1:3] == ["render", str(tmp_path / f"window{suffix}")]
+    some.restrict("sigma", 0, 10)
+    assert " && " in export.as_command()
+    exec(compile(export.as_python(), "export", "exec"), names)
+    assert names["image"].sum() == pytest.approx(some.n_passing, rel=0.02)
 
 
 def test_a_preview_finds_what_the_whole_run_finds_in_the_frame(session: Session) -> None:

@@ -43,8 +43,12 @@ class InspectPanel(Panel):
             slider.setHandleLabelPosition(QLabeledDoubleRangeSlider.LabelPosition.NoLabel)
             slider.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.LabelIsValue)
             slider.valueChanged.connect(lambda ends, q=quantity: self._slid(q, ends))
-            self.sliders[quantity] = self.row(quantity, slider, f"Keep molecules whose {meaning} lies between the ends")
-        self.colour_by = self.row("colour by", choice(list(QUANTITIES)), "What the colours of the points say")
+            self.sliders[quantity] = self.row(
+                words(quantity), slider, f"Keep molecules whose {meaning} lies between the ends"
+            )
+        self.colour_by = self.row(
+            "colour by", choice([words(q) for q in QUANTITIES]), "What the colours of the points say"
+        )
         self.colour_by.currentTextChanged.connect(self._coloured)
         self.with_ellipses = QCheckBox("uncertainty ellipses")
         self.with_ellipses.setToolTip("One standard deviation, of the molecules of this frame; zoom in to see them")
@@ -205,8 +209,8 @@ class InspectPanel(Panel):
             slider.setValue((slider.minimum(), slider.maximum()))
         self._moved.clear()
 
-    def _coloured(self, quantity: str) -> None:
-        self.dock.view.recolour(quantity)
+    def _coloured(self, chosen: str) -> None:
+        self.dock.view.recolour(next(quantity for quantity in QUANTITIES if words(quantity) == chosen))
 
     def _ellipses(self, on: bool) -> None:
         self.dock.view.with_ellipses = on
@@ -269,3 +273,8 @@ class InspectPanel(Panel):
         """The number of the molecule that is selected in the table."""
         chosen = self.table.selectionModel().selectedRows()
         return int(self.rows.rows[chosen[0].row()]) if chosen else None
+
+
+def words(quantity: str) -> str:
+    """The name of a column as it is read."""
+    return quantity.replace("_", " ")

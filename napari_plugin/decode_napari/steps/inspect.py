@@ -13,13 +13,14 @@ import numpy.typing as npt
 from decode.emitters import EmitterSet
 from decode_napari.molecules import Filter
 from decode_napari.session import Found
-from decode_napari.steps.step import Report, Step
+from decode_napari.steps.localize import OUT
+from decode_napari.steps.step import Report, Step, keep_call, keep_command
 
 if TYPE_CHECKING:
     from decode.optics.camera import Camera
     from decode.optics.psf import PSF
 
-__all__ = ["Explained", "InspectStep", "ellipses"]
+__all__ = ["Explained", "InspectStep", "ellipses", "table_of"]
 
 N_CHORDS = 24
 """of the polygon that stands for an ellipse"""
@@ -99,27 +100,21 @@ class InspectStep(Step):
         raise ValueError("this table does not say which PSF its molecules have: calibrate one in the step PSF")
 
     def as_command(self) -> str:
-        return ""  # the command line has no filter
+        found = self.session.found
+        return "" if found is None or not found.filter.ranges else keep_command(table_of(found), found.filter.ranges)[0]
 
     def as_python(self) -> str:
         found = self.session.found
         if found is None:
             return ""
-        terms = {
-            "photons": "molecules.photons",
-            "sigma": "molecules.xyz_sigma[:, :2].square().mean(1).sqrt()",
-            "sigma z": "molecules.xyz_sigma[:, 2]",
-            "probability": "molecules.probability",
-            "z": "molecules.xyz[:, 2]",
-            "frame": "molecules.frame",
-            "goodness": "molecules.goodness",
-        }
-        table = Path(found.source).stem
-        lines = ["from decode import read_table", "", f"molecules = read_table('molecules/{table}.hdf5')"]
-        for quantity, (low, high) in found.filter.ranges.items():
-            lines.append(f"value = {terms[quantity]}")
-            lines.append(f"molecules = molecules[(value >= {low:g}) & (value <= {high:g})]")
-        return "\n".join([*lines, "print(len(molecules))"])
+        imports, lines = keep_call(table_of(found), found.filter.ranges)
+        return "\n".join([*imports, "", *lines, "print(len(molecules))"])
+
+
+def table_of(found: Found) -> Path:
+    """On disk: the table that was opened, or the one that the copied `decode localize` writes."""
+    source = Path(found.source)
+    return source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
 
 
 def ellipses(emitters: EmitterSet, rows: npt.NDArray[np.int64], *, widths: float = 1.0) -> npt.NDArray[np.float64]:
