@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 
 from decode import EmitterSet, read_camera, read_table, write_table
 from decode.cli import app
+from decode.io.psfs import PSFFile, write_psf
+from decode.optics.gaussian import GaussianPSF
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
 from decode_napari.session import Session
@@ -296,6 +298,41 @@ def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:
     assert step.session.model.name.endswith("tiny.safetensors")
     assert shlex.split(step.as_command())[:2] == ["decode", "train"]
 
+
+def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Session()
+    movie, psf, step = MovieStep(session), PSFStep(session), ModelStep(session)
+    movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    step.settings = TrainSettings(out=Path("mine.safetensors"), minutes=0.05, settings=TINY_SETTINGS)
+    assert "PSF" in step.missing_for_training()
+    assert not step.as_command()
+    assert not step.as_python()
+    astigmatic = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=300.0)
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=astigmatic, z_range_nm=(-500.0, 500.0)))
+    psf.accept(drain(psf.read(tmp_path / "psf.h5")))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(step.as_python(), "train", "exec"), names)
+    assert {path.name for path in tmp_path.iterdir()} >= {"mine.yaml", "mine_camera.yaml", "mine.safetensors"}
+    assert capsys.readouterr().out.split()[-2] == "2"
+    written = (tmp_path / "mine.yaml").read_text()
+    drain(step.train())  # the window's own estimate is the same
+    assert (tmp_path / "mine.yaml").read_text() == written
+    assert [line.split()[1] for line in step.as_command().split(" && ")] == ["estimate", "train"]
+
+
+TINY_SETTINGS = (
+    "training.steps=2",
+    "training.movies=1",
+    "training.frames=3",
+    "training.size_px=16",
+    "network.frame_widths=[4]",
+    "network.sequence_widths=[4]",
+    "network.head_width=4",
+)
 
 TINY = """
 version: 1
