@@ -24,6 +24,7 @@ from qtpy.QtCore import QSettings, QTimer
 from qtpy.QtWidgets import QApplication
 
 from decode import EmitterSet, open_movie, write_movie, write_table
+from decode_napari.qt.view import camera_of, half_canvas_um
 from decode_napari.samples import sample_file
 from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.localize import LocalizeStep
@@ -93,15 +94,15 @@ def table(dock: Any, viewer: Any, n: int, path: Path) -> None:
         QApplication.processEvents()
         QApplication.processEvents()
         times.append(time.perf_counter() - start)
-    camera = viewer.scene.camera
-    camera.center, camera.zoom = (0.0, 12.8, 12.8), viewer.canvas.size[1] / 1.5
+    camera = camera_of(viewer)
+    camera.center, camera.zoom = (0.0, 12.8, 12.8), camera.zoom * max(half_canvas_um(viewer)) / 0.75
     near = wait(lambda: "all frames" in viewer.layers and viewer.layers["all frames"].visible)
     cloud = dock.view_in_3d()
     pause(1)
     turns = []
     for i in range(10):
         start = time.perf_counter()
-        cloud.viewer.scene.camera.angles = (0.0, 10.0 * i, 0.0)
+        camera_of(cloud.viewer).angles = (0.0, 10.0 * i, 0.0)
         QApplication.processEvents()
         QApplication.processEvents()
         turns.append(time.perf_counter() - start)

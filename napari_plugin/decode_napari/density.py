@@ -35,11 +35,14 @@ class Density:
         rows, columns = int(np.ceil(height / coarsest)), int(np.ceil(width / coarsest))
         self.pixel_nm = FINEST_NM
         """of the finest level"""
-        self.levels = [
+        finer = [
             _Level(self, halved, (rows << (halvings - halved), columns << (halvings - halved)))
-            for halved in range(halvings + 1)
+            for halved in range(halvings)
         ]
-        """arrays (y, x), each half as fine as the one before: what napari takes for a picture in several scales"""
+        # napari keeps a copy of the coarsest one: unless it is an array, which is counted again in place
+        self.coarsest = np.zeros((rows, columns), np.float32)
+        self.levels: list[_Level | Picture] = [*finer, self.coarsest]
+        """(y, x), each half as fine as the one before: what napari takes for a picture in several scales"""
         self._put = self._shown = np.zeros((2, 0), np.int32)
 
     def put(self, emitters: EmitterSet) -> None:
@@ -48,11 +51,17 @@ class Density:
         place = np.floor(emitters.xyz[:, (1, 0)].numpy().T / FINEST_NM)
         inside = (place >= 0).all(0) & (place[0] < rows) & (place[1] < columns)
         # those outside lie in a row before the first one, which nobody looks at
-        self._put = self._shown = np.where(inside, place, -(2**30)).astype(np.int32)
+        self._put = np.where(inside, place, -(2**30)).astype(np.int32)
+        self._look_at(self._put)
 
     def show(self, mask: Mask) -> None:
         """Count those of a mask (n,) only."""
-        self._shown = self._put[:, mask]
+        self._look_at(self._put.take(np.flatnonzero(mask), axis=1))
+
+    def _look_at(self, places: npt.NDArray[np.int32]) -> None:
+        self._shown = places
+        rows, columns = self.coarsest.shape
+        self.coarsest[...] = self.count(len(self.levels) - 1, range(rows), range(columns))
 
     def count(self, halved: int, rows: range, columns: range) -> Picture:
         """(y, x) molecules per um2 in a window of a level."""

@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from decode_napari.density import Density
 from decode_napari.layers import FACTS, LayerData, field_of, image_layer, movie_layer, points_layer, white
 
@@ -96,7 +94,7 @@ def _layer_of(emitters: EmitterSet, name: str) -> LayerData:
         return points_layer(emitters, name=name)
     density = Density(size_nm=field_of(emitters))
     density.put(emitters)
-    limits = (0.0, max(white(np.asarray(density.levels[-1]), 0.98), 1.0))
+    limits = (0.0, max(white(density.coarsest, 0.98), 1.0))
     return image_layer(
         density.levels,
         pixel_size_nm=density.pixel_nm,

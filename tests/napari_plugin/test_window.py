@@ -20,6 +20,7 @@ from decode.cli import app
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
 from decode_napari.qt.runner import remaining
+from decode_napari.qt.view import camera_of, half_canvas_um
 from decode_napari.samples import sample_file
 from decode_napari.session import Found
 from decode_napari.steps import STEPS
@@ -230,8 +231,9 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
 
 def look_at(viewer: Any, x_um: float, y_um: float, longest_um: float) -> None:
     """Move the camera, as a user does who zooms in."""
-    viewer.scene.camera.center = (*viewer.scene.camera.center[:-2], y_um, x_um)
-    viewer.scene.camera.zoom = max(viewer.canvas.size) / longest_um
+    camera = camera_of(viewer)
+    camera.center = (*camera.center[:-2], y_um, x_um)
+    camera.zoom *= 2 * max(half_canvas_um(viewer)) / longest_um
 
 
 def test_a_million_molecules_follow_a_slider(dock: Any, qtbot: Any) -> None:
@@ -275,7 +277,7 @@ def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: An
 
     look_at(viewer, 12.0, 12.0, 2.0)
     qtbot.waitUntil(lambda: "all frames" in viewer.layers and viewer.layers["all frames"].visible, timeout=20_000)
-    down, right = (np.array(viewer.canvas.size) / max(viewer.canvas.size)).tolist()
+    down, right = half_canvas_um(viewer)
     x, y = (found.filter.emitters.xyz[:, i].numpy() / 1000 - 12 for i in (0, 1))
     expected = found.filter.mask & (np.abs(x) < right) & (np.abs(y) < down)
     assert expected.sum() > 100

@@ -227,7 +227,7 @@ class MoleculeView:
         # the contrast stays while the filter moves
         if self._lit is not self._found.filter:
             self._lit = self._found.filter
-            most = max(white(np.asarray(density.levels[-1]), 0.98), 1.0)
+            most = max(white(density.coarsest, 0.98), 1.0)
             if not 0.8 < most / layer.contrast_limits[1] < 1.25:
                 layer.contrast_limits_range = layer.contrast_limits = (0.0, most)
 
