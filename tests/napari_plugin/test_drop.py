@@ -56,6 +56,12 @@ def drop(viewer: Any, *paths: Path) -> None:
     viewer.window._qt_viewer.dropEvent(event)
 
 
+def layer_of(viewer: Any, path: Path) -> Any:
+    """The layer that shows a file; the widget may have added others meanwhile."""
+    (layer,) = (layer for layer in viewer.layers if layer.source.path == str(path))
+    return layer
+
+
 def some_frames() -> npt.NDArray[Any]:
     with open_movie(sample_file("blinking_2d.tif")) as movie:
         return movie.read(0, 9)
@@ -97,13 +103,12 @@ def test_files_that_are_dropped_into_the_window(
     dock = with_widget(viewer)
     for path in movies:
         drop(viewer, path)
-        assert isinstance(viewer.layers[-1].data, LazyFrames), path
+        assert isinstance(layer_of(viewer, path).data, LazyFrames), path
         qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
         assert dock.session.movie.path == path
     drop(viewer, tmp_path / "grey.tif", tmp_path / "colours.tif")
-    grey, colours = viewer.layers[-2:]
-    np.testing.assert_array_equal(grey.data, frames[0])
-    assert colours.rgb
+    np.testing.assert_array_equal(layer_of(viewer, tmp_path / "grey.tif").data, frames[0])
+    assert layer_of(viewer, tmp_path / "colours.tif").rgb
 
     for name in ("table.csv", "table.hdf5"):
         drop(viewer, tmp_path / name)
@@ -142,7 +147,7 @@ def test_who_prefers_another_reader_keeps_it(
     for name, is_lazy in (("movie.tif", False), ("movie.ome.tiff", False), ("movie.tiff", True)):
         write_movie(tmp_path / name, some_frames(), pixel_size_nm=100.0)
         drop(viewer, tmp_path / name)
-        assert isinstance(viewer.layers[-1].data, LazyFrames) == is_lazy, name
+        assert isinstance(layer_of(viewer, tmp_path / name).data, LazyFrames) == is_lazy, name
     assert not questions
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
 
