@@ -1,6 +1,6 @@
 """How the napari window keeps up: its event loop while it works, a preview, a cancel, sliders over many molecules.
 
-    xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules 500000]
+    xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules 500000 1000000]
 
 In a real window, drawn by whatever OpenGL there is (under Xvfb by the processor, which the work needs too).
 """
@@ -19,13 +19,13 @@ from typing import Any
 import napari
 import numpy as np
 import torch
+from napari.settings import get_settings
 from qtpy.QtCore import QSettings, QTimer
 from qtpy.QtWidgets import QApplication
 
-from decode import EmitterSet, open_movie, write_movie
-from decode_napari.molecules import Filter
+from decode import EmitterSet, open_movie, write_movie, write_table
+from decode_napari.qt.view import camera_of, half_canvas_um
 from decode_napari.samples import sample_file
-from decode_napari.session import Found
 from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
@@ -78,7 +78,42 @@ def large_movie(path: Path) -> None:
         write_movie(path, np.tile(movie.read(0, 20), (1, 4, 4)), pixel_size_nm=100.0)
 
 
-def measure(n_molecules: int, folder: Path) -> None:
+def table(dock: Any, viewer: Any, n: int, path: Path) -> None:
+    """Open a table, move a slider over it, and look closely: until the window is drawn."""
+    inspect: Any = dock.panel(InspectStep)
+    write_table(table_of(n), path)
+    before = dock.session.found
+    inspect.open(path)
+    opened = wait(lambda: dock.session.found is not before and not dock.runner.busy)
+    viewer.reset_view()
+    pause(1)
+    times = []
+    for i in range(1, 31):
+        start = time.perf_counter()
+        inspect.sliders["photons"].setValue((50.0 * i, 4500.0))
+        QApplication.processEvents()
+        QApplication.processEvents()
+        times.append(time.perf_counter() - start)
+    camera = camera_of(viewer)
+    camera.center, camera.zoom = (0.0, 12.8, 12.8), camera.zoom * max(half_canvas_um(viewer)) / 0.75
+    near = wait(lambda: "all frames" in viewer.layers and viewer.layers["all frames"].visible)
+    cloud = dock.view_in_3d()
+    pause(1)
+    turns = []
+    for i in range(10):
+        start = time.perf_counter()
+        camera_of(cloud.viewer).angles = (0.0, 10.0 * i, 0.0)
+        QApplication.processEvents()
+        QApplication.processEvents()
+        turns.append(time.perf_counter() - start)
+    cloud.viewer.close()
+    print(
+        f"{n} molecules: opened in {opened:.1f} s, slider {1 / np.mean(times):.0f} updates a second, "
+        f"points {near:.1f} s after zooming in, 3D turns {1 / np.mean(turns):.0f} times a second"
+    )
+
+
+def measure(n_molecules: list[int], folder: Path) -> None:
     viewer = napari.Viewer()
     _, dock = viewer.window.add_plugin_dock_widget("decode-smlm", "Localize molecules")
     wait(lambda: dock.session.model is not None)
@@ -126,28 +161,20 @@ def measure(n_molecules: int, folder: Path) -> None:
     dock.cancel()
     idle()
 
-    dock.session.put(found=Found(filter=Filter(table_of(n_molecules)), source="table.csv"))
-    pause(1)
-    slider, times = dock.panel(InspectStep).sliders["photons"], []
-    for i in range(1, 31):
-        start = time.perf_counter()
-        slider.setValue((50.0 * i, 4500.0))
-        # until it is drawn
-        QApplication.processEvents()
-        QApplication.processEvents()
-        times.append(time.perf_counter() - start)
-    print(f"slider over {n_molecules} molecules: {1 / np.mean(times):.0f} updates a second")
+    for n in n_molecules:
+        table(dock, viewer, n, folder / "table.hdf5")
     viewer.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--molecules", type=int, default=500_000)
+    parser.add_argument("--molecules", type=int, nargs="+", default=[500_000, 1_000_000])
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory() as folder:
         # settings of the user's own windows stay what they are
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        get_settings(None)
         measure(arguments.molecules, Path(folder))
 
 

@@ -220,6 +220,30 @@ def render(
     _list([out])
 
 
+@app.command("filter")
+def filter_(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write: .csv (ThunderSTORM) or .hdf5 (Picasso).")],
+    keep: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN=LOW:HIGH",
+            help="Range to keep, its ends included; either may be left out. Repeat it for more columns: photons, "
+            "sigma, sigma_z, x, y, z (nm), probability, frame (from 0), background, goodness.",
+        ),
+    ],
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="NM", help="Side of a pixel, where the table does not say it.")
+    ] = None,
+) -> None:
+    """A table to one of the molecules whose columns lie within ranges."""
+    from decode.filter import filter_table, parse_ranges
+
+    n_kept, n = filter_table(table, out, parse_ranges(keep), pixel_size_nm=pixel_size)
+    typer.echo(f"{n_kept} of {n} molecules")
+    _list([out])
+
+
 @app.command()
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
@@ -562,6 +586,9 @@ def estimate(
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
     camera: Annotated[Path, typer.Option(help="Camera file (YAML).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")],
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with intervals."""
@@ -580,7 +607,7 @@ def estimate(
             f"{psf} has pixels of {psf_file.psf.pixel_size_nm:g} nm, {camera} of {camera_file.pixel_size_nm:g} nm; "
             "calibrate the PSF with this camera"
         )
-    with open_movie(movie) as frames, atomic(out) as recipe:
+    with open_movie(movie, allow_truncated=allow_truncated) as frames, atomic(out) as recipe:
         for warning in check_camera(frames, camera_file.camera):
             typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)

@@ -28,7 +28,7 @@ from decode.train import train
 
 __all__ = ["RunProgress", "run", "settled_for"]
 
-STARTS = ("gaussian-2d",)
+STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from: the first that knows the PSF, where the recipe keeps its network"""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from napari.settings import get_settings
 from qtpy.QtCore import QSettings
 from qtpy.QtWidgets import QApplication
 
@@ -147,6 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         # settings of the user's own windows stay what they are
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+        get_settings(None)
         os.chdir(folder)  # pictures show the names of files that the tutorial writes, not where
         if arguments.only != "deep":
             flat()

@@ -7,7 +7,7 @@ them.  Axes are (t, y, x); t counts frames from 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
@@ -23,10 +23,14 @@ __all__ = [
     "LazyFrames",
     "cloud_layer",
     "emitters_of",
+    "field_of",
     "image_layer",
     "movie_layer",
     "placement",
     "points_layer",
+    "pyramid",
+    "volume_layer",
+    "white",
 ]
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -113,17 +117,81 @@ def movie_layer(movie: Movie, pixel_size_nm: float | None, **metadata: object) -
 
 
 def image_layer(
-    image: npt.NDArray[Any],
+    image: npt.NDArray[Any] | Sequence[Any],
     *,
     pixel_size_nm: float,
     name: str,
     origin_nm: tuple[float, float] = (0.0, 0.0),
     **options: object,
 ) -> LayerData:
-    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every time."""
-    rgb = image.ndim == 3
+    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every time.
+
+    Args:
+        image: the picture, or the same in several scales, the finest first.
+        pixel_size_nm: side of a pixel, of the finest scale.
+        name: of the layer.
+        origin_nm: x, y of the outer corner.
+        options: keyword arguments of the layer.
+    """
+    scales = [image] if isinstance(image, np.ndarray) else list(image)
+    rgb = scales[0].ndim == 3
+    # napari puts the first pixel of every scale where it puts that of the finest: on their common outer corner
     place = placement(pixel_size_nm, n_axes=2, origin_nm=origin_nm)
-    return image, {"name": name, "rgb": rgb, **place, **options}, "image"
+    several = len(scales) > 1
+    return (
+        scales if several else scales[0],
+        {"name": name, "rgb": rgb, "multiscale": several, **place, **options},
+        "image",
+    )
+
+
+def volume_layer(
+    image: npt.NDArray[Any],
+    *,
+    voxel_nm: tuple[float, float, float],
+    origin_nm: tuple[float, float, float],
+    name: str,
+    **options: object,
+) -> LayerData:
+    """A volume (z, y, x), for a view in 3D; z grows as the table's z.
+
+    Args:
+        image: the volume.
+        voxel_nm: z, y, x: sides of a voxel.
+        origin_nm: z, y, x of its outer corner.
+        name: of the layer.
+        options: keyword arguments of the layer.
+    """
+    um = np.asarray(voxel_nm) * UM_PER_NM
+    place = {
+        "scale": tuple(um.tolist()),
+        "translate": tuple((np.asarray(origin_nm) * UM_PER_NM + um / 2).tolist()),
+        "axis_labels": ("z", "y", "x"),
+        "units": ("um",) * 3,
+    }
+    return image, {"name": name, **place, **options}, "image"
+
+
+def pyramid(image: npt.NDArray[np.float32], *, longest_px: int = 2048) -> list[npt.NDArray[np.float32]]:
+    """A picture in several scales, each the mean of two by two pixels of the one before; small ones in one scale.
+
+    Args:
+        image: (y, x) or (y, x, 3); a large one gets a margin of zeros on the right and below, of a few pixels.
+        longest_px: longer side of the coarsest scale, at most.
+    """
+    halvings = max(0, int(np.ceil(np.log2(max(image.shape[:2]) / longest_px))))
+    margin = [(0, -side % 2**halvings) for side in image.shape[:2]] + [(0, 0)] * (image.ndim - 2)
+    scales = [np.pad(image, margin) if any(after for _, after in margin) else image]
+    for _ in range(halvings):
+        rows = scales[-1][::2] + scales[-1][1::2]
+        scales.append(((rows[:, ::2] + rows[:, 1::2]) / 4).astype(np.float32))
+    return scales
+
+
+def white(image: npt.NDArray[Any], share: float) -> float:
+    """The brightness that a share of the pixels with light do not exceed; 1 where all is dark."""
+    lit = image[image > 0]
+    return float(np.quantile(lit[:: max(1, lit.size // 100_000)], share)) if lit.size else 1.0
 
 
 def points_layer(emitters: EmitterSet, *, name: str = "molecules", **options: object) -> LayerData:
@@ -154,6 +222,18 @@ def _point_options(emitters: EmitterSet, name: str, n_axes: int) -> dict[str, An
         "axis_labels": AXES[-n_axes:],
         "units": UNITS[-n_axes:],
     }
+
+
+def field_of(emitters: EmitterSet) -> tuple[float, float]:
+    """Width and height in nm: of the movie, or of a box from the origin around the molecules."""
+    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
+    if None not in facts:
+        width, height, pixel = (float(str(fact)) for fact in facts)
+        return width * pixel, height * pixel
+    if not len(emitters):
+        return 1000.0, 1000.0
+    x, y = emitters.xyz[:, :2].amax(0).tolist()
+    return max(x, 1.0) + 1, max(y, 1.0) + 1
 
 
 def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Molecules at the pace of a slider: which ones pass, how many, and where they crowd."""
+"""Molecules at the pace of a slider: which ones pass, how many, and which of them are in view."""
 
 from __future__ import annotations
 
@@ -9,21 +9,12 @@ import numpy.typing as npt
 import torch
 
 from decode.emitters import EmitterSet
+from decode.filter import COLUMNS, Column, Range, columns_of, within
 
-__all__ = ["QUANTITIES", "Density", "Filter"]
+__all__ = ["QUANTITIES", "Filter"]
 
-Column = npt.NDArray[np.float32]
-
-QUANTITIES = {
-    "photons": "photons",
-    "sigma": "lateral uncertainty, nm",
-    "sigma z": "axial uncertainty, nm",
-    "probability": "probability",
-    "z": "depth z, nm",
-    "frame": "frame",
-    "goodness": "goodness of fit",
-}
-"""what molecules are filtered and coloured by, and what to call it"""
+QUANTITIES = {name: COLUMNS[name] for name in ("photons", "sigma", "sigma_z", "probability", "z", "frame", "goodness")}
+"""what molecules are filtered and coloured by in the window, and what to call it"""
 
 
 @final
@@ -38,15 +29,15 @@ class Filter:
         self.columns = _columns(emitters)
         """the quantities that this table has"""
         self._bounds = {quantity: _bounds(column) for quantity, column in self.columns.items()}
-        self.ranges: dict[str, tuple[float, float]] = {}
-        """those that are restricted"""
+        self.ranges: dict[str, Range] = {}
+        """of those that are restricted, as `decode.filter.keep` takes them"""
         self._within: dict[str, npt.NDArray[np.bool_]] = {}
         self.mask: npt.NDArray[np.bool_] = np.ones(len(emitters), np.bool_)
         """(n,) which molecules pass"""
         self.n_passing = len(emitters)
         # frames in order make those of one frame a slice
         self._order: npt.NDArray[np.int64] | None = None
-        frame = self.columns["frame"]
+        frame = emitters.frame.cpu().numpy()
         if (np.diff(frame) < 0).any():
             self._order = np.argsort(frame, kind="stable")
             frame = frame[self._order]
@@ -65,12 +56,11 @@ class Filter:
             self.ranges.pop(quantity, None)
             self._within.pop(quantity, None)
         else:
-            column = self.columns[quantity]
-            self.ranges[quantity] = (low, high)
-            self._within[quantity] = ~((column < low) | (column > high))
+            self.ranges[quantity] = (None if low <= lowest else low, None if high >= highest else high)
+            self._within[quantity] = within(self.columns[quantity], *self.ranges[quantity])
         self.mask = np.ones(len(self.emitters), np.bool_)
-        for within in self._within.values():
-            self.mask &= within
+        for passing in self._within.values():
+            self.mask &= passing
         self.n_passing = int(np.count_nonzero(self.mask))
 
     def passing(self) -> EmitterSet:
@@ -97,48 +87,11 @@ class Filter:
         return rows if len(rows) <= at_most else None
 
 
-@final
-class Density:
-    """A picture of how many molecules lie in each of its pixels, made again within milliseconds."""
-
-    def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float], longest_px: int = 512) -> None:
-        """
-        Args:
-            emitters: the whole table.
-            size_nm: width and height of the field, from the outer corner of the first pixel.
-            longest_px: pixels along its longer side, at most.
-        """
-        self.pixel_nm = max(10.0, max(size_nm) / longest_px)
-        self.shape = (int(np.ceil(size_nm[1] / self.pixel_nm)), int(np.ceil(size_nm[0] / self.pixel_nm)))
-        column, row = (np.floor(emitters.xyz[:, i].numpy() / self.pixel_nm).astype(np.int64) for i in (0, 1))
-        inside = (row >= 0) & (column >= 0) & (row < self.shape[0]) & (column < self.shape[1])
-        # those outside are counted in a pixel behind the last one
-        self._index = np.where(inside, row * self.shape[1] + column, self.shape[0] * self.shape[1])
-
-    def image(self, mask: npt.NDArray[np.bool_]) -> Column:
-        """(y, x) molecules per pixel."""
-        counts = np.bincount(self._index[mask], minlength=self.shape[0] * self.shape[1] + 1)
-        return counts[:-1].reshape(self.shape).astype(np.float32)
-
-
 def _columns(emitters: EmitterSet) -> dict[str, Column]:
-    def numbers(column: torch.Tensor) -> Column:
-        return column.detach().cpu().numpy().astype(np.float32)
-
-    columns = {"photons": numbers(emitters.photons)}
-    if emitters.xyz_sigma is not None:
-        sigma = emitters.xyz_sigma
-        columns["sigma"] = numbers((sigma[:, :2].square().mean(1)).sqrt())
-        if bool(torch.isfinite(sigma[:, 2]).any()):
-            columns["sigma z"] = numbers(sigma[:, 2])
-    if emitters.probability is not None:
-        columns["probability"] = numbers(emitters.probability)
-    if len(emitters) and float(emitters.xyz[:, 2].abs().max()) > 0:
-        columns["z"] = numbers(emitters.xyz[:, 2])
-    columns["frame"] = numbers(emitters.frame)
-    if emitters.goodness is not None:
-        columns["goodness"] = numbers(emitters.goodness)
-    return columns
+    columns = columns_of(emitters)
+    if "z" in columns and not columns["z"].any():  # a table in 2D
+        del columns["z"]
+    return {quantity: columns[quantity] for quantity in QUANTITIES if quantity in columns}
 
 
 def _bounds(column: Column) -> tuple[float, float]:

@@ -1,21 +1,69 @@
-"""Tables of molecules as Points layers.  Movies come in by the Movie step, or by napari's own reader and from there."""
+"""What napari opens: tables of molecules as points, movies as lazy images; other files go to the reader they have.
+
+napari asks one plugin only, the one that is preferred for a suffix.  So these readers pass on what shares a suffix with
+a table or a movie but is none: a picture, a stack of planes, points of napari's own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from decode_napari.layers import LayerData, points_layer
+from decode_napari.density import Density
+from decode_napari.layers import FACTS, LayerData, field_of, image_layer, movie_layer, points_layer, white
 
-__all__ = ["reader_of"]
+if TYPE_CHECKING:
+    from decode.emitters import EmitterSet
+    from decode.io.stacks import Movie
+
+__all__ = ["PLUGIN", "movie_reader_of", "reader_of"]
+
+PLUGIN = "decode-smlm"
+MOST_POINTS = 200_000
+"""of a table; one of more is an image"""
 
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
 
 def reader_of(path: str | Sequence[str]) -> Reader | None:
-    """The function that reads a table, or None for other files that share its suffix (napari's own points, PSFs)."""
+    """The function that reads tables; for other files with their suffixes (napari's points, PSFs) that of others."""
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
-    return _read if paths and all(_is_table(p) for p in paths) else None
+    return _read_tables if paths and all(_is_table(p) for p in paths) else _reader_of_others(path)
+
+
+def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
+    """The function that opens a movie without reading it; for other TIFF files that of others.
+
+    Pictures, colours, several channels, planes of a stated distance and files to be stacked are none of ours.
+    """
+    movie = _movie(path) if isinstance(path, str) else None
+    return _reader_of_others(path) if movie is None else lambda _: [movie_layer(movie, movie.pixel_size_nm)]
+
+
+def _movie(path: str) -> Movie | None:
+    from decode.io.stacks import open_movie
+
+    try:
+        movie = open_movie(path)
+    except (ValueError, OSError):
+        return None
+    if len(movie) > 1 and movie.z_step_nm is None:
+        return movie
+    movie.close()
+    return None
+
+
+def _reader_of_others(path: str | Sequence[str]) -> Reader | None:
+    """The one other plugin that reads such files; None where there are several, and napari asks which."""
+    from npe2 import PluginManager, read
+
+    paths = [path] if isinstance(path, str) else list(path)
+    able = {reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers(paths)} - {PLUGIN}
+    if len(able) != 1:
+        return None
+    (other,) = able
+    return lambda _: read(paths, stack=not isinstance(path, str), plugin_name=other)  # type: ignore[return-value]
 
 
 def _is_table(path: Path) -> bool:
@@ -34,8 +82,24 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() == ".smlm"
 
 
-def _read(path: str | Sequence[str]) -> list[LayerData]:
+def _read_tables(path: str | Sequence[str]) -> list[LayerData]:
     from decode.io.tables import read_table
 
-    paths = [path] if isinstance(path, str) else path
-    return [points_layer(read_table(p), name=Path(p).stem) for p in paths]
+    return [_layer_of(read_table(p), Path(p).stem) for p in ([path] if isinstance(path, str) else path)]
+
+
+def _layer_of(emitters: EmitterSet, name: str) -> LayerData:
+    """Molecules as points; very many as the picture of their density, which the widget takes for what it is."""
+    if len(emitters) <= MOST_POINTS:
+        return points_layer(emitters, name=name)
+    density = Density(size_nm=field_of(emitters))
+    density.put(emitters)
+    limits = (0.0, max(white(density.coarsest, 0.98), 1.0))
+    return image_layer(
+        density.levels,
+        pixel_size_nm=density.pixel_nm,
+        name=name,
+        colormap="inferno",
+        contrast_limits=limits,
+        metadata={FACTS: dict(emitters.metadata)},
+    )

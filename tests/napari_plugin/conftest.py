@@ -16,6 +16,9 @@ if not HAS_DISPLAY:
     # before any Qt is imported: without a display, the default platform ends the whole process
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
+# napari's own settings are read from nowhere and written nowhere
+os.environ["NAPARI_CONFIG"] = ""
+
 # the extra gui-test brings them; without, the rest of the suite runs
 if any(find_spec(module) is None for module in ("napari", "pytestqt", "decode_napari")):
     collect_ignore_glob = ["test_*.py"]
@@ -34,6 +37,10 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings"))
     monkeypatch.setattr("decode_napari.qt.dock.recovery_folder", lambda: tmp_path / "recovered")
+    from napari.settings import get_settings
+
+    assert get_settings().config_path is None
+    get_settings().plugins.extension2reader = {}
 
 
 @pytest.fixture

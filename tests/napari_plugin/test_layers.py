@@ -10,7 +10,17 @@ import torch
 from napari.layers import Layer
 
 from decode import EmitterSet, open_movie, write_movie
-from decode_napari.layers import LazyFrames, cloud_layer, emitters_of, image_layer, movie_layer, points_layer
+from decode_napari.layers import (
+    LazyFrames,
+    cloud_layer,
+    emitters_of,
+    image_layer,
+    movie_layer,
+    points_layer,
+    pyramid,
+    volume_layer,
+    white,
+)
 
 
 @pytest.fixture
@@ -36,6 +46,39 @@ def test_a_molecule_at_the_centre_of_a_pixel_lies_there_in_images_of_any_pixel_s
     for pixel_nm, row, column in ((100.0, 3, 5), (10.0, 34.5, 54.5), (1100.0, -0.182, 0.0)):
         image = Layer.create(*image_layer(np.zeros((100, 100)), pixel_size_nm=pixel_nm, name="image"))
         np.testing.assert_allclose(image.world_to_data(at[1:]), (row, column), atol=1e-3)
+
+
+def test_a_large_picture_has_scales_that_hold_the_same_light_at_the_same_place() -> None:
+    rng = np.random.default_rng(0)
+    small = rng.random((300, 200)).astype(np.float32)
+    assert len(pyramid(small)) == 1
+    for shape in ((301, 517), (517, 301, 3)):
+        large = rng.random(shape).astype(np.float32)
+        scales = pyramid(large, longest_px=140)
+        np.testing.assert_array_equal(scales[0][: shape[0], : shape[1]], large)
+        assert max(scales[-1].shape[:2]) <= 140
+        for halved, scale in enumerate(scales):
+            assert scale.shape[:2] == tuple(side >> halved for side in scales[0].shape[:2])
+            assert scale.sum() * 4**halved == pytest.approx(large.sum(), rel=1e-4)
+        layer = Layer.create(*image_layer(scales, pixel_size_nm=10.0, name="picture"))
+        assert layer.multiscale
+        np.testing.assert_allclose(layer.world_to_data((0.005, 0.015)), (0, 1), atol=1e-9)
+
+
+def test_a_voxel_lies_in_3d_where_its_molecules_lie() -> None:
+    volume = Layer.create(
+        *volume_layer(np.zeros((4, 5, 6)), voxel_nm=(50.0, 100.0, 100.0), origin_nm=(-100.0, 0.0, 0.0), name="volume")
+    )
+    one = EmitterSet(frame=torch.tensor([3]), xyz=torch.tensor([[250.0, 150.0, -75.0]]), photons=torch.ones(1))
+    cloud = Layer.create(*cloud_layer(one))
+    np.testing.assert_allclose(volume.world_to_data(cloud.data_to_world(cloud.data[0])), (0, 1, 2), atol=1e-9)
+
+
+def test_white_is_a_share_of_the_light_and_darkness_has_one_too() -> None:
+    image = np.zeros((100, 100))
+    image[:10] = np.arange(1000).reshape(10, 100)
+    assert white(image, 0.5) == pytest.approx(500, abs=1)
+    assert white(np.zeros((4, 4)), 0.9) == 1.0
 
 
 def test_movie_and_points_share_time_and_place(tmp_path: Path) -> None:

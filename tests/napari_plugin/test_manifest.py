@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from npe2 import PluginManager, PluginManifest
 
-from decode import EmitterSet, read_table, write_table
-from decode_napari.readers import reader_of
+from decode import EmitterSet, read_table, write_movie, write_table
+from decode_napari.layers import LazyFrames
 from decode_napari.samples import sample_file
 
 NAME = "decode-smlm"
@@ -34,12 +36,6 @@ def test_the_manifest_is_valid_and_all_it_names_can_be_imported() -> None:
     assert manifest.contributions.sample_data
 
 
-def test_movies_are_left_to_napari() -> None:
-    readers = PluginManifest.from_distribution(NAME).contributions.readers or []
-    patterns = {pattern for reader in readers for pattern in reader.filename_patterns}
-    assert not any("tif" in pattern for pattern in patterns)
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".hdf5"])
 def test_a_table_that_a_viewer_opens_and_saves_is_the_same_table(
     suffix: str, table: EmitterSet, tmp_path: Path, qapp: object
@@ -58,13 +54,63 @@ def test_a_table_that_a_viewer_opens_and_saves_is_the_same_table(
         torch.testing.assert_close(after.columns()[name], column, equal_nan=True, rtol=0, atol=0)
 
 
-def test_other_files_with_the_suffix_of_a_table_are_left_to_others(tmp_path: Path) -> None:
+def test_other_files_with_the_suffix_of_a_table_are_left_to_others(tmp_path: Path, qapp: object) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
     points = tmp_path / "points.csv"
     points.write_text("index,axis-0,axis-1\n0,1,2\n")
-    assert reader_of(str(points)) is None
-    (tmp_path / "psf.h5").write_bytes(b"no HDF5")
-    assert reader_of(str(tmp_path / "psf.h5")) is None
-    assert reader_of(str(tmp_path / "missing.csv")) is None
+    (layer,) = ViewerModel().open(points, plugin=NAME)
+    np.testing.assert_array_equal(layer.data, [[1, 2]])
+
+
+def test_a_movie_is_opened_and_its_frames_are_read_as_they_are_looked_at(tmp_path: Path, qapp: object) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
+    frames = np.random.default_rng(0).integers(0, 900, (7, 12, 16)).astype(np.uint16)
+    for name in ("movie.tif", "movie.ome.tif", "MOVIE.TIFF"):
+        write_movie(tmp_path / name, frames, pixel_size_nm=110.0)
+        (layer,) = ViewerModel().open(tmp_path / name, plugin=NAME)
+        assert isinstance(layer.data, LazyFrames)
+        assert layer.metadata["path"] == str(tmp_path / name)
+        np.testing.assert_allclose(layer.scale, (1, 0.11, 0.11))
+        np.testing.assert_array_equal(np.asarray(layer.data), frames)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((12, 16), {}),
+        ((40, 50, 3), {"photometric": "rgb"}),
+        ((4, 12, 16), {"imagej": True, "metadata": {"axes": "ZYX", "spacing": 0.2, "unit": "um"}}),
+        ((4, 2, 12, 16), {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+    ],
+)
+def test_a_picture_that_is_no_movie_looks_as_napari_reads_it(
+    shape: tuple[int, ...], options: dict[str, Any], tmp_path: Path, qapp: object
+) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
+    picture = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "picture.tif", picture, **options)
+    (ours,) = ViewerModel().open(tmp_path / "picture.tif", plugin=NAME)
+    (theirs,) = ViewerModel().open(tmp_path / "picture.tif", plugin="napari")
+    np.testing.assert_array_equal(ours.data, picture)
+    assert (type(ours.data), ours.rgb, ours.data.shape) == (type(theirs.data), theirs.rgb, theirs.data.shape)
+    np.testing.assert_array_equal(ours.scale, theirs.scale)
+
+
+def test_pictures_that_are_stacked_are_stacked_by_napari(tmp_path: Path, qapp: object) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
+    for i in range(3):
+        tifffile.imwrite(tmp_path / f"{i}.tif", np.full((5, 6), i, np.uint8))
+    paths = [tmp_path / f"{i}.tif" for i in range(3)]
+    (layer,) = ViewerModel().open(paths, stack=True, plugin=NAME)
+    assert layer.data.shape == (3, 5, 6)
 
 
 @pytest.mark.parametrize("key", ["blinking_2d", "blinking_3d"])

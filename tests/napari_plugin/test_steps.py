@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from decode import EmitterSet, open_movie, read_camera, read_table, write_movie, write_table
 from decode.calibrate.psf import Optics, calibrate_psf
 from decode.cli import app
+from decode.io.psfs import PSFFile, write_psf
+from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
 from decode_napari.recovery import keep, kept
 from decode_napari.samples import sample_file
@@ -226,6 +228,45 @@ def test_the_copied_python_does_the_same(
         exec(compile(python, "copied", "exec"), {})
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".hdf5"])
+def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_python(
+    session: Session, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert session.found is not None
+    monkeypatch.chdir(tmp_path)
+    write_table(session.found.filter.emitters, f"table{suffix}")
+    opened = Session()
+    inspect, export = InspectStep(opened), ExportStep(opened)
+    inspect.accept(drain(inspect.read(Path(f"table{suffix}"))))
+    assert opened.found is not None
+    assert not inspect.as_command()
+    some = opened.found.filter
+    some.restrict("photons", float(np.float32(some.emitters.photons[3])), 1e9)  # an end that a molecule lies on
+    some.restrict("sigma", 0, 15.123456789)
+    assert 10 < some.n_passing < len(some.emitters) - 10
+    drain(export.save_table(tmp_path / f"window{suffix}"))
+
+    _, verb, *arguments = shlex.split(inspect.as_command())
+    result = CliRunner().invoke(app, [verb, *arguments])
+    assert result.exit_code == 0, result.output
+    ours, theirs = read_table(f"window{suffix}"), read_table(f"table_filtered{suffix}")
+    assert len(ours) == some.n_passing
+    for name, column in ours.columns().items():
+        assert torch.equal(theirs.columns()[name].nan_to_num(), column.nan_to_num()), name
+    names: dict[str, Any] = {}
+    exec(compile(inspect.as_python(), "inspect", "exec"), names)
+    assert torch.equal(names["molecules"].xyz, some.passing().xyz)
+
+    commands = export.as_command().split(" && ")
+    assert [line.split()[1] for line in commands] == ["filter", "render"]
+    export.accept(tmp_path / f"window{suffix}")  # the table that was saved needs no filter
+    assert shlex.split(export.as_command())[1:3] == ["render", str(tmp_path / f"window{suffix}")]
+    some.restrict("sigma", 0, 10)
+    assert " && " in export.as_command()
+    exec(compile(export.as_python(), "export", "exec"), names)
+    assert names["image"].sum() == pytest.approx(some.n_passing, rel=0.02)
+
+
 def test_a_preview_finds_what_the_whole_run_finds_in_the_frame(session: Session) -> None:
     step = LocalizeStep(session)
     step.settings = LocalizeSettings(psf_sigma_nm=95.0)
@@ -375,6 +416,41 @@ def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:
     assert step.session.model.name.endswith("tiny.safetensors")
     assert shlex.split(step.as_command())[:2] == ["decode", "train"]
 
+
+def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Session()
+    movie, psf, step = MovieStep(session), PSFStep(session), ModelStep(session)
+    movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    step.settings = TrainSettings(out=Path("mine.safetensors"), minutes=0.05, settings=TINY_SETTINGS)
+    assert "PSF" in step.missing_for_training()
+    assert not step.as_command()
+    assert not step.as_python()
+    astigmatic = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=300.0)
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=astigmatic, z_range_nm=(-500.0, 500.0)))
+    psf.accept(drain(psf.read(tmp_path / "psf.h5")))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(step.as_python(), "train", "exec"), names)
+    assert {path.name for path in tmp_path.iterdir()} >= {"mine.yaml", "mine_camera.yaml", "mine.safetensors"}
+    assert capsys.readouterr().out.split()[-2] == "2"
+    written = (tmp_path / "mine.yaml").read_text()
+    drain(step.train())  # the window's own estimate is the same
+    assert (tmp_path / "mine.yaml").read_text() == written
+    assert [line.split()[1] for line in step.as_command().split(" && ")] == ["estimate", "train"]
+
+
+TINY_SETTINGS = (
+    "training.steps=2",
+    "training.movies=1",
+    "training.frames=3",
+    "training.size_px=16",
+    "network.frame_widths=[4]",
+    "network.sequence_widths=[4]",
+    "network.head_width=4",
+)
 
 TINY = """
 version: 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, final
 
 from napari.utils.notifications import show_info
@@ -22,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode_napari.layers import cloud_layer
+from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
 from decode_napari.qt.localize import LocalizePanel
@@ -30,6 +31,7 @@ from decode_napari.qt.memory import Memory, recovery_folder
 from decode_napari.qt.model import ModelPanel
 from decode_napari.qt.movie import MoviePanel
 from decode_napari.qt.panel import Panel, button, note
+from decode_napari.qt.preference import prefer_own_reader
 from decode_napari.qt.psf import PSFPanel
 from decode_napari.qt.runner import Runner, complain, remaining
 from decode_napari.qt.view import MoleculeView
@@ -54,6 +56,7 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     InspectStep: InspectPanel,
     ExportStep: ExportPanel,
 }
+MOVIES, TABLES = (".tif", ".tiff"), (".csv", ".hdf5", ".h5", ".smlm")
 DARK, READY, DONE = "#6b7280", "#4fa3ff", "#57d38c"
 
 
@@ -65,6 +68,7 @@ class DecodeDock(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.memory = Memory()
+        prefer_own_reader(self.memory)
         self.session = Session()
         self.runner = Runner(self)
         """what the user waits for"""
@@ -73,6 +77,7 @@ class DecodeDock(QWidget):
         self.loader = Runner(self)
         """models that are loaded"""
         self.view = MoleculeView(napari_viewer)
+        self.cloud: CloudView | None = None
         self._unsaved: object = None
         self._since: float | None = None
         self._from = 0.0
@@ -184,26 +189,30 @@ class DecodeDock(QWidget):
     def panel(self, kind: type[Step]) -> Any:
         return self.panels[kind]
 
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether there are molecules that are nowhere on disk."""
+        return self._unsaved is not None
+
     def saved(self) -> None:
         """The table at hand is on disk."""
         self._unsaved = None
 
-    def view_in_3d(self) -> Any:
+    def view_in_3d(self) -> CloudView | None:
         """The molecules that pass, of all frames, in a window of their own."""
-        from napari import Viewer
-
-        found = self.session.found
-        if found is None:
+        if self.session.found is None:
             return None
-        viewer = Viewer(title="molecules in 3D", ndisplay=3)
-        data, options, _ = cloud_layer(found.filter.passing(), size=30.0)
-        options["border_width"] = 0
-        features = options["features"]
-        if len(data):
-            options |= {"face_color": "z_nm", "face_colormap": "turbo", "features": features}
-        viewer.add_points(data, **options)
-        viewer.scale_bar.visible = True
-        return viewer
+        if self.cloud is None or not self.cloud.is_open:
+            self.cloud = CloudView()
+        self.cloud.show(self.session.found)
+        self.cloud.viewer.window.activate()
+        return self.cloud
+
+    def redraw(self) -> None:
+        """Follow the filter in every view."""
+        self.view.refresh()
+        if self.cloud is not None:
+            self.cloud.refresh()
 
     def refresh_steps(self) -> None:
         """Light up the steps whose inputs exist."""
@@ -251,14 +260,15 @@ class DecodeDock(QWidget):
         return super().eventFilter(watched, event)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if any(url.toLocalFile().lower().endswith((".tif", ".tiff")) for url in event.mimeData().urls()):
+        if any(Path(url.toLocalFile()).suffix.lower() in MOVIES + TABLES for url in event.mimeData().urls()):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
-        from pathlib import Path
-
         for url in event.mimeData().urls():
-            self.panel(MovieStep).open(Path(url.toLocalFile()))
+            path = Path(url.toLocalFile())
+            kind = InspectStep if path.suffix.lower() in TABLES else MovieStep
+            self.go_to(kind)
+            self.panel(kind).open(path)
 
     def _step_chosen(self, row: int) -> None:
         self.stack.setCurrentIndex(row)
@@ -269,6 +279,8 @@ class DecodeDock(QWidget):
         if part == "found" and found is not None:
             self._unsaved = found if found.acquisition is not None else None
             self.view.show(found)
+            if self.cloud is not None and self.cloud.is_open:
+                self.cloud.show(found)
         self.refresh_steps()
 
     def _reported(self, report: Report) -> None:

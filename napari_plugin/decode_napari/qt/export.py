@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox
 
-from decode_napari.layers import image_layer
+from decode_napari.layers import image_layer, pyramid, white
 from decode_napari.qt.panel import Panel, button, note, number
 from decode_napari.steps.export import ExportStep, Rendered, RenderSettings
 
@@ -67,12 +66,12 @@ class ExportPanel(Panel):
         viewer = self.dock.viewer
         if NAME in viewer.layers:
             viewer.layers.remove(NAME)
-        white = _white(rendered.image)
+        limits = (0.0, white(rendered.image, 0.995))
         options: dict[str, Any] = (
-            {} if rendered.image.ndim == 3 else {"colormap": "inferno", "contrast_limits": (0.0, white), "gamma": 0.6}
+            {} if rendered.image.ndim == 3 else {"colormap": "inferno", "contrast_limits": limits, "gamma": 0.6}
         )
         data, settings, _ = image_layer(
-            rendered.image, pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
+            pyramid(rendered.image), pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
         )
         viewer.add_image(data, **settings)
 
@@ -96,9 +95,3 @@ class ExportPanel(Panel):
     def _stem(self) -> str:
         found = self.step.session.found
         return "molecules" if found is None else Path(found.source).stem
-
-
-def _white(image: Any) -> float:
-    """The brightness of all but a few of the pixels with molecules."""
-    lit = image[image > 0]
-    return float(np.quantile(lit[:: max(1, lit.size // 100_000)], 0.995)) if lit.size else 1.0

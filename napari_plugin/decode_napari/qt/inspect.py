@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QItemSelectionModel, QTimer
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
 from superqt import QLabeledDoubleRangeSlider
 
+from decode_napari.layers import FACTS
 from decode_napari.molecules import QUANTITIES
 from decode_napari.qt.panel import TABLES, Panel, button, choice
 from decode_napari.qt.table import MoleculeRows
+from decode_napari.qt.view import MOST_POINTS
+from decode_napari.readers import PLUGIN
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, InspectStep
 
@@ -39,8 +43,12 @@ class InspectPanel(Panel):
             slider.setHandleLabelPosition(QLabeledDoubleRangeSlider.LabelPosition.NoLabel)
             slider.setEdgeLabelMode(QLabeledDoubleRangeSlider.EdgeLabelMode.LabelIsValue)
             slider.valueChanged.connect(lambda ends, q=quantity: self._slid(q, ends))
-            self.sliders[quantity] = self.row(quantity, slider, f"Keep molecules whose {meaning} lies between the ends")
-        self.colour_by = self.row("colour by", choice(list(QUANTITIES)), "What the colours of the points say")
+            self.sliders[quantity] = self.row(
+                words(quantity), slider, f"Keep molecules whose {meaning} lies between the ends"
+            )
+        self.colour_by = self.row(
+            "colour by", choice([words(q) for q in QUANTITIES]), "What the colours of the points say"
+        )
         self.colour_by.currentTextChanged.connect(self._coloured)
         self.with_ellipses = QCheckBox("uncertainty ellipses")
         self.with_ellipses.setToolTip("One standard deviation, of the molecules of this frame; zoom in to see them")
@@ -51,6 +59,8 @@ class InspectPanel(Panel):
         self.all_frames = QCheckBox("points of all frames")
         self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
         self.all_frames.toggled.connect(self._all_frames)
+        self._all_frames_chosen = False
+        self.all_frames.clicked.connect(self._choose_all_frames)
         checks = QGridLayout()
         checks.addWidget(self.with_ellipses, 0, 0)
         checks.addWidget(self.all_frames, 0, 1)
@@ -89,6 +99,16 @@ class InspectPanel(Panel):
         self._rested.timeout.connect(self._settle)
         dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
         dock.memory.bind("inspect/colour by", self.colour_by)
+        # layers are changed only once the one that is being inserted is there, and nothing else is being done
+        self._opened: list[Any] = []
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._adopt)
+        dock.runner.ended.connect(self._soon.start)
+        dock.viewer.layers.events.inserted.connect(lambda event: self._layer_opened(event.value))
+        for layer in dock.viewer.layers:
+            self._layer_opened(layer)
         self.refresh()
 
     def refresh(self) -> None:
@@ -105,12 +125,38 @@ class InspectPanel(Panel):
                 self._moved.clear()
             for quantity, slider in self.sliders.items():
                 self._fit(quantity, slider, found)
+            if found.complete and not self._all_frames_chosen:
+                self.all_frames.setChecked(len(found.filter.emitters) > MOST_POINTS)
         self._say()
         self._rested.start()
 
     def open(self, path: Path) -> None:
         """Read a table in a thread."""
         self.dock.start("reading a table", lambda: self.step.read(path), returned=self.step.accept)
+
+    def _layer_opened(self, layer: Any) -> None:
+        if layer.source.reader_plugin == PLUGIN and FACTS in layer.metadata:
+            self._opened.append(layer)
+            self._soon.start()
+
+    def _adopt(self) -> None:
+        """A table that napari opened, as by a drag, becomes the molecules at hand; the first of several."""
+        if not self._opened or self.dock.runner.busy:
+            return
+        layer = self._opened[0]
+        self._opened.clear()
+        if self.dock.has_unsaved:
+            show_info("The table is a layer of its own: the molecules found here are not yet saved")
+            return
+
+        def accept(found: Found) -> None:
+            self.step.accept(found)
+            self.dock.go_to(InspectStep)
+            if layer in self.dock.viewer.layers:  # the view shows them by layers of its own
+                self.dock.viewer.layers.remove(layer)
+
+        path = Path(str(layer.source.path))
+        self.dock.start("reading a table", lambda: self.step.read(path), returned=accept)
 
     def _fit(self, quantity: str, slider: QLabeledDoubleRangeSlider, found: Found) -> None:
         """Give a slider the range of a new table; ends that were moved stay where they were."""
@@ -139,7 +185,7 @@ class InspectPanel(Panel):
         self._rested.start()
 
     def _redraw(self) -> None:
-        self.dock.view.refresh()
+        self.dock.redraw()
 
     def _settle(self) -> None:
         found = self.step.session.found
@@ -163,8 +209,8 @@ class InspectPanel(Panel):
             slider.setValue((slider.minimum(), slider.maximum()))
         self._moved.clear()
 
-    def _coloured(self, quantity: str) -> None:
-        self.dock.view.recolour(quantity)
+    def _coloured(self, chosen: str) -> None:
+        self.dock.view.recolour(next(quantity for quantity in QUANTITIES if words(quantity) == chosen))
 
     def _ellipses(self, on: bool) -> None:
         self.dock.view.with_ellipses = on
@@ -173,6 +219,9 @@ class InspectPanel(Panel):
     def _all_frames(self, on: bool) -> None:
         self.dock.view.all_frames = on
         self.dock.view.show_in_view()
+
+    def _choose_all_frames(self) -> None:
+        self._all_frames_chosen = True
 
     def _explain_toggled(self, on: bool) -> None:
         if on:
@@ -224,3 +273,8 @@ class InspectPanel(Panel):
         """The number of the molecule that is selected in the table."""
         chosen = self.table.selectionModel().selectedRows()
         return int(self.rows.rows[chosen[0].row()]) if chosen else None
+
+
+def words(quantity: str) -> str:
+    """The name of a column as it is read."""
+    return quantity.replace("_", " ")

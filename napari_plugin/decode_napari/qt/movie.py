@@ -134,7 +134,8 @@ class MoviePanel(Panel):
             for name, value in placement(checked.movie.pixel_size_nm).items():
                 setattr(self._layer, name, value)
             self.dock.viewer.reset_view()
-        self.dock.view.prepare()
+        _, height, width = checked.movie.shape
+        self.dock.view.prepare((width * checked.movie.pixel_size_nm, height * checked.movie.pixel_size_nm))
 
     def _ask(self) -> None:
         path = self.ask_open("Open movie", TIFFS)

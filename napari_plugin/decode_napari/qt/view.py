@@ -13,23 +13,19 @@ from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from decode.emitters import EmitterSet
-from decode_napari.layers import (
-    UM_PER_NM,
-    image_layer,
-    placement,
-    points_layer,
-)
-from decode_napari.molecules import Density, Filter
+from decode_napari.density import Density
+from decode_napari.layers import UM_PER_NM, field_of, image_layer, placement, points_layer, white
+from decode_napari.molecules import Filter
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, ellipses
 
-__all__ = ["MoleculeView"]
+__all__ = ["MOST_POINTS", "MoleculeView", "camera_of", "colours_of", "half_canvas_um"]
 
 MOST_POINTS = 20_000
-"""shown all at once; of more, those of the current frame"""
+"""of a table; one of more is an image, with points of the current frame and of what is seen close by"""
 MOST_ELLIPSES = 2_000
 MOST_IN_VIEW = 5_000
-"""of all frames; more are an image until the user zooms in"""
+"""of all frames; more are nothing but the image until the user zooms in"""
 COLORMAP = "turbo"
 GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive"}
 ROW = "molecule"
@@ -47,8 +43,8 @@ class MoleculeView:
         self._viewer = viewer
         self._found: Found | None = None
         self._density: Density | None = None
-        self._lit: Density | None = None
-        """to which the contrast was set"""
+        self._lit: object = None
+        """table to which the contrast was set"""
         self._layers: dict[str, Any] = {}
         self._is_new = False
         """a table was put, and its points are not yet there"""
@@ -69,7 +65,7 @@ class MoleculeView:
         self._moved.setSingleShot(True)
         self._moved.setInterval(150)
         self._moved.timeout.connect(self.show_in_view)
-        camera = getattr(viewer, "scene", viewer).camera
+        camera = camera_of(viewer)
         for event in (camera.events.zoom, camera.events.center):
             event.connect(lambda _: self._moved.start())
 
@@ -83,17 +79,20 @@ class MoleculeView:
         step = self._viewer.dims.current_step
         return int(step[0]) if len(step) > 2 else 0
 
-    def prepare(self) -> None:
-        """Make the layers of points and density while nothing hurries: the first drawing takes a moment."""
+    def prepare(self, size_nm: tuple[float, float]) -> None:
+        """Make the layers of points and density while nothing hurries: the first drawing takes a moment.
+
+        Args:
+            size_nm: width and height of the movie.
+        """
         if self.points is None:
             self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64))
-            self._set_image("density", np.zeros((8, 8), np.float32), 10.0, (0.0, 1.0), **GLOW)
+            self._density_of(size_nm)
 
     def show(self, found: Found) -> None:
         """Show a table; one that grows keeps its layers.  The points follow when the event loop comes round again."""
-        emitters = found.filter.emitters
         self._found = found
-        self._density = Density(emitters, size_nm=_size_nm(emitters))
+        self._density_of(field_of(found.filter.emitters)).put(found.filter.emitters)
         self._show_density()
         self._is_new = True
         self._soon.start()
@@ -109,25 +108,28 @@ class MoleculeView:
     def show_in_view(self) -> None:
         """Points of all frames, where the part of the field that is seen holds few enough."""
         layer: Points | None = self._alive("all frames")
-        density: Image | None = self._alive("density")
         rows = None
-        if self.all_frames and self._found is not None and self._density is not None and density is not None:
-            (top, left), (bottom, right) = (density.corner_pixels[:, -2:] * self._density.pixel_nm).tolist()
-            rows = self._found.filter.rows_in_view(left, top, right, bottom, at_most=MOST_IN_VIEW)
+        if self.all_frames and self._found is not None:
+            y, x = camera_of(self._viewer).center[-2:]
+            down, right = half_canvas_um(self._viewer)
+            corners = (side / UM_PER_NM for side in (x - right, y - down, x + right, y + down))
+            rows = self._found.filter.rows_in_view(*corners, at_most=MOST_IN_VIEW)
         if rows is None or self._found is None:
             if layer is not None:
                 layer.visible = False
             return
         data, options, _ = points_layer(self._found.filter.emitters[torch.from_numpy(rows)], name="all frames")
         flat = {name: options[name][1:] for name in ("scale", "axis_labels", "units")}
+        features = {ROW: rows, **options["features"]}
         if layer is None:
-            options |= flat | {"size": 30.0, "border_width": 0, "face_color": self._colours(rows)}
+            options |= flat | {"size": 30.0, "border_width": 0, "features": features}
             layer = self._layers["all frames"] = self._viewer.add_points(data[:, 1:], **options)
+            self._link(layer)
         else:
             with layer.selected_data.events.blocked():
                 layer.selected_data = set()
                 layer.data = data[:, 1:]
-            layer.features, layer.visible = options["features"], True
+            layer.features, layer.visible = features, True
         if len(rows):
             layer.face_color = self._colours(rows)
 
@@ -143,15 +145,17 @@ class MoleculeView:
         emitters = self._found.filter.emitters
         self._viewer.dims.set_current_step(0, int(emitters.frame[molecule]))
         x, y = (emitters.xyz[molecule, :2].double() * UM_PER_NM).tolist()
-        # a viewer has had scenes since napari 0.9
-        getattr(self._viewer, "scene", self._viewer).camera.center = (0.0, y, x)
-        points = self.points
-        if points is not None:
-            at = np.flatnonzero(points.features[ROW].to_numpy() == molecule)
-            with points.selected_data.events.blocked():
-                points.selected_data = set(at.tolist())
-            self._viewer.layers.selection.active = points  # napari highlights in the active layer only
-            points.refresh()
+        camera_of(self._viewer).center = (0.0, y, x)
+        self.show_in_view()
+        for points in (self._alive("all frames"), self.points):
+            if points is None or not points.visible:
+                continue
+            at = np.flatnonzero(points.features[ROW].to_numpy() == molecule).tolist()
+            if at:
+                with points.selected_data.events.blocked():
+                    points.selected_data = set(at)
+                self._viewer.layers.selection.active = points  # napari highlights in the active layer only
+                points.refresh()
 
     def explain(self, explained: Explained, pixel_size_nm: float) -> None:
         """Show what the molecules make of a frame, and what they leave."""
@@ -196,22 +200,36 @@ class MoleculeView:
         self._soon.stop()
         self._moved.stop()
 
+    def _density_of(self, size_nm: tuple[float, float]) -> Density:
+        """The density of a field, and its layer."""
+        layer: Image | None = self._alive("density")
+        if self._density is None or self._density.size_nm != size_nm:
+            self._density = Density(size_nm=size_nm)
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+                layer = None
+        if layer is None:
+            levels, pixel_nm = self._density.levels, self._density.pixel_nm
+            data, options, _ = image_layer(
+                levels, pixel_size_nm=pixel_nm, name="density", contrast_limits=(0.0, 1.0), **GLOW
+            )
+            layer = self._layers["density"] = self._viewer.add_image(data, **options)
+            self._lit = None
+            self._below_points(layer)
+        return self._density
+
     def _show_density(self) -> None:
         assert self._found is not None
-        assert self._density is not None
-        image = self._density.image(self._found.filter.mask)
-        layer = self._alive("density")
-        if layer is None or layer.data.shape != image.shape:
-            self._set_image("density", image, self._density.pixel_nm, (0.0, _white(image)), **GLOW)
-            return
-        # in place, so that the extent stays; so does the contrast while the filter moves
-        layer.data[...] = image
+        density = self._density_of(field_of(self._found.filter.emitters))
+        density.show(self._found.filter.mask)
+        layer: Image = self._layers["density"]
         layer.refresh(thumbnail=False, highlight=False, extent=False)
-        if self._lit is not self._density:
-            self._lit = self._density
-            white = _white(image)
-            if not 0.8 < white / layer.contrast_limits[1] < 1.25:
-                layer.contrast_limits = (0.0, white)
+        # the contrast stays while the filter moves
+        if self._lit is not self._found.filter:
+            self._lit = self._found.filter
+            most = max(white(density.coarsest, 0.98), 1.0)
+            if not 0.8 < most / layer.contrast_limits[1] < 1.25:
+                layer.contrast_limits_range = layer.contrast_limits = (0.0, most)
 
     def _set_image(
         self, name: str, image: npt.NDArray[Any], pixel_nm: float, limits: tuple[float, float], **options: Any
@@ -239,7 +257,8 @@ class MoleculeView:
         """Points of the table, or of this frame of a large one; those that do not pass are there, but not shown."""
         assert self._found is not None
         source = self._found.filter
-        few = len(source.emitters) <= MOST_POINTS
+        # a table that grows is drawn again and again: the other frames' points wait for its end
+        few = self._found.complete and len(source.emitters) <= MOST_POINTS
         what = (source, None if few else self.frame)
         layer = self.points
         if layer is None or what != self._shown:
@@ -260,7 +279,7 @@ class MoleculeView:
         if layer is None:
             options["features"] = features
             layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
-            layer.selected_data.events.items_changed.connect(self._on_selection)
+            self._link(layer)
         else:
             with layer.selected_data.events.blocked():
                 layer.selected_data = set()
@@ -274,22 +293,18 @@ class MoleculeView:
         if len(self._rows) and self.points is not None:
             self.points.border_color = self._colours(self._rows)
 
-    def _on_selection(self) -> None:
-        points = self.points
-        if points is not None and len(points.selected_data) == 1 and ROW in points.features:
-            self.picked.emit(int(points.features[ROW].iloc[next(iter(points.selected_data))]))
+    def _link(self, points: Points) -> None:
+        """Say which molecule is selected in a layer."""
+
+        def on_selection() -> None:
+            if len(points.selected_data) == 1 and ROW in points.features:
+                self.picked.emit(int(points.features[ROW].iloc[next(iter(points.selected_data))]))
+
+        points.selected_data.events.items_changed.connect(on_selection)
 
     def _colours(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(n, 4) by the quantity chosen, from its 2 % to its 98 % quantile."""
         assert self._found is not None
-        columns = self._found.filter.columns
-        column = columns.get(self.colour_by, columns["frame"])
-        some = column[:: max(1, len(column) // 20_000)]
-        some = some[np.isfinite(some)]
-        low, high = np.quantile(some, (0.02, 0.98)).tolist() if len(some) else (0.0, 1.0)
-        share = np.clip((column[rows] - low) / max(high - low, 1e-9), 0, 1)
-        colours: npt.NDArray[np.float32] = ensure_colormap(COLORMAP).map(np.nan_to_num(share)).astype(np.float32)
-        return colours
+        return colours_of(self._found.filter, rows, self.colour_by)
 
     def _show_ellipses(self) -> None:
         assert self._found is not None
@@ -313,19 +328,25 @@ class MoleculeView:
         return layer if layer is not None and layer in self._viewer.layers else None
 
 
-def _white(image: npt.NDArray[np.float32]) -> float:
-    """The brightness of all but the densest pixels."""
-    lit = image[image > 0]
-    return max(1.0, float(np.quantile(lit[:: max(1, len(lit) // 10_000)], 0.98))) if lit.size else 1.0
+def colours_of(source: Filter, rows: npt.NDArray[np.int64], quantity: str) -> npt.NDArray[np.float32]:
+    """(n, 4) colours of molecules by a quantity, from its 2 % to its 98 % quantile in the whole table."""
+    column = source.columns.get(quantity, source.columns["frame"])
+    some = column[:: max(1, len(column) // 20_000)]
+    some = some[np.isfinite(some)]
+    low, high = np.quantile(some, (0.02, 0.98)).tolist() if len(some) else (0.0, 1.0)
+    share = np.clip((column[rows] - low) / max(high - low, 1e-9), 0, 1)
+    colours: npt.NDArray[np.float32] = ensure_colormap(COLORMAP).map(np.nan_to_num(share)).astype(np.float32)
+    return colours
 
 
-def _size_nm(emitters: EmitterSet) -> tuple[float, float]:
-    """Width and height of the movie, or of the box around the molecules."""
-    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
-    if None not in facts:
-        width, height, pixel = (float(str(fact)) for fact in facts)
-        return width * pixel, height * pixel
-    if not len(emitters):
-        return 1000.0, 1000.0
-    x, y = emitters.xyz[:, :2].amax(0).tolist()
-    return max(x, 1.0) + 1, max(y, 1.0) + 1
+def camera_of(viewer: Any) -> Any:
+    # a viewer has had scenes since napari 0.9
+    return getattr(viewer, "scene", viewer).camera
+
+
+def half_canvas_um(viewer: Any) -> tuple[float, float]:
+    """Height and width of what a canvas shows, from its centre."""
+    # a viewer has had a canvas since napari 0.9
+    height, width = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
+    zoom = camera_of(viewer).zoom
+    return height / 2 / zoom, width / 2 / zoom

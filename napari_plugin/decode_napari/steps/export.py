@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from decode.emitters import EmitterSet
-from decode_napari.session import Session
-from decode_napari.steps.step import Report, Step, command
+from decode.filter import Range
+from decode_napari.session import Found, Session
+from decode_napari.steps.inspect import table_of
+from decode_napari.steps.step import Report, Step, command, keep_call, keep_command
 
 __all__ = ["ExportStep", "RenderSettings", "Rendered"]
 
@@ -50,6 +52,8 @@ class ExportStep(Step):
         self.rendered: Rendered | None = None
         self.saved: Path | None = None
         """the table that was saved last"""
+        self._saving = self._saved_of = ("", dict[str, Range]())
+        """source and ranges of the molecules that are being saved, and of those that were"""
 
     def missing(self) -> str:
         return "" if self.session.found is not None else "localize a movie or open a table first"
@@ -67,7 +71,10 @@ class ExportStep(Step):
         Raises:
             ValueError, OSError: as `decode.io.tables.write_table` does.
         """
-        return _save_table(self._molecules(), path)
+        molecules, found = self._molecules(), self.session.found
+        assert found is not None
+        self._saving = (found.source, dict(found.filter.ranges))
+        return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Generator[Report, None, Path]:
         """Write a PNG with a scale bar, and colours for depth where there is any."""
@@ -77,29 +84,30 @@ class ExportStep(Step):
         if isinstance(result, Rendered):
             self.rendered = result
         elif result.suffix.lower() != ".png":
-            self.saved = result
+            self.saved, self._saved_of = result, self._saving
 
     def as_command(self) -> str:
-        found = self.session.found
-        if found is None:
+        if self.session.found is None:
             return ""
-        table = self.saved or Path(found.source).with_suffix(".hdf5")
-        return command("decode", "render", table, o=table.with_suffix(".png"))
+        table, ranges = self._on_disk(self.session.found)
+        lines = []
+        if ranges:
+            line, table = keep_command(table, ranges)
+            lines = [line]
+        return " && ".join([*lines, command("decode", "render", table, o=table.with_suffix(".png"))])
 
     def as_python(self) -> str:
-        found = self.session.found
-        if found is None:
+        if self.session.found is None:
             return ""
-        table = self.saved or Path(found.source).with_suffix(".hdf5")
-        return "\n".join(
-            [
-                "from decode import read_table",
-                "from decode.render import render_image",
-                "",
-                f"molecules = read_table({str(table)!r})",
-                f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})",
-            ]
-        )
+        imports, lines = keep_call(*self._on_disk(self.session.found))
+        picture = f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})"
+        return "\n".join([*imports, "from decode.render import render_image", "", *lines, picture])
+
+    def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
+        """The table on disk that leads to the molecules that pass, and the ranges that are still to be applied."""
+        if self.saved is not None and self._saved_of == (found.source, found.filter.ranges):
+            return self.saved, {}
+        return table_of(found), found.filter.ranges
 
     def _molecules(self) -> EmitterSet:
         if self.session.found is None:

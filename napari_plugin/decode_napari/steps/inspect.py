@@ -12,14 +12,15 @@ import numpy.typing as npt
 
 from decode.emitters import EmitterSet
 from decode_napari.molecules import Filter
-from decode_napari.session import Found
-from decode_napari.steps.step import Report, Step
+from decode_napari.session import Found, OpenedMovie
+from decode_napari.steps.localize import OUT
+from decode_napari.steps.step import Report, Step, keep_call, keep_command
 
 if TYPE_CHECKING:
     from decode.optics.camera import Camera
     from decode.optics.psf import PSF
 
-__all__ = ["Explained", "InspectStep", "ellipses"]
+__all__ = ["Explained", "InspectStep", "ellipses", "table_of"]
 
 N_CHORDS = 24
 """of the polygon that stands for an ellipse"""
@@ -74,7 +75,7 @@ class InspectStep(Step):
             raise ValueError("to explain a frame, open its movie, and localize it or open its table")
         psf, camera = self._psf(found), self._camera(found)
         rows = found.filter.rows_in_frame(frame)
-        return _explain(movie.path, frame, found.filter.emitters, rows, psf, camera)
+        return _explain(movie, frame, found.filter.emitters, rows, psf, camera)
 
     def _camera(self, found: Found) -> Camera:
         movie = self.session.movie
@@ -99,27 +100,21 @@ class InspectStep(Step):
         raise ValueError("this table does not say which PSF its molecules have: calibrate one in the step PSF")
 
     def as_command(self) -> str:
-        return ""  # the command line has no filter
+        found = self.session.found
+        return "" if found is None or not found.filter.ranges else keep_command(table_of(found), found.filter.ranges)[0]
 
     def as_python(self) -> str:
         found = self.session.found
         if found is None:
             return ""
-        terms = {
-            "photons": "molecules.photons",
-            "sigma": "molecules.xyz_sigma[:, :2].square().mean(1).sqrt()",
-            "sigma z": "molecules.xyz_sigma[:, 2]",
-            "probability": "molecules.probability",
-            "z": "molecules.xyz[:, 2]",
-            "frame": "molecules.frame",
-            "goodness": "molecules.goodness",
-        }
-        table = Path(found.source).stem
-        lines = ["from decode import read_table", "", f"molecules = read_table('molecules/{table}.hdf5')"]
-        for quantity, (low, high) in found.filter.ranges.items():
-            lines.append(f"value = {terms[quantity]}")
-            lines.append(f"molecules = molecules[(value >= {low:g}) & (value <= {high:g})]")
-        return "\n".join([*lines, "print(len(molecules))"])
+        imports, lines = keep_call(table_of(found), found.filter.ranges)
+        return "\n".join([*imports, "", *lines, "print(len(molecules))"])
+
+
+def table_of(found: Found) -> Path:
+    """On disk: the table that was opened, or the one that the copied `decode localize` writes."""
+    source = Path(found.source)
+    return source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
 
 
 def ellipses(emitters: EmitterSet, rows: npt.NDArray[np.int64], *, widths: float = 1.0) -> npt.NDArray[np.float64]:
@@ -153,7 +148,7 @@ def _read(path: Path, pixel_size_nm: float | None) -> Generator[Report, None, Fo
 
 
 def _explain(
-    path: Path, frame: int, emitters: EmitterSet, rows: npt.NDArray[np.int64], psf: PSF, camera: Camera
+    opened: OpenedMovie, frame: int, emitters: EmitterSet, rows: npt.NDArray[np.int64], psf: PSF, camera: Camera
 ) -> Generator[Report, None, Explained]:
     import torch
     from scipy.ndimage import gaussian_filter
@@ -163,7 +158,7 @@ def _explain(
     from decode.optics.psf import render
 
     yield Report(message=f"explaining frame {frame}")
-    with open_movie(path) as movie:
+    with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
         if not 0 <= frame < len(movie):
             raise ValueError(f"the movie has no frame {frame}")
         adu = torch.from_numpy(movie.read(frame, frame + 1).astype(np.float32))

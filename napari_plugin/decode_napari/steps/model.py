@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import final
 
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
-from decode_napari.steps.step import Report, Step, command, reports
+from decode_napari.steps.movie import camera_call
+from decode_napari.steps.step import Report, Step, call, command, reports
 
 __all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
 
@@ -98,14 +99,17 @@ class ModelStep(Step):
 
     def as_command(self) -> str:
         set_, recipe = self.settings, self._recipe()
-        if recipe is None or set_.out is None:
+        if recipe is None or set_.out is None or self.missing_for_training():
             return ""
         movie, psf, lines = self.session.movie, self.session.psf, []
         if set_.recipe is None and movie is not None and psf is not None:
             stated = movie.camera_name
             # `decode estimate` takes a file, and the training has written one for a preset
             camera = stated if stated and Path(stated).is_file() else _camera_beside(recipe)
-            lines = [command("decode", "estimate", movie.path, psf=psf.path, camera=camera, o=recipe)]
+            whole = movie.allow_truncated or None
+            lines = [
+                command("decode", "estimate", movie.path, psf=psf.path, camera=camera, allow_truncated=whole, o=recipe)
+            ]
         train = command(
             "decode", "train", recipe, o=set_.out, minutes=set_.minutes, start=set_.start, resume=set_.resume
         )
@@ -115,22 +119,34 @@ class ModelStep(Step):
 
     def as_python(self) -> str:
         model, set_, recipe = self.session.model, self.settings, self._recipe()
-        if recipe is None or set_.out is None:
-            if model is None:
-                return ""
-            return f"from decode import load_model\n\nmodel = load_model({model.name!r})"
-        read, options = ["from decode.config import load_config", "from decode.train import train"], ""
+        if recipe is None or set_.out is None or self.missing_for_training():
+            return "" if model is None else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
+        imports = ["from decode.config import load_config", "from decode.train import train"]
+        lines: list[str] = []
+        if set_.recipe is None:
+            assert self.session.movie is not None
+            assert self.session.psf is not None
+            more, lines = _estimate_in_python(self.session.movie, self.session.psf, recipe)
+            imports += more
+        start = None
         if set_.start:
-            read += ["from decode.models import load_model", "from decode.run import settled_for"]
-            options = f", start=settled_for(load_model({set_.start!r}), recipe)"
-        if set_.resume:
-            options += ", resume=True"
+            imports += ["from decode.models import load_model", "from decode.run import settled_for"]
+            start = f"start=settled_for(load_model({set_.start!r}), recipe)"
+        verb = call(
+            "train",
+            "recipe",
+            repr(str(set_.out)),
+            *filter(None, [start]),
+            minutes=set_.minutes,
+            resume=set_.resume or None,
+        )
         return "\n".join(
             [
-                *read,
+                *sorted(imports),
                 "",
+                *lines,
                 f"recipe = load_config({str(recipe)!r}, {list(set_.settings)!r})",
-                f"for progress in train(recipe, {str(set_.out)!r}, minutes={set_.minutes:g}{options}):",
+                f"for progress in {verb}:",
                 "    print(progress.step, progress.loss)",
             ]
         )
@@ -227,6 +243,37 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Rep
         )
         write_camera(camera, movie.camera)
         temporary.write_text(text, encoding="utf-8")
+
+
+def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> tuple[list[str], list[str]]:
+    """What `_estimate` does as text: what it imports, and its lines."""
+    camera = _camera_beside(recipe)
+    opened = call("open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None)
+    imports = [
+        "from pathlib import Path",
+        "from decode.estimate import estimate_scene, to_recipe",
+        "from decode.io.cameras import read_camera, write_camera",
+        "from decode.io.psfs import read_psf",
+        "from decode.io.stacks import open_movie",
+    ]
+    lines = [
+        f"camera = {camera_call(movie)}",
+        f"psf = read_psf({str(psf.path)!r})",
+        f"with {opened} as movie:",
+        "    scene = estimate_scene(movie, camera.camera, psf.psf, z_range_nm=psf.z_range_nm)",
+        "text = to_recipe(",
+        "    scene,",
+        "    psf.psf,",
+        f"    psf_file={str(psf.path.resolve())!r},",
+        f"    camera_file={camera.name!r},",
+        f"    source={movie.path.name!r},",
+        "    z_range_nm=psf.z_range_nm,",
+        ")",
+        f"write_camera({str(camera)!r}, camera)",
+        f"Path({str(recipe)!r}).write_text(text, encoding='utf-8')",
+        "",
+    ]
+    return imports, lines
 
 
 def _camera_beside(recipe: Path) -> Path:

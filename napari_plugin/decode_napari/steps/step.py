@@ -6,16 +6,18 @@ import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, final
 
 from decode.emitters import EmitterSet
+from decode.filter import Range
 from decode.progress import Steps
 from decode_napari.session import Session
 
 if TYPE_CHECKING:
     from decode.batch import Acquisition
 
-__all__ = ["Report", "Step", "call", "command", "reports"]
+__all__ = ["Report", "Step", "call", "command", "keep_call", "keep_command", "reports"]
 
 R = TypeVar("R")
 
@@ -98,3 +100,27 @@ def call(function: str, *arguments: str, **options: object) -> str:
     """A call in Python: `arguments` are expressions, options that are None are left out."""
     parts: Iterable[str] = [*arguments, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
     return f"{function}({', '.join(parts)})"
+
+
+def keep_command(table: Path, ranges: Mapping[str, Range]) -> tuple[str, Path]:
+    """The command that filters a table, and the table that it writes."""
+    suffix = table.suffix if table.suffix.lower() in (".csv", ".hdf5") else ".csv"
+    out = table.with_name(f"{table.stem}_filtered{suffix}")
+    line = command("decode", "filter", table, o=out)
+    for name, (low, high) in ranges.items():
+        line += f" {command('--keep', f'{name}={_number(low)}:{_number(high)}')}"
+    return line, out
+
+
+def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list[str]]:
+    """The Python that reads the molecules of a table within ranges: what it imports, and what it does."""
+    read = f"read_table({str(table)!r})"
+    if not ranges:
+        return ["from decode import read_table"], [f"molecules = {read}"]
+    imports = ["from decode import read_table", "from decode.filter import keep"]
+    return imports, [f"molecules = keep({read}, {dict(ranges)!r})"]
+
+
+def _number(end: float | None) -> str:
+    """All its digits: the molecules at the ends are those that the window keeps."""
+    return "" if end is None else repr(float(end)).removesuffix(".0")
