@@ -278,7 +278,7 @@ class DecodeDock(QWidget):
         found = self.session.found
         if part == "found" and found is not None:
             self._unsaved = found if found.acquisition is not None else None
-            self.view.show(found)
+            self.view.show(found, growing=self.runner.busy)
             if self.cloud is not None and self.cloud.is_open:
                 self.cloud.show(found)
         self.refresh_steps()

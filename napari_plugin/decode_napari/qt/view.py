@@ -42,6 +42,7 @@ class MoleculeView:
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
         self._found: Found | None = None
+        self._growing = False
         self._density: Density | None = None
         self._lit: object = None
         """table to which the contrast was set"""
@@ -89,9 +90,9 @@ class MoleculeView:
             self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64))
             self._density_of(size_nm)
 
-    def show(self, found: Found) -> None:
+    def show(self, found: Found, *, growing: bool = False) -> None:
         """Show a table; one that grows keeps its layers.  The points follow when the event loop comes round again."""
-        self._found = found
+        self._found, self._growing = found, growing
         self._density_of(field_of(found.filter.emitters)).put(found.filter.emitters)
         self._show_density()
         self._is_new = True
@@ -258,7 +259,7 @@ class MoleculeView:
         assert self._found is not None
         source = self._found.filter
         # a table that grows is drawn again and again: the other frames' points wait for its end
-        few = self._found.complete and len(source.emitters) <= MOST_POINTS
+        few = not self._growing and len(source.emitters) <= MOST_POINTS
         what = (source, None if few else self.frame)
         layer = self.points
         if layer is None or what != self._shown:
