@@ -584,8 +584,10 @@ def calibrate_camera(
 def estimate(
     movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie.")],
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
-    camera: Annotated[Path, typer.Option(help="Camera file (YAML).")],
+    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")],
+    pixel_size: PixelSize = None,
+    em_gain: EmGain = None,
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
     ] = False,
@@ -597,20 +599,31 @@ def estimate(
     from decode.atomic import atomic
     from decode.batch import check_camera
     from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
-    from decode.io.cameras import read_camera
+    from decode.io.cameras import read_camera, write_camera
     from decode.io.psfs import read_psf
     from decode.io.stacks import open_movie
 
-    camera_file, psf_file = read_camera(camera), read_psf(psf)
+    psf_file = read_psf(psf)
+    if not camera.is_file():  # a common camera says nothing of the optics
+        with open_movie(movie, allow_truncated=allow_truncated) as frames:
+            pixel_size = pixel_size or frames.pixel_size_nm
+    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     if abs(psf_file.psf.pixel_size_nm / camera_file.pixel_size_nm - 1) > 0.01:
         raise ValueError(
             f"{psf} has pixels of {psf_file.psf.pixel_size_nm:g} nm, {camera} of {camera_file.pixel_size_nm:g} nm; "
             "calibrate the PSF with this camera"
         )
+    picture = out.with_suffix(".png")
+    files = [out, picture]
     with open_movie(movie, allow_truncated=allow_truncated) as frames, atomic(out) as recipe:
         for warning in check_camera(frames, camera_file.camera):
             typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
+        if not camera.is_file() or pixel_size is not None or em_gain is not None:
+            # a recipe names a file that holds all of its camera
+            camera = out.with_name(f"{out.stem}_camera.yaml")
+            write_camera(camera, camera_file)
+            files.append(camera)
         psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
         text = to_recipe(
             scene,
@@ -622,14 +635,13 @@ def estimate(
         )
         recipe.write_text(text, encoding="utf-8")
         comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
-    picture = out.with_suffix(".png")
     save_comparison(comparison, picture)
     if as_json:
         agreement = {name: getattr(comparison, name) for name in ("histogram_overlap", "spectrum_difference")}
-        _print_json({**asdict(scene), **agreement, "files": [str(out), str(picture)]})
+        _print_json({**asdict(scene), **agreement, "files": [str(file) for file in files]})
         return
     typer.echo(f"{scene}\n{comparison}")
-    _list([out, picture])
+    _list(files)
 
 
 @app.command()

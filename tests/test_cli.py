@@ -29,6 +29,8 @@ from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 
+SAMPLE = Path(__file__).parents[1] / "sample_data" / "blinking_3d.tif"
+
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
 N_FRAMES, HEIGHT, WIDTH = 9, 20, 28
 
@@ -142,6 +144,21 @@ def test_maps_that_do_not_fit_the_movie_are_said_once(place: Path, rng: torch.Ge
     result = localize(place, "--camera", small)
     assert result.exit_code == 2
     assert "the camera's maps are 40 x 64 pixels, the movie's frames 64 x 64: cut them" in result.stderr
+
+
+def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path) -> None:
+    astigmatic = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=300.0)
+    write_psf(place / "psf.h5", PSFFile(psf=astigmatic, z_range_nm=(-500.0, 500.0)))
+    known = ("--psf", place / "psf.h5", "--camera", "andor-ixon-ultra-897", "-o", place / "train.yaml")
+    without = run("estimate", SAMPLE, *known)
+    assert without.exit_code == 2
+    assert "has an EM gain that its user sets; state it" in without.stderr
+    assert not (place / "train.yaml").exists()
+    result = run("estimate", SAMPLE, *known, "--em-gain", 300)
+    assert result.exit_code == 0, result.output
+    recipe = yaml.safe_load((place / "train.yaml").read_text())
+    written = read_camera(place / recipe["camera"]["file"])
+    assert (written.camera.em_gain, written.pixel_size_nm) == (300, 100)
 
 
 def test_a_background_beyond_the_training_is_said(place: Path) -> None:

@@ -103,13 +103,18 @@ class ModelStep(Step):
             return ""
         movie, psf, lines = self.session.movie, self.session.psf, []
         if set_.recipe is None and movie is not None and psf is not None:
-            stated = movie.camera_name
-            # `decode estimate` takes a file, and the training has written one for a preset
-            camera = stated if stated and Path(stated).is_file() else _camera_beside(recipe)
-            whole = movie.allow_truncated or None
-            lines = [
-                command("decode", "estimate", movie.path, psf=psf.path, camera=camera, allow_truncated=whole, o=recipe)
-            ]
+            estimate = command(
+                "decode",
+                "estimate",
+                movie.path,
+                psf=psf.path,
+                camera=movie.camera_name or _camera_beside(recipe),  # the training writes one that was estimated
+                pixel_size=movie.stated_pixel_size_nm,
+                em_gain=movie.em_gain,
+                allow_truncated=movie.allow_truncated,
+                o=recipe,
+            )
+            lines = [estimate]
         train = command(
             "decode", "train", recipe, o=set_.out, minutes=set_.minutes, start=set_.start, resume=set_.resume
         )
