@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from decode.batch import localize_file
+import decode.batch
+import decode.localize
+from decode.batch import acquisition_for, localize_file, localize_movie
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
+from decode.io.stacks import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_jointly, polish
 from decode.models import load_model
@@ -314,6 +317,31 @@ def test_a_polished_table(tmp_path: Path) -> None:
     moved = (better.xyz - plain.xyz)[:, :2].norm(dim=1)
     assert 0 < moved.median() < 20
     assert torch.equal(moved > 0, better.polished)
+
+
+def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same table whatever the pieces; and signs of life, which say nothing new."""
+    model = load_model("gaussian-2d")
+    tables = []
+    with open_movie(SAMPLES / "blinking_2d.tif", frames=slice(5, 45)) as movie:
+        acquisition = acquisition_for(movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0)
+        for pixels, frames, seconds in ((2**21, 64, 10.0), (1, 16, 1e-4)):
+            monkeypatch.setattr(decode.localize, "CHUNK_PIXELS", pixels)  # frames come by 40, or by 8
+            monkeypatch.setattr(decode.batch, "POLISHED_FRAMES", frames)
+            monkeypatch.setattr(decode.batch, "HEARTBEAT", seconds)
+            chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))
+            done = [int(str(chunk.metadata["frames_done"])) for chunk in chunks]
+            assert done == sorted(done)
+            assert sorted({d for d, chunk in zip(done, chunks, strict=True) if len(chunk)}) == (
+                [40] if frames == 64 else [16, 32, 40]
+            )
+            assert any(not len(chunk) for chunk in chunks) == (seconds < 1)
+            tables.append(EmitterSet.cat(chunks))
+    whole, pieces = tables
+    assert torch.equal(whole.frame, pieces.frame)
+    assert whole.xyz_sigma is not None
+    moved = ((whole.xyz - pieces.xyz)[:, :2] / whole.xyz_sigma[:, :2]).abs()
+    assert moved.quantile(0.95) < 0.3  # the background is that of more or fewer frames
 
 
 def test_a_fit_is_the_same_on_its_own_and_among_others(rng: torch.Generator) -> None:
