@@ -1,9 +1,10 @@
 """What polishing gives: error over the Cramer-Rao bound, scores before and after by density, molecules per second.
 
-    python benchmarks/polish.py [--model gaussian-2d] [--psf psf.h5] [--n 600] [--movies 4] [--seed 1]
+    python benchmarks/polish.py [--model gaussian-2d] [--psf psf.h5] [--n 600] [--movies 4] [--seed 1] [--only whole]
 
 Without a PSF, a Gaussian of 1.3 pixels; with one (or a model that carries one), depths of +-600 nm.  Densities are
 molecules on at once per square micrometre; photons 1000 to 5000 a frame; molecules stay on for 1.5 to 3.5 frames.
+Molecules per second of the whole machine are those of movies on disk, localized with and without polishing in turn.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
+from decode.batch import acquisition_for, localize_movie
 from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
-from decode.io.psfs import read_psf
+from decode.io.cameras import CameraFile
+from decode.io.psfs import PSFFile, read_psf
+from decode.io.stacks import open_movie, write_movie
 from decode.likelihood import polish
 from decode.metrics import match, normalized_errors, score
 from decode.models import load_model
@@ -34,6 +41,7 @@ CAMERAS = {
 }
 FIELD_PX = 64
 BACKGROUND = 25.0
+PARTS = ["isolated", "whole", "crowded"]
 
 
 def network_finds(model: Localizer, psf: PSF, camera: Camera, adu: Tensor) -> EmitterSet:
@@ -84,11 +92,38 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
     )
 
 
-def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: int, seed: int) -> None:
-    """Blinking movies of 8 frames, half of them filaments, on an uneven background."""
-    axial = model.network.axial
-    depth = 600.0 if axial else 0.0
-    scene = Scene(
+def whole(model: Localizer, psf: PSF, camera: Camera, density: float, frames: int, rounds: int, seed: int) -> None:
+    """Seconds that polishing adds to localizing a movie on disk, by all cores."""
+    rng = torch.Generator().manual_seed(seed)
+    movie = ForwardModel(_scene(model, density), psf, camera).sample(1, frames, (FIELD_PX, FIELD_PX), rng)
+    file = PSFFile(psf=psf, z_range_nm=(-600.0, 600.0))
+    with TemporaryDirectory() as folder:
+        write_movie(Path(folder) / "movie.tif", movie.frames[0].to(torch.uint16).numpy())
+        rates = []
+        with open_movie(Path(folder) / "movie.tif") as opened:
+            acquisition = acquisition_for(
+                opened,
+                model,
+                camera=CameraFile(camera=camera, pixel_size_nm=psf.pixel_size_nm),
+                psf_sigma_nm=130.0 if model.context else None,
+            )
+            for _ in range(rounds):
+                seconds = []
+                for polished in (False, True):
+                    start = time.perf_counter()
+                    chunks = localize_movie(opened, model, acquisition, psf=file, device="cpu", polish=polished)
+                    n = sum(map(len, chunks))
+                    seconds.append(time.perf_counter() - start)
+                rates.append(n / (seconds[1] - seconds[0]))
+    print(
+        f"  density {density:.1f}, {n} molecules in {frames} frames: polished {median(rates):.0f} a second "
+        f"(lowest {min(rates):.0f}, highest {max(rates):.0f} of {rounds} rounds) by {torch.get_num_threads()} threads"
+    )
+
+
+def _scene(model: Localizer, density: float) -> Scene:
+    depth = 600.0 if model.network.axial else 0.0
+    return Scene(
         density_per_um2=(density, density),
         flux_photons=(1000.0, 5000.0),
         flux_variation=(0.3, 0.3),
@@ -98,8 +133,13 @@ def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: 
         background_contrast=(0.0, 0.3),
         background_drift=(0.0, 0.0),
     )
+
+
+def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: int, seed: int) -> None:
+    """Blinking movies of 8 frames, half of them filaments, on an uneven background."""
+    axial = model.network.axial
     rng = torch.Generator().manual_seed(seed)
-    forward = ForwardModel(scene, psf, camera)
+    forward = ForwardModel(_scene(model, density), psf, camera)
     tables: list[tuple[EmitterSet, EmitterSet, EmitterSet]] = []
     seconds, frames = 0.0, 8
     for i in range(movies):
@@ -132,6 +172,7 @@ def main() -> None:
     parser.add_argument("--movies", type=int, default=4, help="movies per density")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cameras", nargs="+", default=list(CAMERAS), help="only those the model was trained for")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     model = load_model(arguments.model)
     psf = read_psf(arguments.psf).psf if arguments.psf else model.psf or GaussianPSF(130.0, pixel_size_nm=100.0)
@@ -139,7 +180,13 @@ def main() -> None:
     cameras = chosen if model.camera is None else {"the model's camera": model.camera}
     for name, camera in cameras.items():
         print(name)
-        isolated(model, psf, camera, arguments.n, arguments.seed)
+        if "isolated" in arguments.only:
+            isolated(model, psf, camera, arguments.n, arguments.seed)
+        if "whole" in arguments.only:
+            for density, frames in ((0.2, 2400), (1.0, 600)):
+                whole(model, psf, camera, density, frames, 3, arguments.seed)
+        if "crowded" not in arguments.only:
+            continue
         figures = "Jaccard, lateral RMSE, median" + (", axial RMSE, 3D efficiency" if model.network.axial else "")
         print(f"  density, molecules | {figures}, efficiency, error over sigma: network | polished | share, per core s")
         for density in (0.2, 1.0, 2.0, 4.0):

@@ -129,10 +129,10 @@ def deep(minutes: float) -> None:
     dock.go_to(ModelStep)
     model.out.setText("astigmatic.safetensors")
     model.minutes.setValue(minutes)
-    model.changes.setText("training.validate_every=20")
+    model.changes.setText("training.validate_every=100")
     model.train()
     area = dock.stack.currentWidget()
-    wait(lambda: len(model._curves.get("jaccard", ([],))[0]) >= 4 or not dock.runner.busy)
+    wait(lambda: len(model._curves.get("jaccard", ([],))[0]) >= 5 or not dock.runner.busy)
     area.verticalScrollBar().setValue(area.verticalScrollBar().maximum())
     shoot(viewer, "model")
     idle(dock)
@@ -141,7 +141,7 @@ def deep(minutes: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=3.0, help="of the training that is shown")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the training that is shown")
     parser.add_argument("--only", choices=("flat", "deep"))
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
