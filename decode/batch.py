@@ -59,7 +59,7 @@ ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 POLISH_OVERLAP = 4
 """frames before and after a chunk in which its molecules may still be on"""
-POLISHED_FRAMES, POLISHED_PIXELS = 64, 2**23
+POLISHED_FRAMES, POLISHED_PIXELS = 64, 2**22
 """polished at a time, if there are so many: frames, but no more than so many pixels"""
 HEARTBEAT = 0.2
 """seconds"""
