@@ -56,9 +56,13 @@ class Plot(QWidget):
         if not filled:
             return None
         x, y = (np.concatenate(values) for values in zip(*filled, strict=True))
-        margin = 0.06 * (float(np.ptp(y)) or abs(float(y[0])) or 1.0)
         right = float(x.max()) if float(np.ptp(x)) > 0 else float(x.min()) + 1
-        return float(x.min()), right, float(y.min()) - margin, float(y.max()) + margin
+        # a value far from all others does not flatten them: it is cut off
+        usual = np.quantile(y, (0.05, 0.95))
+        reach = 2 * float(np.ptp(usual)) or np.inf
+        low, high = max(float(y.min()), usual[0] - reach), min(float(y.max()), usual[1] + reach)
+        margin = 0.06 * ((high - low) or abs(high) or 1.0)
+        return float(x.min()), right, float(low - margin), float(high + margin)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -109,9 +113,11 @@ class Plot(QWidget):
         key = frame.right()
         for (name, (x, y)), ink in reversed(list(zip(self._lines.items(), INK, strict=False))):
             painter.setPen(QPen(QColor(ink), 1.6))
+            painter.setClipRect(frame)
             painter.drawPolyline(QPolygonF([at(a, b) for a, b in zip(x, y, strict=True)]))
             if len(x) == 1:
                 painter.drawEllipse(at(x[0], y[0]), 2, 2)
+            painter.setClipping(False)
             if len(self._lines) > 1:
                 width = painter.fontMetrics().horizontalAdvance(name) + 10
                 key -= width

@@ -30,7 +30,7 @@ class RegionField(QWidget):
         self._movie: OpenedMovie | None = None
         self._layer: Any = None
         self.text = QLineEdit()
-        self.text.setPlaceholderText("Y0:Y1,X0:X1; empty: the whole frame")
+        self.text.setPlaceholderText("all, or Y0:Y1,X0:X1")
         self.text.editingFinished.connect(self._written)
         self.setFocusProxy(self.text)
         self.button = button("Draw a region", "Draw a rectangle over the movie: its pixels are localized in", self.draw)
