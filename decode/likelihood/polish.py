@@ -21,11 +21,11 @@ from decode.optics.psf import PSF
 
 __all__ = ["fit_jointly", "polish", "window_for"]
 
-AT_ONCE, DRAWN_AT_ONCE = 256, 1024
-"""emitters worked on at a time: more would leave the processor's cache"""
+AT_ONCE, DRAWN_AT_ONCE = 1024, 4096
+"""emitters worked on at a time: fewer, and threads wait for the interpreter; more, and the cache is left"""
 MOST_NEIGHBOURS = 6
 """the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
-STAGES = ((1.15, 6, 0.3), (1.04, 2, 2.0))
+STAGES = ((1.15, 4, 0.5), (1.04, 2, 2.0))
 """steps in small windows, which are cheap, then in large ones, for the rest of what the frames tell: the most that a
 bound there may be over that of the whole patch; the largest number of steps; and how many standard deviations the last
 one may have.  Each is many times shorter than the one before, and one from near the maximum is as good as many (Le

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from math import ceil
 from typing import final
 
@@ -174,16 +175,17 @@ class SplinePSF(PSF):
         padded = F.pad(stacks[:, planes].to(xyz.dtype), (low[0], high[0], low[1], high[1]))
 
         # emitters between the same planes that read the same voxels are drawn by one product
-        place = torch.cat([plane[:, 1:2], start], 1)
+        place = torch.cat([start, plane[:, 1:2]], 1)
         key, order = ((place[:, 0] * 2**20 + place[:, 1]) * 2**20 + place[:, 2]).sort()
         sizes = key.unique_consecutive(return_counts=True)[1]
+        alike = zip(place[order[sizes.cumsum(0) - 1]].tolist(), weight[order].split(sizes.tolist()), strict=True)
         drawn = []
-        places = place[order[sizes.cumsum(0) - 1]].tolist()
-        for (p, left, top), of in zip(places, weight[order].split(sizes.tolist()), strict=True):
+        for (left, top), parts in groupby(alike, lambda part: part[0][:2]):
             row, column = top + low[1], left + low[0]
-            read = padded[:, p : p + 4, row : row + span, column : column + span]
+            read = padded[:, :, row : row + span, column : column + span]
             read = read.unfold(2, 3 + apart, over).unfold(3, 3 + apart, over)
-            drawn.append(of.flatten(0, 1) @ read.permute(0, 1, 4, 5, 2, 3).reshape(of.shape[2], k * k))
+            read = read.permute(0, 1, 4, 5, 2, 3).reshape(len(stacks), len(planes), -1, k * k)
+            drawn += [of.flatten(0, 1) @ read[:, p : p + 4].reshape(-1, k * k) for (_, _, p), of in parts]
         image = xyz.new_empty(n, 4, k * k)
         image[order] = torch.cat(drawn).view(n, 4, k * k)
         return image.view(n, 4, k, k)
