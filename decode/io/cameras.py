@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -44,6 +45,7 @@ class CameraFile:
             raise ValueError(f"pixel_size_nm is {self.pixel_size_nm:g}, must be positive")
 
 
+@cache
 def camera_presets() -> dict[str, str]:
     """Common cameras, by the name that `read_camera` takes: what each is.
 
