@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import final
 
@@ -19,7 +20,7 @@ from decode.likelihood.single import DARKEST, Fit, scaled_deviance
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 
-__all__ = ["fit_jointly", "polish", "window_for"]
+__all__ = ["fit_jointly", "polish", "windows_for"]
 
 AT_ONCE, DRAWN_AT_ONCE = 1024, 4096
 """emitters worked on at a time: fewer, and threads wait for the interpreter; more, and the cache is left"""
@@ -151,7 +152,8 @@ def fit_jointly(
     if emitters.xyz_sigma is not None and emitters.photons_sigma is not None:
         sigma = torch.cat([emitters.xyz_sigma[:, axes], emitters.photons_sigma[:, None]], 1)
         belief[:, :-1] = (PRIOR_WIDTH * sigma) ** -2
-    cuts = [psf.with_patch(window_for(psf, camera, axial=axial, most=most)) for most, _, _ in STAGES]
+    sides = windows_for(psf, camera, axial=axial, most=[most for most, _, _ in STAGES])
+    cuts = [psf.with_patch(side) for side in sides]
     reach_nm = psf.pixel_size_nm * cuts[0].patch_px / 2
     neighbours = _neighbours(emitters, reach_nm)
     crowd = (neighbours >= 0).sum(1)
@@ -214,8 +216,8 @@ def fit_jointly(
     )
 
 
-def window_for(psf: PSF, camera: Camera, *, axial: bool, most: float) -> int:
-    """Side in pixels of the smallest window whose bound is less than so many times that of the whole patch.
+def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float]) -> list[int]:
+    """Sides in pixels of the smallest windows whose bounds are less than so many times that of the whole patch.
 
     The Cramer-Rao bound of 1000 photons on 20 photons per pixel, mean over some depths.
     """
@@ -236,11 +238,14 @@ def window_for(psf: PSF, camera: Camera, *, axial: bool, most: float) -> int:
         covariance = torch.linalg.pinv((j * w) @ j.mT, rtol=1e-14, hermitian=True)
         return covariance.diagonal(dim1=1, dim2=2)[:, : slopes.shape[1] - 2].clamp_min(0).sqrt()
 
-    whole = bound(k)
-    for side in range(min(7, k), k, 2):
-        if float((bound(side) / whole.clamp_min(1e-12)).mean(0).amax()) < most:
-            return side
-    return k
+    whole = bound(k).clamp_min(1e-12)
+    sides: list[int] = []
+    side = min(7, k)
+    for limit in most:  # the largest comes first, as windows grow
+        while side < k and float((bound(side) / whole).mean(0).amax()) >= limit:
+            side += 2
+        sides.append(min(side, k))
+    return sides
 
 
 @final
