@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from threading import Event
 from typing import Any, TypeVar, final
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Stop", "Stopped"]
@@ -37,7 +38,8 @@ class Stop(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self._asked.is_set():
+        # but who leaves `no_grad` on the way out must be able to: the thread is used again
+        if self._asked.is_set() and func is not torch._C._set_grad_enabled:
             raise Stopped
         return func(*args, **(kwargs or {}))
 

@@ -185,3 +185,24 @@ def test_while_a_verb_waits_others_are_not_stopped() -> None:
     assert float(torch.ones(2).sum()) == 2.0
     with pytest.raises(Stopped):
         next(watched)
+
+
+@pytest.mark.parametrize("asked_within", [True, False])
+def test_a_thread_that_was_stopped_without_gradients_has_them_again(asked_within: bool) -> None:
+    stop = Stop()
+
+    @torch.no_grad()
+    def verb() -> Verb:
+        yield Report(message="begun")
+        with torch.no_grad():
+            if asked_within:
+                stop.ask()
+                torch.zeros(3)
+        stop.ask()
+        yield Report(message="never")
+        torch.zeros(3)
+
+    with pytest.raises(Stopped):
+        stages(stop.watch(verb()))
+    assert torch.is_grad_enabled()
+    assert torch.ones(1, requires_grad=True).sum().requires_grad
