@@ -62,7 +62,7 @@ POLISH_OVERLAP = 4
 POLISHED_FRAMES, POLISHED_PIXELS = 64, 2**22
 """polished at a time, if there are so many: frames, but no more than so many pixels"""
 HEARTBEAT = 0.2
-"""seconds"""
+"""seconds between signs of life while chunks are polished"""
 FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 

@@ -615,15 +615,17 @@ def estimate(
         )
     picture = out.with_suffix(".png")
     files = [out, picture]
+    if not camera.is_file() or pixel_size is not None or em_gain is not None:
+        # a recipe names a file that holds all of its camera
+        own = out.with_name(f"{out.stem}_camera.yaml")
+        if camera.is_file() and own.exists() and own.samefile(camera):
+            raise ValueError(f"the recipe's own camera would be written over {camera}; give the recipe another name")
+        camera = own
+        files.append(camera)
     with open_movie(movie, allow_truncated=allow_truncated) as frames, atomic(out) as recipe:
         for warning in check_camera(frames, camera_file.camera):
             typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
-        if not camera.is_file() or pixel_size is not None or em_gain is not None:
-            # a recipe names a file that holds all of its camera
-            camera = out.with_name(f"{out.stem}_camera.yaml")
-            write_camera(camera, camera_file)
-            files.append(camera)
         psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
         text = to_recipe(
             scene,
@@ -635,6 +637,8 @@ def estimate(
         )
         recipe.write_text(text, encoding="utf-8")
         comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
+        if camera in files:
+            write_camera(camera, camera_file)
     save_comparison(comparison, picture)
     if as_json:
         agreement = {name: getattr(comparison, name) for name in ("histogram_overlap", "spectrum_difference")}

@@ -7,10 +7,11 @@ from functools import update_wrapper
 from itertools import accumulate, pairwise
 from typing import Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
 
-__all__ = ["Progress", "Steps", "Stepwise", "part", "shares"]
+__all__ = ["Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Y = TypeVar("Y")
 
 
 class Progress(NamedTuple):
@@ -43,6 +44,20 @@ class Stepwise(Generic[P, R]):
                 return result
 
 
+def relayed(steps: Steps[R], report: Callable[[Progress], Y]) -> Generator[Y, None, R]:
+    """The same work; what it says of its progress is put in other words."""
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield report(progress)
+    finally:
+        steps.close()
+
+
 def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps[R]:
     """The steps of a part of some work.
 
@@ -51,16 +66,7 @@ def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps
         start, stop: what of the whole is done before and after it.
         message: what the part is, in place of its own words.
     """
-    try:
-        while True:
-            try:
-                fraction, own = next(steps)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            yield Progress(start + (stop - start) * fraction, message or own)
-    finally:
-        steps.close()
+    return relayed(steps, lambda own: Progress(start + (stop - start) * own.fraction, message or own.message))
 
 
 def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:

@@ -159,6 +159,12 @@ def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path)
     recipe = yaml.safe_load((place / "train.yaml").read_text())
     written = read_camera(place / recipe["camera"]["file"])
     assert (written.camera.em_gain, written.pixel_size_nm) == (300, 100)
+    before = (place / "train_camera.yaml").read_text()
+    again = ("--camera", place / "train_camera.yaml", "--pixel-size", 101, "-o", place / "train.yaml")
+    result = run("estimate", SAMPLE, "--psf", place / "psf.h5", *again)
+    assert result.exit_code == 2
+    assert "would be written over" in result.stderr
+    assert (place / "train_camera.yaml").read_text() == before
 
 
 def test_a_background_beyond_the_training_is_said(place: Path) -> None:

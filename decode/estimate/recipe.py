@@ -15,7 +15,7 @@ __all__ = ["to_recipe"]
 AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
 NETWORK = (
-    "  frame_widths: [16, 32, 48]  # those of gaussian-2d, whose weights may be the start",
+    "  frame_widths: [16, 32, 48]  # those of the shipped models, whose weights may be the start",
     "  sequence_widths: [32, 48, 64]  # as above",
     "  head_width: 32  # as above",
 )

@@ -103,14 +103,18 @@ class ModelStep(Step):
             return ""
         movie, psf, lines = self.session.movie, self.session.psf, []
         if set_.recipe is None and movie is not None and psf is not None:
+            # the training writes a camera that was estimated
+            camera = {"camera": _camera_beside(recipe)} if movie.camera_name is None else {
+                "camera": movie.camera_name,
+                "pixel_size": movie.stated_pixel_size_nm,
+                "em_gain": movie.em_gain,
+            }  # fmt: skip
             estimate = command(
                 "decode",
                 "estimate",
                 movie.path,
                 psf=psf.path,
-                camera=movie.camera_name or _camera_beside(recipe),  # the training writes one that was estimated
-                pixel_size=movie.stated_pixel_size_nm,
-                em_gain=movie.em_gain,
+                **camera,
                 allow_truncated=movie.allow_truncated,
                 o=recipe,
             )

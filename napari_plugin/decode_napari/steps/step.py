@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar, final
 
 from decode.emitters import EmitterSet
 from decode.filter import Range
-from decode.progress import Steps
+from decode.progress import Steps, relayed
 from decode_napari.session import Session
 
 if TYPE_CHECKING:
@@ -42,16 +42,7 @@ class Report:
 
 def reports(steps: Steps[R]) -> Generator[Report, None, R]:
     """Work of decode's own, step by step."""
-    try:
-        while True:
-            try:
-                fraction, message = next(steps)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            yield Report(message=message, fraction=fraction)
-    finally:
-        steps.close()
+    return relayed(steps, lambda progress: Report(message=progress.message, fraction=progress.fraction))
 
 
 class Step(ABC):
