@@ -51,6 +51,7 @@ __all__ = [
     "localize_movie",
     "needs_psf",
     "provenance",
+    "polish_movie",
     "psf_to_polish_with",
     "tell",
 ]
@@ -59,7 +60,7 @@ ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 POLISH_OVERLAP = 4
 """frames before and after a chunk in which its molecules may still be on"""
-POLISHED_FRAMES, POLISHED_PIXELS = 64, 2**22
+POLISHED_FRAMES, POLISHED_PIXELS = 256, 2**22
 """polished at a time, if there are so many: frames, but no more than so many pixels"""
 HEARTBEAT = 0.2
 """seconds between signs of life while chunks are polished"""
@@ -332,7 +333,7 @@ def localize_movie(
         chunks = map(told.placed, chunks)
     if polish:
         own = psf_to_polish_with(model, psf, acquisition)
-        chunks = _polished(chunks, movie, own, acquisition.camera, choose_device(device))
+        chunks = polish_movie(chunks, movie, own, acquisition.camera, choose_device(device))
     return chunks
 
 
@@ -374,7 +375,7 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
         )
 
 
-def _polished(
+def polish_movie(
     chunks: Iterator[EmitterSet], movie: Movie, psf: PSF, camera: Camera, device: torch.device
 ) -> Iterator[EmitterSet]:
     """Chunks of molecules, polished with the molecules and frames just before and after in view.
