@@ -125,12 +125,14 @@ def measure(n_molecules: list[int], folder: Path) -> None:
     wait(lambda: dock.session.movie is not None)
     idle()
     localize: Any = dock.panel(LocalizeStep)
+    dock.go_to(LocalizeStep)
     localize.preview()
     idle()
 
     def whole_movie() -> None:
         dock.localize()
         idle()
+        pause(1)  # until all points are drawn
 
     for name in ("first", "second"):
         print(f"localize, {name} run: event loop held up for {longest_gap(whole_movie):.0f} ms at most")

@@ -289,7 +289,10 @@ class DecodeDock(QWidget):
             self.progress.setRange(0, 0)
         else:
             self.progress.setRange(0, 1000)
+            # Qt would draw it at once, and with it the whole window
+            self.progress.setUpdatesEnabled(False)
             self.progress.setValue(round(1000 * report.fraction))
+            self.progress.setUpdatesEnabled(True)
             now = time.monotonic()
             if not report.fraction or self._since is None:
                 self._since, self._from = now, report.fraction

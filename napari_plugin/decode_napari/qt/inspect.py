@@ -118,6 +118,9 @@ class InspectPanel(Panel):
         if found is None:
             self.count.setText("No molecules yet: localize a movie, or open a table.")
             return
+        # of a table that grows, ranges wait for its end or for somebody to look
+        if self.dock.runner.busy and not self._moved and not self.isVisible():
+            return
         if found.filter is not self._source:
             self._source = found.filter
             if found.source != self._movie:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, final
 
 import numpy as np
@@ -26,6 +28,7 @@ MOST_POINTS = 20_000
 MOST_ELLIPSES = 2_000
 MOST_IN_VIEW = 5_000
 """of all frames; more are nothing but the image until the user zooms in"""
+DONE = object()
 COLORMAP = "turbo"
 GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive"}
 ROW = "molecule"
@@ -49,6 +52,8 @@ class MoleculeView:
         self._layers: dict[str, Any] = {}
         self._is_new = False
         """a table was put, and its points are not yet there"""
+        self._stages: Iterator[None] = iter(())
+        """what is still to be done until the points are there"""
         self._shown: object = None
         self._rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         """numbers of the molecules that are points, in the whole table"""
@@ -87,7 +92,7 @@ class MoleculeView:
             size_nm: width and height of the movie.
         """
         if self.points is None:
-            self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64))
+            _all(self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64)))
             self._density_of(size_nm)
 
     def show(self, found: Found, *, growing: bool = False) -> None:
@@ -96,14 +101,15 @@ class MoleculeView:
         self._density_of(field_of(found.filter.emitters)).put(found.filter.emitters)
         self._show_density()
         self._is_new = True
-        self._soon.start()
+        self._follow_anew()
 
     def refresh(self) -> None:
         """Follow the filter and the frame."""
         if self._found is None:
             return
         self._show_density()
-        self._show_points()
+        self._stages = iter(())
+        _all(self._show_points())
         self.show_in_view()
 
     def show_in_view(self) -> None:
@@ -177,7 +183,12 @@ class MoleculeView:
         layer = self._alive("preview")
         data, options, _ = points_layer(emitters, name="preview", border_color="#57d38c")
         if layer is None:
+            selection = self._viewer.layers.selection
+            chosen = set(selection)
             self._layers["preview"] = self._viewer.add_points(data, **options)
+            # napari would draw the controls of a selected layer anew when it comes and goes
+            selection.clear()
+            selection.update(chosen)
         else:
             layer.data, layer.features, layer.visible = data, options["features"], True
 
@@ -187,13 +198,20 @@ class MoleculeView:
             layer.visible = False
 
     def _on_step(self) -> None:
+        self._follow_anew()
+
+    def _follow_anew(self) -> None:
+        self._stages = self._show_points()
         self._soon.start()
 
     def _follow(self) -> None:
+        """Bring the points a stage further; the window lives between two."""
         # points that the user has closed come back with the next table, not with the next frame
-        if self._found is not None and (self._is_new or self.points is not None):
-            self._is_new = False
-            self._show_points()
+        if self._found is None or not (self._is_new or self.points is not None):
+            return
+        self._is_new = False
+        if next(self._stages, DONE) is not DONE:
+            self._soon.start()
 
     def close(self) -> None:
         """Add no more layers: the viewer goes away."""
@@ -254,24 +272,28 @@ class MoleculeView:
             if layers.index(layer) > layers.index(points):
                 layers.move(layers.index(layer), layers.index(points))
 
-    def _show_points(self) -> None:
+    def _show_points(self) -> Iterator[None]:
         """Points of the table, or of this frame of a large one; those that do not pass are there, but not shown."""
+        yield  # what else has changed is drawn first
         assert self._found is not None
         source = self._found.filter
         # a table that grows is drawn again and again: the other frames' points wait for its end
         few = not self._growing and len(source.emitters) <= MOST_POINTS
-        what = (source, None if few else self.frame)
-        layer = self.points
-        if layer is None or what != self._shown:
-            rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
-            layer = self._put_points(source, rows)
-            layer.name = "molecules" if few else "molecules of this frame"
+        rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
+        what = ("growing" if self._growing else source, None if few else self.frame)
+        # it grows at its end: those of this frame, once they are there, stay
+        if self.points is None or what != self._shown or len(rows) != len(self._rows):
+            self._shown = None
+            yield from self._put_points(source, rows)
+            self._layers["molecules"].name = "molecules" if few else "molecules of this frame"
             self._shown = what
-        if len(self._rows):
-            layer.shown = source.mask[self._rows]
+            yield
+        if len(self._rows) and self.points is not None:
+            self.points.shown = source.mask[self._rows]
         self._show_ellipses()
 
-    def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Points:
+    def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Iterator[None]:
+        """New points in the layer, which napari draws anew for each of what it is told of them."""
         layer = self.points
         some = source.emitters[torch.from_numpy(rows)]
         data, options, _ = points_layer(some)
@@ -282,13 +304,20 @@ class MoleculeView:
             layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
             self._link(layer)
         else:
-            with layer.selected_data.events.blocked():
+            # while a table grows the viewer's axes stay, and the layer is drawn once for all that changes
+            quiet = layer.events.blocker_all() if self._growing else nullcontext()
+            with layer.selected_data.events.blocked(), quiet:
                 layer.selected_data = set()
                 layer.data = data
-            layer.features = features
-            layer.metadata = options["metadata"]
+                layer.features = features
+                layer.metadata = options["metadata"]
+                if self._growing:
+                    self._colour()
+            if self._growing:
+                layer.refresh(thumbnail=False, extent=False)
+                return
+        yield
         self._colour()
-        return layer
 
     def _colour(self) -> None:
         if len(self._rows) and self.points is not None:
@@ -327,6 +356,11 @@ class MoleculeView:
     def _alive(self, name: str) -> Any:
         layer = self._layers.get(name)
         return layer if layer is not None and layer in self._viewer.layers else None
+
+
+def _all(stages: Iterator[None]) -> None:
+    for _ in stages:
+        pass
 
 
 def colours_of(source: Filter, rows: npt.NDArray[np.int64], quantity: str) -> npt.NDArray[np.float32]:
