@@ -50,8 +50,8 @@ __all__ = [
     "localize_file",
     "localize_movie",
     "needs_psf",
-    "provenance",
     "polish_movie",
+    "provenance",
     "psf_to_polish_with",
     "tell",
 ]

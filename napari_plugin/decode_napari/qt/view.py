@@ -209,8 +209,9 @@ class MoleculeView:
         # points that the user has closed come back with the next table, not with the next frame
         if self._found is None or not (self._is_new or self.points is not None):
             return
-        self._is_new = False
-        if next(self._stages, DONE) is not DONE:
+        if next(self._stages, DONE) is DONE:
+            self._is_new = False
+        else:
             self._soon.start()
 
     def close(self) -> None:
