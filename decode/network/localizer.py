@@ -268,8 +268,8 @@ class Localizer(nn.Module):
                 part = tuple(slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True))
                 mine[name][part] = weight[part]
         mine[FIRST][:, :N_IMAGES] = theirs[FIRST][:, :N_IMAGES]
-        for i, context in enumerate(self.context):
-            if context in other.context:
+        for i, context in enumerate(self.context if self.embedding is None else ()):
+            if context in other.context and other.embedding is None:
                 mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
 
     @torch.no_grad()

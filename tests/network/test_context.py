@@ -66,6 +66,16 @@ def test_a_specialist_starts_from_the_middle_of_the_context(model: Localizer, mo
     )
 
 
+@torch.no_grad()
+def test_a_training_goes_on_from_a_model_that_is_told_the_same(model: Localizer, movies: torch.Tensor) -> None:
+    heir = Localizer(NETWORK, CONTEXT)
+    heir.inherit(model)
+    context = model.context_map({"defocus": 0.2, "astigmatism": 1.5})
+    torch.testing.assert_close(
+        heir(movies, CAMERA, context, 100.0).logit, model(movies, CAMERA, context, 100.0).logit, atol=0, rtol=0
+    )
+
+
 def test_a_context_seen_beside_the_frames_cannot_be_settled() -> None:
     model = Localizer(replace(NETWORK, context_width=0), CONTEXT)
     with pytest.raises(ValueError, match="beside the frames"):
