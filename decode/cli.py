@@ -308,7 +308,11 @@ def train(
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")] = False,
     start: Annotated[
-        str | None, typer.Option(metavar="NAME|PATH", help="Start from the weights of this model, not random ones.")
+        str | None,
+        typer.Option(
+            metavar="nearest|NAME|PATH",
+            help="Start from the weights of this model, or of the shipped one that knows most, not from random ones.",
+        ),
     ] = None,
     settings: Settings = None,
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
@@ -317,12 +321,11 @@ def train(
     from tqdm import tqdm
 
     from decode.config import load_config
-    from decode.models import load_model
-    from decode.run import settled_for
+    from decode.run import starting_model
     from decode.train import train as run
 
     recipe = load_config(config, settings or ())
-    origin = None if start is None else settled_for(load_model(start), recipe)
+    origin = None if start is None else starting_model(start, recipe)
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     # of several processes (torchrun) the first one reports

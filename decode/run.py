@@ -22,11 +22,11 @@ from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import read_psf, write_psf
 from decode.io.stacks import open_movie
-from decode.models import load_model
+from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.train import train
 
-__all__ = ["RunProgress", "run", "settled_for"]
+__all__ = ["RunProgress", "run", "settled_for", "starting_model"]
 
 STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from: the first that knows the PSF, where the recipe keeps its network"""
@@ -147,7 +147,7 @@ def run(
         resume = done.has("training", key, model_file.with_suffix(".checkpoint"))
         done.note("training", key)
         message = ""
-        start = _nearest(config)
+        start = starting_model(NEAREST, config)
         for step in train(config, model_file, minutes=minutes, device=device, resume=resume, start=start):
             if step.validation is not None:
                 message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
@@ -178,10 +178,23 @@ def settled_for(model: Localizer, config: TrainConfig) -> Localizer:
     return model.settled(model.context_map(told.context), z_sign=sign, z_shift_px=shift)
 
 
-def _nearest(config: TrainConfig) -> Localizer | None:
-    """The first shipped model that knows the recipe's PSF; None where the recipe has another network than any."""
-    for name in STARTS:
-        shipped = load_model(name)
+def starting_model(name: str, config: TrainConfig) -> Localizer | None:
+    """What a training starts from.
+
+    Args:
+        name: a shipped model, a model file, or `NEAREST`: the first shipped one that knows the recipe's PSF.
+        config: the recipe.
+
+    Returns:
+        The model, settled to the recipe's PSF; None where the recipe has another network than the nearest could start.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if the named one does not serve the recipe's PSF.
+    """
+    if name != NEAREST:
+        return settled_for(load_model(name), config)
+    for shipped in map(load_model, STARTS):
         alike = replace(config.network, axial=shipped.network.axial, context_width=shipped.network.context_width)
         if alike == shipped.network:
             try:

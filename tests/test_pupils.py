@@ -17,12 +17,13 @@ from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.stacks import write_movie
 from decode.io.tables import read_table
+from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import PupilPrior
-from decode.run import settled_for
+from decode.run import settled_for, starting_model
 
 NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)
@@ -104,6 +105,24 @@ def test_a_model_settled_to_a_psf_puts_molecules_where_one_that_is_told_does(mod
     assert settled_for(settled, recipe) is settled
     told, own = found(movie, model, psf), found(movie, settled, None)
     torch.testing.assert_close(own.xyz[:, 2], told.xyz[:, 2], atol=0.05, rtol=0)
+
+
+def test_the_nearest_model_is_the_one_that_knows_the_psf(tmp_path: Path) -> None:
+    def nearest(psf: PSFFile, network: NetworkConfig) -> Localizer | None:
+        write_psf(tmp_path / "psf.h5", psf)
+        recipe = TrainConfig(
+            pixel_size_nm=psf.psf.pixel_size_nm, psf=MeasuredPSF(file=str(tmp_path / "psf.h5")), network=network
+        )
+        return starting_model(NEAREST, recipe)
+
+    shipped = load_model("astigmatic-3d").network
+    network = replace(shipped, context_width=0)
+    astigmatic, twisted = nearest(file(pupil(70.0)), network), nearest(file(vortex()), network)
+    assert astigmatic is not None
+    assert astigmatic.network.axial
+    assert twisted is not None
+    assert not twisted.network.axial
+    assert nearest(file(pupil(70.0)), replace(network, head_width=8)) is None
 
 
 def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from decode.network.localizer import Localizer
 
-__all__ = ["load_model", "shipped_models"]
+__all__ = ["NEAREST", "load_model", "shipped_models"]
+
+NEAREST = "nearest"
+"""what a training may start from in place of a name: the shipped model that knows most of what its recipe asks for"""
 
 
 def shipped_models() -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLayout
 
-from decode.models import shipped_models
+from decode.models import NEAREST, shipped_models
 from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.session import ChosenModel
@@ -18,7 +18,7 @@ __all__ = ["ModelPanel"]
 
 FROM_FILE = "choose a model file…"
 FROM_MOVIE = "estimate it from the movie"
-FROM_NOTHING = "random weights"
+FROM_NEAREST, FROM_NOTHING = "the nearest shipped model", "random weights"
 
 
 @final
@@ -41,7 +41,9 @@ class ModelPanel(Panel):
         )
         self.recipe.activated.connect(lambda _: self._recipe_chosen())
         self.start_from = self.row(
-            "start from", choice([*_shipped(), FROM_NOTHING]), "Weights to start from: fine-tuning is quicker"
+            "start from",
+            choice([FROM_NEAREST, *_shipped(), FROM_NOTHING]),
+            "Weights to start from: fine-tuning is quicker; the nearest model is the one that knows this PSF",
         )
         self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
         self.out = self.row("write to", QLineEdit(), "Model file, .safetensors; it is written at every validation")
@@ -103,12 +105,13 @@ class ModelPanel(Panel):
         self.refresh()
 
     def _read(self) -> None:
-        start = self.start_from.currentText()
+        start: str | None = self.start_from.currentText()
+        start = {FROM_NEAREST: NEAREST, FROM_NOTHING: None}.get(str(start), start)
         self.step.settings = TrainSettings(
             out=Path(self.out.text()) if self.out.text() else None,
             recipe=None if self.recipe.currentData() is None else Path(self.recipe.currentData()),
             minutes=self.minutes.value(),
-            start=None if start == FROM_NOTHING else start,
+            start=start,
             resume=self.resume.isChecked(),
             settings=tuple(self.changes.text().split()),
         )

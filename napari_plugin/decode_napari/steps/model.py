@@ -30,7 +30,7 @@ class TrainSettings:
     """None estimates it from the movie, with the PSF and the camera"""
     minutes: float = 30.0
     start: str | None = None
-    """model whose weights to start from: fine-tuning"""
+    """model whose weights to start from, as `decode train` takes it: fine-tuning"""
     resume: bool = False
     """go on from the checkpoint beside `out`"""
     settings: tuple[str, ...] = ()
@@ -139,8 +139,8 @@ class ModelStep(Step):
             imports += more
         start = None
         if set_.start:
-            imports += ["from decode.models import load_model", "from decode.run import settled_for"]
-            start = f"start=settled_for(load_model({set_.start!r}), recipe)"
+            imports.append("from decode.run import starting_model")
+            start = f"start=starting_model({set_.start!r}, recipe)"
         verb = call(
             "train",
             "recipe",
@@ -203,7 +203,7 @@ def _train(
 ) -> Generator[Report, None, ChosenModel]:
     from decode.config import load_config
     from decode.models import load_model
-    from decode.run import settled_for
+    from decode.run import starting_model
     from decode.train import train
 
     assert settings.out is not None
@@ -214,7 +214,7 @@ def _train(
         recipe = settings.out.with_suffix(".yaml")
         yield from _estimate(movie, psf, recipe)
     config = load_config(recipe, settings.settings)
-    start = None if settings.start is None else settled_for(load_model(settings.start), config)
+    start = None if settings.start is None else starting_model(settings.start, config)
     yield Report(message="the training begins", fraction=0.0)
     for progress in train(
         config,
