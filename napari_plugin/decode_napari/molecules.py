@@ -78,6 +78,12 @@ class Filter:
         first, last = np.searchsorted(self._frame, (frame, frame + 1)).tolist()
         return np.arange(first, last) if self._order is None else self._order[first:last]
 
+    def first_and_last(self) -> npt.NDArray[np.int64]:
+        """A number in the first frame, and one in the last; none of an empty table."""
+        n = len(self.emitters)
+        ends = np.array([0, n - 1])[:n]
+        return ends if self._order is None else self._order[ends]
+
     def rows_in_view(
         self, left: float, top: float, right: float, bottom: float, *, at_most: int
     ) -> npt.NDArray[np.int64] | None:

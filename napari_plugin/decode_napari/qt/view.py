@@ -281,6 +281,8 @@ class MoleculeView:
         # a table that grows is drawn again and again: the other frames' points wait for its end
         few = not self._growing and len(source.emitters) <= MOST_POINTS
         rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
+        if not few and not self._growing:  # the time slider reaches from the first frame to the last, movie or none
+            rows = np.union1d(rows, source.first_and_last())
         what = ("growing" if self._growing else source, None if few else self.frame)
         # it grows at its end: those of this frame, once they are there, stay
         if self.points is None or what != self._shown or len(rows) != len(self._rows):
