@@ -76,7 +76,7 @@ class DecodeDock(QWidget):
         """quick looks, which replace one another"""
         self.loader = Runner(self)
         """models that are loaded"""
-        self.view = MoleculeView(napari_viewer)
+        self.view = MoleculeView(napari_viewer, self.isVisible)
         self.cloud: CloudView | None = None
         self._unsaved: object = None
         self._since: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -42,8 +42,10 @@ class MoleculeView:
     picked = Signal(int)
     """the number of a molecule that was selected in the viewer"""
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, seen: Callable[[], bool]) -> None:
         self._viewer = viewer
+        self._seen = seen
+        """whether the window is shown"""
         self._found: Found | None = None
         self._growing = False
         self._density: Density | None = None
@@ -209,10 +211,12 @@ class MoleculeView:
         # points that the user has closed come back with the next table, not with the next frame
         if self._found is None or not (self._is_new or self.points is not None):
             return
-        if next(self._stages, DONE) is DONE:
-            self._is_new = False
-        else:
+        if not self._seen():  # nobody waits, and a window that was never shown does not say when it goes
+            _all(self._stages)
+        elif next(self._stages, DONE) is not DONE:
             self._soon.start()
+            return
+        self._is_new = False
 
     def close(self) -> None:
         """Add no more layers: the viewer goes away."""
@@ -291,8 +295,8 @@ class MoleculeView:
             self._layers["molecules"].name = "molecules" if few else "molecules of this frame"
             self._shown = what
             yield
-        if len(self._rows) and self.points is not None:
-            self.points.shown = source.mask[self._rows]
+        elif len(rows):
+            self.points.shown = source.mask[rows]
         self._show_ellipses()
 
     def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Iterator[None]:
@@ -302,8 +306,9 @@ class MoleculeView:
         data, options, _ = points_layer(some)
         self._rows = rows
         features = {ROW: rows, **options["features"]}
+        shown = source.mask[rows] if len(rows) else True  # at once: none is seen that does not pass
         if layer is None:
-            options["features"] = features
+            options |= {"features": features, "shown": shown}
             layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
             self._link(layer)
         else:
@@ -312,6 +317,7 @@ class MoleculeView:
             with layer.selected_data.events.blocked(), quiet:
                 layer.selected_data = set()
                 layer.data = data
+                layer.shown = shown
                 layer.features = features
                 layer.metadata = options["metadata"]
                 if self._growing:
