@@ -382,6 +382,20 @@ def polish_movie(
 
     On a CPU as many chunks at a time as there are threads, a thread each: a chunk is many small steps, which threads
     would mostly wait to share.
+
+    Args:
+        chunks: molecules of successive frames, as `localize_movie` yields them, with `frames_done` in their metadata.
+        movie: from `open_movie`; its frames are read again.
+        psf: from `psf_to_polish_with`.
+        camera: its maps, if any, are as large as the movie's frames.
+        device: where to compute.
+
+    Yields:
+        The same molecules as `decode.likelihood.polish` refines them; while that takes, empty tables now and then.
+
+    Raises:
+        ValueError: if the molecules come without uncertainties or background.
+        OSError: if the movie cannot be read.
     """
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()

@@ -393,6 +393,7 @@ def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
     dock.viewer.dims.set_current_step(0, 10)
     panel.preview()
     qtbot.waitUntil(lambda: "preview" in dock.viewer.layers, timeout=LONG)
+    assert dock.viewer.layers["preview"] not in dock.viewer.layers.selection  # what was chosen stays chosen
     many = len(dock.viewer.layers["preview"].data)
     panel.auto.setChecked(True)
     panel.threshold.setValue(0.95)
