@@ -19,7 +19,7 @@ import torch
 from data import add_data
 
 from decode import __version__
-from decode.models import shipped_models
+from decode.models import load_model, shipped_models
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +41,12 @@ def machine() -> str:
         if load > 0.5:
             text += " (not idle: seconds and frames a second are worth little, ratios within one run more)"
     return text
+
+
+def has_psf(model: str) -> bool:
+    """Whether a model says by which PSF to polish: its own, or any Gaussian."""
+    loaded = load_model(model)
+    return loaded.psf is not None or not loaded.network.axial
 
 
 def run(script: str, arguments: list[str]) -> tuple[str, bool]:
@@ -69,6 +75,7 @@ def main() -> None:
     plan += [
         ("Beside Picasso", "picasso.py", [data, "--model", *models]),
         ("Real movies", "real_movies.py", [data, "-o", str(images)]),
+        *((f"Polishing after {Path(m).stem}", "polish.py", ["--model", m]) for m in models if has_psf(m)),
         ("A training step beside DECODE's", "decode_step.py", []),
         ("Cost of the network", "network.py", []),
         ("Long movies", "throughput.py", []),

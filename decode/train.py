@@ -45,7 +45,7 @@ class Progress:
     """of the budget of steps or minutes"""
     minutes: float
     loss: float
-    """mean since the last report: negative log posterior, nats per 100 pixels, and the background's error"""
+    """median since the last report: negative log posterior, nats per 100 pixels, and the background's error"""
     learning_rate: float
     frames_per_second: float
     simulation_share: float
@@ -183,8 +183,9 @@ def _train(
             losses.append(loss)
         at = position()
         reporting = step % report_every == 0 or at >= course.end
-        mean = float(torch.stack(losses).mean()) if reporting and losses else math.nan
-        if learner.bad >= 20 or (reporting and course.diverged(mean)):
+        # of one molecule in a million the model is so sure, and so wrong, that a mean would be no more than its loss
+        typical = float(torch.stack(losses).median()) if reporting and losses else math.nan
+        if learner.bad >= 20 or (reporting and course.diverged(typical)):
             learner.load_state_dict(good)
             course.recover(step)
         if not reporting:
@@ -201,7 +202,7 @@ def _train(
             step=step,
             fraction=min(1.0, at / course.end),
             minutes=spent / 60,
-            loss=mean,
+            loss=typical,
             learning_rate=rate,
             frames_per_second=n_since * plan.movies * plan.frames / elapsed,
             simulation_share=simulating / elapsed,
@@ -359,7 +360,7 @@ class _Course:
         return min(self.end, at / (1 - self._plan.decay_share))
 
     def diverged(self, loss: float) -> bool:
-        """Whether the mean loss since the last report is far beyond that of the first reports."""
+        """Whether the typical loss since the last report is far beyond that of the first reports."""
         if len(self._highest) < 3:
             self._highest.append(loss)
             return False

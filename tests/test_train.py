@@ -164,6 +164,21 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
     assert Localizer.load(tmp_path / "m.safetensors").record["recovered"] == 1
 
 
+def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = decode.train.loss_of
+    calls = 0
+
+    def loss(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return honest(*arguments) + (5000 if calls == 18 else 0)
+
+    monkeypatch.setattr(decode.train, "loss_of", loss)
+    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
+    assert [r.recovered for r in reports] == [0] * 10
+    assert max(r.loss for r in reports) <= 2 * abs(reports[0].loss)
+
+
 def validations(*efficiencies: float) -> list[dict[str, float]]:
     return [{"efficiency": e, "isolated_error_over_sigma": 1.1} for e in efficiencies]
 

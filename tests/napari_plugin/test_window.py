@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -232,6 +233,45 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
     qtbot.waitUntil(lambda: dock.session.model.name.endswith("mine.safetensors"), timeout=LONG)
     assert panel.model.currentText() == "mine.safetensors"
     assert not complaints
+
+
+def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock: Any, qtbot: Any) -> None:
+    table = table_of(20_000)
+    in_frame = [int((table.frame <= frame).sum()) for frame in (0, 1)]
+    view, drawn = dock.view, []
+
+    def grow(n: int) -> int:
+        """Times that the points are drawn when n molecules are found."""
+        drawn.clear()
+        view.show(Found(Filter(table[:n]), source="movie.tif", complete=False), growing=True)
+        qtbot.waitUntil(lambda: not view._is_new, timeout=LONG)
+        return len(drawn)
+
+    grow(in_frame[0] - 1)
+    view.points.events.set_data.connect(drawn.append)
+    assert grow(in_frame[0]) == 1
+    assert len(view.points.data) == in_frame[0] == len(view.points.features)
+    assert grow(in_frame[1]) == 0  # the others are not in the frame that is seen
+    assert view.points.shown.all()
+    view.show(Found(Filter(table), source="movie.tif"))
+    qtbot.waitUntil(lambda: len(view.points.data) == len(table), timeout=LONG)
+
+
+def test_the_progress_bar_says_how_far_and_how_long(dock: Any, qtbot: Any) -> None:
+    go_on = threading.Event()
+
+    def verb() -> Iterator[Report]:
+        for fraction in (0.0, 0.25):
+            yield Report(fraction=fraction, message="searching")
+        assert go_on.wait(LONG / 1000)
+
+    dock.runner.start("Search", verb)
+    qtbot.waitUntil(lambda: dock.progress.value() == 250, timeout=LONG)
+    assert dock.progress.updatesEnabled()
+    assert dock.message.text() == "searching; a few seconds left"
+    go_on.set()
+    qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
+    assert (dock.progress.value(), dock.message.text()) == (0, "")
 
 
 def look_at(viewer: Any, x_um: float, y_um: float, longest_um: float) -> None:
