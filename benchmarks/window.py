@@ -128,6 +128,7 @@ def measure(n_molecules: list[int], folder: Path) -> None:
     dock.go_to(LocalizeStep)
     localize.preview()
     idle()
+    pause(1)  # until it is drawn
 
     def whole_movie() -> None:
         dock.localize()

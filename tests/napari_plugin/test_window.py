@@ -243,7 +243,7 @@ def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock
     def grow(n: int) -> int:
         """Times that the points are drawn when n molecules are found."""
         drawn.clear()
-        view.show(Found(Filter(table[:n]), source="movie.tif", complete=False), growing=True)
+        view.show(Found(filter=Filter(table[:n]), source="movie.tif", complete=False), growing=True)
         qtbot.waitUntil(lambda: not view._is_new, timeout=LONG)
         return len(drawn)
 
@@ -253,7 +253,7 @@ def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock
     assert len(view.points.data) == in_frame[0] == len(view.points.features)
     assert grow(in_frame[1]) == 0  # the others are not in the frame that is seen
     assert view.points.shown.all()
-    view.show(Found(Filter(table), source="movie.tif"))
+    view.show(Found(filter=Filter(table), source="movie.tif"))
     qtbot.waitUntil(lambda: len(view.points.data) == len(table), timeout=LONG)
 
 

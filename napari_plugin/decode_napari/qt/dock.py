@@ -156,7 +156,7 @@ class DecodeDock(QWidget):
             show_info(f"still {self.runner.title}; cancel it, or wait")
             return
         self._since = None
-        self.progress.setRange(0, 0)
+        self._show_progress(None)
         self.cancel_button.setEnabled(True)
         self.message.setText(title)
         self.runner.start(title, verb, reported=reported, returned=returned, ended=ended)
@@ -285,14 +285,8 @@ class DecodeDock(QWidget):
 
     def _reported(self, report: Report) -> None:
         left = ""
-        if report.fraction is None:
-            self.progress.setRange(0, 0)
-        else:
-            self.progress.setRange(0, 1000)
-            # Qt would draw it at once, and with it the whole window
-            self.progress.setUpdatesEnabled(False)
-            self.progress.setValue(round(1000 * report.fraction))
-            self.progress.setUpdatesEnabled(True)
+        self._show_progress(report.fraction)
+        if report.fraction is not None:
             now = time.monotonic()
             if not report.fraction or self._since is None:
                 self._since, self._from = now, report.fraction
@@ -301,14 +295,19 @@ class DecodeDock(QWidget):
                 left = f"; {remaining(seconds)}" if report.fraction < 1 else ""
         self.message.setText(f"{report.message}{left}")
 
+    def _show_progress(self, fraction: float | None) -> None:
+        # Qt would draw a new value at once, and with it the whole window
+        self.progress.setUpdatesEnabled(False)
+        self.progress.setRange(0, 0 if fraction is None else 1000)
+        self.progress.setValue(round(1000 * (fraction or 0.0)))
+        self.progress.setUpdatesEnabled(True)
+
     def _ended(self) -> None:
         self._idle("")
         self.refresh_steps()
 
     def _idle(self, message: str) -> None:
-        self.progress.setRange(0, 1000)
-        self.progress.setValue(0)
-        self.progress.setFormat("%p%")
+        self._show_progress(0.0)
         self.cancel_button.setEnabled(False)
         self.message.setText(message)
 

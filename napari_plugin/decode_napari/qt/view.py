@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from napari.layers import Image, Points, Vectors
+from napari.layers.base import ActionType
 from napari.utils.colormaps import ensure_colormap
 from psygnal import Signal
 from qtpy.QtCore import QTimer
@@ -295,7 +295,7 @@ class MoleculeView:
             self._layers["molecules"].name = "molecules" if few else "molecules of this frame"
             self._shown = what
             yield
-        elif len(rows):
+        elif not np.array_equal(self.points.shown, source.mask[rows]):
             self.points.shown = source.mask[rows]
         self._show_ellipses()
 
@@ -312,19 +312,28 @@ class MoleculeView:
             layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
             self._link(layer)
         else:
-            # while a table grows the viewer's axes stay, and the layer is drawn once for all that changes
-            quiet = layer.events.blocker_all() if self._growing else nullcontext()
-            with layer.selected_data.events.blocked(), quiet:
+            # a layer that is not seen is not drawn for each of what it is told, but once, when it is seen again
+            with layer.selected_data.events.blocked(), layer.events.blocker_all():
+                seen, layer.visible = layer.visible, False
                 layer.selected_data = set()
                 layer.data = data
                 layer.shown = shown
                 layer.features = features
                 layer.metadata = options["metadata"]
-                if self._growing:
-                    self._colour()
-            if self._growing:
-                layer.refresh(thumbnail=False, extent=False)
+                self._colour()
+                layer.visible = seen
+            layer.refresh(thumbnail=False, extent=not self._growing)
+            if self._growing:  # the viewer's axes wait for the end
                 return
+            yield
+            layer.events.data(
+                value=layer.data,
+                action=ActionType.CHANGED,
+                data_indices=tuple(range(len(data))),
+                vertex_indices=((),),
+            )
+            layer.events.features()
+            return
         yield
         self._colour()
 
