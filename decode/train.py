@@ -45,7 +45,8 @@ class Progress:
     """of the budget of steps or minutes"""
     minutes: float
     loss: float
-    """median since the last report: negative log posterior, nats per 100 pixels, and the background's error"""
+    """mean since the last report, without outliers: negative log posterior, nats per 100 pixels, and the background's
+    error"""
     learning_rate: float
     frames_per_second: float
     simulation_share: float
@@ -183,8 +184,7 @@ def _train(
             losses.append(loss)
         at = position()
         reporting = step % report_every == 0 or at >= course.end
-        # of one molecule in a million the model is so sure, and so wrong, that a mean would be no more than its loss
-        typical = float(torch.stack(losses).median()) if reporting and losses else math.nan
+        typical = _typical(torch.stack(losses)) if reporting and losses else math.nan
         if learner.bad >= 20 or (reporting and course.diverged(typical)):
             learner.load_state_dict(good)
             course.recover(step)
@@ -241,6 +241,12 @@ def _train(
         losses, simulating, n_since = [], 0.0, 0
         yield report
         since = time.perf_counter()
+
+
+def _typical(losses: Tensor) -> float:
+    """Mean without the largest of every 25: of one molecule in a million a model is so sure, and so wrong, that it
+    would make the mean of thousands of frames."""
+    return float(losses.sort().values[: max(1, len(losses) - max(1, len(losses) // 25))].mean())
 
 
 @final

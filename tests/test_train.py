@@ -152,7 +152,7 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
         calls += 1
         if calls == 18:  # as a step that was much too large leaves it
             with torch.no_grad():
-                model.out.weight.mul_(1e3)
+                model.out.bias[0] += 30  # a molecule in every pixel
         return honest(model, *arguments)
 
     monkeypatch.setattr(decode.train, "loss_of", loss)
@@ -229,7 +229,7 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
         mean, scatter = float(np.mean(own)), float(np.std(own)) / len(own) ** 0.5
         # both are means over simulations of their own, of about as many steps
         assert abs(losses[last] - mean) < 5 * scatter + 0.1 * abs(mean)
-    assert losses[240] < 0.5 * losses[50]
+    assert losses[240] < 0.6 * losses[50]
 
 
 STEP = """
