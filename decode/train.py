@@ -244,8 +244,8 @@ def _train(
 
 
 def _typical(losses: Tensor) -> float:
-    """Mean without the largest of every 25: of one molecule in a million a model is so sure, and so wrong, that it
-    would make the mean of thousands of frames."""
+    """Mean without the largest of every 25: a model may be so sure and so wrong of one molecule that it would decide
+    the mean of all."""
     return float(losses.sort().values[: max(1, len(losses) - max(1, len(losses) // 25))].mean())
 
 

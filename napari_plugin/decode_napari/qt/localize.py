@@ -62,10 +62,10 @@ class LocalizePanel(Panel):
         self._again.setInterval(200)
         self._again.timeout.connect(self.preview)
         # the start of a run is drawn before the canvas is
-        self._no_more = QTimer(self)
-        self._no_more.setSingleShot(True)
-        self._no_more.setInterval(50)
-        self._no_more.timeout.connect(dock.view.end_preview)
+        self._hide_preview = QTimer(self)
+        self._hide_preview.setSingleShot(True)
+        self._hide_preview.setInterval(50)
+        self._hide_preview.timeout.connect(dock.view.end_preview)
         for box in (self.threshold, self.psf_sigma):
             box.valueChanged.connect(lambda _: self._changed())
         self.polish.toggled.connect(lambda _: self._changed())
@@ -89,7 +89,7 @@ class LocalizePanel(Panel):
     def run(self) -> None:
         """Localize all frames; molecules appear while it runs."""
         self.auto.setChecked(False)
-        self._no_more.start()
+        self._hide_preview.start()
         self._shown = 0.0
         self._complete = False
         self.dock.start(
@@ -143,7 +143,7 @@ class LocalizePanel(Panel):
         self.step.show(complete=self._complete)
 
     def _previewed(self, molecules: EmitterSet) -> None:
-        self._no_more.stop()
+        self._hide_preview.stop()
         self.dock.view.preview(molecules)
         where = "this frame" if self.step.settings.roi is None else "this region of the frame"
         self.state.setText(f"{len(molecules)} molecules in {where}")
@@ -156,4 +156,4 @@ class LocalizePanel(Panel):
         if on:
             self._again.start()
         else:
-            self._no_more.start()
+            self._hide_preview.start()
