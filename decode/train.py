@@ -30,6 +30,9 @@ from decode.validation import Validation, characterize, posterior_of
 
 __all__ = ["Progress", "TrainingError", "train"]
 
+ASTRAY = 10.0
+"""points of efficiency that no training loses between two validations by chance"""
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
@@ -84,8 +87,8 @@ def train(
     """Train a model on simulations drawn on the training device, and write it to `out`.
 
     The learning rate stays until the last `decay_share` of the training, and falls to 0 over it.  That begins in time
-    for the budget, or once validation no longer improves (`patience`).  A training that diverges goes back to its last
-    good state and takes half the learning rate.
+    for the budget, or once validation no longer improves (`patience`).  A training that diverges, by its loss or by the
+    efficiency of its validation, goes back to its last good state and takes half the learning rate.
 
     Beside the model stand `<out>.checkpoint` (to resume from; removed by no one) and the record.  Stopping the
     iteration keeps the last checkpoint.  On the CPU, a training of a given number of steps that was interrupted and
@@ -192,9 +195,15 @@ def _train(
             continue
         validation = None
         if step % plan.validate_every == 0 or at >= course.end:
-            good = learner.state_dict()
             if validate is not None:
                 validation = validate(learner.average)
+            if team.agreed(float(validation is not None and course.lost(validation, history)), where):
+                learner.load_state_dict(good)
+                course.recover(step)
+                if validate is not None:  # the figures of what is kept
+                    validation = validate(learner.average)
+            good = learner.state_dict()
+            if validation is not None:
                 history.append({"step": step, "minutes": round(spent / 60, 2), **validation})
             course.end = team.agreed(course.plateau(at, history), where)
         elapsed = time.perf_counter() - since
@@ -371,6 +380,12 @@ class _Course:
             self._highest.append(loss)
             return False
         return not loss < max(abs(v) for v in self._highest) * 3 + 10
+
+    @staticmethod
+    def lost(validation: dict[str, float], history: list[dict[str, Any]]) -> bool:
+        """Whether a model is so much worse than one before that it went astray, which its loss need not tell."""
+        best = max((e for row in history if math.isfinite(e := row["efficiency"])), default=-math.inf)
+        return math.isfinite(best) and not validation["efficiency"] > best - ASTRAY
 
     def recover(self, step: int) -> None:
         """Take half the learning rate from now on.

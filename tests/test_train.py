@@ -164,6 +164,30 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
     assert Localizer.load(tmp_path / "m.safetensors").record["recovered"] == 1
 
 
+def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = decode.train.loss_of
+    calls = 0
+
+    def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 100:  # thrown back about to its beginning, where the loss is not beyond that of the first reports
+            with torch.no_grad():
+                model.out.weight.mul_(1000)
+        return honest(model, *arguments)
+
+    monkeypatch.setattr(decode.train, "loss_of", loss)
+    plan = replace(TINY.training, steps=160, validate_every=40)
+    reports = run(replace(TINY, training=plan), tmp_path / "m.safetensors")
+    assert [r.recovered for r in reports if r.validation] == [0, 0, 1, 1], "not by its loss, but by validation"
+    assert reports[29].loss > 3 * reports[30].loss
+    model = Localizer.load(tmp_path / "m.safetensors")
+    efficiency = [row["efficiency"] for row in model.record["validation"]]
+    assert efficiency[2] == efficiency[1], "what is kept is what was good"
+    assert model.out.weight.abs().max() < 10
+    assert model.record["recovered"] == 1
+
+
 def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = decode.train.loss_of
     calls = 0
