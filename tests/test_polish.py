@@ -108,6 +108,9 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     error = better.xyz - truth.xyz
     assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()
     assert (root_mean_square(error / better.xyz_sigma) < 1.1).all()
+    # where the fit and the network are apart, one of them errs, which the sigma admits: at least 0.3 of the distance
+    apart = fit_jointly(astigmatic(), camera, adu, start).xyz - start.xyz
+    assert (better.xyz_sigma >= 0.3 * apart.abs() - 1e-6)[better.polished].all()
 
 
 def pair_bound(camera: Camera, truth: EmitterSet) -> Tensor:

@@ -56,7 +56,8 @@ def polish(
 ) -> EmitterSet:
     """Refine a network's molecules by the likelihood of the frames they were found in.
 
-    The fit of `fit_jointly` and the network's estimate are combined.  Where noise explains what the fit leaves (a
+    The fit of `fit_jointly` and the network's estimate are combined: mean and variance are those of the mixture of both
+    by their weights.  Where noise explains what the fit leaves (a
     deviance d of 1 per degree of freedom), the network keeps `NETWORK_SHARE` of the weight.  The fit's weight falls as
     d^(-3/2) where more is left, for then there is light that the fit does not know of, and where it claims to be much
     more certain than the network (`BOLD`).  The numbers were chosen on simulations.  A molecule stays as the network
@@ -96,13 +97,18 @@ def polish(
         weight = trust if network.ndim == 1 else trust[:, None]
         return torch.where(weight > 0, network + weight * (fitted - network), network)
 
+    def spread(sigma: Tensor, variance: Tensor, network: Tensor, fitted: Tensor) -> Tensor:
+        # where the two are apart, one of them errs by that much
+        square = combined((network - combined(network, fitted)) ** 2, (fitted - combined(network, fitted)) ** 2)
+        return (combined(sigma**2, variance) + square).sqrt()
+
     return replace(
         emitters,
         xyz=combined(emitters.xyz, fit.xyz),
         photons=combined(emitters.photons, fit.photons),
         background=fit.background.where(polished, emitters.background),
-        xyz_sigma=combined(emitters.xyz_sigma**2, variance[:, :3]).sqrt(),
-        photons_sigma=combined(emitters.photons_sigma**2, variance[:, 3]).sqrt(),
+        xyz_sigma=spread(emitters.xyz_sigma, variance[:, :3], emitters.xyz, fit.xyz),
+        photons_sigma=spread(emitters.photons_sigma, variance[:, 3], emitters.photons, fit.photons),
         goodness=fit.deviance,
         polished=polished,
     )
