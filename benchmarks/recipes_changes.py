@@ -26,6 +26,9 @@ from decode.optics.psf import PSF, render
 from decode.scene import Scene
 from decode.validation import posterior_of
 
+MEAN_COUNT, SIGMA_COUNT = 20.0, 20.0
+"""in an EMCCD movie of a few molecules per square micrometre: 22 and 22"""
+
 
 @dataclass
 class Clock:
@@ -143,15 +146,12 @@ def no_logarithm(images: Tensor) -> Tensor:
 
 
 def counts_standardized(images: Tensor) -> Tensor:
-    """Counts less their mean over their standard deviation, both rounded, in the movies of a typical recipe."""
+    """Counts on a plain linear scale."""
     images = no_logarithm(images)
     floor = torch.expm1(images[:, 2] + 0.5)
     count = (4 * (images[:, 0] + 1)).square() - 0.375 - floor  # undoes what `Localizer.encode` does
     images[:, 0] = (count - MEAN_COUNT) / SIGMA_COUNT
     return images
-
-
-MEAN_COUNT, SIGMA_COUNT = 20.0, 20.0
 
 
 def five_frames() -> None:
