@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -95,6 +96,7 @@ VARIANTS = {
     "five frames": Variant(change=five_frames),
     "subpixel heads": Variant(change=quarters_of_pixels, read_out=Whole),
     "second pass": Variant(second=second_pass),
+    "second pass, same start": Variant(second=partial(second_pass, same_start=True)),
     "distilled": Variant(second=distilled, first=WIDE),
 }
 

@@ -17,7 +17,7 @@ import decode.train
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import MeasuredPSF, Simulation
-from decode.network.localizer import N_IMAGES, Localizer
+from decode.network.localizer import FIRST, N_IMAGES, Localizer
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
 from decode.optics.blur import BlurredPSF
@@ -217,11 +217,12 @@ def quarters_of_pixels() -> None:
 # -- networks that follow on another -------------------------------------------------------------------------------
 
 
-def second_pass(config: TrainConfig, first: Localizer) -> None:
+def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = False) -> None:
     """A network that sees, beside the frames, what a first one leaves unexplained.
 
     That is the difference between stabilized values: of the counts, and of those expected by the molecules and the
-    background that the first network finds.  It has unit noise where these are right.
+    background that the first network finds.  It has unit noise where these are right.  With `same_start` its weights
+    start as those of the first network, blind to what is unexplained.
     """
     psf: PSF = config.forward_model().psf
     if isinstance(config.psf, MeasuredPSF):
@@ -259,6 +260,9 @@ def second_pass(config: TrainConfig, first: Localizer) -> None:
     def widen(model: Localizer) -> None:
         model.frame_net = UNet(N_IMAGES + 1 + len(model.context), model.network.frame_widths)
         model.frame_net.register_forward_pre_hook(beside)
+        if same_start:
+            weights = first.state_dict()
+            model.load_state_dict({**weights, FIRST: pad(weights[FIRST], (0, 0, 0, 0, 0, 1))})
 
     built(widen)
     put(Localizer, "forward", forward)
