@@ -97,7 +97,7 @@ def main() -> None:
         parts = [title, f"`benchmarks/{script}` on {where}", f"```text\n{text}\n```"]
         picture = images / f"accuracy_{title.removeprefix('Accuracy of ')}.png"
         if name == "accuracy" and picture.is_file():
-            parts.append(f"![{title}](images/{picture.name})")
+            parts.append(f"![{title}](images/{picture.name})\n\nThe paler a line, the dimmer the molecules.")
         sections[title] = "\n\n".join(parts)
     order = [title for title, *_ in plan]
     kept = sorted(sections, key=lambda title: order.index(title) if title in order else -1)
