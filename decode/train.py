@@ -383,9 +383,13 @@ class _Course:
 
     @staticmethod
     def lost(validation: dict[str, float], history: list[dict[str, Any]]) -> bool:
-        """Whether a model is so much worse than one before that it went astray, which its loss need not tell."""
+        """Whether a model that had learnt something is so much worse that it went astray, which its loss need not tell.
+
+        A model that finds nothing has an efficiency of 0, and one that has just begun to find may have less: only those
+        that come far above 0 can be lost.
+        """
         best = max((e for row in history if math.isfinite(e := row["efficiency"])), default=-math.inf)
-        return math.isfinite(best) and not validation["efficiency"] > best - ASTRAY
+        return best > ASTRAY and not validation["efficiency"] > best - ASTRAY
 
     def recover(self, step: int) -> None:
         """Take half the learning rate from now on.

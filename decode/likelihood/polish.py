@@ -57,12 +57,11 @@ def polish(
     """Refine a network's molecules by the likelihood of the frames they were found in.
 
     The fit of `fit_jointly` and the network's estimate are combined: mean and variance are those of the mixture of both
-    by their weights.  Where noise explains what the fit leaves (a
-    deviance d of 1 per degree of freedom), the network keeps `NETWORK_SHARE` of the weight.  The fit's weight falls as
-    d^(-3/2) where more is left, for then there is light that the fit does not know of, and where it claims to be much
-    more certain than the network (`BOLD`).  The numbers were chosen on simulations.  A molecule stays as the network
-    has it where the fit did not come to rest, made the frames less likely, or moved further than the network's
-    uncertainty allows.
+    by their weights.  Where noise explains what the fit leaves (a deviance d of 1 per degree of freedom), the network
+    keeps `NETWORK_SHARE` of the weight.  The fit's weight falls as d^(-3/2) where more is left, for then there is light
+    that the fit does not know of, and where it claims to be much more certain than the network (`BOLD`).  The numbers
+    were chosen on simulations.  A molecule stays as the network has it where the fit did not come to rest, made the
+    frames less likely, or moved further than the network's uncertainty allows.
 
     Args:
         psf: the point spread function.
@@ -99,8 +98,8 @@ def polish(
 
     def spread(sigma: Tensor, variance: Tensor, network: Tensor, fitted: Tensor) -> Tensor:
         # where the two are apart, one of them errs by that much
-        square = combined((network - combined(network, fitted)) ** 2, (fitted - combined(network, fitted)) ** 2)
-        return (combined(sigma**2, variance) + square).sqrt()
+        mean = combined(network, fitted)
+        return combined(sigma**2 + (network - mean) ** 2, variance + (fitted - mean) ** 2).sqrt()
 
     return replace(
         emitters,
