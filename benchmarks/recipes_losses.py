@@ -16,14 +16,9 @@ from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
-from decode.network.posterior import SetPosterior, _log_mass, _truncated_moments
+from decode.network.posterior import SetPosterior, _log_mass, _log_normal, _truncated_moments
 
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 Density = Callable[[SetPosterior, EmitterSet], Tensor]
-
-
-def log_normal(value: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
-    return -0.5 * ((value - mean) / sigma) ** 2 - sigma.log() - LOG_SQRT_2PI
 
 
 def owned_pixels(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
@@ -41,10 +36,10 @@ def cross_entropy(teacher: SetPosterior, student: SetPosterior) -> Tensor:
         centre, sigma = student.offset_px[:, axis], student.offset_sigma_px[:, axis]
         drawn = teacher.offset_px[:, axis].double(), teacher.offset_sigma_px[:, axis].double()
         mean, variance = (moment.float() for moment in _truncated_moments(*drawn))
-        terms = terms + log_normal(mean, centre, sigma) - 0.5 * variance / sigma**2 - _log_mass(centre, sigma)
+        terms = terms + _log_normal(mean, centre, sigma) - 0.5 * variance / sigma**2 - _log_mass(centre, sigma)
     for mean_of, sigma_of in (("photons", "photons_sigma"), ("z_nm", "z_sigma_nm")):
         sigma = getattr(student, sigma_of)
-        terms = terms + log_normal(getattr(teacher, mean_of), getattr(student, mean_of), sigma)
+        terms = terms + _log_normal(getattr(teacher, mean_of), getattr(student, mean_of), sigma)
         terms = terms - 0.5 * (getattr(teacher, sigma_of) / sigma) ** 2
     return -(logsigmoid(-student.logit) + teacher.probability * terms).sum()
 
@@ -69,12 +64,14 @@ def around(posterior: SetPosterior, emitters: EmitterSet, reach: int) -> tuple[T
     def at(values: Tensor) -> Tensor:
         return values.reshape(-1)[index]
 
-    density = log_normal(emitters.photons[:, None], at(posterior.photons), at(posterior.photons_sigma))
+    density = _log_normal(emitters.photons[:, None], at(posterior.photons), at(posterior.photons_sigma))
     for axis, middle in ((0, column), (1, row)):
         offset = position[:, axis, None] - middle - 0.5
-        density = density + log_normal(offset, at(posterior.offset_px[:, axis]), at(posterior.offset_sigma_px[:, axis]))
+        density = density + _log_normal(
+            offset, at(posterior.offset_px[:, axis]), at(posterior.offset_sigma_px[:, axis])
+        )
     if posterior.z_nm is not None and posterior.z_sigma_nm is not None:
-        density = density + log_normal(emitters.xyz[:, 2:], at(posterior.z_nm), at(posterior.z_sigma_nm))
+        density = density + _log_normal(emitters.xyz[:, 2:], at(posterior.z_nm), at(posterior.z_sigma_nm))
     return index, at(posterior.logit).masked_fill(~inside, -1e4), density
 
 

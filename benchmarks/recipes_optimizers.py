@@ -22,11 +22,9 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         parameters: Iterable[Tensor],
         lr: float,
         betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
-        fixed = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
-        super().__init__(parameters, {**fixed, "done": 0, "total": 0.0})
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "done": 0, "total": 0.0})
 
     def average_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -45,7 +43,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
                     state |= {"moved": p.clone(), "average": p.clone(), "square": torch.zeros_like(p)}
                 square = state["square"].lerp_(p.grad.square(), 1 - decay)
                 direction = p.grad / (square / (1 - decay ** group["done"])).sqrt_().add_(group["eps"])
-                moved = state["moved"].sub_(rate * (direction + group["weight_decay"] * p))
+                moved = state["moved"].sub_(rate * direction)
                 average = state["average"].lerp_(moved, rate**2 / group["total"])
                 p.copy_(torch.lerp(moved, average, between))
         return loss
