@@ -27,7 +27,7 @@ from decode.emitters import EmitterSet
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
-from decode.io.stacks import Movie, open_movie
+from decode.io.stacks import Movie, in_natural_order, open_movie
 from decode.io.tables import TableWriter
 from decode.likelihood import polish as polish_molecules
 from decode.localize import field_remark, localize
@@ -153,7 +153,7 @@ def complete_acquisition(
 
 
 def localize_file(
-    path: Path | str,
+    path: Path | str | Sequence[Path | str],
     model: Localizer,
     out: Path | str,
     *,
@@ -175,7 +175,8 @@ def localize_file(
     iteration is given up, there are none.
 
     Args:
-        path: TIFF movie.
+        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of which the first
+            gives its name.
         model: from `load_model`.
         out: folder, made where there is none.
         camera: None takes the model's, where it was trained for one, or else estimates it.
@@ -196,9 +197,10 @@ def localize_file(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
         raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
-    path, out = Path(path), Path(out)
+    paths, out = in_natural_order([path] if isinstance(path, str | Path) else path), Path(out)
+    path = paths[0]
     tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
-    with open_movie(path, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
+    with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
         acquisition = acquisition_for(
             movie, model, camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm
         )

@@ -113,7 +113,9 @@ def _options(
 
 @app.command()
 def localize(
-    movies: Annotated[list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies.")],
+    movies: Annotated[
+        list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame.")
+    ],
     model: Annotated[str, typer.Option(help="A shipped model (see `decode models`) or a model file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     camera: CameraOption = None,
@@ -140,6 +142,9 @@ def localize(
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
     ] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="The files are parts of one movie, in the natural order of their names.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture."""
@@ -148,11 +153,14 @@ def localize(
     from decode.batch import FORMATS, localize_file
     from decode.io.cameras import read_camera
     from decode.io.psfs import read_psf
+    from decode.io.stacks import in_natural_order
     from decode.localize import parse_region, parse_span
     from decode.models import load_model
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
+    sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
+    movies = [parts[0] for parts in sources]
     repeated = [movie.stem for i, movie in enumerate(movies) if movie.stem in [m.stem for m in movies[:i]]]
     if repeated:
         raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
@@ -160,10 +168,10 @@ def localize(
     calibrated = None if psf is None else read_psf(psf)
     camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     results = []
-    for movie in movies:
+    for movie, parts in zip(movies, sources, strict=True):
         with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
             for progress in localize_file(
-                movie,
+                parts,
                 network,
                 out,
                 camera=camera_file,
@@ -351,7 +359,7 @@ def train(
 
 @app.command()
 def run(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie.")],
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")],
     beads: Annotated[list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")],
     camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is made.")],
@@ -585,7 +593,7 @@ def calibrate_camera(
 
 @app.command()
 def estimate(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie.")],
+    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")],
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
     camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")],

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import final
 
@@ -71,7 +72,7 @@ def run(
     checkpoint.
 
     Args:
-        movie: TIFF movie.
+        movie: TIFF movie, or a folder of one file a frame.
         beads: z-stacks of beads.
         camera: of both.
         out: folder, made where there is none.
@@ -90,8 +91,8 @@ def run(
     movie, out = Path(movie), Path(out)
     stacks = [Path(b) for b in beads]
     for path in (movie, *stacks):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file")
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: there is no such file or folder")
     with open_movie(movie) as frames:
         yield RunProgress(stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera))
     out.mkdir(parents=True, exist_ok=True)
@@ -225,7 +226,9 @@ class _Done:
 
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What tells a file from a changed one without reading it."""
+    """What tells files, and those in folders, from changed ones without reading them."""
+    within = [sorted(path.iterdir()) for path in paths if path.is_dir()]
+    paths = [*paths, *chain.from_iterable(within)]
     return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
 
 

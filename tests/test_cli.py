@@ -209,6 +209,27 @@ def test_several_movies_come_out_one_by_one(place: Path) -> None:
     assert (place / "out" / "movie.csv").read_text() == (place / "out" / "second.csv").read_text()
 
 
+@pytest.mark.parametrize("stored", ["parts", "folder"])
+def test_a_movie_in_many_files_gives_the_molecules_of_one(place: Path, stored: str) -> None:
+    with tifffile.TiffFile(place / "movie.tif") as tiff:
+        counts = tiff.asarray()
+    if stored == "parts":
+        # natural order: part 9 comes before part 10
+        write_movie(place / "part_9.tif", counts[:4])
+        write_movie(place / "part_10.tif", counts[4:])
+        result = localize(place, place / "part_9.tif", "--join", movie="part_10.tif")
+        written = place / "out" / "part_9.csv"
+    else:
+        (place / "frames").mkdir()
+        for number, frame in enumerate(counts):
+            tifffile.imwrite(place / "frames" / f"{number}.tif", frame)
+        result = localize(place, movie="frames")
+        written = place / "out" / "frames.csv"
+    assert result.exit_code == 0, result.output
+    assert localize(place).exit_code == 0
+    assert written.read_text() == (place / "out" / "movie.csv").read_text()
+
+
 def test_what_is_estimated_is_said(place: Path) -> None:
     """A bright, sparse movie of known width and gain, of which nothing is stated but the pixel size."""
     recipe = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +20,7 @@ import tifffile
 
 from decode.atomic import atomic
 
-__all__ = ["Movie", "open_movie", "write_movie"]
+__all__ = ["Movie", "in_natural_order", "open_movie", "write_movie"]
 
 # tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -32,6 +32,9 @@ NM_PER = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns"
 MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
 MICRO_MANAGER_TAG = 51123
 
+SUFFIXES = (".tif", ".tiff")
+"""of the files in a folder that are frames"""
+
 _Page = tifffile.TiffPage | tifffile.TiffFrame
 
 
@@ -42,13 +45,13 @@ class Movie:
     Made by `open_movie`.  `movie.shape` is (frames, height, width).
     """
 
-    def __init__(self, parts: Sequence[_Part], frames: range) -> None:
+    def __init__(self, parts: Sequence[_Part | _Folder], frames: range) -> None:
         self._parts = tuple(parts)
         self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
         self.frames = frames
         """which frames of the files these are, from 0"""
         self.path: Path = parts[0].path
-        """the first file"""
+        """the first file, or the folder of all"""
         self.shape: tuple[int, int, int] = (len(frames), *parts[0].frame_shape)
         self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
         self.pixel_size_nm: float | None = parts[0].pixel_size_nm
@@ -153,40 +156,78 @@ class _Part:
         return chunk.reshape(shape)
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Folder:
+    """The frames of a folder, each in a file of its own, which is opened only while it is read."""
+
+    path: Path
+    files: tuple[Path, ...]
+    frame_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    pixel_size_nm: float | None
+    exposure_ms: float | None
+    z_step_nm: float | None
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.files)
+
+    @property
+    def handles(self) -> dict[Path, tifffile.FileHandle]:
+        """No file stays open."""
+        return {}
+
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        frames = np.empty((stop - start, *self.frame_shape), self.dtype)
+        for frame, file in zip(frames, self.files[start:stop], strict=True):
+            part = _open_part(file, allow_truncated=False)
+            with closing(part):
+                _check_continues(part, self)
+                frame[:] = part.read(0, 1)[0]
+        return frames
+
+
 def open_movie(
     path: str | Path | Sequence[str | Path], *, frames: slice | None = None, allow_truncated: bool = False
 ) -> Movie:
     """Open a TIFF movie without reading its pixels.
 
     ImageJ, OME (one or many files), Micro-Manager, BigTIFF and plain multi-page files are read; axes may be called
-    T, Z, Q or I as long as only one besides y and x is longer than 1.  A single image is a movie of one frame.
+    T, Z, Q or I as long as only one besides y and x is longer than 1.  A single image is a movie of one frame; images
+    of one size and type that tifffile wrote one after the other are frames of one movie.
 
     Args:
-        path: a file, or the parts of a movie that was split; parts are joined in the natural order of their names.
+        path: a file; a folder, whose files are a frame each; or the parts of a movie that was split.  Files are taken
+            in the natural order of their names.
         frames: the frames to keep, from 0, without a step; None keeps all.
         allow_truncated: take the whole frames of a file that was cut short, instead of refusing it.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file or folder.
         ValueError: if it is not a TIFF movie of grey values, is damaged, or its parts do not fit together.
     """
-    paths = [Path(path)] if isinstance(path, str | Path) else sorted(map(Path, path), key=_natural_order)
+    paths = [Path(path)] if isinstance(path, str | Path) else in_natural_order(path)
     if not paths:
         raise ValueError("no movie was given")
     with ExitStack() as opened:
-        parts: list[_Part] = []
+        parts: list[_Part | _Folder] = []
         for each in paths:
             # the files of an OME or Micro-Manager series name each other: the first one brings them all
             if any(each.resolve() in part.handles for part in parts):
                 continue
-            parts.append(_open_part(each, allow_truncated=allow_truncated))
+            opens = _open_folder if each.is_dir() else _open_part
+            parts.append(opens(each, allow_truncated=allow_truncated))
             opened.callback(parts[-1].close)
+            parts[-1].read(0, 1)  # a codec that is not installed shows here, not after minutes
         for part in parts[1:]:
-            if (part.frame_shape, part.dtype) != (parts[0].frame_shape, parts[0].dtype):
-                raise ValueError(
-                    f"{part.path} does not continue {parts[0].path}: its frames are {_describe(part)}, "
-                    f"not {_describe(parts[0])}"
-                )
+            _check_continues(part, parts[0])
         chosen = _choose(frames, sum(part.n_frames for part in parts), parts[0].path)
         opened.pop_all()
         return Movie(parts, chosen)
@@ -220,9 +261,44 @@ def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float
         tifffile.imwrite(temporary, counts, photometric="minisblack", metadata=metadata, **options)
 
 
+def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
+    """A movie of one file a frame; or the file, or the OME series of files, that is alone in its folder."""
+    found = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    files = in_natural_order(found)
+    if not files:
+        raise ValueError(f"{path} is a folder without TIFF files; name the movie, or the folder of its frames")
+    first = _open_part(files[0], allow_truncated=allow_truncated)
+    if {file.resolve() for file in files} <= set(first.handles):
+        return first
+    first.close()
+    for file in files:
+        part = _open_part(file, allow_truncated=False)
+        with closing(part):
+            _check_continues(part, first)
+            if part.n_frames > 1:
+                raise ValueError(
+                    f"{file} holds {part.n_frames} frames, and a folder is one movie only where each file is one "
+                    "frame; name the files themselves, and join those that continue each other"
+                )
+    return _Folder(
+        path=path,
+        files=tuple(files),
+        frame_shape=first.frame_shape,
+        dtype=first.dtype,
+        pixel_size_nm=first.pixel_size_nm,
+        exposure_ms=first.exposure_ms,
+        z_step_nm=first.z_step_nm,
+    )
+
+
+def _check_continues(part: _Part | _Folder, first: _Part | _Folder) -> None:
+    if (part.frame_shape, part.dtype) != (first.frame_shape, first.dtype):
+        raise ValueError(
+            f"{part.path} does not continue {first.path}: its frames are {_describe(part)}, not {_describe(first)}"
+        )
+
+
 def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name the TIFF files in it")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.stat().st_size == 0:
@@ -244,7 +320,6 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
 
         part = _lay_out(path, tiff, np.dtype(first.dtype), allow_truncated=allow_truncated)
         part.open()  # tifffile leaves the other files of a series closed
-        part.read(0, 1)  # a codec that is not installed shows here, not after minutes
         opened.pop_all()
         return part
 
@@ -266,7 +341,12 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             # the list of pages stands behind the pixels and is lost first, but ImageJ keeps the pixels in one piece
             block_offset = first.dataoffsets[0]
     elif len(found) > 1:
-        raise ValueError(f"{path} holds {len(found)} series of images of different size or type; save the movie alone")
+        if not _is_one_after_another(tiff):
+            kinds = sorted({f"{' x '.join(map(str, each.shape))} {each.dtype}" for each in found})
+            raise ValueError(
+                f"{path} holds {len(found)} series of images ({', '.join(kinds[:3])}); save the movie alone in a file"
+            )
+        series, block_offset, axes = None, None, {"I": len(tiff.pages)}
     if len(axes) > 1:
         listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
         raise ValueError(f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of its own")
@@ -302,6 +382,14 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
         exposure_ms=exposure_ms,
         z_step_nm=_z_step_nm(tiff),
     )
+
+
+def _is_one_after_another(tiff: tifffile.TiffFile) -> bool:
+    """Whether a script wrote the file by `for frame in movie: writer.write(frame)`, which makes each a series."""
+    kinds = {(series.kind, series.shape[-2:], series.dtype) for series in tiff.series}
+    n_images = sum(math.prod(series.shape[:-2]) for series in tiff.series)
+    has_all_pages = n_images == len(tiff.pages) or not _list_of_pages_ends(tiff)
+    return tiff.is_shaped and len(kinds) == 1 and has_all_pages
 
 
 def _longer_axes(axes: str, shape: Sequence[int]) -> dict[str, int]:
@@ -433,12 +521,16 @@ def _choose(frames: slice | None, n_frames: int, path: Path) -> range:
     return chosen
 
 
-def _describe(part: _Part) -> str:
+def _describe(part: _Part | _Folder) -> str:
     height, width = part.frame_shape
     return f"{height} x {width} {part.dtype.name}"
 
 
-def _natural_order(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key that puts part 2 before part 10."""
-    words = re.split(r"(\d+)", str(path))
-    return [(0, int(word)) if word.isdigit() else (1, word) for word in words]
+def in_natural_order(paths: Iterable[str | Path]) -> list[Path]:
+    """The paths by their names, part 2 before part 10."""
+
+    def key(path: Path) -> list[tuple[int, int | str]]:
+        words = re.split(r"(\d+)", str(path))
+        return [(0, int(word)) if word.isdigit() else (1, word) for word in words]
+
+    return sorted(map(Path, paths), key=key)

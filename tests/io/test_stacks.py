@@ -29,6 +29,14 @@ def save_pages(path: Path, counts: Counts) -> None:
             tiff.write(frame, contiguous=False, metadata=None)
 
 
+def save_calls(path: Path, counts: Counts) -> None:
+    """As scripts in Python do, frame by frame, or a few at a time."""
+    with tifffile.TiffWriter(path) as tiff:
+        for frame in counts[:10]:
+            tiff.write(frame, contiguous=False)
+        tiff.write(counts[10:], contiguous=False)
+
+
 LAYOUTS: dict[str, dict[str, Any]] = {
     "imagej": {"imagej": True},
     "imagej slices": {"imagej": True, "metadata": {"axes": "ZYX"}},
@@ -42,12 +50,15 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "big-endian deflate": {"byteorder": ">", "compression": "zlib"},
     "strips": {"metadata": None, "rowsperstrip": 7},
     "pages": {},
+    "calls": {},
 }
 
 
 def save(path: Path, counts: Counts, layout: str) -> Path:
     if layout == "pages":
         save_pages(path, counts)
+    elif layout == "calls":
+        save_calls(path, counts)
     else:
         tifffile.imwrite(path, counts, **LAYOUTS[layout])
     return path
@@ -128,6 +139,59 @@ def test_parts_are_joined_in_natural_order(tmp_path: Path, counts: Counts) -> No
         open_movie([*parts, other])
 
 
+def save_folder(folder: Path, counts: Counts) -> Path:
+    """A file a frame, numbered without leading zeros."""
+    folder.mkdir()
+    for number, frame in enumerate(counts):
+        tifffile.imwrite(
+            folder / f"frame_{number}.tif", frame, imagej=True, resolution=(10, 10), metadata={"unit": "um"}
+        )
+    (folder / "notes.txt").write_text("no frame")
+    return folder
+
+
+def test_a_folder_of_one_file_a_frame_is_a_movie(tmp_path: Path, counts: Counts) -> None:
+    folder = save_folder(tmp_path / "movie", counts)
+    with open_movie(folder) as movie:
+        assert movie.path == folder
+        assert movie.shape == counts.shape
+        assert movie.pixel_size_nm == pytest.approx(100)
+        np.testing.assert_array_equal(movie.read(0, 20), counts)
+        np.testing.assert_array_equal(movie.read(9, 11), counts[9:11])
+    with open_movie(folder, frames=slice(3, 5)) as movie:
+        np.testing.assert_array_equal(movie.read(0, 2), counts[3:5])
+
+
+def test_a_folder_that_is_no_movie_is_refused(tmp_path: Path, counts: Counts) -> None:
+    folder = save_folder(tmp_path / "movie", counts)
+    (folder / "frame_7.tif").write_bytes((folder / "frame_7.tif").read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"frame_7.tif is cut short"):
+        open_movie(folder)
+    tifffile.imwrite(folder / "frame_7.tif", counts[7, :20])
+    with pytest.raises(ValueError, match=r"frame_7.tif does not continue .*frame_0.tif: .* 20 x 40"):
+        open_movie(folder)
+    tifffile.imwrite(folder / "frame_7.tif", counts[7:9])
+    with pytest.raises(ValueError, match=r"frame_7.tif holds 2 frames, .* each file is one frame"):
+        open_movie(folder)
+
+
+def test_a_folder_that_changes_while_it_is_read_is_said_to(tmp_path: Path, counts: Counts) -> None:
+    folder = save_folder(tmp_path / "movie", counts)
+    with open_movie(folder) as movie:
+        (folder / "frame_7.tif").unlink()
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*frame_7.tif"):
+            movie.read(0, 20)
+
+
+def test_images_of_different_size_are_no_movie(tmp_path: Path, counts: Counts) -> None:
+    with tifffile.TiffWriter(tmp_path / "preview.tif") as tiff:
+        tiff.write(counts[0, ::4, ::4])
+        for frame in counts:
+            tiff.write(frame, contiguous=False)
+    with pytest.raises(ValueError, match=r"21 series of images \(33 x 40 uint16, 9 x 10 uint16\)"):
+        open_movie(tmp_path / "preview.tif")
+
+
 def save_ome_series(folder: Path, counts: Counts) -> list[Path]:
     """One OME series in two files of ten frames."""
     paths = [folder / f"series_{i}.ome.tif" for i in (0, 1)]
@@ -150,7 +214,7 @@ def save_ome_series(folder: Path, counts: Counts) -> list[Path]:
 
 def test_an_ome_series_of_files_is_one_movie(tmp_path: Path, counts: Counts) -> None:
     first, second = save_ome_series(tmp_path, counts)
-    for chosen in (first, second, [second, first]):
+    for chosen in (first, second, [second, first], tmp_path):
         with open_movie(chosen) as movie:
             assert len(movie) == 20
             assert movie.pixel_size_nm == pytest.approx(110)
@@ -216,7 +280,7 @@ def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "mixed.tif") as tiff:
         tiff.write(np.zeros((8, 9), np.uint16))
         tiff.write(np.zeros((4, 9), np.uint16))
-    with pytest.raises(ValueError, match="2 series of images of different size"):
+    with pytest.raises(ValueError, match=r"2 series of images \(4 x 9 uint16, 8 x 9 uint16\)"):
         open_movie(tmp_path / "mixed.tif")
     (tmp_path / "empty.tif").touch()
     with pytest.raises(ValueError, match="is empty"):
@@ -226,8 +290,9 @@ def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:
         open_movie(tmp_path / "notes.tif")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent.tif"):
         open_movie(tmp_path / "absent.tif")
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        open_movie(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="is a folder without TIFF files"):
+        open_movie(tmp_path / "folder")
     with pytest.raises(ValueError, match="no movie was given"):
         open_movie([])
 
