@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, final, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
 from decode.io.cameras import read_camera
@@ -17,6 +19,7 @@ from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import PupilBank, PupilPrior
+from decode.ranges import Count, NonNegative, Positive, check_settings
 from decode.scene import Scene
 
 __all__ = ["Optimization", "TrainConfig", "from_mapping", "load_config", "read_yaml", "to_mapping"]
@@ -29,43 +32,37 @@ T = TypeVar("T")
 class Optimization:
     """How the network is trained."""
 
-    steps: int = 40000
+    steps: Count = 40000
     """optimizer steps, unless a budget of minutes ends the training first"""
-    movies: int = 4
+    movies: Count = 4
     """independent movies in a step"""
-    frames: int = 6
+    frames: Count = 6
     """consecutive frames of each; the first and the last have one neighbour, as in a real movie"""
-    size_px: int = 32
+    size_px: Count = 32
     """side of a simulated frame"""
-    optimizer: str = "muon"
+    optimizer: Literal["muon", "adamw"] = "muon"
     """muon or adamw"""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """largest learning rate, after the warm-up"""
-    weight_decay: float = 1e-2
+    weight_decay: NonNegative = 1e-2
     """decoupled weight decay (AdamW)"""
-    warm_up_steps: int = 200
+    warm_up_steps: Annotated[int, Ge(0)] = 200
     """steps over which the learning rate rises linearly"""
-    decay_share: float = 0.4
+    decay_share: Annotated[float, Gt(0), Le(1)] = 0.4
     """share of the training, at its end, over which the learning rate falls linearly to 0"""
-    patience: int = 5
+    patience: Annotated[int, Ge(0)] = 5
     """validations without any gain after which that fall begins, before the budget asks for it; 0: never"""
-    average_decay: float = 0.999
+    average_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
     """decay per step of the running average of the weights, which is the model that is kept"""
-    gradient_norm: float = 20.0
+    gradient_norm: Positive = 20.0
     """gradients are clipped to this norm"""
-    min_photons: float = 50.0
+    min_photons: NonNegative = 50.0
     """molecules dimmer than this shine, but the network is not asked to find them"""
-    validate_every: int = 2000
+    validate_every: Count = 2000
     """steps between validations and checkpoints"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "movies", "frames", "size_px", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training: {name} must be at least 1")
-        if self.learning_rate <= 0 or not 0 <= self.average_decay < 1:
-            raise ValueError("training: learning_rate must be positive, average_decay in [0, 1)")
-        if not 0 < self.decay_share <= 1 or self.patience < 0:
-            raise ValueError("training: decay_share must be in (0, 1], patience 0 or more")
+        check_settings(self)
 
 
 @final
@@ -77,9 +74,9 @@ class TrainConfig:
     """of this file's layout"""
     description: str = ""
     """what the model is good for, in a sentence"""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     """of simulation and initial weights"""
-    pixel_size_nm: float = 100.0
+    pixel_size_nm: Positive = 100.0
     """side of a pixel in object space"""
     scene: Scene = field(default_factory=Scene)
     """molecules and background"""
@@ -95,8 +92,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.version != 1:
             raise ValueError(f"version {self.version} of the file's layout is unknown; this decode reads version 1")
-        if not self.pixel_size_nm > 0:
-            raise ValueError("pixel_size_nm must be positive")
+        check_settings(self)
 
     def forward_model(self) -> ForwardModel:
         """The generative model this recipe trains on.
@@ -173,31 +169,45 @@ def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
     Raises:
         ValueError: one sentence that names the source, the key and what is wrong.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    return _built(kind, content, source, ())
 
-    _forbid_unknown(kind, content, source, ())
-    adapter: TypeAdapter[T] = TypeAdapter(kind, config=None if dataclasses.is_dataclass(kind) else ConfigDict())
+
+def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str, ...]) -> T:
+    """`from_mapping` of the section that lies `at` this place of the source."""
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        where = ".".join((*at, str(key)))
+        if key not in hints:
+            raise ValueError(f"{source}: unknown key {where!r}; known here: {', '.join(sorted(hints))}")
+        kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
+        if kinds and not isinstance(value, Mapping):
+            raise ValueError(f"{source}: {where}: must hold `key: value` lines")
+        if isinstance(value, bool) and hints[key] is not bool:
+            raise ValueError(f"{source}: {where}: must not be {str(value).lower()}")
+        values[key] = _built(_meant(kinds, value), value, source, (*at, key)) if kinds else value
     try:
-        return adapter.validate_python(dict(content))
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         problems = []
         for e in error.errors():
-            where = ".".join(str(part) for part in e["loc"])
-            problems.append(f"{where}: {e['msg']}" if where else e["msg"])
-        raise ValueError(f"{source}: {'; '.join(p.replace('Value error, ', '') for p in problems)}") from None
+            where = ".".join(str(part) for part in (*at, *e["loc"]))
+            message = e["msg"].replace("Value error, ", "")
+            problems.append(f"{where}: {message}" if where else message)
+        raise ValueError(f"{source}: {'; '.join(problems)}") from None
 
 
-def _forbid_unknown(kind: Any, content: Mapping[str, Any], source: str, at: tuple[str, ...]) -> None:
-    hints = get_type_hints(kind)
-    for key, value in content.items():
-        if key not in hints:
-            near = ", ".join(sorted(hints))
-            raise ValueError(f"{source}: unknown key {'.'.join((*at, str(key)))!r}; known here: {near}")
-        kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
-        if isinstance(value, Mapping) and kinds:
-            # of several kinds, the one that knows most of the keys is meant
-            meant = max(kinds, key=lambda k: len({f.name for f in dataclasses.fields(k)} & set(value)))
-            _forbid_unknown(meant, value, source, (*at, key))
+def _meant(kinds: Sequence[Any], content: Mapping[str, Any]) -> Any:
+    """Of several kinds of a section, the one whose required keys stand there, else the one that knows most of them."""
+
+    def fits(kind: Any) -> tuple[int, int]:
+        fields = dataclasses.fields(kind)
+        required = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+        return len(required & set(content)), len({f.name for f in fields} & set(content))
+
+    return max(kinds, key=fits)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

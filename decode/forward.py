@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, NamedTuple, final
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -17,9 +18,21 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.pupil_bank import PupilBank
-from decode.scene import Range, Scene, log_uniform, uniform
+from decode.ranges import (
+    Fraction,
+    FractionRange,
+    NonNegative,
+    NonNegativeRange,
+    Positive,
+    PositiveRange,
+    Range,
+    check_settings,
+)
+from decode.scene import Scene, log_uniform, uniform
 
 __all__ = ["CameraPrior", "ForwardModel", "MeasuredCamera", "MeasuredPSF", "PSFPrior", "Simulation"]
+
+QuantumEfficiency = Annotated[float, Gt(0), Le(1)]
 
 
 @final
@@ -27,24 +40,19 @@ __all__ = ["CameraPrior", "ForwardModel", "MeasuredCamera", "MeasuredPSF", "PSFP
 class PSFPrior:
     """Ranges of a Gaussian PSF; every movie draws its own."""
 
-    sigma_px: Range = (0.8, 2.0)
+    sigma_px: PositiveRange = (0.8, 2.0)
     """width (standard deviation) in focus, pixels; log-uniform; the network is told it"""
-    told_error: float = 0.05
+    told_error: NonNegative = 0.05
     """relative error (standard deviation) of the width the network is told: users measure theirs no better"""
-    depth_nm: float = 400.0
+    depth_nm: Positive = 400.0
     """focal depth: the width grows by sqrt(2) at this defocus"""
-    halo_fraction: Range = (0.0, 0.12)
+    halo_fraction: FractionRange = (0.0, 0.12)
     """light in a wider Gaussian around the core, as the rings and scattered light of a real PSF; nobody is told"""
-    halo_width: float = 2.5
+    halo_width: Positive = 2.5
     """width of that wider Gaussian over the width of the core"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_px[0] <= self.sigma_px[1]:
-            raise ValueError("psf: sigma_px needs two positive numbers, the lowest first")
-        if not (self.depth_nm > 0 and self.told_error >= 0):
-            raise ValueError("psf: depth_nm must be positive, told_error not negative")
-        if not 0 <= self.halo_fraction[0] <= self.halo_fraction[1] < 1:
-            raise ValueError("psf: halo_fraction needs two fractions in [0, 1), the lowest first")
+        check_settings(self)
 
 
 @final
@@ -54,12 +62,11 @@ class MeasuredPSF:
 
     file: str
     """PSF file (HDF5); in a recipe relative to the recipe"""
-    blur_nm: Range = (0.0, 0.0)
+    blur_nm: NonNegativeRange = (0.0, 0.0)
     """standard deviation of a Gaussian blur on top of it; every movie draws its own, and nobody is told"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.blur_nm[0] <= self.blur_nm[1]:
-            raise ValueError("psf: blur_nm needs two numbers of 0 or more, the lowest first")
+        check_settings(self)
 
 
 @final
@@ -76,34 +83,29 @@ class MeasuredCamera:
 class CameraPrior:
     """Ranges of EMCCD and sCMOS cameras; every movie draws its own."""
 
-    emccd_fraction: float = 0.5
+    emccd_fraction: Fraction = 0.5
     """how often the camera is an EMCCD; else it is an sCMOS with per-pixel maps"""
-    qe: Range = (0.6, 0.95)
+    qe: tuple[QuantumEfficiency, QuantumEfficiency] = (0.6, 0.95)
     """quantum efficiency"""
-    em_gain: Range = (50.0, 400.0)
+    em_gain: PositiveRange = (50.0, 400.0)
     """mean gain of an EMCCD's register; log-uniform"""
-    emccd_read_noise_e: Range = (10.0, 100.0)
+    emccd_read_noise_e: NonNegativeRange = (10.0, 100.0)
     """read noise of an EMCCD at its output, electrons"""
-    emccd_e_per_adu: Range = (5.0, 50.0)
+    emccd_e_per_adu: PositiveRange = (5.0, 50.0)
     """electrons per ADU at an EMCCD's output"""
-    spurious_e: Range = (0.0, 0.01)
+    spurious_e: NonNegativeRange = (0.0, 0.01)
     """clock-induced charge of an EMCCD, electrons per pixel and frame"""
-    scmos_read_noise_e: Range = (0.7, 2.5)
+    scmos_read_noise_e: PositiveRange = (0.7, 2.5)
     """median read noise of an sCMOS, electrons; log-uniform"""
-    scmos_e_per_adu: Range = (0.2, 1.0)
+    scmos_e_per_adu: PositiveRange = (0.2, 1.0)
     """electrons per ADU of an sCMOS"""
-    hot_pixels: Range = (0.0, 0.01)
+    hot_pixels: FractionRange = (0.0, 0.01)
     """fraction of an sCMOS's pixels with 3 to 30 times the read noise"""
     baseline: float = 100.0
     """ADU at no light"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.emccd_fraction <= 1:
-            raise ValueError("camera: emccd_fraction is a fraction, between 0 and 1")
-        for name in ("qe", "em_gain", "emccd_e_per_adu", "scmos_read_noise_e", "scmos_e_per_adu"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"camera: {name} needs two positive numbers, the lowest first")
+        check_settings(self)
 
     def sample(self, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
         """A camera for each movie, all of one kind: fields broadcast against (n_movies, frames, height, width)."""

@@ -25,7 +25,7 @@ from decode.io.psfs import read_psf, write_psf
 from decode.io.stacks import open_movie
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
-from decode.train import train
+from decode.train import check_budget, train
 
 __all__ = ["RunProgress", "run", "settled_for", "starting_model"]
 
@@ -88,6 +88,7 @@ def run(
     Raises:
         ValueError, OSError: in one sentence, as the stages do.
     """
+    check_budget(minutes)
     movie, out = Path(movie), Path(out)
     stacks = [Path(b) for b in beads]
     for path in (movie, *stacks):

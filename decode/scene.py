@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet
+from decode.ranges import Fraction, FractionRange, NonNegativeRange, PositiveRange, Range, check_settings
 
-__all__ = ["Range", "Scene", "log_uniform", "uniform"]
-
-Range = tuple[float, float]
-"""Lowest and highest value; every movie draws its own between them."""
+__all__ = ["Scene", "log_uniform", "uniform"]
 
 
 def uniform(bounds: Range, n: int, rng: torch.Generator) -> Tensor:
@@ -36,40 +34,29 @@ class Scene:
     frames hold a part of the flux.  Fluxes follow a gamma distribution.
     """
 
-    density_per_um2: Range = (0.0, 3.0)
+    density_per_um2: NonNegativeRange = (0.0, 3.0)
     """molecules on at once, per square micrometre; small ones are drawn more often (a square of a uniform number)"""
-    flux_photons: Range = (200.0, 20000.0)
+    flux_photons: PositiveRange = (200.0, 20000.0)
     """mean photons of a molecule in a frame it is fully on; log-uniform"""
-    flux_variation: Range = (0.1, 0.8)
+    flux_variation: NonNegativeRange = (0.1, 0.8)
     """standard deviation of the flux over its mean, between the molecules of a movie"""
-    on_time_frames: Range = (0.7, 5.0)
+    on_time_frames: PositiveRange = (0.7, 5.0)
     """mean time a molecule stays on; log-uniform"""
     z_nm: Range = (0.0, 0.0)
     """depth of the molecules"""
-    z_share: Range = (1.0, 1.0)
+    z_share: FractionRange = (1.0, 1.0)
     """share of that depth a movie fills: from flat to thick samples"""
-    filaments: float = 0.4
+    filaments: Fraction = 0.4
     """fraction of movies whose molecules lie on filaments instead of anywhere"""
-    background_photons: Range = (1.0, 300.0)
+    background_photons: PositiveRange = (1.0, 300.0)
     """mean background per pixel; log-uniform"""
-    background_contrast: Range = (0.0, 0.5)
+    background_contrast: NonNegativeRange = (0.0, 0.5)
     """standard deviation of the logarithm of the background over the field"""
     background_drift: Range = (-0.02, 0.005)
     """relative change of the background from frame to frame"""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, tuple) and not value[0] <= value[1]:
-                raise ValueError(f"scene: {f.name} is {list(value)}, the lowest value must come first")
-        for name in ("flux_photons", "on_time_frames", "background_photons", "flux_variation"):
-            low = getattr(self, name)[0]
-            if low < 0 or (low == 0 and name != "flux_variation"):
-                raise ValueError(f"scene: {name} must be positive")
-        if self.density_per_um2[0] < 0 or self.background_contrast[0] < 0:
-            raise ValueError("scene: density_per_um2 and background_contrast must not be negative")
-        if not 0 <= self.filaments <= 1:
-            raise ValueError("scene: filaments is a fraction, between 0 and 1")
+        check_settings(self)
 
     def sample_emitters(
         self, n_movies: int, n_frames: int, shape: tuple[int, int], pixel_size_nm: float, rng: torch.Generator

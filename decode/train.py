@@ -28,7 +28,7 @@ from decode.network.muon import Muon
 from decode.parallel import Processes, own_device, processes
 from decode.validation import Validation, characterize, posterior_of
 
-__all__ = ["Progress", "TrainingError", "train"]
+__all__ = ["Progress", "TrainingError", "check_budget", "train"]
 
 ASTRAY = 10.0
 """points of efficiency that no training loses between two validations by chance"""
@@ -112,9 +112,10 @@ def train(
 
     Raises:
         TrainingError: if it diverges again and again.
-        ValueError: if there is nothing to resume from, or its recipe differs, or `start` has another shape, or the
-            movies of a step cannot be shared among the processes.
+        ValueError: if the minutes are not positive, or there is nothing to resume from, or its recipe differs, or
+            `start` has another shape, or the movies of a step cannot be shared among the processes.
     """
+    check_budget(minutes)
     out = Path(out)
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: there is no such folder to write the model to")
@@ -122,6 +123,16 @@ def train(
     keep_freed_memory()
     with processes(where) as team:
         yield from _train(config, out, minutes, where, team, resume, start, log_dir, report_every)
+
+
+def check_budget(minutes: float | None) -> None:
+    """Refuse a budget that is no time.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"a training of {minutes:g} minutes is asked for; give a positive number")
 
 
 def _train(
@@ -350,7 +361,7 @@ class _Course:
 
     def rate(self, at: float, step: int) -> float:
         """The learning rate at a share of the budget: rising, level, and falling linearly to 0 at the end."""
-        warm = min(1.0, (step + 1) / self._plan.warm_up_steps)
+        warm = min(1.0, (step + 1) / max(1, self._plan.warm_up_steps))
         left = max(0.0, (self.end - at) / (self._plan.decay_share * self.end))
         return self._plan.learning_rate * self.damping * warm * min(1.0, left)
 

@@ -19,7 +19,7 @@ from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.psf import PSF, render
-from decode.scene import Range
+from decode.ranges import Range
 
 __all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "posterior_of"]
 

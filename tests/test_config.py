@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -78,10 +81,28 @@ def test_set_replaces_one_value(tmp_path: Path) -> None:
         ({"training": {"steps": "many"}}, "training.steps: "),
         ({"scene": {"z_nm": [1]}}, "scene.z_nm"),
         ({"scene": {"flux_photons": [500, 100]}}, "flux_photons is .*lowest value must come first"),
-        ({"scene": 3}, "scene: "),
+        ({"scene": 3}, "scene: must hold"),
+        ({"psf": None}, "psf: must hold"),
+        ({"psf": {"file": "psf.h5", "blur_nm": 20}}, r"psf\.blur_nm: "),
+        (
+            {"psf": {"file": "psf.h5", "sigma_px": [1, 2], "depth_nm": 300}},
+            r"unknown key 'psf\.depth_nm'; known here: blur_nm, file",
+        ),
+        ({"psf": {"file": 3}}, r"psf\.file: "),
+        ({"psf": {"wavelength_px": [0, 5]}}, r"psf\.wavelength_px"),
+        ({"psf": {"sigma_px": [1.3, "wide"]}}, r"psf\.sigma_px\.1: "),
+        ({"psf": {"sigma_px": [2.0, 0.8]}}, "psf: sigma_px is .*lowest value must come first"),
+        ({"camera": {"file": "camera.yaml", "qe": [0.5, 0.9]}}, r"unknown key 'camera\.qe'; known here: file"),
+        ({"camera": {"qe": [0.5, 1.5]}}, r"camera\.qe\.1: "),
+        ({"seed": True}, "seed: must not be true"),
+        ({"training": {"optimizer": "sgd"}}, r"training\.optimizer: .*'muon' or 'adamw'"),
+        ({"training": {"learning_rate": float("inf")}}, "training: learning_rate is inf, must be finite"),
+        ({"training": {"min_photons": float("nan")}}, r"training\.min_photons"),
+        ({"training": {"warm_up_steps": -3}}, r"training\.warm_up_steps: "),
+        ({"training": {"gradient_norm": 0}}, r"training\.gradient_norm: "),
         ({"version": 99}, "version 99"),
-        ({"pixel_size_nm": 0}, "pixel_size_nm must be positive"),
-        ({"camera": {"emccd_fraction": 2}}, "emccd_fraction is a fraction"),
+        ({"pixel_size_nm": 0}, "pixel_size_nm: .*greater than 0"),
+        ({"camera": {"emccd_fraction": 2}}, "camera.emccd_fraction: .*less than or equal to 1"),
         ({"network": {"frame_widths": []}}, "frame_widths"),
         ([1, 2], "`key: value`"),
     ],
@@ -92,6 +113,41 @@ def test_a_wrong_key_or_value_is_named_in_one_sentence(tmp_path: Path, content: 
         load_config(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def sections(of: object) -> Iterator[object]:
+    """A recipe and all the dataclasses that may stand in it."""
+    yield of
+    for hint in get_type_hints(type(of)).values():
+        for kind in (k for k in (*get_args(hint), hint) if dataclasses.is_dataclass(k)):
+            named = {"file": "file"} if "file" in get_type_hints(kind) else {}
+            yield kind(**named)
+
+
+SECTIONS = list(sections(TrainConfig()))
+
+
+@pytest.mark.parametrize("settings", SECTIONS, ids=lambda settings: type(settings).__name__)
+@pytest.mark.parametrize("unfit", [math.nan, math.inf, -math.inf])
+def test_no_setting_is_anything_but_finite(settings: Any, unfit: float) -> None:
+    for name, value in ((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings)):
+        if isinstance(value, float):
+            with pytest.raises(ValueError, match=name):
+                dataclasses.replace(settings, **{name: unfit})
+        if isinstance(value, tuple):
+            with pytest.raises(ValueError, match=name):
+                dataclasses.replace(settings, **{name: (value[0], unfit)})
+
+
+@pytest.mark.parametrize("settings", SECTIONS, ids=lambda settings: type(settings).__name__)
+def test_of_no_range_the_highest_value_comes_first(settings: Any) -> None:
+    hints = get_type_hints(type(settings))
+    for name in (name for name, hint in hints.items() if hint == tuple[float, float]):
+        low, high = getattr(settings, name)
+        if low == high:
+            continue
+        with pytest.raises(ValueError, match=f"{name} is .*, the lowest value must come first"):
+            dataclasses.replace(settings, **{name: (high, low)})
 
 
 @pytest.mark.parametrize("setting", ["training.steps", "seed.deeper=3", "training.stepz=3", "training.steps=[", "=3"])

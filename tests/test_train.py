@@ -19,7 +19,7 @@ import yaml
 import decode.train
 from decode.batch import localize_file
 from decode.config import Optimization, TrainConfig, to_mapping
-from decode.forward import MeasuredCamera, MeasuredPSF
+from decode.forward import MeasuredCamera, MeasuredPSF, PSFPrior
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.stacks import write_movie
@@ -27,6 +27,7 @@ from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.optics.pupil_bank import PupilPrior
 from decode.parallel import Processes
 from decode.scene import Scene
 from decode.train import ASTRAY, Progress, TrainingError, _Course, train
@@ -58,6 +59,29 @@ def test_resuming_gives_the_same_weights_bit_for_bit(tmp_path: Path, optimizer: 
     whole, parts = (Localizer.load(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def test_a_range_of_one_value_trains_and_localizes(tmp_path: Path) -> None:
+    alike = replace(TINY, psf=PSFPrior(sigma_px=(1.3, 1.3)))
+    assert all(math.isfinite(report.loss) for report in run(alike, tmp_path / "m.safetensors"))
+    model = Localizer.load(tmp_path / "m.safetensors")
+    assert model.context_map({"psf_sigma_px": 1.32}) == 0, "widths are known to some percent"
+    with pytest.raises(ValueError, match="outside the range"):
+        model.context_map({"psf_sigma_px": 1.5})
+
+
+def test_ranges_of_one_value_train_whatever_the_psf(tmp_path: Path) -> None:
+    known = PupilPrior(oblique_waves=0.0, spherical_waves=0.0, others_waves=0.0, blur_px=(0.5, 0.5))
+    config = replace(TINY, psf=known, network=replace(TINY.network, axial=True, context_width=4))
+    plan = replace(TINY.training, steps=1, validate_every=1, warm_up_steps=0)
+    assert all(math.isfinite(report.loss) for report in run(replace(config, training=plan), tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
+def test_a_budget_that_is_no_time_is_refused(tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(ValueError, match="minutes is asked for"):
+        run(TINY, tmp_path / "m.safetensors", minutes=minutes)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:

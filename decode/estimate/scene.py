@@ -25,7 +25,8 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF
 from decode.progress import Progress, Steps, Stepwise, part
-from decode.scene import Range, Scene
+from decode.ranges import Range
+from decode.scene import Scene
 
 __all__ = ["SceneEstimate", "estimate_scene", "z_limits"]
 

@@ -7,11 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import safetensors
 import safetensors.torch
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
@@ -21,6 +22,7 @@ from decode.network.unet import UNet
 from decode.optics.camera import Camera
 from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.psf import PSF
+from decode.ranges import Count, check_settings
 
 __all__ = ["Localizer", "NetworkConfig"]
 
@@ -37,21 +39,22 @@ FIRST = "frame_net.down.0.first.weight"
 class NetworkConfig:
     """Shape of the network."""
 
-    frame_widths: tuple[int, ...] = (32, 48, 64)
+    frame_widths: tuple[Count, ...] = (32, 48, 64)
     """channels per level of the U-Net that sees single frames"""
-    sequence_widths: tuple[int, ...] = (32, 48, 64)
+    sequence_widths: tuple[Count, ...] = (32, 48, 64)
     """channels per level of the U-Net that sees the features of three consecutive frames"""
-    head_width: int = 48
+    head_width: Count = 48
     """channels before the outputs"""
     axial: bool = False
     """predict z"""
-    context_width: int = 0
+    context_width: Annotated[int, Ge(0)] = 0
     """channels of the layers through which the context scales and shifts the features of every block; 0: the context
     is only seen beside the frames, which is enough for a number or two"""
 
     def __post_init__(self) -> None:
-        if not self.frame_widths or not self.sequence_widths or min(*self.frame_widths, *self.sequence_widths) < 1:
-            raise ValueError("network: frame_widths and sequence_widths need at least one positive number each")
+        check_settings(self)
+        if not (self.frame_widths and self.sequence_widths):
+            raise ValueError("frame_widths and sequence_widths need at least one number each")
 
 
 @final
@@ -137,14 +140,14 @@ class Localizer(nn.Module):
         maps = []
         for name, (low, high) in self.context.items():
             value = torch.as_tensor(values[name], dtype=torch.float32)
-            slack = 0.02 * (high - low)
+            slack = 0.02 * (high - low) if high > low else max(0.05 * abs(low), 0.01)
             if bool(((value < low - slack) | (value > high + slack)).any()):
                 raise ValueError(
                     f"{name} = {float(value.min()):.3g} to {float(value.max()):.3g} lies outside the range "
                     f"{low:.3g} to {high:.3g} this model was trained for; take or train another model"
                 )
             value = value.reshape(-1, 1, 1) if value.ndim < 2 else value.reshape(-1, *value.shape[-2:])
-            maps.append((2 * value - low - high) / (high - low))
+            maps.append((2 * value - low - high) / (high - low) if high > low else torch.zeros_like(value))
         shape = torch.broadcast_shapes(*(m.shape for m in maps))
         return torch.stack([m.expand(shape) for m in maps], 1)
 

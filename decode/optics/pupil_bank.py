@@ -6,20 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import torch
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from decode.emitters import EmitterSet
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
+from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
 __all__ = ["Canonical", "PupilBank", "PupilPrior", "canonical"]
 
-Range = tuple[float, float]
 IMMERSION_INDEX = 1.518
 """of all pupils in the bank: others are scaled to it, for only wavelength and aperture over the index matter"""
+Aperture = Annotated[float, Gt(0), Le(IMMERSION_INDEX)]
 ASTIGMATISM = (2, 2)
 UNTOLD = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
 """(n, m) of the modes that real objectives have besides, a little"""
@@ -37,36 +39,29 @@ class PupilPrior:
     Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in wavelengths (rms).
     """
 
-    wavelength_px: Range = (4.0, 7.5)
+    wavelength_px: PositiveRange = (4.0, 7.5)
     """emission wavelength over the pixel's side, in oil (index 1.518)"""
-    numerical_aperture: Range = (1.15, 1.5)
+    numerical_aperture: tuple[Aperture, Aperture] = (1.15, 1.5)
     """in oil"""
-    astigmatism_waves: Range = (0.05, 0.17)
+    astigmatism_waves: PositiveRange = (0.05, 0.17)
     """(2, 2): makes spots beyond focus longer along y; `canonical` brings those of the other sign to it"""
-    oblique_waves: float = 0.04
+    oblique_waves: NonNegative = 0.04
     """largest (2, -2) of either sign"""
-    spherical_waves: float = 0.05
+    spherical_waves: NonNegative = 0.05
     """largest (4, 0) of either sign"""
-    others_waves: float = 0.03
+    others_waves: NonNegative = 0.03
     """largest of each other mode up to the fourth order"""
-    untold_waves: float = 0.008
+    untold_waves: NonNegative = 0.008
     """standard deviation of modes of the fifth and sixth order, of which the network is not told"""
-    blur_px: Range = (0.0, 1.2)
+    blur_px: NonNegativeRange = (0.0, 1.2)
     """standard deviation of a Gaussian blur, pixels"""
     apodization: Range = (-0.7, 0.7)
     """loss of amplitude towards the rim"""
-    told_error_waves: float = 0.003
+    told_error_waves: NonNegative = 0.003
     """standard deviation of the error of each aberration that the network is told: beads tell no better"""
 
     def __post_init__(self) -> None:
-        if not (0 < self.numerical_aperture[0] <= self.numerical_aperture[1] <= IMMERSION_INDEX):
-            raise ValueError(f"psf: numerical_aperture needs two numbers up to {IMMERSION_INDEX}, the lowest first")
-        for name in ("wavelength_px", "astigmatism_waves"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"psf: {name} needs two positive numbers, the lowest first")
-        if not 0 <= self.blur_px[0] <= self.blur_px[1]:
-            raise ValueError("psf: blur_px needs two numbers of 0 or more, the lowest first")
+        check_settings(self)
 
     @property
     def context(self) -> dict[str, Range]:

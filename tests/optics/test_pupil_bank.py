@@ -101,5 +101,5 @@ def test_a_pupil_that_no_network_is_told_is_refused() -> None:
     high = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, zernike_nm={(6, 0): 30.0})
     with pytest.raises(ValueError, match="aberrations"):
         canonical(high)
-    with pytest.raises(ValueError, match="lowest first"):
+    with pytest.raises(ValueError, match="lowest value must come first"):
         replace(PupilPrior(), astigmatism_waves=(0.2, 0.1))
