@@ -111,7 +111,8 @@ class TrainConfig:
             return gaussian_forward(self.scene, self.psf, camera, self.pixel_size_nm)
         if isinstance(self.psf, PupilPrior):
             bank = PupilBank(self.psf, self.pixel_size_nm, self.scene.z_nm)
-            return ForwardModel(self.scene, bank.middle, camera, pupils=bank)
+            middle = self.psf.middle(self.pixel_size_nm)
+            return ForwardModel(self.scene, middle, camera, pupils=bank)
         measured = read_psf(self.psf.file)
         self._check_pixels(self.psf.file, measured.psf.pixel_size_nm)
         low, high = measured.z_range_nm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple, final
 
 import torch
@@ -17,7 +17,7 @@ from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
-from decode.optics.pupil_bank import PupilBank
+from decode.optics.pupil_bank import PupilBank, RoundPupilPrior
 from decode.ranges import (
     Fraction,
     FractionRange,
@@ -50,6 +50,10 @@ class PSFPrior:
     """light in a wider Gaussian around the core, as the rings and scattered light of a real PSF; nobody is told"""
     halo_width: Positive = 2.5
     """width of that wider Gaussian over the width of the core"""
+    pupil_fraction: Fraction = 0.0
+    """fraction of movies whose PSF is no Gaussian but that of an objective's pupil"""
+    pupils: RoundPupilPrior = field(default_factory=RoundPupilPrior)
+    """ranges of those objectives"""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -101,6 +105,12 @@ class CameraPrior:
     """electrons per ADU of an sCMOS"""
     hot_pixels: FractionRange = (0.0, 0.01)
     """fraction of an sCMOS's pixels with 3 to 30 times the read noise"""
+    bad_pixels: FractionRange = (0.0, 0.0)
+    """fraction of pixels that are known to be bad; a tenth of the movies have a bad column besides"""
+    unmapped: Fraction = 0.0
+    """fraction of sCMOS movies whose camera is stated by numbers alone"""
+    fixed_pattern_e: NonNegativeRange = (0.0, 1.0)
+    """standard deviation over the pixels of an offset that those numbers do not tell, electrons"""
     baseline: float = 100.0
     """ADU at no light"""
 
@@ -109,7 +119,34 @@ class CameraPrior:
 
     def sample(self, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
         """A camera for each movie, all of one kind: fields broadcast against (n_movies, frames, height, width)."""
+        camera = self._sample(n_movies, shape, rng)
+        if self.bad_pixels[1] == 0:
+            return camera
+        share = uniform(self.bad_pixels, n_movies, rng)[:, None, None, None]
+        bad = torch.rand(n_movies, 1, *shape, generator=rng, device=rng.device) < share
+        column = (torch.rand(n_movies, generator=rng, device=rng.device) * 10 * shape[1]).long()
+        of_column = torch.arange(shape[1], device=rng.device) == column[:, None]
+        return replace(camera, bad=bad | of_column[:, None, None, :])
 
+    def stated(self, camera: Camera, rng: torch.Generator) -> tuple[Camera, Camera]:
+        """The camera that records, and the one that its user states: without maps for a fraction `unmapped`.
+
+        Args:
+            camera: from `sample`.
+            rng: source of randomness.
+        """
+        maps = (camera.e_per_adu, camera.read_noise_e)
+        e_per_adu, read_noise_e = (torch.as_tensor(m, device=rng.device) for m in maps)
+        whole = camera.em_gain is not None or e_per_adu.shape[-1] == 1
+        if whole or float(torch.rand(1, generator=rng, device=rng.device)) >= self.unmapped:
+            return camera, camera
+        spread = uniform(self.fixed_pattern_e, len(e_per_adu), rng)[:, None, None, None]
+        pattern = spread * torch.randn(e_per_adu.shape, generator=rng, device=rng.device)
+        middle = [m.flatten(1).median(1).values[:, None, None, None] for m in (e_per_adu, read_noise_e)]
+        recording = replace(camera, baseline=camera.baseline + pattern / e_per_adu)
+        return recording, replace(camera, e_per_adu=middle[0], read_noise_e=middle[1])
+
+    def _sample(self, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
         def each(values: Tensor) -> Tensor:
             return values[:, None, None, None]
 
@@ -149,7 +186,7 @@ class Simulation(NamedTuple):
     frames: Tensor
     """(n_movies, n_frames, height, width) ADU"""
     camera: Camera
-    """fields broadcast against `frames`"""
+    """as its user states it; fields broadcast against `frames`"""
     background: Tensor
     """(n_movies, n_frames, height, width) photons per pixel"""
     psf_parameters: Tensor
@@ -177,7 +214,7 @@ class ForwardModel:
     blur_nm: Range = (0.0, 0.0)
     """range of a Gaussian blur on top of `psf`"""
     pupils: PupilBank | None = None
-    """PSFs of which every movie draws one; None: all have `psf`"""
+    """PSFs of which every movie draws one, or a fraction of them if there is a `psf_prior`; None: all have `psf`"""
 
     @torch.no_grad()
     def sample(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Simulation:
@@ -196,7 +233,7 @@ class ForwardModel:
         psfs: Sequence[PSF] = ()
         told: dict[str, Tensor] = {}
         halo = None
-        if self.pupils is not None:
+        if self.pupils is not None and self._by_pupils(rng):
             psfs, told = self.pupils.draw(n_movies, rng)
             parameters = torch.zeros(n_movies, 0)
         elif isinstance(self.psf, FieldSplinePSF):
@@ -243,10 +280,15 @@ class ForwardModel:
         if self.blur_nm[1] > 0:
             psfs = [BlurredPSF(self.psf, blur).to(rng.device) for blur in blur_nm.tolist()]
         if isinstance(self.camera, CameraPrior):
-            camera = self.camera.sample(n_movies, shape, rng)
+            recording, camera = self.camera.stated(self.camera.sample(n_movies, shape, rng), rng)
         else:
-            camera = _cut(self.camera, n_movies, shape, rng)
-        return Simulation(emitters, camera.sample(light, rng), camera, background, parameters, told, pixel, psfs)
+            recording = camera = _cut(self.camera, n_movies, shape, rng)
+        return Simulation(emitters, recording.sample(light, rng), camera, background, parameters, told, pixel, psfs)
+
+    def _by_pupils(self, rng: torch.Generator) -> bool:
+        """Whether the next movies have PSFs of pupils, and not Gaussian ones."""
+        share = 1.0 if self.psf_prior is None else self.psf_prior.pupil_fraction
+        return share == 1 or float(torch.rand(1, generator=rng, device=rng.device)) < share
 
     def _blurred(self, spots: Tensor, blur_nm: Tensor) -> Tensor:
         """Light (n_movies, n_frames, y, x), each movie blurred by its own width (n_movies,), without its margin."""
@@ -288,4 +330,8 @@ def gaussian_forward(
     # four sigma of the widest core on either side
     patch = 2 * int(4 * psf_prior.sigma_px[1] + 0.5) + 1
     psf = GaussianPSF(middle, pixel_size_nm=pixel_size_nm, depth_nm=psf_prior.depth_nm, patch_px=patch)
-    return ForwardModel(scene, psf, camera, psf_prior)
+    pupils = None
+    if psf_prior.pupil_fraction > 0:
+        within = replace(psf_prior.pupils, sigma_px=psf_prior.sigma_px, told_error=psf_prior.told_error)
+        pupils = PupilBank(within, pixel_size_nm, scene.z_nm)
+    return ForwardModel(scene, psf, camera, psf_prior, pupils=pupils)

@@ -54,6 +54,12 @@ class Scene:
     """standard deviation of the logarithm of the background over the field"""
     background_drift: Range = (-0.02, 0.005)
     """relative change of the background from frame to frame"""
+    flicker: Fraction = 0.0
+    """fraction of movies whose background jumps between frames: lasers that take turns, flashes, steps, lamp noise"""
+    flicker_factor: PositiveRange = (0.2, 5.0)
+    """background of the frames that jump over that of the others; log-uniform"""
+    flicker_noise: NonNegativeRange = (0.05, 0.4)
+    """standard deviation of the logarithm of the background from frame to frame, where it is noise that flickers"""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -149,5 +155,28 @@ class Scene:
         contrast = uniform(self.background_contrast, n_movies, rng)
         drift = uniform(self.background_drift, n_movies, rng)
         time = torch.exp(drift[:, None] * torch.arange(n_frames, device=rng.device))
+        if self.flicker > 0:
+            time = time * self._flicker(n_movies, n_frames, rng)
         field = level[:, None, None] * torch.exp(contrast[:, None, None] * pattern)
         return field[:, None] * time[:, :, None, None]
+
+    def _flicker(self, n_movies: int, n_frames: int, rng: torch.Generator) -> Tensor:
+        """Factors (n_movies, n_frames) on the background: 1 where nothing flickers."""
+
+        def rand(*size: int) -> Tensor:
+            return torch.rand(*size, generator=rng, device=rng.device)
+
+        frame = torch.arange(n_frames, device=rng.device)
+        moment = (rand(n_movies, 1) * n_frames).floor()
+        period = (2 + 3 * rand(n_movies, 1)).floor()
+        takes_turns = (frame + moment) % period == 0
+        flashes = frame == moment
+        steps = frame >= moment
+        patterns = torch.stack([takes_turns, flashes, steps], 1)
+        kind = (rand(n_movies) * 4).long()
+        chosen = patterns[torch.arange(n_movies, device=rng.device), kind.clamp_max(2)]
+        jump = log_uniform(self.flicker_factor, n_movies, rng)[:, None]
+        spread = uniform(self.flicker_noise, n_movies, rng)[:, None]
+        noise = torch.exp(spread * torch.randn(chosen.shape, generator=rng, device=rng.device))
+        factor = torch.where((kind == 3)[:, None], noise, torch.where(chosen, jump, 1.0))
+        return torch.where(rand(n_movies, 1) < self.flicker, factor, 1.0)

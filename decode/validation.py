@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -98,13 +98,14 @@ def _errors_of_isolated(
     device = batch.frames.device
     for movie in (truth.frame // n_frames).unique():
         of = truth.frame // n_frames == movie
+        own = batch.psfs[int(movie)] if batch.psfs else psf
         bound[of] = cramer_rao_bound(
-            batch.psfs[int(movie)] if batch.psfs else psf,
+            own,
             _camera_of(batch, int(movie)),
             truth.xyz[of].to(device),
             truth.photons[of].to(device),
             background[of].to(device),
-            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1) if psf.parameter_names else None,
+            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1) if own.parameter_names else None,
             two_d=two_d,
         )[:, :2].cpu()
     error = found.xyz[:, :2] - truth.xyz[:, :2]
@@ -114,9 +115,11 @@ def _errors_of_isolated(
 
 def _camera_of(batch: Simulation, movie: int) -> Camera:
     """The camera of one movie, with numbers: the median of its maps."""
-    values = {f.name: getattr(batch.camera, f.name) for f in fields(batch.camera)}
+    camera = replace(batch.camera, bad=None)
+    values = {f.name: getattr(camera, f.name) for f in fields(camera)}
     maps = {k: v[movie] if v.ndim == 4 else v for k, v in values.items() if isinstance(v, Tensor)}
-    return replace(batch.camera, **{k: float(v.median()) for k, v in maps.items()})
+    numbers: dict[str, Any] = {k: float(v.median()) for k, v in maps.items()}
+    return replace(camera, **numbers)
 
 
 @final

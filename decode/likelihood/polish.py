@@ -277,9 +277,13 @@ class _Windows:
         corner = torch.floor(self.place[:, :2] / psf.pixel_size_nm).long() - k // 2
         self.corner = corner.minimum(corner.new_tensor([width, height])).clamp_min(-k)
         camera = camera.to(device)
-        self.photons = pad(camera.to_photons(adu.to(device)).to(dtype), (k, k, k, k))
+        photons = camera.without_bad(camera.to_photons(adu.to(device)))
+        self.photons = pad(photons.to(dtype), (k, k, k, k))
         self.light, self.background = torch.zeros_like(self.photons), torch.zeros_like(self.photons[0])
-        self.within = pad(start.new_ones(height, width), (k, k, k, k))
+        counts = start.new_ones(height, width)
+        if camera.bad is not None:
+            counts = counts.masked_fill(camera.bad, 0)
+        self.within = pad(counts, (k, k, k, k))
         self.excess, self.floor = (
             value if value.numel() == 1 else pad(value.expand(height, width), (k, k, k, k), value=1.0).flatten()
             for value in (
@@ -323,10 +327,10 @@ class _Windows:
             value if value.numel() == 1 else value.view_as(self.within)[k:-k, k:-k]
             for value in (self.excess, self.floor)
         )
-        weight = 1 / (excess * (light.clamp_min(0) + level) + floor)
+        weight = self.within[k:-k, k:-k] / (excess * (light.clamp_min(0) + level) + floor)
         sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / len(rest)) ** 0.5
         above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
-        self.background[k:-k, k:-k] = above / below
+        self.background[k:-k, k:-k] = above / below.clamp_min(1e-12)
 
     def solve(self, rows: Tensor, beside: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of emitters with as many neighbours (n, m) each.
@@ -366,7 +370,7 @@ class _Windows:
         return step, covariance * (scale[:, own, None] * scale[:, None, own]), deviance
 
     def n_pixels(self) -> Tensor:
-        """(n,) pixels of each window inside the frame."""
+        """(n,) pixels of each window that count: inside the frame, and not bad."""
         return _taken(self.within, self.first[:, None] + self.offset).sum(1)
 
     def _seen(self, emitters: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ FORMAT = "decode-localizer-1"
 
 N_IMAGES = 3
 """channels in besides the context: stabilized count, its logarithm, the noise floor"""
+FLOOR_OF_BAD = 1e4
+"""noise floor by which the network knows a bad pixel, photons squared: more than any pixel that works has"""
 FIRST = "frame_net.down.0.first.weight"
 """the weights that see them"""
 
@@ -66,6 +68,7 @@ class Localizer(nn.Module):
     their variance-stabilized value 2 sqrt(count + floor + 3/8) (Anscombe, Biometrika 35, 246, 1948, with the read
     noise of Murtagh, Starck and Bijaoui, Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a
     Gaussian spot is a parabola at every brightness), the floor, and the context maps: what is known of the PSF.
+    Bad pixels are filled from their neighbours, and the floor says that they are (`FLOOR_OF_BAD`).
 
     Args:
         network: shape of the network.
@@ -182,11 +185,14 @@ class Localizer(nn.Module):
         """
         b, t, height, width = adu.shape
         alpha = camera.excess_factor / torch.as_tensor(camera.qe, dtype=torch.float32, device=adu.device)
-        count = camera.to_photons(adu) / alpha
+        count = camera.without_bad(camera.to_photons(adu)) / alpha
         floor = (camera.noise_floor.to(adu.device) / alpha**2).expand(b, t, height, width)
         stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
         logarithm = torch.log((count + floor).clamp_min(0) + 2)
-        x = torch.stack([stable / 8 - 1, logarithm / 2 - 1, torch.log1p(floor) - 0.5], 2)
+        stated = floor
+        if camera.bad is not None:
+            stated = floor.masked_fill(camera.bad.to(adu.device), FLOOR_OF_BAD)
+        x = torch.stack([stable / 8 - 1, logarithm / 2 - 1, torch.log1p(stated) - 0.5], 2)
         if self.embedding is None:
             x = torch.cat([x, context.to(adu.device)[:, None].expand(b, t, -1, height, width)], 2)
         x = self._padded(x.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
@@ -270,10 +276,22 @@ class Localizer(nn.Module):
             if name != FIRST and not (name.startswith("embedding.0.") and list(self.context) != list(other.context)):
                 part = tuple(slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True))
                 mine[name][part] = weight[part]
+        if self.embedding is not None and list(self.context) == list(other.context):
+            self._keep_meaning(mine, theirs, other.context)
         mine[FIRST][:, :N_IMAGES] = theirs[FIRST][:, :N_IMAGES]
         for i, context in enumerate(self.context if self.embedding is None else ()):
             if context in other.context and other.embedding is None:
                 mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
+
+    def _keep_meaning(
+        self, mine: dict[str, Tensor], theirs: dict[str, Tensor], ranges: Mapping[str, tuple[float, float]]
+    ) -> None:
+        """Weights that do with context maps of this model's ranges what another's do with those of its own."""
+        for i, (name, (low, high)) in enumerate(self.context.items()):
+            other_low, other_high = ranges[name]
+            weight = theirs["embedding.0.weight"][:, i] / (other_high - other_low)
+            mine["embedding.0.weight"][:, i] = weight * (high - low)
+            mine["embedding.0.bias"] += weight[:, 0, 0] * (low + high - other_low - other_high)
 
     @torch.no_grad()
     def settled(self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0) -> Localizer:

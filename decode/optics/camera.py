@@ -9,8 +9,12 @@ from typing import Any, final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 __all__ = ["Camera"]
+
+BAD_CLUSTER_PX = 3
+"""distance over which bad pixels are filled from good ones; in larger clusters they get the mean of the frame"""
 
 
 @final
@@ -37,6 +41,8 @@ class Camera:
     """clock-induced charge and dark current, electrons per pixel and frame before the gain"""
     saturation_adu: float = 65535.0
     """largest count the camera writes"""
+    bad: Tensor | None = None
+    """True where a pixel is dead, stuck or flickers, and its counts say nothing of the light; None: nowhere"""
 
     def __post_init__(self) -> None:
         checks = {"e_per_adu": 0.0, "qe": 0.0, "em_gain": 0.0}
@@ -103,6 +109,31 @@ class Camera:
             self.spurious_e / self.qe, device=adu.device
         )
 
+    def without_bad(self, photons: Tensor) -> Tensor:
+        """Photons whose bad pixels have the mean of the good ones around them.
+
+        Args:
+            photons: (..., y, x), as `to_photons` gives them.
+
+        Returns:
+            (..., y, x); the same tensor where no pixel is bad.
+        """
+        if self.bad is None:
+            return photons
+        frames = photons.reshape(-1, 1, *photons.shape[-2:])
+        good = (~self.bad.to(photons.device)).expand(photons.shape).reshape(frames.shape)
+        # not 0 times the value, which may be NaN or infinite
+        filled = torch.where(good, frames, 0.0)
+        known = good.to(photons.dtype)
+        overall = filled.sum((2, 3), keepdim=True) / known.sum((2, 3), keepdim=True).clamp_min(1)
+        kernel = photons.new_tensor([[1.0, 2.0, 1.0], [2.0, 0.0, 2.0], [1.0, 2.0, 1.0]])[None, None]
+        for _ in range(BAD_CLUSTER_PX):
+            weight = conv2d(known, kernel, padding=1)
+            mean = conv2d(filled * known, kernel, padding=1) / weight.clamp_min(1)
+            filled = torch.where(known > 0, filled, mean)
+            known = torch.maximum(known, (weight > 0).to(known.dtype))
+        return torch.where(known > 0, filled, overall).view(photons.shape)
+
     @torch.no_grad()
     def sample(self, photons: Tensor, rng: torch.Generator | None = None) -> Tensor:
         """Draw the counts a camera would write.
@@ -136,7 +167,7 @@ class Camera:
             photons: (..., y, x) expected photons before quantum efficiency; broadcasts against `adu`.
 
         Returns:
-            (..., y, x) natural log of a probability, dtype of `photons`, differentiable in `photons`.
+            (..., y, x) natural log of a probability, dtype of `photons`, differentiable in `photons`; 0 in bad pixels.
         """
         counts, expected = torch.broadcast_tensors(adu.double(), photons.double())
 
@@ -170,7 +201,8 @@ class Camera:
             log_p = log_p.masked_scatter(clipped, torch.logaddexp(log_p[clipped], rest))
         if self.em_gain is not None:
             log_p = torch.logaddexp(log_p, _log_interval(low / noise, high / noise) - rate)  # no electron, no gain
-        return log_p.reshape(counts.shape).to(photons.dtype)
+        log_p = log_p.reshape(counts.shape).to(photons.dtype)
+        return log_p if self.bad is None else log_p.masked_fill(self.bad.to(log_p.device), 0.0)
 
 
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(64))

@@ -1,4 +1,4 @@
-"""PupilBank: splines of many astigmatic pupils, for movies of many microscopes."""
+"""PupilBank: splines of many pupils, for movies of many microscopes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from decode.emitters import EmitterSet
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
-__all__ = ["Canonical", "PupilBank", "PupilPrior", "canonical"]
+__all__ = ["Canonical", "PupilBank", "PupilPrior", "RoundPupilPrior", "canonical", "gaussian_width_px"]
 
 IMMERSION_INDEX = 1.518
 """of all pupils in the bank: others are scaled to it, for only wavelength and aperture over the index matter"""
@@ -62,6 +64,45 @@ class PupilPrior:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    def told(self, values: Tensor, rng: torch.Generator) -> Tensor:
+        """What users know of their pupils: (n, context) true values with the errors of a calibration."""
+        aberrations = [float(name.startswith("zernike")) for name in self.context]
+        error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error_waves
+        return values + error * torch.tensor(aberrations, device=rng.device)
+
+    def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
+        """A pupil and its (context,) true values."""
+        ranges = torch.tensor(list(self.context.values()), device=rng.device)
+        share = torch.rand(len(ranges), generator=rng, device=rng.device)
+        values = ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0])
+        known = dict(zip(self.context, values.tolist(), strict=True))
+        untold = torch.randn(len(UNTOLD), generator=rng, device=rng.device) * self.untold_waves
+        return self.pupil(known, pixel_size_nm, dict(zip(UNTOLD, untold.tolist(), strict=True))), values
+
+    def middle(self, pixel_size_nm: float) -> PupilPSF:
+        """The pupil in the middle of all ranges."""
+        return self.pupil({name: (low + high) / 2 for name, (low, high) in self.context.items()}, pixel_size_nm)
+
+    def pupil(
+        self,
+        known: Mapping[str, float],
+        pixel_size_nm: float,
+        untold: Mapping[tuple[int, int], float] = MappingProxyType({}),
+    ) -> PupilPSF:
+        """The pupil of values by the names of the context, and of further modes in wavelengths."""
+        wavelength = known["wavelength_px"] * pixel_size_nm
+        waves = {mode: known[_name(mode)] for mode in MODES} | dict(untold)
+        return PupilPSF(
+            numerical_aperture=known["numerical_aperture"],
+            wavelength_nm=wavelength,
+            pixel_size_nm=pixel_size_nm,
+            immersion_index=IMMERSION_INDEX,
+            zernike_nm={mode: c * wavelength for mode, c in waves.items()},
+            blur_nm=known["blur_px"] * pixel_size_nm,
+            apodization=known["apodization"],
+            patch_px=PATCH_PX,
+        )
 
     @property
     def context(self) -> dict[str, Range]:
@@ -131,6 +172,92 @@ def canonical(psf: PupilPSF) -> Canonical:
 
 
 @final
+@dataclass(frozen=True, kw_only=True)
+class RoundPupilPrior:
+    """Ranges of objectives whose PSF is about round; the network is told the width of the Gaussian like it in focus."""
+
+    wavelength_px: PositiveRange = (4.0, 12.0)
+    """emission wavelength over the pixel's side, in oil (index 1.518); log-uniform"""
+    numerical_aperture: tuple[Aperture, Aperture] = (1.1, 1.5)
+    """in oil"""
+    spherical_waves: NonNegative = 0.06
+    """largest (4, 0) of either sign, wavelengths rms"""
+    others_waves: NonNegative = 0.03
+    """largest of each other mode up to the fourth order"""
+    blur_px: NonNegativeRange = (0.0, 0.6)
+    """standard deviation of a Gaussian blur, pixels"""
+    apodization: Range = (-0.7, 0.7)
+    """loss of amplitude towards the rim"""
+    sigma_px: PositiveRange = (0.8, 2.0)
+    """widths, pixels; pupils beyond it are drawn again"""
+    told_error: NonNegative = 0.05
+    """relative error (standard deviation) of the width that the network is told"""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def context(self) -> dict[str, Range]:
+        """Name and range of what the network is told."""
+        return {"psf_sigma_px": self.sigma_px}
+
+    def told(self, values: Tensor, rng: torch.Generator) -> Tensor:
+        """What users know of their width: (n, 1) true values with the errors of an estimate."""
+        error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error
+        return values * torch.exp(error)
+
+    def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
+        """A pupil and its width (1,) in pixels.
+
+        Raises:
+            ValueError: if none of many pupils has a width within `sigma_px`.
+        """
+
+        def between(low: float, high: float) -> float:
+            return low + (high - low) * float(torch.rand(1, generator=rng, device=rng.device))
+
+        for _ in range(100):
+            wavelength = pixel_size_nm * math.exp(between(*(math.log(v) for v in self.wavelength_px)))
+            waves = {mode: between(-self.others_waves, self.others_waves) for mode in MODES}
+            waves[4, 0] = between(-self.spherical_waves, self.spherical_waves)
+            psf = PupilPSF(
+                numerical_aperture=between(*self.numerical_aperture),
+                wavelength_nm=wavelength,
+                pixel_size_nm=pixel_size_nm,
+                immersion_index=IMMERSION_INDEX,
+                zernike_nm={mode: c * wavelength for mode, c in waves.items()},
+                blur_nm=between(*self.blur_px) * pixel_size_nm,
+                apodization=between(*self.apodization),
+                patch_px=PATCH_PX,
+            )
+            sigma_px = gaussian_width_px(psf)
+            if self.sigma_px[0] <= sigma_px <= self.sigma_px[1]:
+                return psf, torch.tensor([sigma_px], device=rng.device)
+        raise ValueError(f"psf: no pupil of these ranges has a width within sigma_px {list(self.sigma_px)}")
+
+
+@torch.no_grad()
+def gaussian_width_px(psf: PSF) -> float:
+    """Width in pixels of the Gaussian most like a PSF in focus, as it is fitted to molecules on a background.
+
+    Weighted least squares in a window of 9 x 9 pixels, for 2000 photons on 20 a pixel.
+    """
+    side = 9
+    centre = psf.pixel_size_nm * side / 2
+    place = torch.tensor([[centre, centre, 0.0]], dtype=torch.float64)
+    image = psf.with_patch(side).integrate_pixels(place.to(torch.get_default_dtype())).double().cpu().view(-1)
+    weight = 1 / (2000 * image + 20)
+    widths = torch.logspace(math.log10(0.4), math.log10(3.0), 200, dtype=torch.float64)
+    gaussian = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side)
+    middle = torch.tensor([[side / 2, side / 2, 0.0]], dtype=torch.float64).expand(len(widths), 3)
+    spots = gaussian.integrate_pixels(middle, widths[:, None]).flatten(1)
+    design = torch.stack([spots, torch.ones_like(spots)], 2) * weight.sqrt()[None, :, None]
+    target = (image * weight.sqrt()).expand(len(widths), -1)[..., None]
+    rest = target - design @ torch.linalg.lstsq(design, target).solution
+    return float(widths[rest.square().sum((1, 2)).argmin()])
+
+
+@final
 class PupilBank:
     """Draws PSFs from a prior; as computing one takes as long as a step of training, it keeps some and renews them.
 
@@ -143,7 +270,7 @@ class PupilBank:
 
     def __init__(
         self,
-        prior: PupilPrior,
+        prior: PupilPrior | RoundPupilPrior,
         pixel_size_nm: float,
         z_range_nm: Range,
         *,
@@ -156,16 +283,8 @@ class PupilBank:
         self._kept: list[tuple[SplinePSF, Tensor]] = []
         self._oldest, self._due = 0, 0.0
 
-    @property
-    def middle(self) -> PupilPSF:
-        """The PSF in the middle of all ranges."""
-        ranges = self.prior.context.values()
-        return self._pupil(
-            {name: (low + high) / 2 for name, (low, high) in zip(self.prior.context, ranges, strict=True)}
-        )
-
     def draw(self, n: int, rng: torch.Generator) -> tuple[list[SplinePSF], dict[str, Tensor]]:
-        """Some PSFs, and what the network is told of them: (n,) by the names of `PupilPrior.context`."""
+        """Some PSFs, and what the network is told of them: (n,) by the names of the prior's context."""
         for _ in range(min(n, self._size - len(self._kept))):
             self._kept.append(self._make(rng))
         self._due += FRESH
@@ -175,36 +294,20 @@ class PupilBank:
         self._due %= 1
         chosen = torch.randint(len(self._kept), (n,), generator=rng, device=rng.device).tolist()
         psfs = [self._kept[i][0] for i in chosen]
-        told = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
-        names = self.prior.context
-        error = torch.randn(told.shape, generator=rng, device=rng.device) * self.prior.told_error_waves
-        error = error * torch.tensor([float(name.startswith("zernike")) for name in names], device=rng.device)
-        low, high = torch.tensor(list(names.values()), device=rng.device).unbind(1)
-        return psfs, dict(zip(names, (told + error).clamp(low, high).unbind(1), strict=True))
+        true = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
+        low, high = torch.tensor(list(self.prior.context.values()), device=rng.device).unbind(1)
+        told = self.prior.told(true, rng).clamp(low, high)
+        return psfs, dict(zip(self.prior.context, told.unbind(1), strict=True))
 
+    @torch.no_grad()
     def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor]:
-        ranges = torch.tensor(list(self.prior.context.values()), device=rng.device)
-        uniform = torch.rand(len(ranges), generator=rng, device=rng.device)
-        values = ranges[:, 0] + uniform * (ranges[:, 1] - ranges[:, 0])
-        told = dict(zip(self.prior.context, values.tolist(), strict=True))
-        untold = torch.randn(len(UNTOLD), generator=rng, device=rng.device) * self.prior.untold_waves
-        psf = self._pupil(told, dict(zip(UNTOLD, untold.tolist(), strict=True))).to(rng.device)
+        psf, values = self.prior.sample(self.pixel_size_nm, rng)
+        psf = psf.to(rng.device)
         steps = math.ceil((self._z_range[1] - self._z_range[0]) / 50)
         step = (self._z_range[1] - self._z_range[0]) / steps
-        return psf.to_spline(z_range_nm=self._z_range, z_step_nm=step).to(rng.device), values
-
-    def _pupil(
-        self, told: Mapping[str, float], untold: Mapping[tuple[int, int], float] = MappingProxyType({})
-    ) -> PupilPSF:
-        wavelength = told["wavelength_px"] * self.pixel_size_nm
-        waves = {mode: told[_name(mode)] for mode in MODES} | dict(untold)
-        return PupilPSF(
-            numerical_aperture=told["numerical_aperture"],
-            wavelength_nm=wavelength,
-            pixel_size_nm=self.pixel_size_nm,
-            immersion_index=IMMERSION_INDEX,
-            zernike_nm={mode: c * wavelength for mode, c in waves.items()},
-            blur_nm=told["blur_px"] * self.pixel_size_nm,
-            apodization=told["apodization"],
-            patch_px=PATCH_PX,
-        )
+        spline = psf.to_spline(z_range_nm=self._z_range, z_step_nm=step).to(rng.device)
+        # photons are those of the light within the patch, as a PSF from beads counts them
+        middle = spline.patch_px / 2 * spline.pixel_size_nm
+        in_focus = spline.coefficients.new_tensor([[middle, middle, 0.0]])
+        spline.coefficients.div_(spline.integrate_pixels(in_focus).sum())
+        return spline, values
