@@ -87,3 +87,39 @@ def test_what_the_network_is_told_scatters_about_the_truth(rng: torch.Generator)
     assert 0.03 < float(error.std()) < 0.06
     assert float(s.told["psf_sigma_px"].min()) >= 0.8
     assert float(s.told["psf_sigma_px"].max()) <= 2.00001
+
+
+def test_a_share_of_the_movies_has_the_psf_of_an_objective(rng: torch.Generator) -> None:
+    prior = PSFPrior(sigma_px=(1.0, 1.4), pupil_fraction=0.5)
+    model = gaussian_forward(Scene(density_per_um2=(0.1, 0.2)), prior, CameraPrior(), 100.0)
+    movies = [model.sample(2, 1, (12, 12), rng) for _ in range(12)]
+    by_pupils = [movie for movie in movies if movie.psfs]
+    assert 0 < len(by_pupils) < len(movies)
+    for movie in movies:
+        assert movie.told["psf_sigma_px"].shape == (2,)
+        assert ((movie.told["psf_sigma_px"] >= 1.0) & (movie.told["psf_sigma_px"] <= 1.4)).all()
+
+
+def test_a_camera_stated_without_its_maps_still_records_with_them(rng: torch.Generator) -> None:
+    prior = CameraPrior(emccd_fraction=0.0, unmapped=1.0, fixed_pattern_e=(2.0, 2.0))
+    dark = Scene(density_per_um2=(0.0, 0.0), background_photons=(20.0, 20.0), background_drift=(0.0, 0.0))
+    simulation = gaussian_forward(dark, PSFPrior(), prior, 100.0).sample(2, 200, (24, 24), rng)
+    assert simulation.camera.shape is None, "what is stated are numbers"
+    photons = simulation.camera.to_photons(simulation.frames)
+    excess = photons.mean(1) - simulation.background.mean(1)
+    qe = torch.as_tensor(simulation.camera.qe)
+    assert (excess.flatten(1).std(1) * qe.flatten() > 1.5).all(), "the pattern of 2 electrons stays in the mean"
+    mapped = replace(prior, unmapped=0.0)
+    simulation = gaussian_forward(dark, PSFPrior(), mapped, 100.0).sample(2, 200, (24, 24), rng)
+    assert simulation.camera.shape == (24, 24)
+    excess = simulation.camera.to_photons(simulation.frames).mean(1) - simulation.background.mean(1)
+    assert (excess.flatten(1).std(1) < 0.8).all()
+
+
+def test_bad_pixels_come_in_the_share_that_is_asked_for_and_in_columns(rng: torch.Generator) -> None:
+    prior = CameraPrior(bad_pixels=(0.05, 0.05))
+    cameras = [prior.sample(10, (32, 32), rng) for _ in range(20)]
+    bad = torch.cat([camera.bad for camera in cameras if camera.bad is not None])
+    columns = bad.all(2).any(2)[:, 0]
+    assert 0.03 < columns.float().mean() < 0.2
+    assert bad[~columns].float().mean() == pytest.approx(0.05, abs=0.005)

@@ -356,3 +356,17 @@ def test_a_fit_is_the_same_on_its_own_and_among_others(rng: torch.Generator) -> 
     whole = fit_jointly(astigmatic(), EMCCD, adu, start)
     half = fit_jointly(astigmatic(), EMCCD, adu[:40], start[:20])
     assert ((whole.xyz[:20] - half.xyz) / half.xyz_sigma).abs().max() < 0.3
+
+
+def test_what_a_bad_pixel_reads_changes_no_molecule(rng: torch.Generator) -> None:
+    truth = one_each(20, rng)
+    adu = recorded(CAMERAS["sCMOS"], truth, rng)
+    bad = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    bad[14, 12] = bad[:, 16] = True
+    camera = replace(CAMERAS["sCMOS"], bad=bad)
+    start = found(truth, bound_of(CAMERAS["sCMOS"], truth), rng)
+    clean, stuck = (polish(astigmatic(), camera, counts, start) for counts in (adu, adu.masked_fill(bad, 65535)))
+    torch.testing.assert_close(stuck.xyz, clean.xyz)
+    torch.testing.assert_close(stuck.photons, clean.photons)
+    assert stuck.polished is not None
+    assert stuck.polished.float().mean() > 0.8

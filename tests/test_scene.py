@@ -83,3 +83,18 @@ def test_depths_fill_their_share(rng: torch.Generator) -> None:
 def test_impossible_ranges_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         Scene(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_background_that_flickers_jumps_by_the_factor_and_keeps_its_shape(rng: torch.Generator) -> None:
+    steady = {"background_photons": (50.0, 50.0), "background_drift": (0.0, 0.0)}
+    scene = Scene(**steady, flicker=1.0, flicker_factor=(3.0, 3.0))
+    background = scene.sample_background(400, 8, (6, 5), rng)
+    level = background / background.amin(1, keepdim=True)
+    torch.testing.assert_close(level, level.mean((2, 3), keepdim=True).expand_as(level), msg="one factor a frame")
+    jumps = level[:, :, 0, 0]
+    of_levels = ((jumps - 1).abs() < 1e-3) | ((jumps - 3).abs() < 1e-3)
+    noisy = ~of_levels.all(1)
+    assert 0.15 < noisy.float().mean() < 0.35, "a quarter is lamp noise"
+    assert (jumps.amax(1) > 2.9)[~noisy].float().mean() > 0.9, "nearly all others jump"
+    still = Scene(**steady, flicker=0.0).sample_background(20, 8, (6, 5), rng)
+    torch.testing.assert_close(still, still[:, :1].expand_as(still))

@@ -307,7 +307,7 @@ class PupilBank:
         step = (self._z_range[1] - self._z_range[0]) / steps
         spline = psf.to_spline(z_range_nm=self._z_range, z_step_nm=step).to(rng.device)
         # photons are those of the light within the patch, as a PSF from beads counts them
-        middle = spline.patch_px / 2 * spline.pixel_size_nm
-        in_focus = spline.coefficients.new_tensor([[middle, middle, 0.0]])
-        spline.coefficients.div_(spline.integrate_pixels(in_focus).sum())
+        middle = psf.patch_px / 2 * psf.pixel_size_nm
+        in_focus = psf.offset_nm.new_tensor([[middle, middle, 0.0]])
+        spline.coefficients.div_(psf.integrate_pixels(in_focus).sum())
         return spline, values

@@ -172,3 +172,27 @@ def test_a_model_inherits_what_another_has_learnt(model: Localizer, adu: torch.T
     assert after.z_nm is not None
     with pytest.raises(ValueError, match="another network"):
         Localizer(replace(SMALL, head_width=8), {}).inherit(model)
+
+
+def test_what_a_bad_pixel_reads_does_not_reach_the_network(model: Localizer, adu: torch.Tensor) -> None:
+    bad = torch.zeros(21, 18, dtype=torch.bool)
+    bad[5, 7] = bad[12, :] = True
+    camera = replace(SCMOS, bad=bad)
+    stuck = torch.where(bad, 60000.0, adu)
+    assert torch.equal(logits(model, stuck, camera), logits(model, adu, camera))
+    assert not torch.equal(logits(model, adu, camera), logits(model, adu, SCMOS)), "but that it is bad does"
+
+
+def test_a_model_of_wider_ranges_inherits_what_the_context_means(adu: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    told = replace(SMALL, context_width=6)
+    narrow = Localizer(told, {"a": (0.0, 1.0), "b": (-2.0, 2.0)}).eval()
+    for name, weight in narrow.named_parameters():
+        if "modulation" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    wide = Localizer(told, {"a": (-1.0, 3.0), "b": (-2.0, 6.0)}).eval()
+    wide.inherit(narrow)
+    values = {"a": 0.8, "b": -0.7}
+    with torch.no_grad():
+        one, two = (m(adu, SCMOS, m.context_map(values), 100.0).logit for m in (narrow, wide))
+    torch.testing.assert_close(two, one, atol=1e-4, rtol=1e-4)

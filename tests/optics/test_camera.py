@@ -261,3 +261,26 @@ def wrong(**change: float) -> Callable[[], Camera]:
 def test_an_impossible_camera_is_refused(make: Callable[[], Camera], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", [0.0, 65535.0, float("nan")])
+def test_what_a_bad_pixel_reads_changes_nothing(value: float) -> None:
+    bad = torch.zeros(9, 12, dtype=torch.bool)
+    bad[4, :] = bad[0, 0] = bad[2, 5] = True
+    camera = replace(SCMOS, bad=bad)
+    clean = 50 + 3 * torch.arange(12.0).expand(2, 9, 12)
+    filled = camera.without_bad(torch.where(bad, value, clean))
+    assert torch.equal(filled[:, ~bad], clean[:, ~bad])
+    torch.testing.assert_close(filled[:, 4, 1:-1], clean[:, 4, 1:-1], msg="neighbours tell a row")
+    torch.testing.assert_close(filled[:, 2, 5], clean[:, 2, 5])
+    adu = torch.where(bad, 7.0, 160.0)
+    log_prob = camera.log_prob(adu, clean[0])
+    assert (log_prob[bad] == 0).all()
+    assert (log_prob[~bad] < 0).all()
+
+
+def test_a_cluster_too_large_for_its_neighbours_has_the_mean_of_the_frame() -> None:
+    bad = torch.zeros(20, 20, dtype=torch.bool)
+    bad[3:17, 3:17] = True
+    filled = replace(SCMOS, bad=bad).without_bad(torch.full((20, 20), 12.0).masked_fill(bad, 1e4))
+    torch.testing.assert_close(filled, torch.full((20, 20), 12.0))

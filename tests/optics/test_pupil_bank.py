@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from decode.optics.gaussian import GaussianPSF
 from decode.optics.pupil import MODES, PupilPSF
-from decode.optics.pupil_bank import PupilBank, PupilPrior, canonical
+from decode.optics.pupil_bank import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior, canonical, gaussian_width_px
 
 BANK = PupilBank(PupilPrior(), 100.0, (-600.0, 600.0), size=6)
+ROUND = PupilBank(RoundPupilPrior(sigma_px=(1.0, 1.5), told_error=0.0), 100.0, (-200.0, 200.0), size=4)
 
 
 def pupil(sign: float = 1.0, scale: float = 1.0, index: float = 1.518) -> PupilPSF:
@@ -79,8 +82,45 @@ def test_what_is_told_is_what_is_drawn_but_for_a_users_error() -> None:
         at = torch.tensor([[psf.patch_px * 50.0 + 17.0, psf.patch_px * 50.0 - 33.0, 210.0]])
         with torch.no_grad():
             seen, expected = psf.integrate_pixels(at), direct.integrate_pixels(at)
+            middle = PATCH_PX * 50.0
+            in_focus = direct.with_patch(PATCH_PX).integrate_pixels(torch.tensor([[middle, middle, 0.0]]))
+        expected = expected / in_focus.sum()
         inner = slice(2, -2)  # beyond, the light of the spline's last voxels ends
         assert (seen - expected)[:, inner, inner].abs().max() < 0.01 * expected.max()
+
+
+def test_all_light_of_an_emitter_in_focus_is_within_the_patch() -> None:
+    for bank in (BANK, ROUND):
+        psf = bank.draw(1, torch.Generator().manual_seed(5))[0][0]
+        middle = psf.patch_px * 50.0
+        with torch.no_grad():
+            light = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]])).sum()
+        assert light == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_width_of_a_gaussian_is_its_own() -> None:
+    for sigma_px in (0.8, 1.3, 2.0):
+        psf = GaussianPSF(100 * sigma_px, pixel_size_nm=100.0, depth_nm=400.0)
+        assert gaussian_width_px(psf) == pytest.approx(sigma_px, rel=0.01)
+
+
+def test_round_pupils_have_the_widths_that_are_asked_for_and_halos_of_an_objective() -> None:
+    psfs, told = ROUND.draw(4, torch.Generator().manual_seed(6))
+    for psf, sigma_px in zip(psfs, told["psf_sigma_px"].tolist(), strict=True):
+        assert 1.0 <= sigma_px <= 1.5
+        assert gaussian_width_px(psf) == pytest.approx(sigma_px, rel=0.02)
+        middle = psf.patch_px * 50.0
+        with torch.no_grad():
+            image = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]]))[0]
+        half = math.ceil(2.5 * sigma_px)
+        core = slice(psf.patch_px // 2 - half, psf.patch_px // 2 + half + 1)
+        assert image[core, core].sum() < 0.97, "a Gaussian would hold 0.98 or more"
+
+
+def test_widths_that_no_pupil_has_are_refused_in_a_sentence() -> None:
+    impossible = RoundPupilPrior(sigma_px=(5.0, 6.0), wavelength_px=(4.0, 4.5))
+    with pytest.raises(ValueError, match="no pupil of these ranges"):
+        impossible.sample(100.0, torch.Generator().manual_seed(0))
 
 
 def test_told_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
