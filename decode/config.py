@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
 from decode.io.cameras import read_camera
 from decode.io.psfs import read_psf
+from decode.io.yaml import parse_yaml, read_yaml
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
@@ -142,28 +143,6 @@ class TrainConfig:
         return Localizer(self.network, field, psf=psf, camera=camera)
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """A YAML file's mapping.
-
-    Raises:
-        ValueError: in one sentence, if the file is no YAML mapping.
-        OSError: if it cannot be read.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: not a YAML file ({reason})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold `key: value` lines")
-    return content
-
-
 def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
     """Build a dataclass from plain values; unknown keys, wrong types and values out of range are refused.
 
@@ -224,8 +203,6 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
         path: YAML file.
         settings: `section.key=value` strings that replace what the file says.
     """
-    import yaml
-
     content = read_yaml(path)
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -237,10 +214,7 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ValueError(f"--set {setting}: {section} holds a value, not keys")
-        try:
-            target[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {setting}: the value is not YAML") from None
+        target[key] = next(iter(parse_yaml(value, f"--set {setting}")), None)
     config = from_mapping(TrainConfig, content, str(path))
     # what a recipe names lies beside it
     beside: dict[str, Any] = {

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["in_plain_words", "is_out_of_memory"]
+import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["brief", "in_plain_words", "is_out_of_memory", "reading"]
+
+LONGEST = 1000
+"""characters of a message; a path and a sentence or two are shorter"""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = 60
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -18,5 +29,40 @@ def in_plain_words(error: Exception) -> str:
     if is_out_of_memory(error):
         return "there is not enough memory; ask for fewer or smaller frames, or for --device cpu if a GPU is full"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+        return _on_a_line(f"{error.filename}: {error.strerror}", LONGEST)
+    return _on_a_line(str(error), LONGEST)
+
+
+def brief(value: object) -> str:
+    """A value of a file on part of a line, whatever its size."""
+    return _on_a_line(_REPR.repr(value), 80)
+
+
+@contextmanager
+def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") -> Iterator[None]:
+    """Whatever a library raises over the content of a file becomes one sentence with the file's name.
+
+    An error that names the file already stays as it is, and so does what the operating system reports.
+
+    Args:
+        path: the file.
+        kind: what it should be, with its article.
+        remedy: what its user can do.
+
+    Raises:
+        ValueError: in the place of any other error.
+        OSError: where the file cannot be read at all.
+    """
+    try:
+        yield
+    except Exception as error:
+        named = isinstance(error, ValueError | OSError) and str(path) in str(error)
+        if named or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        reason = _on_a_line(f"{type(error).__name__}: {error}", 120)
+        raise ValueError(f"{path} is not {kind}, or it is damaged ({reason}); {remedy}") from error
+
+
+def _on_a_line(text: str, longest: int) -> str:
+    line = " ".join(text[: 4 * longest].split())
+    return line if len(line) <= longest else f"{line[: longest - 4]} ..."

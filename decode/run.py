@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from decode.batch import check_camera, localize_file, tell
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
 from decode.config import TrainConfig, load_config
+from decode.errors import reading
 from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
@@ -212,10 +214,9 @@ class _Done:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            self._keys = {}  # a damaged note costs time, no more
+        self._keys: dict[str, str] = {}
+        with suppress(ValueError, OSError), reading(path, "a note of stages"):
+            self._keys = dict(json.loads(path.read_text(encoding="utf-8")))  # a damaged note costs time, no more
 
     def has(self, stage: str, key: str, *files: Path) -> bool:
         return self._keys.get(stage) == key and all(file.is_file() for file in files)

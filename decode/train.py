@@ -22,6 +22,7 @@ from decode.atomic import atomic
 from decode.config import Optimization, TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
 from decode.diagnosis import diagnose
+from decode.errors import reading
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.network.muon import Muon
@@ -166,15 +167,14 @@ def _train(
     course = _Course(plan)
     step, spent, history = 0, 0.0, []
     if resume:
-        state = _read_checkpoint(checkpoint, config, where)
-        learner.load_state_dict(state["learner"])
+        state = _take_up(checkpoint, config, learner, where)
         step, spent = state["step"], state["seconds"]
         if team.first:
             rng.set_state(state["rng"])
         else:  # the state is that of the first; the others go on with movies that nobody has seen
             rng.manual_seed(seed + 1_000_003 * team.rank + step)
-        course = _Course(plan, **json.loads(state["course"]))
-        history, origin = json.loads(state["history"]), json.loads(state["origin"])
+        course = _Course(plan, **state["course"])
+        history, origin = state["history"], state["origin"]
     validate = Validation(config, where) if team.first else None
     board = _board(log_dir) if team.first else None
     good = learner.state_dict()
@@ -465,16 +465,27 @@ def _board(log_dir: Path | str | None) -> Any:
     return SummaryWriter(str(log_dir))
 
 
-def _read_checkpoint(path: Path, config: TrainConfig, device: torch.device) -> dict[str, Any]:
+def _take_up(path: Path, config: TrainConfig, learner: _Learner, device: torch.device) -> dict[str, Any]:
+    """What a checkpoint says of a training; the learner becomes the one that it kept.
+
+    Raises:
+        ValueError: if there is none, it is damaged, or of another recipe.
+    """
     if not path.is_file():
         raise ValueError(f"--resume: there is no checkpoint {path}; train without --resume first")
-    try:
+    with reading(path, "a checkpoint of this training", "train again without --resume"):
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(
-            f"--resume: {path} is damaged ({type(error).__name__}); train again without --resume"
-        ) from None
-    if json.loads(state["config"]) != to_mapping(config):
-        raise ValueError(f"--resume: {path} was made with another recipe; resume with the same one, or train anew")
-    state["rng"] = state["rng"].cpu()
-    return state
+        if json.loads(state["config"]) != to_mapping(config):
+            raise ValueError(f"--resume: {path} was made with another recipe; resume with the same one, or train anew")
+        weights = [t for kept in ("model", "average") for t in state["learner"][kept].values()]
+        if not all(bool(weight.isfinite().all()) for weight in weights):
+            raise ValueError("its weights hold NaN or infinite values")
+        learner.load_state_dict(state["learner"])
+        torch.Generator(device).set_state(state["rng"].cpu())
+        state |= {name: json.loads(state[name]) for name in ("course", "history", "origin")}
+        _Course(config.training, **state["course"])
+        if not all(math.isfinite(state[name]) and state[name] >= 0 for name in ("step", "seconds")):
+            raise ValueError("its step or its time is no number")
+        if not all({"step", "efficiency", "isolated_error_over_sigma"} <= row.keys() for row in state["history"]):
+            raise ValueError("its history lacks figures")
+        return state | {"rng": state["rng"].cpu(), "origin": dict(state["origin"])}

@@ -18,6 +18,8 @@ import yaml
 from torch import Tensor
 
 from decode.atomic import atomic
+from decode.errors import brief, reading
+from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
 
 __all__ = ["CameraFile", "camera_presets", "read_camera", "write_camera"]
@@ -71,6 +73,11 @@ def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain
         ValueError: if a key is unknown, missing or out of range, or a map is no image of positive, finite numbers.
     """
     path, preset = _find(Path(path))
+    with reading(path, "a camera file", "check its text"):
+        return _read(path, preset=preset, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+
+
+def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: float | None) -> CameraFile:
     content = dict(_mapping(path))
     if preset and em_gain is None and "em_gain" in content:
         raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it")
@@ -160,28 +167,23 @@ def _find(path: Path) -> tuple[Path, bool]:
 def _mapping(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no camera file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ValueError(f"{path} is not a YAML file") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} is not a camera file: it must hold `key: value` lines")
+    content = read_yaml(path)
     known = (*NUMBERS, *MAPS.values())
     for key in content:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"is it {near[0]}?" if near else f"the keys are {', '.join(known)}"
-            raise ValueError(f"{path}: unknown key {key}; {hint}")
+            raise ValueError(f"{path}: unknown key {brief(key)}; {hint}")
     return content
 
 
 def _number(path: Path, name: str, value: object) -> float:
     number = math.nan
     if isinstance(value, str | int | float) and not isinstance(value, bool):
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             number = float(value)  # also of text: YAML 1.1 takes 1e-3 for a word
     if not math.isfinite(number):
-        raise ValueError(f"{path}: {name} is {value!r}, not a number")
+        raise ValueError(f"{path}: {name} is {brief(value)}, not a number")
     if number < 0 and name != "baseline":
         raise ValueError(f"{path}: {name} is {value}, must not be negative")
     return number
@@ -190,7 +192,7 @@ def _number(path: Path, name: str, value: object) -> float:
 def _map(path: Path, name: str, value: object) -> Tensor:
     image = path.parent / str(value)
     if not image.is_file():
-        raise FileNotFoundError(f"{path}: {name} is {value!r}, and there is no file {image}")
+        raise FileNotFoundError(f"{path}: {name} is {brief(value)}, and there is no such file beside it")
     try:
         pixels = tifffile.imread(image)
     except Exception as error:  # every codec has errors of its own

@@ -12,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.io
 
+from decode.errors import reading
+from decode.io.hdf5 import array_of, open_hdf5, stored
 from decode.io.psfs import FORMAT, PSFFile
 from decode.optics.spline import SplinePSF
 
 __all__ = ["import_psf", "read_smap", "read_uipsf"]
+
+COPY = "copy it again from where it was made"
 
 POWERS = 64
 """coefficients of each voxel of a cubic spline: four powers along each of three axes, the constant first"""
@@ -38,11 +42,8 @@ def import_psf(path: Path | str, pixel_size_nm: float | None = None, channel: in
     path = _existing(path)
     if not h5py.is_hdf5(path):
         return read_smap(path, pixel_size_nm, channel)
-    try:
-        with h5py.File(path, "r") as h5:
-            own, smap = h5.attrs.get("format") == FORMAT, "SXY" in h5 or "cspline" in h5
-    except OSError:
-        raise _damaged(path, "HDF5 file") from None
+    with open_hdf5(path, "an HDF5 file", COPY) as h5:
+        own, smap = h5.attrs.get("format") == FORMAT, "SXY" in h5 or "cspline" in h5
     if own:
         raise ValueError(f"{path}: is a PSF file of decode already; it needs no import")
     return read_smap(path, pixel_size_nm, channel) if smap else read_uipsf(path, pixel_size_nm, channel)
@@ -67,6 +68,11 @@ def read_smap(path: Path | str, pixel_size_nm: float | None = None, channel: int
         ValueError: in one sentence, if it is no such calibration, is damaged, or leaves a choice open.
     """
     path = _existing(path)
+    with reading(path, "a 3D calibration of SMAP", COPY):
+        return _smap(path, pixel_size_nm, channel)
+
+
+def _smap(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFile:
     found = _cspline_73(path) if h5py.is_hdf5(path) else _cspline_5(path)
     if pixel_size_nm is None:
         raise ValueError(f"{path}: a SMAP calibration does not state the pixel size; state it, in nm")
@@ -101,17 +107,19 @@ def read_uipsf(path: Path | str, pixel_size_nm: float | None = None, channel: in
         ValueError: in one sentence, if it is no such file, is damaged, or leaves a choice open.
     """
     path = _existing(path)
-    try:
-        with h5py.File(path, "r") as h5:
-            result = h5["res"]
-            parts = [result[f"channel{i}"] for i in range(len(result)) if f"channel{i}" in result] or [result]
-            if any("A_model" in part for part in parts):
-                raise ValueError(f"{path}: a 4Pi model interferes two pupils, which no PSF here does")
-            models = [np.asarray(part["I_model"], np.float64) for part in parts]
-            offsets = [float(np.ravel(part["zoffset"])[0]) if "zoffset" in part else None for part in parts]
-            parameters = json.loads(h5.attrs["params"])
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no file of uiPSF, or a damaged one ({type(error).__name__})") from None
+    with reading(path, "a file of uiPSF", COPY):
+        return _uipsf(path, pixel_size_nm, channel)
+
+
+def _uipsf(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFile:
+    with open_hdf5(path, "a file of uiPSF", COPY) as h5:
+        result = h5["res"]
+        parts = [result[f"channel{i}"] for i in range(len(result)) if f"channel{i}" in result] or [result]
+        if any("A_model" in part for part in parts):
+            raise ValueError(f"{path}: a 4Pi model interferes two pupils, which no PSF here does")
+        models = [array_of(part, "I_model").astype(np.float64) for part in parts]
+        offsets = [_first(part, "zoffset") for part in parts]
+        parameters = json.loads(h5.attrs["params"])
     if len(models) == 1 and models[0].ndim == 4:
         models, offsets = list(models[0]), offsets * len(models[0])
     stack = _chosen(path, models, channel)
@@ -144,41 +152,37 @@ def _cspline_5(path: Path) -> _Cspline:
     with path.open("rb") as stream:
         if not stream.read(20).startswith(b"MATLAB 5.0 MAT-file"):
             raise ValueError(f"{path}: neither a MATLAB file nor HDF5; SMAP's and uiPSF's PSFs can be imported")
-    try:
-        content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)
-    except Exception as error:  # scipy raises whatever its parser stumbles over
-        raise _damaged(path, "MATLAB file") from error
+    content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)
     holder = content.get("SXY")
     if isinstance(holder, np.ndarray):
         raise _by_field(path, holder.size)
-    spline: Any = content.get("cspline") if holder is None else getattr(holder, "cspline", None)
-    try:
-        coefficients = spline.coeff
-        channels = list(coefficients) if coefficients.dtype == object else [coefficients]
-        knots = [_constant_terms(path, c, axis=3) for c in channels]
-        x0 = float(spline.x0) if hasattr(spline, "x0") else None
-        return _Cspline(knots, float(spline.dz), float(spline.z0), x0)
-    except (AttributeError, TypeError) as error:
-        raise _no_cspline(path, error) from None
+    spline: Any = content.get("cspline") if holder is None else holder.cspline
+    coefficients = spline.coeff
+    channels = list(coefficients) if coefficients.dtype == object else [coefficients]
+    knots = [_constant_terms(path, c, axis=3) for c in channels]
+    x0 = float(spline.x0) if hasattr(spline, "x0") else None
+    return _Cspline(knots, float(spline.dz), float(spline.z0), x0)
 
 
 def _cspline_73(path: Path) -> _Cspline:
     """The same from an HDF5 file, in which MATLAB has the axes in reverse and cells as references."""
-    try:
-        with h5py.File(path, "r") as h5:
-            spline = h5["SXY"]["cspline"] if "SXY" in h5 else h5["cspline"]
-            if isinstance(spline, h5py.Dataset):
-                raise _by_field(path, spline.size)
-            coefficients = spline["coeff"]
-            cells = coefficients.dtype == h5py.ref_dtype
-            channels = [h5[cell] for cell in np.ravel(coefficients)] if cells else [coefficients]
-            knots = [_constant_terms(path, c, axis=0) for c in channels]
-            dz, z0, x0 = (float(np.ravel(spline[n])[0]) if n in spline else None for n in ("dz", "z0", "x0"))
-    except (OSError, KeyError, AttributeError, TypeError) as error:
-        raise _no_cspline(path, error) from None
-    if dz is None or z0 is None:
-        raise _no_cspline(path, KeyError("dz"))
-    return _Cspline(knots, dz, z0, x0)
+    with open_hdf5(path, "a 3D calibration of SMAP", COPY) as h5:
+        spline = h5["SXY"]["cspline"] if "SXY" in h5 else h5["cspline"]
+        if isinstance(spline, h5py.Dataset):
+            raise _by_field(path, spline.size)
+        coefficients = spline["coeff"]
+        cells = coefficients.dtype == h5py.ref_dtype
+        channels = [h5[cell] for cell in array_of(spline, "coeff").flat] if cells else [coefficients]
+        knots = [_constant_terms(path, stored(c), axis=0) for c in channels]
+        dz, z0, x0 = (_first(spline, name) for name in ("dz", "z0", "x0"))
+        if dz is None or z0 is None:
+            raise ValueError("it states no dz or no z0")
+        return _Cspline(knots, dz, z0, x0)
+
+
+def _first(group: h5py.Group, name: str) -> float | None:
+    """A number that MATLAB, or uiPSF, keeps in an array."""
+    return float(array_of(group, name).flat[0]) if name in group else None
 
 
 def _constant_terms(path: Path, coefficients: Any, axis: int) -> Stack:
@@ -252,14 +256,6 @@ def _existing(path: Path | str) -> Path:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such PSF file")
     return Path(path)
-
-
-def _damaged(path: Path, kind: str) -> ValueError:
-    return ValueError(f"{path}: a damaged {kind}; copy it again from where it was made")
-
-
-def _no_cspline(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: no 3D calibration of SMAP, or a damaged one ({type(error).__name__} at its cspline)")
 
 
 def _by_field(path: Path, parts: int) -> ValueError:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from decode.atomic import atomic
+from decode.io.hdf5 import array_of, open_hdf5
 from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
@@ -44,7 +45,7 @@ class PSFFile:
     """what x = y = 0 means: where in its image an emitter is"""
 
     def __post_init__(self) -> None:
-        if not self.z_range_nm[0] <= self.z_range_nm[1]:
+        if not -math.inf < self.z_range_nm[0] <= self.z_range_nm[1] < math.inf:
             raise ValueError(f"z_range_nm is {self.z_range_nm}, the lowest depth must come first")
 
 
@@ -85,21 +86,14 @@ def read_psf(path: Path | str) -> PSFFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such PSF file; make one with `decode calibrate psf`")
-    try:
-        with h5py.File(path, "r") as h5:
-            file = _file(h5) if h5.attrs.get("format") == FORMAT else None
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: not a PSF file, or a damaged one ({type(error).__name__}); make it again with `decode calibrate"
-            " psf`"
-        ) from None
-    if file is None:
-        raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
-    return file
+    with open_hdf5(path, "a PSF file", "make it again with `decode calibrate psf`") as h5:
+        if h5.attrs.get("format") != FORMAT:
+            raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
+        return _file(h5)
 
 
 def _file(h5: h5py.File) -> PSFFile:
-    arrays = {name: torch.from_numpy(np.asarray(h5[name], np.float32)) for name in h5}
+    arrays = {name: torch.from_numpy(array_of(h5, name).astype(np.float32)) for name in h5}
     attributes: dict[str, Any] = dict(h5.attrs)
     low, high = (float(z) for z in attributes["z_range_nm"])
     return PSFFile(

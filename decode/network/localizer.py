@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from decode.atomic import atomic
+from decode.errors import reading
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
@@ -353,29 +354,47 @@ class Localizer(nn.Module):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such model file; `decode models` lists the shipped ones")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path}: not a model file, or a truncated one ({error}); copy it again") from None
+        with reading(path, "a model file", "copy it again"):
+            return cls._read(path)
+
+    @classmethod
+    def _read(cls, path: Path) -> Localizer:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path}: a safetensors file, but no localizer of this version of decode ({FORMAT})")
         if metadata.get("sha256") != _fingerprint(tensors, metadata.get("about", "")):
             raise ValueError(f"{path}: the file was changed after it was written; take a fresh copy of the model")
         about = json.loads(metadata["about"])
         shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
+        weights = {name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))}
+        network = NetworkConfig(**shape)
+        if len(network.frame_widths) + len(network.sequence_widths) > len(weights):
+            raise ValueError("its weights do not fit its network")
+        with torch.device("meta"):  # costs no memory, whatever the file says of its network
+            _require_fit(cls(network, about["context"]), weights)
         psf = PSFDescription(**about["psf"], arrays=_part(tensors, "psf.")) if "psf" in about else None
         maps: dict[str, Any] = _part(tensors, "camera.")
         model = cls(
-            NetworkConfig(**shape),
+            network,
             about["context"],
             psf=None if psf is None else rebuild(psf),
             camera=Camera(**about["camera"], **maps) if "camera" in about else None,
         )
-        model.load_state_dict({name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))})
-        model.record = about["record"]
+        model.load_state_dict(weights)
+        model.record = dict(about["record"])
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _require_fit(model: Localizer, weights: Mapping[str, Tensor]) -> None:
+    """Fail unless the weights are those of such a model, and finite."""
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    if expected != {name: tuple(t.shape) for name, t in weights.items()}:
+        raise ValueError("its weights do not fit its network")
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"its weights {name} hold NaN or infinite values")
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

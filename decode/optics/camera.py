@@ -45,10 +45,12 @@ class Camera:
     """True where a pixel is dead, stuck or flickers, and its counts say nothing of the light; None: nowhere"""
 
     def __post_init__(self) -> None:
-        checks = {"e_per_adu": 0.0, "qe": 0.0, "em_gain": 0.0}
-        for name in checks:
-            value = getattr(self, name)
-            if value is not None and not bool((torch.as_tensor(value) > 0).all()):
+        values = {f.name: torch.as_tensor(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        for name, value in values.items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"camera: {name} must be finite everywhere")
+        for name in {"e_per_adu", "qe", "em_gain"} & values.keys():
+            if not bool((values[name] > 0).all()):
                 raise ValueError(f"camera: {name} must be positive everywhere")
         if not bool((torch.as_tensor(self.read_noise_e) >= 0).all()):
             raise ValueError("camera: read_noise_e must not be negative")

@@ -65,6 +65,9 @@ def rebuild(description: PSFDescription) -> PSF:
     """
     if description.kind not in _MAKERS:
         raise ValueError(f"this version of decode knows no PSF of the kind {description.kind}; take a newer one")
+    for name, array in description.arrays.items():
+        if not bool(array.isfinite().all()):
+            raise ValueError(f"the PSF's {name} hold NaN or infinite values")
     return _MAKERS[description.kind](dict(description.settings), description.arrays)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from copy import copy
 from typing import Self
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 __all__ = ["PSF", "render"]
+
+LARGEST = 1024
+"""pixels along a patch, or points across a pupil"""
 
 AT_ONCE = 8192
 """emitters drawn at a time: patches of many would fill the memory"""
@@ -26,8 +30,10 @@ class PSF(nn.Module, ABC):
 
     def __init__(self, pixel_size_nm: float, patch_px: int) -> None:
         super().__init__()
-        if not pixel_size_nm > 0:
+        if not 0 < pixel_size_nm < math.inf:
             raise ValueError(f"pixel_size_nm is {pixel_size_nm}, must be positive")
+        if patch_px not in range(1, LARGEST + 1):
+            raise ValueError(f"patch_px is {patch_px}, must be a whole number from 1 to {LARGEST}")
         self.pixel_size_nm = pixel_size_nm
         self.patch_px = patch_px
 

@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from decode.optics.psf import PSF
+from decode.optics.psf import LARGEST, PSF
 from decode.optics.spline import SplinePSF
 
 __all__ = ["PupilPSF", "noll", "zernike"]
@@ -99,8 +99,8 @@ class PupilPSF(PSF):
             grid = len(phase_mask_nm) if grid is None else grid
         elif grid is None:
             grid = 2 * ceil(2 * patch_px * pixel_size_nm * numerical_aperture / wavelength_nm)
-        if grid < 4 or grid % 2:
-            raise ValueError(f"grid is {grid}, must be even and at least 4")
+        if grid not in range(4, LARGEST + 1, 2):
+            raise ValueError(f"grid is {grid}, must be even and from 4 to {LARGEST}")
         if phase_mask_nm is not None and phase_mask_nm.shape != (grid, grid):
             raise ValueError(f"the phase mask has shape {tuple(phase_mask_nm.shape)}, expected ({grid}, {grid})")
         given = dict.fromkeys(MODES, 0.0) if zernike_nm is None else zernike_nm

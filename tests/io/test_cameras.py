@@ -101,8 +101,8 @@ def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"readnoise_e": 2}, "unknown key readnoise_e; is it read_noise_e?"),
-        ({"colour": "red"}, "unknown key colour; the keys are pixel_size_nm"),
+        ({"readnoise_e": 2}, "unknown key 'readnoise_e'; is it read_noise_e?"),
+        ({"colour": "red"}, "unknown key 'colour'; the keys are pixel_size_nm"),
         ({"baseline": None}, "baseline is missing; state it, or offset_map in its place"),
         ({"pixel_size_nm": None}, "pixel_size_nm is missing"),
         ({"pixel_size_nm": 0}, "pixel_size_nm is 0, must be positive"),
@@ -113,7 +113,7 @@ def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu:
         ({"qe": "high"}, "qe is 'high', not a number"),
         ({"qe": True}, "qe is True, not a number"),
         ({"baseline": float("nan")}, "baseline is nan, not a number"),
-        ({"offset_map": "offset.tif"}, "offset_map is 'offset.tif', and there is no file"),
+        ({"offset_map": "offset.tif"}, "offset_map is 'offset.tif', and there is no such file"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: dict[str, object], sentence: str) -> None:

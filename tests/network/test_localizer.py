@@ -148,7 +148,7 @@ def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: P
     changed[-5] ^= 1
     for content, reason in (
         (bytes(changed), "was changed after it was written"),
-        (whole[: len(whole) // 2], "truncated"),
+        (whole[: len(whole) // 2], "it is damaged"),
         (b"PK not a model", "not a model file"),
         (whole.replace(b"decode-localizer-1", b"decode-localizer-9"), "no localizer of this version"),
     ):
