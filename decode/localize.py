@@ -262,6 +262,6 @@ def _region(roi: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[_S
     for part, size, name in zip(roi or (slice(None), slice(None)), shape, ("rows", "columns"), strict=True):
         start, stop, step = part.indices(size)
         if step != 1 or stop <= start or (part.stop is not None and part.stop > size):
-            raise ValueError(f"the region's {name} {part.start}:{part.stop} are not within the frame's {size} pixels")
+            raise ValueError(f"the {name} {part.start}:{part.stop} of --roi are not within the frame's {size} pixels")
         spans.append(_Span(start, stop))
     return spans[0], spans[1]

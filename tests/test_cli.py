@@ -152,7 +152,7 @@ def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path)
     known = ("--psf", place / "psf.h5", "--camera", "andor-ixon-ultra-897", "-o", place / "train.yaml")
     without = run("estimate", SAMPLE, *known)
     assert without.exit_code == 2
-    assert "has an EM gain that its user sets; state it" in without.stderr
+    assert "has an EM gain that its user sets; state it with --em-gain" in without.stderr
     assert not (place / "train.yaml").exists()
     result = run("estimate", SAMPLE, *known, "--em-gain", 300)
     assert result.exit_code == 0, result.output

@@ -80,16 +80,16 @@ def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain
 def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: float | None) -> CameraFile:
     content = dict(_mapping(path))
     if preset and em_gain is None and "em_gain" in content:
-        raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it")
+        raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain")
     if preset and em_gain is not None and "em_gain" not in content:
-        raise ValueError(f"the camera {path.stem} has no EM gain; leave it out")
+        raise ValueError(f"the camera {path.stem} has no EM gain; leave --em-gain out")
     stated = {"pixel_size_nm": pixel_size_nm, "em_gain": em_gain}
     content |= {name: value for name, value in stated.items() if value is not None}
     numbers = {name: _number(path, name, content[name]) for name in NUMBERS if content.get(name) is not None}
     maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
     if "pixel_size_nm" not in numbers:
         raise ValueError(
-            f"the camera {path.stem} says nothing of the optics before it; state the pixel size"
+            f"the camera {path.stem} says nothing of the optics before it; state the pixel size with --pixel-size"
             if preset
             else f"{path}: pixel_size_nm is missing"
         )

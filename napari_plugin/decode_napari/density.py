@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-from decode.emitters import EmitterSet
+if TYPE_CHECKING:
+    from decode.emitters import EmitterSet
 
 __all__ = ["Density", "Volume"]
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from decode.emitters import EmitterSet
-from decode.io.stacks import Movie
+if TYPE_CHECKING:
+    import torch
+
+    from decode.emitters import EmitterSet
+    from decode.io.stacks import Movie
 
 __all__ = [
     "LayerData",
@@ -258,6 +260,10 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     Raises:
         ValueError: if the layer does not say what a frame or a length is.
     """
+    import torch  # takes seconds to import, and a movie needs none of it
+
+    from decode.emitters import EmitterSet
+
     points = np.asarray(data, np.float64)
     features = {str(name): np.asarray(column) for name, column in dict(options.get("features", {})).items()}
     facts: dict[str, object] = dict(options.get("metadata", {}).get(FACTS, {}))

@@ -465,8 +465,7 @@ def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot
     np.testing.assert_allclose([corners.min(0), corners.max(0)], [(-0.5, -0.5), (7.5, 15.5)])
     panel.roi.text.setText("8")
     panel.run()
-    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
-    assert "Y0:Y1,X0:X1" in complaints[0]
+    assert "Y0:Y1,X0:X1" in panel.troubles[0]
     dock.viewer.layers.remove(layer)
     assert panel.roi.region() is None
 
@@ -525,28 +524,6 @@ def test_only_a_pupil_asks_for_its_optics(dock: Any, qtbot: Any) -> None:
     assert panel._optics() == Optics(numerical_aperture=1.2, sample_index=1.33, phase_mask=True)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (lambda dock, tmp: dock.panel(MovieStep).check(), "No movie is open"),
-        (lambda dock, tmp: dock.panel(MovieStep).open(tmp / "none.tif"), "none.tif"),
-        (lambda dock, tmp: dock.localize(), "Open a movie first"),
-        (lambda dock, tmp: dock.panel(InspectStep).open(tmp / "none.csv"), "none.csv"),
-        (lambda dock, tmp: dock.panel(ExportStep).save_table(tmp / "a.csv"), "Localize a movie"),
-        (lambda dock, tmp: dock.panel(PSFStep).run(), "Open a movie first"),
-        (lambda dock, tmp: dock.panel(ModelStep).train(), "To write the model"),
-        (lambda dock, tmp: dock.panel(ModelStep).load("gaussian-3d"), "no model gaussian-3d"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_a_notification(
-    spoil: Any, sentence: str, dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
-) -> None:
-    spoil(dock, tmp_path)
-    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
-    assert sentence.lower() in complaints[0].lower()
-    assert not dock.runner.busy
-
-
 def test_a_camera_of_another_chip_and_a_folder_that_cannot_be_written_are_said(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
 ) -> None:
@@ -559,22 +536,23 @@ def test_a_camera_of_another_chip_and_a_folder_that_cannot_be_written_are_said(
     open_sample(dock, qtbot)
     dock.panel(MovieStep).set_camera(str(tmp_path / "other.yaml"))
     dock.panel(MovieStep).check()
-    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
-    assert "32" in complaints[-1]
+    qtbot.waitUntil(lambda: bool(dock.panel(MovieStep).troubles), timeout=LONG)
+    assert "32" in dock.panel(MovieStep).troubles[0]
     dock.session.put(found=Found(filter=Filter(table_of(10)), source="table.csv"))
     (tmp_path / "file").touch()
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
     dock.panel(ExportStep).save_table(tmp_path / "file" / "table.csv")
-    qtbot.waitUntil(lambda: len(complaints) > 1, timeout=LONG)
-    assert "cannot write" in complaints[-1].lower()
+    qtbot.waitUntil(lambda: bool(dock.panel(ExportStep).troubles), timeout=LONG)
+    assert "cannot write" in dock.panel(ExportStep).troubles[0].lower()
+    assert not complaints
 
 
-def test_a_model_for_another_psf_is_said(dock: Any, qtbot: Any, complaints: list[str]) -> None:
+def test_a_model_for_another_psf_is_said(dock: Any, qtbot: Any) -> None:
     panel = open_sample(dock, qtbot)
     panel.psf_sigma.setValue(500.0)  # five pixels: no PSF of this model
     dock.localize()
-    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
-    assert "outside the range" in complaints[0]
+    qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
+    assert "outside the range" in panel.troubles[0]
 
 
 def test_layers_that_are_closed_in_mid_run_come_to_no_harm(dock: Any, qtbot: Any, complaints: list[str]) -> None:

@@ -135,6 +135,8 @@ class DecodeDock(QWidget):
         self.session.changed.connect(self._changed)
         self.runner.reported.connect(self._reported)
         self.runner.ended.connect(self._ended)
+        self.previewer.began.connect(self._looking)
+        self.previewer.ended.connect(self._looked)
         self.list.setCurrentRow(0)
         self._idle("")
         self.refresh_steps()
@@ -150,8 +152,9 @@ class DecodeDock(QWidget):
         reported: Callable[[Report], None] | None = None,
         returned: Callable[[Any], None] | None = None,
         ended: Callable[[], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
-        """Run a verb, unless one is running."""
+        """Run a verb, unless one is running; the arguments are those of `Runner.start`."""
         if self.runner.busy:
             show_info(f"still {self.runner.title}; cancel it, or wait")
             return
@@ -159,20 +162,14 @@ class DecodeDock(QWidget):
         self._show_progress(None)
         self.cancel_button.setEnabled(True)
         self.message.setText(title)
-        self.runner.start(title, verb, reported=reported, returned=returned, ended=ended)
+        self.runner.start(title, verb, reported=reported, returned=returned, ended=ended, failed=failed)
         if not self.runner.busy:
             self._idle("")
         self.refresh_steps()
 
-    def attempt(self, action: Callable[[], None]) -> None:
-        """Do something short; what goes wrong is said in a notification."""
-        try:
-            action()
-        except (ValueError, OSError) as error:
-            complain(error)
-
     def cancel(self) -> None:
-        self.runner.stop()
+        """End what the user waits for, or else a quick look."""
+        (self.runner if self.runner.busy else self.previewer).stop()
         self.cancel_button.setEnabled(False)
         self.message.setText("stopping; what was found stays")
 
@@ -240,7 +237,10 @@ class DecodeDock(QWidget):
             runner.wait(2.0)
         found = self.session.found
         if self._unsaved is not None and found is not None and len(found.filter.emitters):
-            self.attempt(lambda: _keep(found.filter.emitters))
+            try:
+                keep(found.filter.emitters, recovery_folder())
+            except (ValueError, OSError) as error:
+                complain(error)
             self._unsaved = None
 
     def _leave(self) -> None:
@@ -306,6 +306,16 @@ class DecodeDock(QWidget):
         self._idle("")
         self.refresh_steps()
 
+    def _looking(self, title: str) -> None:
+        if not self.runner.busy:
+            self._show_progress(None)
+            self.cancel_button.setEnabled(True)
+            self.message.setText(f"looking at {title}")
+
+    def _looked(self) -> None:
+        if not self.runner.busy:
+            self._idle("")
+
     def _idle(self, message: str) -> None:
         self._show_progress(0.0)
         self.cancel_button.setEnabled(False)
@@ -322,10 +332,6 @@ class DecodeDock(QWidget):
         if clipboard is not None:
             clipboard.setText(text)
         show_info("copied")
-
-
-def _keep(emitters: Any) -> None:
-    keep(emitters, recovery_folder())
 
 
 def _light(colour: str) -> QIcon:

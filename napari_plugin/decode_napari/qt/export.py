@@ -49,14 +49,14 @@ class ExportPanel(Panel):
 
     def run(self) -> None:
         self._read()
-        self.dock.start("rendering", self.step.render, returned=self._rendered)
+        self.work("rendering", self.step.render, returned=self._rendered)
 
     def save_table(self, path: Path) -> None:
-        self.dock.start("saving", lambda: self.step.save_table(path), returned=self._saved)
+        self.work("saving", lambda: self.step.save_table(path), returned=self._saved)
 
     def save_picture(self, path: Path) -> None:
         self._read()
-        self.dock.start("saving", lambda: self.step.save_picture(path), returned=self._saved)
+        self.work("saving", lambda: self.step.save_picture(path), returned=self._saved)
 
     def _read(self) -> None:
         self.step.settings = RenderSettings(pixel_nm=self.pixel.value(), by_depth=self.by_depth.isChecked())

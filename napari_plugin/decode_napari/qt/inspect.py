@@ -135,7 +135,7 @@ class InspectPanel(Panel):
 
     def open(self, path: Path) -> None:
         """Read a table in a thread."""
-        self.dock.start("reading a table", lambda: self.step.read(path), returned=self.step.accept)
+        self.work("reading a table", lambda: self.step.read(path), returned=self.step.accept)
 
     def _layer_opened(self, layer: Any) -> None:
         if layer.source.reader_plugin == PLUGIN and FACTS in layer.metadata:
@@ -159,7 +159,7 @@ class InspectPanel(Panel):
                 self.dock.viewer.layers.remove(layer)
 
         path = Path(str(layer.source.path))
-        self.dock.start("reading a table", lambda: self.step.read(path), returned=accept)
+        self.work("reading a table", lambda: self.step.read(path), returned=accept)
 
     def _fit(self, quantity: str, slider: QLabeledDoubleRangeSlider, found: Found) -> None:
         """Give a slider the range of a new table; ends that were moved stay where they were."""
@@ -245,7 +245,7 @@ class InspectPanel(Panel):
             if self.explained.isChecked():
                 self.dock.view.explain(explained, pixel_size_nm)
 
-        self.dock.previewer.start(f"frame {frame}", lambda: self.step.explain(frame), returned=show)
+        self.look(f"frame {frame}", lambda: self.step.explain(frame), returned=show)
 
     def _cloud(self) -> None:
         self.dock.view_in_3d()

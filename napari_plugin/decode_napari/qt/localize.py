@@ -16,6 +16,8 @@ from decode_napari.steps.step import Report
 
 __all__ = ["LocalizePanel"]
 
+LOOKING = "Looking at this frame…"
+
 
 @final
 class LocalizePanel(Panel):
@@ -25,6 +27,10 @@ class LocalizePanel(Panel):
         self._shown = 0.0
         """when the table may be shown again, of a clock that only rises"""
         self._complete = False
+        self._looked_at: object = None
+        """movie and frame of the last preview"""
+        self._count = ""
+        """what is said of it, as long as movie, frame and settings are the same"""
         self.threshold = self.row(
             "threshold", number(0, 1, 0.5, digits=2), "Smallest probability of a molecule to be listed, 0 to 1"
         )
@@ -37,7 +43,7 @@ class LocalizePanel(Panel):
         self.polish = self.row(
             "polish", QCheckBox(), "Refine molecules by the likelihood of the frames; slower, with a goodness of fit"
         )
-        self.first = self.row("first frame", number(0, 1e9, 0, digits=0), "Counted from 0")
+        self.first = self.row("first frame", number(0, 1e9, 0, digits=0), "Counted from 0", option="frames")
         self.stop_before = self.row(
             "stop before", number(0, 1e9, 0, digits=0, none="the end"), "The frame behind the last one to localize"
         )
@@ -71,7 +77,7 @@ class LocalizePanel(Panel):
         self.polish.toggled.connect(lambda _: self._changed())
         self.roi.changed.connect(self._changed)
         self.auto.toggled.connect(self._auto_changed)
-        dock.viewer.dims.events.current_step.connect(lambda _: self._changed())
+        dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
         self.refresh()
 
     def refresh(self) -> None:
@@ -81,18 +87,19 @@ class LocalizePanel(Panel):
             widget.setEnabled(not missing and not self.dock.runner.busy)
         if missing:
             self.state.setText(f"{missing[0].upper()}{missing[1:]}.")
-        elif self.step.done():
-            self.state.setText(self.step.done())
+        elif self._count and self._looked_at == (self.step.session.movie, self.dock.view.frame):
+            self.state.setText(self._count)
         else:
-            self.state.setText("Ready.")
+            self.state.setText(self.step.done() or "Ready.")
 
     def run(self) -> None:
         """Localize all frames; molecules appear while it runs."""
         self.auto.setChecked(False)
         self._hide_preview.start()
+        self._count = ""
         self._shown = 0.0
         self._complete = False
-        self.dock.start(
+        self.work(
             "localizing",
             lambda: self._read().run(),
             reported=self._reported,
@@ -102,11 +109,19 @@ class LocalizePanel(Panel):
 
     def preview(self) -> None:
         """Localize the frame that is shown."""
-        if self.dock.runner.busy:
+        movie, frame = self.step.session.movie, self.dock.view.frame
+        if self.dock.runner.busy or self.step.missing() or movie is None or frame >= movie.shape[0]:
             return
-        frame = self.dock.view.frame
-        if not self.step.missing() and frame < self.step.session.movie.shape[0]:  # type: ignore[union-attr]
-            self.dock.previewer.start(f"frame {frame}", lambda: self._read().preview(frame), returned=self._previewed)
+        self._looked_at, self._count = (movie, frame), ""
+        self.look(
+            f"frame {frame}",
+            lambda: self._read().preview(frame),
+            returned=self._previewed,
+            ended=self._look_ended,
+        )
+        if self.dock.previewer.busy:
+            self._count = LOOKING
+        self.refresh()
 
     def _read(self) -> LocalizeStep:
         """The step, with the settings of the fields.
@@ -146,9 +161,19 @@ class LocalizePanel(Panel):
         self._hide_preview.stop()
         self.dock.view.preview(molecules)
         where = "this frame" if self.step.settings.roi is None else "this region of the frame"
-        self.state.setText(f"{len(molecules)} molecules in {where}")
+        self._count = f"{len(molecules)} molecules in {where}"
+
+    def _look_ended(self) -> None:
+        if self._count == LOOKING:  # cancelled, or refused
+            self._count = ""
+        self.refresh()
+
+    def _frame_changed(self) -> None:
+        self._changed()
+        self.refresh()
 
     def _changed(self) -> None:
+        self._count = ""
         if self.auto.isChecked():
             self._again.start()
 

@@ -46,9 +46,14 @@ class ModelPanel(Panel):
             "Weights to start from: fine-tuning is quicker; the nearest model is the one that knows this PSF",
         )
         self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
-        self.out = self.row("write to", QLineEdit(), "Model file, .safetensors; it is written at every validation")
+        self.out = self.row(
+            "write to", QLineEdit(), "Model file, .safetensors; it is written at every validation", option="out"
+        )
         self.changes = self.row(
-            "changes", QLineEdit(), "In place of what the recipe says: section.key=value, several with blanks between"
+            "changes",
+            QLineEdit(),
+            "In place of what the recipe says: section.key=value, several with blanks between",
+            option="set",
         )
         browse = button("Choose…", "Where to write the model", self._ask_out)
         self.resume = QCheckBox("go on from its last checkpoint")
@@ -92,14 +97,16 @@ class ModelPanel(Panel):
 
     def load(self, name: str) -> None:
         """Take a shipped model or a model file."""
+        self.forgive()
         if name:
-            self.dock.loader.start(f"loading {name}", lambda: self.step.load(name), returned=self._loaded)
+            loading = f"loading {name}"
+            self.dock.loader.start(loading, lambda: self.step.load(name), returned=self._loaded, failed=self.blame)
 
     def train(self) -> None:
         """Train in a thread, with live curves."""
         self._read()
         self._curves = {}
-        self.dock.start(
+        self.work(
             "training", self.step.train, reported=self._reported, returned=self._loaded, ended=self._training_ended
         )
         self.refresh()

@@ -12,7 +12,6 @@ from decode.io.stacks import open_movie
 from decode_napari.layers import LazyFrames, movie_layer, placement
 from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
-from decode_napari.qt.runner import complain
 from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep, asks_em_gain
 
 __all__ = ["MoviePanel"]
@@ -52,6 +51,7 @@ class MoviePanel(Panel):
             "cut short",
             QCheckBox("allow truncated"),
             "Take the whole frames of a movie whose file was cut short, instead of refusing it",
+            option="allow-truncated",
         )
         self.allow_truncated.toggled.connect(lambda _: self._changed())
         for box in (self.pixel_size, self.em_gain):
@@ -84,11 +84,12 @@ class MoviePanel(Panel):
 
     def open(self, path: Path) -> None:
         """Show a movie as a lazy layer, and check it."""
+        self.forgive()
         try:
             movie = open_movie(path, allow_truncated=self.allow_truncated.isChecked())
             data, options, _ = movie_layer(movie, self.pixel_size.value() or movie.pixel_size_nm)
         except (ValueError, OSError) as error:
-            complain(error)
+            self.blame(error)
             return
         self.dock.viewer.add_image(data, **options)
 
@@ -112,7 +113,7 @@ class MoviePanel(Panel):
         """Read the movie and its camera in a thread."""
         path = path_of(self._layer) if self._layer is not None else None
         if path is None:
-            complain(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
+            self.blame(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
             return
         named = self._named()
         self.step.settings = MovieSettings(
@@ -123,7 +124,7 @@ class MoviePanel(Panel):
             allow_truncated=self.allow_truncated.isChecked(),
         )
         self.refresh()
-        self.dock.start("checking the movie", self.step.check, returned=self._checked)
+        self.work("checking the movie", self.step.check, returned=self._checked)
 
     def _checked(self, checked: MovieCheck) -> None:
         self.step.accept(checked)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -19,7 +21,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode_napari.steps.step import Step
+from decode_napari.qt.runner import OPTION, complain, is_refusal, sentence_of
+from decode_napari.steps.step import Report, Step
 
 if TYPE_CHECKING:
     from decode_napari.qt.dock import DecodeDock
@@ -30,6 +33,27 @@ W = TypeVar("W", bound=QWidget)
 
 TABLES = "Tables (*.csv *.hdf5 *.h5 *.smlm)"
 TIFFS = "TIFF (*.tif *.tiff)"
+AMBER = "#ffb52e"
+"""of what the user is asked to mend"""
+
+
+@final
+@dataclass(frozen=True)
+class Field:
+    """A row of a panel: the widget, and what is wrong with what it holds, said below it."""
+
+    label: str
+    form: QFormLayout
+    widget: QWidget
+    trouble: QLabel
+
+    def blame(self, sentence: str) -> None:
+        """Mark the field and say why; "" takes the mark away."""
+        self.trouble.setText(sentence)
+        self.form.setRowVisible(self.trouble, bool(sentence))
+        asked = self.widget.focusProxy() or self.widget
+        kind = type(asked).__name__
+        asked.setStyleSheet(f"{kind} {{ border: 2px solid {AMBER}; }}" if sentence else "")
 
 
 class Panel(QWidget):
@@ -37,6 +61,7 @@ class Panel(QWidget):
 
     def __init__(self, step: Step, dock: DecodeDock) -> None:
         super().__init__()
+        self._kind = type(step)
         self.dock = dock
         self.form = QFormLayout()
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -45,13 +70,80 @@ class Panel(QWidget):
         self.column.setContentsMargins(6, 6, 6, 6)
         self.column.addWidget(note(step.purpose))
         self.column.addLayout(self.form)
+        self._fields: dict[str, Field] = {}
+        """by the option of the command line that says the same"""
+        self.trouble = _trouble()
+        """what is wrong, where it is about no field"""
+        self.trouble.hide()
+        self.column.addWidget(self.trouble)
 
     def refresh(self) -> None:
         """Show what the session holds."""
         raise NotImplementedError
 
-    def row(self, label: str, widget: W, tip: str) -> W:
-        """A widget with a label, its tooltip the same as what a screen reader says."""
+    def work(self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any) -> None:
+        """Run a verb, as `DecodeDock.start` does; what it refuses is said here, and stays until it is tried again."""
+        self.forgive()
+        self.dock.start(title, verb, failed=self._failed, **hooks)
+
+    def look(self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any) -> None:
+        """The same for a quick look, in place of the one before."""
+        self.forgive()
+        self.dock.previewer.start(title, verb, failed=self.blame, **hooks)
+
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Do something short; what is refused is said here."""
+        self.forgive()
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            self.blame(error)
+
+    def blame(self, error: Exception) -> None:
+        """Say what is wrong beside the field that the sentence is about, or above the buttons.
+
+        A fault of the program is a notification, with its traceback.
+        """
+        if not is_refusal(error):
+            complain(error)
+        elif field := self._field_of(str(error)):
+            field.blame(sentence_of(error))
+        else:
+            self.trouble.setText(sentence_of(error))
+            self.trouble.show()
+
+    def _field_of(self, sentence: str) -> Field | None:
+        """The first field whose option a sentence names; else one whose label it holds."""
+        shown = {name: field for name, field in self._fields.items() if field.form.isRowVisible(field.widget)}
+        named = (shown[option] for option in OPTION.findall(sentence) if option in shown)
+        told = (field for field in shown.values() if re.search(rf"\b{re.escape(field.label)}\b", sentence))
+        return next(named, None) or next(told, None)
+
+    def forgive(self) -> None:
+        """Take away all that was said to be wrong."""
+        self.trouble.hide()
+        for field in self._fields.values():
+            field.blame("")
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is said to be wrong."""
+        said = [self.trouble, *(field.trouble for field in self._fields.values())]
+        return [label.text() for label in said if not label.isHidden()]
+
+    def _failed(self, error: Exception) -> None:
+        self.dock.go_to(self._kind)  # who looks at another step would not see it
+        self.blame(error)
+
+    def row(self, label: str, widget: W, tip: str, *, option: str = "") -> W:
+        """A widget with a label, its tooltip the same as what a screen reader says.
+
+        Args:
+            label: as the user reads it.
+            widget: the field.
+            tip: what it is, with its unit.
+            option: of the command line, that says the same; "": it is called like the label.
+        """
         widget.setAccessibleName(label)
         widget.setAccessibleDescription(tip)
         widget.setToolTip(tip)
@@ -59,6 +151,10 @@ class Panel(QWidget):
         heading.setBuddy(widget)
         heading.setToolTip(tip)
         self.form.addRow(heading, widget)
+        trouble = _trouble()
+        self.form.addRow(trouble)
+        self.form.setRowVisible(trouble, False)
+        self._fields[option or label.lower().replace(" ", "-")] = Field(label, self.form, widget, trouble)
         return widget
 
     def ask_open(self, title: str, kinds: str) -> Path | None:
@@ -90,6 +186,13 @@ def note(text: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     label.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def _trouble() -> QLabel:
+    label = note()
+    label.setStyleSheet(f"color: {AMBER};")
+    label.setAccessibleName("what is wrong")
     return label
 
 

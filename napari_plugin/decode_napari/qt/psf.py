@@ -51,6 +51,7 @@ class PSFPanel(Panel):
             "focus plane",
             number(-1, 1e6, -1, digits=0, none="the middle one"),
             "Number of the plane, from 0, that is z = 0",
+            option="z-focus",
         )
         self.positions = self.row(
             "bead positions",
@@ -94,7 +95,7 @@ class PSFPanel(Panel):
             "bead diameter": self.diameter,
             "phase mask": self.phase_mask,
         }
-        self.out = self.row("write to", QLineEdit(), "PSF file, .h5; a report is written beside it")
+        self.out = self.row("write to", QLineEdit(), "PSF file, .h5; a report is written beside it", option="out")
         buttons = QHBoxLayout()
         self.run_button = button("Calibrate", "Find the beads, fit the PSF, try it on beads left out", self.run)
         self.report_button = button("Open report", "The whole report in a browser", self._report)
@@ -187,7 +188,7 @@ class PSFPanel(Panel):
             model=self.model.currentText(),
             optics=self._optics() if self.model.currentText() == "pupil" else None,
         )
-        self.dock.start("calibrating the PSF", self.step.calibrate, returned=self._calibrated)
+        self.work("calibrating the PSF", self.step.calibrate, returned=self._calibrated)
 
     def _optics(self) -> Optics:
         return Optics(
@@ -256,7 +257,7 @@ class PSFPanel(Panel):
     def _ask_beads(self) -> None:
         paths = self.ask_open_many("Bead stacks", TIFFS)
         if paths:
-            self.dock.attempt(lambda: self.set_beads(paths))
+            self.attempt(lambda: self.set_beads(paths))
 
     def _ask_positions(self) -> None:
         path = self.ask_open("Bead positions", TABLES)
@@ -266,4 +267,4 @@ class PSFPanel(Panel):
     def _ask_psf(self) -> None:
         path = self.ask_open("PSF", "PSF (*.h5)")
         if path is not None:
-            self.dock.start("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)
+            self.work("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)

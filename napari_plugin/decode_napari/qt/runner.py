@@ -15,11 +15,14 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import ErrorNotification, notification_manager, show_warning
 from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
 
-from decode.errors import in_plain_words
+from decode.errors import in_plain_words, is_out_of_memory
 from decode_napari.steps.step import Report
 from decode_napari.stopping import Stop, Stopped
 
-__all__ = ["Runner", "complain", "remaining"]
+__all__ = ["OPTION", "Runner", "complain", "is_refusal", "remaining", "sentence_of"]
+
+OPTION = re.compile(r"--([a-z][a-z-]*)")
+"""of the command line, as sentences name what is to be stated"""
 
 Verb = Generator[Report, None, Any]
 
@@ -72,6 +75,7 @@ class Runner(QObject):
         reported: Callable[[Report], None] | None = None,
         returned: Callable[[Any], None] | None = None,
         ended: Callable[[], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Run a verb.
 
@@ -81,11 +85,13 @@ class Runner(QObject):
             reported: called with every report.
             returned: called with the result, if it comes to one.
             ended: called at the end, however that comes.
+            failed: called with what the verb raised; None says it in a notification.
         """
+        say = failed or complain
         try:
             generator = verb()
         except Exception as error:
-            complain(error)
+            say(error)
             return
         self.stop()
         stop = self._stop = Stop()
@@ -105,7 +111,7 @@ class Runner(QObject):
                 return
             self._stop, self._worker = None, None
             if end.error is not None:
-                complain(end.error)
+                say(end.error)
             elif not end.stopped and returned is not None:
                 returned(end.result)
             if ended is not None:
@@ -159,12 +165,23 @@ def _guarded(verb: Verb) -> Generator[Report, None, _End]:
 
 def complain(error: Exception) -> None:
     """A notification in plain words, with the traceback behind a button."""
-    # what the command line calls --pixel-size is the field `pixel size` here
-    sentence = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", " "), in_plain_words(error))
-    sentence = sentence or type(error).__name__
-    trouble = Trouble(sentence[:1].upper() + sentence[1:])
+    trouble = Trouble(sentence_of(error))
     trouble.__cause__ = error
     notification_manager.dispatch(ErrorNotification(trouble))
+
+
+def sentence_of(error: Exception) -> str:
+    """What is wrong, in the words of the window: what the command line calls --pixel-size is the field `pixel size`."""
+    plain = OPTION.sub(lambda option: option[1].replace("-", " "), in_plain_words(error))
+    plain = plain or type(error).__name__
+    return plain[:1].upper() + plain[1:]
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the user can mend it; all else is a fault of the program, whose traceback is worth a report."""
+    from decode.train import TrainingError
+
+    return isinstance(error, ValueError | OSError | TrainingError) or is_out_of_memory(error)
 
 
 def remaining(seconds: float) -> str:

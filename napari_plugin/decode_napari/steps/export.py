@@ -133,7 +133,7 @@ def _render(emitters: EmitterSet, settings: RenderSettings) -> Generator[Report,
     extent = _field(emitters)
     longest = max(extent[2] - extent[0], extent[3] - extent[1])
     if longest / settings.pixel_nm > 16384:
-        raise ValueError(f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose larger pixels")
+        raise ValueError(f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger --pixel")
     yield Report(message=f"rendering {len(emitters)} molecules")
     z_range = None
     if settings.by_depth and len(emitters):

@@ -145,12 +145,14 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
             warnings = check_camera(movie, stated.camera)
             camera = stated.camera
         elif len(movie) < 3:
-            raise ValueError(f"{movie.path.name} has too few frames to estimate its camera from; state the camera")
+            raise ValueError(
+                f"{movie.path.name} has too few frames to estimate its camera from; state it with --camera"
+            )
         else:
             camera, remarks = estimate_camera(movie)
         pixels_nm = pixel_size or (stated.pixel_size_nm if stated else movie.pixel_size_nm)
         if pixels_nm is None:
-            raise ValueError(f"{movie.path.name} does not say how large its pixels are; state the pixel size")
+            raise ValueError(f"{movie.path.name} does not say how large its pixels are; state it with --pixel-size")
         yield Report(message="counting photons")
         counts, edges = _histogram(movie, camera)
         opened = OpenedMovie(

@@ -1,0 +1,191 @@
+"""What panels say: beside the field that it is about, for as long as it is so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from decode_napari.qt.panel import AMBER
+from decode_napari.samples import sample_file
+from decode_napari.steps.export import ExportStep
+from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.localize import LocalizeStep
+from decode_napari.steps.model import ModelStep
+from decode_napari.steps.movie import MovieStep
+from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.step import Report
+
+NAME = "decode-smlm"
+LONG = 200_000
+"""ms: the machine may be busy"""
+
+
+def marked(widget: Any) -> bool:
+    return AMBER in widget.styleSheet()
+
+
+def open_sample(dock: Any, qtbot: Any) -> Any:
+    """The 2D sample, and the panel that localizes it, told the PSF's width."""
+    dock.viewer.open_sample(NAME, "blinking_2d")
+    qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
+    panel = dock.panel(LocalizeStep)
+    panel.psf_sigma.setValue(95.0)
+    return panel
+
+
+def localize_all(dock: Any, tmp: Path) -> None:
+    dock.localize()
+
+
+@pytest.mark.parametrize(
+    ("step", "spoil", "sentence"),
+    [
+        (MovieStep, lambda dock, tmp: dock.panel(MovieStep).check(), "No movie is open"),
+        (MovieStep, lambda dock, tmp: dock.panel(MovieStep).open(tmp / "none.tif"), "none.tif"),
+        (LocalizeStep, localize_all, "Open a movie first"),
+        (InspectStep, lambda dock, tmp: dock.panel(InspectStep).open(tmp / "none.csv"), "none.csv"),
+        (ExportStep, lambda dock, tmp: dock.panel(ExportStep).save_table(tmp / "a.csv"), "Localize a movie"),
+        (PSFStep, lambda dock, tmp: dock.panel(PSFStep).run(), "Open a movie first"),
+        (ModelStep, lambda dock, tmp: dock.panel(ModelStep).train(), "To write the model"),
+        (ModelStep, lambda dock, tmp: dock.panel(ModelStep).load("gaussian-3d"), "no model gaussian-3d"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_its_panel_and_not_in_a_notification(
+    step: Any, spoil: Any, sentence: str, dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
+) -> None:
+    spoil(dock, tmp_path)
+    panel = dock.panel(step)
+    qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
+    assert sentence.lower() in panel.troubles[0].lower()
+    assert not complaints
+    assert not dock.runner.busy
+
+
+def test_a_fault_of_the_program_is_a_notification_with_its_traceback(
+    dock: Any, qtbot: Any, complaints: list[str]
+) -> None:
+    def verb() -> Iterator[Report]:
+        yield Report(message="working")
+        raise KeyError("column")
+
+    panel = dock.panel(ExportStep)
+    panel.work("working", verb)
+    qtbot.waitUntil(lambda: bool(complaints), timeout=LONG)
+    assert "column" in complaints[0]
+    assert not panel.troubles
+
+
+def test_a_movie_without_a_pixel_size_marks_the_field_until_it_is_stated(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
+) -> None:
+    with tifffile.TiffFile(sample_file("blinking_2d.tif")) as file:
+        tifffile.imwrite(tmp_path / "plain.tif", file.asarray()[:9], photometric="minisblack")
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
+    panel = dock.panel(MovieStep)
+    panel.open(tmp_path / "plain.tif")
+    qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
+    assert panel.troubles == ["Plain.tif does not say how large its pixels are; state it with pixel size"]
+    assert marked(panel.pixel_size)
+    assert not complaints
+    dock.refresh_steps()
+    assert panel.troubles  # it stays
+    panel.pixel_size.setValue(100.0)
+    qtbot.waitUntil(lambda: dock.session.movie is not None, timeout=LONG)
+    assert not panel.troubles
+    assert not marked(panel.pixel_size)
+
+
+def test_an_em_gain_that_is_missing_and_a_wrong_region_mark_their_fields(dock: Any, qtbot: Any, tmp_path: Path) -> None:
+    localize = open_sample(dock, qtbot)
+    localize.roi.text.setText("10:4000,0:20")
+    localize.preview()
+    qtbot.waitUntil(lambda: bool(localize.troubles), timeout=LONG)
+    assert marked(localize.roi.text)
+    localize.roi.text.setText("10:40,0:20")
+    localize.preview()
+    assert not marked(localize.roi.text)
+    movie = dock.panel(MovieStep)
+    movie.set_camera("andor-ixon-ultra-897")
+    movie.check()
+    qtbot.waitUntil(lambda: bool(movie.troubles), timeout=LONG)
+    assert marked(movie.em_gain)
+
+
+def test_a_bead_stack_without_a_distance_of_planes_marks_the_field(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "beads.tif", np.full((9, 40, 40), 100, np.uint16), photometric="minisblack")
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
+    open_sample(dock, qtbot)
+    panel = dock.panel(PSFStep)
+    panel.set_beads([tmp_path / "beads.tif"])
+    panel.run()
+    qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
+    assert marked(panel.z_step)
+    assert dock.steps[dock.list.currentRow()] is panel.step  # where the user sees it
+
+
+def test_a_preview_is_seen_to_work_and_can_be_cancelled(dock: Any, qtbot: Any) -> None:
+    panel = open_sample(dock, qtbot)
+    panel.preview()
+    assert dock.previewer.busy
+    assert panel.state.text() == "Looking at this frame…"
+    assert dock.progress.maximum() == 0  # it moves, and says no part
+    assert dock.cancel_button.isEnabled()
+    dock.cancel_button.click()
+    qtbot.waitUntil(lambda: not dock.previewer.busy, timeout=LONG)
+    assert "preview" not in dock.viewer.layers
+    assert panel.state.text() == "Ready."
+    assert dock.progress.maximum() > 0
+    assert not dock.cancel_button.isEnabled()
+
+
+def test_the_count_of_a_frame_goes_when_the_frame_or_a_setting_changes(dock: Any, qtbot: Any) -> None:
+    panel = open_sample(dock, qtbot)
+    dock.viewer.dims.set_current_step(0, 10)
+    for change in (lambda: dock.viewer.dims.set_current_step(0, 11), lambda: panel.threshold.setValue(0.9)):
+        panel.preview()
+        qtbot.waitUntil(lambda: "molecules in this frame" in panel.state.text(), timeout=LONG)
+        dock.refresh_steps()
+        assert "molecules in this frame" in panel.state.text()
+        change()
+        dock.refresh_steps()
+        assert panel.state.text() == "Ready."
+
+
+STARTING = """
+import sys
+import time
+
+import napari
+from qtpy.QtCore import QTimer
+
+viewer = napari.Viewer()
+viewer.open_sample("decode-smlm", "blinking_2d")
+viewer.open(sys.argv[1], plugin="decode-smlm")
+assert "torch" not in sys.modules
+viewer.layers.clear()
+beats, timer = [], QTimer()
+timer.timeout.connect(lambda: beats.append(time.perf_counter()))
+timer.start(5)
+viewer.window.add_plugin_dock_widget("decode-smlm", "Localize molecules")
+assert "torch" in sys.modules
+assert len(beats) > 10, beats
+viewer.close()
+"""
+
+
+@pytest.mark.usefixtures("make_napari_viewer")  # a real window, in a process that has imported nothing
+def test_the_window_lives_while_pytorch_is_imported_and_movies_need_none_of_it() -> None:
+    command = [sys.executable, "-c", STARTING, str(sample_file("blinking_3d.tif"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
