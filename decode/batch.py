@@ -21,6 +21,7 @@ from torch import Tensor
 from decode import __version__
 from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
+from decode.defects import UsualFrames, frames_remark, unusable_frames
 from decode.devices import choose_device
 from decode.diagnosis import beyond_training
 from decode.emitters import EmitterSet
@@ -80,7 +81,9 @@ class Acquisition:
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that does not fit between the stated camera and the movie"""
+    """a sentence on each thing that is wrong with the movie, or does not fit between it and the stated camera"""
+    usual: UsualFrames | None = None
+    """what tells frames that hold no image; None looks at the movie"""
 
 
 @final
@@ -97,12 +100,16 @@ class BatchProgress:
 
 
 def check_camera(movie: Movie, camera: Camera) -> tuple[str, ...]:
-    """What does not fit between a camera and a movie, a sentence each: `check_maps` at a glance, about a second.
+    """What is wrong with a movie or does not fit its camera, a sentence each; about a second.
+
+    Frames that hold no image (`unusable_frames`), and `check_maps` at a glance.
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
     """
-    return check_maps(movie, camera, n_frames=100, side_px=256) if len(movie) >= 3 else ()
+    misfits = check_maps(movie, camera, n_frames=100, side_px=256) if len(movie) >= 3 else ()
+    remark = frames_remark(unusable_frames(movie, camera), len(movie), movie.frames.start)
+    return (remark, *misfits) if remark else misfits
 
 
 def complete_acquisition(
@@ -137,6 +144,8 @@ def complete_acquisition(
     if camera is None:
         camera, remarks = estimate_camera(movie)
         estimates += remarks
+        remark = frames_remark(unusable_frames(movie, camera), len(movie), movie.frames.start)
+        warnings = (remark,) if remark else ()
     else:
         warnings = check_camera(movie, camera)
     if psf_sigma_nm is None and not psf_known:
@@ -149,6 +158,7 @@ def complete_acquisition(
         psf_sigma_nm=psf_sigma_nm,
         estimates=tuple(estimates),
         warnings=warnings,
+        usual=UsualFrames.of(movie, camera),
     )
 
 
@@ -330,12 +340,14 @@ def localize_movie(
         threshold=threshold,
         device=device,
         roi=roi,
+        usual=acquisition.usual,
     )
     if told is not None:
         chunks = map(told.placed, chunks)
     if polish:
         own = psf_to_polish_with(model, psf, acquisition)
-        chunks = polish_movie(chunks, movie, own, acquisition.camera, choose_device(device))
+        where = choose_device(device)
+        chunks = polish_movie(chunks, movie, own, acquisition.camera, where, usual=acquisition.usual)
     return chunks
 
 
@@ -378,7 +390,13 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
 
 
 def polish_movie(
-    chunks: Iterator[EmitterSet], movie: Movie, psf: PSF, camera: Camera, device: torch.device
+    chunks: Iterator[EmitterSet],
+    movie: Movie,
+    psf: PSF,
+    camera: Camera,
+    device: torch.device,
+    *,
+    usual: UsualFrames | None = None,
 ) -> Iterator[EmitterSet]:
     """Chunks of molecules, polished with the molecules and frames just before and after in view.
 
@@ -391,6 +409,7 @@ def polish_movie(
         psf: from `psf_to_polish_with`.
         camera: its maps, if any, are as large as the movie's frames.
         device: where to compute.
+        usual: what tells frames that hold no image, which are left out; None looks at the movie.
 
     Yields:
         The same molecules as `decode.likelihood.polish` refines them; while that takes, empty tables now and then.
@@ -399,16 +418,23 @@ def polish_movie(
         ValueError: if the molecules come without uncertainties or background.
         OSError: if the movie cannot be read.
     """
+    usual = usual or UsualFrames.of(movie, camera)
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
     last = replace(nothing, metadata={"frames_done": 0, "frames_total": len(movie)})
 
-    def polished(now: EmitterSet, seen: EmitterSet, adu: Tensor, low: int, start: int, stop: int) -> EmitterSet:
+    def polished(
+        now: EmitterSet, seen: EmitterSet, adu: Tensor, usable: Tensor, low: int, start: int, stop: int
+    ) -> EmitterSet:
         if not len(now):
             return now
+        # frames without an image would be taken for background: those after them follow on those before
+        numbers = torch.nonzero(usable)[:, 0]
+        seen = seen[usable[seen.frame]]
+        adu, seen = adu[usable], replace(seen, frame=(usable.cumsum(0) - 1)[seen.frame])
         parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
         better = polish_molecules(psf, camera, adu.to(device), seen.to(device), parameters=parameters).to("cpu")
-        better = replace(better, frame=better.frame + low, metadata=now.metadata)
+        better = replace(better, frame=numbers[better.frame] + low, metadata=now.metadata)
         better = better[(better.frame >= start) & (better.frame < stop)]
         return replace(better, frame=better.frame + movie.frames.start)
 
@@ -435,8 +461,10 @@ def polish_movie(
             seen = EmitterSet.cat([before, now, nothing if after is None else after])
             seen = replace(seen, frame=seen.frame - movie.frames.start - low)
             seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
-            adu = torch.from_numpy(movie.read(low, high).astype(np.float32))
-            waiting.append(pool.submit(polished, now, seen, adu, low, start, stop))
+            frames = movie.read(low, high).astype(np.float32)
+            unusable = usual.unusable(frames, movie.frames.start + low)
+            usable = torch.tensor([movie.frames.start + i not in unusable for i in range(low, high)])
+            waiting.append(pool.submit(polished, now, seen, torch.from_numpy(frames), usable, low, start, stop))
             yield from finished(workers)
             start, before = stop, now
         yield from finished(0)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from decode.defects import UsualFrames
 from decode.devices import choose_device, keep_freed_memory
 from decode.emitters import EmitterSet
 from decode.io.stacks import Movie
@@ -38,8 +39,12 @@ def localize(
     device: str = "auto",
     roi: tuple[slice, slice] | None = None,
     tile_px: int = 512,
+    usual: UsualFrames | None = None,
 ) -> Iterator[EmitterSet]:
     """Find the molecules of a movie.
+
+    Frames that hold no image of the sample (blank, dark or flashed) have no molecules, and those beside them see
+    nothing there, as beyond the ends of the movie.
 
     Frames are read ahead in a thread while the network works.  Large frames are cut into tiles that overlap by as
     much as a pixel's posterior can see, so that molecules depend neither on the tiles nor on the chunks (but for
@@ -57,6 +62,7 @@ def localize(
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         tile_px: largest side of a tile, without the overlap.
+        usual: what tells frames that hold no image; None looks at this movie.
 
     Yields:
         Molecules of the next frames, in the order of frames, with `frames_done` and `frames_total` in the metadata.
@@ -80,6 +86,7 @@ def localize(
     at_once = max(1, PIXELS_AT_ONCE[where.type] // max(t.rows_seen.size * t.columns_seen.size for t in tiles))
     chunk = max(8, min(64, CHUNK_PIXELS // (height * width)))
     facts = {"pixel_size_nm": pixel_size_nm, "n_frames": n_frames, "height_px": height, "width_px": width}
+    usual = usual or UsualFrames.of(movie, camera)
     keep_freed_memory()
 
     def read(start: int) -> npt.NDArray[np.float32]:
@@ -88,7 +95,11 @@ def localize(
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, 0)
         for start in range(0, n_frames, chunk):
-            adu = torch.from_numpy(ahead.result())
+            frames = ahead.result()
+            before = max(0, start - 1)
+            unusable = usual.unusable(frames, movie.frames.start + before)
+            adu = torch.from_numpy(frames)
+            usable = torch.tensor([movie.frames.start + before + i not in unusable for i in range(len(adu))])
             stop = min(n_frames, start + chunk)
             if stop < n_frames:
                 ahead = reader.submit(read, stop)
@@ -96,7 +107,7 @@ def localize(
                 part
                 for tile in tiles
                 for part in _localize_tile(
-                    adu, model, camera, maps, tile, at_once, (start, stop, n_frames), pixel_size_nm, threshold
+                    adu, usable, model, camera, maps, tile, at_once, (start, stop, n_frames), pixel_size_nm, threshold
                 )
             ]
             molecules = EmitterSet.cat(found)
@@ -199,6 +210,7 @@ def _tiles(rows: _Span, columns: _Span, shape: tuple[int, int], tile_px: int, ra
 @torch.inference_mode()
 def _localize_tile(
     adu: Tensor,
+    usable: Tensor,
     model: Localizer,
     camera: Camera,
     context: Tensor,
@@ -220,7 +232,7 @@ def _localize_tile(
     for first in range(0, len(adu), at_once):
         part = adu[None, first : first + at_once].to(context.device)
         new, alpha = model.encode(part, camera, context)
-        new = new[0]
+        new = new[0] * usable[first : first + at_once, None, None, None].to(new)
         # features are computed once per frame: the last two wait for the frame that follows them
         nothing = torch.zeros_like(new[:1])
         before = features[-2:] if first else nothing[: start == 0]
@@ -241,6 +253,7 @@ def _localize_tile(
         molecules = posterior.point_estimate(threshold, first_frame=number).to("cpu")
         origin = torch.tensor([tile.columns_seen.start, tile.rows_seen.start, 0.0]) * pixel_size_nm
         molecules = replace(molecules, xyz=molecules.xyz + origin)
+        molecules = molecules[usable[molecules.frame - max(0, start - 1)]]
         position = molecules.xyz[:, :2] / pixel_size_nm
         low = torch.tensor([tile.columns.start, tile.rows.start])
         high = torch.tensor([tile.columns.stop, tile.rows.stop])

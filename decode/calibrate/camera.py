@@ -15,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from decode.defects import without_unusable
 from decode.io.stacks import Movie, open_movie
 from decode.optics.camera import Camera
 
@@ -279,8 +280,9 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
                 f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
             )
         rows, columns = (_middle(side, side_px) for side in shape[1:])
-        camera = camera.crop(rows, columns)
-        mean, variance, noise, top, n_top, n = _changes(opened, n_frames, rows, columns)
+        whole, camera = camera, camera.crop(rows, columns)
+        usable = without_unusable(opened, whole)
+        mean, variance, noise, top, n_top, n = _changes(usable, n_frames, rows, columns)
     sentences = []
     limit = camera.saturation_adu
     if top >= limit or (_is_limit(top) and n_top >= 10):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of
+from decode.defects import unusable_frames
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
@@ -152,7 +153,10 @@ def refine_in_situ(
     if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
         raise ValueError(f"the PSF's pixels are {psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm")
     with open_movie(movie) as frames:
-        chosen = torch.linspace(0, len(frames) - 1, min(len(frames), n_frames)).round().long().unique().tolist()
+        unusable = unusable_frames(frames, camera.camera)
+        usable = torch.tensor([i for i in range(len(frames)) if i not in unusable])
+        spread = torch.linspace(0, len(usable) - 1, min(len(usable), n_frames)).round().long().unique()
+        chosen = usable[spread].tolist()
         adu = torch.stack([torch.from_numpy(frames.read(i, i + 1)[0].astype("float32")) for i in chosen])
     spots = crop_spots(camera.camera.to_photons(adu), psf=psf, camera=camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)

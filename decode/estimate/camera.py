@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from decode.defects import without_unusable
 from decode.estimate.cumulants import NoiseCumulants, noise_cumulants, photon_transfer
-from decode.estimate.frames import Estimate
+from decode.estimate.frames import Estimate, shape_of
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
 
@@ -139,6 +140,8 @@ def infer_camera(
     if em_gain is not None:
         kind = "emccd"
     kinds: tuple[CameraKind, ...] = ("emccd", "scmos") if kind is None else (kind,)
+    shape_of(movie)
+    movie = without_unusable(movie)
     steady = noise_cumulants(movie, n_frames=n_frames)
     belief = None if steady is None else _Belief.of(steady, kinds)
     if belief is None or belief.gain.high > UNTOLD * belief.gain.low:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.atomic import atomic
+from decode.defects import without_unusable
 from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
 from decode.estimate.scene import SceneEstimate
 from decode.io.stacks import Movie
@@ -81,6 +82,8 @@ def compare(
         estimate: what `estimate_scene` found.
         seed: of the simulation.
     """
+    shape_of(movie)
+    movie = without_unusable(movie, camera)
     total, height, width = shape_of(movie)
     rows, columns = (
         slice((side - min(side, SIDE_PX)) // 2, (side + min(side, SIDE_PX)) // 2) for side in (height, width)

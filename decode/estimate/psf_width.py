@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from decode.defects import without_unusable
 from decode.estimate.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
@@ -52,6 +53,8 @@ def estimate_psf_sigma(
     Raises:
         ValueError: in one sentence, if too few molecules are bright and alone enough.
     """
+    shape_of(movie)
+    movie = without_unusable(movie, camera)
     shape, total = shape_of(movie), len(movie)
     rows, columns = (middle(side) for side in shape[1:])
     pixels = (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -17,6 +17,7 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch.nn import functional as F
 
+from decode.defects import without_unusable
 from decode.estimate.frames import Estimate, read_frames, shape_of
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
@@ -168,6 +169,7 @@ def estimate_scene(
     Raises:
         ValueError: in one sentence, if the movie is too short or too small, or no molecules blink in it.
     """
+    movie = without_unusable(movie, camera)
     moments = yield from part(_measure.steps(movie, camera), 0.0, 0.7)
     # light that comes and goes without noise: no molecule, no covariance
     signal = moments.values[len(STEPS) + 2] / math.sqrt(moments.covariance[len(STEPS) + 2, len(STEPS) + 2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import takewhile
@@ -45,14 +45,18 @@ class Movie:
     Made by `open_movie`.  `movie.shape` is (frames, height, width).
     """
 
-    def __init__(self, parts: Sequence[_Part | _Folder], frames: range) -> None:
+    def __init__(
+        self, parts: Sequence[_Part | _Folder], frames: range, kept: npt.NDArray[np.int64] | None = None
+    ) -> None:
         self._parts = tuple(parts)
+        self._kept = kept
         self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
         self.frames = frames
         """which frames of the files these are, from 0"""
         self.path: Path = parts[0].path
         """the first file, or the folder of all"""
-        self.shape: tuple[int, int, int] = (len(frames), *parts[0].frame_shape)
+        n_frames = len(frames) if kept is None else len(kept)
+        self.shape: tuple[int, int, int] = (n_frames, *parts[0].frame_shape)
         self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
         self.pixel_size_nm: float | None = parts[0].pixel_size_nm
         """as its metadata state it; None where they do not, or not credibly"""
@@ -77,6 +81,17 @@ class Movie:
         for part in self._parts:
             part.close()
 
+    def without(self, frames: Collection[int]) -> Movie:
+        """The movie without some of its frames, as if those after them followed on those before; it shares the files.
+
+        Raises:
+            ValueError: if no frame is left.
+        """
+        kept = np.setdiff1d(np.arange(len(self)), np.array(sorted(frames), np.int64))
+        if not len(kept):
+            raise ValueError(f"{self.path}: no frame is left; choose others with --frames")
+        return Movie(self._parts, self.frames, kept if self._kept is None else self._kept[kept])
+
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Frames start, ..., stop - 1; nothing else is read or kept.
 
@@ -90,6 +105,11 @@ class Movie:
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}")
+        if self._kept is not None and start < stop:
+            kept = self._kept[start:stop]
+            all_of_them = Movie(self._parts, self.frames)
+            span: npt.NDArray[Any] = all_of_them.read(int(kept[0]), int(kept[-1]) + 1)
+            return span[kept - kept[0]]
         first, last = self.frames.start + start, self.frames.start + stop
         chunk = np.empty((stop - start, *self.shape[1:]), self.dtype)
         for part, offset in zip(self._parts, self._starts[:-1], strict=True):

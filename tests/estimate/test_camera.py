@@ -202,7 +202,7 @@ def test_doubt_about_the_kind_is_said(rng: torch.Generator) -> None:
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (torch.full((20, 32, 32), 100.0), "no noise"),
+        (torch.full((20, 32, 32), 100.0), "no image"),
         (torch.rand(1, 64, 64), "at least 2 frames"),
         (torch.rand(20, 8, 64), "16 x 16"),
         (torch.rand(20, 64, 64).where(torch.rand(20, 64, 64) > 1e-3, math.nan), "NaN"),

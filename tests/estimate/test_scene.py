@@ -229,7 +229,7 @@ def test_a_movie_without_molecules_is_said_to_have_none(rng: torch.Generator) ->
 
 def test_a_movie_of_a_few_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 60 frames of 32 x 32 pixels, this movie has 10 of 64 x 64"):
-        estimate_scene(torch.zeros(10, 64, 64), EMCCD, ROUND)
+        estimate_scene(torch.rand(10, 64, 64), EMCCD, ROUND)
 
 
 def test_a_recipe_brackets_the_estimate(rng: torch.Generator) -> None:

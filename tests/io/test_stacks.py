@@ -388,3 +388,18 @@ def test_movies_of_microscopes_open(shared_data: Path) -> None:
     assert shapes["sim_2d/beads.tif"] == (81, 128, 128)
     with pytest.raises(ValueError, match="is not a TIFF file"):
         open_movie(shared_data / "single_molecules_real" / "test_000_.SPE")
+
+
+def test_a_movie_without_some_frames_reads_as_if_they_had_never_been(tmp_path: Path) -> None:
+    frames = np.random.default_rng(5).integers(0, 1000, (12, 5, 7)).astype(np.uint16)
+    write_movie(tmp_path / "movie.tif", frames)
+    with open_movie(tmp_path / "movie.tif", frames=slice(1, 12)) as movie:
+        rest = movie.without([0, 4, 5]).without({7})
+        expected = np.delete(np.delete(frames[1:], [0, 4, 5], 0), 7, 0)
+        assert rest.shape == expected.shape
+        for start, stop in ((0, 7), (2, 5), (3, 3)):
+            np.testing.assert_array_equal(rest.read(start, stop), expected[start:stop])
+        with pytest.raises(IndexError):
+            rest.read(0, 8)
+        with pytest.raises(ValueError, match="no frame is left"):
+            movie.without(range(11))

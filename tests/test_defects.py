@@ -1,0 +1,152 @@
+"""Frames that hold no image: found with the reason, and left out of everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from decode.batch import acquisition_for, localize_movie
+from decode.defects import UsualFrames, frames_remark, unusable_frames, without_unusable
+from decode.emitters import EmitterSet
+from decode.estimate import estimate_scene
+from decode.io.cameras import read_camera
+from decode.io.stacks import open_movie, write_movie
+from decode.localize import localize
+from decode.models import load_model
+from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.gaussian import GaussianPSF
+
+SAMPLE = Path(__file__).parents[1] / "sample_data"
+CAMERA = read_camera(SAMPLE / "camera.yaml")
+Counts = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    """The sample movie: (frame, y, x) ADU."""
+    with open_movie(SAMPLE / "blinking_2d.tif") as movie:
+        return movie.read(0, len(movie)).astype(np.float32)
+
+
+def dark(n: int) -> Counts:
+    """Frames behind a closed shutter."""
+    rng = torch.Generator().manual_seed(1)
+    frames: Counts = CAMERA.camera.sample(torch.zeros(n, 64, 64), rng).numpy()
+    return frames
+
+
+def test_frames_without_an_image_are_found_with_the_reason(counts: Counts) -> None:
+    movie = counts.copy()
+    movie[:20] = dark(20)
+    movie[[50, 51, 120]] = 0
+    movie[70] = 4095
+    movie[90] += 3000
+    movie[100, 32:] = 0
+    reasons = dict.fromkeys(range(20), "dark") | dict.fromkeys((50, 51, 70, 100, 120), "blank")
+    reasons |= {90: "far brighter than those around"}
+    assert unusable_frames(movie, CAMERA.camera) == dict(sorted(reasons.items()))
+    assert frames_remark(unusable_frames(movie, CAMERA.camera), 200, first=10) == (
+        "26 of 200 frames hold no image of the sample and are left out (dark: 10 to 29; blank: 60 to 61, 80, 110, "
+        "130; far brighter than those around: 100)"
+    )
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
+def test_light_that_changes_from_frame_to_frame_is_no_defect(share: float) -> None:
+    rng = np.random.default_rng(3)
+    light = 30 * np.where(np.arange(100) % 2, share, 1.0)[:, None, None]
+    movie = rng.poisson(np.broadcast_to(light, (100, 48, 48))) * 6.0 + 100
+    assert not unusable_frames(movie, CAMERA.camera)
+
+
+def test_a_lamp_that_bleaches_or_is_switched_is_no_defect() -> None:
+    rng = np.random.default_rng(4)
+    time = np.arange(600)[:, None, None]
+    light = np.where(time < 311, 200 * np.exp(-time / 150), 90.0)
+    movie = rng.poisson(np.broadcast_to(light, (600, 32, 32))) * 6.0 + 100
+    assert not unusable_frames(movie, CAMERA.camera)
+
+
+@pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])
+def test_the_samples_have_no_such_frames(name: str) -> None:
+    with open_movie(SAMPLE / name) as movie:
+        assert not unusable_frames(movie, CAMERA.camera)
+
+
+def test_movies_of_microscopes_have_no_such_frames(shared_data: Path) -> None:
+    for path in sorted(shared_data.glob("*/*.tif")):
+        with open_movie(path) as movie:
+            assert not unusable_frames(movie), path
+
+
+def test_a_movie_of_blank_frames_is_refused_in_estimates() -> None:
+    with pytest.raises(ValueError, match="this movie holds no image"):
+        without_unusable(np.full((20, 32, 32), 140.0))
+
+
+def test_what_is_usual_does_not_depend_on_the_part_that_is_judged(counts: Counts) -> None:
+    movie = counts.copy()
+    movie[[0, 31, 32, 199]] = 0
+    usual = UsualFrames.of(movie, CAMERA.camera)
+    parts = [usual.unusable(movie[i : i + 8], i) for i in range(0, 200, 8)]
+    assert {i: why for part in parts for i, why in part.items()} == unusable_frames(movie, CAMERA.camera)
+
+
+def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts: Counts) -> None:
+    torch.manual_seed(1)
+    model = Localizer(NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=8), {})
+    torch.nn.init.normal_(model.out.weight, std=1.0)
+    torch.nn.init.zeros_(model.out.bias)
+    blank = counts[:12].copy()
+    blank[5] = 0
+    write_movie(tmp_path / "movie.tif", blank)
+
+    def run(frames: slice) -> EmitterSet:
+        with open_movie(tmp_path / "movie.tif", frames=frames) as movie:
+            return EmitterSet.cat(list(localize(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={})))
+
+    whole, parts = run(slice(None)), EmitterSet.cat([run(slice(0, 5)), run(slice(6, 12))])
+    assert len(whole) == len(parts) > 100
+    torch.testing.assert_close(whole.frame, parts.frame)
+    torch.testing.assert_close(whole.photons, parts.photons, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_nothing_is_found_in_blank_frames_and_as_much_as_before_in_the_others(
+    tmp_path: Path, counts: Counts, polish: bool
+) -> None:
+    gone = [3, 4, 11, 20]
+    blank = counts[:24].copy()
+    blank[gone] = 0
+    found = []
+    for name, frames in (("clean", counts[:24]), ("blank", blank)):
+        write_movie(tmp_path / f"{name}.tif", frames)
+        with open_movie(tmp_path / f"{name}.tif") as movie:
+            model = load_model("gaussian-2d")
+            known = acquisition_for(movie, model, camera=CAMERA, psf_sigma_nm=120.0)
+            found.append(EmitterSet.cat(list(localize_movie(movie, model, known, polish=polish, device="cpu"))))
+            assert any("4 of 24 frames" in warning for warning in known.warnings) == (name == "blank")
+    clean, spoilt = found
+    assert not np.isin(spoilt.frame, gone).any()
+    usable = clean[torch.from_numpy(~np.isin(clean.frame, gone))]
+    assert len(spoilt) == pytest.approx(len(usable), rel=0.05)
+    assert float(spoilt.photons.median()) == pytest.approx(float(usable.photons.median()), rel=0.05)
+    assert spoilt.background is not None
+    assert usable.background is not None
+    assert float(spoilt.background.median()) == pytest.approx(float(usable.background.median()), rel=0.05)
+
+
+def test_blank_and_flashed_frames_do_not_change_the_estimate(counts: Counts) -> None:
+    spoilt = counts.copy()
+    spoilt[np.random.default_rng(2).choice(200, 13, replace=False)] = 0
+    spoilt[77] += 2000
+    psf = GaussianPSF(120.0, pixel_size_nm=100.0)
+    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt))
+    for name in ("background_photons", "density_per_um2", "flux_photons", "psf_sigma_nm"):
+        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
+    assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.15)
+    assert abs(other.background_drift.value) < 1e-3
