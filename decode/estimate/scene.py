@@ -59,6 +59,11 @@ ON_TIME_ERROR = 0.03
 """relative error of the on-time that its moments do not show, over simulated movies of 400 frames"""
 WIDTH_ERROR = 0.01
 """as `ON_TIME_ERROR`, of the width of a PSF"""
+SURE = 0.999
+"""probability with which light that pixels share must exceed zero"""
+SHORT = 0.2
+"""shortest mean on-time, in frames, of light that does not return in the next one: of 100 frames of 96 x 96 pixels with
+0.2 molecules a square micrometre and frame, those of an on-time of 0.2 frames show it"""
 OFFSETS_WORTH = 10
 """independent moments that the covariances at all offsets, which are much alike, are counted for"""
 DEPTH_ERROR = 0.07
@@ -157,6 +162,9 @@ def estimate_scene(
       Biophys. J. 77, 553, 1999) holds too: at large s every molecule counts alike and the darkest moments count most,
       which tells background from many dim molecules from few bright ones.
 
+    Molecules whose light does not return in the next frame are taken to be on for one frame: their density is that of
+    a frame, their flux what they give in it.
+
     Where molecules crowd so much that pixels are hardly ever dark (some ten on at once per square micrometre), what
     always shines cannot be told from background, which then comes out too high and the density too low.
 
@@ -171,15 +179,14 @@ def estimate_scene(
     """
     movie = without_unusable(movie, camera)
     moments = yield from part(_measure.steps(movie, camera), 0.0, 0.7)
-    # light that comes and goes without noise: no molecule, no covariance
-    signal = moments.values[len(STEPS) + 2] / math.sqrt(moments.covariance[len(STEPS) + 2, len(STEPS) + 2])
-    if not signal > 2:
+    if moments.lag is None:
         raise ValueError(
             "no molecules are seen to blink in this movie: the light of neighbouring pixels does not rise and fall "
             "together; check the camera file, or take a part of the movie in which molecules blink"
         )
     limits = z_range_nm or z_limits(psf)
-    model = _Model(camera, psf, moments.steps, moments.run, limits, float(moments.values[: len(STEPS) + 1].sum()))
+    light = float(moments.values[: len(STEPS) + 1].sum())
+    model = _Model(camera, psf, moments.steps, moments.run, limits, light, lag=moments.lag)
     yield Progress(0.7, "estimating molecules and background from these moments")
     p, covariance, misfit = _fit(moments, model)
     yield Progress(1.0, "writing down what was found")
@@ -205,7 +212,7 @@ def estimate_scene(
         error = math.hypot((end.high - end.value) / 1.96, DEPTH_ERROR * (limits[1] - limits[0]) / 2)
         return Estimate(*_within(end.value, error, *limits), n)
 
-    on_time = math.exp(p[4])
+    on_time = model.on_time(p)
     area_um2 = moments.n / moments.frames * psf.pixel_size_nm**2 * 1e-6
     n = round(math.exp(p[1]) * area_um2 * (1 + moments.frames / on_time))
     blur, sigma = None, None
@@ -226,7 +233,7 @@ def estimate_scene(
         density_per_um2=positive(1, n),
         flux_photons=positive(2, n),
         flux_variation=positive(3, n),
-        on_time_frames=positive(4, n, ON_TIME_ERROR),
+        on_time_frames=positive(4, n, ON_TIME_ERROR) if moments.lag else Estimate(1.0, SHORT, 1.0, n),
         psf_blur_nm=blur,
         psf_sigma_nm=sigma,
         z_low_nm=end_of_depth(0, n),
@@ -263,9 +270,11 @@ class _Moments(NamedTuple):
 
     values: Array
     """(m,) light by brightness, see `_by_brightness`; covariance with the pixels beside, at each lag; covariance at
-    lag 1 and each offset"""
+    `lag` and each offset, at lag 0 without the pixel itself, whose noise it holds"""
     covariance: Array
     """(m, m) of the errors of the values"""
+    lag: int | None
+    """1; 0 where light does not return in the next frame; None where pixels do not even share it within a frame"""
     steps: Array
     """(step,) s, 1 / photons"""
     cells: Array
@@ -295,6 +304,26 @@ def _offsets() -> npt.NDArray[np.int64]:
     dense = (distance <= REACH_PX / 2) | ((y % 2 == 0) & (x % 2 == 0))
     keep = (distance <= REACH_PX) & dense & ((y > 0) | (x >= 0))
     return np.stack([y[keep], x[keep]], 1)
+
+
+def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
+    """Frames after which neighbouring pixels surely share light: 1, else 0, else None.
+
+    Args:
+        values, covariance: of the covariances beside a pixel at each of LAGS, then at each offset at lag 1, at lag 0.
+        chunks: of frames, whose scatter is the covariance.
+    """
+    offsets = _offsets()
+    after_one, within = np.zeros((2, len(values)))
+    after_one[LAGS.index(1)] = 1
+    # light that flickers as a whole is no molecule's: it reaches as far as one looks
+    far = np.where(np.hypot(*offsets.T) > REACH_PX - 2, 1.0, 0.0)
+    within[LAGS.index(0)] = 1
+    within[len(LAGS) + len(offsets) :] = -far / far.sum()
+    for lag, weight in ((1, after_one), (0, within)):
+        if weight @ values > student_t.ppf(SURE, chunks - 1) * math.sqrt(weight @ covariance @ weight):
+            return lag
+    return None
 
 
 def _beside(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -379,14 +408,21 @@ def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> Steps[
     doubt[: len(steps) + 1] = _by_brightness(np.mean(doubts, 0), _rate(camera, steps))
     covariance = covariance + np.outer(doubt, doubt)
 
+    shared = slice(len(steps) + 1, None)
+    lag = _clear_lag(values[shared], covariance[shared, shared], length)
+    first, offsets = len(steps) + 1 + len(LAGS), len(_offsets())
+    # those at the other lag are left out, and noise with them
+    keep = np.r_[:first, first : first + offsets] if lag else np.r_[:first, first + offsets + 1 : len(values)]
+
     cell = np.concatenate(cells)  # (chunk, 1 + step, cell)
     off = cell - cell.mean(0)
     chunks = run // chunk
     field = cell.mean(2)
     scatter = np.cov(field.reshape(len(starts), chunks, -1).transpose(1, 0, 2).reshape(-1, field.shape[1]).T)
     return _Moments(
-        values=values,
-        covariance=covariance,
+        values=values[keep],
+        covariance=covariance[np.ix_(keep, keep)],
+        lag=lag,
         steps=steps,
         cells=cell.mean(0).T,
         cells_covariance=np.einsum("cin,cjn->nij", off, off) / (length - 1) / length,
@@ -479,7 +515,8 @@ def _products(light: Tensor, chunk: int) -> Array:
         chunk: number of frames in a chunk.
 
     Returns:
-        (chunk, lag + offset, 2): of each chunk of frames, beside a pixel at each of LAGS, and at lag 1 at each offset.
+        (chunk, lag + 2 offset, 2): of each chunk of frames, beside a pixel at each of LAGS, and at each offset at lag 1
+        and at lag 0.
     """
     length, height, width = light.shape
     size = (height + REACH_PX, width + REACH_PX)
@@ -489,7 +526,8 @@ def _products(light: Tensor, chunk: int) -> Array:
     beside = _beside(offsets)
     overlap = (height - y) * (width - np.abs(x))
     first = np.arange(0, length, chunk)
-    out = np.zeros((len(first), len(LAGS) + len(offsets), 2))
+    out = np.zeros((len(first), len(LAGS) + 2 * len(offsets), 2))
+    at_offsets = {1: slice(len(LAGS), len(LAGS) + len(offsets)), 0: slice(len(LAGS) + len(offsets), None)}
     for j, lag in enumerate(LAGS):
         if lag >= length:
             continue
@@ -502,8 +540,8 @@ def _products(light: Tensor, chunk: int) -> Array:
             sums = torch.fft.irfft2(part.sum(0), s=size).double().numpy()
             both = (sums[y, x] + sums[-y, -x]) / 2
             out[i, j] = both[beside].sum(), len(part) * overlap[beside].sum()
-            if lag == 1:
-                out[i, len(LAGS) :, 0], out[i, len(LAGS) :, 1] = both, len(part) * overlap
+            if lag in at_offsets:
+                out[i, at_offsets[lag]] = np.stack([both, len(part) * overlap], 1)
     return out
 
 
@@ -516,8 +554,16 @@ class _Model:
     """
 
     def __init__(
-        self, camera: Camera, psf: PSF, steps: Array, run: int, z_range_nm: tuple[float, float] | None, light: float
+        self,
+        camera: Camera,
+        psf: PSF,
+        steps: Array,
+        run: int,
+        z_range_nm: tuple[float, float] | None,
+        light: float,
+        lag: int = 1,
     ) -> None:
+        self.lag = lag
         self.psf, self.rate, self.run, self.z_range_nm = psf, _rate(camera, steps), run, z_range_nm
         self.offsets = _offsets()
         self.beside = _beside(self.offsets)
@@ -550,6 +596,17 @@ class _Model:
         low, high = self.z_range_nm
         centre, half = (low + high) / 2 + p[7] * (high - low) / 2, math.exp(p[8]) * (high - low) / 2
         return (float(centre - half), float(centre + half))
+
+    def on_time(self, p: Array) -> float:
+        """Mean time on, frames; one where light does not return, whatever the parameter says."""
+        return math.exp(p[4]) if self.lag else 1.0
+
+    def shared(self, p: Array) -> Array:
+        """(lag,) mean product of the fractions of two frames of a run that a molecule is on, at each of LAGS."""
+        if not self.lag:
+            return _without_mean(np.eye(1, self.run)[0])[list(LAGS)]
+        on_time = self.on_time(p)
+        return _without_mean(np.array([_shared(on_time, lag) for lag in range(self.run)]))[list(LAGS)]
 
     def share(self, p: Array) -> Array:
         """(plane,) of the molecules, which lie evenly between two depths."""
@@ -608,13 +665,13 @@ class _Model:
         light, shape = self.light(p), self.share(p) @ self.images(float(p[6]))[2]
         density = math.exp(p[1]) * self.psf.pixel_size_nm**2 * 1e-6
         square = density * math.exp(2 * p[2]) * (1 + math.exp(2 * p[3]))
-        on_time = math.exp(p[4])
-        lags = _without_mean(np.array([_shared(on_time, lag) for lag in range(self.run)]))[list(LAGS)] + p[5]
+        lags = self.shared(p) + p[5]
+        offsets = slice(0 if self.lag else 1, None)
         return np.concatenate(
             [
                 _by_brightness(math.exp(p[0]) * np.array([1.0, *self.rate]) + density * light, self.rate),
                 square * shape[self.beside].mean() * lags,
-                square * shape * lags[LAGS.index(1)],
+                square * shape[offsets] * lags[LAGS.index(self.lag)],
             ]
         )
 
@@ -625,13 +682,13 @@ class _Model:
         S(a) = exp(-a / on_time) (1 + (1 - a) / on_time) that shine for longer than the fraction a of it.  With gamma
         distributed fluxes of mean f and shape k, one that gives a pixel the fraction h of its light takes
         1 - (1 + u a / k)^-k, u = rate f h, from the mean of exp(-s light), and an integration by parts leaves
-        the integral of S(a) u (1 + u a / k)^(-k - 1) over a from 0 to 1.
+        the integral of S(a) u (1 + u a / k)^(-k - 1) over a from 0 to 1.  Of molecules on for one frame S is 1.
         """
         pixels, below_zero = (self.share(p) @ drawn for drawn in self.images(float(p[6]))[:2])
-        flux, k, on_time = math.exp(p[2]), math.exp(-2 * p[3]), math.exp(p[4])
+        flux, k, on_time = math.exp(p[2]), math.exp(-2 * p[3]), self.on_time(p)
         # nodes gather where little of the frame is lit: bright molecules saturate there
         a, weight = NODES**3, WEIGHTS * 3 * NODES**2
-        survival = weight * np.exp(-a / on_time) * (1 + (1 - a) / on_time)
+        survival = weight * (np.exp(-a / on_time) * (1 + (1 - a) / on_time) if self.lag else 1.0)
         dose = flux * np.outer(self.rate, LEVELS)[:, :, None]
         taken = dose[..., 0] * ((1 + dose * a / k) ** (-k - 1) @ survival)
         # so little light saturates nothing

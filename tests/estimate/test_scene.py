@@ -158,6 +158,31 @@ def test_intervals_hold_the_truth(rng: torch.Generator) -> None:
     assert sum(held) >= 33
 
 
+def test_molecules_that_are_on_for_a_single_frame_are_estimated(rng: torch.Generator) -> None:
+    """As many switch on in each frame and are gone in the next."""
+    n, density = 200, 0.2
+    molecules = torch.poisson(torch.full((n,), density * 6.4**2), generator=rng).long()
+    frame = torch.repeat_interleave(torch.arange(n), molecules)
+    xyz = torch.cat([6400 * torch.rand(len(frame), 2, generator=rng), torch.zeros(len(frame), 1)], 1)
+    photons = 1500 * torch._standard_gamma(torch.full((len(frame),), 6.0), generator=rng) / 6
+    with torch.no_grad():
+        light = render(ROUND, frame=frame, xyz=xyz, photons=photons, n_frames=n, shape=(64, 64))
+    estimate = estimate_scene(SCMOS.sample(20 + light, rng), SCMOS, ROUND)
+    assert estimate.density_per_um2.low < len(frame) / n / 6.4**2 < estimate.density_per_um2.high
+    assert estimate.density_per_um2.high < 2.5 * estimate.density_per_um2.low
+    assert estimate.flux_photons.value == pytest.approx(1500, rel=0.15)
+    assert estimate.background_photons.value == pytest.approx(20, rel=0.05)
+    assert estimate.on_time_frames.high == estimate.on_time_frames.value == 1
+    recipe = yaml.safe_load(to_recipe(estimate, ROUND, psf_file="", camera_file="", source=""))
+    assert recipe["scene"]["on_time_frames"][0] < 1 < recipe["scene"]["on_time_frames"][1]
+
+
+def test_light_that_flickers_as_a_whole_is_no_molecule(rng: torch.Generator) -> None:
+    lamp = 20 * (1 + 0.1 * torch.randn(200, 1, 1, generator=rng))
+    with pytest.raises(ValueError, match="no molecules are seen to blink"):
+        estimate_scene(SCMOS.sample(lamp.expand(200, 64, 64), rng), SCMOS, ROUND)
+
+
 def test_depth_is_told_by_an_astigmatic_psf(rng: torch.Generator) -> None:
     psf = as_spline(ASTIGMATIC, np.arange(-600.0, 601.0, 50.0))
     frames, _ = movie(psf, EMCCD, scene(0.5, 4000.0, 2.0, 20.0, z_nm=(-100.0, 450.0)), rng)
