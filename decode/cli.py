@@ -77,6 +77,9 @@ CameraOption = Annotated[
 PixelSize = Annotated[
     float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
 ]
+TablePixelSize = Annotated[
+    float | None, typer.Option(metavar="NM", help="Side of a pixel, for a table in pixels that does not say it.")
+]
 EmGain = Annotated[float | None, typer.Option(help="EM gain of an EMCCD that is given by its name.")]
 Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (TIFF).")]
 ZStep = Annotated[float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")]
@@ -217,12 +220,13 @@ def localize(
 def render(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
+    pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
     from decode.io.tables import read_table
     from decode.render import save_picture
 
-    emitters = read_table(table)
+    emitters = read_table(table, pixel_size_nm=pixel_size)
     save_picture(emitters, out)
     typer.echo(f"{len(emitters)} molecules")
     _list([out])
@@ -240,9 +244,7 @@ def filter_(
             "sigma, sigma_z, x, y, z (nm), probability, frame (from 0), background, goodness.",
         ),
     ],
-    pixel_size: Annotated[
-        float | None, typer.Option(metavar="NM", help="Side of a pixel, where the table does not say it.")
-    ] = None,
+    pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to one of the molecules whose columns lie within ranges."""
     from decode.filter import filter_table, parse_ranges
@@ -262,6 +264,7 @@ def evaluate(
     field: Annotated[
         str | None, typer.Option(metavar="X,Y", help="Size of the field of view, nm; without: as the tables say.")
     ] = None,
+    pixel_size: TablePixelSize = None,
     as_json: Json = False,
 ) -> None:
     """Score a table against the truth by the rules of the SMLM Challenge 2016."""
@@ -274,6 +277,7 @@ def evaluate(
         two_d=two_d,
         min_photons=min_photons,
         remove_shift=shift,
+        pixel_size_nm=pixel_size,
     )
     if as_json:
         _print_json(asdict(result))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -41,6 +43,8 @@ class EmitterSet:
     """(n,) deviance of a fit to the frame per degree of freedom: about 1 where the model explains the light there"""
     polished: Tensor | None = None
     """(n,) bool; whether the likelihood of the frames refined the molecule"""
+    others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """(n,) each: columns of a file that mean nothing here, by their names in it; they stay with their rows"""
     metadata: Mapping[str, object] = field(default_factory=dict)
     """plain facts that travel with the table: `pixel_size_nm`, `n_frames`, `height_px`, `width_px`, provenance"""
 
@@ -50,6 +54,9 @@ class EmitterSet:
             shape = (n, 3) if name in ("xyz", "xyz_sigma") else (n,)
             if tuple(column.shape) != shape:
                 raise ValueError(f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}")
+        for name, values in self.others.items():
+            if values.shape != (n,):
+                raise ValueError(f"EmitterSet.others[{name!r}] has shape {values.shape}, expected {(n,)}")
         if self.frame.dtype.is_floating_point:
             raise ValueError("EmitterSet.frame must hold integers")
 
@@ -72,11 +79,13 @@ class EmitterSet:
             return EmitterSet.empty()
         names = [name for name in filled[0].columns() if all(name in s.columns() for s in filled)]
         columns = {name: torch.cat([s.columns()[name] for s in filled]) for name in names}
-        return EmitterSet(**columns, metadata=everything[0].metadata)
+        kept = [name for name in filled[0].others if all(name in s.others for s in filled)]
+        others = {name: np.concatenate([s.others[name] for s in filled]) for name in kept}
+        return EmitterSet(**columns, others=others, metadata=everything[0].metadata)
 
     def columns(self) -> dict[str, Tensor]:
-        """The columns that are present, by name."""
-        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "metadata")
+        """The columns that are present and known, by name."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("others", "metadata"))
         return {name: column for name, column in named if column is not None}
 
     def __len__(self) -> int:
@@ -85,6 +94,9 @@ class EmitterSet:
     def __getitem__(self, rows: Tensor | slice) -> EmitterSet:
         """The rows named by a boolean mask, an index tensor or a slice."""
         rows_of: dict[str, Any] = {name: column[rows] for name, column in self.columns().items()}
+        if self.others:
+            on_cpu = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+            rows_of["others"] = {name: values[on_cpu] for name, values in self.others.items()}
         return replace(self, **rows_of)
 
     def to(self, device: torch.device | str) -> EmitterSet:

@@ -56,7 +56,8 @@ def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") 
     try:
         yield
     except Exception as error:
-        named = isinstance(error, ValueError | OSError) and str(path) in str(error)
+        # by its stem: what stands beside it under the same name has a sentence of its own
+        named = isinstance(error, ValueError | OSError) and str(Path(path).with_suffix("")) in str(error)
         if named or (isinstance(error, OSError) and error.errno is not None):
             raise
         reason = _on_a_line(f"{type(error).__name__}: {error}", 120)

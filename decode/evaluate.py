@@ -19,6 +19,7 @@ def evaluate(
     two_d: bool = False,
     min_photons: float = 0.0,
     remove_shift: bool = False,
+    pixel_size_nm: float | None = None,
 ) -> Score:
     """Score a table by the rules of the SMLM Challenge 2016 (see `decode.metrics.score`).
 
@@ -29,13 +30,14 @@ def evaluate(
         two_d: leave z out.
         min_photons: true molecules below it need not be found.
         remove_shift: take off a constant offset first.
+        pixel_size_nm: needed for tables in pixels that do not say how large these are.
 
     Raises:
         ValueError: if a file is no table, or nothing says how large the field of view is.
         FileNotFoundError: if there is no such file.
     """
     table, truth = Path(table), Path(truth)
-    found, known = read_table(table), read_table(truth)
+    found, known = (read_table(path, pixel_size_nm=pixel_size_nm) for path in (table, truth))
     field_nm = field_nm or _field_nm(found) or _field_nm(_beside(table)) or _field_nm(known)
     if field_nm is None:
         raise ValueError(f"{table} does not say how large the field of view is: state it in nm with --field X,Y")

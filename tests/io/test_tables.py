@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decode.emitters import EmitterSet
+from decode.filter import keep
 from decode.io.tables import TableWriter, read_table, write_table
 
 FIELD = {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": 64, "width_px": 96}
@@ -255,8 +256,8 @@ def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
     ("text", "match"),
     [
         ("frame,x [px],y [px]\n1,2,3\n", "say how large one is"),
-        ("frame,x [inch],y [inch]\n1,2,3\n", "lengths in inch"),
-        ("frame,x [nm],y [nm],intensity [ADU]\n1,2,3,4\n", "intensities in adu; export them in photons"),
+        ("frame,x [inch],y [inch]\n1,2,3\n", "lengths in 'inch'"),
+        ("frame,x [nm],y [nm],intensity [ADU]\n1,2,3,4\n", "intensities in 'adu'; export them in photons"),
         ("frame,x [nm]\n1,2\n", "has no column y"),
         ("hello\nworld\n", "has no column frame and no column x and no column y"),
         ("frame,x [nm],y [nm]\n1,2\n", "Expected 3 columns, got 2"),
@@ -264,7 +265,7 @@ def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
         ("frame,x [nm],y [nm]\n1,2,\n", "rows without a position"),
         ("frame,x [nm],y [nm]\n,2,3\n", "rows without a frame"),
         ("frame,x [nm],y [nm]\n0,2,3\n", "has frame 0, but frames in a CSV table count from 1"),
-        ("", "Empty CSV file"),
+        ("", "is empty"),
     ],
 )
 def test_what_is_no_csv_table_is_refused_in_a_line(tmp_path: Path, text: str, match: str) -> None:
@@ -272,6 +273,115 @@ def test_what_is_no_csv_table_is_refused_in_a_line(tmp_path: Path, text: str, ma
     with pytest.raises(ValueError, match=match) as refused:
         read_table(tmp_path / "table.csv")
     assert "\n" not in str(refused.value)
+
+
+HEADER = ["frame", "x [nm]", "y [nm]", "z [nm]", "chi2", "intensity [photon]", "uncertainty [nm]"]
+ROWS = [(1, 1234.5, 2345.6, -120.0, 0.5, 1500.0, 9.5), (7, 100.25, 50.5, 0.0, 1.25, 800.0, 14.0)]
+
+
+def text(header: list[str], rows: Sequence[Sequence[object]], *, delimiter: str = ",", decimal: str = ".") -> str:
+    lines = [delimiter.join(str(cell).replace(".", decimal) for cell in row) for row in rows]
+    return "\n".join([delimiter.join(header), *lines, ""])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tabs.csv", text(HEADER, ROWS, delimiter="\t").encode()),
+        ("tabs.xls", text(HEADER, ROWS, delimiter="\t").encode()),
+        ("tabs.txt", text(HEADER, ROWS, delimiter="\t").encode("utf-16")),
+        ("semicolons.csv", text(HEADER, ROWS, delimiter=";").encode()),
+        ("decimal commas.csv", text(HEADER, ROWS, delimiter=";", decimal=",").encode()),
+        ("quoted decimal commas.csv", text(HEADER, [[f'"{v}"' for v in r] for r in ROWS], decimal=",").encode()),
+        ("last comma.csv", text(HEADER, [(*row, "") for row in ROWS]).encode()),
+        ("last commas.csv", text([*HEADER, ""], [(*row, "") for row in ROWS]).encode()),
+        ("rows are numbered.csv", text(["", *HEADER], [(i, *row) for i, row in enumerate(ROWS)]).encode()),
+        ("comment.csv", b"# exported 2020\n\n" + text(HEADER, ROWS).encode()),
+        ("round brackets.csv", text([h.replace("[", "(").replace("]", ")") for h in HEADER], ROWS).encode()),
+        ("smap.csv", text(["frame", "xnm", "ynm", "znm", "chi2", "phot", "locprecnm"], ROWS).encode()),
+        ("both units.csv", text([*HEADER, "x_px", "y_px"], [(*row, 3.0, 4.0) for row in ROWS]).encode()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_texts_of_other_programs_and_spreadsheets_hold_the_same_table(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    table = read_table(tmp_path / name)
+    assert table.frame.tolist() == [0, 6]
+    assert table.xyz.tolist() == [[1234.5, 2345.6, -120.0], [100.25, 50.5, 0.0]]
+    assert table.photons.tolist() == [1500.0, 800.0]
+    assert table.xyz_sigma is not None
+    assert table.xyz_sigma[:, :2].tolist() == [[9.5, 9.5], [14.0, 14.0]]
+    assert table.others["chi2"].tolist() == [0.5, 1.25]
+
+
+@pytest.mark.parametrize("index", [False, True])
+def test_the_columns_of_picasso_are_in_its_pixels_whatever_the_file(tmp_path: Path, index: bool) -> None:
+    header = ["frame", "x", "y", "photons", "sx", "sy", "bg", "lpx", "lpy"]
+    rows: list[tuple[object, ...]] = [(4, 0.0, 12.5, 900.0, 1.3, 1.4, 20.0, 0.1, 0.2)]
+    if index:
+        header, rows = ["", *header], [(0, *row) for row in rows]
+    (tmp_path / "locs.csv").write_text(text(header, rows))
+    with pytest.raises(ValueError, match="say how large one is"):
+        read_table(tmp_path / "locs.csv")
+    table = read_table(tmp_path / "locs.csv", pixel_size_nm=100)
+    assert table.frame.tolist() == [4]
+    assert table.xyz.tolist() == [[50.0, 1300.0, 0.0]]
+    assert table.xyz_sigma is not None
+    assert table.xyz_sigma[0, :2].tolist() == [10.0, 20.0]
+    assert {name: values.tolist() for name, values in table.others.items()} == {"sx": [1.3], "sy": [1.4]}
+
+
+def test_a_stated_pixel_size_stands_in_for_a_missing_one_and_contradicts_no_other(
+    tmp_path: Path, molecules: EmitterSet
+) -> None:
+    write_table(molecules, tmp_path / "table.hdf5")
+    written = read_table(tmp_path / "table.hdf5")
+    assert torch.equal(read_table(tmp_path / "table.hdf5", pixel_size_nm=100).xyz, written.xyz)
+    with pytest.raises(ValueError, match="pixels of 100 nm, not 130") as refused:
+        read_table(tmp_path / "table.hdf5", pixel_size_nm=130)
+    assert str(refused.value).startswith(str(tmp_path / "table.yaml"))
+    (tmp_path / "table.yaml").unlink()
+    assert torch.equal(read_table(tmp_path / "table.hdf5", pixel_size_nm=100).xyz, written.xyz)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+def test_columns_that_mean_nothing_here_stay_with_their_rows(tmp_path: Path, molecules: EmitterSet, name: str) -> None:
+    others = {
+        "group": np.arange(1000) // 7,
+        "chi2": np.linspace(0, 1, 1000),
+        "sigma1 [nm]": np.full(1000, 1.5),
+        "cell": np.array(["nucleus", "membrane"] * 500, dtype=object),
+    }
+    write_table(replace(molecules, others=others), tmp_path / name)
+    read = read_table(tmp_path / name)
+    for label, values in others.items():
+        assert read.others[label].tolist() == values.tolist()
+    write_table(keep(read, {"photons": (1000.0, None)}), tmp_path / f"kept-{name}")
+    kept = read_table(tmp_path / f"kept-{name}")
+    rows = np.flatnonzero(read.photons.numpy() >= 1000)
+    assert 0 < len(rows) < 1000
+    for label, values in others.items():
+        assert kept.others[label].tolist() == values[rows].tolist()
+    if name == "table.csv":  # rows keep the number by which another program knows them
+        assert kept.others["id"].tolist() == (rows + 1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("frame,x [nm],y [nm]\n1,1e14,3\n", "in no field of view; mend its unit"),
+        ("frame,x [nm],y [nm]\n1e30,1,3\n", "beyond any movie"),
+        ("frame,x [nm],x [nm],y [nm]\n1,2,2,3\n", "has two columns 'x \\[nm\\]'"),
+        ("frame,x [nm],x_nm,y [nm]\n1,2,2,3\n", "has two columns x: 'x \\[nm\\]', 'x_nm'"),
+        ("frame_ix,x,y,z,phot\n0,2,2,3,9\n", "CSV table of DECODE"),
+    ],
+)
+def test_what_a_text_cannot_mean_is_refused(tmp_path: Path, content: str, match: str) -> None:
+    (tmp_path / "table.csv").write_text(content)
+    with pytest.raises(ValueError, match=match):
+        read_table(tmp_path / "table.csv")
 
 
 def test_what_is_no_other_table_is_refused(tmp_path: Path, molecules: EmitterSet) -> None:
@@ -284,15 +394,22 @@ def test_what_is_no_other_table_is_refused(tmp_path: Path, molecules: EmitterSet
         read_table(tmp_path / "table.hdf5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["other"] = 1
-    for name, match in (("other.h5", "holds neither"), ("noise.h5", "not an HDF5"), ("noise.smlm", "not an SMLM")):
+    for name, match in (
+        ("other.h5", "holds neither"),
+        ("noise.h5", "not an HDF5"),
+        ("noise.smlm", "not a table of molecules"),
+    ):
         if name.startswith("noise"):
             (tmp_path / name).write_bytes(bytes(100))
         with pytest.raises(ValueError, match=match):
             read_table(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_table(tmp_path / "absent.csv")
-    (tmp_path / "table.xls").touch()
+    (tmp_path / "table.doc").touch()
     with pytest.raises(ValueError, match="tables are read from"):
+        read_table(tmp_path / "table.doc")
+    (tmp_path / "table.xls").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(100))
+    with pytest.raises(ValueError, match="spreadsheet"):
         read_table(tmp_path / "table.xls")
 
 

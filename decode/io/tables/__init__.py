@@ -8,10 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, final
 
-import h5py
 import torch
 
 from decode.emitters import EmitterSet
+from decode.errors import reading
+from decode.io.hdf5 import open_hdf5
 from decode.io.tables.columns import Append
 from decode.io.tables.csv import challenge_table, read_csv, thunderstorm_table
 from decode.io.tables.decode_h5 import read_decode
@@ -21,6 +22,9 @@ from decode.io.tables.smlm import read_smlm
 __all__ = ["TableDialect", "TableWriter", "read_table", "write_table"]
 
 TableDialect = Literal["thunderstorm", "picasso", "challenge"]
+
+FARTHEST_NM = 1e9
+"""no stage moves as far as a metre"""
 
 
 @final
@@ -75,11 +79,14 @@ def write_table(emitters: EmitterSet, path: str | Path, *, dialect: TableDialect
 def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
     """Read molecules written by this package or by ThunderSTORM, Picasso, DECODE, Locan (.smlm) or the challenge.
 
-    CSV frames count from 1 in the file, all others from 0.  Where a file has one uncertainty for x and y, both get it;
-    a column the format lacks is None (z: 0, photons: NaN).
+    The columns decide what a text means: it may have commas, semicolons or tabs, decimal commas, and the names of
+    ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and of all other files from 0.  Where a
+    file has one uncertainty for x and y, both get it; a column the format lacks is None (z: 0, photons: NaN).  Columns
+    that mean nothing here are kept as `others`.
 
     Args:
-        path: `.csv`, `.hdf5` (with its `.yaml`), `.h5` or `.smlm` file.
+        path: `.csv`, `.tsv`, `.txt` or `.xls` (text, as ThunderSTORM writes it), `.hdf5` (with its `.yaml`), `.h5` or
+            `.smlm` file.
         pixel_size_nm: needed only for tables in pixels that do not say how large these are.
 
     Returns:
@@ -92,16 +99,25 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    readers = {".csv": read_csv, ".hdf5": _read_hdf5, ".h5": _read_hdf5, ".smlm": read_smlm}
-    reader = readers.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: tables are read from {', '.join(readers)} files")
-    emitters = reader(path, pixel_size_nm)
+        raise ValueError(f"{path}: tables are read from {', '.join(_READERS)} files")
+    with reading(path, "a table of molecules", "export it again"):
+        emitters = reader(path, pixel_size_nm)
+        _require_places(path, emitters)
+    return emitters
+
+
+def _require_places(path: Path, emitters: EmitterSet) -> None:
     if not bool(torch.isfinite(emitters.xyz).all()):
         raise ValueError(f"{path} has rows without a position (empty, NaN or infinite x, y or z); remove them")
-    if len(emitters) and int(emitters.frame.min()) < 0:
-        raise ValueError(f"{path} has frame {int(emitters.frame.min()) + 1}, but frames in a CSV table count from 1")
-    return emitters
+    if not len(emitters):
+        return
+    first, farthest = int(emitters.frame.min()), float(emitters.xyz.abs().max())
+    if first < 0:
+        raise ValueError(f"{path} has frame {first + 1}, but frames in a CSV table count from 1")
+    if farthest > FARTHEST_NM:
+        raise ValueError(f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend its unit")
 
 
 _WRITERS: dict[TableDialect, Callable[[Path, Mapping[str, object]], AbstractContextManager[Append]]] = {
@@ -112,13 +128,16 @@ _WRITERS: dict[TableDialect, Callable[[Path, Mapping[str, object]], AbstractCont
 
 
 def _read_hdf5(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is not an HDF5 file, or it is damaged") from error
-    with file:
+    with open_hdf5(path, "an HDF5 file", "export it again") as file:
         if "locs" in file:
-            return read_picasso(path, file["locs"][...])
+            return read_picasso(path, file, pixel_size_nm)
         if "data/xyz" in file:
             return read_decode(path, file, pixel_size_nm)
     raise ValueError(f"{path} holds neither Picasso's `locs` nor DECODE's `data/xyz`")
+
+
+_READERS: dict[str, Callable[[Path, float | None], EmitterSet]] = {
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".xls"), read_csv),  # ThunderSTORM calls tabulated text .xls
+    **dict.fromkeys((".hdf5", ".h5"), _read_hdf5),
+    ".smlm": read_smlm,
+}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from decode.emitters import EmitterSet
+from decode.errors import brief
 
 __all__ = [
     "Append",
@@ -35,13 +36,13 @@ LENGTHS = {
     "x": ("x", "position_x"),
     "y": ("y", "position_y"),
     "z": ("z", "position_z"),
-    "sigma_x": ("uncertainty_x", "x_precision", "uncertainty_xy", "uncertainty"),
-    "sigma_y": ("uncertainty_y", "y_precision", "uncertainty_xy", "uncertainty"),
-    "sigma_z": ("uncertainty_z", "z_precision"),
+    "sigma_x": ("uncertainty_x", "x_precision", "uncertainty_xy", "uncertainty", "locprec"),
+    "sigma_y": ("uncertainty_y", "y_precision", "uncertainty_xy", "uncertainty", "locprec"),
+    "sigma_z": ("uncertainty_z", "z_precision", "locprecz"),
 }
 PHOTONS = {
-    "photons": ("intensity", "photons"),
-    "background": ("offset", "background", "local_background"),
+    "photons": ("intensity", "photons", "phot"),
+    "background": ("offset", "background", "local_background", "bg"),
     "photons_sigma": ("uncertainty_intensity",),
 }
 OTHERS = {
@@ -66,7 +67,11 @@ def numbers_of(emitters: EmitterSet) -> Columns:
 
 def filled(columns: Columns) -> Columns:
     """Without the columns that hold nothing but NaN: other programs stumble over it."""
-    return {name: column for name, column in columns.items() if len(column) == 0 or not np.isnan(column).all()}
+
+    def empty(column: npt.NDArray[Any]) -> bool:
+        return column.dtype.kind == "f" and len(column) > 0 and bool(np.isnan(column).all())
+
+    return {name: column for name, column in columns.items() if not empty(column)}
 
 
 def require_same(names: list[str], before: list[str]) -> None:
@@ -75,42 +80,49 @@ def require_same(names: list[str], before: list[str]) -> None:
 
 
 def unit_of(label: str) -> tuple[str, str]:
-    """Name and unit of a column: `x [nm]`, `x_nm` and the challenge's `xnano` are the same."""
-    label = re.sub(r"^([xyz])nano$", r"\1 [nm]", label.strip().lower())
-    match = re.fullmatch(r"(.*?)\s*(?:\[(.*)\]|_(nm|um|px))?", label)
-    assert match is not None  # matches any text
-    return match[1], match[2] or match[3] or ""
+    """Name and unit of a column: `x [nm]`, `x (nm)`, `x_nm`, SMAP's `xnm` and the challenge's `xnano` are the same."""
+    label = re.sub(r"^(locprecz?|[xyz])(nm|nano)$", r"\1 [nm]", label.strip().lower())
+    match = re.fullmatch(r"(.*?)\s*(?:\[(.*)\]|\((.*)\)|_(nm|um|px))?", label)
+    assert match is not None  # matches any text on a line
+    unit = match[2] or match[3] or match[4] or ""
+    return match[1], "px" if unit in ("pix", "pixel", "pixels") else unit
 
 
 def from_named(
     path: Path,
-    named: Mapping[str, tuple[str, npt.NDArray[Any]]],
+    labelled: Mapping[str, npt.NDArray[Any]],
     *,
     first_frame: int,
     pixel_size_nm: float | None,
 ) -> EmitterSet:
-    """An EmitterSet of columns by lower-case name, each with its unit."""
+    """An EmitterSet of columns by their labels, which state name and unit.
+
+    What stands there twice, in pixels and in nm, is taken in nm.
+    """
 
     def nm(unit: str) -> float:
         if unit == "px" and pixel_size_nm is None:
-            raise ValueError(f"{path} is in pixels: say how large one is (pixel_size_nm)")
+            raise ValueError(f"{path} is in pixels: say how large one is (--pixel-size, in nm)")
         scales = NM_PER | {"px": pixel_size_nm or 1.0}
         if unit not in scales:
-            raise ValueError(f"{path} has lengths in {unit}; the units known are nm, um and px")
+            raise ValueError(f"{path} has lengths in {brief(unit)}; the units known are nm, um and px")
         return scales[unit]
 
     def photons(unit: str) -> float:
         if unit not in ("photon", "photons", ""):
-            raise ValueError(f"{path} has intensities in {unit}; export them in photons")
+            raise ValueError(f"{path} has intensities in {brief(unit)}; export them in photons")
         return 1.0
 
+    units = {label: unit_of(label) for label in labelled}
     values: Columns = {}
+    used: set[str] = set()
     for aliases, scale in ((LENGTHS, nm), (PHOTONS, photons), (OTHERS, None)):
         for name, choices in aliases.items():
-            found = [named[choice] for choice in choices if choice in named]
-            if found:
-                unit, column = found[0]
-                values[name] = column.astype(np.float64) * (1.0 if scale is None else scale(unit))
+            label = _label_of(path, units, choices)
+            if label is not None:
+                factor = 1.0 if scale is None else scale(units[label][1])
+                values[name] = labelled[label].astype(np.float64) * factor
+                used.add(label)
     missing = [name for name in ("frame", "x", "y") if name not in values]
     if missing:
         raise ValueError(f"{path} is not a table of molecules: it has no column {' and no column '.join(missing)}")
@@ -118,11 +130,28 @@ def from_named(
         raise ValueError(f"{path} has rows without a frame; remove them")
     values["frame"] = np.rint(values["frame"]) - first_frame
     metadata = {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
-    return emitters_of(values, metadata)
+    others = {label: column for label, column in labelled.items() if label not in used}
+    return emitters_of(values, metadata, others)
 
 
-def emitters_of(values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, object]) -> EmitterSet:
+def _label_of(path: Path, units: Mapping[str, tuple[str, str]], choices: tuple[str, ...]) -> str | None:
+    """The label of the first choice that is there, rather in nm than in pixels."""
+    for choice in choices:
+        found = [label for label, (name, _) in units.items() if name == choice]
+        metric = [label for label in found if units[label][1] != "px"] or found
+        if len(metric) > 1:
+            raise ValueError(f"{path} has two columns {choice}: {', '.join(map(brief, metric[:2]))}; keep one of them")
+        if metric:
+            return metric[0]
+    return None
+
+
+def emitters_of(
+    values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, object], others: Mapping[str, npt.NDArray[Any]]
+) -> EmitterSet:
     """The inverse of `numbers_of`; needs frame, x and y."""
+    if not (np.abs(values["frame"].astype(np.float64)) < 2**31).all():
+        raise ValueError("its frames are no numbers, or beyond any movie")
     columns = {name: torch.from_numpy(column.astype(np.float64)) for name, column in values.items()}
     unknown = torch.full_like(columns["x"], torch.nan)
     z = columns.get("z", torch.zeros_like(unknown))
@@ -139,5 +168,6 @@ def emitters_of(values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, o
         photons_sigma=columns.get("photons_sigma"),
         goodness=columns.get("goodness"),
         polished=columns["polished"] > 0.5 if "polished" in columns else None,
+        others=others,
         metadata=metadata,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ import pyarrow.csv as pa_csv
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
+from decode.errors import brief
 from decode.io.tables.columns import (
     LENGTHS,
     OTHERS,
@@ -26,8 +29,17 @@ from decode.io.tables.columns import (
     require_same,
     unit_of,
 )
+from decode.io.tables.picasso import emitters_of_locs
 
 __all__ = ["challenge_table", "read_csv", "thunderstorm_table"]
+
+HEAD = 2**16
+"""bytes of a text from which its layout is told"""
+
+KNOWN = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
+
+STANDING = ("id", "sigma [nm]")
+"""columns of ThunderSTORM that a table's own values fill where it has them"""
 
 DECIMALS = {"nm": 3, "photon": 2, "": 4}
 """digits behind the point of a CSV column, by its unit"""
@@ -51,8 +63,9 @@ def _csv_table(path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, 
             columns = filled(columns_of(chunk, n_rows))
             if writer is None:
                 names = list(columns)
-                file.write((",".join(f"{quote}{name}{quote}" for name in names) + "\n").encode())
-                schema = pa.schema([(name, pa.from_numpy_dtype(columns[name].dtype)) for name in names])
+                header = ",".join(f"{quote}{name.replace(',', ' ')}{quote}" for name in names)
+                file.write(f"{header}\n".encode())
+                schema = pa.schema([(name, pa.array(columns[name]).type) for name in names])
                 writer = pa_csv.CSVWriter(file, schema, write_options=pa_csv.WriteOptions(include_header=False))
             require_same(list(columns), names)
             writer.write_table(pa.table(columns))
@@ -85,7 +98,10 @@ def thunderstorm_table(path: Path, metadata: Mapping[str, object]) -> AbstractCo
         if "probability" in values:
             columns["probability"] = values["probability"]
         columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
-        return {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
+        written = {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
+        names = {unit_of(name)[0] for name in written}
+        theirs = {name: column for name, column in chunk.others.items() if unit_of(name)[0] not in names}
+        return written | theirs | {name: chunk.others[name] for name in STANDING if name in chunk.others}
 
     return _csv_table(path, columns_of, quote='"')
 
@@ -108,25 +124,84 @@ def rounded(column: npt.NDArray[Any], unit: str) -> npt.NDArray[Any]:
 
 
 def read_csv(path: Path, pixel_size_nm: float | None) -> EmitterSet:
+    """A text with a header, in any of the dialects of `_Layout`; Picasso's columns mean what they mean to Picasso."""
+    layout = _layout(path)
+    table = pa_csv.read_csv(
+        path,
+        read_options=pa_csv.ReadOptions(
+            column_names=layout.labels, skip_rows=layout.n_before, encoding=layout.encoding
+        ),
+        parse_options=pa_csv.ParseOptions(delimiter=layout.delimiter),
+        convert_options=pa_csv.ConvertOptions(
+            decimal_point=layout.decimal,
+            column_types={label: pa.float64() for label in layout.labels if unit_of(label)[0] in KNOWN},
+        ),
+    )
+    # pyarrow gives a column without any value a type of its own
+    columns = {name: _values(table[name]) for name in layout.labels if name and table[name].type != pa.null()}
+    bare = {"x", "y"} <= columns.keys()
+    if bare and "frame_ix" in columns:
+        raise ValueError(f"{path} is a CSV table of DECODE, which does not say all of its axes; export it as .h5")
+    if bare and {"lpx", "lpy", "sx", "sy"} & columns.keys():
+        if pixel_size_nm is None:
+            raise ValueError(f"{path} is in Picasso's pixels: say how large one is (--pixel-size, in nm)")
+        return emitters_of_locs(path, columns, {"pixel_size_nm": pixel_size_nm})
+    return from_named(path, columns, first_frame=1, pixel_size_nm=pixel_size_nm)
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    return (column.fill_null("") if pa.types.is_string(column.type) else column).to_numpy()
+
+
+class _Layout(NamedTuple):
+    """How a text holds its table."""
+
+    encoding: str
+    n_before: int
+    """lines up to the header, and it"""
+    labels: list[str]
+    """of the columns; "" where one has none (a row's number, or what a last delimiter leaves)"""
+    delimiter: str
+    decimal: str
+
+
+def _layout(path: Path) -> _Layout:
     with path.open("rb") as file:
-        line = file.readline()
+        head = file.read(HEAD)
+    if head.startswith((b"PK", b"\xd0\xcf\x11\xe0")):
+        raise ValueError(f"{path} is a spreadsheet, not a text; export it as CSV")
+    encoding = _encoding(head)
+    lines = head.decode(encoding, errors="ignore").splitlines()
+    n_before = next((i + 1 for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
+    if not n_before:
+        raise ValueError(f"{path} is empty")
+    header, rows = lines[n_before - 1], [line for line in lines[n_before:-1] or lines[n_before:] if line.strip()][:100]
+    delimiter = max("\t;,", key=header.count)
+    # some programs quote the whole header, or each name twice: no name holds a quote or a delimiter
+    labels = [label.strip() for label in header.replace('"', "").split(delimiter)]
+    cells = list(csv.reader(rows, delimiter=delimiter))
+    if cells and len(cells[0]) == len(labels) + 1 and not cells[0][-1].strip():
+        labels.append("")
+    commas = any(re.fullmatch(r"\s*-?\d+,\d+(e[-+]?\d+)?\s*", cell, re.IGNORECASE) for row in cells for cell in row)
+    return _Layout(encoding, n_before, _told_apart(path, labels), delimiter, "," if commas else ".")
+
+
+def _encoding(head: bytes) -> str:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # what spreadsheets call Unicode text
+        return "utf-16"
     try:
-        header = line.decode("utf-8-sig")
+        head.split(b"\n")[0].decode("utf-8")
     except UnicodeDecodeError:
-        header = line.decode("latin-1")
-    # some programs quote the whole header, or each name twice: no name holds a quote or a comma
-    labels = [label.strip() for label in header.replace('"', "").split(",")]
-    known = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
-    wanted = [label for label in labels if unit_of(label)[0] in known]
-    try:
-        table = pa_csv.read_csv(
-            path,
-            read_options=pa_csv.ReadOptions(column_names=labels, skip_rows=1),
-            convert_options=pa_csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.float64())
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a table of molecules: {str(error).splitlines()[0]}") from error
-    named = {unit_of(label)[0]: (unit_of(label)[1], table[label].to_numpy()) for label in wanted}
-    return from_named(path, named, first_frame=1, pixel_size_nm=pixel_size_nm)
+        return "latin-1"
+    return "utf-8-sig"
+
+
+def _told_apart(path: Path, labels: list[str]) -> list[str]:
+    """The labels; a column that means something here may stand there once, of others the second gets a number."""
+    distinct: list[str] = []
+    for label in labels:
+        if label and label in distinct and unit_of(label)[0] in KNOWN:
+            raise ValueError(f"{path} has two columns {brief(label)}; keep one of them")
+        again = sum(label == before for before in labels[: len(distinct)])
+        distinct.append(f"{label} {again + 1}" if again else label)
+    return distinct

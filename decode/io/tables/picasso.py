@@ -18,9 +18,12 @@ import yaml
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
+from decode.errors import reading
+from decode.io.hdf5 import array_of
 from decode.io.tables.columns import Append, Columns, emitters_of, filled, numbers_of, require_same
+from decode.io.yaml import read_documents
 
-__all__ = ["picasso_table", "read_picasso"]
+__all__ = ["emitters_of_locs", "picasso_table", "read_picasso"]
 
 HDF5_MARGIN = 2**22
 """bytes that the HDF5 library may still hold back in its caches"""
@@ -38,7 +41,8 @@ def picasso_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Append
 
         def append(chunk: EmitterSet) -> None:
             nonlocal locs
-            columns = filled(_picasso_columns(numbers_of(chunk), pixel, metadata))
+            columns = _picasso_columns(numbers_of(chunk), pixel, metadata)
+            columns = filled(columns | {name: _plain(v) for name, v in chunk.others.items() if name not in columns})
             if locs is None:
                 dtype = np.dtype([(name, column.dtype) for name, column in columns.items()])
                 locs = file.create_dataset("locs", shape=(0,), maxshape=(None,), dtype=dtype, chunks=(16384,))
@@ -78,6 +82,11 @@ def _require_room(path: Path, n_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _plain(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Text as HDF5 keeps it; numbers as they are."""
+    return values if values.dtype.kind in "biufS" else np.char.encode(values.astype(str), "utf-8")
+
+
 def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, object]) -> Columns:
     n = len(values["frame"])
     columns: Columns = {"x": values["x"] / pixel - 0.5, "y": values["y"] / pixel - 0.5, "photons": values["photons"]}
@@ -100,28 +109,55 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
     return {"frame": values["frame"].astype(np.uint32)} | {k: v.astype(np.float32) for k, v in columns.items()}
 
 
-def read_picasso(path: Path, locs: npt.NDArray[Any]) -> EmitterSet:
+def read_picasso(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
+    """`locs` of a file, and how large its pixels are from the sidecar or, where that does not say it, as stated."""
+    locs = array_of(file, "locs")
     sidecar = path.with_suffix(".yaml")
-    if not sidecar.is_file():
-        raise FileNotFoundError(f"{path} is in pixels: put {sidecar.name}, which says how large one is, beside it")
-    try:
-        documents = [facts for facts in yaml.safe_load_all(sidecar.read_text(encoding="utf-8")) if facts]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{sidecar} is not a readable YAML file") from error
+    if not sidecar.is_file() and pixel_size_nm is None:
+        raise FileNotFoundError(
+            f"{path} is in pixels: put {sidecar.name}, which says how large one is, beside it, or state --pixel-size"
+        )
     # each step of Picasso appends a document, so the last word counts
-    facts = {name: value for document in documents for name, value in dict(document).items()}
-    names = set(locs.dtype.names or ())
-    if "Pixelsize" not in facts:
-        raise ValueError(f"{sidecar} does not state Pixelsize (nm)")
-    if not {"frame", "x", "y"} <= names:
-        raise ValueError(f"{path} is not a table of molecules: its `locs` lack frame, x or y")
-    pixel = float(facts["Pixelsize"])
+    documents = read_documents(sidecar) if sidecar.is_file() else []
+    facts = {name: value for document in documents for name, value in document.items()}
+    with reading(sidecar, "the sidecar of a Picasso table", "check its text"):
+        pixel = _pixel_size(sidecar, facts.get("Pixelsize"), pixel_size_nm)
+        movie = {"n_frames": "Frames", "height_px": "Height", "width_px": "Width"}
+        counts = {name: int(facts[theirs]) for name, theirs in movie.items() if theirs in facts}
+    columns = {name: _text(locs[name]) for name in locs.dtype.names or () if locs[name].ndim == 1}
+    return emitters_of_locs(path, columns, {"pixel_size_nm": pixel, **counts})
+
+
+def _text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The inverse of `_plain`."""
+    return values if values.dtype.kind != "S" else np.char.decode(values, "utf-8", "replace").astype(object)
+
+
+def _pixel_size(sidecar: Path, stated: object, given: float | None) -> float:
+    if stated is None and given is None:
+        raise ValueError(f"{sidecar} does not state Pixelsize (nm); add it, or state --pixel-size")
+    size = float(str(given if stated is None else stated))
+    if not 0 < size < math.inf:
+        raise ValueError(f"{sidecar}: Pixelsize is {size:g} nm, must be positive")
+    if given is not None and abs(given / size - 1) > 0.01:
+        raise ValueError(f"{sidecar}: pixels of {size:g} nm, not {given:g}; leave --pixel-size out, or mend the file")
+    return size
+
+
+def emitters_of_locs(path: Path, locs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, object]) -> EmitterSet:
+    """Columns as Picasso has them, whatever the file, to an EmitterSet.
+
+    Raises:
+        ValueError: if frame, x or y are missing.
+    """
+    if not {"frame", "x", "y"} <= locs.keys():
+        raise ValueError(f"{path} is not a table of molecules: it lacks frame, x or y")
+    pixel = float(str(facts["pixel_size_nm"]))
     values: Columns = {axis: (locs[axis].astype(np.float64) + 0.5) * pixel for axis in ("x", "y")}
-    if {"lpx", "lpy"} <= names and (locs["lpx"].any() or locs["lpy"].any()):
+    if {"lpx", "lpy"} <= locs.keys() and (locs["lpx"].any() or locs["lpy"].any()):
         values |= {f"sigma_{axis}": locs[f"lp{axis}"].astype(np.float64) * pixel for axis in "xy"}
     same = {"z": "z", "sigma_z": "lpz", "frame": "frame", "photons": "photons", "background": "bg"}
     same |= {"probability": "prob"} | {name: name for name in ("photons_sigma", "goodness", "polished")}
-    values |= {name: locs[theirs] for name, theirs in same.items() if theirs in names}
-    movie = {"n_frames": "Frames", "height_px": "Height", "width_px": "Width"}
-    counts = {name: int(facts[theirs]) for name, theirs in movie.items() if theirs in facts}
-    return emitters_of(values, {"pixel_size_nm": pixel, **counts})
+    values |= {name: locs[theirs] for name, theirs in same.items() if theirs in locs}
+    known = {"x", "y", "lpx", "lpy", *same.values()}
+    return emitters_of(values, facts, {name: column for name, column in locs.items() if name not in known})

@@ -14,26 +14,36 @@ from decode.io.tables.columns import from_named
 __all__ = ["read_smlm"]
 
 
+MOST_BYTES = 2**31
+"""of a table; what is compressed may be said to hold any amount"""
+
+
 def read_smlm(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    # version 0.2: https://github.com/imodpasteur/smlm-file-format, specification.md
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read("manifest.json"))
-            tables = [entry for entry in manifest["files"] if entry["type"] == "table"]
-            if len(tables) != 1:
-                raise ValueError(f"{path} holds {len(tables)} tables; split them into a file each")
-            entry = tables[0]
-            layout = manifest["formats"][entry["format"]]
-            fields = [
-                (name, np.dtype(kind).newbyteorder("<"), tuple(np.atleast_1d(shape).astype(int)))
-                for name, kind, shape in zip(layout["headers"], layout["dtype"], layout["shape"], strict=True)
-            ]
-            records = np.frombuffer(archive.read(entry["name"]), np.dtype(fields), int(entry["rows"]))
-    except (zipfile.BadZipFile, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not an SMLM file, or it is damaged") from error
-    named = {}
+    """Version 0.2: https://github.com/imodpasteur/smlm-file-format, specification.md."""
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(_content(archive, "manifest.json"))
+        tables = [entry for entry in manifest["files"] if entry["type"] == "table"]
+        if len(tables) != 1:
+            raise ValueError(f"{path} holds {len(tables)} tables; split them into a file each")
+        entry = tables[0]
+        layout = manifest["formats"][entry["format"]]
+        fields = [
+            (name, np.dtype(kind).newbyteorder("<"), tuple(np.atleast_1d(shape).astype(int)))
+            for name, kind, shape in zip(layout["headers"], layout["dtype"], layout["shape"], strict=True)
+        ]
+        records = np.frombuffer(_content(archive, entry["name"]), np.dtype(fields), int(entry["rows"]))
+    labelled = {}
     for name, unit in zip(layout["headers"], layout["units"], strict=True):
         # a column may hold a whole patch in each row; such a one is none of ours
-        column = records[name].reshape(len(records), -1)[:, 0] + float(entry["offset"].get(name, 0))
-        named[name.lower()] = (unit.lower(), column)
-    return from_named(path, named, first_frame=0, pixel_size_nm=pixel_size_nm)
+        if records[name].size == len(records):
+            offset = float(entry["offset"].get(name, 0))
+            labelled[f"{name} [{unit}]" if unit else name] = records[name].reshape(len(records)) + offset
+    return from_named(path, labelled, first_frame=0, pixel_size_nm=pixel_size_nm)
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    # deflate makes nothing more than 1032 times smaller
+    size = archive.getinfo(name).file_size
+    if size > min(MOST_BYTES, 1100 * archive.getinfo(name).compress_size):
+        raise ValueError(f"it says that it holds a table of {size} bytes")
+    return archive.read(name)
