@@ -1,6 +1,48 @@
-"""`python -m decode` is `decode`; `torchrun -m decode train` runs one training on several GPUs."""
+"""`python -m decode` is `decode`; `torchrun -m decode train` runs one training on several GPUs.
 
-from decode.cli import app
+Ctrl-C ends any command with exit code 130, SIGTERM, which batch schedulers send, with 143; what was being written is
+deleted.  A second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal asks the command to end."""
+
+
+def main() -> None:
+    """The entry point of the command line."""
+    # while the command line itself is imported there is nothing to clean up, and no traceback to show
+    _answer(signal.SIG_DFL)
+    from decode.cli import app
+
+    try:
+        _answer(_stop)
+        app()
+    except Stopped as stopped:
+        print("decode: stopped", file=sys.stderr)
+        sys.exit(128 + stopped.args[0])
+
+
+def _answer(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """What the signals do from now on, but for those that the shell has us ignore (nohup, `&` in a script)."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Stopped(number)
+
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,18 +1,17 @@
-"""batch: a movie on disk to tables and a picture on disk, all of them or none."""
+"""batch: a movie on disk to tables and a picture on disk."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import final
+from types import TracebackType
+from typing import Self, final
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from decode.defects import UsualFrames, frames_remark, unusable_frames
 from decode.devices import choose_device
 from decode.diagnosis import beyond_training
 from decode.emitters import EmitterSet
+from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
@@ -39,10 +39,10 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical, canonical
+from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.render import save_picture
 
 __all__ = [
-    "FORMATS",
     "Acquisition",
     "BatchProgress",
     "acquisition_for",
@@ -65,8 +65,6 @@ POLISHED_FRAMES, POLISHED_PIXELS = 256, 2**22
 """polished at a time, if there are so many: frames, but no more than so many pixels"""
 HEARTBEAT = 0.2
 """seconds between signs of life while chunks are polished"""
-FORMATS = ("csv", "hdf5", "png")
-"""ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 
 
 @final
@@ -181,8 +179,9 @@ def localize_file(
 ) -> Iterator[BatchProgress]:
     """Localize the molecules of a movie file, and write `<stem>.csv`, `.hdf5` (and `.yaml`) and `.png` into a folder.
 
-    Tables are written while the movie is read.  The files appear when all is done; after an error, or when the
-    iteration is given up, there are none.
+    Tables are written while the movie is read, and appear when that is done, before the picture is drawn; after an
+    error, or when the iteration is given up, there are none.  What cannot be written does not cost the others: they are
+    kept, and the error says so at the end.
 
     Args:
         path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of which the first
@@ -204,13 +203,12 @@ def localize_file(
     Raises:
         ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
-        raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
     paths, out = in_natural_order([path] if isinstance(path, str | Path) else path), Path(out)
-    path = paths[0]
-    tables = [suffix for suffix in FORMATS if suffix in formats and suffix != "png"]
-    with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie, _folder_within(out) as unfinished:
+    files = localize_files(paths[0], out, formats)
+    check_outputs(files, inputs=paths, folder=out)
+    picture = next((file for file in files if file.suffix == ".png"), None)
+    with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
+        out.mkdir(parents=True, exist_ok=True)
         acquisition = acquisition_for(
             movie, model, camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm
         )
@@ -222,12 +220,10 @@ def localize_file(
 
         facts = provenance(movie, acquisition, threshold=threshold)
         drawn = []
-        with ExitStack() as opened:
-            writers = [opened.enter_context(TableWriter(unfinished / f"{path.stem}.{t}", facts)) for t in tables]
+        with _Tables([file for file in files if file.suffix in (".csv", ".hdf5")], facts) as tables:
             for chunk in chunks:
-                for writer in writers:
-                    writer.write(chunk)
-                if "png" in formats:
+                tables.write(chunk)
+                if picture is not None:
                     # positions and their sigmas are all that a picture shows
                     drawn.append(replace(chunk, background=None, probability=None, photons_sigma=None, metadata=facts))
                 progress = replace(
@@ -236,12 +232,75 @@ def localize_file(
                     n_molecules=progress.n_molecules + len(chunk),
                 )
                 yield progress
-        if "png" in formats:
-            save_picture(EmitterSet.cat(drawn), unfinished / f"{path.stem}.png")
-        files = tuple(out / file.name for file in sorted(unfinished.iterdir()))
-        for file in files:
-            os.replace(unfinished / file.name, file)
+    failures = [*tables.failures]
+    if picture is not None:
+        failures += _draw(drawn, picture)
+    if failures:
+        raise OSError("; ".join([*failures, f"written: {', '.join(map(str, tables.written)) or 'nothing'}"]))
     yield replace(progress, files=files)
+
+
+def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:
+    """Save the picture; why it could not be, if so."""
+    try:
+        save_picture(EmitterSet.cat(chunks), picture)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return [f"cannot draw {picture}: there is not enough memory"]
+        if isinstance(error, OSError):
+            return [in_plain_words(error)]
+        raise
+    return []
+
+
+@final
+class _Tables:
+    """Tables that grow together, a context manager: one that cannot be written is given up, the others go on."""
+
+    def __init__(self, paths: Sequence[Path], facts: Mapping[str, object]) -> None:
+        self.written: tuple[Path, ...] = ()
+        """at the end"""
+        self.failures: list[str] = []
+        """a sentence on each that was given up"""
+        self._open = {path: TableWriter(path, facts) for path in paths}
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            for table in self._open.values():
+                opened.enter_context(table)
+            opened.pop_all()
+        return self
+
+    def write(self, chunk: EmitterSet) -> None:
+        """Append molecules.
+
+        Raises:
+            OSError: if that was the last table.
+        """
+        for path, table in [*self._open.items()]:
+            try:
+                table.write(chunk)
+            except OSError as error:
+                self._close(path, error)
+        if self.failures and not self._open:
+            raise OSError("; ".join(self.failures))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for path in [*self._open]:
+            self._close(path, error)
+
+    def _close(self, path: Path, error: BaseException | None) -> None:
+        """Keep the file, or delete it after an error."""
+        try:
+            self._open.pop(path).__exit__(type(error) if error else None, error, None)
+        except OSError as named:
+            error = named
+        if isinstance(error, OSError):
+            self.failures.append(in_plain_words(error))
+        elif error is None:
+            self.written += (path,)
 
 
 def _typical_photons(movie: Movie, camera: Camera) -> float:
@@ -532,15 +591,3 @@ def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:
             f"the model was trained for pixels of {trained:g} nm, the movie's are {pixel_size_nm:g} nm; take another "
             "model, or train one"
         )
-
-
-@contextmanager
-def _folder_within(folder: Path) -> Iterator[Path]:
-    """A folder to write in until all is complete, and gone afterwards; `folder` is made where there is none."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = TemporaryDirectory(prefix=".unfinished-", dir=folder)
-    except OSError as error:
-        raise type(error)(f"cannot write into the folder {folder}: {error.strerror}; choose another one") from error
-    with unfinished as name:
-        yield Path(name)

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 
 @final
 class _Commands(TyperGroup):
-    """Commands whose errors are one line on stderr and an exit code: 2 bad input, 1 a run that failed, 130 Ctrl-C."""
+    """Commands whose errors are one line on stderr and an exit code.
+
+    2 is bad input, 1 a run that failed, 130 Ctrl-C and 143 SIGTERM.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -33,13 +36,18 @@ class _Commands(TyperGroup):
             typer.echo("decode: stopped", err=True)
             raise typer.Exit(130) from None
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            code = _exit_code(error)
-            if code is None or ctx.params["debug"]:
-                raise
-            from decode.errors import in_plain_words
+            raise typer.Exit(_say(error, ctx)) from None
 
-            typer.echo(f"decode: {in_plain_words(error)}", err=True)
-            raise typer.Exit(code) from None
+
+def _say(error: Exception, ctx: Any, *, about: str = "") -> int:
+    """Print an error as one line on stderr; its exit code.  What no user can cause is raised again, for a traceback."""
+    from decode.errors import in_plain_words
+
+    code = _exit_code(error)
+    if code is None or ctx.find_root().params["debug"]:
+        raise error
+    typer.echo(f"decode: {about}{in_plain_words(error)}", err=True)
+    return code
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -47,7 +55,7 @@ def _exit_code(error: Exception) -> int | None:
     from decode.errors import is_out_of_memory
     from decode.train import TrainingError
 
-    if isinstance(error, ValueError | FileNotFoundError):
+    if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
         return 2
     return 1 if isinstance(error, OSError | TrainingError) or is_out_of_memory(error) else None
 
@@ -60,7 +68,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-main = app
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -116,6 +123,7 @@ def _options(
 
 @app.command()
 def localize(
+    ctx: typer.Context,
     movies: Annotated[
         list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame.")
     ],
@@ -150,28 +158,33 @@ def localize(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture."""
+    """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture.
+
+    A movie that cannot be localized does not stop the others; the exit code is that of the first one.
+    """
     from tqdm import tqdm
 
-    from decode.batch import FORMATS, localize_file
-    from decode.io.cameras import read_camera
+    from decode.batch import localize_file
+    from decode.errors import in_plain_words
+    from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import read_psf
     from decode.io.stacks import in_natural_order
     from decode.localize import parse_region, parse_span
     from decode.models import load_model
+    from decode.outputs import FORMATS, check_outputs, localize_files
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
-    movies = [parts[0] for parts in sources]
-    repeated = [movie.stem for i, movie in enumerate(movies) if movie.stem in [m.stem for m in movies[:i]]]
-    if repeated:
-        raise ValueError(f"two movies are called {repeated[0]} and would overwrite each other; give each an OUT")
+    outputs = [file for parts in sources for file in localize_files(parts[0], out, formats or FORMATS)]
+    inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
+    check_outputs(outputs, inputs=inputs, folder=out)
     network = load_model(model)
     calibrated = None if psf is None else read_psf(psf)
     camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    results = []
-    for movie, parts in zip(movies, sources, strict=True):
+
+    def localized(parts: list[Path]) -> dict[str, Any]:
+        movie = parts[0]
         with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
             for progress in localize_file(
                 parts,
@@ -197,23 +210,31 @@ def localize(
                         bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
                 bar.set_postfix(molecules=progress.n_molecules, refresh=False)
                 bar.update(progress.frames_done - bar.n)
-        results.append(
-            {
-                "movie": str(movie),
-                "frames": progress.frames_total,
-                "molecules": progress.n_molecules,
-                "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
-                "pixel_size_nm": progress.acquisition.pixel_size_nm,
-                "estimates": progress.acquisition.estimates,
-                "warnings": progress.acquisition.warnings,
-                "files": [str(file) for file in progress.files],
-            }
-        )
         if not as_json:
             typer.echo(f"{progress.n_molecules} molecules in {progress.frames_total} frames of {movie}")
             _list(progress.files)
+        return {
+            "movie": str(movie),
+            "frames": progress.frames_total,
+            "molecules": progress.n_molecules,
+            "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
+            "pixel_size_nm": progress.acquisition.pixel_size_nm,
+            "estimates": progress.acquisition.estimates,
+            "warnings": progress.acquisition.warnings,
+            "files": [str(file) for file in progress.files],
+        }
+
+    results: list[dict[str, Any]] = []
+    codes = [0]
+    for parts in sources:
+        try:
+            results.append(localized(parts))
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            codes.append(_say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else ""))
+            results.append({"movie": str(parts[0]), "error": in_plain_words(error)})
     if as_json:
         _print_json(results)
+    raise typer.Exit(next((code for code in codes if code), 0))
 
 
 @app.command()
@@ -224,8 +245,10 @@ def render(
 ) -> None:
     """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
     from decode.io.tables import read_table
+    from decode.outputs import check_outputs, picture_file, table_inputs
     from decode.render import save_picture
 
+    check_outputs([picture_file(out)], inputs=table_inputs(table))
     emitters = read_table(table, pixel_size_nm=pixel_size)
     save_picture(emitters, out)
     typer.echo(f"{len(emitters)} molecules")
@@ -304,12 +327,15 @@ def simulate(
 ) -> None:
     """A movie of the kind a recipe trains on, its molecules (TRUTH) and its camera (MOVIE's name + _camera.yaml)."""
     from decode.config import load_config
+    from decode.outputs import camera_beside, check_outputs
+    from decode.outputs import simulate_files as files_of
     from decode.simulate import simulate_files
 
+    check_outputs(files_of(out, truth), inputs=[config])
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
     width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if "psf_sigma_px" in made.told else ""
     typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
-    _list([out, truth, out.with_name(f"{out.stem}_camera.yaml")])
+    _list([out, truth, camera_beside(out)])
 
 
 @app.command()
@@ -333,9 +359,11 @@ def train(
     from tqdm import tqdm
 
     from decode.config import load_config
+    from decode.outputs import check_outputs, model_files
     from decode.run import starting_model
     from decode.train import train as run
 
+    check_outputs(model_files(out), inputs=[config, start])
     recipe = load_config(config, settings or ())
     origin = None if start is None else starting_model(start, recipe)
     figures: dict[str, str] = {}
@@ -383,9 +411,12 @@ def run(
     from tqdm import tqdm
 
     from decode.calibrate.psf import read_positions
-    from decode.io.cameras import read_camera
+    from decode.io.cameras import camera_inputs, read_camera
+    from decode.outputs import check_outputs, run_files
     from decode.run import run as stages
 
+    inputs = [movie, *beads, *camera_inputs(camera), bead_positions]
+    check_outputs(run_files(movie, out), inputs=inputs, folder=out)
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     positions = None if bead_positions is None else read_positions(bead_positions)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
@@ -450,9 +481,12 @@ def calibrate_psf(
     from decode.calibrate.psf import MODELS, Optics, read_positions
     from decode.calibrate.psf import calibrate_psf as work
     from decode.calibrate.report import save_report, verdict
-    from decode.io.cameras import read_camera
+    from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import write_psf
+    from decode.outputs import check_outputs, psf_files
 
+    out, report = psf_files(out)
+    check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions])
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
     calibration = work(
@@ -465,7 +499,6 @@ def calibrate_psf(
         positions_nm=None if bead_positions is None else read_positions(bead_positions),
         optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),
     )
-    report = out.with_suffix(".html")
     write_psf(out, calibration.file)
     save_report(calibration, report)
     if as_json:
@@ -496,7 +529,9 @@ def calibrate_import(
     """A PSF that SMAP or uiPSF calibrated."""
     from decode.io.psf_imports import import_psf
     from decode.io.psfs import write_psf
+    from decode.outputs import check_outputs, psf_file
 
+    check_outputs([psf_file(out)], inputs=[file])
     write_psf(out, import_psf(file, pixel_size, channel))
     _list([out])
 
@@ -518,10 +553,12 @@ def calibrate_in_situ(
 ) -> None:
     """Refine a pupil by the blinking movie itself, and say what a movie cannot tell."""
     from decode.calibrate.in_situ import refine_in_situ
-    from decode.io.cameras import read_camera
+    from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import PSFFile, read_psf, write_psf
     from decode.optics.pupil import PupilPSF
+    from decode.outputs import check_outputs, psf_file
 
+    check_outputs([psf_file(out)], inputs=[movie, psf, *camera_inputs(camera)])
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     if psf is None:
         pupil = PupilPSF(
@@ -569,10 +606,12 @@ def calibrate_camera(
     from decode.estimate import estimate_camera
     from decode.io.cameras import CameraFile, write_camera
     from decode.io.stacks import open_movie
+    from decode.outputs import camera_files, check_outputs
 
     files = [*(dark or ()), *([] if movie is None else [movie])]
     if not files:
         raise ValueError("give series of dark frames, or --movie")
+    check_outputs(camera_files(out), inputs=[*files, *(flat or ())])
     with open_movie(files[0]) as first:
         pixel_size = pixel_size or first.pixel_size_nm
         if pixel_size is None:
@@ -614,10 +653,17 @@ def estimate(
     from decode.atomic import atomic
     from decode.batch import check_camera
     from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
-    from decode.io.cameras import read_camera, write_camera
+    from decode.io.cameras import camera_inputs, read_camera, write_camera
     from decode.io.psfs import read_psf
     from decode.io.stacks import open_movie
+    from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
 
+    out, picture = recipe_files(out)
+    inputs = [movie, psf, *camera_inputs(camera)]
+    # a recipe names a file that holds all of its camera
+    own = not camera.is_file() or pixel_size is not None or em_gain is not None
+    named = camera_beside(out) if own else camera
+    check_outputs([out, picture, *(camera_files(named) if own else ())], inputs=inputs)
     psf_file = read_psf(psf)
     if not camera.is_file():  # a common camera says nothing of the optics
         with open_movie(movie, allow_truncated=allow_truncated) as frames:
@@ -628,33 +674,25 @@ def estimate(
             f"{psf} has pixels of {psf_file.psf.pixel_size_nm:g} nm, {camera} of {camera_file.pixel_size_nm:g} nm; "
             "calibrate the PSF with this camera"
         )
-    picture = out.with_suffix(".png")
-    files = [out, picture]
-    if not camera.is_file() or pixel_size is not None or em_gain is not None:
-        # a recipe names a file that holds all of its camera
-        own = out.with_name(f"{out.stem}_camera.yaml")
-        if camera.is_file() and own.exists() and own.samefile(camera):
-            raise ValueError(f"the recipe's own camera would be written over {camera}; give the recipe another name")
-        camera = own
-        files.append(camera)
-    with open_movie(movie, allow_truncated=allow_truncated) as frames, atomic(out) as recipe:
+    with open_movie(movie, allow_truncated=allow_truncated) as frames:
         for warning in check_camera(frames, camera_file.camera):
             typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
-        psf_beside, camera_beside = (os.path.relpath(path, out.parent) for path in (psf, camera))
         text = to_recipe(
             scene,
             psf_file.psf,
-            psf_file=psf_beside,
-            camera_file=camera_beside,
+            psf_file=os.path.relpath(psf, out.parent),
+            camera_file=os.path.relpath(named, out.parent),
             source=movie.name,
             z_range_nm=psf_file.z_range_nm,
         )
-        recipe.write_text(text, encoding="utf-8")
+        if own:
+            write_camera(named, camera_file)
+        with atomic(out) as recipe:
+            recipe.write_text(text, encoding="utf-8")
         comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
-        if camera in files:
-            write_camera(camera, camera_file)
     save_comparison(comparison, picture)
+    files = [out, picture, *([named] if own else [])]
     if as_json:
         agreement = {name: getattr(comparison, name) for name in ("histogram_overlap", "spectrum_difference")}
         _print_json({**asdict(scene), **agreement, "files": [str(file) for file in files]})
@@ -744,7 +782,3 @@ def _print_json(values: Any) -> None:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     typer.echo(json.dumps(plain(values), indent=1))
-
-
-if __name__ == "__main__":
-    main()

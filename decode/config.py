@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_type_h
 from annotated_types import Ge, Gt, Le, Lt
 
 from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
-from decode.io.cameras import read_camera
+from decode.io.cameras import camera_inputs, read_camera
 from decode.io.psfs import read_psf
 from decode.io.yaml import parse_yaml, read_yaml
 from decode.network.localizer import Localizer, NetworkConfig
@@ -125,6 +125,12 @@ class TrainConfig:
         if isinstance(psf, PupilPSF):  # drawing every molecule through the pupil would take too long
             psf = psf.to_spline(z_range_nm=(low - 50, high + 50))
         return ForwardModel(self.scene, psf, camera, blur_nm=self.psf.blur_nm)
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The files that it names: a PSF's, a camera's and the maps of that one."""
+        psf = (Path(self.psf.file),) if isinstance(self.psf, MeasuredPSF) else ()
+        camera = camera_inputs(self.camera.file) if isinstance(self.camera, MeasuredCamera) else ()
+        return psf + camera
 
     def _check_pixels(self, file: str, pixel_size_nm: float) -> None:
         if abs(pixel_size_nm / self.pixel_size_nm - 1) > 0.01:

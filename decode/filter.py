@@ -14,6 +14,7 @@ import torch
 
 from decode.emitters import EmitterSet
 from decode.io.tables import read_table, write_table
+from decode.outputs import check_outputs, table_files, table_inputs
 
 __all__ = ["COLUMNS", "Column", "Range", "columns_of", "filter_table", "keep", "parse_ranges", "within"]
 
@@ -123,7 +124,7 @@ def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
 def filter_table(
     table: str | Path, out: str | Path, ranges: Mapping[str, Range], *, pixel_size_nm: float | None = None
 ) -> tuple[int, int]:
-    """Write the molecules of a table that lie within all ranges as another table, which may be the same file.
+    """Write the molecules of a table that lie within all ranges as another table.
 
     Args:
         table: any table that `read_table` reads.
@@ -135,8 +136,9 @@ def filter_table(
         How many molecules were kept, and of how many.
 
     Raises:
-        ValueError, OSError: as `keep`, `read_table` and `write_table` do.
+        ValueError, OSError: as `keep`, `read_table` and `write_table` do, and if the new table would replace the old.
     """
+    check_outputs(table_files(Path(out)), inputs=table_inputs(Path(table)))
     emitters = read_table(table, pixel_size_nm=pixel_size_nm)
     if pixel_size_nm is not None and "pixel_size_nm" not in emitters.metadata:
         emitters = replace(emitters, metadata={**emitters.metadata, "pixel_size_nm": pixel_size_nm})

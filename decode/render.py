@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
+from decode.outputs import picture_file
 
 __all__ = ["render_image", "save_picture"]
 
@@ -143,7 +144,7 @@ def save_picture(
     if z_range is not None:
         picture = _with_depth_legend(picture, z_range)
     _draw_scale_bar(picture, pixel, image.shape[1])
-    with atomic(path) as temporary:
+    with atomic(picture_file(Path(path))) as temporary:
         picture.save(temporary, format="PNG")
 
 

@@ -27,6 +27,7 @@ from decode.io.psfs import read_psf, write_psf
 from decode.io.stacks import open_movie
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
+from decode.outputs import check_outputs, run_files
 from decode.train import check_budget, train
 
 __all__ = ["RunProgress", "run", "settled_for", "starting_model"]
@@ -96,6 +97,7 @@ def run(
     for path in (movie, *stacks):
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
+    check_outputs(run_files(movie, out), inputs=[movie, *stacks], folder=out)
     with open_movie(movie) as frames:
         yield RunProgress(stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera))
     out.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,8 @@ from decode.io.cameras import CameraFile, write_camera
 from decode.io.stacks import write_movie
 from decode.io.tables import write_table
 from decode.optics.camera import Camera
+from decode.outputs import camera_beside, check_outputs
+from decode.outputs import simulate_files as files_of
 
 __all__ = ["simulate", "simulate_files"]
 
@@ -58,16 +60,17 @@ def simulate_files(
     """`simulate`, and write `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and `<movie's stem>_camera.yaml`.
 
     Raises:
+        ValueError: if a file has another suffix, or would be written over one that the recipe names.
         OSError: if a file cannot be written; then neither movie nor truth is.
     """
     movie, truth = Path(movie), Path(truth)
-    # both are opened first: a folder that cannot be written shows before the work, not after it
+    check_outputs(files_of(movie, truth), inputs=config.inputs())
     with atomic(movie) as movie_now, atomic(truth) as truth_now:
         simulation = simulate(config, n_frames, size_px=size_px, seed=seed)
         write_movie(movie_now, simulation.frames[0].numpy(), pixel_size_nm=config.pixel_size_nm)
         write_table(simulation.emitters, truth_now, dialect="challenge")
         camera = CameraFile(camera=simulation.camera, pixel_size_nm=config.pixel_size_nm)
-        write_camera(movie.with_name(f"{movie.stem}_camera.yaml"), camera)
+        write_camera(camera_beside(movie), camera)
     return simulation
 
 

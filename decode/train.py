@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from decode.errors import reading
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.network.muon import Muon
+from decode.outputs import check_outputs, model_files
 from decode.parallel import Processes, own_device, processes
 from decode.validation import Validation, characterize, posterior_of
 
@@ -113,13 +115,14 @@ def train(
 
     Raises:
         TrainingError: if it diverges again and again.
-        ValueError: if the minutes are not positive, or there is nothing to resume from, or its recipe differs, or
-            `start` has another shape, or the movies of a step cannot be shared among the processes.
+        OSError: if the model cannot be written.
+        ValueError: if `out` is no name for a model, or the minutes are not positive, or there is nothing to resume
+            from, or its recipe differs, or `start` has another shape, or the movies of a step cannot be shared among
+            the processes.
     """
     check_budget(minutes)
     out = Path(out)
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: there is no such folder to write the model to")
+    check_outputs(model_files(out), inputs=config.inputs())
     where = own_device(choose_device(device))
     keep_freed_memory()
     with processes(where) as team:
@@ -248,8 +251,10 @@ def _train(
                 "history": json.dumps(history),
                 "origin": json.dumps(origin),
             }
+            image = io.BytesIO()  # torch's own writer does not say why it cannot write
+            torch.save(state, image)
             with atomic(checkpoint) as temporary:
-                torch.save(state, temporary)
+                temporary.write_bytes(image.getbuffer())
             average.save(out)
             with atomic(out.with_suffix(".json")) as temporary:
                 temporary.write_text(json.dumps(average.record, indent=1) + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,23 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def rng() -> torch.Generator:
     """A seeded source of randomness."""
     return torch.Generator().manual_seed(20161123)
+
+
+@pytest.fixture
+def limited_files() -> Callable[[int], AbstractContextManager[None]]:
+    """Blocks in which no file can grow beyond so many bytes, as after `ulimit -f`."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(n_bytes: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,7 +165,7 @@ def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path)
     again = ("--camera", place / "train_camera.yaml", "--pixel-size", 101, "-o", place / "train.yaml")
     result = run("estimate", SAMPLE, "--psf", place / "psf.h5", *again)
     assert result.exit_code == 2
-    assert "would be written over" in result.stderr
+    assert "train_camera.yaml, which is read" in result.stderr
     assert (place / "train_camera.yaml").read_text() == before
 
 
@@ -228,6 +230,33 @@ def test_a_movie_in_many_files_gives_the_molecules_of_one(place: Path, stored: s
     assert result.exit_code == 0, result.output
     assert localize(place).exit_code == 0
     assert written.read_text() == (place / "out" / "movie.csv").read_text()
+
+
+def test_a_bad_movie_does_not_stop_the_others(place: Path) -> None:
+    shutil.copy(place / "movie.tif", place / "third.tif")
+    (place / "bad.tif").write_text("these are no pixels")
+    result = localize(place, place / "bad.tif", place / "third.tif", "--format", "csv", "--json")
+    assert result.exit_code == 2
+    assert files_in(place / "out") == ["movie.csv", "third.csv"]
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("decode: ")]
+    assert line.startswith("decode: bad.tif: ")
+    assert "not a TIFF file" in line
+    first, second, third = json.loads(result.stdout)
+    assert first["molecules"] == third["molecules"] > 0
+    assert "not a TIFF file" in second["error"]
+
+
+def test_tables_are_kept_when_the_picture_cannot_be_drawn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawing(*_: object, **__: object) -> None:
+        assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
+        raise MemoryError
+
+    monkeypatch.setattr("decode.render.render_image", drawing)
+    result = localize(place)
+    assert result.exit_code == 1
+    assert "movie.png: there is not enough memory; written: " in result.stderr
+    assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
+    assert len(read_table(place / "out" / "movie.hdf5")) == len(read_table(place / "out" / "movie.csv")) > 0
 
 
 def test_what_is_estimated_is_said(place: Path) -> None:
@@ -332,7 +361,7 @@ def test_train_starts_from_a_model_and_says_so(place: Path) -> None:
     assert again.exit_code == 0, again.output
     second = Localizer.load(place / "second.safetensors")
     assert second.record["start"]["steps"] == first.record["steps"]
-    other = train(place, "--start", place / "new.safetensors", "--set", "network.head_width=12")
+    other = train(place, "--start", place / "second.safetensors", "--set", "network.head_width=12")
     assert "has another network" in other.stderr
 
 
@@ -677,7 +706,7 @@ def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
         "localize": "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o disk",
         "simulate": "recipe.yaml --frames 40 -o disk/m.tif --truth disk/t.csv",
     }[what]
-    command = f"{sys.executable} -m decode.cli {what} {arguments}"
+    command = f"{sys.executable} -m decode {what} {arguments}"
     script = f"mount -t tmpfs -o size=32k tmpfs disk || exit 77; {command}; code=$?; ls -A disk; exit $code"
     result = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], cwd=place, capture_output=True, text=True, check=False
@@ -687,6 +716,23 @@ def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
     assert result.returncode == 1, result.stderr
     assert "the disk is full" in result.stderr
     assert result.stdout == ""
+
+
+def test_a_table_that_cannot_be_written_does_not_cost_the_others(place: Path) -> None:
+    """Picasso's table is the longest; the limit is the shell's, in a process of its own, which must not crash."""
+    localize(place)
+    kept, too_long = (place / "out" / "movie.csv").stat().st_size, (place / "out" / "movie.hdf5").stat().st_size
+    assert kept + 2**16 < too_long
+    shutil.rmtree(place / "out")
+    known = "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o out --format csv --format hdf5"
+    script = f"ulimit -f {(kept + 2**16) // 1024}; exec {sys.executable} -m decode localize {known}"
+    result = subprocess.run(["bash", "-c", script], cwd=place, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("decode: cannot write out/movie.hdf5: the limit on the size of a file is reached")
+    assert line.endswith("written: out/movie.csv")
+    assert files_in(place / "out") == ["movie.csv"]
+    assert (place / "out" / "movie.csv").stat().st_size == kept
 
 
 def test_debug_shows_where_an_error_comes_from(place: Path) -> None:
@@ -702,3 +748,36 @@ def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     result = localize(place)
     assert result.exit_code == 130
     assert files_in(place / "out") == []
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "decode", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_work_and_leaves_no_file(place: Path, number: int, code: int) -> None:
+    known = ("--model", "gaussian-2d", "--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
+    with started("localize", SAMPLE, *known) as process:
+        while not list(place.glob("out/.unfinished-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, told = process.communicate()
+    assert process.returncode == code
+    assert told.splitlines()[-1] == "decode: stopped"
+    assert "Traceback" not in told
+    assert files_in(place / "out") == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.5, 0.8])
+def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: float) -> None:
+    with started("localize", place / "movie.tif", "--model", place / "model.safetensors", "-o", place) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+    # the shell calls both 130
+    assert process.returncode in (130, -signal.SIGINT)
+    assert told in ("", "decode: stopped\n")

@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,8 +356,16 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged"):
         run(TINY, out, resume=True)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"missing does not exist, make it first"):
         run(TINY, tmp_path / "missing" / "m.safetensors")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(
+    tmp_path: Path, limited_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    with limited_files(20_000), pytest.raises(OSError, match=r"cannot write .*m\.checkpoint: the limit"):
+        run(TINY, tmp_path / "m.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

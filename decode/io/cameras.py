@@ -21,8 +21,9 @@ from decode.atomic import atomic
 from decode.errors import brief, reading
 from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
+from decode.outputs import camera_map
 
-__all__ = ["CameraFile", "camera_presets", "read_camera", "write_camera"]
+__all__ = ["CameraFile", "camera_inputs", "camera_presets", "read_camera", "write_camera"]
 
 PRESETS = Path(__file__).parents[1] / "cameras"
 """camera files of common models, without pixel size and EM gain"""
@@ -116,6 +117,19 @@ def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: flo
         raise ValueError(f"{path}: {error}") from None
 
 
+def camera_inputs(path: str | Path) -> tuple[Path, ...]:
+    """The camera file and its maps: what `read_camera` reads of the user's; nothing of a preset.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_camera` does.
+    """
+    path, preset = _find(Path(path))
+    if preset:
+        return ()
+    content = _mapping(path)
+    return (path, *(path.parent / str(content[name]) for name in MAPS.values() if name in content))
+
+
 def write_camera(path: str | Path, file: CameraFile) -> None:
     """Write a camera file; maps go into float32 TIFF images beside it.
 
@@ -140,7 +154,7 @@ def write_camera(path: str | Path, file: CameraFile) -> None:
         if torch.as_tensor(value).numel() == 1:
             content[name] = float(value)
         elif name in MAPS:
-            image = path.with_name(f"{path.stem}_{MAPS[name]}.tif")
+            image = camera_map(path, MAPS[name])
             images[image], content[MAPS[name]] = as_map[name], image.name
         else:
             raise ValueError(f"{path}: a camera file holds one number for {name}, not a map")

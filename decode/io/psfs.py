@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -56,7 +57,8 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         OSError: if it cannot be written; then there is none.
     """
     kind, settings, arrays = describe(file.psf)
-    with atomic(path) as temporary, h5py.File(temporary, "w") as h5:
+    image = io.BytesIO()  # where HDF5 cannot write to a disk, it crashes
+    with h5py.File(image, "w") as h5:
         h5.attrs["format"] = FORMAT
         h5.attrs["kind"] = kind
         h5.attrs["length_unit"] = "nm"
@@ -74,6 +76,8 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
             h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
         for name, value in arrays.items():
             h5.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+    with atomic(path) as temporary:
+        temporary.write_bytes(image.getvalue())
 
 
 def read_psf(path: Path | str) -> PSFFile:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from decode.emitters import EmitterSet
 from decode.filter import keep
 from decode.io.tables import TableWriter, read_table, write_table
+from decode.io.tables.picasso import CHUNK, HDF5_MARGIN
 
 FIELD = {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": 64, "width_px": 96}
 
@@ -172,17 +173,17 @@ def test_chunks_make_the_same_table_as_one_piece(tmp_path: Path, molecules: Emit
 
 @pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
 def test_an_error_leaves_no_file(tmp_path: Path, molecules: EmitterSet, name: str) -> None:
-    def write(*chunks: EmitterSet, then: type[BaseException] | None = None) -> None:
+    def write(*chunks: EmitterSet, then: BaseException | None = None) -> None:
         with TableWriter(tmp_path / name, FIELD) as table:
             for chunk in chunks:
                 table.write(chunk)
             if then is not None:
-                raise then("No space left on device")
+                raise then
 
     with pytest.raises(KeyboardInterrupt):
-        write(molecules, then=KeyboardInterrupt)
+        write(molecules, then=KeyboardInterrupt())
     with pytest.raises(OSError, match="the disk is full"):
-        write(molecules, then=OSError)
+        write(molecules, then=OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(ValueError, match="but the table began with"):
         write(molecules, replace(molecules, background=None))
     assert list(tmp_path.iterdir()) == []
@@ -192,21 +193,40 @@ def test_an_error_leaves_no_file(tmp_path: Path, molecules: EmitterSet, name: st
         write_table(molecules, tmp_path / "table.xls")
 
 
-def test_hdf5_stops_before_the_disk_is_full(
-    tmp_path: Path, molecules: EmitterSet, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("limit", [1, 1000, 2**20])
+def test_a_limit_on_the_size_of_files_is_said(
+    tmp_path: Path,
+    molecules: EmitterSet,
+    name: str,
+    limit: int,
+    limited_files: Callable[[int], AbstractContextManager[None]],
 ) -> None:
-    """The library would crash the process."""
-    free = iter([2**30, 2**30, 2**22])
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    """Without a crash of the process, as HDF5 would have it where it cannot write."""
 
     def write() -> None:
-        with TableWriter(tmp_path / "table.hdf5", FIELD) as table:
-            table.write(molecules)
-            table.write(molecules)
+        with TableWriter(tmp_path / name, FIELD) as table:
+            for _ in range(200):
+                table.write(molecules)
 
-    with pytest.raises(OSError, match="the disk is full"):
+    with limited_files(limit), pytest.raises(OSError, match=f"cannot write .*{name}: the limit"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_chunks", [0, 1, 40])
+def test_a_picasso_table_is_no_longer_than_its_rows(tmp_path: Path, molecules: EmitterSet, n_chunks: int) -> None:
+    """What was reserved for it is given back, and is enough."""
+    with TableWriter(tmp_path / "table.hdf5", FIELD) as table:
+        for _ in range(n_chunks):
+            table.write(EmitterSet.cat([molecules] * 20))
+    with h5py.File(tmp_path / "table.hdf5") as file:
+        rows = file["locs"]
+        assert len(rows) == n_chunks * 20 * len(molecules)
+        blocks = max(1, -(-len(rows) // CHUNK)) * bool(n_chunks)
+        content = blocks * CHUNK * rows.dtype.itemsize
+    size = (tmp_path / "table.hdf5").stat().st_size
+    assert content <= size <= content + HDF5_MARGIN
 
 
 def test_an_old_table_survives_a_failed_one(tmp_path: Path, molecules: EmitterSet) -> None:

@@ -203,6 +203,7 @@ def _train(
 ) -> Generator[Report, None, ChosenModel]:
     from decode.config import load_config
     from decode.models import load_model
+    from decode.outputs import camera_files, check_outputs, model_files
     from decode.run import starting_model
     from decode.train import train
 
@@ -212,6 +213,8 @@ def _train(
         assert movie is not None
         assert psf is not None
         recipe = settings.out.with_suffix(".yaml")
+        made = [recipe, *camera_files(_camera_beside(recipe)), *model_files(settings.out)]
+        check_outputs(made, inputs=[movie.path, movie.camera_name, psf.path, settings.start])
         yield from _estimate(movie, psf, recipe)
     config = load_config(recipe, settings.settings)
     start = None if settings.start is None else starting_model(settings.start, config)
@@ -286,4 +289,6 @@ def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> tup
 
 
 def _camera_beside(recipe: Path) -> Path:
-    return recipe.with_name(f"{recipe.stem}_camera.yaml")
+    from decode.outputs import camera_beside
+
+    return camera_beside(recipe)

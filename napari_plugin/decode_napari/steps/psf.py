@@ -175,7 +175,10 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
     from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
     from decode.calibrate.report import draw_pictures, precision, save_report, verdict
     from decode.io.psfs import write_psf
+    from decode.outputs import check_outputs, psf_files
 
+    out, report = psf_files(out)
+    check_outputs([out, report], inputs=[*settings.beads, settings.positions])
     fit = calibrate_psf.steps(
         settings.beads,
         camera,
@@ -190,7 +193,6 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
     yield Report(message="judging the PSF", fraction=0.95)
     sentences = verdict(calibration)
     yield Report(message=f"writing {out.name}", fraction=1.0)
-    report = out.with_suffix(".html")
     write_psf(out, calibration.file)
     save_report(calibration, report, pictures=pictures)
     held_out = calibration.held_out

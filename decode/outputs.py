@@ -1,0 +1,191 @@
+"""The files that each verb writes, and whether it may: known before the work begins."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from decode.atomic import check_writable, sweep
+
+__all__ = [
+    "FORMATS",
+    "camera_beside",
+    "camera_files",
+    "camera_map",
+    "check_outputs",
+    "localize_files",
+    "model_files",
+    "picture_file",
+    "psf_file",
+    "psf_files",
+    "recipe_files",
+    "run_files",
+    "simulate_files",
+    "table_files",
+    "table_inputs",
+]
+
+FORMATS = ("csv", "hdf5", "png")
+"""ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
+
+CAMERA_MAPS = ("offset_map", "gain_map", "read_variance_map")
+"""maps of a camera, by the keys of its file"""
+
+
+def check_outputs(
+    outputs: Iterable[Path], *, inputs: Iterable[Path | str | None] = (), folder: Path | None = None
+) -> None:
+    """Refuse what a verb would write, before it works: files that it reads, files that cannot be written.
+
+    What processes that were killed have left in the folders of the outputs is swept away.
+
+    Args:
+        outputs: all files that the verb may write.
+        inputs: all files that it reads; None and names of no file are passed over.
+        folder: the one that the verb makes where there is none.
+
+    Raises:
+        ValueError: if an output is an input, by whatever name or link, or would overwrite another output.
+        OSError: if an output cannot be written.
+    """
+    outputs = list(outputs)
+    read = [path for path in (Path(i) for i in inputs if i is not None) if path.exists()]
+    for output in outputs:
+        for path in read:
+            if output.exists() and output.samefile(path):
+                raise ValueError(
+                    f"{output} would be written over {path}, which is read; choose another name or folder with --out"
+                )
+    for one, other in combinations(outputs, 2):
+        if _same_name(one, other):
+            raise ValueError(
+                f"{one} and {other} would overwrite each other; rename what is read, or choose another name or folder "
+                "with --out"
+            )
+    _check_sidecars(outputs)
+    for parent in {output.parent for output in outputs if output.parent.is_dir()}:
+        sweep(parent)
+    for output in outputs:
+        if folder is not None and not folder.exists():
+            _check_can_be_made(folder)
+        else:
+            check_writable(output)
+
+
+def table_files(path: Path) -> tuple[Path, ...]:
+    """A table to write, `.csv` or `.hdf5`, with Picasso's YAML."""
+    _check_suffix(path, "tables are", ".csv", ".hdf5")
+    return table_inputs(path)
+
+
+def table_inputs(path: Path) -> tuple[Path, ...]:
+    """A table to read; Picasso's `.hdf5` comes with a YAML."""
+    return (path, path.with_suffix(".yaml")) if path.suffix.lower() == ".hdf5" else (path,)
+
+
+def picture_file(path: Path) -> Path:
+    _check_suffix(path, "pictures are", ".png")
+    return path
+
+
+def camera_files(path: Path) -> tuple[Path, ...]:
+    """A camera file and the maps that it may need."""
+    _check_suffix(path, "cameras are", ".yaml", ".yml")
+    return (path, *(camera_map(path, name) for name in CAMERA_MAPS))
+
+
+def camera_map(path: Path, name: str) -> Path:
+    """A map beside the camera file that names it."""
+    return path.with_name(f"{path.stem}_{name}.tif")
+
+
+def psf_file(path: Path) -> Path:
+    _check_suffix(path, "PSFs are", ".h5", ".hdf5")
+    return path
+
+
+def psf_files(path: Path) -> tuple[Path, Path]:
+    """A PSF and the report of its calibration."""
+    return psf_file(path), path.with_suffix(".html")
+
+
+def recipe_files(path: Path) -> tuple[Path, Path]:
+    """An estimated recipe and the picture of real beside simulated frames."""
+    _check_suffix(path, "recipes are", ".yaml", ".yml")
+    return path, path.with_suffix(".png")
+
+
+def camera_beside(path: Path) -> Path:
+    """The camera file that goes with a simulated movie or an estimated recipe."""
+    return path.with_name(f"{path.stem}_camera.yaml")
+
+
+def model_files(path: Path) -> tuple[Path, Path, Path]:
+    """A model, its record and the checkpoint of its training."""
+    _check_suffix(path, "models are", ".safetensors")
+    return path, path.with_suffix(".json"), path.with_suffix(".checkpoint")
+
+
+def simulate_files(movie: Path, truth: Path) -> tuple[Path, ...]:
+    """A movie, its molecules and its camera."""
+    _check_suffix(movie, "movies are", ".tif", ".tiff")
+    _check_suffix(truth, "true molecules are", ".csv")
+    return movie, truth, *camera_files(camera_beside(movie))
+
+
+def localize_files(movie: Path, folder: Path, formats: Sequence[str] = FORMATS) -> tuple[Path, ...]:
+    """Tables and a picture in a folder, under the movie's name.
+
+    Raises:
+        ValueError: if a format is unknown, or there is none.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown or not formats:
+        raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
+    stem = movie.stem or movie.resolve().stem  # `.` is a folder, too
+    named = [folder / f"{stem}.{suffix}" for suffix in FORMATS if suffix in formats]
+    return tuple(file for path in named for file in table_inputs(path))
+
+
+def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:
+    """All stages' files, of which `run.json` says what they were made from."""
+    return (
+        folder / "run.json",
+        *psf_files(folder / "psf.h5"),
+        *camera_files(folder / "camera.yaml"),
+        *recipe_files(folder / "train.yaml"),
+        *model_files(folder / "model.safetensors"),
+        *localize_files(movie, folder),
+    )
+
+
+def _check_suffix(path: Path, what: str, *suffixes: str) -> None:
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: {what} written as {' or '.join(suffixes)}; choose such a name")
+
+
+def _same_name(one: Path, other: Path) -> bool:
+    """Whether two files may be one, also on a disk that does not tell `A` from `a`."""
+    names = [unicodedata.normalize("NFC", str(path.resolve())).casefold() for path in (one, other)]
+    return names[0] == names[1]
+
+
+def _check_sidecars(outputs: Sequence[Path]) -> None:
+    """The YAML of a Picasso table stands under the table's name, as a camera or a recipe of the user's may."""
+    for table in outputs:
+        sidecar = table.with_suffix(".yaml")
+        if table.suffix.lower() == ".hdf5" and sidecar in outputs and sidecar.exists() and not table.exists():
+            raise ValueError(
+                f"{sidecar} is there and belongs to no table, but would be overwritten by the YAML of {table}; choose "
+                "another name or folder with --out"
+            )
+
+
+def _check_can_be_made(folder: Path) -> None:
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        check_writable(above / "folder")
+    except OSError as error:
+        raise type(error)(f"cannot make the folder {folder} in {above}; choose another one with --out") from error
