@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from decode.calibrate.scan import Scan
     from decode.estimate.camera import CameraKind
 
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
@@ -92,6 +93,11 @@ Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks 
 ZStep = Annotated[float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")]
 ZFocus = Annotated[
     int | None, typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one.")
+]
+FramesPerPlane = Annotated[int, typer.Option(metavar="N", help="So many frames in a row show one plane.")]
+Downwards = Annotated[bool, typer.Option("--downwards", help="Planes fall by the step.")]
+ZOfFrames = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="z of each frame, nm, a line each: for any other order of planes.")
 ]
 Positions = Annotated[
     Path | None, typer.Option(metavar="TABLE", help="Table of where the beads truly are, if that is known.")
@@ -397,6 +403,9 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is made.")],
     z_step: ZStep = None,
     z_focus: ZFocus = None,
+    frames_per_plane: FramesPerPlane = 1,
+    downwards: Downwards = False,
+    z_of_frames: ZOfFrames = None,
     bead_positions: Positions = None,
     minutes: Annotated[float, typer.Option(help="Of training.")] = 30.0,
     polish: Annotated[
@@ -419,6 +428,7 @@ def run(
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     positions = None if bead_positions is None else read_positions(bead_positions)
+    scan = _scan(frames_per_plane, downwards, z_of_frames)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     bar = tqdm(total=1.0, bar_format=layout, disable=None)
     with bar:
@@ -429,6 +439,7 @@ def run(
             out,
             z_step_nm=z_step,
             z_focus=z_focus,
+            scan=scan,
             positions_nm=positions,
             minutes=minutes,
             polish=polish,
@@ -458,6 +469,9 @@ def calibrate_psf(
     ],
     z_step: ZStep = None,
     z_focus: ZFocus = None,
+    frames_per_plane: FramesPerPlane = 1,
+    downwards: Downwards = False,
+    z_of_frames: ZOfFrames = None,
     model: Annotated[str, typer.Option(help="spline (any PSF), pupil (names the aberrations) or gaussian.")] = "spline",
     patch: Annotated[int | None, typer.Option(metavar="PX", help="Side of the PSF, odd; without: 3.1 um.")] = None,
     bead_positions: Positions = None,
@@ -489,11 +503,13 @@ def calibrate_psf(
     check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions])
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
+    scan = _scan(frames_per_plane, downwards, z_of_frames)
     calibration = work(
         beads,
         read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain),
         z_step_nm=z_step,
         z_focus=z_focus,
+        scan=scan,
         model=MODELS[model],
         patch_px=patch,
         positions_nm=None if bead_positions is None else read_positions(bead_positions),
@@ -756,6 +772,13 @@ def schema() -> None:
     from decode.schema import schema as run
 
     typer.echo(json.dumps(run(), indent=1))
+
+
+def _scan(frames_per_plane: int, downwards: bool, z_of_frames: Path | None) -> Scan:
+    from decode.calibrate.scan import Scan, read_depths
+
+    z_nm = None if z_of_frames is None else read_depths(z_of_frames)
+    return Scan(frames_per_plane=frames_per_plane, downwards=downwards, z_nm=z_nm)
 
 
 def _size(text: str) -> tuple[float, float]:

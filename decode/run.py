@@ -18,6 +18,7 @@ from decode.atomic import atomic
 from decode.batch import check_camera, localize_file, tell
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
+from decode.calibrate.scan import Scan
 from decode.config import TrainConfig, load_config
 from decode.errors import reading
 from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
@@ -61,6 +62,7 @@ def run(
     *,
     z_step_nm: float | None = None,
     z_focus: int | None = None,
+    scan: Scan | None = None,
     positions_nm: Tensor | None = None,
     minutes: float = 30.0,
     polish: bool = True,
@@ -79,7 +81,7 @@ def run(
         beads: z-stacks of beads.
         camera: of both.
         out: folder, made where there is none.
-        z_step_nm, z_focus, positions_nm: as `calibrate_psf` takes them.
+        z_step_nm, z_focus, scan, positions_nm: as `calibrate_psf` takes them.
         minutes: of training.
         polish: refine the molecules with the calibrated PSF, as `localize_file` does.
         settings: `section.key=value`, to replace what the estimated recipe says.
@@ -106,11 +108,13 @@ def run(
     camera_file = out / "camera.yaml"
 
     key = _key(
-        _marks(stacks), repr(camera), z_step_nm, z_focus, None if positions_nm is None else positions_nm.tolist()
+        _marks(stacks), repr(camera), z_step_nm, z_focus, scan, None if positions_nm is None else positions_nm.tolist()
     )
     if not done.has("calibrate", key, psf_file):
         yield RunProgress(stage="calibrate", fraction=0.0)
-        calibration = calibrate_psf(stacks, camera, z_step_nm=z_step_nm, z_focus=z_focus, positions_nm=positions_nm)
+        calibration = calibrate_psf(
+            stacks, camera, z_step_nm=z_step_nm, z_focus=z_focus, scan=scan, positions_nm=positions_nm
+        )
         write_psf(psf_file, calibration.file)
         save_report(calibration, out / "psf.html")
         done.note("calibrate", key)

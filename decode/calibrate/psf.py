@@ -19,6 +19,7 @@ from decode.calibrate.field import BEADS_PER_TERM, PLANES, fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil, spread
+from decode.calibrate.scan import FEWEST_PLANES, Scan, check_scan
 from decode.calibrate.spline import (
     DEPTH_SMOOTHNESS,
     SMOOTHNESS,
@@ -157,6 +158,7 @@ def calibrate_psf(
     *,
     z_step_nm: float | None = None,
     z_focus: int | None = None,
+    scan: Scan | None = None,
     model: Model = "spline",
     patch_px: int | None = None,
     positions_nm: Tensor | None = None,
@@ -167,8 +169,9 @@ def calibrate_psf(
     Args:
         stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded alike.
         camera: turns counts into photons, and states the pixel size.
-        z_step_nm: planes rise by it; None: as the files state it.
-        z_focus: number of the plane, from 0, that is z = 0; None: the middle one.
+        z_step_nm: distance of the planes; None: as the files state it.
+        z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None: the middle one.
+        scan: which plane each frame shows; None: each frame shows one, and they rise.
         model: `spline` for any PSF, `pupil` for aberrations of a high-aperture objective, `gaussian` for quick work.
         patch_px: side of the crops and of the PSF, an odd number; None: 3.1 um.
         positions_nm: (m, 2) x, y where some beads truly are, if that is known: else an emitter is where the centroid
@@ -189,27 +192,28 @@ def calibrate_psf(
         if positions_nm.ndim != 2 or positions_nm.shape[1] != 2 or not len(positions_nm):
             raise ValueError(f"known positions have the shape {tuple(positions_nm.shape)}; give x and y of each, in nm")
     paths = [Path(p) for p in stacks]
-    planes, stated = yield from part(_read(paths), 0.0, 0.03, "reading the beads")
-    _check_maps(camera, paths, planes)
-    step, notes = _step(z_step_nm, stated)
-    n_planes = len(planes[0])
-    focus = n_planes // 2 if z_focus is None else z_focus
-    if not 0 <= focus < n_planes:
-        raise ValueError(f"--z-focus {focus} is none of the {n_planes} planes, which count from 0")
-    z_nm = (torch.arange(n_planes, dtype=torch.float32) - focus) * step
+    adu, stated = yield from part(_read(paths), 0.0, 0.03, "reading the beads")
+    _check_maps(camera, paths, adu)
+    scan = scan or Scan()
+    z_nm, step, notes = _depths(scan, len(adu[0]), z_step_nm, z_focus, stated)
+    n_planes = len(z_nm)
+    frames = scan.frames(len(adu[0]))
+    saturated = [(counts >= camera.camera.saturation_adu)[frames].any(1) for counts in adu]
+    planes = [counts[frames].sum(1) for counts in adu]
+    camera = replace(camera, camera=camera.camera.of_sum(frames.shape[1]))
     pixel = camera.pixel_size_nm
     patch = patch_px or 2 * round(PATCH_NM / pixel / 2 - 0.5) + 1
     if patch < 7 or patch % 2 == 0:
         raise ValueError(f"the patch is {patch} pixels wide; choose an odd number of 7 or more")
     yield Progress(0.03, "finding the beads")
-    saturated = [adu >= camera.camera.saturation_adu for adu in planes]
-    beads, rejected = find_beads([camera.camera.to_photons(adu) for adu in planes], patch, saturated)
+    beads, rejected = find_beads([camera.camera.to_photons(counts) for counts in planes], patch, saturated)
     if not beads:
         reasons = "; ".join(str(bead) for bead in rejected[:3])
         raise ValueError(f"none of the {len(rejected)} beads can be used: {reasons}")
     if positions_nm is not None:
         _check_positions(beads, positions_nm, pixel)
     crops = torch.stack([bead.photons for bead in beads])
+    check_scan(crops)
     notes += check_stage(crops, step, pixel)
     noise = Noise.of(camera.camera, [bead.corner_px for bead in beads], patch)
     xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
@@ -340,8 +344,6 @@ def _read(paths: Sequence[Path]) -> Steps[tuple[list[Tensor], list[float | None]
     stacks, stated = [], []
     for number, path in enumerate(paths):
         with open_movie(path) as movie:
-            if len(movie) < 5:
-                raise ValueError(f"{path} has {len(movie)} planes; a z-stack of beads needs at least 5")
             stack = torch.empty(movie.shape, dtype=torch.float32)
             for start in range(0, len(movie), PLANES_AT_ONCE):
                 yield Progress((number + start / len(movie)) / len(paths))
@@ -366,6 +368,26 @@ def _check_maps(camera: CameraFile, paths: Sequence[Path], planes: Sequence[Tens
                 )
 
 
+def _depths(
+    scan: Scan, n_frames: int, z_step_nm: float | None, z_focus: int | None, stated: Sequence[float | None]
+) -> tuple[Tensor, float, tuple[str, ...]]:
+    """(plane,) z in nm from the lowest plane upwards, their distance, and what to say of it."""
+    n_planes = len(scan.frames(n_frames))
+    if n_planes < FEWEST_PLANES:
+        raise ValueError(f"the stack has {n_planes} planes; a z-stack of beads needs at least {FEWEST_PLANES}")
+    depths = scan.depths()
+    if depths is not None:
+        if z_step_nm is not None or z_focus is not None:
+            raise ValueError("the z of each frame says all: leave --z-step and --z-focus out")
+        return depths, float(depths.diff().median()), ()
+    step, notes = _step(z_step_nm, stated)
+    focus = n_planes // 2 if z_focus is None else z_focus
+    if not 0 <= focus < n_planes:
+        raise ValueError(f"--z-focus {focus} is none of the {n_planes} planes, which count from 0")
+    from_lowest = n_planes - 1 - focus if scan.downwards else focus
+    return (torch.arange(n_planes, dtype=torch.float32) - from_lowest) * step, step, notes
+
+
 def _step(asked: float | None, stated: Sequence[float | None]) -> tuple[float, tuple[str, ...]]:
     known = [step for step in stated if step is not None]
     if asked is None:
@@ -376,7 +398,8 @@ def _step(asked: float | None, stated: Sequence[float | None]) -> tuple[float, t
         return known[0], ()
     if not asked > 0:
         raise ValueError(
-            f"--z-step is {asked:g} nm, must be positive: planes rise by it; reverse a stack recorded downwards"
+            f"--z-step is {asked:g} nm, must be positive: planes rise by it; of a stack recorded downwards say so "
+            "with --downwards"
         )
     if not 1 <= asked <= 1000:
         raise ValueError(f"--z-step is {asked:g} nm, which is no distance of planes; state it in nm")

@@ -71,6 +71,17 @@ class Camera:
         }
         return replace(self, **cut)
 
+    def of_sum(self, n: int) -> Camera:
+        """The camera whose counts are the sums of n frames of this one."""
+        rounding = torch.as_tensor(self.e_per_adu) ** 2 / 12
+        return replace(
+            self,
+            baseline=n * self.baseline,
+            read_noise_e=(n * torch.as_tensor(self.read_noise_e) ** 2 + (n - 1) * rounding).sqrt(),
+            spurious_e=n * self.spurious_e,
+            saturation_adu=n * self.saturation_adu,
+        )
+
     @property
     def shape(self) -> tuple[int, int] | None:
         """(y, x) of its maps; None where all is numbers."""

@@ -1,0 +1,137 @@
+"""Which plane each frame of a bead stack shows, and whether the frames agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+__all__ = ["FEWEST_PLANES", "Scan", "check_scan", "read_depths"]
+
+FEWEST_PLANES = 5
+EVEN = 2.0
+"""largest distance of planes over the smallest, up to which the fits take them as evenly spaced"""
+ALIKE = 1.3
+"""squared difference of frames of successive planes over that of frames of one, from which the latter are one plane:
+1.7 in simulated stacks of 100 nm a plane and 8000 photons, 0 to 1.1 in eighteen stacks without repeated planes"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """How the stage went through the planes: one upwards, a frame each, unless told otherwise."""
+
+    frames_per_plane: int = 1
+    """consecutive frames of a plane"""
+    downwards: bool = False
+    """planes fall by the step"""
+    z_nm: tuple[float, ...] | None = None
+    """of each frame, in any order, to the nanometre"""
+
+    def __post_init__(self) -> None:
+        if self.frames_per_plane < 1:
+            raise ValueError(f"--frames-per-plane is {self.frames_per_plane}, must be 1 or more")
+        if self.z_nm is not None and (self.frames_per_plane > 1 or self.downwards):
+            raise ValueError("the z of each frame says all: leave --frames-per-plane and --downwards out")
+
+    def frames(self, n_frames: int) -> Tensor:
+        """(plane, m) numbers of the frames that show each plane, from the lowest one upwards.
+
+        Where z are given and planes have different numbers of frames, the first ones of each are taken.
+
+        Raises:
+            ValueError: if the frames make no whole planes, too few, or unevenly spaced ones.
+        """
+        if self.z_nm is None:
+            if n_frames % self.frames_per_plane:
+                raise ValueError(f"--frames-per-plane {self.frames_per_plane} does not divide the {n_frames} frames")
+            planes = torch.arange(n_frames).view(-1, self.frames_per_plane)
+            return planes.flip(0) if self.downwards else planes
+        if len(self.z_nm) != n_frames:
+            raise ValueError(f"z of {len(self.z_nm)} frames are given, the stack has {n_frames}")
+        depth = torch.tensor(self.z_nm).round()
+        each = [torch.nonzero(depth == z)[:, 0] for z in depth.unique()]
+        fewest = min(map(len, each))
+        return torch.stack([frames[:fewest] for frames in each])
+
+    def depths(self) -> Tensor | None:
+        """(plane,) z in nm of the planes, where they are given."""
+        return None if self.z_nm is None else torch.tensor(self.z_nm).round().unique()
+
+
+def read_depths(path: Path | str) -> tuple[float, ...]:
+    """z in nm of each frame, from a text file with one number a line.
+
+    Raises:
+        ValueError: if it holds anything else, or planes that are not evenly spaced.
+        OSError: if it cannot be read.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    words = [line.strip() for line in lines if line.strip()]
+    try:
+        z = np.array([float(word) for word in words])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; give the z of each frame in nm, one a line") from None
+    gaps = np.diff(np.unique(z.round()))
+    if len(gaps) < FEWEST_PLANES - 1 or not np.isfinite(gaps).all():
+        raise ValueError(f"{path} has {len(gaps) + 1} planes; a z-stack of beads needs at least {FEWEST_PLANES}")
+    if gaps.max() > EVEN * gaps.min():
+        raise ValueError(
+            f"{path}: planes are {gaps.min():g} to {gaps.max():g} nm apart; leave frames out until they are evenly "
+            "spaced, and round readings of one plane to one number"
+        )
+    return tuple(z.tolist())
+
+
+def check_scan(crops: Tensor) -> None:
+    """Refuse a stack whose images say that it does not go once through its planes.
+
+    Frames of one plane differ by noise alone, those of successive planes by more.
+
+    Args:
+        crops: (bead, z, y, x) photons.
+
+    Raises:
+        ValueError: with what the frames are.
+    """
+    n = crops.shape[1]
+    light = avg_pool2d(crops.double(), 2).flatten(2).transpose(0, 1).flatten(1)  # (z, pixel)
+    light = light - light.median(1, keepdim=True).values
+    difference = torch.cdist(light, light).square().numpy()
+    steps = difference[np.arange(n - 1), np.arange(1, n)]
+
+    passes = [k for k in range(2, n // FEWEST_PLANES + 1) if n % k == 0]
+    for k in passes:
+        again = difference[np.arange(n - n // k), np.arange(n // k, n)]
+        if steps.mean() > ALIKE * again.mean():
+            raise ValueError(
+                f"the bead stack goes {k} times through the same {n // k} planes; save one pass alone, or state the z "
+                "of each frame with --z-of-frames"
+            )
+    half = np.arange(max(1, n // 2 - 1))
+    back = difference[half, n - 1 - half]
+    # a PSF that is the same above and below focus is sharpest in the middle of a single pass
+    sharpest = int(light.square().sum(1).argmax())
+    if steps.mean() > ALIKE * back.mean() and not n / 3 < sharpest < 2 * n / 3:
+        raise ValueError(
+            "the bead stack goes up and down again: its second half shows the planes of its first; save one way alone, "
+            "or state the z of each frame with --z-of-frames"
+        )
+    at_ends = {k: _step_at_ends(steps, k) for k in passes}
+    most = max(at_ends, key=lambda k: at_ends[k], default=1)
+    if at_ends.get(most, 0.0) > ALIKE:
+        raise ValueError(
+            f"every {most} frames of the bead stack show one plane; state it with --frames-per-plane {most}"
+        )
+
+
+def _step_at_ends(steps: np.ndarray, k: int) -> float:
+    """How much more the image changes from one group of k frames to the next than within them."""
+    ends = np.arange(k - 1, len(steps), k)
+    inner = np.concatenate([ends[ends > 0] - 1, ends[ends < len(steps) - 1] + 1]) if k > 2 else ends - 1
+    return float(steps[ends].mean() / max(steps[inner].mean(), 1e-12))
