@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +45,9 @@ MOST_MOVED, EXPLAINED = 2.5, 1.15
 """standard deviations of the network's; a molecule that was moved further had another's light in its window, unless
 the fit leaves no more than noise, less than so much deviance per degree of freedom: then it may move twice as far"""
 BOLD = 5.0
-"""times smaller than the network's uncertainty is that of a fit worth half: it knows only the molecules it was given"""
+"""times smaller than the network's sigma is that of a fit among neighbours whose sigma is half believed"""
 NETWORK_SHARE = 0.1
-"""weight of the network's estimate where the model explains the frames: both err, and not quite together"""
+"""weight of the network's estimate where it is as certain as the fit: both err, and not quite together"""
 
 
 @torch.no_grad()
@@ -56,12 +56,14 @@ def polish(
 ) -> EmitterSet:
     """Refine a network's molecules by the likelihood of the frames they were found in.
 
-    The fit of `fit_jointly` and the network's estimate are combined: mean and variance are those of the mixture of both
-    by their weights.  Where noise explains what the fit leaves (a deviance d of 1 per degree of freedom), the network
-    keeps `NETWORK_SHARE` of the weight.  The fit's weight falls as d^(-3/2) where more is left, for then there is light
-    that the fit does not know of, and where it claims to be much more certain than the network (`BOLD`).  The numbers
-    were chosen on simulations.  A molecule stays as the network has it where the fit did not come to rest, made the
-    frames less likely, or moved further than the network's uncertainty allows.
+    The fit of `fit_jointly` and the network's estimate are combined.  Where noise explains what the fit leaves (a
+    deviance d per degree of freedom up to `EXPLAINED`), the network's weight is `NETWORK_SHARE` times the fit's
+    variance over its own, axis by axis: none where the fit is much more certain, all where the likelihood says nothing,
+    as of z beyond the depths that the PSF was measured at.  The fit's weight falls as d^(-3/2) where more is left, for
+    then there is light that it does not know of.  The variance is that of the mixture of both, in which a fit among
+    neighbours has less weight if it claims to be much more certain than the network (`BOLD`).  The numbers were chosen
+    on simulations.  A molecule stays as the network has it where the fit did not come to rest, made the frames less
+    likely, or moved further than the network's uncertainty allows.
 
     Args:
         psf: the point spread function.
@@ -88,29 +90,50 @@ def polish(
     polished = fit.converged & (moved < allowed) & torch.isfinite(fit.covariance[:, axes, axes]).all(1)
 
     variance = fit.covariance.diagonal(dim1=1, dim2=2)
-    claim = emitters.xyz_sigma[:, :2].square().sum(1) / variance[:, :2].sum(1)
-    trust = (1 - NETWORK_SHARE) * fit.deviance.clamp_min(1) ** -1.5 / (1 + claim / BOLD**2)
-    trust = trust.where(polished, 0.0).to(emitters.xyz.dtype)
-
-    def combined(network: Tensor, fitted: Tensor) -> Tensor:
-        weight = trust if network.ndim == 1 else trust[:, None]
-        return torch.where(weight > 0, network + weight * (fitted - network), network)
-
-    def spread(sigma: Tensor, variance: Tensor, network: Tensor, fitted: Tensor) -> Tensor:
-        # where the two are apart, one of them errs by that much
-        mean = combined(network, fitted)
-        return combined(sigma**2 + (network - mean) ** 2, variance + (fitted - mean) ** 2).sqrt()
-
+    fitted = _Normal(torch.cat([fit.xyz, fit.photons[:, None]], 1), variance[:, :4])
+    network = _Normal(
+        torch.cat([emitters.xyz, emitters.photons[:, None]], 1).to(fitted.mean),
+        torch.cat([emitters.xyz_sigma, emitters.photons_sigma[:, None]], 1).to(fitted.mean).square(),
+    )
+    trust = (fit.deviance[:, None] / EXPLAINED).clamp_min(1) ** -1.5
+    share = (NETWORK_SHARE * fitted.variance / network.variance).clamp_max(1)
+    weight = (trust * (1 - share)).where(polished[:, None] & fitted.variance.isfinite(), 0.0)
+    mean = network.mean.lerp(fitted.mean.where(weight > 0, network.mean), weight)
+    # among others a fit knows only of those that it was given, and may be bold
+    bold = network.variance[:, :2].sum(1) / fitted.variance[:, :2].sum(1) / BOLD**2
+    doubt = torch.where(fit.alone, 0.0, bold)[:, None]
+    variance = network.mixed_variance(fitted, weight / (1 + doubt), mean)
+    dtype = emitters.xyz.dtype
+    sigma = variance.sqrt().to(dtype)
     return replace(
         emitters,
-        xyz=combined(emitters.xyz, fit.xyz),
-        photons=combined(emitters.photons, fit.photons),
+        xyz=mean[:, :3].to(dtype),
+        photons=mean[:, 3].to(emitters.photons.dtype),
         background=fit.background.where(polished, emitters.background),
-        xyz_sigma=spread(emitters.xyz_sigma, variance[:, :3], emitters.xyz, fit.xyz),
-        photons_sigma=spread(emitters.photons_sigma, variance[:, 3], emitters.photons, fit.photons),
+        xyz_sigma=sigma[:, :3],
+        photons_sigma=sigma[:, 3],
         goodness=fit.deviance,
         polished=polished,
     )
+
+
+class _Normal(NamedTuple):
+    """Independent normal distributions of x, y, z and photons, (n, 4) each."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def mixed_variance(self, other: _Normal, weight: Tensor, mean: Tensor) -> Tensor:
+        """Mean square distance from a mean of the mixture of both: where they are apart, one of them errs.
+
+        Args:
+            other: its values count where it has a weight.
+            weight: (n, 4) of the other.
+            mean: (n, 4).
+        """
+        own = self.variance + (self.mean - mean) ** 2
+        others = other.variance + (other.mean - mean) ** 2
+        return own.lerp(others.where(weight > 0, own), weight)
 
 
 @torch.no_grad()
@@ -218,6 +241,7 @@ def fit_jointly(
         covariance=everything,
         deviance=deviance / (windows.n_pixels() - d - 2).clamp_min(1).to(dtype),
         converged=arrived & ~worse & torch.isfinite(theta).all(1),
+        alone=start.new_zeros(n_tracks).index_add_(0, track, crowd.to(dtype))[track] == 0,
     )
 
 

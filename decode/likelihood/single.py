@@ -58,6 +58,8 @@ class Fit:
     """(n,) per degree of freedom; about 1 where model and camera are right"""
     converged: Tensor
     """(n,) bool"""
+    alone: Tensor
+    """(n,) bool: no other was fitted together with it, in any of its frames"""
 
     @property
     def xyz_sigma(self) -> Tensor:
@@ -175,6 +177,7 @@ def fit_emitters(
         covariance=covariance,
         deviance=lost / (height * width - 5),
         converged=~moving,
+        alone=torch.ones(len(xyz), dtype=torch.bool, device=xyz.device),
     )
 
 
