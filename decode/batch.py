@@ -34,7 +34,6 @@ from decode.likelihood import polish as polish_molecules
 from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
@@ -431,7 +430,7 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
     Raises:
         ValueError: if nothing tells it, or its pixels have another size than the movie's.
     """
-    psf = model.psf if file is None else file.psf
+    psf = model.psf if file is None else file.psf.tabulated(file.z_range_nm)
     if psf is None and acquisition.psf_sigma_nm is not None:
         psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
     if psf is None:
@@ -491,8 +490,9 @@ def polish_movie(
         numbers = torch.nonzero(usable)[:, 0]
         seen = seen[usable[seen.frame]]
         adu, seen = adu[usable], replace(seen, frame=(usable.cumsum(0) - 1)[seen.frame])
-        parameters = seen.xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None
-        better = polish_molecules(psf, camera, adu.to(device), seen.to(device), parameters=parameters).to("cpu")
+        seen = seen.to(device)
+        parameters = psf.parameters_at(seen.xyz)
+        better = polish_molecules(psf, camera, adu.to(device), seen, parameters=parameters).to("cpu")
         better = replace(better, frame=numbers[better.frame] + low, metadata=now.metadata)
         better = better[(better.frame >= start) & (better.frame < stop)]
         return replace(better, frame=better.frame + movie.frames.start)

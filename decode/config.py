@@ -18,7 +18,6 @@ from decode.io.yaml import parse_yaml, read_yaml
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
-from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import PupilBank, PupilPrior
 from decode.ranges import Count, NonNegative, Positive, check_settings
 from decode.scene import Scene
@@ -121,9 +120,7 @@ class TrainConfig:
             raise ValueError(
                 f"scene.z_nm is {list(self.scene.z_nm)}, but {self.psf.file} was measured from {low:g} to {high:g} nm"
             )
-        psf = measured.psf
-        if isinstance(psf, PupilPSF):  # drawing every molecule through the pupil would take too long
-            psf = psf.to_spline(z_range_nm=(low - 50, high + 50))
+        psf = measured.psf.tabulated(measured.z_range_nm)
         return ForwardModel(self.scene, psf, camera, blur_nm=self.psf.blur_nm)
 
     def inputs(self) -> tuple[Path, ...]:

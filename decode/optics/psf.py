@@ -67,6 +67,25 @@ class PSF(nn.Module, ABC):
         slopes = [torch.func.jvp(fraction, (xyz,), (axis.expand_as(xyz).contiguous(),))[1] for axis in axes]
         return torch.stack([fraction(xyz), *slopes], 1)
 
+    def parameters_at(self, xyz: Tensor) -> Tensor | None:
+        """Parameters of emitters by where in the field they lie.
+
+        Args:
+            xyz: (n, 3) nm, from the outer corner of the field's first pixel.
+
+        Returns:
+            (n, len(parameter_names)), or None where the PSF is the same all over the field.
+        """
+        return None
+
+    def tabulated(self, z_range_nm: tuple[float, float]) -> PSF:
+        """The same images at a cost that allows to draw many emitters: itself, or a spline through them.
+
+        Args:
+            z_range_nm: depths at which it will be drawn.
+        """
+        return self
+
     def with_patch(self, patch_px: int) -> Self:
         """The same PSF, its parameters shared, drawn in another patch around the emitter."""
         cut = copy(self)

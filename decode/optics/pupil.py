@@ -146,6 +146,11 @@ class PupilPSF(PSF):
         centres = (torch.arange(self.patch_px, dtype=xyz.dtype, device=xyz.device) + 0.5) * self.pixel_size_nm
         return self._image(xyz, parameters, centres)
 
+    def tabulated(self, z_range_nm: tuple[float, float]) -> SplinePSF:
+        low, high = z_range_nm
+        # a spline levels off within two planes of its ends
+        return self.to_spline(z_range_nm=(low - 50, high + 50))
+
     @torch.no_grad()
     def to_spline(
         self, *, z_range_nm: tuple[float, float], z_step_nm: float = 20.0, oversampling: int = 2, patch_px: int = 0

@@ -204,6 +204,22 @@ def test_photons_of_a_frame_are_those_of_its_emitters(psf: PSF, rng: torch.Gener
     assert light[2] == 0
 
 
+def test_what_is_tabulated_draws_the_same_images(psf: PSF, rng: torch.Generator) -> None:
+    same = psf.tabulated((-450.0, 450.0))
+    xyz = in_central_pixel(psf, 5, rng)
+    with torch.no_grad():
+        drawn, expected = same.integrate_pixels(xyz), psf.integrate_pixels(xyz)
+    torch.testing.assert_close(drawn, expected, atol=0.01 * float(expected.max()), rtol=0)
+
+
+def test_parameters_at_a_place_are_a_row_for_each_emitter_or_none_at_all(psf: PSF, rng: torch.Generator) -> None:
+    xyz = in_central_pixel(psf, 5, rng)
+    rows = psf.parameters_at(xyz)
+    if rows is not None:
+        assert rows.shape == (5, len(psf.parameter_names))
+        assert psf.integrate_pixels(xyz, rows).shape == (5, psf.patch_px, psf.patch_px)
+
+
 def test_a_frame_without_emitters_is_dark(psf: PSF) -> None:
     none = torch.zeros(0, dtype=torch.float64)
     frame = torch.zeros(0, dtype=torch.int64)

@@ -10,6 +10,7 @@ from scipy.special import j0, j1, jv
 from torch import Tensor
 
 from decode.optics.pupil import PupilPSF, noll, zernike
+from decode.optics.spline import SplinePSF
 
 WAVELENGTH_NM = 660.0
 PIXEL_NM = 100.0
@@ -243,6 +244,20 @@ def test_a_baked_spline_draws_the_same() -> None:
     found = found[:, grown:-grown, grown:-grown] if grown else found
     error = (found - expected).abs()[:, inner, inner].amax((1, 2)) / expected.amax((1, 2))
     assert error.max() < 3e-3
+
+
+def test_a_pupil_is_tabulated_as_a_spline_that_draws_the_same_over_the_whole_range() -> None:
+    psf = PupilPSF(
+        numerical_aperture=1.4, wavelength_nm=670.0, pixel_size_nm=100.0, zernike_nm={(2, 2): 70.0, (3, 1): 20.0}
+    )
+    spline = psf.tabulated((-600.0, 600.0))
+    assert isinstance(spline, SplinePSF)
+    for z in (-600.0, -310.0, 0.0, 600.0):
+        at = torch.tensor([[spline.patch_px * 50.0 + 21.0, spline.patch_px * 50.0 - 37.0, z]])
+        with torch.no_grad():
+            drawn, expected = spline.integrate_pixels(at), psf.with_patch(spline.patch_px).integrate_pixels(at)
+        inner = slice(2, -2)
+        assert (drawn - expected)[:, inner, inner].abs().max() < 0.01 * expected.max()
 
 
 def test_zernikes_are_orthonormal_over_the_disc() -> None:
