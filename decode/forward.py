@@ -301,13 +301,12 @@ class ForwardModel:
 
 def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
     """Windows of a camera's (y, x) maps at random places: fields broadcast against (n_movies, frames, y, x)."""
+    if camera.shape is None:
+        return camera
     camera = camera.to(rng.device)
     values = {f.name: getattr(camera, f.name) for f in fields(camera)}
-    maps = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, Tensor) and value.ndim == 2 and value.shape != shape
-    }
+    maps = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 2}
+    maps = {name: value for name, value in maps.items() if value.shape != shape}
     if not maps:
         return camera
     sizes = {tuple(value.shape) for value in maps.values()}
