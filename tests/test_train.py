@@ -63,7 +63,7 @@ def test_resuming_gives_the_same_weights_bit_for_bit(tmp_path: Path, optimizer: 
         assert torch.equal(a, b), name
 
 
-def test_a_range_of_one_value_trains_and_localizes(tmp_path: Path) -> None:
+def test_a_range_of_one_value_trains(tmp_path: Path) -> None:
     alike = replace(TINY, psf=PSFPrior(sigma_px=(1.3, 1.3)))
     assert all(math.isfinite(report.loss) for report in run(alike, tmp_path / "m.safetensors"))
     model = Localizer.load(tmp_path / "m.safetensors")
