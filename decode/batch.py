@@ -562,7 +562,7 @@ def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
             "this model serves any astigmatic PSF and must be told which: calibrate it from beads with `decode "
             "calibrate psf`, and give the file as --psf"
         )
-    pupil = psf.psf
+    pupil, light = psf.psf, torch.ones(1)
     if not isinstance(pupil, PupilPSF):
         fit = as_pupil(psf.psf, psf.z_range_nm)
         if fit.misfit > ALIKE:
@@ -571,7 +571,7 @@ def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
                 "noise at 5000 photons), which this model is for; train a model for it with `decode run` or `decode "
                 "train`"
             )
-        pupil = fit.psf
+        pupil, light = fit.psf, fit.photons
     told = canonical(pupil)
     context = dict(told.context)
     for name, (low, high) in model.context.items():
@@ -580,7 +580,8 @@ def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
         if abs(nearest - context[name]) <= 0.2 * (high - low):
             context[name] = nearest
     model.context_map(context)
-    return told._replace(context=context)
+    depths = torch.linspace(*psf.z_range_nm, len(light))
+    return told._replace(context=context, z_nm=tuple(depths.tolist()), light=tuple(light.tolist()))
 
 
 def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:

@@ -37,7 +37,8 @@ def as_pupil(
 
     Returns:
         The fit; its `misfit` is the mean squared difference over the noise of 5000 photons on 20 of background, and
-        0 if the PSF is a pupil's.  Its PSF has an `offset_nm` that places it as `psf`.
+        0 if the PSF is a pupil's.  Its PSF has an `offset_nm` that places it as `psf`, and its `photons` at each depth
+        are those of the pupil for one of `psf`: above 1, as its rings reach beyond the patch of a spline.
     """
     side = min(psf.patch_px, 31)
     margin = (psf.patch_px - side) // 2
@@ -63,4 +64,4 @@ def as_pupil(
     # where the fit finds the one source is where the pupil's images are for an emitter in the middle
     found = fit.xyz_nm[0] - torch.tensor([side * psf.pixel_size_nm / 2] * 2 + [0.0])
     fit.psf.offset_nm += found
-    return replace(fit, xyz_nm=fit.xyz_nm - found)
+    return replace(fit, xyz_nm=fit.xyz_nm - found, photons=fit.photons / PHOTONS)

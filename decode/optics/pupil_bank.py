@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, NamedTuple, final
 
+import numpy as np
 import torch
 from annotated_types import Gt, Le
 from torch import Tensor
@@ -132,11 +133,19 @@ class Canonical(NamedTuple):
     """z has the other sign: the pupil was replaced by the one with the same images at -z"""
     offset_nm: tuple[float, float, float]
     """where the network sees an emitter that lies at the origin; z before it is mirrored"""
+    z_nm: tuple[float, ...] = (0.0,)
+    """rising depths of the calibration"""
+    light: tuple[float, ...] = (1.0,)
+    """photons of the pupil for one of the calibration at these depths: a pupil's rings reach beyond a patch of voxels,
+    which calls all light what it holds"""
 
     def placed(self, found: EmitterSet) -> EmitterSet:
-        """Emitters as the network saw them, in the coordinates of the calibration."""
+        """Emitters as the network saw them, in the coordinates and the photons of the calibration."""
         sign = torch.tensor([1.0, 1.0, -1.0 if self.mirrored else 1.0]).to(found.xyz)
-        return replace(found, xyz=found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz))
+        xyz = found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz)
+        light = torch.from_numpy(np.interp(xyz[:, 2].cpu().numpy(), self.z_nm, self.light)).to(found.photons)
+        sigma = None if found.photons_sigma is None else found.photons_sigma / light
+        return replace(found, xyz=xyz, photons=found.photons / light, photons_sigma=sigma)
 
 
 def canonical(psf: PupilPSF) -> Canonical:
