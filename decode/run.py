@@ -29,7 +29,7 @@ from decode.io.stacks import open_movie
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
-from decode.train import check_budget, train
+from decode.train import Progress, ResumeError, check_budget, train
 
 __all__ = ["RunProgress", "run", "settled_for", "starting_model"]
 
@@ -74,7 +74,7 @@ def run(
     Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml` and `train.png`
     (the recipe, and real beside simulated frames), `model.safetensors`, and `<movie's stem>.csv`, `.hdf5` and `.png`.
     A run that was stopped goes on where it was when it is started again with the same inputs; a training from its last
-    checkpoint.
+    checkpoint.  The checkpoint of another training is set aside as `model-before.checkpoint`.
 
     Args:
         movie: TIFF movie, or a folder of one file a frame.
@@ -154,11 +154,13 @@ def run(
     config = load_config(recipe, settings)
     key = _key(key, recipe.read_text(encoding="utf-8"), list(settings), minutes)
     if not done.has("train", key, model_file):
-        resume = done.has("training", key, model_file.with_suffix(".checkpoint"))
+        resume = done.has("training", key)
+        if not resume:
+            _set_aside(model_file)
+        done.forget("train")  # from now on the model is another
         done.note("training", key)
         message = ""
-        start = starting_model(NEAREST, config)
-        for step in train(config, model_file, minutes=minutes, device=device, resume=resume, start=start):
+        for step in _trained(config, model_file, minutes=minutes, device=device, resume=resume):
             if step.validation is not None:
                 message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
             yield RunProgress(stage="train", fraction=min(step.fraction, 0.999), message=message)
@@ -173,6 +175,24 @@ def run(
         if not progress.files:
             yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")
     yield RunProgress(stage="localize", fraction=1.0, message=f"{progress.n_molecules} molecules", files=progress.files)
+
+
+def _trained(config: TrainConfig, model_file: Path, *, minutes: float, device: str, resume: bool) -> Iterator[Progress]:
+    """A training that goes on from its checkpoint, if it is to and there is a sound one, or else begins."""
+    start = starting_model(NEAREST, config)
+    if resume:
+        try:
+            yield from train(config, model_file, minutes=minutes, device=device, resume=True, start=start)
+            return
+        except ResumeError:  # stopped before its first checkpoint, or this was damaged
+            _set_aside(model_file)
+    yield from train(config, model_file, minutes=minutes, device=device, start=start)
+
+
+def _set_aside(model_file: Path) -> None:
+    checkpoint = model_file.with_suffix(".checkpoint")
+    if checkpoint.is_file():
+        checkpoint.replace(checkpoint.with_stem(f"{model_file.stem}-before"))
 
 
 def settled_for(model: Localizer, config: TrainConfig) -> Localizer:
@@ -226,6 +246,9 @@ class _Done:
 
     def has(self, stage: str, key: str, *files: Path) -> bool:
         return self._keys.get(stage) == key and all(file.is_file() for file in files)
+
+    def forget(self, stage: str) -> None:
+        self._keys.pop(stage, None)
 
     def note(self, stage: str, key: str) -> None:
         self._keys[stage] = key

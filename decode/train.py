@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -31,7 +31,7 @@ from decode.outputs import check_outputs, model_files
 from decode.parallel import Processes, own_device, processes
 from decode.validation import Validation, characterize, posterior_of
 
-__all__ = ["Progress", "TrainingError", "check_budget", "train"]
+__all__ = ["Progress", "ResumeError", "TrainingError", "check_budget", "train"]
 
 ASTRAY = 10.0
 """points of efficiency that no training loses between two validations by chance"""
@@ -39,6 +39,10 @@ ASTRAY = 10.0
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
+
+
+class ResumeError(ValueError):
+    """There is no checkpoint to go on from, or it is damaged, or of another recipe."""
 
 
 @final
@@ -116,9 +120,9 @@ def train(
     Raises:
         TrainingError: if it diverges again and again.
         OSError: if the model cannot be written.
-        ValueError: if `out` is no name for a model, or the minutes are not positive, or there is nothing to resume
-            from, or its recipe differs, or `start` has another shape, or the movies of a step cannot be shared among
-            the processes.
+        ResumeError: if there is nothing to resume from, or its recipe differs.
+        ValueError: if `out` is no name for a model, or the minutes are not positive, or `start` has another shape, or
+            the movies of a step cannot be shared among the processes.
     """
     check_budget(minutes)
     out = Path(out)
@@ -170,7 +174,10 @@ def _train(
     course = _Course(plan)
     step, spent, history = 0, 0.0, []
     if resume:
-        state = _take_up(checkpoint, config, learner, where)
+        try:
+            state = _take_up(checkpoint, config, learner, where)
+        except ValueError as error:
+            raise ResumeError(str(error)) from error
         step, spent = state["step"], state["seconds"]
         if team.first:
             rng.set_state(state["rng"])
@@ -188,7 +195,56 @@ def _train(
         of_steps = step / plan.steps
         return max(of_steps, team.agreed(spent / 60 / minutes, where)) if minutes else of_steps
 
+    def kept(report: Progress, validation: dict[str, float]) -> Progress:
+        """Write checkpoint, model and record: at the end with its figures, and what limits it."""
+        average = learner.average
+        average.record = _record(config, where, team, report, history, origin)
+        if at >= course.end:
+            average.record["figures"] = characterize(average, config, where)
+            remarks = diagnose(config, validation, average.record["figures"], course.settled)
+            average.record["remarks"] = remarks
+            report = replace(report, remarks=tuple(remarks))
+        state = {
+            "config": json.dumps(to_mapping(config)),
+            "learner": learner.state_dict(),
+            "rng": rng.get_state(),
+            "step": step,
+            "seconds": spent,
+            "course": json.dumps(course.state()),
+            "history": json.dumps(history),
+            "origin": json.dumps(origin),
+        }
+        image = io.BytesIO()  # torch's own writer does not say why it cannot write
+        torch.save(state, image)
+        with atomic(checkpoint) as temporary:
+            temporary.write_bytes(image.getbuffer())
+        average.save(out)
+        with atomic(out.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(average.record, indent=1) + "\n")
+        return report
+
+    def ended() -> Progress:
+        """Of a training that had come to its end before it was resumed; a stop may have cost its last files."""
+        figures = {name: v for name, v in history[-1].items() if name not in ("step", "minutes")}
+        report = Progress(
+            step=step,
+            fraction=1.0,
+            minutes=spent / 60,
+            loss=math.nan,
+            learning_rate=0.0,
+            frames_per_second=0.0,
+            simulation_share=0.0,
+            skipped=learner.skipped,
+            recovered=course.recovered,
+            validation=figures if team.first else None,
+        )
+        if team.first:
+            report = kept(report, figures)
+        return replace(report, remarks=("the training had ended before; nothing was added to it", *report.remarks))
+
     at = position()
+    if at >= course.end:
+        yield ended()
     while at < course.end:
         rate = course.rate(at, step)
         before = time.perf_counter()
@@ -234,30 +290,7 @@ def _train(
             validation=validation,
         )
         if validation is not None:
-            average = learner.average
-            average.record = _record(config, where, team, report, history, origin)
-            if at >= course.end:
-                average.record["figures"] = characterize(average, config, where)
-                remarks = diagnose(config, validation, average.record["figures"], course.settled)
-                average.record["remarks"] = remarks
-                report = replace(report, remarks=tuple(remarks))
-            state = {
-                "config": json.dumps(to_mapping(config)),
-                "learner": learner.state_dict(),
-                "rng": rng.get_state(),
-                "step": step,
-                "seconds": spent,
-                "course": json.dumps(course.state()),
-                "history": json.dumps(history),
-                "origin": json.dumps(origin),
-            }
-            image = io.BytesIO()  # torch's own writer does not say why it cannot write
-            torch.save(state, image)
-            with atomic(checkpoint) as temporary:
-                temporary.write_bytes(image.getbuffer())
-            average.save(out)
-            with atomic(out.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps(average.record, indent=1) + "\n")
+            report = kept(report, validation)
         if board is not None:
             for name, value in {**asdict(report), **(validation or {})}.items():
                 if isinstance(value, float | int):
@@ -350,7 +383,14 @@ class _Course:
     """Where a training is heading: its learning rate, when it ends, and whether it went astray."""
 
     def __init__(
-        self, plan: Optimization, *, end: float = 1.0, damping: float = 1.0, recovered: int = 0, settled: bool = False
+        self,
+        plan: Optimization,
+        *,
+        end: float = 1.0,
+        damping: float = 1.0,
+        recovered: int = 0,
+        settled: bool = False,
+        first_losses: Sequence[float] = (),
     ) -> None:
         self._plan = plan
         self.end = end
@@ -359,10 +399,12 @@ class _Course:
         self.recovered = recovered
         self.settled = settled
         """validation had stopped improving"""
-        self._highest: list[float] = []
+        self.first_losses = [*first_losses]
+        """typical losses of the first three reports, by which later ones are judged"""
 
     def state(self) -> dict[str, Any]:
-        return {"end": self.end, "damping": self.damping, "recovered": self.recovered, "settled": self.settled}
+        names = ("end", "damping", "recovered", "settled", "first_losses")
+        return {name: getattr(self, name) for name in names}
 
     def rate(self, at: float, step: int) -> float:
         """The learning rate at a share of the budget: rising, level, and falling linearly to 0 at the end."""
@@ -392,10 +434,12 @@ class _Course:
 
     def diverged(self, loss: float) -> bool:
         """Whether the typical loss since the last report is far beyond that of the first reports."""
-        if len(self._highest) < 3:
-            self._highest.append(loss)
+        if not math.isfinite(loss):
+            return True
+        if len(self.first_losses) < 3:
+            self.first_losses.append(loss)
             return False
-        return not loss < max(abs(v) for v in self._highest) * 3 + 10
+        return loss >= max(abs(v) for v in self.first_losses) * 3 + 10
 
     @staticmethod
     def lost(validation: dict[str, float], history: list[dict[str, Any]]) -> bool:
@@ -491,6 +535,7 @@ def _take_up(path: Path, config: TrainConfig, learner: _Learner, device: torch.d
         _Course(config.training, **state["course"])
         if not all(math.isfinite(state[name]) and state[name] >= 0 for name in ("step", "seconds")):
             raise ValueError("its step or its time is no number")
-        if not all({"step", "efficiency", "isolated_error_over_sigma"} <= row.keys() for row in state["history"]):
+        needed = {"step", "efficiency", "isolated_error_over_sigma"}
+        if not state["history"] or not all(needed <= row.keys() for row in state["history"]):
             raise ValueError("its history lacks figures")
         return state | {"rng": state["rng"].cpu(), "origin": dict(state["origin"])}

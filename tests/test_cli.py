@@ -354,6 +354,14 @@ def test_train_writes_a_model_that_localize_takes(place: Path) -> None:
     assert run("localize", place / "movie.tif", "--model", place / "new.safetensors", *known).exit_code == 0
 
 
+def test_resuming_a_training_that_has_ended_says_so(place: Path) -> None:
+    assert train(place).exit_code == 0
+    again = train(place, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "2 steps" in again.stdout
+    assert "the training had ended before; nothing was added to it" in again.stdout
+
+
 def test_train_starts_from_a_model_and_says_so(place: Path) -> None:
     assert train(place).exit_code == 0
     first = Localizer.load(place / "new.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
-from decode.run import run
+from decode.run import RunProgress, _Done, run
 from decode.scene import Scene
 
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
@@ -133,6 +134,68 @@ def test_stages_are_not_redone_and_a_stopped_training_goes_on(acquisition: tuple
     edited = stages(1.0)
     assert ("estimate", 1.0, "as it was") in edited
     assert not any(stage == "train" and message == "as it was" for stage, _, message in edited)
+
+
+def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """After a finished run with another seed, whose checkpoint lies there."""
+    movie, beads = acquisition
+
+    def stages(seed: int) -> Iterator[RunProgress]:
+        settings = (*TINY, f"seed={seed}")
+        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
+        return run(movie, [beads], CAMERA, tmp_path, **known)
+
+    def seed_of_the_model() -> int:
+        return int(Localizer.load(tmp_path / "model.safetensors").record["config"]["seed"])
+
+    list(stages(1))
+    first = (tmp_path / "model.checkpoint").read_bytes()
+    killed = json.loads((tmp_path / "run.json").read_text())
+    list(stages(5))
+    assert seed_of_the_model() == 5
+    assert (tmp_path / "model-before.checkpoint").read_bytes() == first
+    # as a kill just after the second training was noted leaves it
+    second = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
+    (tmp_path / "model.checkpoint").write_bytes(first)
+    list(stages(5))
+    assert seed_of_the_model() == 5
+    (tmp_path / "model.checkpoint").write_bytes(b"damaged")
+    (tmp_path / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
+    list(stages(5))
+    assert seed_of_the_model() == 5
+
+
+def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the_old_one(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
+    movie, beads = acquisition
+
+    def stages(seed: int, stop: bool = False) -> None:
+        settings = (*TINY, f"seed={seed}")
+        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
+        for p in run(movie, [beads], CAMERA, tmp_path, **known):
+            if stop and p.stage == "train" and p.message:
+                break
+
+    stages(1)
+    stages(5, stop=True)
+    stages(1)
+    assert Localizer.load(tmp_path / "model.safetensors").record["config"]["seed"] == 1
+
+
+DAMAGED = ["", "{", "[]", "[1, 2]", "[[[], 1]]", "3", '"text"', "null", '{"train": [1]}', '{"train": {}}', "[" * 10**5]
+
+
+@pytest.mark.parametrize("note", [*(text.encode() for text in DAMAGED), b"\xff\xfe\x00", bytes(100)])
+def test_a_damaged_note_of_what_was_done_costs_time_only(note: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(note)
+    done = _Done(tmp_path / "run.json")
+    assert not done.has("train", "a key")
+    done.note("train", "a key")
+    assert _Done(tmp_path / "run.json").has("train", "a key")
 
 
 def test_a_missing_file_is_named_before_anything_is_done(acquisition: tuple[Path, Path], tmp_path: Path) -> None:

@@ -86,6 +86,30 @@ def test_a_budget_that_is_no_time_is_refused(tmp_path: Path, minutes: float) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_resuming_a_training_that_has_ended_writes_its_model_again(tmp_path: Path) -> None:
+    """A stop between the last checkpoint and the model must not cost the model."""
+    out = tmp_path / "m.safetensors"
+    (last,) = [report for report in run(TINY, out) if report.fraction == 1]
+    before = Localizer.load(out)
+    out.unlink()
+    (again,) = run(TINY, out, resume=True)
+    assert (again.step, again.fraction) == (last.step, 1)
+    assert repr(again.validation) == repr(last.validation)  # which holds NaN
+    assert again.remarks[0].startswith("the training had ended before")
+    assert again.remarks[1:] == last.remarks
+    after = Localizer.load(out)
+    assert repr(after.record) == repr(before.record)
+    assert all(map(torch.equal, after.state_dict().values(), before.state_dict().values()))
+
+
+def test_what_a_diverging_loss_is_measured_by_survives_a_stop() -> None:
+    course = _Course(TINY.training)
+    assert not any(course.diverged(loss) for loss in (5.0, 4.0, 3.0))
+    resumed = _Course(TINY.training, **json.loads(json.dumps(course.state())))
+    assert resumed.diverged(26.0)
+    assert not resumed.diverged(24.0)
+
+
 def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:
     reports = run(TINY, tmp_path / "m.safetensors", log_dir=tmp_path / "log")
     record = json.loads((tmp_path / "m.json").read_text())
