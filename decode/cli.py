@@ -168,8 +168,6 @@ def localize(
 
     A movie that cannot be localized does not stop the others; the exit code is that of the first one.
     """
-    from tqdm import tqdm
-
     from decode.batch import localize_file
     from decode.errors import in_plain_words
     from decode.io.cameras import camera_inputs, read_camera
@@ -178,6 +176,7 @@ def localize(
     from decode.localize import parse_region, parse_span
     from decode.models import load_model
     from decode.outputs import FORMATS, check_outputs, localize_files
+    from decode.progress import Bar
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
@@ -191,7 +190,7 @@ def localize(
 
     def localized(parts: list[Path]) -> dict[str, Any]:
         movie = parts[0]
-        with tqdm(desc=movie.name, unit="frame", disable=None) as bar:
+        with Bar(desc=movie.name, unit="frame") as bar:
             for progress in localize_file(
                 parts,
                 network,
@@ -362,10 +361,9 @@ def train(
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
 ) -> None:
     """Train a model on simulations of a recipe."""
-    from tqdm import tqdm
-
     from decode.config import load_config
     from decode.outputs import check_outputs, model_files
+    from decode.progress import Bar
     from decode.run import starting_model
     from decode.train import train as run
 
@@ -376,7 +374,7 @@ def train(
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     # of several processes (torchrun) the first one reports
     first = os.environ.get("RANK", "0") == "0"
-    with tqdm(total=1.0, bar_format=layout, disable=None if first else True) as bar:
+    with Bar(total=1.0, bar_format=layout, disable=not first) as bar:
         for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log):
             if progress.validation is not None:
                 figures = {
@@ -417,11 +415,10 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
-    from tqdm import tqdm
-
     from decode.calibrate.psf import read_positions
     from decode.io.cameras import camera_inputs, read_camera
     from decode.outputs import check_outputs, run_files
+    from decode.progress import Bar
     from decode.run import run as stages
 
     inputs = [movie, *beads, *camera_inputs(camera), bead_positions]
@@ -430,8 +427,7 @@ def run(
     positions = None if bead_positions is None else read_positions(bead_positions)
     scan = _scan(frames_per_plane, downwards, z_of_frames)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
-    bar = tqdm(total=1.0, bar_format=layout, disable=None)
-    with bar:
+    with Bar(total=1.0, bar_format=layout) as bar:
         for progress in stages(
             movie,
             beads,

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import time
 from collections.abc import Callable, Generator
 from functools import update_wrapper
 from itertools import accumulate, pairwise
-from typing import Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
 
-__all__ = ["Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
+from tqdm import tqdm
+
+__all__ = ["Bar", "Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Y = TypeVar("Y")
+
+
+LOG_INTERVAL_S = 60.0
+"""between two lines in a log file"""
+
+
+@final
+class Bar(tqdm):  # type: ignore[type-arg]
+    """A progress bar on stderr; where that is a file, a line a minute."""
+
+    def __init__(self, **options: Any) -> None:
+        self._log = None if sys.stderr.isatty() else sys.stderr
+        self._told = time.monotonic()
+        if self._log is not None:
+            # what a bar writes to draw over itself does not belong in a file
+            options |= {"file": io.StringIO(), "mininterval": 0, "miniters": 0}
+        super().__init__(**options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self._log is None:
+            super().display(msg, pos)
+        elif time.monotonic() >= self._told + LOG_INTERVAL_S:
+            self._told = time.monotonic()
+            print(msg or str(self), file=self._log, flush=True)
 
 
 class Progress(NamedTuple):

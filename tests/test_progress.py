@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 
-from decode.progress import Progress, Steps, Stepwise, part, shares
+from decode.progress import Bar, Progress, Steps, Stepwise, part, shares
 
 CLOSED: list[str] = []
 
@@ -65,3 +66,19 @@ def test_a_part_ends_with_its_whole() -> None:
     assert CLOSED == []
     steps.close()
     assert CLOSED == ["inner"]
+
+
+def test_a_log_file_gets_a_line_a_minute_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("decode.progress.time.monotonic", lambda: now[0])
+    with Bar(total=300, desc="train", bar_format="{desc} {n_fmt}/{total_fmt}{postfix}") as bar:
+        for second in range(300):
+            now[0] += 1
+            bar.set_postfix_str(f"loss {second}", refresh=False)
+            bar.update(1)
+        bar.write("a warning", file=sys.stderr)
+        bar.reset(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [*(f"train {n}/300, loss {n - 1}" for n in (60, 120, 180, 240, 300)), "a warning"]
