@@ -28,7 +28,7 @@ from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
-from decode.io.stacks import Movie, in_natural_order, open_movie
+from decode.io.stacks import Movie, in_natural_order, open_movie, require_pixel_size
 from decode.io.tables import TableWriter
 from decode.likelihood import polish as polish_molecules
 from decode.localize import field_remark, localize
@@ -130,9 +130,10 @@ def complete_acquisition(
         ValueError: if a number is not positive, nothing states the pixel size, nothing can be estimated, or the
             camera's maps are not as large as the frames.
     """
-    for name, value in (("pixel size", pixel_size_nm), ("PSF's sigma", psf_sigma_nm)):
-        if value is not None and not value > 0:
-            raise ValueError(f"the {name} is {value:g} nm, must be positive")
+    if pixel_size_nm is not None:
+        require_pixel_size(pixel_size_nm)
+    if psf_sigma_nm is not None and not psf_sigma_nm > 0:
+        raise ValueError(f"the PSF's sigma is {psf_sigma_nm:g} nm, must be positive")
     pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
     if pixel_size_nm is None:
         raise ValueError(f"{movie.path} does not say how large its pixels are; state it with --camera or --pixel-size")

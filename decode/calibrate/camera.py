@@ -311,15 +311,22 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
         )
         return tuple(sentences)
     chosen = _dark_and_quiet(mean, variance, read)
+    if chosen.sum() < FEWEST_QUIET:
+        return tuple(sentences)
     masked_light, masked_read = (ndimage.convolve(image, FLAT**2, mode="nearest") for image in (light, read))
     shift = (masked_light - (noise - masked_read) / (camera.excess_factor * gain))[chosen]
-    found, uncertain = float(shift.mean()), float(shift.std() / math.sqrt(max(len(shift), 1)))
+    found, uncertain = float(shift.mean()), float(shift.std() / math.sqrt(len(shift)))
     # a tenth of the light is within what gains are off
     tolerance = max(2.0, 4 * uncertain) + 0.1 * abs(float(light[chosen].mean()))
     if abs(found) > tolerance:
+        # the same noise comes from another gain
+        transfer = float((noise - masked_read)[chosen].mean() / masked_light[chosen].mean()) / camera.excess_factor
+        stated = float(torch.as_tensor(camera.e_per_adu, dtype=torch.float64).mean())
+        fitting = stated * float(gain[chosen].mean()) / transfer
+        inverse = " (the inverse: ADU per electron?)" if 0.75 < fitting * stated < 1.33 else ""
         sentences.append(
             f"the movie's noise puts the offset {abs(found):.1f} ADU {'above' if found > 0 else 'below'} the camera's: "
-            "measure the offset again, or look whether the gain belongs to this camera"
+            f"measure it again; or, if the offset is right, e_per_adu is about {fitting:.2g}{inverse}, not {stated:.3g}"
         )
     return tuple(sentences)
 
@@ -336,6 +343,8 @@ ORIENTATIONS = {
 }
 """whether the axes are swapped, and then rows and columns reversed"""
 
+FEWEST_QUIET = 30
+"""dark, quiet pixels from which an offset is judged; frames of 17 x 17 pixels have as many"""
 SIGNIFICANT = 7.0
 """standard deviations; by chance the best of some million shifts reaches 5"""
 
@@ -394,7 +403,7 @@ def _dark_and_quiet(mean: Map, variance: Map, read: Map) -> npt.NDArray[np.bool_
     )
     # beyond the border there is no pixel, and the masks do not hold
     dark = ndimage.minimum_filter(usual, 3, mode="constant", cval=False) & (around <= np.quantile(around, 0.25))
-    return dark & (unrest <= np.median(unrest[dark]))
+    return dark & (unrest <= np.median(unrest[dark])) if dark.any() else dark
 
 
 def _middle(size: int, side: int | None) -> slice:

@@ -514,8 +514,8 @@ def _lost_sentence(held_out: HeldOut | None, found: Range | None) -> str:
 
 def _fade_sentence(light: Tensor) -> str:
     mean = (light / light.mean(1, keepdim=True)).mean(0)
-    slope = float(_slope(mean, torch.linspace(0, 1, len(mean))))
-    change = slope / (1 - slope / 2)  # of the light in the first plane
+    # light fades by the same part in each plane, and never by more than there is
+    change = math.expm1(float(_slope(mean.clamp_min(0.01).log(), torch.linspace(0, 1, len(mean)))))
     if abs(change) <= FADED:
         return ""
     verb = "lose" if change < 0 else "gain"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.errors import brief, reading
+from decode.io.stacks import require_pixel_size
 from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
 from decode.outputs import camera_map
@@ -44,8 +45,7 @@ class CameraFile:
     """side of a pixel in object space"""
 
     def __post_init__(self) -> None:
-        if not self.pixel_size_nm > 0:
-            raise ValueError(f"pixel_size_nm is {self.pixel_size_nm:g}, must be positive")
+        require_pixel_size(self.pixel_size_nm)
 
 
 @cache

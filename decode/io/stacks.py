@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ import tifffile
 
 from decode.atomic import atomic
 
-__all__ = ["Movie", "in_natural_order", "open_movie", "write_movie"]
+__all__ = ["Movie", "in_natural_order", "open_movie", "require_pixel_size", "write_movie"]
 
 # tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -30,6 +31,8 @@ IMAGEJ_LIMIT = 2**32 - 2**25
 
 NM_PER = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, r"\u00b5m": 1e3, "mm": 1e6}
 MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
+PIXEL_SIZES_NM = (10.0, 1000.0)
+"""that a microscope may have; what lies beyond is in another unit, or says nothing"""
 MICRO_MANAGER_TAG = 51123
 
 SUFFIXES = (".tif", ".tiff")
@@ -165,7 +168,10 @@ class _Part:
             try:
                 return self.tiff.asarray(series=self.series, key=slice(start, stop)).reshape(shape)
             except Exception as error:  # every codec has errors of its own
-                remedy = "pip install 'decode-smlm[io]'" if "imagecodecs" in str(error) else "export it again"
+                packed = self.tiff.pages.first.compression != tifffile.COMPRESSION.NONE
+                remedy = "export it again"
+                if packed and find_spec("imagecodecs") is None:
+                    remedy = "pip install 'decode-smlm[io]', which brings more codecs"
                 raise ValueError(f"{self.path}: frames {start}:{stop} cannot be decoded ({error}); {remedy}") from error
         # read, not mapped: pages of a mapped file would count as memory in use, up to the whole movie
         pixels = shape[1] * shape[2]
@@ -251,6 +257,16 @@ def open_movie(
         chosen = _choose(frames, sum(part.n_frames for part in parts), parts[0].path)
         opened.pop_all()
         return Movie(parts, chosen)
+
+
+def require_pixel_size(nm: float) -> None:
+    """Raise a ValueError unless a number may be the side of a microscope's pixel in nm."""
+    if not nm > 0:
+        raise ValueError(f"pixel_size_nm is {nm:g}, must be positive")
+    low, high = PIXEL_SIZES_NM
+    if not low <= nm <= high:
+        meant = f": {1000 * nm:g}, if it was in um" if low <= 1000 * nm <= high else ""
+        raise ValueError(f"a pixel size of {nm:g} nm is no microscope's ({low:g} to {high:g}); state it in nm{meant}")
 
 
 def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float | None = None) -> None:
@@ -347,6 +363,11 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
 def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow_truncated: bool) -> _Part:
     """Find the frames of a file, and how many of them are whole."""
     first = tiff.pages.first
+    frame_shape = (first.imagelength, first.imagewidth)
+    announced = _announced_shape(tiff)[-2:] or frame_shape
+    if announced != frame_shape:
+        listed, stored = (" x ".join(map(str, shape)) for shape in (announced, frame_shape))
+        raise ValueError(f"{path} announces frames of {listed} pixels and holds images of {stored}; export it again")
     try:
         found = tiff.series
     except (tifffile.TiffFileError, IndexError):
@@ -366,7 +387,8 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             raise ValueError(
                 f"{path} holds {len(found)} series of images ({', '.join(kinds[:3])}); save the movie alone in a file"
             )
-        series, block_offset, axes = None, None, {"I": len(tiff.pages)}
+        # what the first call announced is a part
+        series, block_offset, axes, declared = None, None, {"I": len(tiff.pages)}, {}
     if len(axes) > 1:
         listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
         raise ValueError(f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of its own")
@@ -379,7 +401,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             raise ValueError(f"{path} continues in {absent[0]}, which is missing; put all files of the series together")
         n_whole = sum(1 for _ in takewhile(_is_whole, pages))
     else:
-        frame_bytes = first.imagelength * first.imagewidth * dtype.itemsize
+        frame_bytes = math.prod(frame_shape) * dtype.itemsize
         n_whole = min(n_frames, (tiff.filehandle.size - block_offset) // frame_bytes)
     if n_whole == 0:
         raise ValueError(f"{path} is cut short or damaged, without one whole frame; copy or export it again")
@@ -396,7 +418,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
         series=series if block_offset is None else None,
         block_offset=block_offset,
         n_frames=n_whole,
-        frame_shape=(first.imagelength, first.imagewidth),
+        frame_shape=frame_shape,
         dtype=dtype.newbyteorder(tiff.byteorder),
         pixel_size_nm=pixel_size_nm,
         exposure_ms=exposure_ms,
@@ -426,10 +448,16 @@ def _declared_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
         lengths = [int(tiff.imagej_metadata.get(name, 1)) for name in names.values()]
         images = int(tiff.imagej_metadata.get("images", 1))
         return _longer_axes("TZC", lengths) or _longer_axes("I", [images])
-    if tiff.shaped_metadata:
-        *lengths, _, _ = tiff.shaped_metadata[0]["shape"]
-        return _longer_axes("Q" * len(lengths), lengths)
-    return {}
+    announced = _announced_shape(tiff)[:-2]
+    return _longer_axes("Q" * len(announced), announced)
+
+
+def _announced_shape(tiff: tifffile.TiffFile) -> tuple[int, ...]:
+    """(..., y, x) of the array that tifffile was given, without a last axis of one colour; () where it was not."""
+    if not tiff.shaped_metadata:
+        return ()
+    shape = tuple(tiff.shaped_metadata[0]["shape"])
+    return shape[:-1] if len(shape) > 3 and shape[-1] == 1 else shape
 
 
 def _readable_pages(container: tifffile.TiffFile | tifffile.TiffPageSeries) -> list[_Page | None]:
@@ -486,7 +514,8 @@ def _physical_facts(tiff: tifffile.TiffFile) -> tuple[float | None, float | None
         unit = str(tiff.imagej_metadata.get("unit"))
         resolutions = (first.tags[f"{axis}Resolution"].value for axis in "XY")
         sides = [_nm(steps / max(pixels, 1), unit) for pixels, steps in resolutions]
-    credible = [side for side in sides if side is not None and 10 <= side <= 1000]
+    least, most = PIXEL_SIZES_NM
+    credible = [side for side in sides if side is not None and least <= side <= most]
     agree = len(credible) == len(sides) > 0 and max(credible) < 1.01 * min(credible)
     return credible[0] if agree else None, exposure
 

@@ -352,8 +352,12 @@ class Localizer(nn.Module):
             OSError: if it cannot be read.
         """
         path = Path(path)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; name the model file in it, .safetensors")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: there is no such model file; `decode models` lists the shipped ones")
+        with path.open("rb"):  # a file that may not be read is no missing one, as safetensors takes it for
+            pass
         with reading(path, "a model file", "copy it again"):
             return cls._read(path)
 

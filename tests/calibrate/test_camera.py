@@ -207,6 +207,26 @@ def test_a_wrong_offset_is_found(error: float, rng: torch.Generator) -> None:
         assert found == pytest.approx(8, abs=1.5)
 
 
+def test_a_gain_given_for_its_inverse_is_said(rng: torch.Generator) -> None:
+    """Electrons per ADU are stated, and not ADU per electron."""
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+    frames = camera.sample(torch.full((60, 64, 64), 30.0), rng)
+    assert check_maps(frames, camera) == ()
+    (sentence,) = check_maps(frames, replace(camera, e_per_adu=2.0))
+    assert re.search(
+        r"offset .* below .*; or, .* e_per_adu is about 0\.[45].* \(the inverse: ADU per electron", sentence
+    )
+    (sentence,) = check_maps(frames, replace(camera, e_per_adu=5.0))
+    assert re.search(r"e_per_adu is about 0\.[45]\d?, not 5$", sentence)
+
+
+@pytest.mark.parametrize("shape", [(40, 3, 3), (40, 1, 1), (5, 2, 5), (40, 9, 11)])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_few_pixels_raise_no_alarm(shape: tuple[int, int, int], rng: torch.Generator) -> None:
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+    assert check_maps(camera.sample(torch.full(shape, 30.0), rng), camera) == ()
+
+
 def test_saturation_and_sizes_are_said(rng: torch.Generator) -> None:
     truth = replace(camera(rng, (64, 48)), saturation_adu=4095.0)
     movie = series(truth, 12, 20, rng)

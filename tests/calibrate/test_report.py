@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead
 from decode.calibrate.psf import HeldOut, PSFCalibration
-from decode.calibrate.report import draw_pictures, precision, save_figure, save_report, usable_range, verdict
+from decode.calibrate.report import (
+    _fade_sentence,
+    draw_pictures,
+    precision,
+    save_figure,
+    save_report,
+    usable_range,
+    verdict,
+)
 from decode.io.psfs import PSFFile
 from decode.likelihood import scaled_deviance
 from decode.optics.camera import Camera
@@ -120,6 +129,15 @@ def mentioned(found: PSFCalibration) -> set[str]:
     }
     text = " ".join(verdict(found))
     return {name for name, phrase in words.items() if phrase in text}
+
+
+@pytest.mark.parametrize("left", [0.8, 0.5, 0.1, 0.01])
+def test_beads_never_lose_more_light_than_there_is(left: float) -> None:
+    """A bead that bleaches by the same part in each plane."""
+    light = 5000 * torch.logspace(0, math.log10(left), 33)
+    found = re.search(r"lose (\d+)% of their light", _fade_sentence(light.expand(4, 33)))
+    assert found is not None
+    assert int(found[1]) == pytest.approx(100 * (1 - left), abs=1)
 
 
 def test_the_error_is_the_bound_and_whatever_bias_there_is() -> None:

@@ -67,7 +67,7 @@ def test_maps_are_turned_into_electrons(tmp_path: Path) -> None:
     st.floats(0, 100),
     st.floats(0.05, 1),
     st.one_of(st.none(), st.floats(1, 1000)),
-    st.floats(1, 1000),
+    st.floats(10, 1000),
 )
 def test_numbers_written_read_back(
     tmp_path_factory: pytest.TempPathFactory,
@@ -106,6 +106,8 @@ def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu:
         ({"baseline": None}, "baseline is missing; state it, or offset_map in its place"),
         ({"pixel_size_nm": None}, "pixel_size_nm is missing"),
         ({"pixel_size_nm": 0}, "pixel_size_nm is 0, must be positive"),
+        ({"pixel_size_nm": 0.1}, "a pixel size of 0.1 nm is no microscope's (10 to 1000); state it in nm: 100, if"),
+        ({"pixel_size_nm": 16000}, "a pixel size of 16000 nm is no microscope's (10 to 1000); state it in nm"),
         ({"e_per_adu": 0}, "e_per_adu must be positive"),
         ({"em_gain": 0}, "em_gain must be positive"),
         ({"qe": 90}, "qe is a fraction"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +183,31 @@ def test_a_folder_that_changes_while_it_is_read_is_said_to(tmp_path: Path, count
         (folder / "frame_7.tif").unlink()
         with pytest.raises(FileNotFoundError, match=r"there is no file .*frame_7.tif"):
             movie.read(0, 20)
+
+
+def test_a_last_axis_of_one_colour_is_none(tmp_path: Path, counts: Counts) -> None:
+    tifffile.imwrite(tmp_path / "movie.tif", counts[..., None], photometric="minisblack")
+    with open_movie(tmp_path / "movie.tif") as movie:
+        np.testing.assert_array_equal(movie.read(0, 20), counts)
+
+
+def test_frames_that_are_stored_as_rows_are_not_called_cut_short(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "movie.tif", np.ones((9, 1, 1), np.uint16), metadata={"axes": "TYX"})
+    with pytest.raises(ValueError, match="announces frames of 1 x 1 pixels and holds images of 9 x 1; export"):
+        open_movie(tmp_path / "movie.tif")
+
+
+def test_a_codec_that_is_missing_is_named(tmp_path: Path, counts: Counts) -> None:
+    for codec in ("lzw", "zstd"):
+        tifffile.imwrite(tmp_path / f"{codec}.tif", counts, compression=codec)
+        script = (
+            "import sys; sys.modules['imagecodecs'] = None\n"
+            "from decode import open_movie\n"
+            f"try: open_movie({str(tmp_path / f'{codec}.tif')!r})\n"
+            "except ValueError as error: print(error)"
+        )
+        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        assert re.search(r"cannot be decoded .* pip install 'decode-smlm\[io\]'", said)
 
 
 def test_images_of_different_size_are_no_movie(tmp_path: Path, counts: Counts) -> None:
