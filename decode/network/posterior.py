@@ -16,6 +16,8 @@ from decode.emitters import EmitterSet
 __all__ = ["SetPosterior"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+ROUNDING = 1e-15
+"""probabilities of counts are rounded to about this"""
 
 
 @final
@@ -74,7 +76,8 @@ class SetPosterior:
         """Log density of the set of emitters of each frame.
 
         Args:
-            emitters: any number in each frame, in any order; `frame` indexes this posterior's frames.
+            emitters: any number in each frame, in any order, in single or double precision; `frame` indexes this
+                posterior's frames.
 
         Returns:
             (n_frames,) natural logarithm; the density is per nm^2 (and nm of z) and photon for every emitter.
@@ -104,7 +107,7 @@ class SetPosterior:
         terms = terms + _log_normal(kept.photons, at(self.photons), at(self.photons_sigma))
         if self.z_nm is not None and self.z_sigma_nm is not None:
             terms = terms + _log_normal(kept.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
-        log_density = log_density.index_add(0, kept.frame, terms)
+        log_density = log_density.to(terms.dtype).index_add(0, kept.frame, terms)
         return log_density.masked_fill(impossible, -torch.inf)
 
     def thin(self, emitters: EmitterSet) -> EmitterSet:
@@ -148,7 +151,7 @@ class SetPosterior:
             sign = torch.where(centre > 0, -1.0, 1.0)
             low, high = (torch.special.ndtr((edge - sign * centre) / width) for edge in (-0.5, 0.5))
             offset = sign * (sign * centre + width * torch.special.ndtri(low + u * (high - low)))
-            xyz[:, axis] = (pixel + 0.5 + offset.clamp(-0.5, 0.5 - 1e-9)) * self.pixel_size_nm
+            xyz[:, axis] = (pixel + 0.5 + offset.clamp(-0.5 + 1e-9, 0.5 - 1e-9)) * self.pixel_size_nm
         if self.z_nm is not None and self.z_sigma_nm is not None:
             xyz[:, 2] = normal(self.z_nm, self.z_sigma_nm)
         photons = normal(self.photons, self.photons_sigma)
@@ -163,18 +166,19 @@ class SetPosterior:
             largest: counts beyond it are not listed; by default ten standard deviations above the mean.
 
         Returns:
-            (n_frames, largest + 1) float64, rows sum to 1 but for what lies beyond `largest`.
+            (n_frames, largest + 1) float64, rows sum to 1 but for what lies beyond `largest`.  What is less likely
+            than 1e-15 is lost in rounding, and has that much.
         """
         p = self.probability.detach().double().flatten(1)
-        if largest is None:
-            spread = (p * (1 - p)).sum(1).sqrt()
-            largest = int(min(p.shape[1], math.ceil(float((p.sum(1) + 10 * spread).max())) + 10))
+        spread = (p * (1 - p)).sum(1).sqrt()
+        likely = int(min(p.shape[1], math.ceil(float((p.sum(1) + 10 * spread).max())) + 10))
+        largest = likely if largest is None else largest
         # the transform folds counts at or above its length back onto the small ones: leave room for all that matter
-        length = p.shape[1] + 1 if largest >= p.shape[1] else 2 * largest + 2
+        length = max(largest, likely) + 1
         angle = 2 * math.pi * torch.arange(length, device=p.device, dtype=p.dtype) / length
         phase = torch.polar(torch.ones_like(angle), angle)
         characteristic = torch.stack([torch.log(1 - p + p * w).sum(1) for w in phase], 1).exp()
-        return (torch.fft.fft(characteristic, dim=1).real / length)[:, : largest + 1].clamp_min(0)
+        return (torch.fft.fft(characteristic, dim=1).real / length)[:, : largest + 1].clamp_min(ROUNDING)
 
     # -- molecules ----------------------------------------------------------------------------------------------
 

@@ -110,6 +110,30 @@ def test_drawn_counts_follow_the_poisson_binomial(rng: torch.Generator) -> None:
     assert float(chi2) < 30, "chi-square of about 8 degrees of freedom"
 
 
+def test_single_precision_posteriors_state_the_density_of_their_own_draws(rng: torch.Generator) -> None:
+    exact = make(4, 50, 8, 8, axial=True)
+    single = replace(exact, **{name: m.float() for name, m in vars(exact).items() if isinstance(m, Tensor)})
+    drawn = single.sample(rng)
+    assert len(drawn) > 100
+    density = single.log_prob(drawn)
+    assert torch.isfinite(density).all()
+    torch.testing.assert_close(density, exact.log_prob(drawn), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("largest", [5, 30, None, 100])
+def test_the_likelihood_of_a_count_is_exact_but_for_rounding(largest: int | None) -> None:
+    posterior = make(6, 2, 9, 9)
+    posterior = replace(posterior, logit=posterior.logit - 1)
+    pmf = posterior.count_pmf(largest)
+    exact = torch.zeros(2, 101, dtype=torch.float64)
+    exact[:, 0] = 1
+    for p in posterior.probability.flatten(1).T[..., None]:  # one pixel after the other
+        exact = exact * (1 - p) + p * exact.roll(1, 1)
+    assert largest is None or pmf.shape[1] == largest + 1
+    torch.testing.assert_close(pmf, exact[:, : pmf.shape[1]], rtol=0, atol=2e-15)
+    assert torch.isfinite(pmf.log()).all(), "what cannot be told from 0 has a logarithm"
+
+
 def test_draws_have_the_density_that_log_prob_states(rng: torch.Generator) -> None:
     """The mean of log q over draws of q is minus the entropy; here against the sum of the pixels' entropies."""
     posterior = repeat(replace(make(3, 1, 1, 1), logit=torch.full((1, 1, 1), 30.0, dtype=torch.float64)), 200000)
