@@ -9,9 +9,8 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from decode.emitters import EmitterSet
 __all__ = ["Score", "coverage", "match", "normalized_errors", "score"]
 
 FORBIDDEN = 1e6
-"""cost of a pair beyond the tolerances: so dear that as many pairs as possible are formed without one"""
+"""cost of a molecule that stays alone: so dear that as many pairs as possible are formed"""
 
 
 @final
@@ -242,10 +241,11 @@ def _assign(
         members = order[start : start + count]
         rows, row = np.unique(candidates[members, 0], return_inverse=True)
         columns, column = np.unique(candidates[members, 1], return_inverse=True)
-        index = np.full((len(rows), len(columns)), -1)
-        index[row, column] = members
-        costs = np.where(index < 0, FORBIDDEN, cost[index])
-        taken = index[linear_sum_assignment(costs)]
-        chosen.append(taken[taken >= 0])
+        # every row may also take a column of its own, and stays alone then; only what is possible is stored
+        alone = np.arange(len(rows))
+        ends = np.concatenate([row, alone]), np.concatenate([column, len(columns) + alone])
+        price = np.concatenate([cost[members], np.full(len(rows), FORBIDDEN)]) + 1  # an entry of 0 is none
+        _, mate = min_weight_full_bipartite_matching(csr_array((price, ends)))
+        chosen.append(members[mate[row] == column])
     pairs: npt.NDArray[np.int64] = candidates[np.sort(np.concatenate(chosen))]
     return pairs

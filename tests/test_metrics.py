@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,15 @@ def test_a_movie_is_scored_within_a_second(rng: torch.Generator) -> None:
     start = time.process_time()
     score(truth, prediction, field_nm=FIELD_NM)
     assert time.process_time() - start < 2
+
+
+def test_a_crowded_frame_is_scored_in_memory_that_goes_with_its_molecules(rng: torch.Generator) -> None:
+    """30 per square micrometre: all hang together in one group of 4000, of which each has 6 candidates."""
+    truth = scatter(rng, 4000, n_frames=1, size_nm=11500.0)
+    prediction = replace(truth, xyz=truth.xyz + 20 * torch.randn(4000, 3, generator=rng))
+    tracemalloc.start()
+    pairs = match(truth, prediction)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(pairs) == 4000
+    assert peak < 30e6, "bytes; a matrix of all pairs has 128e6"
