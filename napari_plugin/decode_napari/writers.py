@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from decode_napari.layers import emitters_of
@@ -17,6 +18,8 @@ def write_molecules(path: str, data: Any, options: dict[str, Any]) -> list[str]:
         OSError: if the file cannot be written; then there is none.
     """
     from decode.io.tables import write_table
+    from decode.outputs import check_outputs, table_files
 
+    check_outputs(table_files(Path(path)))
     write_table(emitters_of(data, options), path)
     return [path]

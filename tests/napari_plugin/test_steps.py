@@ -310,6 +310,24 @@ def test_nothing_is_written_where_nothing_can_be(session: Session, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_was_opened_is_not_saved_over(session: Session, tmp_path: Path) -> None:
+    assert session.found is not None
+    table, camera = tmp_path / "table.hdf5", tmp_path / "camera.yaml"
+    write_table(session.found.filter.emitters, table)
+    before, _ = table.read_bytes(), camera.write_text("pixel_size_nm: 100\n")
+    opened = Session()
+    inspect, export = InspectStep(opened), ExportStep(opened)
+    inspect.accept(drain(inspect.read(table)))
+    with pytest.raises(ValueError, match=r"table\.hdf5 would be written over .*, which is read"):
+        export.save_table(table)
+    with pytest.raises(ValueError, match=r"camera\.yaml is there and belongs to no table"):
+        export.save_table(tmp_path / "camera.hdf5")
+    with pytest.raises(ValueError, match=r"pictures are written as \.png"):
+        export.save_picture(tmp_path / "picture.tif")
+    assert table.read_bytes() == before
+    assert camera.read_text() == "pixel_size_nm: 100\n"
+
+
 def test_a_card_says_what_a_model_is_good_for(session: Session) -> None:
     assert session.model is not None
     card = card_of(session.model)

@@ -69,15 +69,26 @@ class ExportStep(Step):
         """Write the molecules that pass: `.csv` for ThunderSTORM, `.hdf5` for Picasso.
 
         Raises:
-            ValueError, OSError: as `decode.io.tables.write_table` does.
+            ValueError, OSError: as `decode.io.tables.write_table` does, and if a file that was opened would be lost.
         """
+        from decode.outputs import check_outputs, table_files
+
         molecules, found = self._molecules(), self.session.found
         assert found is not None
+        check_outputs(table_files(path), inputs=self._opened(found))
         self._saving = (found.source, dict(found.filter.ranges))
         return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Generator[Report, None, Path]:
-        """Write a PNG with a scale bar, and colours for depth where there is any."""
+        """Write a PNG with a scale bar, and colours for depth where there is any.
+
+        Raises:
+            ValueError, OSError: as `save_table` does.
+        """
+        from decode.outputs import check_outputs, picture_file
+
+        found = self.session.found
+        check_outputs([picture_file(path)], inputs=self._opened(found))
         return _save_picture(self._molecules(), path, self.settings)
 
     def accept(self, result: Rendered | Path) -> None:
@@ -108,6 +119,12 @@ class ExportStep(Step):
         if self.saved is not None and self._saved_of == (found.source, found.filter.ranges):
             return self.saved, {}
         return table_of(found), found.filter.ranges
+
+    def _opened(self, found: Found | None) -> list[str | Path | None]:
+        """The files that the session was made from."""
+        movie, psf = self.session.movie, self.session.psf
+        of_movie = [] if movie is None else [movie.path, movie.camera_name]
+        return [*of_movie, psf and psf.path, found and found.source]
 
     def _molecules(self) -> EmitterSet:
         if self.session.found is None:
