@@ -20,7 +20,7 @@ from torch import Tensor
 from decode import __version__
 from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
-from decode.defects import UsualFrames, frames_remark, unusable_frames
+from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.devices import choose_device
 from decode.diagnosis import beyond_training
 from decode.emitters import EmitterSet
@@ -99,14 +99,13 @@ class BatchProgress:
 def check_camera(movie: Movie, camera: Camera) -> tuple[str, ...]:
     """What is wrong with a movie or does not fit its camera, a sentence each; about a second.
 
-    Frames that hold no image (`unusable_frames`), and `check_maps` at a glance.
+    Frames and pixels that hold no image (`defects_of`), and `check_maps` at a glance.
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
     """
     misfits = check_maps(movie, camera, n_frames=100, side_px=256) if len(movie) >= 3 else ()
-    remark = frames_remark(unusable_frames(movie, camera), len(movie), movie.frames.start)
-    return (remark, *misfits) if remark else misfits
+    return (*defects_of(movie, camera).sentences, *misfits)
 
 
 def complete_acquisition(
@@ -142,10 +141,10 @@ def complete_acquisition(
     if camera is None:
         camera, remarks = estimate_camera(movie)
         estimates += remarks
-        remark = frames_remark(unusable_frames(movie, camera), len(movie), movie.frames.start)
-        warnings = (remark,) if remark else ()
+        warnings = defects_of(movie, camera).sentences
     else:
         warnings = check_camera(movie, camera)
+    camera = with_bad_pixels(movie, camera)
     if psf_sigma_nm is None and not psf_known:
         sigma_nm = estimate_psf_sigma(movie, camera, pixel_size_nm)
         psf_sigma_nm = sigma_nm.value

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, final
+from typing import Any, Literal, final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
 
-__all__ = ["UsualFrames", "frames_remark", "unusable_frames", "without_unusable"]
+__all__ = [
+    "MovieDefects",
+    "PixelDefects",
+    "UsualFrames",
+    "defects_of",
+    "screened",
+    "with_bad_pixels",
+    "without_unusable",
+]
 
 Array = npt.NDArray[np.float64]
 Frames = npt.NDArray[Any]
@@ -46,9 +56,34 @@ EMPTY = 0.6
 FEWEST_PIXELS = 9
 """of fewer even a blank frame cannot be told"""
 LISTED = 10
-"""spans of frames in a sentence"""
+"""spans of frames, or pixels, in a sentence"""
 SPARSE_PIXELS = 64
 """of fewer one molecule changes the median"""
+
+SAMPLED_FRAMES, SAMPLED_COUNTS = 256, 2**25
+"""in which pixels are judged: frames, but no more than so many counts in memory"""
+FEWEST_SAMPLED = 8
+"""of fewer frames no pixel is judged"""
+AROUND_PX = 5
+"""side of the squares whose median is the background, in pairs of pixels"""
+RARE = 2
+"""largest deviations of a pixel that are left out of its variance: a spurious charge is no defect"""
+STEADY_NOISES, STEADY_SIGMAS = 2.0, 8.0
+"""a pixel is bad whose median over time differs from its neighbours' by so many standard deviations of the noise of a
+frame, and of what pixels usually differ by"""
+VARIED, VARIED_SIGMAS = 1.0, 12.0
+"""the same of its variance, over that of its neighbours"""
+OPTICAL_LIGHT, OPTICAL_VARIANCE = 4.0, 8.0
+"""a spot of light is no defect: it adds to the pixels beside, at a sigma of 0.7 pixels at least a quarter of what it
+adds to its middle, and an eighth of the variance where it blinks"""
+WHOLE_LINE = 0.25
+"""share of the pixels of a column or row that are bad, from which all of it is"""
+LINE_NOISES, SHORTEST_LINE_PX = 1.0, 16
+"""the same as `STEADY_NOISES` of a whole column or row, where it is not too short to tell"""
+MOST_BAD = 0.05
+"""share of the pixels; where more are unlike their neighbours this is how the sample or the camera looks"""
+PATTERNED = 0.5
+"""standard deviation of the pixels' offsets over the noise of a frame, from which a pattern is said"""
 
 
 @final
@@ -136,34 +171,221 @@ class UsualFrames:
         return dict(sorted(why.items()))
 
 
-_found: WeakKeyDictionary[Movie, list[tuple[Camera | None, dict[int, str]]]] = WeakKeyDictionary()
+@final
+@dataclass(frozen=True, kw_only=True)
+class PixelDefects:
+    """Pixels that do not show what falls on them, judged by the pixels beside them."""
+
+    bad: Tensor
+    """(y, x) bool: dead, hot or flickering"""
+    pattern: float
+    """standard deviation of the offsets of the others, over the noise of a frame"""
+
+    @classmethod
+    def of(cls, movie: Counts, camera: Camera) -> PixelDefects:
+        """Look at frames spread over a movie, without those that hold no image.
+
+        All light is blurred by the optics, so that neighbours share it.  A pixel whose median over time, or whose
+        variance, is its own alone is none of the sample's: dead, hot or stuck, or noisy and flickering.  What the
+        camera's maps say of pixels is no defect.
+
+        Args:
+            movie: (frame, y, x) ADU.
+            camera: its maps, if any, are as large as the frames.
+        """
+        n, height, width = movie.shape
+        n_looked = max(FEWEST_SAMPLED, min(n, SAMPLED_FRAMES, SAMPLED_COUNTS // (height * width)))
+        if n < FEWEST_SAMPLED or min(height, width) < 3:
+            return cls(bad=torch.zeros(height, width, dtype=torch.bool), pattern=0.0)
+        at = np.linspace(0, n - 1, n_looked).round().astype(int).tolist()
+        light = np.concatenate([_photons(_read(movie, i, i + 1), camera) for i in at])
+        # what all pixels do is no matter of one of them
+        levels = np.median(light, (1, 2))
+        light -= levels[:, None, None]
+        steady = np.median(light, 0).astype(np.float64) + float(np.median(levels))
+        variance = _common_variance(light)
+
+        gain = camera.excess_factor / float(torch.as_tensor(camera.qe).double().median())
+        floor = camera.noise_floor.double().cpu().numpy()
+        beside, around = _beside(steady, BESIDE_MEDIAN), _around(steady)
+        noise = np.sqrt(gain * beside.clip(0) + floor + 1e-12)
+        off = (steady - beside) / noise
+        limit = max(STEADY_NOISES, STEADY_SIGMAS * _spread(off))
+        bright, dark = _beside(steady, THIRD_BRIGHTEST), _beside(steady, THIRD_DARKEST)
+        bad = steady - bright - OPTICAL_LIGHT * (bright - around).clip(0) > limit * noise
+        # between spots pixels are darker than beside them by no more than these are brighter than all around
+        bad |= dark - steady - (beside - around).clip(0) > limit * noise
+
+        # of a molecule beyond the border the pixels there see the steepest part
+        beside, around = _beside(variance, THIRD_BRIGHTEST, "edge"), _around(variance)
+        usual = np.maximum(beside, noise**2 * min(1.0, float(np.median(variance / noise**2))) + 1e-12)
+        more = (variance - beside) / usual
+        shared = OPTICAL_VARIANCE * (beside - around).clip(0) / usual
+        bad |= more - shared > max(VARIED, VARIED_SIGMAS * _spread(more))
+        for axis in (0, 1):
+            if off.shape[axis] >= SHORTEST_LINE_PX:
+                line = np.median(off, axis, keepdims=True)
+                bad |= np.abs(line) > max(LINE_NOISES, STEADY_SIGMAS * _spread(line))
+                bad |= bad.mean(axis, keepdims=True) > WHOLE_LINE
+        # chance makes pixels differ too: by the error of a median, and of that of eight neighbours
+        chance = 1.37 / math.sqrt(n_looked)
+        pattern = math.sqrt(max(0.0, _spread(off) ** 2 - chance**2))
+        return cls(bad=torch.from_numpy(bad), pattern=pattern)
+
+    @property
+    def understood(self) -> bool:
+        """So few pixels are bad that they are the camera's defects, and not how the sample looks."""
+        return float(self.bad.float().mean()) <= MOST_BAD
+
+    def marked(self, camera: Camera) -> Camera:
+        """The camera with these bad pixels besides those that it knows."""
+        if not self.understood or not bool(self.bad.any()):
+            return camera
+        bad = self.bad if camera.bad is None else self.bad.to(camera.bad.device) | camera.bad
+        return replace(camera, bad=bad)
+
+    @property
+    def remark(self) -> str:
+        """A sentence on what is left out or looks odd, or ""."""
+        n = int(self.bad.sum())
+        if not self.understood:
+            return (
+                f"{n} pixels differ from those beside them by more than light can, too many to be defects of the "
+                "camera: the movie was sharpened or combined, or its pixels have offsets of their own; take the raw "
+                "movie, or measure the camera's maps (`decode calibrate camera`)"
+            )
+        pixels = "1 pixel is" if n == 1 else f"{n} pixels are"
+        said = [f"{pixels} dead, hot or flickering and left out ({self._places()})"] if n else []
+        if self.pattern > PATTERNED:
+            said.append(
+                f"the offsets of the pixels differ by {self.pattern:.1f} times the noise of a frame: measure the "
+                "camera's maps (`decode calibrate camera`), without them molecules may be made up"
+            )
+        return "; ".join(said)
+
+    def _places(self) -> str:
+        """The bad lines and the first of the other bad pixels."""
+        bad = self.bad.clone()
+        words = []
+        for name, axis in (("column", 0), ("row", 1)):
+            lines = torch.nonzero(bad.all(axis))[:, 0].tolist()
+            words += [f"{name} {_spans(lines)}"] if lines else []
+            bad.index_fill_(1 - axis, torch.tensor(lines, dtype=torch.int64), False)
+        at = [f"x {x} y {y}" for y, x in torch.nonzero(bad).tolist()]
+        shown = at[:LISTED]
+        return ", ".join([*words, *shown, *(["..."] if len(at) > LISTED else [])])
+
+
+def _photons(frames: Frames, camera: Camera) -> npt.NDArray[np.float32]:
+    light: npt.NDArray[np.float32] = camera.to_photons(torch.from_numpy(frames.astype(np.float32))).float().numpy()
+    return light
+
+
+def _common_variance(light: npt.NDArray[np.float32]) -> Array:
+    """(y, x) variance over time of (frame, y, x), without the rarest."""
+    square = (light - light.mean(0)) ** 2
+    square.partition(len(light) - RARE, 0)
+    variance: Array = square[: len(light) - RARE].mean(0, dtype=np.float64)
+    return variance
+
+
+def _around(image: Array) -> Array:
+    """Median of the pixels around, on a grid of every other one."""
+    coarse = ndimage.median_filter(image[::2, ::2], AROUND_PX, mode="mirror")
+    fine: Array = coarse.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
+    return fine
+
+
+def _spread(values: Array) -> float:
+    """Standard deviation, whatever a few of them do."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+BESIDE_MEDIAN, THIRD_BRIGHTEST, THIRD_DARKEST = slice(3, 5), slice(5, 6), slice(2, 3)
+"""ranks among the eight neighbours; two of them may be bad, as in a column"""
+
+
+def _beside(image: Array, ranks: slice, border: Literal["reflect", "edge"] = "reflect") -> Array:
+    """Mean of those of the eight neighbours that have some ranks, from the lowest."""
+    padded = np.pad(image, 1, mode=border)
+    height, width = image.shape
+    ring = [padded[i : i + height, j : j + width] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+    mean: Array = np.sort(np.stack(ring), 0)[ranks].mean(0)
+    return mean
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MovieDefects:
+    """What of a movie is no image of the sample."""
+
+    n_frames: int
+    first: int
+    """number in the file of the movie's first frame"""
+    frames: Mapping[int, str]
+    """why frames hold no image, by their number in the movie"""
+    pixels: PixelDefects
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is left out, and what else to know."""
+        return tuple(filter(None, (_frames_remark(self.frames, self.n_frames, self.first), self.pixels.remark)))
+
+
+_found: WeakKeyDictionary[Movie, list[tuple[Camera, MovieDefects, Camera]]] = WeakKeyDictionary()
 """what was found in a movie with a camera, as one estimate follows another"""
 
 
-def unusable_frames(movie: Counts, camera: Camera | None = None) -> dict[int, str]:
-    """Why frames of a movie hold no image, by their number; of a long movie, among those that are looked at.
+def defects_of(movie: Counts, camera: Camera) -> MovieDefects:
+    """The frames and pixels of a movie that hold no image; of a long movie, among the frames that are looked at.
 
     Args:
         movie: (frame, y, x) ADU.
-        camera: tells dark frames from those of little light; None finds the others.
+        camera: its maps, if any, are as large as the frames.
     """
-    if not isinstance(movie, Movie):
-        return _unusable_frames(movie, camera)
-    known = _found.setdefault(movie, [])
-    for asked, answer in known:
-        if asked is camera:
-            return answer
-    known.append((camera, _unusable_frames(movie, camera)))
-    return known[-1][1]
+    return _screened(movie, camera)[0]
 
 
-def without_unusable(movie: Counts, camera: Camera | None = None) -> Counts:
-    """A movie without the frames of `unusable_frames`.
+def screened(movie: Counts, camera: Camera) -> tuple[Counts, Camera]:
+    """A movie without the frames that hold no image, and its camera, which knows the bad pixels.
 
     Raises:
         ValueError: if no frame is left.
     """
-    unusable = unusable_frames(movie, camera)
+    defects, camera = _screened(movie, camera)
+    return _without(movie, defects.frames), camera
+
+
+def with_bad_pixels(movie: Counts, camera: Camera) -> Camera:
+    """The camera, which knows the bad pixels that a movie shows."""
+    return _screened(movie, camera)[1]
+
+
+def without_unusable(movie: Counts) -> Counts:
+    """A movie of an unknown camera without the frames that are blank or far from those around.
+
+    Raises:
+        ValueError: if no frame is left.
+    """
+    return _without(movie, _unusable_frames(movie, None))
+
+
+def _screened(movie: Counts, camera: Camera) -> tuple[MovieDefects, Camera]:
+    known = _found.setdefault(movie, []) if isinstance(movie, Movie) else []
+    for asked, defects, answer in known:
+        if asked is camera or answer is camera:
+            return defects, answer
+    unusable = _unusable_frames(movie, camera)
+    # where all frames are unusable there is nothing to judge pixels by
+    usable = movie if len(unusable) == movie.shape[0] else _without(movie, unusable)
+    pixels = PixelDefects.of(usable, camera)
+    first = _first_of(movie)
+    defects = MovieDefects(n_frames=movie.shape[0], first=first, frames=unusable, pixels=pixels)
+    known.append((camera, defects, pixels.marked(camera)))
+    return defects, known[-1][2]
+
+
+def _without(movie: Counts, unusable: Mapping[int, str]) -> Counts:
     if not unusable:
         return movie
     if len(unusable) == movie.shape[0]:
@@ -173,14 +395,8 @@ def without_unusable(movie: Counts, camera: Camera | None = None) -> Counts:
     return movie[[i for i in range(len(movie)) if i not in unusable]]
 
 
-def frames_remark(unusable: Mapping[int, str], n_frames: int, first: int = 0) -> str:
-    """A sentence on the frames that were left out, or "".
-
-    Args:
-        unusable: from `unusable_frames`.
-        n_frames: of the movie.
-        first: number in the file of the movie's first frame.
-    """
+def _frames_remark(unusable: Mapping[int, str], n_frames: int, first: int) -> str:
+    """A sentence on the frames that were left out, or ""."""
     if not unusable:
         return ""
     kinds = {
@@ -220,7 +436,10 @@ def _first_of(movie: Counts) -> int:
 
 
 def _read(movie: Counts, start: int, stop: int) -> Frames:
-    return np.asarray(movie.read(start, stop) if isinstance(movie, Movie) else movie[start:stop])
+    frames: Frames = np.asarray(movie.read(start, stop) if isinstance(movie, Movie) else movie[start:stop])
+    if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+        raise ValueError("the movie holds NaN or infinite counts; mend or leave out those frames")
+    return frames
 
 
 def _look(frames: Frames) -> Array:

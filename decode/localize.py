@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from decode.defects import UsualFrames
+from decode.defects import UsualFrames, with_bad_pixels
 from decode.devices import choose_device, keep_freed_memory
 from decode.emitters import EmitterSet
 from decode.io.stacks import Movie
@@ -62,7 +62,7 @@ def localize(
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         tile_px: largest side of a tile, without the overlap.
-        usual: what tells frames that hold no image; None looks at this movie.
+        usual: what tells frames that hold no image; None looks at this movie, for bad pixels too.
 
     Yields:
         Molecules of the next frames, in the order of frames, with `frames_done` and `frames_total` in the metadata.
@@ -76,6 +76,8 @@ def localize(
     where = choose_device(device)
     n_frames, height, width = movie.shape
     _check_maps(camera, (height, width))
+    if usual is None:
+        usual, camera = UsualFrames.of(movie, camera), with_bad_pixels(movie, camera)
     rows, columns = _region(roi, (height, width))
     maps = model.context_map({**_places(model, (height, width), pixel_size_nm), **context}).to(where)
     if maps.shape[-2:] != (1, 1) and tuple(maps.shape[-2:]) != (height, width):
@@ -86,7 +88,6 @@ def localize(
     at_once = max(1, PIXELS_AT_ONCE[where.type] // max(t.rows_seen.size * t.columns_seen.size for t in tiles))
     chunk = max(8, min(64, CHUNK_PIXELS // (height * width)))
     facts = {"pixel_size_nm": pixel_size_nm, "n_frames": n_frames, "height_px": height, "width_px": width}
-    usual = usual or UsualFrames.of(movie, camera)
     keep_freed_memory()
 
     def read(start: int) -> npt.NDArray[np.float32]:

@@ -1,7 +1,8 @@
-"""Frames that hold no image: found with the reason, and left out of everything."""
+"""Frames and pixels that hold no image: found with the reason, and left out of everything."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import pytest
 import torch
 
 from decode.batch import acquisition_for, localize_movie
-from decode.defects import UsualFrames, frames_remark, unusable_frames, without_unusable
+from decode.defects import UsualFrames, defects_of, without_unusable
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
 from decode.io.cameras import read_camera
 from decode.io.stacks import open_movie, write_movie
 from decode.localize import localize
+from decode.metrics import score
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
@@ -48,8 +51,9 @@ def test_frames_without_an_image_are_found_with_the_reason(counts: Counts) -> No
     movie[100, 32:] = 0
     reasons = dict.fromkeys(range(20), "dark") | dict.fromkeys((50, 51, 70, 100, 120), "blank")
     reasons |= {90: "far brighter than those around"}
-    assert unusable_frames(movie, CAMERA.camera) == dict(sorted(reasons.items()))
-    assert frames_remark(unusable_frames(movie, CAMERA.camera), 200, first=10) == (
+    found = defects_of(movie, CAMERA.camera)
+    assert found.frames == dict(sorted(reasons.items()))
+    assert replace(found, first=10).sentences[0] == (
         "26 of 200 frames hold no image of the sample and are left out (dark: 10 to 29; blank: 60 to 61, 80, 110, "
         "130; far brighter than those around: 100)"
     )
@@ -60,7 +64,7 @@ def test_light_that_changes_from_frame_to_frame_is_no_defect(share: float) -> No
     rng = np.random.default_rng(3)
     light = 30 * np.where(np.arange(100) % 2, share, 1.0)[:, None, None]
     movie = rng.poisson(np.broadcast_to(light, (100, 48, 48))) * 6.0 + 100
-    assert not unusable_frames(movie, CAMERA.camera)
+    assert not defects_of(movie, CAMERA.camera).frames
 
 
 def test_a_lamp_that_bleaches_or_is_switched_is_no_defect() -> None:
@@ -68,19 +72,19 @@ def test_a_lamp_that_bleaches_or_is_switched_is_no_defect() -> None:
     time = np.arange(600)[:, None, None]
     light = np.where(time < 311, 200 * np.exp(-time / 150), 90.0)
     movie = rng.poisson(np.broadcast_to(light, (600, 32, 32))) * 6.0 + 100
-    assert not unusable_frames(movie, CAMERA.camera)
+    assert not defects_of(movie, CAMERA.camera).frames
 
 
 @pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])
 def test_the_samples_have_no_such_frames(name: str) -> None:
     with open_movie(SAMPLE / name) as movie:
-        assert not unusable_frames(movie, CAMERA.camera)
+        assert not defects_of(movie, CAMERA.camera).frames
 
 
 def test_movies_of_microscopes_have_no_such_frames(shared_data: Path) -> None:
     for path in sorted(shared_data.glob("*/*.tif")):
         with open_movie(path) as movie:
-            assert not unusable_frames(movie), path
+            assert without_unusable(movie) is movie, path
 
 
 def test_a_movie_of_blank_frames_is_refused_in_estimates() -> None:
@@ -93,7 +97,7 @@ def test_what_is_usual_does_not_depend_on_the_part_that_is_judged(counts: Counts
     movie[[0, 31, 32, 199]] = 0
     usual = UsualFrames.of(movie, CAMERA.camera)
     parts = [usual.unusable(movie[i : i + 8], i) for i in range(0, 200, 8)]
-    assert {i: why for part in parts for i, why in part.items()} == unusable_frames(movie, CAMERA.camera)
+    assert {i: why for part in parts for i, why in part.items()} == defects_of(movie, CAMERA.camera).frames
 
 
 def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts: Counts) -> None:
@@ -107,7 +111,9 @@ def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts
 
     def run(frames: slice) -> EmitterSet:
         with open_movie(tmp_path / "movie.tif", frames=frames) as movie:
-            return EmitterSet.cat(list(localize(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={})))
+            usual = UsualFrames.of(movie, CAMERA.camera)
+            chunks = localize(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual)
+            return EmitterSet.cat(list(chunks))
 
     whole, parts = run(slice(None)), EmitterSet.cat([run(slice(0, 5)), run(slice(6, 12))])
     assert len(whole) == len(parts) > 100
@@ -150,3 +156,81 @@ def test_blank_and_flashed_frames_do_not_change_the_estimate(counts: Counts) -> 
         assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
     assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.15)
     assert abs(other.background_drift.value) < 1e-3
+
+
+def spoilt(counts: Counts) -> tuple[Counts, npt.NDArray[np.bool_]]:
+    """The movie of a camera with bad pixels and a bad column, and where they are: (y, x) bool."""
+    movie, rng = counts.copy(), np.random.default_rng(6)
+    movie[:, 12, 50] = 100
+    movie[:, 30, 17] = 65535
+    movie[:, 45, 33] += 250
+    movie[:, 50, 8] += rng.normal(0, 1200, len(movie))
+    movie[:, 5, 40] += 500 * (rng.random(len(movie)) < 0.4)
+    movie[:, :, 20] += 120
+    bad = np.zeros((64, 64), bool)
+    bad[[12, 30, 45, 50, 5], [50, 17, 33, 8, 40]] = bad[:, 20] = True
+    return movie, bad
+
+
+@pytest.mark.parametrize("n_frames", [24, 200])
+def test_bad_pixels_and_columns_are_found_and_named(counts: Counts, n_frames: int) -> None:
+    movie, bad = spoilt(counts)
+    found = defects_of(movie[:n_frames], CAMERA.camera)
+    np.testing.assert_array_equal(found.pixels.bad.numpy(), bad)
+    assert found.sentences == (
+        "69 pixels are dead, hot or flickering and left out (column 20, x 40 y 5, x 50 y 12, x 17 y 30, x 33 y 45, "
+        "x 8 y 50)",
+    )
+
+
+@pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif"])
+@pytest.mark.parametrize("n_frames", [1, 8, 20, 60, 200])
+def test_molecules_are_no_bad_pixels(name: str, n_frames: int) -> None:
+    with open_movie(SAMPLE / name, frames=slice(0, n_frames)) as movie:
+        assert not defects_of(movie, CAMERA.camera).sentences
+
+
+def test_real_molecules_are_no_bad_pixels(shared_data: Path) -> None:
+    with open_movie(shared_data / "challenge2016_as" / "frames.tif") as movie:
+        assert not defects_of(movie, CAMERA.camera).sentences
+
+
+def test_hot_pixels_that_the_cameras_maps_know_are_none(rng: torch.Generator) -> None:
+    baseline, noise = torch.full((48, 48), 100.0), torch.full((48, 48), 1.5)
+    baseline[7, 9], noise[20, 30] = 160.0, 25.0
+    camera = Camera(baseline=baseline, e_per_adu=0.5, read_noise_e=noise)
+    movie = camera.sample(torch.full((60, 48, 48), 20.0), rng)
+    assert not defects_of(movie, camera).pixels.bad.any()
+    unknown = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
+    assert torch.nonzero(defects_of(movie, unknown).pixels.bad).tolist() == [[7, 9], [20, 30]]
+
+
+def test_a_pattern_of_offsets_is_said(rng: torch.Generator) -> None:
+    pattern = 100 + 12 * torch.randn(48, 48, generator=rng)
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
+    movie = replace(camera, baseline=pattern).sample(torch.full((60, 48, 48), 20.0), rng)
+    assert any("measure the camera's maps" in sentence for sentence in defects_of(movie, camera).sentences)
+    assert not defects_of(movie, replace(camera, baseline=pattern)).sentences
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_bad_pixels_become_no_molecules_and_cost_none(tmp_path: Path, counts: Counts, polish: bool) -> None:
+    found = []
+    for name, frames in (("clean", counts[:24]), ("spoilt", spoilt(counts)[0][:24])):
+        write_movie(tmp_path / f"{name}.tif", frames)
+        with open_movie(tmp_path / f"{name}.tif") as movie:
+            model = load_model("gaussian-2d")
+            known = acquisition_for(movie, model, camera=CAMERA, psf_sigma_nm=120.0)
+            found.append(EmitterSet.cat(list(localize_movie(movie, model, known, polish=polish, device="cpu"))))
+            assert any("column 20" in warning for warning in known.warnings) == (name == "spoilt")
+    against_clean = score(*found, field_nm=(6400.0, 6400.0), two_d=True)
+    assert against_clean.fp < 0.02 * len(found[1])
+    assert against_clean.fn < 0.05 * len(found[0])
+
+
+def test_bad_pixels_do_not_change_the_estimate(counts: Counts) -> None:
+    psf = GaussianPSF(120.0, pixel_size_nm=100.0)
+    movies = (counts, spoilt(counts)[0])
+    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in movies)
+    for name in ("background_photons", "density_per_um2", "flux_photons", "psf_sigma_nm", "on_time_frames"):
+        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from decode.defects import without_unusable
+from decode.defects import screened
 from decode.io.stacks import Movie, open_movie
 from decode.optics.camera import Camera
 
@@ -280,9 +280,12 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
                 f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
             )
         rows, columns = (_middle(side, side_px) for side in shape[1:])
-        whole, camera = camera, camera.crop(rows, columns)
-        usable = without_unusable(opened, whole)
-        mean, variance, noise, top, n_top, n = _changes(usable, n_frames, rows, columns)
+        usable, camera = screened(opened, camera)
+        camera = camera.crop(rows, columns)
+        good = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+        if camera.bad is not None:
+            good = ~camera.bad.cpu().numpy()
+        mean, variance, noise, top, n_top, n = _changes(usable, n_frames, rows, columns, good)
     sentences = []
     limit = camera.saturation_adu
     if top >= limit or (_is_limit(top) and n_top >= 10):
@@ -303,14 +306,14 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
         # with maps that lie wrong nothing else can be judged
         return (*sentences, misplaced)
     light = mean - offset
-    negative = float((light < -5 * np.sqrt(variance / n)).mean())
+    negative = float((light < -5 * np.sqrt(variance / n))[good].mean())
     if negative > 0.01:
         sentences.append(
             f"{negative:.0%} of the pixels are darker than their offset, which makes negative photons: the offset is "
             "too high, or was taken from other frames; measure it again"
         )
         return tuple(sentences)
-    chosen = _dark_and_quiet(mean, variance, read)
+    chosen = _dark_and_quiet(mean, variance, read) & ndimage.minimum_filter(good, 3)
     if chosen.sum() < FEWEST_QUIET:
         return tuple(sentences)
     masked_light, masked_read = (ndimage.convolve(image, FLAT**2, mode="nearest") for image in (light, read))
@@ -413,9 +416,12 @@ def _middle(size: int, side: int | None) -> slice:
 
 
 def _changes(
-    movie: Movie | Tensor | npt.NDArray[Any], n_frames: int, rows: slice, columns: slice
+    movie: Movie | Tensor | npt.NDArray[Any], n_frames: int, rows: slice, columns: slice, good: npt.NDArray[np.bool_]
 ) -> tuple[Map, Map, Map, float, int, int]:
-    """Mean, variance and masked variance from frame to frame of every pixel; highest count, its number, and frames."""
+    """Mean, variance and masked variance from frame to frame of every pixel; frames.
+
+    And the highest count of the good pixels, and its number.
+    """
     total = movie.shape[0]
     length = min(total, 20)
     starts = np.linspace(0, total - length, max(1, min(total, n_frames) // length)).round().astype(int)
@@ -429,8 +435,8 @@ def _changes(
         steps = np.diff(chunk, axis=0)
         squares += (steps**2).sum(0) / 2
         masked += (ndimage.convolve(steps, FLAT[None], mode="nearest") ** 2).sum(0) / 2
-        highest = float(chunk.max())
-        n_top = (n_top if highest <= top else 0) + int((chunk == highest).sum()) * (highest >= top)
+        highest = float(chunk[:, good].max())
+        n_top = (n_top if highest <= top else 0) + int((chunk[:, good] == highest).sum()) * (highest >= top)
         top, n, n_pairs = max(top, highest), n + length, n_pairs + length - 1
     return mean / n, squares / n_pairs, masked / n_pairs, top, n_top, n
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of
-from decode.defects import unusable_frames
+from decode.defects import defects_of, with_bad_pixels
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import open_movie
@@ -153,12 +153,13 @@ def refine_in_situ(
     if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
         raise ValueError(f"the PSF's pixels are {psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm")
     with open_movie(movie) as frames:
-        unusable = unusable_frames(frames, camera.camera)
+        own = with_bad_pixels(frames, camera.camera)
+        unusable = defects_of(frames, own).frames
         usable = torch.tensor([i for i in range(len(frames)) if i not in unusable])
         spread = torch.linspace(0, len(usable) - 1, min(len(usable), n_frames)).round().long().unique()
         chosen = usable[spread].tolist()
         adu = torch.stack([torch.from_numpy(frames.read(i, i + 1)[0].astype("float32")) for i in chosen])
-    spots = crop_spots(camera.camera.to_photons(adu), psf=psf, camera=camera.camera)
+    spots = crop_spots(own.without_bad(own.to_photons(adu)), psf=psf, camera=camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)
     found = fit_in_situ(spots, psf=psf, camera=camera.camera, z_range_nm=depth)
     refined = replace(start, psf=found.psf, sources=(*start.sources, str(movie)), figures={})

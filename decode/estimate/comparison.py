@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.atomic import atomic
-from decode.defects import without_unusable
+from decode.defects import screened
 from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
 from decode.estimate.scene import SceneEstimate
 from decode.io.stacks import Movie
@@ -83,7 +83,7 @@ def compare(
         seed: of the simulation.
     """
     shape_of(movie)
-    movie = without_unusable(movie, camera)
+    movie, camera = screened(movie, camera)
     total, height, width = shape_of(movie)
     rows, columns = (
         slice((side - min(side, SIDE_PX)) // 2, (side + min(side, SIDE_PX)) // 2) for side in (height, width)
@@ -93,7 +93,7 @@ def compare(
     real = torch.cat([read_frames(movie, int(i), int(i) + 1, rows, columns) for i in chosen])
     shape = (real.shape[1], real.shape[2])
     adu = camera.sample(_light(psf, estimate, len(chosen), shape, torch.Generator().manual_seed(seed)))
-    light = torch.stack([camera.to_photons(adu_of).double() for adu_of in (real, adu)])
+    light = torch.stack([camera.without_bad(camera.to_photons(counts)).double() for counts in (real, adu)])
 
     # one bin for a hundredth of the range that all but the brightest pixels span, the last for those
     low, high = np.quantile(light[0].numpy(), [0.0005, 0.999])

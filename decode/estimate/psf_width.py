@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.defects import without_unusable
+from decode.defects import screened
 from decode.estimate.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
@@ -54,14 +54,15 @@ def estimate_psf_sigma(
         ValueError: in one sentence, if too few molecules are bright and alone enough.
     """
     shape_of(movie)
-    movie = without_unusable(movie, camera)
+    movie, camera = screened(movie, camera)
     shape, total = shape_of(movie), len(movie)
     rows, columns = (middle(side) for side in shape[1:])
     pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
     n_frames = min(total, n_frames or max(100, 2**22 // pixels))
     chosen = np.linspace(0, total - 1, n_frames).round().astype(int)
     camera = camera.crop(rows, columns)
-    light = torch.stack([camera.to_photons(read_frames(movie, i, i + 1, rows, columns)[0]).float() for i in chosen])
+    adu = torch.cat([read_frames(movie, i, i + 1, rows, columns).float() for i in chosen])
+    light = camera.without_bad(camera.to_photons(adu))
     # what is always there, in the darkest tenth of the frames, where molecules shine least; scaled to the light of each
     # frame, which bleaches (a photon keeps the ratio of dark frames finite)
     structure = light.kthvalue(min(n_frames, max(3, n_frames // 10)), 0).values.clamp_min(0) * (n_frames >= 5)

@@ -17,7 +17,7 @@ from scipy.stats import truncnorm
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.defects import without_unusable
+from decode.defects import screened
 from decode.estimate.frames import Estimate, read_frames, shape_of
 from decode.io.stacks import Movie
 from decode.optics.camera import Camera
@@ -177,7 +177,7 @@ def estimate_scene(
     Raises:
         ValueError: in one sentence, if the movie is too short or too small, or no molecules blink in it.
     """
-    movie = without_unusable(movie, camera)
+    movie, camera = screened(movie, camera)
     moments = yield from part(_measure.steps(movie, camera), 0.0, 0.7)
     if moments.lag is None:
         raise ValueError(
@@ -369,7 +369,8 @@ def _measure(movie: Movie | Tensor | npt.NDArray[Any], camera: Camera) -> Steps[
         for i in range(start, start + run):
             yield Progress((turn + 0.5 * (i - start) / run) / len(starts), message)
             for light, own, (rows, columns) in zip(lights, cameras, tiles, strict=True):
-                light.append(own.to_photons(read_frames(movie, i, i + 1, rows, columns)).float())
+                adu = read_frames(movie, i, i + 1, rows, columns)
+                light.append(own.without_bad(own.to_photons(adu)).float())
         of_run = [torch.cat(light) for light in lights]
         if steps is None:
             steps = _steps(torch.cat([light.flatten() for light in of_run]), camera)

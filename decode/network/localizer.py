@@ -69,7 +69,8 @@ class Localizer(nn.Module):
     their variance-stabilized value 2 sqrt(count + floor + 3/8) (Anscombe, Biometrika 35, 246, 1948, with the read
     noise of Murtagh, Starck and Bijaoui, Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a
     Gaussian spot is a parabola at every brightness), the floor, and the context maps: what is known of the PSF.
-    Bad pixels are filled from their neighbours, and the floor says that they are (`FLOOR_OF_BAD`).
+    Bad pixels are filled from their neighbours, and to a model that learned from such cameras the floor says so
+    (`FLOOR_OF_BAD`).
 
     Args:
         network: shape of the network.
@@ -116,6 +117,12 @@ class Localizer(nn.Module):
     def psf(self) -> PSF | None:
         """The PSF it was trained for; None: a range of them.  It stays on the CPU."""
         return self._psf[0]
+
+    @property
+    def knows_bad_pixels(self) -> bool:
+        """Whether it learns, or has learned, from cameras with bad pixels; to other models they are filled, no more."""
+        learned = self.record.get("config", {}).get("camera", {}).get("bad_pixels", (0.0, 0.0))
+        return self.training or learned[1] > 0
 
     @property
     def stride(self) -> int:
@@ -191,7 +198,7 @@ class Localizer(nn.Module):
         stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
         logarithm = torch.log((count + floor).clamp_min(0) + 2)
         stated = floor
-        if camera.bad is not None:
+        if camera.bad is not None and self.knows_bad_pixels:
             stated = floor.masked_fill(camera.bad.to(adu.device), FLOOR_OF_BAD)
         x = torch.stack([stable / 8 - 1, logarithm / 2 - 1, torch.log1p(stated) - 0.5], 2)
         if self.embedding is None:

@@ -230,7 +230,7 @@ def test_a_few_pixels_raise_no_alarm(shape: tuple[int, int, int], rng: torch.Gen
 def test_saturation_and_sizes_are_said(rng: torch.Generator) -> None:
     truth = replace(camera(rng, (64, 48)), saturation_adu=4095.0)
     movie = series(truth, 12, 20, rng)
-    movie[:, 10, 10] = 4095
+    movie[:, 9:12, 9:12] = 4095
     assert any("limit of 4095" in sentence for sentence in check_maps(movie, truth))
     with pytest.raises(ValueError, match="they are transposed"):
         check_maps(movie.mT, truth)
