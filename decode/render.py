@@ -16,7 +16,7 @@ from decode.atomic import atomic
 from decode.emitters import EmitterSet
 from decode.outputs import picture_file
 
-__all__ = ["render_image", "save_picture"]
+__all__ = ["GAMMA", "HOT", "depth_range", "exposed", "full_brightness", "render_image", "save_picture"]
 
 CUT = 3.5
 """sigmas after which a Gaussian ends; what is cut off (5e-4) is given back to the rest"""
@@ -24,6 +24,10 @@ CUT = 3.5
 BATCH = 2**20
 """pixels of patches drawn at once, a few MB"""
 
+GAMMA = 0.5
+"""brightness is density to this power: below 1 single molecules show beside dense structures"""
+SATURATED = 0.01
+"""share of the pixels with molecules that are shown at full brightness"""
 HOT = ((0.0, "#000000"), (0.3, "#8a0b08"), (0.55, "#f0430a"), (0.8, "#ffb52e"), (1.0, "#ffffff"))
 DEPTH = ((0.0, "#5a5cff"), (0.25, "#00b7ff"), (0.5, "#35ff7a"), (0.75, "#ffd21f"), (1.0, "#ff4a3a"))
 """hues of about equal brightness: deep (small z) is blue, high is red"""
@@ -99,10 +103,11 @@ def save_picture(
     pixel_nm: float | None = None,
     extent_nm: tuple[float, float, float, float] | None = None,
     z_range_nm: tuple[float, float] | None = None,
+    by_depth: bool | None = None,
     min_sigma_nm: float = 5.0,
     max_sigma_nm: float = 100.0,
-    gamma: float = 0.5,
-    saturated: float = 0.01,
+    gamma: float = GAMMA,
+    saturated: float = SATURATED,
 ) -> None:
     """Write a PNG: density in black, red, yellow and white, or depth in colours with a legend, and a scale bar.
 
@@ -111,18 +116,19 @@ def save_picture(
         path: file to write; it appears only when it is complete.
         pixel_nm: side of a pixel; None takes the smallest of 5, 10, 20, 50, ... nm that needs at most 4096 of them.
         extent_nm: (left, top, right, bottom); see `render_image`.
-        z_range_nm: depths of the first and the last colour.  None takes the range of the molecules, rounded to 50 nm,
-            if it is wider than 200 nm, and draws the density otherwise.
+        z_range_nm: depths of the first and the last colour.  None takes the range of the molecules, rounded to 50 nm.
+        by_depth: colours for depth, or the density; None: colours where that range is wider than 200 nm.
         min_sigma_nm, max_sigma_nm: see `render_image`.
-        gamma: brightness is density to this power: below 1 single molecules show beside dense structures.
-        saturated: share of the pixels with molecules that are shown at full brightness.
+        gamma, saturated: see `exposed`.
 
     Raises:
         OSError: if the file cannot be written.
     """
     extent = extent_nm or _field(emitters)
     pixel = pixel_nm or _pixel_for(max(extent[2] - extent[0], extent[3] - extent[1]))
-    z_range = z_range_nm or _z_range(emitters)
+    z_range = None
+    if by_depth is not False:
+        z_range = z_range_nm or depth_range(emitters, least_nm=0.0 if by_depth else 200.0)
     image = render_image(
         emitters,
         pixel_nm=pixel,
@@ -131,21 +137,45 @@ def save_picture(
         max_sigma_nm=max_sigma_nm,
         z_range_nm=z_range,
     )
-    density = image if z_range is None else image.max(axis=2)
-    # far tails of Gaussians are no molecules
-    lit = density[density > 1e-3 * density.max(initial=0)]
-    white = float(np.quantile(lit, 1 - saturated)) if lit.size else 1.0
-    brightness = np.clip(density / white, 0, 1) ** gamma
-    if z_range is None:
-        colours = _colour_map(HOT, brightness)
-    else:
-        colours = image / np.maximum(density, 1e-12)[:, :, None] * brightness[:, :, None]
+    colours = exposed(image, gamma=gamma, saturated=saturated)
     picture = Image.fromarray(np.rint(colours * 255).astype(np.uint8))
     if z_range is not None:
         picture = _with_depth_legend(picture, z_range)
     _draw_scale_bar(picture, pixel, image.shape[1])
     with atomic(picture_file(Path(path))) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def full_brightness(density: npt.NDArray[np.float32], *, saturated: float = SATURATED) -> float:
+    """The density that is shown at full brightness, such that a share of the pixels with molecules exceeds it."""
+    # far tails of Gaussians are no molecules
+    lit = density[density > 1e-3 * density.max(initial=0)]
+    return float(np.quantile(lit, 1 - saturated)) if lit.size else 1.0
+
+
+def exposed(
+    image: npt.NDArray[np.float32], *, gamma: float = GAMMA, saturated: float = SATURATED
+) -> npt.NDArray[np.float32]:
+    """The colours (y, x, 3) between 0 and 1 of a picture that `render_image` drew, of density or in colours of depth.
+
+    Args:
+        image: (y, x) or (y, x, 3).
+        gamma: brightness is density to this power.
+        saturated: share of the pixels with molecules that are shown at full brightness.
+    """
+    density = image if image.ndim == 2 else image.max(axis=2)
+    brightness = np.clip(density / full_brightness(density, saturated=saturated), 0, 1) ** gamma
+    if image.ndim == 2:
+        return _colour_map(HOT, brightness)
+    return image / np.maximum(density, 1e-12)[:, :, None] * brightness[:, :, None]
+
+
+def depth_range(emitters: EmitterSet, *, least_nm: float = 200.0) -> tuple[float, float] | None:
+    """Depths that hold 98 % of the molecules, to 50 nm; None if these span no more than `least_nm`."""
+    if len(emitters) == 0:
+        return None
+    low, high = np.quantile(emitters.xyz[:, 2].double().cpu().numpy(), (0.01, 0.99))
+    return (math.floor(low / 50) * 50, math.ceil(high / 50) * 50) if high - low > least_nm else None
 
 
 def _patches(centre: Tensor, sigma: Tensor, side: int) -> Tensor:
@@ -172,14 +202,6 @@ def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
 def _pixel_for(longest_nm: float) -> float:
     steps = (step * 10**power for power in range(9) for step in (5, 10, 20))
     return next(float(step) for step in steps if longest_nm / step <= 4096)
-
-
-def _z_range(emitters: EmitterSet) -> tuple[float, float] | None:
-    """Depths that hold 98 % of the molecules, to 50 nm; None if these span no more than 200 nm."""
-    if len(emitters) == 0:
-        return None
-    low, high = np.quantile(emitters.xyz[:, 2].double().cpu().numpy(), (0.01, 0.99))
-    return (math.floor(low / 50) * 50, math.ceil(high / 50) * 50) if high - low > 200 else None
 
 
 def _colour_map(stops: tuple[tuple[float, str], ...], values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

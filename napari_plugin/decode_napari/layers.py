@@ -45,6 +45,8 @@ POINT_SIZE_NM = 120.0
 FACTS = "decode"
 """key in a layer's metadata under which the table's facts travel"""
 FRAME = "frame"
+N_FRAMES = 7
+"""that are looked at for the contrast, spread over the movie"""
 
 NM_PER_UNIT = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 
@@ -106,16 +108,28 @@ def movie_layer(movie: Movie, pixel_size_nm: float | None, **metadata: object) -
         pixel_size_nm: None where nothing states it.
         metadata: facts that the Movie step reads, such as the path of a camera file.
     """
-    middle = movie.read(len(movie) // 2, len(movie) // 2 + 1)
-    low, high = np.percentile(middle, (1, 99.8)).tolist()
+    low, high = _contrast(movie)
     options = {
         "name": movie.path.stem,
-        "contrast_limits": (low, max(high, low + 1)),
+        "contrast_limits": (low, high),
+        "gamma": 0.7,
         "colormap": "gray",
         "metadata": {"path": str(movie.path), **metadata},
         **placement(pixel_size_nm or 100.0),
     }
     return LazyFrames(movie), options, "image"
+
+
+def _contrast(movie: Movie) -> tuple[float, float]:
+    """Black and white of a movie: white is as bright as the brightest spot of some frames.
+
+    A pixel that is bright in all of them is a fault of the camera, or background, and has no say.
+    """
+    some = np.unique(np.linspace(0, len(movie) - 1, N_FRAMES).astype(int)).tolist()
+    frames = np.stack([movie.read(i, i + 1)[0] for i in some]).astype(np.float64)
+    low, usual = np.percentile(frames, (1, 99.8)).tolist()
+    steady = np.median(frames, 0)
+    return low, max(usual, low + 1, float(np.median(frames) + (frames - steady).max()))
 
 
 def image_layer(

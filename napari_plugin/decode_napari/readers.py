@@ -6,6 +6,7 @@ a table or a movie but is none: a picture, a stack of planes, points of napari's
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,13 +24,22 @@ PLUGIN = "decode-smlm"
 MOST_POINTS = 200_000
 """of a table; one of more is an image"""
 
+
+class ForeignTable(UserWarning):
+    """A table of something else than molecules."""
+
+
+warnings.simplefilter("always", ForeignTable)  # also when the same file is opened again
+
 Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
 
 def reader_of(path: str | Sequence[str]) -> Reader | None:
     """The function that reads tables; for other files with their suffixes (napari's points, PSFs) that of others."""
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
-    return _read_tables if paths and all(_is_table(p) for p in paths) else _reader_of_others(path)
+    if paths and all(_is_table(p) for p in paths):
+        return _read_tables
+    return _or_say_why(_reader_of_others(path), paths)
 
 
 def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
@@ -64,6 +74,30 @@ def _reader_of_others(path: str | Sequence[str]) -> Reader | None:
         return None
     (other,) = able
     return lambda _: read(paths, stack=not isinstance(path, str), plugin_name=other)  # type: ignore[return-value]
+
+
+def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader | None:
+    """The reader of others for tables; where they read nothing either, what the tables lack, as a warning.
+
+    napari would open a dialog and ask by which plugin to read a file that none can.
+    """
+    if read_others is None:
+        return None
+
+    def read(path: str | Sequence[str]) -> list[LayerData]:
+        from decode.io.tables import read_table
+
+        try:
+            return read_others(path)
+        except ValueError:
+            for each in paths:
+                try:
+                    read_table(each)
+                except (ValueError, OSError) as error:
+                    warnings.warn(str(error), ForeignTable, stacklevel=2)
+        return [(None,)]  # type: ignore[list-item]  # no layer, and no error
+
+    return read
 
 
 def _is_table(path: Path) -> bool:

@@ -144,10 +144,10 @@ def test_who_prefers_another_reader_keeps_it(
     get_settings().plugins.extension2reader = stated
     dock = with_widget(viewer)
     assert stated.items() <= get_settings().plugins.extension2reader.items()
-    for name, is_lazy in (("movie.tif", False), ("movie.ome.tiff", False), ("movie.tiff", True)):
+    for name, reader in (("movie.tif", "napari"), ("movie.ome.tiff", "napari"), ("movie.tiff", NAME)):
         write_movie(tmp_path / name, some_frames(), pixel_size_nm=100.0)
         drop(viewer, tmp_path / name)
-        assert isinstance(layer_of(viewer, tmp_path / name).data, LazyFrames) == is_lazy, name
+        assert layer_of(viewer, tmp_path / name).source.reader_plugin == reader, name
     assert not questions
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
 

@@ -92,7 +92,7 @@ def test_a_movie_without_a_pixel_size_marks_the_field_until_it_is_stated(
     panel = dock.panel(MovieStep)
     panel.open(tmp_path / "plain.tif")
     qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
-    assert panel.troubles == ["Plain.tif does not say how large its pixels are; state it with pixel size"]
+    assert panel.troubles == ["plain.tif does not say how large its pixels are; state it with pixel size"]
     assert marked(panel.pixel_size)
     assert not complaints
     dock.refresh_steps()
@@ -189,3 +189,60 @@ def test_the_window_lives_while_pytorch_is_imported_and_movies_need_none_of_it()
     command = [sys.executable, "-c", STARTING, str(sample_file("blinking_3d.tif"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_control_has_a_tooltip(dock: Any) -> None:
+    from qtpy.QtWidgets import (
+        QAbstractItemView,
+        QAbstractSlider,
+        QAbstractSpinBox,
+        QCheckBox,
+        QComboBox,
+        QHeaderView,
+        QLineEdit,
+        QProgressBar,
+        QPushButton,
+    )
+
+    from decode_napari.qt.plot import Plot
+
+    kinds = (QAbstractItemView, QAbstractSpinBox, QCheckBox, QComboBox, QLineEdit, QProgressBar, QPushButton, Plot)
+    inner = (QAbstractSlider, QAbstractSpinBox, QComboBox, QHeaderView)
+    for kind in kinds:
+        for widget in dock.findChildren(kind):
+            parts = widget, widget.parent()
+            if isinstance(widget, QHeaderView) or isinstance(widget.parent(), inner):
+                continue
+            if type(widget.parent()).__name__ == "QFrame":  # the list of a combo box
+                continue
+            assert any(part.toolTip() for part in parts), (type(widget).__name__, widget.accessibleName())
+
+
+def test_figures_are_as_wide_as_their_panel_and_open_large_by_a_click(qtbot: Any, tmp_path: Path) -> None:
+    from PIL import Image
+    from qtpy.QtCore import Qt
+
+    from decode_napari.qt.figure import Figure
+
+    Image.new("RGB", (1200, 600), "white").save(tmp_path / "figure.png")
+    figure = Figure()
+    qtbot.addWidget(figure)
+    figure.show_png((tmp_path / "figure.png").read_bytes(), "x against z")
+    figure.resize(900, figure.heightForWidth(900))
+    figure.show()
+    picture = figure.grab().toImage()
+    assert picture.pixelColor(895, 440).name() == "#ffffff"
+    qtbot.mouseClick(figure, Qt.MouseButton.LeftButton)
+    (window,) = figure.children()
+    assert window.windowTitle() == "x against z"
+    assert window.width() > 700
+
+
+def test_a_notice_is_shown_whole(dock: Any, qtbot: Any) -> None:
+    dock.resize(400, 800)
+    dock.show()
+    dock.say(
+        "Kept from a window that was closed: /" + "a_long_folder/" * 12 + "movie.hdf5; open it in the step Inspect."
+    )
+    qtbot.waitUntil(lambda: dock.message.height() >= dock.message.heightForWidth(dock.message.width()), timeout=LONG)
+    assert dock.message.sizeHint().width() <= dock.width()

@@ -232,7 +232,8 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
     qtbot.waitUntil(lambda: dock.session.model.name.endswith("mine.safetensors"), timeout=LONG)
     assert panel.model.currentText() == "mine.safetensors"
-    assert not complaints
+    (said,) = complaints
+    assert "mine.safetensors, trained for" in said
 
 
 def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock: Any, qtbot: Any) -> None:
@@ -364,6 +365,7 @@ def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: An
 
 def test_of_a_large_table_points_appear_where_the_view_holds_few(dock: Any, qtbot: Any) -> None:
     dock.session.put(found=Found(filter=Filter(table_of(100_000)), source="table.csv"))
+    qtbot.waitUntil(lambda: dock.view.points is not None and not dock.view._is_new, timeout=LONG)
     panel = dock.panel(InspectStep)
     assert panel.all_frames.isChecked()
     look_at(dock.viewer, 12.8, 12.8, 30.0)

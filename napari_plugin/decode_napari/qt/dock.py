@@ -90,6 +90,7 @@ class DecodeDock(QWidget):
         self.steps = [kind(self.session) for kind in STEPS]
         self.list = QListWidget()
         self.list.setAccessibleName("steps")
+        self.list.setToolTip("The steps of the job: grey needs something first, blue is ready, green is done")
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
         for step in self.steps:
@@ -114,6 +115,7 @@ class DecodeDock(QWidget):
 
         self.progress = QProgressBar()
         self.progress.setAccessibleName("progress")
+        self.progress.setToolTip("How far the work is; below it what is being done, and the time that is left")
         self.progress.setTextVisible(True)
         self.cancel_button = button("Cancel", "End the work; what was found stays", self.cancel)
         line = QHBoxLayout()
@@ -121,7 +123,7 @@ class DecodeDock(QWidget):
         line.addWidget(self.cancel_button)
         column.addLayout(line)
         self.message = note()
-        self.message.setFixedHeight(34)
+        self.message.setMinimumHeight(34)
         self.message.setAccessibleName("what is being done")
         column.addWidget(self.message)
         copies = QHBoxLayout()
@@ -142,7 +144,7 @@ class DecodeDock(QWidget):
         self.refresh_steps()
         found = kept(recovery_folder())
         if found:
-            self.message.setText(f"Kept from a window that was closed: {found[0]}; open it in the step Inspect.")
+            self.say(f"Kept from a window that was closed: {found[0]}; open it in the step Inspect.")
 
     def start(
         self,
@@ -166,6 +168,10 @@ class DecodeDock(QWidget):
         if not self.runner.busy:
             self._idle("")
         self.refresh_steps()
+
+    def say(self, sentence: str) -> None:
+        """Say it below the progress bar, whole: a long path breaks at its folders."""
+        self.message.setText(sentence.replace("/", "/\N{ZERO WIDTH SPACE}"))
 
     def cancel(self) -> None:
         """End what the user waits for, or else a quick look."""

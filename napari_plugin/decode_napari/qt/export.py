@@ -5,16 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
+from napari.utils.colormaps import Colormap
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox
 
-from decode_napari.layers import image_layer, pyramid, white
+from decode.render import GAMMA, HOT, full_brightness
+from decode_napari.layers import image_layer, pyramid
 from decode_napari.qt.panel import Panel, button, note, number
 from decode_napari.steps.export import ExportStep, Rendered, RenderSettings
+from decode_napari.steps.inspect import InspectStep
 
 __all__ = ["ExportPanel"]
 
 NAME = "super-resolved"
+STALE = f"{NAME}, out of date"
+LIGHT: dict[str, Any] = {
+    "colormap": Colormap([colour for _, colour in HOT], controls=[at for at, _ in HOT], name="decode hot"),
+    "gamma": GAMMA,
+}
+"""as saved pictures have it"""
 
 
 @final
@@ -22,6 +31,8 @@ class ExportPanel(Panel):
     def __init__(self, step: ExportStep, dock: Any) -> None:
         super().__init__(step, dock)
         self.step = step
+        self._layer: Any = None
+        """the picture in the viewer"""
         self.pixel = self.row("pixel", number(1, 1000, 10, unit="nm"), "Side of a pixel of the picture, nm")
         self.by_depth = self.row(
             "depth", QCheckBox("in colours, blue low and red high"), "Colour molecules by z instead of by density"
@@ -42,10 +53,16 @@ class ExportPanel(Panel):
         missing, found = self.step.missing(), self.step.session.found
         for each in (self.render_button, self.table_button, self.picture_button):
             each.setEnabled(not missing)
+        has_depth = found is not None and "z" in found.filter.columns
+        self.form.setRowVisible(self.by_depth, has_depth)
         if missing or found is None:
             self.state.setText(f"{missing[:1].upper()}{missing[1:]}.")
-        else:
-            self.state.setText(f"{found.filter.n_passing:,} molecules pass the filter, and are drawn and saved.")
+            return
+        stale = self.step.is_stale()
+        text = f"{found.filter.n_passing:,} molecules pass the filter, and are drawn and saved."
+        self.state.setText(text + " The picture is of others: render it again." * stale)
+        if self._layer is not None and self._layer in self.dock.viewer.layers:
+            self._layer.name = STALE if stale else NAME
 
     def run(self) -> None:
         self._read()
@@ -59,21 +76,23 @@ class ExportPanel(Panel):
         self.work("saving", lambda: self.step.save_picture(path), returned=self._saved)
 
     def _read(self) -> None:
-        self.step.settings = RenderSettings(pixel_nm=self.pixel.value(), by_depth=self.by_depth.isChecked())
+        by_depth = self.by_depth.isChecked() and self.form.isRowVisible(self.by_depth)
+        self.step.settings = RenderSettings(pixel_nm=self.pixel.value(), by_depth=by_depth)
 
     def _rendered(self, rendered: Rendered) -> None:
         self.step.accept(rendered)
         viewer = self.dock.viewer
-        if NAME in viewer.layers:
-            viewer.layers.remove(NAME)
-        limits = (0.0, white(rendered.image, 0.995))
-        options: dict[str, Any] = (
-            {} if rendered.image.ndim == 3 else {"colormap": "inferno", "contrast_limits": limits, "gamma": 0.6}
-        )
+        if self._layer is not None and self._layer in viewer.layers:
+            viewer.layers.remove(self._layer)
+        options: dict[str, Any] = {}
+        if rendered.image.ndim == 2:
+            options = LIGHT | {"contrast_limits": (0.0, full_brightness(rendered.image))}
         data, settings, _ = image_layer(
             pyramid(rendered.image), pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
         )
-        viewer.add_image(data, **settings)
+        self._layer = viewer.add_image(data, **settings)
+        self.dock.panel(InspectStep).all_frames.setChecked(False)  # they would cover it
+        self.refresh()
 
     def _saved(self, path: Path) -> None:
         self.step.accept(path)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
 from pathlib import Path
 from typing import Any, final
 
 from napari.utils.notifications import show_info
-from qtpy.QtCore import QItemSelectionModel, QTimer
+from qtpy.QtCore import QItemSelectionModel, QSignalBlocker, QTimer
 from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
 from superqt import QLabeledDoubleRangeSlider
 
 from decode_napari.layers import FACTS
 from decode_napari.molecules import QUANTITIES
-from decode_napari.qt.panel import TABLES, Panel, button, choice
+from decode_napari.qt.panel import TABLES, Panel, button, choice, note
 from decode_napari.qt.table import MoleculeRows
-from decode_napari.qt.view import MOST_POINTS
+from decode_napari.qt.view import MOST_IN_VIEW, MOST_POINTS
 from decode_napari.readers import PLUGIN
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, InspectStep
 
 __all__ = ["InspectPanel"]
+
+COLOUR = "inspect/colour by"
+CROWDED = (
+    f"More than {MOST_IN_VIEW:,} molecules are in view: they are the density, which has no colours. Zoom in for points."
+)
 
 
 @final
@@ -35,6 +41,7 @@ class InspectPanel(Panel):
         self.column.insertWidget(1, self.open_button)
         self.count = QLabel()
         self.count.setAccessibleName("molecules that pass")
+        self.count.setToolTip("Molecules within all of the ranges below, of all that there are")
         self.column.insertWidget(2, self.count)
         self.sliders: dict[str, QLabeledDoubleRangeSlider] = {}
         for quantity, meaning in QUANTITIES.items():
@@ -49,12 +56,22 @@ class InspectPanel(Panel):
         self.colour_by = self.row(
             "colour by", choice([words(q) for q in QUANTITIES]), "What the colours of the points say"
         )
+        self.colour_by.textActivated.connect(self._choose_colour)
         self.colour_by.currentTextChanged.connect(self._coloured)
+        self.crowded = note(CROWDED)
+        self.crowded.hide()
+        self.column.addWidget(self.crowded)
+        crowded = dock.view.crowded
+        crowded.connect(lambda is_so: self.crowded.setVisible(is_so))
+        self.crowded.destroyed.connect(lambda: crowded.disconnect())  # a viewer may outlive its panels
         self.with_ellipses = QCheckBox("uncertainty ellipses")
         self.with_ellipses.setToolTip("One standard deviation, of the molecules of this frame; zoom in to see them")
         self.with_ellipses.toggled.connect(self._ellipses)
         self.explained = QCheckBox("re-rendered and left over")
-        self.explained.setToolTip("What the molecules that pass make of this frame, and what they leave, photons")
+        self.explained.setToolTip(
+            "What the molecules that pass make of this frame, photons, and what they leave, in standard deviations of "
+            "the noise"
+        )
         self.explained.toggled.connect(self._explain_toggled)
         self.all_frames = QCheckBox("points of all frames")
         self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
@@ -76,11 +93,11 @@ class InspectPanel(Panel):
         self.table = QTableView()
         self.table.setModel(self.rows)
         self.table.setAccessibleName("molecules")
+        self.table.setToolTip("The molecules that pass; a row selects its molecule in the viewer, and goes there")
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         for header in (self.table.horizontalHeader(), self.table.verticalHeader()):
             header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.table.horizontalHeader().setDefaultSectionSize(66)
         self.table.verticalHeader().setDefaultSectionSize(20)
         self.table.setMinimumHeight(150)
         self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
@@ -98,7 +115,8 @@ class InspectPanel(Panel):
         self._rested.setInterval(250)
         self._rested.timeout.connect(self._settle)
         dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
-        dock.memory.bind("inspect/colour by", self.colour_by)
+        self._colour = dock.memory.text(COLOUR) or self.colour_by.currentText()
+        """that the user has chosen; a table may lack it"""
         # layers are changed only once the one that is being inserted is there, and nothing else is being done
         self._opened: list[Any] = []
         self._soon = QTimer(self)
@@ -128,6 +146,7 @@ class InspectPanel(Panel):
                 self._moved.clear()
             for quantity, slider in self.sliders.items():
                 self._fit(quantity, slider, found)
+            self._offer_colours(found)
             if found.complete and not self._all_frames_chosen:
                 self.all_frames.setChecked(len(found.filter.emitters) > MOST_POINTS)
         self._say()
@@ -168,6 +187,8 @@ class InspectPanel(Panel):
         if not present:
             return
         low, high = found.filter.bounds(quantity)
+        unit = 10.0 ** -slider.decimals()  # rounded outwards: the ends are read with few digits
+        low, high = min(low, floor(low / unit) * unit), max(high, ceil(high / unit) * unit)
         first, last = slider.value() if quantity in self._moved else (low, high)
         at_end = last >= slider.maximum()
         slider.blockSignals(True)
@@ -195,11 +216,18 @@ class InspectPanel(Panel):
         if found is not None:
             chosen = self.selected_molecule()
             self.rows.show(found.filter)
+            self._fit_headings()
             if chosen is not None:
                 self._picked(chosen)
             self.dock.refresh_steps()
             if self.explained.isChecked():
                 self._explain()
+
+    def _fit_headings(self) -> None:
+        """Columns as wide as what stands above them, and as their numbers."""
+        header = self.table.horizontalHeader()
+        for column in range(self.rows.columnCount()):
+            header.resizeSection(column, max(66, header.sectionSizeHint(column)))
 
     def _say(self) -> None:
         found = self.step.session.found
@@ -211,6 +239,19 @@ class InspectPanel(Panel):
         for slider in self.sliders.values():
             slider.setValue((slider.minimum(), slider.maximum()))
         self._moved.clear()
+
+    def _offer_colours(self, found: Found) -> None:
+        """Those of quantities that the table has: the user's, or else the first."""
+        offered = [words(quantity) for quantity in found.filter.columns]
+        with QSignalBlocker(self.colour_by):
+            self.colour_by.clear()
+            self.colour_by.addItems(offered)
+            self.colour_by.setCurrentText(self._colour if self._colour in offered else offered[0])
+        self._coloured(self.colour_by.currentText())
+
+    def _choose_colour(self, chosen: str) -> None:
+        self._colour = chosen
+        self.dock.memory.set_text(COLOUR, chosen)
 
     def _coloured(self, chosen: str) -> None:
         self.dock.view.recolour(next(quantity for quantity in QUANTITIES if words(quantity) == chosen))

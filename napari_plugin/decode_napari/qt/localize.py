@@ -82,6 +82,7 @@ class LocalizePanel(Panel):
 
     def refresh(self) -> None:
         missing = self.step.missing()
+        self.form.setRowVisible(self.psf_sigma, self.step.asks_psf_sigma())
         self.roi.set_movie(self.step.session.movie)
         for widget in (self.preview_button, self.run_button):
             widget.setEnabled(not missing and not self.dock.runner.busy)
@@ -136,7 +137,7 @@ class LocalizePanel(Panel):
             frames = (first, stop or (movie.shape[0] if movie is not None else first + 1))
         self.step.settings = LocalizeSettings(
             threshold=round(self.threshold.value(), 4),
-            psf_sigma_nm=self.psf_sigma.value() or None,
+            psf_sigma_nm=(self.psf_sigma.value() or None) if self.step.asks_psf_sigma() else None,
             polish=self.polish.isChecked(),
             frames=frames,
             roi=self.roi.region(),

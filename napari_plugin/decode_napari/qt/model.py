@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
+from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLayout
 
 from decode.models import NEAREST, shipped_models
@@ -57,6 +59,7 @@ class ModelPanel(Panel):
         )
         browse = button("Choose…", "Where to write the model", self._ask_out)
         self.resume = QCheckBox("go on from its last checkpoint")
+        self.resume.setToolTip("Of the model file above, with the same recipe: what was trained is not lost")
         inner.addWidget(self.resume)
         buttons = QHBoxLayout()
         self.train_button = button("Train", "Simulate and train", self.train)
@@ -92,22 +95,25 @@ class ModelPanel(Panel):
         if model is not None:
             card = card_of(model)
             told = f" It must be told {', '.join(card.context)}." if card.context else ""
-            lines = [f"{card.description[:1].upper()}{card.description[1:]}.{told}", *card.figures[:4]]
+            trained = f"{card.training[:1].upper()}{card.training[1:]}."
+            lines = [f"{card.description[:1].upper()}{card.description[1:]}.{told}", trained, *card.figures[:4]]
             self.about.setText("\n".join(lines))
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, loaded: Callable[[ChosenModel], None] | None = None) -> None:
         """Take a shipped model or a model file."""
         self.forgive()
         if name:
             loading = f"loading {name}"
-            self.dock.loader.start(loading, lambda: self.step.load(name), returned=self._loaded, failed=self.blame)
+            self.dock.loader.start(
+                loading, lambda: self.step.load(name), returned=loaded or self._loaded, failed=self.blame
+            )
 
     def train(self) -> None:
         """Train in a thread, with live curves."""
         self._read()
         self._curves = {}
         self.work(
-            "training", self.step.train, reported=self._reported, returned=self._loaded, ended=self._training_ended
+            "training", self.step.train, reported=self._reported, returned=self._trained, ended=self._training_ended
         )
         self.refresh()
 
@@ -141,8 +147,15 @@ class ModelPanel(Panel):
         if out is not None and out.is_file():
             self._add(str(out))
             if self.step.session.model is None or self.step.session.model.name != str(out):
-                self.load(str(out))  # stopped early: the weights of the last validation
+                self.load(str(out), self._trained)  # stopped early: the weights of the last validation
         self.refresh()
+
+    def _trained(self, model: ChosenModel) -> None:
+        """A model that was trained here localizes from now on, and that is said."""
+        before = self.step.session.model
+        self._loaded(model)
+        instead = "" if before is None or before.name == model.name else f" in place of {Path(before.name).name}"
+        show_info(f"{Path(model.name).name}, {card_of(model).training}, is the model that localizes now{instead}")
 
     def _loaded(self, model: ChosenModel) -> None:
         self.step.accept(model)

@@ -56,16 +56,16 @@ class MoviePanel(Panel):
         self.allow_truncated.toggled.connect(lambda _: self._changed())
         for box in (self.pixel_size, self.em_gain):
             box.valueChanged.connect(lambda _: self._changed())
-        self.photons = Plot("photons per pixel", "photons")
-        self.column.addWidget(self.photons)
-        self.remarks = note()
-        self.column.addWidget(self.remarks)
         buttons = QHBoxLayout()
         self.check_button = button("Check again", "Read the camera again and count photons", self.check)
         self.go_button = button("Localize", "Localize the whole movie with the model chosen", self._localize)
         buttons.addWidget(self.check_button)
         buttons.addWidget(self.go_button)
         self.column.addLayout(buttons)
+        self.photons = Plot("photons per pixel", "photons")
+        self.column.addWidget(self.photons)
+        self.remarks = note()
+        self.column.addWidget(self.remarks)
         self.column.addStretch()
         dock.memory.bind("movie/pixel size", self.pixel_size)
         dock.memory.bind("movie/em gain", self.em_gain)
@@ -189,10 +189,25 @@ class MoviePanel(Panel):
         if self._restoring or layer is None or layer is self._layer:
             return
         self._layer = layer
+        _read_lazily(layer)
         camera = layer.metadata.get("camera")
         if camera:
             self.set_camera(str(camera))
         self.check()
+
+
+def _read_lazily(layer: Any) -> None:
+    """Frames of a movie that napari's own reader has read whole: from now on they are read as they are looked at."""
+    if isinstance(layer.data, LazyFrames):
+        return
+    try:
+        movie = open_movie(str(path_of(layer)))
+    except (ValueError, OSError):
+        return
+    if movie.shape == layer.data.shape and movie.dtype == layer.data.dtype:
+        layer.data = LazyFrames(movie)
+    else:
+        movie.close()
 
 
 def path_of(layer: Any) -> str | None:

@@ -29,6 +29,7 @@ class Plot(QWidget):
         self._bars: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
         self.setMinimumHeight(110)
         self.setAccessibleName(title)
+        self.setToolTip(f"{title}, over {x_label}")
 
     def sizeHint(self) -> QSize:
         return QSize(320, 130)

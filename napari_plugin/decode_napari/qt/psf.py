@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from qtpy.QtCore import Qt, QUrl
-from qtpy.QtGui import QDesktopServices, QPixmap
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QDesktopServices
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from decode.calibrate.psf import MODELS, Optics
 from decode.io.stacks import open_movie
 from decode_napari.layers import LazyFrames, placement
+from decode_napari.qt.figure import Figure
 from decode_napari.qt.panel import TABLES, TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
@@ -107,6 +108,7 @@ class PSFPanel(Panel):
         self.found = QTableWidget(0, 3)
         self.found.setHorizontalHeaderLabels(["x, y, px", "used", "why not"])
         self.found.setAccessibleName("beads found")
+        self.found.setToolTip("Of each bead whether the PSF was fitted to it, or why not")
         self.found.horizontalHeader().setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
         self.found.setColumnWidth(0, 90)
         self.found.setColumnWidth(1, 45)
@@ -124,10 +126,10 @@ class PSFPanel(Panel):
         self.column.addWidget(self.errors_note)
         self.which: QComboBox = choice([])
         self.which.setAccessibleName("figure of the report")
+        self.which.setToolTip("Which figure of the report is shown below")
         self.which.currentIndexChanged.connect(lambda _: self._draw())
         self.column.addWidget(self.which)
-        self.picture = QLabel()
-        self.picture.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.picture = Figure()
         self.column.addWidget(self.picture)
         self.caption = note()
         self.column.addWidget(self.caption)
@@ -243,11 +245,7 @@ class PSFPanel(Panel):
         if calibrated is None or not 0 <= index < len(calibrated.pictures):
             return
         shown = calibrated.pictures[index]
-        pixmap = QPixmap()
-        pixmap.loadFromData(shown.png)
-        room = max(280, self.width() - 24)
-        self.picture.setPixmap(pixmap.scaledToWidth(room, Qt.TransformationMode.SmoothTransformation))
-        self.picture.setAccessibleName(shown.title)
+        self.picture.show_png(shown.png, shown.title)
         self.caption.setText(shown.caption)
 
     def _report(self) -> None:

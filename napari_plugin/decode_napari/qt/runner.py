@@ -174,7 +174,9 @@ def sentence_of(error: Exception) -> str:
     """What is wrong, in the words of the window: what the command line calls --pixel-size is the field `pixel size`."""
     plain = OPTION.sub(lambda option: option[1].replace("-", " "), in_plain_words(error))
     plain = plain or type(error).__name__
-    return plain[:1].upper() + plain[1:]
+    first = plain.split(maxsplit=1)[0]
+    is_name = "." in first or "/" in first  # of a file
+    return plain if is_name else plain[:1].upper() + plain[1:]
 
 
 def is_refusal(error: Exception) -> bool:

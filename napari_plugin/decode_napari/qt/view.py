@@ -28,9 +28,23 @@ MOST_POINTS = 20_000
 MOST_ELLIPSES = 2_000
 MOST_IN_VIEW = 5_000
 """of all frames; more are nothing but the image until the user zooms in"""
+REACH = 5.0
+"""standard deviations of noise from grey to full colour, in what is left over"""
 DONE = object()
 COLORMAP = "turbo"
-GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive"}
+GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive", "gamma": 0.5}
+CHOSEN: dict[str, Any] = {
+    "name": "selected",
+    "symbol": "square",
+    "face_color": "transparent",
+    "border_color": "#00e5ff",
+    "border_width": 0.1,
+}
+RINGS_PX = {"molecules": 13.0, "preview": 13.0, "selected": 24.0}
+"""diameters on the screen, of the layers' points"""
+FAINTEST = 4
+"""molecules in a pixel that are white at least: a single one is not"""
+NOTHING = Filter(EmitterSet.empty())
 ROW = "molecule"
 """feature: number of the molecule in the whole table"""
 
@@ -41,6 +55,8 @@ class MoleculeView:
 
     picked = Signal(int)
     """the number of a molecule that was selected in the viewer"""
+    crowded = Signal(bool)
+    """whether points of all frames are wanted, and too many are in view: they are the density"""
 
     def __init__(self, viewer: Any, seen: Callable[[], bool]) -> None:
         self._viewer = viewer
@@ -57,8 +73,9 @@ class MoleculeView:
         self._stages: Iterator[None] = iter(())
         """what is still to be done until the points are there"""
         self._shown: object = None
+        self._source = NOTHING
         self._rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-        """numbers of the molecules that are points, in the whole table"""
+        """the table whose molecules are points, and their numbers in it"""
         self.colour_by = "photons"
         self.with_ellipses = False
         self.all_frames = False
@@ -72,7 +89,7 @@ class MoleculeView:
         self._moved = QTimer()
         self._moved.setSingleShot(True)
         self._moved.setInterval(150)
-        self._moved.timeout.connect(self.show_in_view)
+        self._moved.timeout.connect(self._follow_camera)
         camera = camera_of(viewer)
         for event in (camera.events.zoom, camera.events.center):
             event.connect(lambda _: self._moved.start())
@@ -94,11 +111,13 @@ class MoleculeView:
             size_nm: width and height of the movie.
         """
         if self.points is None:
-            _all(self._put_points(Filter(EmitterSet.empty()), np.zeros(0, np.int64)))
+            _all(self._put_points(NOTHING, np.zeros(0, np.int64)))
             self._density_of(size_nm)
 
     def show(self, found: Found, *, growing: bool = False) -> None:
         """Show a table; one that grows keeps its layers.  The points follow when the event loop comes round again."""
+        if self._found is None or found.filter is not self._found.filter:
+            self.mark(None)
         self._found, self._growing = found, growing
         self._density_of(field_of(found.filter.emitters)).put(found.filter.emitters)
         self._show_density()
@@ -114,6 +133,24 @@ class MoleculeView:
         _all(self._show_points())
         self.show_in_view()
 
+    def _follow_camera(self) -> None:
+        self.show_in_view()
+        self._light()
+        self._fit_rings()
+
+    def _fit_rings(self) -> None:
+        """Rings keep their size on the screen."""
+        zoom = camera_of(self._viewer).zoom
+        for name, diameter_px in RINGS_PX.items():
+            layer: Points | None = self._alive(name)
+            size = diameter_px / zoom / UM_PER_NM
+            if layer is not None and not 0.8 < float(layer.current_size) / size < 1.25:
+                with layer.selected_data.events.blocked():
+                    chosen, layer.selected_data = set(layer.selected_data), set()
+                    layer.current_size = size
+                    layer.size = size
+                    layer.selected_data = chosen
+
     def show_in_view(self) -> None:
         """Points of all frames, where the part of the field that is seen holds few enough."""
         layer: Points | None = self._alive("all frames")
@@ -123,6 +160,9 @@ class MoleculeView:
             down, right = half_canvas_um(self._viewer)
             corners = (side / UM_PER_NM for side in (x - right, y - down, x + right, y + down))
             rows = self._found.filter.rows_in_view(*corners, at_most=MOST_IN_VIEW)
+            self.crowded.emit(rows is None)
+        else:
+            self.crowded.emit(False)
         if rows is None or self._found is None:
             if layer is not None:
                 layer.visible = False
@@ -132,7 +172,7 @@ class MoleculeView:
         features = {ROW: rows, **options["features"]}
         if layer is None:
             options |= flat | {"size": 30.0, "border_width": 0, "features": features}
-            layer = self._layers["all frames"] = self._viewer.add_points(data[:, 1:], **options)
+            layer = self._layers["all frames"] = self._add("points", data[:, 1:], **options)
             self._link(layer)
         else:
             with layer.selected_data.events.blocked():
@@ -147,6 +187,7 @@ class MoleculeView:
         self.colour_by = quantity
         if self._found is not None:
             self._colour()
+            self.show_in_view()
 
     def select(self, molecule: int) -> None:
         """Go to the frame of a molecule, centre it and select its point."""
@@ -154,8 +195,12 @@ class MoleculeView:
         emitters = self._found.filter.emitters
         self._viewer.dims.set_current_step(0, int(emitters.frame[molecule]))
         x, y = (emitters.xyz[molecule, :2].double() * UM_PER_NM).tolist()
-        camera_of(self._viewer).center = (0.0, y, x)
+        down, right = half_canvas_um(self._viewer)
+        middle = camera_of(self._viewer).center
+        if abs(middle[-2] - y) > down or abs(middle[-1] - x) > right:
+            camera_of(self._viewer).center = (0.0, y, x)
         self.show_in_view()
+        self.mark(molecule)
         for points in (self._alive("all frames"), self.points):
             if points is None or not points.visible:
                 continue
@@ -166,13 +211,27 @@ class MoleculeView:
                 self._viewer.layers.selection.active = points  # napari highlights in the active layer only
                 points.refresh()
 
+    def mark(self, molecule: int | None) -> None:
+        """Put a square around a molecule, or around none."""
+        layer: Points | None = self._alive("selected")
+        if molecule is None or self._found is None:
+            if layer is not None:
+                self._viewer.layers.remove(layer)
+            return
+        one = self._found.filter.emitters[torch.tensor([molecule])]
+        data, options, _ = points_layer(one)
+        if layer is None:
+            place = {name: options[name] for name in ("scale", "axis_labels", "units")}
+            self._layers["selected"] = self._add("points", data, **place, **CHOSEN)
+        else:
+            layer.data = data
+
     def explain(self, explained: Explained, pixel_size_nm: float) -> None:
         """Show what the molecules make of a frame, and what they leave."""
         model, residual = explained.model, explained.residual
-        low, high = np.percentile(model, (1, 99.8)).tolist()
+        low, high = float(np.percentile(model, 1)), float(model.max())
         self._set_image("re-rendered", model, pixel_size_nm, (low, max(high, low + 1)), colormap="gray")
-        reach = max(float(np.percentile(np.abs(residual), 99.5)), 1.0)
-        self._set_image("left over", residual, pixel_size_nm, (-reach, reach), colormap="PiYG")
+        self._set_image("left over", residual, pixel_size_nm, (-REACH, REACH), colormap="PiYG")
 
     def hide_explained(self) -> None:
         for name in ("re-rendered", "left over"):
@@ -185,12 +244,7 @@ class MoleculeView:
         layer = self._alive("preview")
         data, options, _ = points_layer(emitters, name="preview", border_color="#57d38c")
         if layer is None:
-            selection = self._viewer.layers.selection
-            chosen = set(selection)
-            self._layers["preview"] = self._viewer.add_points(data, **options)
-            # napari would draw the controls of a selected layer anew when it comes and goes
-            selection.clear()
-            selection.update(chosen)
+            self._layers["preview"] = self._add("points", data, **options)
         else:
             layer.data, layer.features, layer.visible = data, options["features"], True
 
@@ -237,7 +291,7 @@ class MoleculeView:
             data, options, _ = image_layer(
                 levels, pixel_size_nm=pixel_nm, name="density", contrast_limits=(0.0, 1.0), **GLOW
             )
-            layer = self._layers["density"] = self._viewer.add_image(data, **options)
+            layer = self._layers["density"] = self._add("image", data, **options)
             self._lit = None
             self._below_points(layer)
         return self._density
@@ -251,9 +305,25 @@ class MoleculeView:
         # the contrast stays while the filter moves
         if self._lit is not self._found.filter:
             self._lit = self._found.filter
-            most = max(white(density.coarsest, 0.98), 1.0)
-            if not 0.8 < most / layer.contrast_limits[1] < 1.25:
-                layer.contrast_limits_range = layer.contrast_limits = (0.0, most)
+            self._light()
+
+    def _light(self) -> None:
+        """The contrast of the density as it is seen: close by, its pixels are smaller and hold other numbers."""
+        layer: Image | None = self._alive("density")
+        if layer is None or self._density is None:
+            return
+        level, (y, x) = layer.data_level, camera_of(self._viewer).center[-2:]
+        pixel_um = self._density.pixel_nm * 2**level * UM_PER_NM
+        down, right = half_canvas_um(self._viewer)
+        rows, columns = (
+            range(max(0, int((middle - half) / pixel_um)), min(side, int((middle + half) / pixel_um) + 1))
+            for middle, half, side in zip((y, x), (down, right), self._density.levels[level].shape, strict=True)
+        )
+        if not rows or not columns:
+            return
+        most = max(white(self._density.count(level, rows, columns), 0.98), FAINTEST / pixel_um**2)
+        if not 0.8 < most / layer.contrast_limits[1] < 1.25:
+            layer.contrast_limits_range = layer.contrast_limits = (0.0, most)
 
     def _set_image(
         self, name: str, image: npt.NDArray[Any], pixel_nm: float, limits: tuple[float, float], **options: Any
@@ -267,7 +337,7 @@ class MoleculeView:
             layer.contrast_limits = limits
             return
         data, settings, _ = image_layer(image, pixel_size_nm=pixel_nm, name=name, contrast_limits=limits, **options)
-        self._layers[name] = self._viewer.add_image(data, **settings)
+        self._layers[name] = self._add("image", data, **settings)
         self._below_points(self._layers[name])
 
     def _below_points(self, layer: Any) -> None:
@@ -304,12 +374,12 @@ class MoleculeView:
         layer = self.points
         some = source.emitters[torch.from_numpy(rows)]
         data, options, _ = points_layer(some)
-        self._rows = rows
+        self._source, self._rows = source, rows
         features = {ROW: rows, **options["features"]}
         shown = source.mask[rows] if len(rows) else True  # at once: none is seen that does not pass
         if layer is None:
             options |= {"features": features, "shown": shown}
-            layer = self._layers["molecules"] = self._viewer.add_points(data, **options)
+            layer = self._layers["molecules"] = self._add("points", data, **options)
             self._link(layer)
         else:
             # a layer that is not seen is not drawn for each of what it is told, but once, when it is seen again
@@ -338,15 +408,18 @@ class MoleculeView:
         self._colour()
 
     def _colour(self) -> None:
-        if len(self._rows) and self.points is not None:
-            self.points.border_color = self._colours(self._rows)
+        """The points that are drawn, in colours of their own table: another may have been put, and wait to be drawn."""
+        if len(self._rows) and self.points is not None and len(self.points.data) == len(self._rows):
+            self.points.border_color = colours_of(self._source, self._rows, self.colour_by)
 
     def _link(self, points: Points) -> None:
         """Say which molecule is selected in a layer."""
 
         def on_selection() -> None:
             if len(points.selected_data) == 1 and ROW in points.features:
-                self.picked.emit(int(points.features[ROW].iloc[next(iter(points.selected_data))]))
+                molecule = int(points.features[ROW].iloc[next(iter(points.selected_data))])
+                self.mark(molecule)
+                self.picked.emit(molecule)
 
         points.selected_data.events.items_changed.connect(on_selection)
 
@@ -367,9 +440,21 @@ class MoleculeView:
             layer.data = chords
             return
         place = {"scale": (UM_PER_NM, UM_PER_NM), "axis_labels": ("y", "x"), "units": ("um", "um")}
-        self._layers["uncertainty"] = self._viewer.add_vectors(
-            chords, name="uncertainty", edge_width=2.0, edge_color="white", vector_style="line", **place
+        self._layers["uncertainty"] = self._add(
+            "vectors", chords, name="uncertainty", edge_width=2.0, edge_color="white", vector_style="line", **place
         )
+
+    def _add(self, kind: str, data: Any, **options: Any) -> Any:
+        """A new layer; what the user has selected stays selected, and with it the controls that he sees."""
+        selection = self._viewer.layers.selection
+        chosen, active = set(selection), selection.active
+        layer = getattr(self._viewer, f"add_{kind}")(data, **options)
+        self._moved.start()  # its rings get their size
+        if chosen:
+            selection.clear()
+            selection.update(chosen)
+            selection.active = active
+        return layer
 
     def _alive(self, name: str) -> Any:
         layer = self._layers.get(name)

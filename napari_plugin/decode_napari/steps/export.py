@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from decode.emitters import EmitterSet
 from decode.filter import Range
+from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
 from decode_napari.steps.inspect import table_of
 from decode_napari.steps.step import Report, Step, command, keep_call, keep_command
@@ -29,13 +30,19 @@ class RenderSettings:
     """colours for depth, not only brightness for density"""
 
 
+Drawn = tuple[Filter, dict[str, Range]]
+"""a table, and the ranges of what passes"""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
     """A super-resolved picture."""
 
     image: npt.NDArray[np.float32]
-    """(y, x) molecules per pixel, or (y, x, 3) in colours"""
+    """(y, x) molecules per pixel, or (y, x, 3) in colours between 0 and 1"""
+    of: Drawn | None
+    """the molecules that are drawn"""
     pixel_nm: float
     origin_nm: tuple[float, float]
     """x, y of its outer corner"""
@@ -63,7 +70,11 @@ class ExportStep(Step):
 
     def render(self) -> Generator[Report, None, Rendered]:
         """Draw the molecules that pass as Gaussians of their uncertainty."""
-        return _render(self._molecules(), self.settings)
+        return _render(self._molecules(), self.settings, self._drawn())
+
+    def is_stale(self) -> bool:
+        """Whether other molecules pass now than those of the picture."""
+        return self.rendered is not None and self.rendered.of != self._drawn()
 
     def save_table(self, path: Path) -> Generator[Report, None, Path]:
         """Write the molecules that pass: `.csv` for ThunderSTORM, `.hdf5` for Picasso.
@@ -80,7 +91,7 @@ class ExportStep(Step):
         return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Generator[Report, None, Path]:
-        """Write a PNG with a scale bar, and colours for depth where there is any.
+        """Write the picture as the window shows it, with a scale bar, as a PNG.
 
         Raises:
             ValueError, OSError: as `save_table` does.
@@ -126,6 +137,10 @@ class ExportStep(Step):
         of_movie = [] if movie is None else [movie.path, movie.camera_name]
         return [*of_movie, psf and psf.path, found and found.source]
 
+    def _drawn(self) -> Drawn | None:
+        found = self.session.found
+        return None if found is None else (found.filter, dict(found.filter.ranges))
+
     def _molecules(self) -> EmitterSet:
         if self.session.found is None:
             raise ValueError(self.missing())
@@ -144,25 +159,19 @@ def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
     return low[0], low[1], high[0] + 1, high[1] + 1
 
 
-def _render(emitters: EmitterSet, settings: RenderSettings) -> Generator[Report, None, Rendered]:
-    from decode.render import render_image
+def _render(emitters: EmitterSet, settings: RenderSettings, of: Drawn | None) -> Generator[Report, None, Rendered]:
+    from decode.render import depth_range, exposed, render_image
 
     extent = _field(emitters)
     longest = max(extent[2] - extent[0], extent[3] - extent[1])
     if longest / settings.pixel_nm > 16384:
         raise ValueError(f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger --pixel")
     yield Report(message=f"rendering {len(emitters)} molecules")
-    z_range = None
-    if settings.by_depth and len(emitters):
-        low, high = np.quantile(emitters.xyz[:, 2].numpy(), (0.01, 0.99)).tolist()
-        z_range = (low, max(high, low + 1))
+    z_range = depth_range(emitters, least_nm=0.0) if settings.by_depth else None
     image = render_image(emitters, pixel_nm=settings.pixel_nm, extent_nm=extent, z_range_nm=z_range)
     if image.ndim == 3:  # napari shows colours between 0 and 1
-        density = image.max(axis=2, keepdims=True)
-        lit = density[density > 1e-3 * density.max(initial=0)]
-        white = float(np.quantile(lit, 0.99)) if lit.size else 1.0
-        image = image / np.maximum(density, 1e-12) * np.clip(density / white, 0, 1) ** 0.5
-    return Rendered(image=image.astype(np.float32), pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1]))
+        image = exposed(image)
+    return Rendered(image=image, of=of, pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1]))
 
 
 def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Path]:
@@ -177,5 +186,5 @@ def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) ->
     from decode.render import save_picture
 
     yield Report(message=f"writing {path.name}")
-    save_picture(emitters, path, pixel_nm=settings.pixel_nm)
+    save_picture(emitters, path, pixel_nm=settings.pixel_nm, extent_nm=_field(emitters), by_depth=settings.by_depth)
     return path

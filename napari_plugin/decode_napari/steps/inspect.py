@@ -17,6 +17,8 @@ from decode_napari.steps.localize import OUT
 from decode_napari.steps.step import Report, Step, keep_call, keep_command
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from decode.optics.camera import Camera
     from decode.optics.psf import PSF
 
@@ -31,13 +33,13 @@ BACKGROUND_NM = 1000.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """A frame, as its molecules explain it: (y, x) photons."""
+    """A frame, as its molecules explain it: (y, x)."""
 
     frame: int
     model: npt.NDArray[np.float32]
-    """light of the molecules that pass, and background"""
+    """photons: light of the molecules that pass, and background"""
     residual: npt.NDArray[np.float32]
-    """what was measured less that"""
+    """what was measured less that, in standard deviations of each pixel's noise"""
 
 
 @final
@@ -162,7 +164,7 @@ def _explain(
         if not 0 <= frame < len(movie):
             raise ValueError(f"the movie has no frame {frame}")
         adu = torch.from_numpy(movie.read(frame, frame + 1).astype(np.float32))
-    measured = camera.to_photons(adu)[0].numpy()
+    measured = camera.without_bad(camera.to_photons(adu))[0].numpy()
     shown = emitters[torch.from_numpy(rows)]
     xyz = shown.xyz.float()
     with torch.no_grad():
@@ -177,4 +179,13 @@ def _explain(
         )[0].numpy()
     background = gaussian_filter(measured - light, BACKGROUND_NM / psf.pixel_size_nm, mode="nearest")
     model = light + background
-    return Explained(frame=frame, model=model.astype(np.float32), residual=(measured - model).astype(np.float32))
+    noise = _noise(camera, torch.from_numpy(model)).numpy()
+    return Explained(
+        frame=frame, model=model.astype(np.float32), residual=((measured - model) / noise).astype(np.float32)
+    )
+
+
+def _noise(camera: Camera, photons: Tensor) -> Tensor:
+    """Standard deviation of what is measured of an image (y, x), photons: each pixel of an sCMOS has its own."""
+    shot = camera.excess_factor * photons.clamp_min(0) / camera.qe
+    return (shot + camera.noise_floor).clamp_min(1e-6).sqrt()

@@ -73,6 +73,11 @@ class LocalizeStep(Step):
             )
         return ""
 
+    def asks_psf_sigma(self) -> bool:
+        """Whether the model is told the width of the PSF, rather than one from beads or none at all."""
+        model = self.session.model
+        return model is None or "psf_sigma_px" in model.localizer.context
+
     def done(self) -> str:
         found = self.session.found
         if found is None or found.acquisition is None:

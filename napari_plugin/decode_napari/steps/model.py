@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
 from decode_napari.steps.movie import camera_call
@@ -44,6 +44,8 @@ class Card:
 
     name: str
     description: str
+    training: str
+    """how long, in words"""
     context: tuple[str, ...]
     """what it must be told, and between which limits"""
     figures: tuple[str, ...]
@@ -186,9 +188,19 @@ def card_of(model: ChosenModel) -> Card:
     return Card(
         name=model.name,
         description=str(recipe.get("description") or "no description"),
+        training=_training_of(record),
         context=tuple(told),
         figures=tuple(figures),
     )
+
+
+def _training_of(record: Mapping[str, Any]) -> str:
+    if "minutes" not in record:
+        return "how long it was trained is not known"
+    minutes, steps = float(record["minutes"]), int(record.get("steps", 0))
+    said = f"trained for {minutes:.1f} minutes, {steps:,} steps"
+    validations = record.get("validation") or []
+    return f"{said}; Jaccard {validations[-1]['jaccard']:.2f} on its validation movies" if validations else said
 
 
 def _load(name: str) -> Generator[Report, None, ChosenModel]:
