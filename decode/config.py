@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_type_h
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from decode.errors import brief, on_a_line, reading
 from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
 from decode.io.cameras import camera_inputs, read_camera
 from decode.io.psfs import read_psf
@@ -164,7 +165,7 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
     for key, value in content.items():
         where = ".".join((*at, str(key)))
         if key not in hints:
-            raise ValueError(f"{source}: unknown key {where!r}; known here: {', '.join(sorted(hints))}")
+            raise ValueError(f"{source}: unknown key {brief(where)}; known here: {', '.join(sorted(hints))}")
         kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
         if kinds and not isinstance(value, Mapping):
             raise ValueError(f"{source}: {where}: must hold `key: value` lines")
@@ -178,7 +179,7 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
         for e in error.errors():
             where = ".".join(str(part) for part in (*at, *e["loc"]))
             message = e["msg"].replace("Value error, ", "")
-            problems.append(f"{where}: {message}" if where else message)
+            problems.append(on_a_line(f"{where}: {message}" if where else message, 200))
         raise ValueError(f"{source}: {'; '.join(problems)}") from None
 
 
@@ -218,7 +219,8 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
             if not isinstance(target, dict):
                 raise ValueError(f"--set {setting}: {section} holds a value, not keys")
         target[key] = next(iter(parse_yaml(value, f"--set {setting}")), None)
-    config = from_mapping(TrainConfig, content, str(path))
+    with reading(path, "a recipe", "check its text"):
+        config = from_mapping(TrainConfig, content, str(path))
     # what a recipe names lies beside it
     beside: dict[str, Any] = {
         name: dataclasses.replace(section, file=str(Path(path).parent / section.file))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["brief", "in_plain_words", "is_out_of_memory", "reading"]
+__all__ = ["brief", "in_plain_words", "is_out_of_memory", "on_a_line", "reading"]
 
-LONGEST = 1000
+LONGEST = 600
 """characters of a message; a path and a sentence or two are shorter"""
 
 _REPR = reprlib.Repr()
@@ -29,20 +29,20 @@ def in_plain_words(error: Exception) -> str:
     if is_out_of_memory(error):
         return "there is not enough memory; ask for fewer or smaller frames, or for --device cpu if a GPU is full"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return _on_a_line(f"{error.filename}: {error.strerror}", LONGEST)
-    return _on_a_line(str(error), LONGEST)
+        return on_a_line(f"{error.filename}: {error.strerror}")
+    return on_a_line(str(error))
 
 
 def brief(value: object) -> str:
     """A value of a file on part of a line, whatever its size."""
-    return _on_a_line(_REPR.repr(value), 80)
+    return on_a_line(_REPR.repr(value), 80)
 
 
 @contextmanager
 def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") -> Iterator[None]:
     """Whatever a library raises over the content of a file becomes one sentence with the file's name.
 
-    An error that names the file already stays as it is, and so does what the operating system reports.
+    An error that names the file already stays as it is, but for its length; so does what the system reports.
 
     Args:
         path: the file.
@@ -56,14 +56,19 @@ def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") 
     try:
         yield
     except Exception as error:
+        text = str(error)
         # by its stem: what stands beside it under the same name has a sentence of its own
-        named = isinstance(error, ValueError | OSError) and str(Path(path).with_suffix("")) in str(error)
-        if named or (isinstance(error, OSError) and error.errno is not None):
+        named = isinstance(error, ValueError | OSError) and str(Path(path).with_suffix("")) in text
+        by_the_system = isinstance(error, OSError) and error.filename
+        if (named or by_the_system) and len(text) <= LONGEST and "\n" not in text:
             raise
-        reason = _on_a_line(f"{type(error).__name__}: {error}", 120)
+        if named:
+            raise ValueError(on_a_line(text)) from error
+        reason = on_a_line(f"{type(error).__name__}: {error}", 120)
         raise ValueError(f"{path} is not {kind}, or it is damaged ({reason}); {remedy}") from error
 
 
-def _on_a_line(text: str, longest: int) -> str:
+def on_a_line(text: str, longest: int = LONGEST) -> str:
+    """A text without line breaks, and without its end if it is longer than a path and a sentence or two."""
     line = " ".join(text[: 4 * longest].split())
     return line if len(line) <= longest else f"{line[: longest - 4]} ..."

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.errors import brief, reading
-from decode.io.stacks import require_pixel_size
+from decode.io.stacks import read_image, require_pixel_size
 from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
 from decode.outputs import camera_map
@@ -208,11 +208,9 @@ def _map(path: Path, name: str, value: object) -> Tensor:
     if not image.is_file():
         raise FileNotFoundError(f"{path}: {name} is {brief(value)}, and there is no such file beside it")
     try:
-        pixels = tifffile.imread(image)
-    except Exception as error:  # every codec has errors of its own
-        raise ValueError(f"{path}: {name} ({image}) is not a readable TIFF image ({error})") from None
-    if pixels.ndim != 2 or pixels.dtype.kind not in "uif":
-        raise ValueError(f"{path}: {name} ({image}) must be one grey image, but has the shape {pixels.shape}")
+        pixels = read_image(image)
+    except ValueError as error:
+        raise ValueError(f"{path}: {name}: {error}") from error
     if not np.isfinite(pixels).all():
         raise ValueError(f"{path}: {name} ({image}) holds NaN or infinite values; measure those pixels again")
     lowest = pixels.min()

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,14 +20,20 @@ import numpy.typing as npt
 import tifffile
 
 from decode.atomic import atomic
+from decode.errors import brief, reading
 
-__all__ = ["Movie", "in_natural_order", "open_movie", "require_pixel_size", "write_movie"]
+__all__ = ["Movie", "in_natural_order", "open_movie", "read_image", "require_pixel_size", "write_movie"]
 
 # tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 IMAGEJ_LIMIT = 2**32 - 2**25
 """bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as BigTIFF)"""
+
+SMALL_FRAME = 2**26
+"""bytes; as large as the frames of the largest cameras, and read whatever it is compressed to"""
+MOST_COMPRESSION = 1100
+"""times that a larger frame is compressed at most, a little more than zlib does to one without any light"""
 
 NM_PER = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, r"\u00b5m": 1e3, "mm": 1e6}
 MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
@@ -172,7 +178,8 @@ class _Part:
                 remedy = "export it again"
                 if packed and find_spec("imagecodecs") is None:
                     remedy = "pip install 'decode-smlm[io]', which brings more codecs"
-                raise ValueError(f"{self.path}: frames {start}:{stop} cannot be decoded ({error}); {remedy}") from error
+                which, reason = f"frames {start}:{stop}", brief(str(error))
+                raise ValueError(f"{self.path}: {which} cannot be decoded ({reason}); {remedy}") from error
         # read, not mapped: pages of a mapped file would count as memory in use, up to the whole movie
         pixels = shape[1] * shape[2]
         offset = self.block_offset + start * pixels * self.dtype.itemsize
@@ -269,6 +276,18 @@ def require_pixel_size(nm: float) -> None:
         raise ValueError(f"a pixel size of {nm:g} nm is no microscope's ({low:g} to {high:g}); state it in nm{meant}")
 
 
+def read_image(path: Path) -> npt.NDArray[Any]:
+    """(y, x) the one image of grey values in a TIFF file, as `open_movie` reads frames.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_movie`, and if it holds more than one.
+    """
+    with closing(_open_part(path, allow_truncated=False)) as part:
+        if part.n_frames != 1:
+            raise ValueError(f"{path} must be one grey image, but holds {part.n_frames}")
+        return part.read(0, 1)[0]
+
+
 def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float | None = None) -> None:
     """Write a movie that ImageJ opens: uint16 where every count is whole and fits, else float32.
 
@@ -339,11 +358,9 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
         raise FileNotFoundError(f"there is no file {path}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
-    try:
+    with reading(path, "a TIFF file", "export the movie as TIFF"):
         tiff = tifffile.TiffFile(path)
-    except tifffile.TiffFileError as error:
-        raise ValueError(f"{path} is not a TIFF file, or its header is damaged; export the movie as TIFF") from error
-    with ExitStack() as opened:
+    with ExitStack() as opened, reading(path, "a TIFF movie", "export it again"):
         opened.callback(tiff.close)
         try:
             first = tiff.pages.first
@@ -368,6 +385,9 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
     if announced != frame_shape:
         listed, stored = (" x ".join(map(str, shape)) for shape in (announced, frame_shape))
         raise ValueError(f"{path} announces frames of {listed} pixels and holds images of {stored}; export it again")
+    declared = _declared_axes(tiff)
+    if not (declared and first.is_contiguous):  # then tifffile needs no list
+        _require_an_end(tiff)
     try:
         found = tiff.series
     except (tifffile.TiffFileError, IndexError):
@@ -375,7 +395,6 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
     series, block_offset, axes = None, None, {}
     if found:
         series, block_offset, axes = found[0], found[0].dataoffset, _longer_axes(found[0].axes, found[0].shape)
-    declared = _declared_axes(tiff)
     if math.prod(declared.values()) > math.prod(axes.values()):
         series, block_offset, axes = None, None, declared
         if tiff.is_imagej and first.is_final:
@@ -401,6 +420,8 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             raise ValueError(f"{path} continues in {absent[0]}, which is missing; put all files of the series together")
         n_whole = sum(1 for _ in takewhile(_is_whole, pages))
     else:
+        if not isinstance(block_offset, int):
+            raise ValueError("it does not say where its pixels are")
         frame_bytes = math.prod(frame_shape) * dtype.itemsize
         n_whole = min(n_frames, (tiff.filehandle.size - block_offset) // frame_bytes)
     if n_whole == 0:
@@ -469,12 +490,37 @@ def _readable_pages(container: tifffile.TiffFile | tifffile.TiffPageSeries) -> l
 
 
 def _is_whole(page: _Page | None) -> bool:
-    """Whether all pixels of a page lie within its file."""
-    if page is None or not page.dataoffsets:
+    """Whether all pixels of a page lie within its file, and could be what is stored there."""
+    if page is None or page.keyframe is None or not page.dataoffsets:
         return False
     size = page.parent.filehandle.size
     segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    return all(offset > 0 and count > 0 and offset + count <= size for offset, count in segments)
+    stored, needed = sum(page.databytecounts), math.prod(page.shape) * page.keyframe.bitspersample // 8
+    if page.keyframe.compression != tifffile.COMPRESSION.NONE:
+        needed = 0 if needed <= SMALL_FRAME else needed // MOST_COMPRESSION
+    return needed <= stored and all(offset > 0 and count > 0 and offset + count <= size for offset, count in segments)
+
+
+def _require_an_end(tiff: tifffile.TiffFile) -> None:
+    """Fail where the list of pages leads back into itself: tifffile follows it until the memory is full.
+
+    Raises:
+        ValueError: if it does.
+    """
+    file, layout = tiff.filehandle, tiff.tiff
+    offset, seen = int(tiff.pages.first.offset), set[int]()
+    while offset:
+        if offset in seen:
+            raise ValueError("its list of pages leads back into itself")
+        seen.add(offset)
+        file.seek(offset)
+        n_tags = int.from_bytes(file.read(layout.tagnosize), _order(tiff))
+        file.seek(offset + layout.tagnosize + n_tags * layout.tagsize)
+        offset = int.from_bytes(file.read(layout.offsetsize), _order(tiff))
+
+
+def _order(tiff: tifffile.TiffFile) -> Literal["little", "big"]:
+    return "little" if tiff.byteorder == "<" else "big"
 
 
 def _list_of_pages_ends(tiff: tifffile.TiffFile) -> bool:

@@ -136,7 +136,7 @@ ONES = np.ones((4, 6), np.float32)
         ({"read_variance_map": -ONES}, "read_variance_map .* holds -1, but must be 0 or more"),
         ({"offset_map": np.nan * ONES}, "offset_map .* holds NaN"),
         ({"gain_map": ONES.T}, "maps differ in height x width .*gain_map 6 x 4"),
-        ({"gain_map": np.ones((2, 4, 6), np.float32)}, "gain_map .* must be one grey image"),
+        ({"gain_map": np.ones((2, 4, 6), np.float32)}, "gain_map: .* must be one grey image"),
     ],
 )
 def test_a_wrong_map_is_named(tmp_path: Path, maps: dict[str, np.ndarray], sentence: str) -> None:
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_camera_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_map_that_is_no_image_is_refused(tmp_path: Path) -> None:
     path = save_maps(tmp_path, offset_map=ONES, gain_map=ONES, read_variance_map=ONES)
     (tmp_path / "gain_map.tif").write_text("no image")
-    with pytest.raises(ValueError, match=r"gain_map .* is not a readable TIFF image"):
+    with pytest.raises(ValueError, match=r"gain_map: .* is not a TIFF file"):
         read_camera(path)
 
 

@@ -22,6 +22,8 @@ def read_decode(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Emi
     if rows_columns is None or isinstance(rows_columns, h5py.Empty):
         raise ValueError(f"{path} does not say how large a pixel is: state it (--pixel-size, in nm)")
     size = np.broadcast_to(np.asarray(rows_columns, np.float64), 2)
+    if not (np.isfinite(size) & (size > 0)).all():
+        raise ValueError(f"{path}: px_size is {brief(rows_columns)}, must be positive")
     unit = attributes.get("xy_unit")
     if unit not in ("px", "nm"):
         raise ValueError(f"{path} has lengths in {brief(unit)}; DECODE writes px or nm")
