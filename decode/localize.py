@@ -66,7 +66,8 @@ def localize(
 
     Yields:
         Molecules of the next frames, in the order of frames, with `frames_done` and `frames_total` in the metadata.
-        Frame numbers are those of the file, also where `open_movie` was told to leave frames out.
+        Frame numbers are those of the file, also where `open_movie` was told to leave frames out; the first and the
+        last that are left are seen with the neighbours they have in the file.
 
     Raises:
         ValueError: if the camera's maps do not fit the movie, the context does not fit the model, the region is
@@ -90,34 +91,48 @@ def localize(
     facts = {"pixel_size_nm": pixel_size_nm, "n_frames": n_frames, "height_px": height, "width_px": width}
     keep_freed_memory()
 
+    # the first and the last frame that were chosen have neighbours in the file that were not
+    whole, (first, end) = movie.whole, (movie.frames.start, movie.frames.stop)
+
     def read(start: int) -> npt.NDArray[np.float32]:
-        return movie.read(max(0, start - 1), min(n_frames, start + chunk + 1)).astype(np.float32)
+        seen = range(max(0, start - 1), min(len(whole), min(end, start + chunk) + 1))
+        chosen = range(max(seen.start, first), min(seen.stop, end))
+        before = [_neighbour(whole, i) for i in seen if i < first]
+        after = [_neighbour(whole, i) for i in seen if i >= end]
+        return np.concatenate([*before, whole.read(chosen.start, chosen.stop).astype(np.float32), *after])
 
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for start in range(0, n_frames, chunk):
+        ahead = reader.submit(read, first)
+        for start in range(first, end, chunk):
             frames = ahead.result()
             before = max(0, start - 1)
-            unusable = usual.unusable(frames, movie.frames.start + before)
+            unusable = usual.unusable(frames, before)
             adu = torch.from_numpy(frames)
-            usable = torch.tensor([movie.frames.start + before + i not in unusable for i in range(len(adu))])
-            stop = min(n_frames, start + chunk)
-            if stop < n_frames:
+            usable = torch.tensor([before + i not in unusable for i in range(len(adu))])
+            stop = min(end, start + chunk)
+            if stop < end:
                 ahead = reader.submit(read, stop)
             found = [
                 part
                 for tile in tiles
                 for part in _localize_tile(
-                    adu, usable, model, camera, maps, tile, at_once, (start, stop, n_frames), pixel_size_nm, threshold
+                    adu, usable, model, camera, maps, tile, at_once, (start, stop, len(whole)), pixel_size_nm, threshold
                 )
             ]
             molecules = EmitterSet.cat(found)
             molecules = replace(
                 molecules,
-                frame=molecules.frame + movie.frames.start,
-                metadata={**facts, "frames_done": stop, "frames_total": n_frames},
+                metadata={**facts, "frames_done": stop - first, "frames_total": n_frames},
             )
             yield molecules.sorted_by_frame()
+
+
+def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
+    """(1, y, x) a frame that was not chosen, perhaps since it cannot be read: then it is blank, and tells nothing."""
+    try:
+        return whole.read(number, number + 1).astype(np.float32)
+    except (ValueError, OSError):
+        return np.zeros((1, *whole.shape[1:]), np.float32)
 
 
 def parse_span(option: str, text: str) -> slice:

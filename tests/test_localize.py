@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,23 @@ def test_a_region_keeps_the_frames_coordinates(movie_path: Path, model: Localize
     assert_same(inside, run(movie_path, model, roi=(slice(10, 33), slice(20, 61))))
 
 
-def test_frames_keep_their_numbers(movie_path: Path, model: Localizer) -> None:
+@pytest.mark.parametrize("chosen", [slice(5, 15), slice(0, 9), slice(20, 21), slice(1, 20)], ids=str)
+def test_chosen_frames_have_the_molecules_that_they_have_in_the_whole_movie(
+    movie_path: Path, model: Localizer, chosen: slice
+) -> None:
+    """The first and the last of them too, whose neighbours are in the file."""
     whole = run(movie_path, model)
-    part = run(movie_path, model, frames=slice(5, 15))
-    inner = (whole.frame > 5) & (whole.frame < 14)
-    assert_same(whole[inner], part[(part.frame > 5) & (part.frame < 14)])
+    assert_same(whole[(whole.frame >= chosen.start) & (whole.frame < chosen.stop)], run(movie_path, model, chosen))
+
+
+def test_a_neighbour_that_cannot_be_read_is_as_none(tmp_path: Path, model: Localizer) -> None:
+    """It was left out with `frames` for just that."""
+    counts = np.random.default_rng(3).poisson(140, (6, 24, 32)).astype(np.float32)
+    write_movie(tmp_path / "whole.tif", counts[1:])
+    counts[0, 3, 3] = np.nan
+    write_movie(tmp_path / "broken.tif", counts)
+    one, two = run(tmp_path / "broken.tif", model, slice(1, 6)), run(tmp_path / "whole.tif", model)
+    assert_same(replace(one, frame=one.frame - 1), two)
 
 
 def test_maps_must_fit(movie_path: Path, model: Localizer) -> None:

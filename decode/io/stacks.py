@@ -101,6 +101,11 @@ class Movie:
             raise ValueError(f"{self.path}: no frame is left; choose others with --frames")
         return Movie(self._parts, self.frames, kept if self._kept is None else self._kept[kept])
 
+    @property
+    def whole(self) -> Movie:
+        """All frames of the files, whichever of them this movie has; it shares the files."""
+        return Movie(self._parts, range(int(self._starts[-1])))
+
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Frames start, ..., stop - 1; nothing else is read or kept.
 
