@@ -64,6 +64,7 @@ def _exit_code(error: Exception) -> int | None:
 app = typer.Typer(
     cls=_Commands,
     help="Raw single-molecule blinking movies to tables of molecules with uncertainties.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

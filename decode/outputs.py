@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from decode.atomic import check_writable, sweep
@@ -52,18 +51,9 @@ def check_outputs(
     """
     outputs = list(outputs)
     read = [path for path in (Path(i) for i in inputs if i is not None) if path.exists()]
-    for output in outputs:
-        for path in read:
-            if output.exists() and output.samefile(path):
-                raise ValueError(
-                    f"{output} would be written over {path}, which is read; choose another name or folder with --out"
-                )
-    for one, other in combinations(outputs, 2):
-        if _same_name(one, other):
-            raise ValueError(
-                f"{one} and {other} would overwrite each other; rename what is read, or choose another name or folder "
-                "with --out"
-            )
+    _check_inputs(outputs, {_identity(path): path for path in read})
+    _check_each_other(outputs)
+    _check_folders(outputs, [path for path in read if path.is_dir()])
     _check_sidecars(outputs)
     for parent in {output.parent for output in outputs if output.parent.is_dir()}:
         sweep(parent)
@@ -166,10 +156,44 @@ def _check_suffix(path: Path, what: str, *suffixes: str) -> None:
         raise ValueError(f"{path}: {what} written as {' or '.join(suffixes)}; choose such a name")
 
 
-def _same_name(one: Path, other: Path) -> bool:
-    """Whether two files may be one, also on a disk that does not tell `A` from `a`."""
-    names = [unicodedata.normalize("NFC", str(path.resolve())).casefold() for path in (one, other)]
-    return names[0] == names[1]
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of and links to a file."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _check_inputs(outputs: Sequence[Path], read: Mapping[tuple[int, int], Path]) -> None:
+    for output in outputs:
+        if output.exists() and _identity(output) in read:
+            raise ValueError(
+                f"{output} would be written over {read[_identity(output)]}, which is read; choose another name or "
+                "folder with --out"
+            )
+
+
+def _check_each_other(outputs: Sequence[Path]) -> None:
+    """Two outputs may be one file, also on a disk that does not tell `A` from `a`."""
+    seen: dict[str, Path] = {}
+    for output in outputs:
+        name = unicodedata.normalize("NFC", str(output.resolve())).casefold()
+        if name in seen:
+            raise ValueError(
+                f"{seen[name]} and {output} would overwrite each other; rename what is read, or choose another name or "
+                "folder with --out"
+            )
+        seen[name] = output
+
+
+def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
+    """A folder of one file a frame must not gain frames."""
+    for output in outputs:
+        for folder in folders:
+            within = output.parent.exists() and output.parent.samefile(folder)
+            if within and output.suffix.lower() in (".tif", ".tiff"):
+                raise ValueError(
+                    f"{output} would be written into {folder}, whose files are read as frames; choose another folder "
+                    "with --out"
+                )
 
 
 def _check_sidecars(outputs: Sequence[Path]) -> None:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import final
 
@@ -25,7 +24,7 @@ from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.psfs import read_psf, write_psf
-from decode.io.stacks import open_movie
+from decode.io.stacks import SUFFIXES, open_movie
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
@@ -258,8 +257,9 @@ class _Done:
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """What tells files, and those in folders, from changed ones without reading them."""
-    within = [sorted(path.iterdir()) for path in paths if path.is_dir()]
-    paths = [*paths, *chain.from_iterable(within)]
+    folders = [path for path in paths if path.is_dir()]
+    frames = (file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES)
+    paths = [*(path for path in paths if path not in folders), *frames]
     return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
 
 

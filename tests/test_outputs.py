@@ -10,6 +10,7 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
+from decode.atomic import PREFIX
 from decode.cli import app
 from decode.outputs import check_outputs, localize_files, run_files
 
@@ -54,6 +55,7 @@ COLLISIONS = {
         "train.tif --beads b.tif --z-step 20 --camera c.yaml -o all",
         "camera.tif --beads b.tif --z-step 20 --camera c.yaml -o all",
         "m.tif --beads b.tif --z-step 20 --camera all/camera.yaml -o all",
+        "frames --beads b.tif --z-step 20 --camera c.yaml -o frames",
         "m.tif --beads all/camera_offset_map.tif --z-step 20 --camera c.yaml -o all",
     ],
     "calibrate psf": [
@@ -93,7 +95,7 @@ ELSEWHERE = {
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of all kinds, by their names: none of them is ever read."""
     monkeypatch.chdir(tmp_path)
-    for name in ("all", "other"):
+    for name in ("all", "other", "frames"):
         Path(name).mkdir()
     more = ("other/m.tif", "other/M.tif", "train.tif", "camera.tif", "all/camera_offset_map.tif", "d_offset_map.tif")
     for name in (*FILES, *more, "offset.tif"):
@@ -161,6 +163,12 @@ def test_a_folder_in_the_way_of_one_file_is_said_before_the_others_are_touched(p
 def test_a_table_written_again_takes_its_sidecar_along(place: Path) -> None:
     """The YAML of an older table of that name is no user's file."""
     check_outputs(localize_files(place / "t.tif", place), inputs=[place / "m.tif"])
+
+
+def test_what_a_killed_process_left_is_swept_before_the_work(place: Path) -> None:
+    (place / f"{PREFIX}-0123abcd.csv").write_text("half a table")
+    check_outputs(localize_files(Path("fresh.tif"), place))
+    assert not list(place.glob(".unfinished*"))
 
 
 def test_a_folder_that_can_be_made_is_not_made_by_the_check(place: Path) -> None:

@@ -24,7 +24,7 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
-from decode.run import RunProgress, _Done, run
+from decode.run import RunProgress, _Done, _marks, run
 from decode.scene import Scene
 
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
@@ -184,6 +184,15 @@ def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the
     stages(5, stop=True)
     stages(1)
     assert Localizer.load(tmp_path / "model.safetensors").record["config"]["seed"] == 1
+
+
+def test_a_table_in_the_folder_of_a_movie_does_not_make_it_another_movie(tmp_path: Path) -> None:
+    (tmp_path / "0.tif").write_bytes(b"a frame")
+    before = _marks([tmp_path])
+    (tmp_path / "molecules.csv").write_text("a table")
+    assert _marks([tmp_path]) == before
+    (tmp_path / "1.tif").write_bytes(b"a frame")
+    assert _marks([tmp_path]) != before
 
 
 DAMAGED = ["", "{", "[]", "[1, 2]", "[[[], 1]]", "3", '"text"', "null", '{"train": [1]}', '{"train": {}}', "[" * 10**5]

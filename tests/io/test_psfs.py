@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,13 @@ def test_a_psf_without_a_format_leaves_no_file(tmp_path: Path) -> None:
 def test_the_lowest_depth_comes_first() -> None:
     with pytest.raises(ValueError, match="lowest depth"):
         PSFFile(psf=gaussian(), z_range_nm=(1.0, -1.0))
+
+
+def test_a_limit_on_the_size_of_files_is_said(
+    tmp_path: Path, limited_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """Without a crash of the process, as HDF5 would have it where it cannot write."""
+    file = PSFFile(psf=spline(), z_range_nm=(-300.0, 250.0))
+    with limited_files(5000), pytest.raises(OSError, match=r"cannot write .*psf\.h5: the limit on the size of a file"):
+        write_psf(tmp_path / "psf.h5", file)
+    assert list(tmp_path.iterdir()) == []
