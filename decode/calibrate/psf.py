@@ -17,6 +17,7 @@ from torch import Tensor
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
 from decode.calibrate.field import BEADS_PER_TERM, PLANES, fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
+from decode.calibrate.held_out import HeldOut, usable_range
 from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
 from decode.calibrate.pupil import brightness, fit_images, fit_pupil, spread
 from decode.calibrate.scan import FEWEST_PLANES, Scan, check_scan
@@ -41,7 +42,7 @@ from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
 from decode.progress import Progress, Steps, Stepwise, part, shares
 
-__all__ = ["MODELS", "HeldOut", "Optics", "PSFCalibration", "calibrate_psf", "read_positions"]
+__all__ = ["MODELS", "Optics", "PSFCalibration", "calibrate_psf", "read_positions"]
 
 PATCH_NM = 3100.0
 """side of the crops unless told otherwise: holds a 3D PSF over 1.5 um of depth"""
@@ -63,57 +64,6 @@ class Optics(NamedTuple):
     """of the beads, whose size is taken out: the PSF is that of a molecule"""
     phase_mask: bool = False
     """fit a free phase over the pupil besides the Zernike coefficients"""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Beads localized with a PSF that was fitted to the other beads: maximum likelihood, plane by plane."""
-
-    z_nm: Tensor
-    """(z,) where the stage had the planes"""
-    error_nm: Tensor
-    """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
-    bound_nm: Tensor
-    """(n, z, 3) Cramer-Rao bound of the pixels that were looked at; infinite where they do not tell"""
-    jitter_nm: Tensor
-    """(n, z, 3) how far the stage strayed in each plane, as the other beads of the stack tell; part of `error_nm`"""
-
-    def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
-        """(z, 3) mean error of all beads, averaged over neighbouring planes.
-
-        Args:
-            within: only planes with |z| up to this.
-            smooth_nm: planes to average over.
-        """
-        use = self.z_nm.abs() <= within
-        mean = self.error_nm[:, use].mean(0)
-        spacing = float(self.z_nm.diff().median()) if len(self.z_nm) > 1 else smooth_nm
-        width = min(2 * round(smooth_nm / spacing / 2) + 1, 2 * (len(mean) // 2) + 1)
-        pooled = torch.nn.functional.avg_pool1d(mean.T[:, None], width, 1, width // 2, count_include_pad=False)
-        return pooled[:, 0].T[: len(mean)]
-
-    def summary(self, within: float = math.inf) -> dict[str, tuple[float, float, float]]:
-        """RMS over z of bias, error and bound, and their ratio, for x, y, z; with the stage's jitter and without it."""
-        # a spline levels off at its ends, where no depth is told
-        told = self.bound_nm.isfinite().all(2).all(0)
-        use = (self.z_nm.abs() <= within) & told
-        error, bound = self.error_nm[:, use], self.bound_nm[:, use]
-        steady = error - self.jitter_nm[:, use]
-        steady = steady - steady.median(1, keepdim=True).values
-
-        def rms(values: Tensor) -> Tensor:
-            return values.flatten(0, -2).square().mean(0).sqrt()
-
-        figures = {
-            "bias_nm": rms(self.bias_nm(within)),
-            "rmse_nm": rms(error),
-            "rmse_without_jitter_nm": rms(steady),
-            "bound_nm": rms(bound),
-            "rmse_over_bound": rms(error) / rms(bound),
-            "rmse_without_jitter_over_bound": rms(steady) / rms(bound),
-        }
-        return {name: (float(v[0]), float(v[1]), float(v[2])) for name, v in figures.items()}
 
 
 @final
@@ -288,6 +238,7 @@ def calibrate_psf(
     facts = PSFFile(
         psf=_of_molecules(whole.psf),
         z_range_nm=(float(z_nm[0]), float(z_nm[-1])),
+        usable_nm=None if held_out is None else usable_range(held_out),
         sources=tuple(str(p) for p in paths),
         n_beads=len(beads),
         z_step_nm=step,

@@ -6,17 +6,18 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from decode.atomic import atomic
-from decode.calibrate.psf import HeldOut, PSFCalibration
+from decode.calibrate.held_out import LARGEST_BIAS_NM, POOLED_NM, HeldOut, Range, usable_range
+from decode.calibrate.psf import PSFCalibration
 from decode.calibrate.spline import Noise
 from decode.likelihood import DARKEST
 from decode.optics.field import FieldSplinePSF
@@ -32,25 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Drawn",
-    "Precision",
     "draw_pictures",
-    "precision",
     "save_figure",
     "save_report",
-    "usable_range",
     "verdict",
 ]
 
-WITHIN_FACTOR = 2.5
-"""a depth is usable where the spread is at most so many times the best"""
-LARGEST_BIAS_NM = (10.0, 10.0, 20.0)
-"""of x, y, z in a usable depth: about the precision of a bright molecule, to which a bias should not add"""
-POOLED_NM = 100.0
-"""neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
-LOST_NM = 150.0
-"""an error in z of more than this, and of more than six times the bound, is another depth that looked alike"""
-LOST_PART = 0.05
-"""of the beads may be found at another depth where depth is usable"""
 FEW_BEADS = 5
 DIM_PHOTONS = 5000.0
 """of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
@@ -123,16 +111,6 @@ class Images:
         return float(self.residual.square().mean())
 
 
-class Range(NamedTuple):
-    """Depths, nm."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"z = {self.low:.0f} to {self.high:.0f} nm"
-
-
 @torch.no_grad()
 def _images(calibration: PSFCalibration) -> Images:
     """Every bead as the model has it, where and as bright as it was found."""
@@ -189,116 +167,6 @@ def _noise(measured: Tensor, expected: Tensor) -> Noise:
         slope, level = torch.linalg.solve((design * weight) @ design.T, (design * weight) @ variance).tolist()
         excess, floor = max(slope, 1e-3), max(level, 0.0)
     return Noise(excess, floor)
-
-
-def _steady(held_out: HeldOut) -> HeldOut:
-    """The same without what the stage strayed, and with the median of the beads for those found at another depth."""
-    error = held_out.error_nm - held_out.jitter_nm
-    error = error - error.median(1, keepdim=True).values
-    error = torch.where(_lost(held_out)[..., None], error.median(0).values, error)
-    return replace(held_out, error_nm=error, jitter_nm=torch.zeros_like(error))
-
-
-def _lost(held_out: HeldOut) -> Tensor:
-    """(n, z) which beads were found at another depth, that looks alike."""
-    error, bound = held_out.error_nm[..., 2].abs(), held_out.bound_nm[..., 2].nan_to_num(0, 0)
-    return (error > LOST_NM) & (error > 6 * bound)
-
-
-def _pooled(held_out: HeldOut, values: Tensor) -> Tensor:
-    """Values (z, 3) averaged over neighbouring planes."""
-    return replace(held_out, error_nm=values[None]).bias_nm(smooth_nm=POOLED_NM)
-
-
-def _among(held_out: HeldOut, use: Tensor) -> HeldOut:
-    """The same in some of its planes."""
-    names = ("error_nm", "bound_nm", "jitter_nm")
-    return replace(held_out, z_nm=held_out.z_nm[use], **{name: getattr(held_out, name)[:, use] for name in names})
-
-
-def _spread(held_out: HeldOut) -> Tensor:
-    """(z, 3) standard deviation over the beads, over neighbouring planes; the stage moves all of them alike."""
-    error = held_out.error_nm
-    variance = (error - error.mean(0)).square().sum(0) / (len(error) - 1)
-    return _pooled(held_out, variance).sqrt()
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Precision:
-    """How far from their places beads are found that were not fitted, depth by depth."""
-
-    z_nm: Tensor
-    """(z,)"""
-    error_nm: Tensor
-    """(z, 3) rms over the beads and 100 nm of depth"""
-    bound_nm: Tensor
-    """(z, 3) Cramer-Rao bound of their light, rms over the beads; infinite where an image does not tell"""
-
-
-def precision(held_out: HeldOut) -> Precision:
-    """Error in x, y and z against the bound; as in the verdict without the stage's jitter, and without beads that were
-    found at another depth."""
-    error = _pooled(held_out, _steady(held_out).error_nm.square().mean(0)).sqrt()
-    return Precision(z_nm=held_out.z_nm, error_nm=error, bound_nm=_bound(held_out))
-
-
-def _bound(held_out: HeldOut) -> Tensor:
-    """(z, 3) rms over the beads; infinite where a bead's image does not tell."""
-    return held_out.bound_nm.nan_to_num(math.inf, math.inf).square().mean(0).sqrt()
-
-
-def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
-    """The depths over which beads that were not fitted are found well.
-
-    Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and its bound finite and
-    within the same of the best bound, the bias is at most 10 nm in x, y and 20 nm in z, and no more than one in twenty
-    beads is found at another depth.  The stage's jitter is taken off; spread and bias get twice their own error's
-    benefit, so that few beads widen the range and not noise narrows it.
-
-    Args:
-        held_out: of a calibration.
-        lateral: ask for x and y only.
-
-    Returns:
-        Its ends in nm; None if there is no such run of two planes or more.
-    """
-    good = torch.stack([*_checks(held_out, lateral).values()]).all(0)
-    low, high = _longest_run(good.tolist())
-    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
-
-
-def _checks(held_out: HeldOut, lateral: bool = False) -> dict[str, Tensor]:
-    """(z,) which planes pass, by what is said of those that do not."""
-    steady = _steady(held_out)
-    axes = [0, 1] if lateral else [2]
-    spread, bound, bias = _spread(steady), _bound(held_out), steady.bias_nm(smooth_nm=POOLED_NM)
-    n, pooled = len(held_out.error_nm), max(1.0, POOLED_NM / float(held_out.z_nm.diff().median()))
-    lost = torch.zeros_like(bias)
-    if not lateral:
-        lost = _pooled(held_out, _lost(held_out).float().mean(0)[:, None].expand(-1, 3))
-        bound = torch.where(lost <= LOST_PART, bound, math.inf)
-    # the least of many noisy spreads lies too low: the best is theirs where the bound is in its lowest third
-    best = spread.gather(0, bound.argsort(0)[: max(1, len(bound) // 3)]).square().mean(0).sqrt()
-    own_error = 1 + 2 / math.sqrt(2 * (n - 1) * pooled)
-    sharp = (spread / own_error <= WITHIN_FACTOR * best) & bound.isfinite()
-    sharp &= bound <= WITHIN_FACTOR * bound.min(0).values
-    straight = bias.abs() - 2 * spread / math.sqrt(n * pooled) <= torch.tensor(LARGEST_BIAS_NM)
-    return {
-        "beads are found at another depth": lost[:, 0] <= LOST_PART,
-        f"the spread is over {WITHIN_FACTOR:g} times its best": sharp[:, axes].all(1),
-        f"the bias in x or y is over {LARGEST_BIAS_NM[0]:g} nm": straight[:, :2].all(1),
-        f"the bias in z is over {LARGEST_BIAS_NM[2]:g} nm": straight[:, 2] | lateral,
-    }
-
-
-def _longest_run(good: Sequence[bool]) -> tuple[int, int]:
-    """First and one past the last of the longest run of True; (0, 0) if there is none."""
-    best, start = (0, 0), 0
-    for i, ok in enumerate([*good, False]):
-        if not ok:
-            best, start = max(best, (start, i), key=lambda run: run[1] - run[0]), i + 1
-    return best
 
 
 @torch.no_grad()
@@ -360,18 +228,14 @@ def _range_sentence(calibration: PSFCalibration) -> str:
             f"No depth can be told well with this PSF; {sideways}. Use it for 2D, or bring in an astigmatic lens or "
             "a phase mask for 3D."
         )
-    steady = _among(_steady(held_out), _inside(held_out, found))
-    spread, bias = _spread(steady)[:, 2], steady.bias_nm(smooth_nm=POOLED_NM).abs()
+    steady = held_out.steady().among(held_out.inside(found))
+    spread, bias = steady.spread_nm()[:, 2], steady.bias_nm(smooth_nm=POOLED_NM).abs()
     wider = flat is not None and flat.high - flat.low > found.high - found.low + 2 * POOLED_NM
     return (
         f"Usable over {found}: there a bead that was not fitted is found to {float(spread.min()):.1f} nm in z at best "
         f"and {float(spread.max()):.1f} nm at worst, with a bias of at most {float(bias[:, 2].max()):.1f} nm in z and "
         f"{float(bias[:, :2].max()):.1f} nm in x and y.{f' Without depth, usable over {flat}.' if wider else ''}"
     )
-
-
-def _inside(held_out: HeldOut, found: Range) -> Tensor:
-    return (held_out.z_nm >= found.low) & (held_out.z_nm <= found.high)
 
 
 def _limits(calibration: PSFCalibration, images: Images) -> list[str]:
@@ -445,8 +309,8 @@ def _dim_sentence(light: Tensor) -> str:
 def _bound_sentence(held_out: HeldOut | None, found: Range | None) -> str:
     if held_out is None or found is None:
         return ""
-    steady = _among(_steady(held_out), _inside(held_out, found))
-    ratio = (_spread(steady) / _bound(steady)).square().mean(0).sqrt()
+    steady = held_out.steady().among(held_out.inside(found))
+    ratio = (steady.spread_nm() / steady.rms_bound_nm()).square().mean(0).sqrt()
     freedom = (len(steady.error_nm) - 1) * len(steady.z_nm)
     worst = int(ratio.argmax())
     if float(ratio[worst]) <= WORSE_THAN_BOUND * (1 + 2 / math.sqrt(2 * freedom)):
@@ -503,7 +367,7 @@ def _tilt_sentence(calibration: PSFCalibration, found: Range | None) -> str:
 def _lost_sentence(held_out: HeldOut | None, found: Range | None) -> str:
     if held_out is None or found is None:
         return ""
-    lost = _lost(_among(held_out, _inside(held_out, found)))
+    lost = held_out.among(held_out.inside(found)).lost()
     if not bool(lost.any()):
         return ""
     return (
@@ -540,7 +404,7 @@ def _ends_sentence(held_out: HeldOut | None, found: Range | None) -> str:
     """Why the range is no wider."""
     if held_out is None or found is None:
         return ""
-    z, checks = held_out.z_nm, _checks(held_out)
+    z, checks = held_out.z_nm, held_out.checks()
     low, high = int((z == found.low).nonzero()), int((z == found.high).nonzero())
     ends = []
     for word, plane in (("below", low - 1), ("above", high + 1)):
@@ -702,11 +566,11 @@ def _draw_crops(figure: SubFigure | Figure, calibration: PSFCalibration, images:
 def _draw_precision(figure: SubFigure | Figure, calibration: PSFCalibration, images: Images) -> None:
     held_out = calibration.held_out
     assert held_out is not None
-    steady, z = _steady(held_out), held_out.z_nm.numpy()
+    steady, z = held_out.steady(), held_out.z_nm.numpy()
     found = usable_range(held_out)
     axes = figure.subplots(2, 3, sharex=True)
     whole, bias = (h.bias_nm(smooth_nm=POOLED_NM).numpy() for h in (held_out, steady))
-    spread, bound = _spread(steady).numpy(), _bound(held_out).numpy()
+    spread, bound = steady.spread_nm().numpy(), held_out.rms_bound_nm().numpy()
     for axis, ((top, bottom), name) in enumerate(zip(axes.T, AXES, strict=True)):
         raw = held_out.error_nm[..., axis].mean(0).numpy()
         top.plot(z, raw, ".", color="0.7", markersize=3, label="mean of the beads")
@@ -905,12 +769,12 @@ def _tables(calibration: PSFCalibration, images: Images) -> list[str]:
 
 def _precision_table(held_out: HeldOut) -> str:
     found = usable_range(held_out)
-    finite = _bound(held_out).isfinite().all(1)
-    use = finite if found is None else _inside(held_out, found)
+    finite = held_out.rms_bound_nm().isfinite().all(1)
+    use = finite if found is None else held_out.inside(found)
     if not bool(use.any()):
         return ""
     low, high = (float(z) for z in held_out.z_nm[use][[0, -1]])
-    whole, steady = (_among(h, use).summary() for h in (held_out, _steady(held_out)))
+    whole, steady = (h.among(use).summary() for h in (held_out, held_out.steady()))
     strayed = bool(held_out.jitter_nm.any())
     figures = {
         "bias, nm rms over z": whole["bias_nm"],
@@ -921,7 +785,7 @@ def _precision_table(held_out: HeldOut) -> str:
         "error without jitter and other depths, nm rms": steady["rmse_nm"],
         "error without jitter and other depths over bound": steady["rmse_over_bound"],
     }
-    lost = _lost(_among(held_out, use))
+    lost = held_out.among(use).lost()
     shown = list(figures.items()) if strayed or bool(lost.any()) else list(figures.items())[:4]
     rows = [(label, *(f"{value:.2f}" for value in values)) for label, values in shown]
     rows.append(("images found at another depth", "", "", f"{int(lost.sum())} of {lost.numel()}"))
@@ -982,8 +846,8 @@ def _bead_table(calibration: PSFCalibration, images: Images) -> str:
 def _errors(held_out: HeldOut) -> list[str]:
     """Of each bead, rms over the usable depths without the stage's jitter."""
     found = usable_range(held_out)
-    use = torch.ones_like(held_out.z_nm, dtype=torch.bool) if found is None else _inside(held_out, found)
-    rms = _steady(held_out).error_nm[:, use].square().mean(1).sqrt()
+    use = torch.ones_like(held_out.z_nm, dtype=torch.bool) if found is None else held_out.inside(found)
+    rms = held_out.steady().error_nm[:, use].square().mean(1).sqrt()
     return [", ".join(f"{value:.1f}" for value in bead) for bead in rms.tolist()]
 
 

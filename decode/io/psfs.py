@@ -32,7 +32,9 @@ class PSFFile:
 
     psf: PSF
     z_range_nm: tuple[float, float]
-    """depth over which it was measured"""
+    """depth over which it was measured, and beyond which nothing is known of it"""
+    usable_nm: tuple[float, float] | None = None
+    """depth over which beads that were not fitted were found well; None where there is none, or nothing tells it"""
     sources: tuple[str, ...] = ()
     """files it was made from"""
     n_beads: int = 0
@@ -48,6 +50,15 @@ class PSFFile:
     def __post_init__(self) -> None:
         if not -math.inf < self.z_range_nm[0] <= self.z_range_nm[1] < math.inf:
             raise ValueError(f"z_range_nm is {self.z_range_nm}, the lowest depth must come first")
+
+    @property
+    def depth(self) -> str:
+        """The depths in words, the same wherever they are said."""
+        measured = f"{self.z_range_nm[0]:.0f} to {self.z_range_nm[1]:.0f} nm"
+        if self.usable_nm is None:
+            return f"measured over z = {measured}"
+        usable = f"usable over z = {self.usable_nm[0]:.0f} to {self.usable_nm[1]:.0f} nm"
+        return usable if self.usable_nm == self.z_range_nm else f"{usable} of the {measured} that were measured"
 
 
 def write_psf(path: Path | str, file: PSFFile) -> None:
@@ -65,6 +76,8 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["z"] = "0 in focus, positive as the stage's z in the bead stack"
         h5.attrs["settings"] = json.dumps(settings)
         h5.attrs["z_range_nm"] = file.z_range_nm
+        if file.usable_nm is not None:
+            h5.attrs["usable_nm"] = file.usable_nm
         h5.attrs["sources"] = json.dumps(file.sources)
         h5.attrs["n_beads"] = file.n_beads
         h5.attrs["z_step_nm"] = file.z_step_nm
@@ -100,9 +113,11 @@ def _file(h5: h5py.File) -> PSFFile:
     arrays = {name: torch.from_numpy(array_of(h5, name).astype(np.float32)) for name in h5}
     attributes: dict[str, Any] = dict(h5.attrs)
     low, high = (float(z) for z in attributes["z_range_nm"])
+    usable = attributes.get("usable_nm")
     return PSFFile(
         psf=rebuild(PSFDescription(str(attributes["kind"]), json.loads(attributes["settings"]), arrays)),
         z_range_nm=(low, high),
+        usable_nm=None if usable is None else (float(usable[0]), float(usable[1])),
         sources=tuple(json.loads(attributes["sources"])),
         n_beads=int(attributes["n_beads"]),
         z_step_nm=float(attributes["z_step_nm"]),

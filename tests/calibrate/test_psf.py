@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.beads import Bead
-from decode.calibrate.psf import HeldOut, PSFCalibration, _at_positions, calibrate_psf
+from decode.calibrate.held_out import HeldOut, usable_range
+from decode.calibrate.psf import PSFCalibration, _at_positions, calibrate_psf
+from decode.calibrate.report import verdict
 from decode.calibrate.spline import BeadFit
 from decode.io.cameras import CameraFile
 from decode.io.psfs import read_psf, write_psf
@@ -74,6 +76,17 @@ def test_beads_become_a_psf_in_focus_where_the_stage_was_at_0(spline: PSFCalibra
     corner = torch.tensor([bead.corner_px for bead in spline.beads]) * PIXEL_NM
     distance = torch.cdist(spline.xyz[:, :2] + corner, PLACES_NM).min(1).values
     assert float(distance.max()) < 4.0
+
+
+def test_the_depth_that_is_usable_is_said_alike_by_verdict_and_file(spline: PSFCalibration, tmp_path: Path) -> None:
+    assert spline.held_out is not None
+    assert spline.file.usable_nm == usable_range(spline.held_out) is not None
+    write_psf(tmp_path / "psf.h5", spline.file)
+    back = read_psf(tmp_path / "psf.h5")
+    assert back.usable_nm == spline.file.usable_nm
+    words = f"sable over {usable_range(spline.held_out)}"
+    assert words in back.depth
+    assert words in verdict(spline)[0]
 
 
 def test_the_calibration_explains_its_own_beads(spline: PSFCalibration) -> None:

@@ -17,14 +17,13 @@ from PIL import Image
 from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead
-from decode.calibrate.psf import HeldOut, PSFCalibration
+from decode.calibrate.held_out import HeldOut, precision, usable_range
+from decode.calibrate.psf import PSFCalibration
 from decode.calibrate.report import (
     _fade_sentence,
     draw_pictures,
-    precision,
     save_figure,
     save_report,
-    usable_range,
     verdict,
 )
 from decode.io.psfs import PSFFile

@@ -62,6 +62,17 @@ def masked() -> PSF:
     return pupil(phase_mask_nm=100 * torch.rand(24, 24, generator=torch.Generator().manual_seed(1)))
 
 
+def test_the_usable_depth_is_kept_and_said(tmp_path: Path) -> None:
+    known = PSFFile(psf=gaussian(), z_range_nm=(-750.0, 750.0), usable_nm=(-750.0, 300.0))
+    write_psf(tmp_path / "psf.h5", known)
+    assert (
+        read_psf(tmp_path / "psf.h5").depth == "usable over z = -750 to 300 nm of the -750 to 750 nm that were measured"
+    )
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=gaussian(), z_range_nm=(-750.0, 750.0)))
+    assert read_psf(tmp_path / "psf.h5").usable_nm is None
+    assert read_psf(tmp_path / "psf.h5").depth == "measured over z = -750 to 750 nm"
+
+
 @pytest.mark.parametrize("make", [spline, gaussian, pupil, masked])
 def test_the_psf_that_was_written_comes_back(tmp_path: Path, make: Any) -> None:
     psf = make()

@@ -360,7 +360,10 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     assert "--z-step 20" in step.as_command()
     again = PSFStep(Session())
     again.accept(drain(again.read(tmp_path / "psf.h5")))
-    assert "beads" in again.done()
+    assert again.done() == step.done()
+    assert step.calibrated.chosen.file.depth in step.done()
+    low, high = step.calibrated.chosen.file.usable_nm or (0.0, 0.0)
+    assert f"{low:.0f} to {high:.0f} nm" in step.calibrated.verdict[0]
 
 
 @pytest.mark.parametrize(

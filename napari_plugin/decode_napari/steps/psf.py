@@ -12,8 +12,9 @@ from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps.step import Report, Step, call, command, reports
 
 if TYPE_CHECKING:
+    from decode.calibrate.held_out import Precision
     from decode.calibrate.psf import Optics, PSFCalibration
-    from decode.calibrate.report import Drawn, Precision
+    from decode.calibrate.report import Drawn
     from decode.io.cameras import CameraFile
 
 __all__ = ["Calibrated", "PSFSettings", "PSFStep"]
@@ -72,9 +73,8 @@ class PSFStep(Step):
         psf = self.session.psf
         if psf is None:
             return ""
-        low, high = psf.file.z_range_nm
         beads = f"{psf.file.n_beads} beads, " if psf.file.n_beads else ""
-        return f"{psf.path.name}: {beads}{low:g} to {high:g} nm"
+        return f"{psf.path.name}: {beads}{psf.file.depth}"
 
     def calibrate(self) -> Generator[Report, None, Calibrated]:
         """Fit the PSF, write it and its report.
@@ -172,8 +172,9 @@ class PSFStep(Step):
 
 
 def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
+    from decode.calibrate.held_out import precision
     from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
-    from decode.calibrate.report import draw_pictures, precision, save_report, verdict
+    from decode.calibrate.report import draw_pictures, save_report, verdict
     from decode.io.psfs import write_psf
     from decode.outputs import check_outputs, psf_files
 
