@@ -422,7 +422,7 @@ def run(
     from decode.progress import Bar
     from decode.run import run as stages
 
-    inputs = [movie, *beads, *camera_inputs(camera), bead_positions]
+    inputs = [movie, *beads, *camera_inputs(camera), bead_positions, z_of_frames]
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     positions = None if bead_positions is None else read_positions(bead_positions)
@@ -497,7 +497,7 @@ def calibrate_psf(
     from decode.outputs import check_outputs, psf_files
 
     out, report = psf_files(out)
-    check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions])
+    check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions, z_of_frames])
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
     scan = _scan(frames_per_plane, downwards, z_of_frames)

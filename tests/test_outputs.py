@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import typer
 import yaml
+from typer.models import OptionInfo
 from typer.testing import CliRunner, Result
 
 from decode.atomic import PREFIX
@@ -91,11 +95,22 @@ ELSEWHERE = {
 """of each verb, a folder that is not there, or cannot be made"""
 
 
+VICTIMS = {
+    "localize": ("m.tif --model gaussian-2d -o out", "out/m.csv"),
+    "run": ("m.tif --beads b.tif --camera c.yaml -o all", "all/train.yaml"),
+    "calibrate psf": ("b.tif --camera c.yaml -o new.h5", "new.h5"),
+    "calibrate in-situ": ("m.tif --camera c.yaml -o new.h5", "new.h5"),
+    "calibrate camera": ("b.tif -o new.yaml", "new.yaml"),
+    "estimate": ("m.tif --psf psf.h5 --camera c.yaml -o new.yaml", "new.yaml"),
+}
+"""of each verb with options that name files, a call and a file that it writes"""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of all kinds, by their names: none of them is ever read."""
     monkeypatch.chdir(tmp_path)
-    for name in ("all", "other", "frames"):
+    for name in ("all", "other", "frames", "out"):
         Path(name).mkdir()
     more = ("other/m.tif", "other/M.tif", "train.tif", "camera.tif", "all/camera_offset_map.tif", "d_offset_map.tif")
     for name in (*FILES, *more, "offset.tif"):
@@ -120,15 +135,33 @@ def call(verb: str, arguments: str) -> Result:
     return CliRunner().invoke(app, [*verb.split(), *arguments.split()])
 
 
-def test_every_verb_that_writes_files_is_here() -> None:
-    def verbs(group: object, *names: str) -> dict[str, list[str]]:
-        commands = getattr(group, "commands", None)
-        if commands is None:
-            return {" ".join(names): [str(parameter.name) for parameter in getattr(group, "params", [])]}
-        return {name: p for key, c in commands.items() for name, p in verbs(c, *names, key).items()}
+def verbs(group: typer.Typer, *names: str) -> dict[str, Callable[..., None]]:
+    """The functions behind all commands, by what a user types."""
+    found = {}
+    for command in group.registered_commands:
+        assert command.callback is not None
+        found[" ".join((*names, command.name or command.callback.__name__))] = command.callback
+    for within in group.registered_groups:
+        assert within.typer_instance is not None
+        found |= verbs(within.typer_instance, *names, str(within.name))
+    return found
 
-    writing = {name for name, parameters in verbs(typer.main.get_command(app)).items() if "out" in parameters}
+
+def options_that_name_files() -> list[tuple[str, str]]:
+    named = []
+    for verb, function in verbs(app).items():
+        for name, hint in get_type_hints(function, include_extras=True).items():
+            kind, *about = get_args(hint) or (hint,)
+            takes_path = Path in (kind, *get_args(kind), *(a for k in get_args(kind) for a in get_args(k)))
+            if takes_path and isinstance(about[0], OptionInfo) and name not in ("out", "truth", "log"):
+                named.append((verb, f"--{name.replace('_', '-')}"))
+    return named
+
+
+def test_every_verb_that_writes_files_is_here() -> None:
+    writing = {verb for verb, function in verbs(app).items() if "out" in inspect.signature(function).parameters}
     assert writing == set(COLLISIONS) == set(ELSEWHERE)
+    assert {verb for verb, _ in options_that_name_files()} == set(VICTIMS)
 
 
 @pytest.mark.parametrize(("verb", "arguments"), [(verb, words) for verb, all_ in COLLISIONS.items() for words in all_])
@@ -138,6 +171,18 @@ def test_nothing_that_is_read_is_overwritten(place: Path, verb: str, arguments: 
     assert result.exit_code == 2, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("decode: ")]
     assert "written" in line or "overwrit" in line
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(("verb", "option"), options_that_name_files())
+def test_no_file_that_an_option_names_is_overwritten(place: Path, verb: str, option: str) -> None:
+    """Whatever options a verb is given later on."""
+    arguments, victim = VICTIMS[verb]
+    Path(victim).write_text(yaml.safe_dump(CAMERA))
+    before = contents(place)
+    result = call(verb, f"{arguments} {option} {victim}")
+    assert result.exit_code == 2, result.output
+    assert f"{victim} would be written over {victim}, which is read" in result.stderr
     assert contents(place) == before
 
 
@@ -152,7 +197,7 @@ def test_a_folder_that_is_not_there_is_said_before_the_work(place: Path, verb: s
 
 
 def test_a_folder_in_the_way_of_one_file_is_said_before_the_others_are_touched(place: Path) -> None:
-    Path("out/m.png").mkdir(parents=True)
+    Path("out/m.png").mkdir()
     Path("out/m.csv").write_text("old")
     result = call("localize", "m.tif --model gaussian-2d -o out")
     assert result.exit_code == 2
