@@ -19,7 +19,7 @@ from decode.defects import screened
 from decode.io.stacks import Movie, open_movie
 from decode.optics.camera import Camera
 
-__all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps"]
+__all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps", "largest_count"]
 
 Frames = str | Path | Movie | Tensor | npt.NDArray[Any]
 """(frame, y, x) ADU: a TIFF file, an open movie, or an array"""
@@ -31,6 +31,14 @@ CHUNK_BYTES = 2**26
 """of float64 counts in memory at a time"""
 FLAT = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]) / 6
 """blind to light that is even or changes evenly over the pixels; noise of variance 1 keeps variance 1"""
+AT_LIMIT = 10
+"""counts at the largest of so many bits, from which the camera clips there"""
+LEAST_VARIANCE = 0.1
+"""ADU^2 of the usual pixel in the dark, from which one that never changes is stuck"""
+MOST_DEAD = 0.01
+"""share of the pixels at the limit in all frames from which these are saturated, not the pixels stuck"""
+NAMED = 10
+"""pixels in a sentence"""
 LARGEST_CURVATURE = 0.05
 """by how much the gain of one light level may differ from that of all"""
 
@@ -49,6 +57,8 @@ class CameraCalibration:
     gain: Tensor | None
     """ADU per electron at the output of the camera, behind an EM register; None where there were no flat frames"""
     gain_error: Tensor | None
+    dead: Tensor
+    """bool: does not answer to light, and has the gain of the others"""
     notes: tuple[str, ...]
     """a sentence on each thing the user should know"""
 
@@ -90,6 +100,7 @@ class CameraCalibration:
             qe=qe,
             em_gain=em_gain,
             saturation_adu=saturation_adu,
+            bad=self.dead if bool(self.dead.any()) else None,
         )
 
 
@@ -143,13 +154,17 @@ def calibrate_camera(
     if not variance.any():
         raise ValueError("the dark frames do not vary; they must be single frames, not an average")
     gain = gain_error = None
+    # of a camera whose noise is less than a count, good pixels are as constant
+    dead = (variance == 0) & (np.median(variance) > LEAST_VARIANCE)
     if levels:
-        fit, fit_error, remarks = _photon_transfer(levels, offset, variance, total, total_freedom)
+        fit, fit_error, dead, remarks = _photon_transfer(levels, offset, variance, total, total_freedom)
         scale = 1.0 if em_gain is None else 1 / (2 * em_gain)
         gain, gain_error = torch.from_numpy(fit * scale), torch.from_numpy(fit_error * scale)
         notes += remarks
     else:
         notes.append("there were no flat frames: the gain is missing and must be stated")
+    if dead.any():
+        notes.append(_dead_remark(dead))
     return CameraCalibration(
         offset=torch.from_numpy(offset),
         offset_error=torch.from_numpy(np.sqrt(variance / total)),
@@ -157,14 +172,15 @@ def calibrate_camera(
         read_variance_error=torch.from_numpy(variance * math.sqrt(2 / total_freedom)),
         gain=gain,
         gain_error=gain_error,
+        dead=torch.from_numpy(dead),
         notes=tuple(notes),
     )
 
 
 def _photon_transfer(
     levels: Sequence[_Series], offset: Map, dark_variance: Map, n_dark: float, dark_freedom: float
-) -> tuple[Map, Map, list[str]]:
-    """Slope of variance against mean of every pixel [ADU per electron], its standard error, and remarks."""
+) -> tuple[Map, Map, npt.NDArray[np.bool_], list[str]]:
+    """Slope of variance against mean of pixels [ADU per electron], its standard error, where there is none; remarks."""
     light = np.stack([level.mean - offset for level in levels])
     frames = np.array([level.n for level in levels], float)[:, None, None]
     for level, mean in zip(levels, light, strict=True):
@@ -172,23 +188,24 @@ def _photon_transfer(
             raise ValueError(f"{level.name} are no brighter than the dark frames; give them light, or leave them out")
     flicker = np.array([level.flicker(mean.mean()) for level, mean in zip(levels, light, strict=True)])
     excess = np.stack([level.variance for level in levels]) - dark_variance - light**2 * flicker[:, None, None]
-    typical = float(np.median(excess.sum(0) / light.sum(0)))
+    lit = light.sum(0)
+    answers = lit > 0  # a stuck pixel does not, and 0 / 0 is no gain
+    typical = float(np.median(excess.sum(0)[answers] / lit[answers]))
     if not typical > 0:
         raise ValueError("the variance of the flat frames does not grow with their light and tells no gain")
     # weights from what is expected, not from what was found: those would favour levels that varied little by chance
     expected = dark_variance + typical * light.clip(0)
-    weight = 1 / (2 * expected**2 / (frames - 1) + typical**2 * dark_variance / frames)
+    weight = 1 / (2 * expected**2 / (frames - 1) + typical**2 * dark_variance / frames).clip(1e-12)
     spread = (weight * light**2).sum(0)
-    gain = (weight * light * excess).sum(0) / spread
+    gain = (weight * light * excess).sum(0) / spread.clip(1e-12)
     # the dark frames' error is common to all levels
     common = 2 * dark_variance**2 / dark_freedom + typical**2 * dark_variance / n_dark
-    error = np.sqrt(1 / spread + ((weight * light).sum(0) / spread) ** 2 * common)
+    error = np.sqrt(1 / spread.clip(1e-12) + ((weight * light).sum(0) / spread.clip(1e-12)) ** 2 * common)
 
     notes = []
     dead = ~(gain > 0.2 * typical) | ~np.isfinite(gain)
     if dead.any():
         gain[dead], error[dead] = typical, np.inf
-        notes.append(f"{dead.sum()} pixels do not answer to light and were given the gain of the others")
     if len(levels) < 2:
         notes.append("one light level does not show whether the camera is linear; take several")
     for level, mean, surplus in zip(levels, light, excess, strict=True):
@@ -204,7 +221,14 @@ def _photon_transfer(
     precision = float(np.median(error / gain))
     if precision > 0.05:
         notes.append(f"the gain of a pixel is known to {precision:.0%} only; take more flat frames")
-    return gain, error, notes
+    return gain, error, dead, notes
+
+
+def _dead_remark(dead: npt.NDArray[np.bool_]) -> str:
+    named = [f"x {x} y {y}" for y, x in np.argwhere(dead)]
+    places = ", ".join(named[:NAMED]) + ", ..." * (len(named) > NAMED)
+    pixels = "1 pixel does" if len(named) == 1 else f"{len(named)} pixels do"
+    return f"{pixels} not answer to light ({places}) and will be left out as bad"
 
 
 @final
@@ -239,6 +263,9 @@ class _Series:
                 highest = float(chunk.max())
                 n_top = (n_top if highest <= top else 0) + int((chunk == highest).sum()) * (highest >= top)
                 top = max(top, highest)
+        stuck = (squares == 0) & (mean == top)
+        if stuck.mean() < MOST_DEAD:
+            n_top -= n * int(stuck.sum())
         if _is_limit(top) and n_top > 1e-4 * n * mean.size:
             raise ValueError(f"{name} are saturated at {top:g} ADU; take them with less light")
         return _Series(name=name, n=n, mean=mean, variance=squares / (n - 1), means=np.concatenate(means))
@@ -288,7 +315,7 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
         mean, variance, noise, top, n_top, n = _changes(usable, n_frames, rows, columns, good)
     sentences = []
     limit = camera.saturation_adu
-    if top >= limit or (_is_limit(top) and n_top >= 10):
+    if top >= limit or (_is_limit(top) and n_top >= AT_LIMIT):
         sentences.append(
             f"{n_top} counts of the movie are at the limit of {top:g} ADU: molecules there come out too dim; "
             "take less light or a shorter exposure"
@@ -468,6 +495,13 @@ def _shape_of(movie: Movie | Tensor | npt.NDArray[Any], name: str) -> tuple[int,
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"{name} must be (frame, y, x) of grey values and not empty, but have the shape {shape}")
     return shape[0], shape[1], shape[2]
+
+
+def largest_count(adu: Tensor, stated: float) -> float:
+    """The count at which a camera clips, ADU: the stated one, or a lower one of its bits where counts pile up."""
+    top = float(adu.max())
+    piled = _is_limit(top) and int((adu == top).sum()) >= AT_LIMIT
+    return min(top, stated) if piled else stated
 
 
 def _is_limit(count: float) -> bool:

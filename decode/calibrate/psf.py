@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.beads import Bead, RejectedBead, find_beads
+from decode.calibrate.camera import largest_count
 from decode.calibrate.field import BEADS_PER_TERM, PLANES, fit_field, try_field
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.held_out import HeldOut, usable_range
@@ -148,7 +149,8 @@ def calibrate_psf(
     z_nm, step, notes = _depths(scan, len(adu[0]), z_step_nm, z_focus, stated)
     n_planes = len(z_nm)
     frames = scan.frames(len(adu[0]))
-    saturated = [(counts >= camera.camera.saturation_adu)[frames].any(1) for counts in adu]
+    limits = [largest_count(counts, camera.camera.saturation_adu) for counts in adu]
+    saturated = [(counts >= limit)[frames].any(1) for counts, limit in zip(adu, limits, strict=True)]
     planes = [counts[frames].sum(1) for counts in adu]
     camera = replace(camera, camera=camera.camera.of_sum(frames.shape[1]))
     pixel = camera.pixel_size_nm

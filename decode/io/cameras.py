@@ -32,6 +32,9 @@ PRESETS = Path(__file__).parents[1] / "cameras"
 MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read_variance_map"}
 """numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
 
+BAD_VARIANCE = 1e9
+"""ADU^2, read variance by which a map marks a bad pixel: programs that know of none give it no weight"""
+
 NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_adu")
 
 
@@ -63,7 +66,8 @@ def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain
 
     Keys: `pixel_size_nm`, `baseline` (ADU) or `offset_map` (ADU), `e_per_adu` or `gain_map` (ADU per electron),
     `read_noise_e` (electrons) or `read_variance_map` (ADU^2), and optionally `qe`, `em_gain`, `spurious_e` and
-    `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their paths relative to the file.
+    `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their paths relative to the file; a read variance of
+    `BAD_VARIANCE` or more marks a bad pixel.
 
     Args:
         path: the file; a preset's name where there is no such file.
@@ -110,7 +114,14 @@ def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: flo
     if "gain_map" in maps:
         fields["e_per_adu"] = 1 / maps["gain_map"]
     if "read_variance_map" in maps:
-        fields["read_noise_e"] = maps["read_variance_map"].sqrt() * fields["e_per_adu"]
+        variance = maps["read_variance_map"]
+        bad = variance >= BAD_VARIANCE
+        if bool(bad.all()):
+            raise ValueError(f"{path}: read_variance_map marks all pixels as bad; measure it again")
+        if bool(bad.any()):
+            fields["bad"] = bad
+            variance = torch.where(bad, variance[~bad].median(), variance)
+        fields["read_noise_e"] = variance.sqrt() * fields["e_per_adu"]
     try:
         return CameraFile(camera=Camera(**fields), pixel_size_nm=pixel_size_nm)
     except ValueError as error:
@@ -145,13 +156,15 @@ def write_camera(path: str | Path, file: CameraFile) -> None:
         "e_per_adu": 1 / e_per_adu,
         "read_noise_e": (torch.as_tensor(camera.read_noise_e) / e_per_adu) ** 2,
     }
+    if camera.bad is not None and bool(camera.bad.any()):
+        as_map["read_noise_e"] = torch.where(camera.bad, BAD_VARIANCE, as_map["read_noise_e"])
     content: dict[str, float | str] = {"pixel_size_nm": float(file.pixel_size_nm)}
     images: dict[Path, Tensor] = {}
     for name in NUMBERS[1:]:
         value = getattr(camera, name)
         if value is None:
             continue
-        if torch.as_tensor(value).numel() == 1:
+        if torch.as_tensor(value).numel() == 1 and as_map.get(name, torch.ones(1)).numel() == 1:
             content[name] = float(value)
         elif name in MAPS:
             image = camera_map(path, MAPS[name])

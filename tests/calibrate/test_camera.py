@@ -136,7 +136,7 @@ def test_a_dead_pixel_and_bent_light_are_said(truth: Camera, rng: torch.Generato
     for flat in flats:
         flat[:, 3, 4] = 100
     found = calibrate_camera(series(truth, 0, 200, rng), flats)
-    assert any("1 pixels do not answer" in note for note in found.notes)
+    assert any("1 pixel does not answer" in note for note in found.notes)
     assert any("not linear" in note for note in found.notes)
     assert found.gain is not None
     assert bool((found.gain > 0).all())
@@ -265,3 +265,21 @@ def test_a_right_camera_raises_no_alarm(shared_data: Path, name: str) -> None:
     movie = shared_data / name / "frames.tif"
     assert check_maps(movie, right) == ()
     assert check_maps(movie, replace(right, e_per_adu=25.0)) != ()
+
+
+@pytest.mark.parametrize("count", [0.0, 100.0, 65535.0])
+def test_a_stuck_pixel_is_named_and_left_out(rng: torch.Generator, tmp_path: Path, count: float) -> None:
+    truth = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+    levels = [truth.sample(torch.full((60, 24, 32), light), rng) for light in (0.0, 100.0, 400.0)]
+    for frames in levels:
+        frames[:, 12, 20] = count
+    found = calibrate_camera(levels[0], levels[1:])
+    assert any("1 pixel does not answer to light (x 20 y 12)" in note for note in found.notes)
+    assert found.gain is not None
+    assert float(found.gain.median()) == pytest.approx(2.0, rel=0.03)
+    write_camera(tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=100.0))
+    bad = read_camera(tmp_path / "camera.yaml").camera.bad
+    assert bad is not None
+    assert torch.nonzero(bad).tolist() == [[12, 20]]
+    dark_alone = calibrate_camera(levels[0])
+    assert torch.nonzero(dark_alone.dead).tolist() == [[12, 20]]

@@ -279,6 +279,12 @@ def _saturated(path: Path) -> dict[str, Any]:
     return {}
 
 
+def _clipped_at_12_bits(path: Path) -> dict[str, Any]:
+    stack = recorded()
+    write(path, ((stack - 100) * 4095 / (0.6 * float(stack.max()) - 100) + 100).clamp(0, 4095).round())
+    return {}
+
+
 def _maps(path: Path) -> dict[str, Any]:
     write(path, recorded())
     camera = Camera(baseline=torch.full((58, 56), 100.0), e_per_adu=0.5, read_noise_e=1.6)
@@ -300,6 +306,7 @@ def _with(**settings: Any) -> Any:
         (_nan, "NaN or infinite"),
         (_few, "has 4 planes; a z-stack of beads needs at least 5"),
         (_no_bead, "no bead was found"),
+        (_clipped_at_12_bits, "none of the 4 beads can be used.*saturated"),
         (_saturated, "none of the 4 beads can be used.*saturated"),
         (_maps, "camera's maps \\(58, 56\\); crop"),
         (_with(z_step_nm=None), "state it with --z-step"),
