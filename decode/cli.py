@@ -232,14 +232,16 @@ def localize(
 
     results: list[dict[str, Any]] = []
     codes = [0]
-    for parts in sources:
-        try:
-            results.append(localized(parts))
-        except (ValueError, OSError, MemoryError, RuntimeError) as error:
-            codes.append(_say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else ""))
-            results.append({"movie": str(parts[0]), "error": in_plain_words(error)})
-    if as_json:
-        _print_json(results)
+    try:
+        for parts in sources:
+            try:
+                results.append(localized(parts))
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
+                codes.append(_say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else ""))
+                results.append({"movie": str(parts[0]), "error": in_plain_words(error)})
+    finally:  # also of those before a Ctrl-C
+        if as_json:
+            _print_json(results)
     raise typer.Exit(next((code for code in codes if code), 0))
 
 

@@ -20,8 +20,9 @@ import yaml
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-import decode
+import decode.batch
 from decode.cli import app
+from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, read_camera, write_camera
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.stacks import write_movie
@@ -244,6 +245,23 @@ def test_a_bad_movie_does_not_stop_the_others(place: Path) -> None:
     first, second, third = json.loads(result.stdout)
     assert first["molecules"] == third["molecules"] > 0
     assert "not a TIFF file" in second["error"]
+
+
+def test_movies_before_a_ctrl_c_are_done_and_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(place / "movie.tif", place / "second.tif")
+    save = decode.batch.save_picture
+
+    def interrupted(emitters: EmitterSet, picture: Path) -> None:
+        if picture.stem == "second":
+            raise KeyboardInterrupt
+        save(emitters, picture)
+
+    monkeypatch.setattr("decode.batch.save_picture", interrupted)
+    result = localize(place, place / "second.tif", "--format", "csv", "--format", "png", "--json")
+    assert result.exit_code == 130
+    (done,) = json.loads(result.stdout)
+    assert Path(done["movie"]).name == "movie.tif"
+    assert files_in(place / "out") == ["movie.csv", "movie.png", "second.csv"]
 
 
 def test_tables_are_kept_when_the_picture_cannot_be_drawn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -466,6 +466,24 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     assert [line.split()[1] for line in step.as_command().split(" && ")] == ["estimate", "train"]
 
 
+def test_a_training_overwrites_neither_recipe_nor_camera(tmp_path: Path) -> None:
+    session = Session()
+    movie, psf, step = MovieStep(session), PSFStep(session), ModelStep(session)
+    recipe, camera = tmp_path / "mine.json", tmp_path / "mine.yaml"
+    recipe.write_text(TINY)
+    camera.write_text(CAMERA.read_text())
+    movie.settings = MovieSettings(path=MOVIE, camera=str(camera))
+    movie.accept(drain(movie.check()))
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
+    psf.accept(drain(psf.read(tmp_path / "psf.h5")))
+    for chosen in (recipe, None):
+        step.settings = TrainSettings(out=tmp_path / "mine.safetensors", recipe=chosen, minutes=0.05)
+        with pytest.raises(ValueError, match=r"would be written over .*mine"):
+            drain(step.train())
+    assert recipe.read_text() == TINY
+    assert camera.read_text() == CAMERA.read_text()
+
+
 TINY_SETTINGS = (
     "training.steps=2",
     "training.movies=1",

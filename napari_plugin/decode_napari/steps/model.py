@@ -221,12 +221,13 @@ def _train(
 
     assert settings.out is not None
     recipe = settings.recipe
+    check_outputs(model_files(settings.out), inputs=[recipe, settings.start])
     if recipe is None:
         assert movie is not None
         assert psf is not None
         recipe = settings.out.with_suffix(".yaml")
-        made = [recipe, *camera_files(_camera_beside(recipe)), *model_files(settings.out)]
-        check_outputs(made, inputs=[movie.path, movie.camera_name, psf.path, settings.start])
+        made = [recipe, *camera_files(_camera_beside(recipe))]
+        check_outputs(made, inputs=[movie.path, movie.camera_name, psf.path])
         yield from _estimate(movie, psf, recipe)
     config = load_config(recipe, settings.settings)
     start = None if settings.start is None else starting_model(settings.start, config)
