@@ -183,6 +183,22 @@ def test_light_that_flickers_as_a_whole_is_no_molecule(rng: torch.Generator) -> 
         estimate_scene(SCMOS.sample(lamp.expand(200, 64, 64), rng), SCMOS, ROUND)
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_density_of_a_crowded_filament_is_within_its_interval(seed: int) -> None:
+    """All molecules of the field on one line, whose pixels are hardly ever dark."""
+    rng = torch.Generator().manual_seed(seed)
+    drawn = scene(1.0, 2500.0, 2.0, 20.0).sample_emitters(1, 400, (64, 64), 100.0, rng)
+    xyz = drawn.xyz.clone()
+    xyz[:, 1] = 3200 + 0.01 * (xyz[:, 1] - 3200)
+    with torch.no_grad():
+        light = render(ROUND, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=400, shape=(64, 64))
+    inside = (xyz[:, 0] >= 0) & (xyz[:, 0] < 6400)
+    truth = float(drawn.photons[inside].sum()) / 400 / 6.4**2 / 2500
+    found = estimate_scene(SCMOS.sample(20 + light, rng), SCMOS, ROUND).density_per_um2
+    assert found.low < truth < found.high
+    assert found.value == pytest.approx(truth, rel=0.25)
+
+
 def test_depth_is_told_by_an_astigmatic_psf(rng: torch.Generator) -> None:
     psf = as_spline(ASTIGMATIC, np.arange(-600.0, 601.0, 50.0))
     frames, _ = movie(psf, EMCCD, scene(0.5, 4000.0, 2.0, 20.0, z_nm=(-100.0, 450.0)), rng)
