@@ -22,7 +22,7 @@ from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.devices import choose_device
-from decode.diagnosis import beyond_training
+from decode.diagnosis import beyond_training, unsteady
 from decode.emitters import EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
@@ -350,6 +350,9 @@ def acquisition_for(
         acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
     if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
         acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
+    if acquisition.usual is not None:
+        remark = unsteady(model.record, acquisition.usual.flicker(acquisition.camera))
+        acquisition = replace(acquisition, warnings=(*acquisition.warnings, *([remark] if remark else [])))
     return acquisition
 
 

@@ -57,6 +57,10 @@ FEWEST_PIXELS = 9
 """of fewer even a blank frame cannot be told"""
 LISTED = 10
 """spans of frames, or pixels, in a sentence"""
+HARMFUL = 0.8
+"""standard deviations of a pixel's noise by which the background may change and no molecule is made up"""
+UNCROWDED_PIXELS = 256
+"""of fewer one molecule changes the median by what a lamp may"""
 SPARSE_PIXELS = 64
 """of fewer one molecule changes the median"""
 
@@ -107,6 +111,8 @@ class UsualFrames:
     """of the pixels at the lowest count of a frame"""
     restlessness: float
     """change of the level between the frames of a window, ADU: four of five change less"""
+    change: float
+    """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
     dark_level: float
     """count below which a frame is dark, ADU; -inf where no camera tells"""
 
@@ -132,6 +138,11 @@ class UsualFrames:
         some = lit.any(1)
         masked = [np.where(lit, values, np.nan)[some] for values in (level, noise)]
         levels, noises = (np.nanmedian(values, 1) for values in masked)
+        steps = np.abs(np.diff(masked[0], axis=1))
+        step = float(np.nanquantile(steps, 0.9)) if np.isfinite(steps).any() else 0.0
+        # of a median of many pixels by chance, and of whole counts
+        n_pixels = math.prod(movie.shape[1:])
+        chance = 1.645 * math.sqrt(2) * 1.25 * float(np.median(noises)) / math.sqrt(min(PIXELS, n_pixels))
         return cls(
             middles=_first_of(movie) + starts[some] + (length - 1) / 2,
             level=levels,
@@ -139,8 +150,19 @@ class UsualFrames:
             contrast=float(np.median(contrast[lit])),
             lowest_share=float(np.median(shares[lit])),
             restlessness=float(np.nanquantile(np.abs(masked[0] - levels[:, None]), 0.8)),
+            change=max(0.0, math.sqrt(max(0.0, step**2 - chance**2)) - 1) * (n_pixels >= UNCROWDED_PIXELS),
             dark_level=dark_level,
         )
+
+    def flicker(self, camera: Camera) -> float:
+        """Change of the background from a frame to the next over the background: nine of ten change by less.
+
+        0 where it is less than the noise of a pixel, and does no harm, or where frames are so small that molecules do
+        it.
+        """
+        light = float(np.median(self.level)) - float(torch.as_tensor(camera.baseline).double().median())
+        noise = float(np.median(self.noise))
+        return self.change / light if self.change > HARMFUL * noise and light > 0 else 0.0
 
     def unusable(self, frames: Frames, first: int) -> dict[int, str]:
         """Why some of the frames first, first + 1, ... of the movie hold no image, by their number.

@@ -12,6 +12,7 @@ import torch
 
 from decode.batch import acquisition_for, localize_movie
 from decode.defects import UsualFrames, defects_of, without_unusable
+from decode.diagnosis import unsteady
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
 from decode.io.cameras import read_camera
@@ -234,3 +235,34 @@ def test_bad_pixels_do_not_change_the_estimate(counts: Counts) -> None:
     clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in movies)
     for name in ("background_photons", "density_per_um2", "flux_photons", "psf_sigma_nm", "on_time_frames"):
         assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
+
+
+def lit(level: npt.NDArray[np.float64], rng: torch.Generator) -> torch.Tensor:
+    """(frame, y, x) ADU of an even background of so many photons in each frame."""
+    light = torch.from_numpy(level).float()[:, None, None].expand(-1, 48, 48)
+    return CAMERA.camera.sample(light.contiguous(), rng)
+
+
+@pytest.mark.parametrize("change", [0.1, 0.5])
+def test_background_that_changes_between_frames_is_said_of_models_of_steady_light(
+    tmp_path: Path, rng: torch.Generator, change: float
+) -> None:
+    movie = lit(np.where(np.arange(60) % 2, 100.0, 100.0 * (1 + change)), rng)
+    usual = UsualFrames.of(movie, CAMERA.camera)
+    assert usual.flicker(CAMERA.camera) == pytest.approx(0.4 if change == 0.5 else 0.0, abs=0.03)
+    steady: dict[str, object] = {"background_photons": [1.0, 300.0]}
+    restless = steady | {"flicker": 0.3, "flicker_factor": [0.2, 5.0]}
+    found = [unsteady({"config": {"scene": scene}}, usual.flicker(CAMERA.camera)) for scene in (steady, restless)]
+    assert [bool(sentence) for sentence in found] == [change == 0.5, False]
+    write_movie(tmp_path / "movie.tif", movie)
+    model = load_model("gaussian-2d")
+    model.record = {"config": {"scene": steady}}
+    with open_movie(tmp_path / "movie.tif") as opened:
+        warnings = acquisition_for(opened, model, camera=CAMERA, psf_sigma_nm=120.0).warnings
+    assert any("from frame to frame" in warning for warning in warnings) == (change == 0.5)
+
+
+@pytest.mark.parametrize("name", ["sim_2d", "sim_astigmatic", "sim_double_helix", "challenge2016_as"])
+def test_molecules_that_blink_do_not_make_the_background_flicker(shared_data: Path, name: str) -> None:
+    with open_movie(shared_data / name / "frames.tif") as movie:
+        assert UsualFrames.of(movie, CAMERA.camera).flicker(CAMERA.camera) < 0.1
