@@ -390,9 +390,12 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
     if announced != frame_shape:
         listed, stored = (" x ".join(map(str, shape)) for shape in (announced, frame_shape))
         raise ValueError(f"{path} announces frames of {listed} pixels and holds images of {stored}; export it again")
+    if not all(isinstance(side, int) and side > 0 for side in frame_shape):
+        raise ValueError("its frames have no size in whole pixels")
     declared = _declared_axes(tiff)
-    if not (declared and first.is_contiguous):  # then tifffile needs no list
-        _require_an_end(tiff)
+    n_bytes = math.prod(declared.values()) * first.nbytes
+    if not (declared and first.is_final and first.dataoffsets[0] + n_bytes <= tiff.filehandle.size):
+        _require_an_end(tiff)  # the list of pages is needed
     try:
         found = tiff.series
     except (tifffile.TiffFileError, IndexError):
@@ -425,8 +428,6 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             raise ValueError(f"{path} continues in {absent[0]}, which is missing; put all files of the series together")
         n_whole = sum(1 for _ in takewhile(_is_whole, pages))
     else:
-        if not isinstance(block_offset, int):
-            raise ValueError("it does not say where its pixels are")
         frame_bytes = math.prod(frame_shape) * dtype.itemsize
         n_whole = min(n_frames, (tiff.filehandle.size - block_offset) // frame_bytes)
     if n_whole == 0:

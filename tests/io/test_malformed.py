@@ -51,6 +51,9 @@ from decode.run import _Done
 
 SECONDS, BYTES = 5.0, 2**30
 
+MOST_ASKED = 6 * 2**30
+"""bytes of addresses: SciPy asks for as many as the 32 bits of a length may say, and fills no more than there are"""
+
 Rng = random.Random
 Change = Callable[[Path, Rng], None]
 """changes the sample in place"""
@@ -181,7 +184,7 @@ def change_hdf5(path: Path, rng: Rng) -> None:
         dataset = rng.choice([item for item in found if isinstance(item, h5py.Dataset)] or [None])
         if dataset is None:
             return
-        name, old = dataset.name, dataset[...]
+        name, old = dataset.name, np.asarray(dataset[...] if dataset.shape is not None else 0)
         del file[name]
         kind = rng.randrange(7)
         if kind == 1:
@@ -565,8 +568,9 @@ def read_changed(names: Sequence[str], n: int, first: int, folder: Path) -> None
         kind.make(sample / kind.name)
         kind.read(sample / kind.name)  # imports, and shows that the sample is good
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + BYTES
+        limit = pages * resource.getpagesize() + MOST_ASKED
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        before = _peak_bytes()
         for seed in seeds:
             rng = Rng(f"{name} {seed}")
             shutil.copytree(sample, changed)
@@ -575,10 +579,16 @@ def read_changed(names: Sequence[str], n: int, first: int, folder: Path) -> None
             signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process, whatever that is doing
             wrong = _wrong(kind, changed / kind.name)
             signal.setitimer(signal.ITIMER_PROF, 0)
+            if _peak_bytes() > before + BYTES:
+                wrong, before = f"took {_peak_bytes() - before} bytes", _peak_bytes()
             if wrong:
                 print(json.dumps({"wrong": f"{name} {seed}: {wrong}"}), flush=True)
             shutil.rmtree(changed)
         shutil.rmtree(sample)
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _wrong(kind: Format, path: Path) -> str | None:
