@@ -30,6 +30,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 IMAGEJ_LIMIT = 2**32 - 2**25
 """bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as BigTIFF)"""
 
+COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
+"""what pixels may hold in place of a camera's counts"""
+
 SMALL_FRAME = 2**26
 """bytes; as large as the frames of the largest cameras, and read whatever it is compressed to"""
 MOST_COMPRESSION = 1100
@@ -371,7 +374,7 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
             first = tiff.pages.first
         except (tifffile.TiffFileError, IndexError) as error:
             raise ValueError(f"{path} holds no image") from error
-        if first.samplesperpixel > 1 or first.photometric == tifffile.PHOTOMETRIC.RGB:
+        if first.samplesperpixel > 1 or first.photometric in COLOURS:
             raise ValueError(f"{path} is a colour image; save the camera's grey values as one channel")
         if first.dtype is None or first.dtype.kind not in "uif":
             raise ValueError(f"{path} holds {first.dtype} pixels, not counts")

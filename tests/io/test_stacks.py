@@ -430,3 +430,27 @@ def test_a_movie_without_some_frames_reads_as_if_they_had_never_been(tmp_path: P
             rest.read(0, 8)
         with pytest.raises(ValueError, match="no frame is left"):
             movie.without(range(11))
+
+
+def test_a_list_of_pages_that_leads_back_into_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "movie.tif"
+    tifffile.imwrite(path, np.ones((3, 5, 6), np.uint16), photometric="minisblack", metadata=None)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        last = tiff.pages[-1].offset
+    n_tags = int.from_bytes(content[last : last + 2], "little")
+    end = last + 2 + 12 * n_tags
+    content[end : end + 4] = content[4:8]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its list of pages leads back into itself"):
+        open_movie(path)
+
+
+def test_colours_are_refused_whether_in_pixels_or_in_a_palette(tmp_path: Path) -> None:
+    palette = np.zeros((3, 256), np.uint16)
+    image = np.ones((5, 6), np.uint8)
+    tifffile.imwrite(tmp_path / "palette.tif", image, photometric="palette", colormap=palette)
+    tifffile.imwrite(tmp_path / "rgb.tif", np.ones((5, 6, 3), np.uint8), photometric="rgb")
+    for name in ("palette.tif", "rgb.tif"):
+        with pytest.raises(ValueError, match="colour image"):
+            open_movie(tmp_path / name)

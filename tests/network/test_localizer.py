@@ -161,6 +161,22 @@ def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: P
         Localizer.load(tmp_path / "missing.safetensors")
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(model: Localizer, tmp_path: Path, value: float) -> None:
+    with torch.no_grad():
+        model.head.weight[0, 0, 0, 0] = value
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"its weights head.weight hold NaN or infinite values"):
+        Localizer.load(tmp_path / "m.safetensors")
+
+
+def test_a_network_is_not_made_before_its_weights_are_there(model: Localizer, tmp_path: Path) -> None:
+    model.network = replace(SMALL, frame_widths=(10**6, 10**6))  # terabytes
+    model.save(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="its weights do not fit its network"):
+        Localizer.load(tmp_path / "m.safetensors")
+
+
 def test_a_model_inherits_what_another_has_learnt(model: Localizer, adu: torch.Tensor) -> None:
     heir = Localizer(replace(SMALL, axial=True), {}).eval()
     before = heir(adu, SCMOS, heir.context_map({}), 100.0)
