@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from decode import open_movie, write_movie
+from decode_napari.qt.memory import Memory
 from decode_napari.qt.panel import AMBER
 from decode_napari.samples import sample_file
 from decode_napari.steps.export import ExportStep
@@ -246,3 +248,52 @@ def test_a_notice_is_shown_whole(dock: Any, qtbot: Any) -> None:
     )
     qtbot.waitUntil(lambda: dock.message.height() >= dock.message.heightForWidth(dock.message.width()), timeout=LONG)
     assert dock.message.sizeHint().width() <= dock.width()
+
+
+def plain_movie(tmp_path: Path, **facts: Any) -> Path:
+    """Frames of the sample, in a TIFF that says nothing of its pixels unless told to."""
+    with open_movie(sample_file("blinking_2d.tif")) as movie:
+        frames = movie.read(0, 9)
+    if facts:
+        write_movie(tmp_path / "stated.tif", frames, **facts)
+        return tmp_path / "stated.tif"
+    tifffile.imwrite(tmp_path / "plain.tif", frames, photometric="minisblack")
+    return tmp_path / "plain.tif"
+
+
+def test_settings_of_an_earlier_window_are_shown_as_remembered_and_used_once_they_are_confirmed(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    memory = Memory()
+    memory.set_text("movie/camera", str(sample_file("camera.yaml")))
+    memory._store.setValue("movie/pixel size", 108.0)
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
+    panel = dock.panel(MovieStep)
+    assert panel.remembered.isHidden()  # there is no movie yet
+    panel.open(plain_movie(tmp_path))
+    qtbot.waitUntil(lambda: not panel.remembered.isHidden(), timeout=LONG)
+    assert dict(panel.remembered.waiting) == {"pixel size": "108.0 nm", "camera": "camera.yaml"}
+    qtbot.wait(100)
+    assert dock.session.movie is None
+    assert not dock.runner.busy
+    panel.remembered.button.click()
+    qtbot.waitUntil(lambda: dock.session.movie is not None, timeout=LONG)
+    assert dock.session.movie.pixel_size_nm == 108.0
+    assert panel.remembered.isHidden()
+
+
+def test_what_is_stated_anew_or_by_the_movie_itself_need_not_be_confirmed(
+    dock: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    panel = dock.panel(MovieStep)
+    panel.pixel_size.setValue(108.0)
+    panel.remembered.offer({"pixel size": "108.0 nm", "camera": "camera.yaml"})
+    panel.open(plain_movie(tmp_path, pixel_size_nm=100.0))
+    qtbot.waitUntil(lambda: not panel.remembered.isHidden(), timeout=LONG)
+    assert list(panel.remembered.waiting) == ["camera"]
+    assert panel.pixel_size.value() == 0
+    panel.set_camera(str(sample_file("camera.yaml")))
+    panel.check()
+    qtbot.waitUntil(lambda: dock.session.movie is not None, timeout=LONG)
+    assert dock.session.movie.pixel_size_nm == 100.0

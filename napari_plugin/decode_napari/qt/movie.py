@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.io.cameras import camera_presets
@@ -12,6 +13,7 @@ from decode.io.stacks import open_movie
 from decode_napari.layers import LazyFrames, movie_layer, placement
 from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
+from decode_napari.qt.remembered import Remembered
 from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep, asks_em_gain
 
 __all__ = ["MoviePanel"]
@@ -54,8 +56,11 @@ class MoviePanel(Panel):
             option="allow-truncated",
         )
         self.allow_truncated.toggled.connect(lambda _: self._changed())
-        for box in (self.pixel_size, self.em_gain):
-            box.valueChanged.connect(lambda _: self._changed())
+        self.remembered = Remembered(self.check)
+        """from an earlier window"""
+        self.column.addWidget(self.remembered)
+        for name, box in (("pixel size", self.pixel_size), ("EM gain", self.em_gain)):
+            box.valueChanged.connect(lambda _, name=name: self._stated(name))
         buttons = QHBoxLayout()
         self.check_button = button("Check again", "Read the camera again and count photons", self.check)
         self.go_button = button("Localize", "Localize the whole movie with the model chosen", self._localize)
@@ -70,6 +75,7 @@ class MoviePanel(Panel):
         dock.memory.bind("movie/pixel size", self.pixel_size)
         dock.memory.bind("movie/em gain", self.em_gain)
         self._restore_camera()
+        self._offer_remembered()
 
         viewer = dock.viewer
         viewer.layers.events.inserted.connect(lambda event: self._layers_changed(event.value))
@@ -95,6 +101,7 @@ class MoviePanel(Panel):
 
     def set_camera(self, name: str | None) -> None:
         """A preset's name, a camera file, or None to estimate it."""
+        self.remembered.settle("camera")
         if name is None:
             self.camera.setCurrentText(ESTIMATE)
         elif name in camera_presets():
@@ -114,6 +121,10 @@ class MoviePanel(Panel):
         path = path_of(self._layer) if self._layer is not None else None
         if path is None:
             self.blame(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
+            return
+        self._settle_what_the_movie_states()
+        if self.remembered.ask({"camera", "pixel size"} | ({"EM gain"} if asks_em_gain(self._named()) else set())):
+            self.forgive()
             return
         named = self._named()
         self.step.settings = MovieSettings(
@@ -164,6 +175,28 @@ class MoviePanel(Panel):
         name = self.dock.memory.text("movie/camera")
         if name in camera_presets() or (name and Path(name).is_file()):
             self.set_camera(name)
+
+    def _offer_remembered(self) -> None:
+        values = {}
+        if self.pixel_size.value():
+            values["pixel size"] = self.pixel_size.text()
+        if self.em_gain.value():
+            values["EM gain"] = self.em_gain.text()
+        if self._named() is not None:
+            values["camera"] = self.camera.currentText()
+        self.remembered.offer(values)
+
+    def _settle_what_the_movie_states(self) -> None:
+        """Its own pixel size goes before one that is remembered."""
+        data = self._layer.data
+        if isinstance(data, LazyFrames) and data.movie.pixel_size_nm and "pixel size" in self.remembered.waiting:
+            with QSignalBlocker(self.pixel_size):
+                self.pixel_size.setValue(0)
+            self.remembered.settle("pixel size")
+
+    def _stated(self, name: str) -> None:
+        self.remembered.settle(name)
+        self._changed()
 
     def _changed(self) -> None:
         if self._layer is not None:

@@ -1,0 +1,61 @@
+"""Settings that are remembered from an earlier window: shown as such, and used once they are confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from typing import final
+
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from decode_napari.qt.panel import AMBER, button, note
+
+__all__ = ["Remembered"]
+
+
+@final
+class Remembered(QWidget):
+    """What was set for another movie, and a button that takes it for this one; hidden where nothing waits."""
+
+    def __init__(self, confirmed: Callable[[], None]) -> None:
+        """
+        Args:
+            confirmed: called once all is confirmed by the button.
+        """
+        super().__init__()
+        self._waiting: dict[str, str] = {}
+        self._confirmed = confirmed
+        self._text = note()
+        self._text.setStyleSheet(f"color: {AMBER};")
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self._text)
+        self.button = button(
+            "Use them for this movie", "Take the settings that are remembered; else state others above", self.confirm
+        )
+        column.addWidget(self.button)
+        self.hide()
+
+    @property
+    def waiting(self) -> Mapping[str, str]:
+        """What is not confirmed, by the name of its field."""
+        return self._waiting
+
+    def offer(self, values: Mapping[str, str]) -> None:
+        """Let values wait, by the names of their fields, as the user reads them."""
+        self._waiting |= values
+
+    def settle(self, name: str) -> None:
+        """The user has stated a field, or nothing need be stated."""
+        self._waiting.pop(name, None)
+
+    def confirm(self) -> None:
+        self._waiting.clear()
+        self.hide()
+        self._confirmed()
+
+    def ask(self, needed: Set[str]) -> bool:
+        """Whether one of these fields waits; then that is shown."""
+        listed = [f"{name} {value}" for name, value in self._waiting.items() if name in needed]
+        self._text.setText(f"Remembered from another movie: {', '.join(listed)}.")
+        self.setVisible(bool(listed))
+        return bool(listed)
