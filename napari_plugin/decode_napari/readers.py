@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from decode.emitters import EmitterSet
     from decode.io.stacks import Movie
 
-__all__ = ["PLUGIN", "movie_reader_of", "reader_of"]
+__all__ = ["PLUGIN", "movie_reader_of", "reader_of", "table_layer"]
 
 PLUGIN = "decode-smlm"
 MOST_POINTS = 200_000
@@ -119,10 +119,10 @@ def _is_table(path: Path) -> bool:
 def _read_tables(path: str | Sequence[str]) -> list[LayerData]:
     from decode.io.tables import read_table
 
-    return [_layer_of(read_table(p), Path(p).stem) for p in ([path] if isinstance(path, str) else path)]
+    return [table_layer(read_table(p), Path(p).stem) for p in ([path] if isinstance(path, str) else path)]
 
 
-def _layer_of(emitters: EmitterSet, name: str) -> LayerData:
+def table_layer(emitters: EmitterSet, name: str) -> LayerData:
     """Molecules as points; very many as the picture of their density, which the widget takes for what it is."""
     if len(emitters) <= MOST_POINTS:
         return points_layer(emitters, name=name)

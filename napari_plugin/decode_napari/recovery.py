@@ -1,4 +1,4 @@
-"""Molecules that were found and not saved when the window was closed: they are kept as tables in a folder."""
+"""Molecules that nobody has saved: they are kept as tables in a folder, from the first ones of a run on."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ from pathlib import Path
 
 from decode.emitters import EmitterSet
 
-__all__ = ["keep", "kept"]
+__all__ = ["discard", "kept", "place_for", "write"]
 
 
-def keep(emitters: EmitterSet, folder: Path) -> Path:
-    """Write a table into the folder, under the name of its movie; an older one of that name stays, numbered.
+def place_for(emitters: EmitterSet, folder: Path) -> Path:
+    """A file of the folder that is not there yet, named after the molecules' movie."""
+    stem = Path(str(emitters.metadata.get("movie", "molecules"))).stem
+    names = [f"{stem}.hdf5", *(f"{stem}_{i}.hdf5" for i in range(2, 10_000))]
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def write(emitters: EmitterSet, path: Path) -> None:
+    """Write the table; a shorter one of the same run that is there goes once this one is whole.
 
     Raises:
         OSError: if it cannot be written.
     """
     from decode.io.tables import write_table
 
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = Path(str(emitters.metadata.get("movie", "molecules"))).stem
-    names = [f"{stem}.hdf5", *(f"{stem}_{i}.hdf5" for i in range(2, 1000))]
-    path = next(folder / name for name in names if not (folder / name).exists())
+    path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"pixel_size_nm": 100.0, **emitters.metadata}  # Picasso's tables are in pixels of some size
     write_table(replace(emitters, metadata=facts), path)
-    return path
+
+
+def discard(path: Path) -> None:
+    """Delete a table that is saved elsewhere, and its sidecar."""
+    for each in (path, path.with_suffix(".yaml")):
+        each.unlink(missing_ok=True)
 
 
 def kept(folder: Path) -> list[Path]:
     """The tables in the folder, the latest first."""
-    return sorted(folder.glob("*.hdf5"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return sorted(folder.glob("[!.]*.hdf5"), key=lambda path: path.stat().st_mtime, reverse=True)

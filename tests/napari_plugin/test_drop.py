@@ -104,8 +104,7 @@ def test_files_that_are_dropped_into_the_window(
     for path in movies:
         drop(viewer, path)
         assert isinstance(layer_of(viewer, path).data, LazyFrames), path
-        qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
-        assert dock.session.movie.path == path
+        qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.movie.path == path, timeout=LONG)  # noqa: B023
     drop(viewer, tmp_path / "grey.tif", tmp_path / "colours.tif")
     np.testing.assert_array_equal(layer_of(viewer, tmp_path / "grey.tif").data, frames[0])
     assert layer_of(viewer, tmp_path / "colours.tif").rgb

@@ -20,7 +20,7 @@ from decode.cli import app
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
-from decode_napari.recovery import keep, kept
+from decode_napari.recovery import discard, kept, place_for, write
 from decode_napari.samples import sample_file
 from decode_napari.session import Session
 from decode_napari.steps import STEPS
@@ -505,10 +505,17 @@ def test_molecules_that_nobody_saved_are_kept_and_never_overwritten(tmp_path: Pa
     one = EmitterSet(
         frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.ones(1), metadata={"movie": "a/b.tif"}
     )
-    first, second = keep(one, tmp_path / "kept"), keep(one, tmp_path / "kept")
+    paths = []
+    for _ in range(2):
+        paths.append(place_for(one, tmp_path / "kept"))
+        write(one, paths[-1])
+    first, second = paths
     assert first != second
     assert set(kept(tmp_path / "kept")) == {first, second}
-    assert len(read_table(second)) == 1
+    write(EmitterSet.cat([one, one]), second)  # the run went on
+    assert [len(read_table(path)) for path in paths] == [1, 2]
+    discard(first)
+    assert {path.stem for path in (tmp_path / "kept").iterdir()} == {second.stem}
 
 
 def test_the_sample_camera_is_the_samples() -> None:

@@ -230,7 +230,7 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
     qtbot.waitUntil(lambda: len(panel._curves["loss"][0]) > n, timeout=LONG)
     panel.stop_button.click()
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
-    qtbot.waitUntil(lambda: dock.session.model.name.endswith("mine.safetensors"), timeout=LONG)
+    qtbot.waitUntil(lambda: "mine.safetensors" in dock.step(ModelStep).done(), timeout=LONG)
     assert panel.model.currentText() == "mine.safetensors"
     (said,) = complaints
     assert "mine.safetensors, trained for" in said
@@ -239,12 +239,12 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
 def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock: Any, qtbot: Any) -> None:
     table = table_of(20_000)
     in_frame = [int((table.frame <= frame).sum()) for frame in (0, 1)]
-    view, drawn = dock.view, []
+    view, drawn, run = dock.view, [], object()
 
     def grow(n: int) -> int:
         """Times that the points are drawn when n molecules are found."""
         drawn.clear()
-        view.show(Found(filter=Filter(table[:n]), source="movie.tif", complete=False), growing=True)
+        view.show(Found(filter=Filter(table[:n]), source="movie.tif", complete=False, run=run), growing=True)
         qtbot.waitUntil(lambda: not view._is_new, timeout=LONG)
         return len(drawn)
 

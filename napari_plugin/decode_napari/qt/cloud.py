@@ -14,6 +14,7 @@ from qtpy.QtCore import QTimer
 from decode_napari.density import Volume
 from decode_napari.layers import UM_PER_NM, cloud_layer, field_of, volume_layer, white
 from decode_napari.molecules import Filter
+from decode_napari.qt.canvas import make_current
 from decode_napari.qt.view import camera_of, colours_of, half_canvas_um
 from decode_napari.session import Found
 
@@ -37,6 +38,7 @@ class CloudView:
         overlays.scale_bar.visible = True
         window = self.viewer.window._qt_window
         window.destroyed.connect(self._closed)
+        self.viewer.layers.events.removing.connect(lambda _: make_current(self.viewer))
         self.is_open = True
         self._source: Filter | None = None
         self._volume: Volume | None = None
@@ -63,6 +65,11 @@ class CloudView:
         self._show()
         if is_first:
             self.viewer.reset_view()
+
+    def close(self) -> None:
+        """Close the window, if the user has not."""
+        if self.is_open:
+            self.viewer.close()
 
     def refresh(self) -> None:
         """Follow the filter, soon: those states between that pass too fast are skipped."""

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
+from weakref import WeakKeyDictionary
 
+from napari.layers import Layer
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QColor, QDragEnterEvent, QDropEvent, QIcon, QPainter, QPixmap, QShowEvent
@@ -23,9 +25,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from decode_napari.qt.canvas import make_current
 from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
+from decode_napari.qt.keeper import Keeper
 from decode_napari.qt.localize import LocalizePanel
 from decode_napari.qt.memory import Memory, recovery_folder
 from decode_napari.qt.model import ModelPanel
@@ -35,8 +39,9 @@ from decode_napari.qt.preference import prefer_own_reader
 from decode_napari.qt.psf import PSFPanel
 from decode_napari.qt.runner import Runner, complain, remaining
 from decode_napari.qt.view import MoleculeView
-from decode_napari.recovery import keep, kept
-from decode_napari.session import Session
+from decode_napari.readers import table_layer
+from decode_napari.recovery import kept
+from decode_napari.session import Found, Session
 from decode_napari.steps import STEPS
 from decode_napari.steps.export import ExportStep
 from decode_napari.steps.inspect import InspectStep
@@ -57,6 +62,9 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     ExportStep: ExportPanel,
 }
 MOVIES, TABLES = (".tif", ".tiff"), (".csv", ".hdf5", ".h5", ".smlm")
+KEEPERS: WeakKeyDictionary[Any, Keeper] = WeakKeyDictionary()
+"""of the session of each viewer: a panel that is opened again goes on where it was closed"""
+UNSAVED = "molecules before, not saved"
 DARK, READY, DONE = "#6b7280", "#4fa3ff", "#57d38c"
 
 
@@ -69,7 +77,9 @@ class DecodeDock(QWidget):
         self.viewer = napari_viewer
         self.memory = Memory()
         prefer_own_reader(self.memory)
-        self.session = Session()
+        self.keeper = _keeper_of(napari_viewer)
+        """of molecules that nobody has saved"""
+        self.session = self.keeper.session
         self.runner = Runner(self)
         """what the user waits for"""
         self.previewer = Runner(self)
@@ -78,16 +88,25 @@ class DecodeDock(QWidget):
         """models that are loaded"""
         self.view = MoleculeView(napari_viewer, self.isVisible)
         self.cloud: CloudView | None = None
-        self._unsaved: object = None
+        self._uses_movie = False
+        self._following: list[tuple[Any, Callable[..., None]]] = []
         self._since: float | None = None
         self._from = 0.0
         """time and fraction from which the time left is reckoned"""
         self.setAcceptDrops(True)
         self.setMinimumWidth(400)
+        self.steps = [kind(self.session) for kind in STEPS]
+        self.panels: dict[type[Step], Panel] = {}
+        try:
+            self._lay_out()
+            self._begin()
+        except BaseException:
+            self._leave()
+            raise
 
+    def _lay_out(self) -> None:
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
-        self.steps = [kind(self.session) for kind in STEPS]
         self.list = QListWidget()
         self.list.setAccessibleName("steps")
         self.list.setToolTip("The steps of the job: grey needs something first, blue is ready, green is done")
@@ -101,7 +120,6 @@ class DecodeDock(QWidget):
         column.addWidget(self.list)
 
         self.stack = QStackedWidget()
-        self.panels: dict[type[Step], Panel] = {}
         for step in self.steps:
             panel = PANELS[type(step)](step, self)
             self.panels[type(step)] = panel
@@ -133,18 +151,32 @@ class DecodeDock(QWidget):
         copies.addWidget(self.python_button)
         column.addLayout(copies)
 
+    def _begin(self) -> None:
+        """Follow session and viewer, and take up what they hold, once all widgets are there."""
         self.list.currentRowChanged.connect(self._step_chosen)
-        self.session.changed.connect(self._changed)
         self.runner.reported.connect(self._reported)
         self.runner.ended.connect(self._ended)
         self.previewer.began.connect(self._looking)
         self.previewer.ended.connect(self._looked)
+        self.follow(self.session.changed, self._changed)
+        self.follow(self.keeper.set_aside, self._set_aside)
+        self.follow(self.viewer.layers.events.removing, lambda _: make_current(self.viewer))
         self.list.setCurrentRow(0)
         self._idle("")
-        self.refresh_steps()
         found = kept(recovery_folder())
         if found:
             self.say(f"Kept from a window that was closed: {found[0]}; open it in the step Inspect.")
+        for panel in self.panels.values():
+            panel.begin()
+        if self.session.found is not None:
+            self._changed("found")
+        self.refresh_steps()
+        self.installEventFilter(self)
+
+    def follow(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Connect to a signal of the viewer or the session, until this dock is closed: they outlive it."""
+        signal.connect(slot)
+        self._following.append((signal, slot))
 
     def start(
         self,
@@ -155,15 +187,23 @@ class DecodeDock(QWidget):
         returned: Callable[[Any], None] | None = None,
         ended: Callable[[], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
+        uses_movie: bool = False,
+        anew: bool = False,
     ) -> None:
-        """Run a verb, unless one is running; the arguments are those of `Runner.start`."""
-        if self.runner.busy:
+        """Run a verb, unless one is running; the arguments are those of `Runner.start`, and
+
+        Args:
+            uses_movie: until the end, no other movie is chosen.
+            anew: a verb of this title that is running ends; nothing more is heard of it.
+        """
+        if self.runner.busy and not (anew and self.runner.title == title):
             show_info(f"still {self.runner.title}; cancel it, or wait")
             return
         self._since = None
         self._show_progress(None)
         self.cancel_button.setEnabled(True)
         self.message.setText(title)
+        self._uses_movie = uses_movie
         self.runner.start(title, verb, reported=reported, returned=returned, ended=ended, failed=failed)
         if not self.runner.busy:
             self._idle("")
@@ -172,6 +212,11 @@ class DecodeDock(QWidget):
     def say(self, sentence: str) -> None:
         """Say it below the progress bar, whole: a long path breaks at its folders."""
         self.message.setText(sentence.replace("/", "/\N{ZERO WIDTH SPACE}"))
+
+    @property
+    def movie_in_use(self) -> bool:
+        """Whether a verb works on the movie: what it is and its camera stay until that ends."""
+        return self.runner.busy and self._uses_movie
 
     def cancel(self) -> None:
         """End what the user waits for, or else a quick look."""
@@ -192,14 +237,37 @@ class DecodeDock(QWidget):
     def panel(self, kind: type[Step]) -> Any:
         return self.panels[kind]
 
+    def step(self, kind: type[Step]) -> Step:
+        return self.steps[STEPS.index(kind)]
+
     @property
     def has_unsaved(self) -> bool:
-        """Whether there are molecules that are nowhere on disk."""
-        return self._unsaved is not None
+        """Whether there are molecules that nobody has saved."""
+        return not self.session.is_saved
 
     def saved(self) -> None:
         """The table at hand is on disk."""
-        self._unsaved = None
+        self.session.saved()
+        self.keeper.discard()
+
+    def start_afresh(self) -> None:
+        """Another movie begins: what was found in the one before goes from the window, with all that was made of it.
+
+        Raises:
+            OSError: if it is not saved and cannot be kept; then it stays.
+        """
+        self.session.withdraw("found")
+        self.previewer.stop()
+        for step in self.steps:
+            step.forget()
+        for panel in self.panels.values():
+            panel.forget()
+        self.view.clear()
+        if UNSAVED in self.viewer.layers:
+            self.viewer.layers.remove(UNSAVED)
+        if self.cloud is not None:
+            self.cloud.close()
+        self.refresh_steps()
 
     def view_in_3d(self) -> CloudView | None:
         """The molecules that pass, of all frames, in a window of their own."""
@@ -241,16 +309,19 @@ class DecodeDock(QWidget):
         for runner in (self.runner, self.previewer, self.loader):
             runner.stop()
             runner.wait(2.0)
-        found = self.session.found
-        if self._unsaved is not None and found is not None and len(found.filter.emitters):
-            try:
-                keep(found.filter.emitters, recovery_folder())
-            except (ValueError, OSError) as error:
-                complain(error)
-            self._unsaved = None
+        try:
+            self.keeper.keep_now()
+        except (ValueError, OSError) as error:
+            complain(error)
 
-    def _leave(self) -> None:
+    def _leave(self, *, viewer_stays: bool = False) -> None:
+        """The panel or the window is closed: nothing of the viewer is followed any more."""
         self.keep_unsaved()
+        if viewer_stays:
+            self.view.clear()
+        for signal, slot in self._following:
+            signal.disconnect(slot)
+        self._following.clear()
         self.view.close()
 
     def showEvent(self, event: QShowEvent) -> None:
@@ -261,7 +332,11 @@ class DecodeDock(QWidget):
                 above.installEventFilter(self)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() == QEvent.Type.Close:
+        # napari closes a panel by taking the widget out of its dock
+        taken_out = watched is self and event.type() == QEvent.Type.ParentChange and self.parent() is None
+        if taken_out:
+            self._leave(viewer_stays=True)
+        elif event.type() == QEvent.Type.Close:
             self._leave()
         return super().eventFilter(watched, event)
 
@@ -280,10 +355,19 @@ class DecodeDock(QWidget):
         self.stack.setCurrentIndex(row)
         self.refresh_steps()
 
+    def _set_aside(self, before: Found) -> None:
+        """Unsaved molecules gave way to others: they stay as a layer too, which waits to be seen."""
+        if self.session.found is None:  # another movie begins
+            return
+        data, options, kind = table_layer(before.filter.emitters, UNSAVED)
+        if UNSAVED in self.viewer.layers:
+            self.viewer.layers.remove(UNSAVED)
+        self.viewer.add_layer(Layer.create(data, options | {"visible": False}, kind))
+
     def _changed(self, part: str) -> None:
         found = self.session.found
         if part == "found" and found is not None:
-            self._unsaved = found if found.acquisition is not None else None
+            self.keeper.keep_soon(growing=self.runner.busy)
             self.view.show(found, growing=self.runner.busy)
             if self.cloud is not None and self.cloud.is_open:
                 self.cloud.show(found)
@@ -309,6 +393,7 @@ class DecodeDock(QWidget):
         self.progress.setUpdatesEnabled(True)
 
     def _ended(self) -> None:
+        self._uses_movie = False
         self._idle("")
         self.refresh_steps()
 
@@ -338,6 +423,12 @@ class DecodeDock(QWidget):
         if clipboard is not None:
             clipboard.setText(text)
         show_info("copied")
+
+
+def _keeper_of(viewer: Any) -> Keeper:
+    if viewer not in KEEPERS:
+        KEEPERS[viewer] = Keeper(Session(), recovery_folder())
+    return KEEPERS[viewer]
 
 
 def _light(colour: str) -> QIcon:

@@ -64,6 +64,11 @@ class ExportPanel(Panel):
         if self._layer is not None and self._layer in self.dock.viewer.layers:
             self._layer.name = STALE if stale else NAME
 
+    def forget(self) -> None:
+        layer, self._layer = self._layer, None
+        if layer is not None and layer in self.dock.viewer.layers:
+            self.dock.viewer.layers.remove(layer)
+
     def run(self) -> None:
         self._read()
         self.work("rendering", self.step.render, returned=self._rendered)
@@ -96,7 +101,7 @@ class ExportPanel(Panel):
 
     def _saved(self, path: Path) -> None:
         self.step.accept(path)
-        if path.suffix.lower() != ".png":
+        if path.suffix.lower() != ".png" and self.step.saved_all:
             self.dock.saved()
         self.dock.refresh_steps()
         show_info(f"saved {path}")

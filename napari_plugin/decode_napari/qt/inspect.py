@@ -8,15 +8,26 @@ from typing import Any, final
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QItemSelectionModel, QSignalBlocker, QTimer
-from qtpy.QtWidgets import QAbstractItemView, QCheckBox, QGridLayout, QHBoxLayout, QHeaderView, QLabel, QTableView
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QFileDialog,
+    QGridLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QTableView,
+)
 from superqt import QLabeledDoubleRangeSlider
 
+from decode.emitters import EmitterSet
 from decode_napari.layers import FACTS
-from decode_napari.molecules import QUANTITIES
+from decode_napari.molecules import QUANTITIES, Filter
 from decode_napari.qt.panel import TABLES, Panel, button, choice, note
 from decode_napari.qt.table import MoleculeRows
 from decode_napari.qt.view import MOST_IN_VIEW, MOST_POINTS
 from decode_napari.readers import PLUGIN
+from decode_napari.recovery import kept
 from decode_napari.session import Found
 from decode_napari.steps.inspect import Explained, InspectStep
 
@@ -37,8 +48,14 @@ class InspectPanel(Panel):
         self._movie: object = None
         self._moved: set[str] = set()
         """quantities whose ends the user has set"""
+        files = QHBoxLayout()
         self.open_button = button("Open table…", "Open molecules that were saved before", self._ask)
-        self.column.insertWidget(1, self.open_button)
+        self.kept_button = button(
+            "Open kept table…", "Open molecules that nobody had saved: they are kept in a folder", self._ask_kept
+        )
+        files.addWidget(self.open_button)
+        files.addWidget(self.kept_button)
+        self.column.insertLayout(1, files)
         self.count = QLabel()
         self.count.setAccessibleName("molecules that pass")
         self.count.setToolTip("Molecules within all of the ranges below, of all that there are")
@@ -114,7 +131,6 @@ class InspectPanel(Panel):
         self._rested.setSingleShot(True)
         self._rested.setInterval(250)
         self._rested.timeout.connect(self._settle)
-        dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
         self._colour = dock.memory.text(COLOUR) or self.colour_by.currentText()
         """that the user has chosen; a table may lack it"""
         # layers are changed only once the one that is being inserted is there, and nothing else is being done
@@ -124,13 +140,24 @@ class InspectPanel(Panel):
         self._soon.setInterval(0)
         self._soon.timeout.connect(self._adopt)
         dock.runner.ended.connect(self._soon.start)
-        dock.viewer.layers.events.inserted.connect(lambda event: self._layer_opened(event.value))
-        for layer in dock.viewer.layers:
-            self._layer_opened(layer)
         self.refresh()
+
+    def begin(self) -> None:
+        viewer = self.dock.viewer
+        self.dock.follow(viewer.dims.events.current_step, lambda _: self._frame_changed())
+        self.dock.follow(viewer.layers.events.inserted, lambda event: self._layer_opened(event.value))
+        for layer in viewer.layers:
+            self._layer_opened(layer)
+
+    def forget(self) -> None:
+        self.explained.setChecked(False)
+        self._moved.clear()
+        self._movie = self._source = None
+        self.rows.show(Filter(EmitterSet.empty()))
 
     def refresh(self) -> None:
         found = self.step.session.found
+        self.kept_button.setEnabled(bool(kept(self.dock.keeper.folder)))
         for widget in (self.table, self.cloud_button, *self.sliders.values()):
             widget.setEnabled(found is not None)
         if found is None:
@@ -312,6 +339,11 @@ class InspectPanel(Panel):
         path = self.ask_open("Open table", TABLES)
         if path is not None:
             self.open(path)
+
+    def _ask_kept(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self, "Open kept table", str(self.dock.keeper.folder), TABLES)
+        if name:
+            self.open(Path(name))
 
     def selected_molecule(self) -> int | None:
         """The number of the molecule that is selected in the table."""

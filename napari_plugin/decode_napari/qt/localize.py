@@ -77,8 +77,17 @@ class LocalizePanel(Panel):
         self.polish.toggled.connect(lambda _: self._changed())
         self.roi.changed.connect(self._changed)
         self.auto.toggled.connect(self._auto_changed)
-        dock.viewer.dims.events.current_step.connect(lambda _: self._frame_changed())
         self.refresh()
+
+    def begin(self) -> None:
+        viewer = self.dock.viewer
+        self.dock.follow(viewer.dims.events.current_step, lambda _: self._frame_changed())
+        self.dock.follow(viewer.layers.events.removed, self.roi.layer_removed)
+
+    def forget(self) -> None:
+        self.auto.setChecked(False)
+        self.first.setValue(0)
+        self.stop_before.setValue(0)
 
     def refresh(self) -> None:
         missing = self.step.missing()
@@ -94,7 +103,12 @@ class LocalizePanel(Panel):
             self.state.setText(self.step.done() or "Ready.")
 
     def run(self) -> None:
-        """Localize all frames; molecules appear while it runs."""
+        """Localize all frames; molecules appear while it runs, and those of the run before are kept."""
+        try:
+            self.dock.keeper.keep_now()
+        except OSError as error:
+            self.blame(error)
+            return
         self.auto.setChecked(False)
         self._hide_preview.start()
         self._count = ""
@@ -106,6 +120,7 @@ class LocalizePanel(Panel):
             reported=self._reported,
             returned=self._returned,
             ended=self._ended,
+            uses_movie=True,
         )
 
     def preview(self) -> None:
@@ -159,6 +174,8 @@ class LocalizePanel(Panel):
         self.step.show(complete=self._complete)
 
     def _previewed(self, molecules: EmitterSet) -> None:
+        if self.step.missing():  # the movie or the model has changed meanwhile
+            return
         self._hide_preview.stop()
         self.dock.view.preview(molecules)
         where = "this frame" if self.step.settings.roi is None else "this region of the frame"

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLa
 from decode.models import NEAREST, shipped_models
 from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
+from decode_napari.qt.runner import sentence_of
 from decode_napari.session import ChosenModel
 from decode_napari.steps.model import FIRST, ModelStep, TrainSettings, card_of
 from decode_napari.steps.step import Report
@@ -28,6 +29,8 @@ class ModelPanel(Panel):
     def __init__(self, step: ModelStep, dock: Any) -> None:
         super().__init__(step, dock)
         self.step = step
+        self._before: ChosenModel | None = None
+        """the model that gave way to one that is being loaded"""
         self._curves: dict[str, tuple[list[float], list[float]]] = {}
         self.model = self.row("model", choice([*_shipped(), FROM_FILE]), "The network that localizes")
         self.model.activated.connect(lambda _: self._chosen())
@@ -79,7 +82,12 @@ class ModelPanel(Panel):
         self.column.addStretch()
         dock.memory.bind("model/minutes", self.minutes)
         self.refresh()
-        self.load(next(iter(_shipped()), ""))
+
+    def begin(self) -> None:
+        if self.step.session.model is None:
+            self.load(next(iter(_shipped()), ""))
+        else:
+            self._add(self.step.session.model.name)
 
     def refresh(self) -> None:
         training = self.dock.runner.busy and self.dock.runner.title == "training"
@@ -98,22 +106,37 @@ class ModelPanel(Panel):
             trained = f"{card.training[:1].upper()}{card.training[1:]}."
             lines = [f"{card.description[:1].upper()}{card.description[1:]}.{told}", trained, *card.figures[:4]]
             self.about.setText("\n".join(lines))
+        else:
+            why = self.step.session.why_not("model")
+            self.about.setText(f"{why[:1].upper()}{why[1:]}.")
 
     def load(self, name: str, loaded: Callable[[ChosenModel], None] | None = None) -> None:
         """Take a shipped model or a model file."""
         self.forgive()
-        if name:
-            loading = f"loading {name}"
-            self.dock.loader.start(
-                loading, lambda: self.step.load(name), returned=loaded or self._loaded, failed=self.blame
-            )
+        if not name:
+            return
+        self._before = self.step.session.model or self._before
+        self.step.session.withdraw("model", f"{Path(name).name} is being loaded")
+
+        def refused(error: Exception) -> None:
+            self.step.session.withdraw("model", f"the model cannot be used: {sentence_of(error)}")
+            self.blame(error)
+
+        self.dock.loader.start(
+            f"loading {name}", lambda: self.step.load(name), returned=loaded or self._loaded, failed=refused
+        )
 
     def train(self) -> None:
         """Train in a thread, with live curves."""
         self._read()
         self._curves = {}
         self.work(
-            "training", self.step.train, reported=self._reported, returned=self._trained, ended=self._training_ended
+            "training",
+            self.step.train,
+            reported=self._reported,
+            returned=self._trained,
+            ended=self._training_ended,
+            uses_movie=True,
         )
         self.refresh()
 
@@ -152,7 +175,7 @@ class ModelPanel(Panel):
 
     def _trained(self, model: ChosenModel) -> None:
         """A model that was trained here localizes from now on, and that is said."""
-        before = self.step.session.model
+        before = self.step.session.model or self._before
         self._loaded(model)
         instead = "" if before is None or before.name == model.name else f" in place of {Path(before.name).name}"
         show_info(f"{Path(model.name).name}, {card_of(model).training}, is the model that localizes now{instead}")
@@ -171,8 +194,11 @@ class ModelPanel(Panel):
     def _chosen(self) -> None:
         if self.model.currentText() == FROM_FILE:
             path = self.ask_open("Model", "Models (*.safetensors)")
+            model = self.step.session.model
             if path is not None:
                 self.load(str(path))
+            elif model is not None:
+                self._add(model.name)
         else:
             self.load(self.model.currentData() or self.model.currentText())
 

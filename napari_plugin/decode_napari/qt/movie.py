@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, final
 
-from qtpy.QtCore import QSignalBlocker
+import numpy as np
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QSignalBlocker, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.io.cameras import camera_presets
@@ -14,12 +16,15 @@ from decode_napari.layers import LazyFrames, movie_layer, placement
 from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.remembered import Remembered
+from decode_napari.qt.runner import sentence_of
+from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep, asks_em_gain
 
 __all__ = ["MoviePanel"]
 
 ESTIMATE = "estimate it from the movie"
 FROM_FILE = "choose a camera file…"
+CHECKING = "checking the movie"
 
 
 @final
@@ -28,13 +33,27 @@ class MoviePanel(Panel):
         super().__init__(step, dock)
         self.step = step
         self._layer: Any = None
-        self._camera_file: str | None = None
-        self._restoring = False
+        """that shows the movie; None where none is open"""
+        self._path: Path | None = None
+        """of the movie that was opened last"""
+        self._arrived: list[Any] = []
+        """layers of movies that came into the viewer"""
+        self._is_due = False
+        """the movie is to be checked once the work that goes on has ended"""
+        self._camera: str | None = None
 
+        files = QHBoxLayout()
         self.open_button = button("Open movie…", "Open a TIFF movie; frames are read as they are looked at", self._ask)
-        self.column.insertWidget(1, self.open_button)
-        self.movies = self.row("movie", choice([]), "The movie to work on, of those open in the viewer")
-        self.movies.currentIndexChanged.connect(lambda _: self._choose_layer())
+        self.close_button = button(
+            "Close movie", "Close the movie, and begin afresh: molecules that are not saved are kept", self.close_movie
+        )
+        files.addWidget(self.open_button)
+        files.addWidget(self.close_button)
+        self.column.insertLayout(1, files)
+        self.movies = self.row(
+            "movie", choice([]), "The movie to work on, of those that were opened here; the one before is closed"
+        )
+        self.movies.activated.connect(lambda _: self._movie_chosen())
         self.camera = self.row(
             "camera",
             choice([ESTIMATE, *camera_presets(), FROM_FILE]),
@@ -76,17 +95,40 @@ class MoviePanel(Panel):
         dock.memory.bind("movie/em gain", self.em_gain)
         self._restore_camera()
         self._offer_remembered()
-
-        viewer = dock.viewer
-        viewer.layers.events.inserted.connect(lambda event: self._layers_changed(event.value))
-        viewer.layers.events.removed.connect(lambda event: self._layers_changed(None))
-        self._layers_changed(next((layer for layer in viewer.layers if path_of(layer)), None))
+        # layers are changed only once the one that is being inserted is there, and nothing else is being done
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(0)
+        self._soon.timeout.connect(self._take_up)
+        dock.runner.ended.connect(self._soon.start)
         self.refresh()
 
+    def begin(self) -> None:
+        viewer = self.dock.viewer
+        self.dock.follow(viewer.layers.events.inserted, lambda event: self._layer_came(event.value))
+        self.dock.follow(viewer.layers.events.removed, lambda event: self._layer_went(event.value))
+        layers = [layer for layer in viewer.layers if path_of(layer)]
+        for layer in layers:
+            self._list(layer)
+        before = self.step.session.movie
+        if before is not None:
+            self._path = before.path
+            self.step.session.withdraw("movie")
+            layers = [layer for layer in layers if path_of(layer) == str(before.path)]
+        if layers:
+            self._choose(layers[0])
+
     def refresh(self) -> None:
-        self.go_button.setEnabled(self.step.session.movie is not None)
-        self.check_button.setEnabled(self.step.settings.path is not None)
+        is_free, is_open = not self.dock.movie_in_use, self._layer is not None
+        for widget in (self.open_button, self.movies, self.camera, self.pixel_size, self.em_gain, self.allow_truncated):
+            widget.setEnabled(is_free)
+        for each in (self.close_button, self.check_button):
+            each.setEnabled(is_free and is_open)
+        missing = self.dock.step(LocalizeStep).missing()
+        self.go_button.setEnabled(not missing and not self.dock.runner.busy)
+        self.go_button.setToolTip(missing or "Localize the whole movie with the model chosen")
         self.form.setRowVisible(self.em_gain, asks_em_gain(self._named()))
+        self._say()
 
     def open(self, path: Path) -> None:
         """Show a movie as a lazy layer, and check it."""
@@ -96,8 +138,18 @@ class MoviePanel(Panel):
             data, options, _ = movie_layer(movie, self.pixel_size.value() or movie.pixel_size_nm)
         except (ValueError, OSError) as error:
             self.blame(error)
+            self._show_which()
             return
         self.dock.viewer.add_image(data, **options)
+
+    def close_movie(self) -> None:
+        """Begin afresh, without a movie."""
+        layer = self._layer
+        if layer is None or not self._began_afresh():
+            return
+        self.movies.removeItem(self.movies.findData(path_of(layer)))
+        self.dock.viewer.layers.remove(layer)
+        self._path = None
 
     def set_camera(self, name: str | None) -> None:
         """A preset's name, a camera file, or None to estimate it."""
@@ -107,24 +159,27 @@ class MoviePanel(Panel):
         elif name in camera_presets():
             self.camera.setCurrentText(name)
         else:
-            self._camera_file = name
             index = self.camera.findData(name)
             if index < 0:
                 index = self.camera.count() - 1
                 self.camera.insertItem(index, Path(name).name, name)
             self.camera.setCurrentIndex(index)
+        self._camera = name
         self.dock.memory.set_text("movie/camera", name or "")
         self.refresh()
 
     def check(self) -> None:
-        """Read the movie and its camera in a thread."""
-        path = path_of(self._layer) if self._layer is not None else None
+        """Read the movie and its camera in a thread; until it is checked, there is no movie to work on."""
+        path = None if self._layer is None else path_of(self._layer)
         if path is None:
             self.blame(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
             return
         self._settle_what_the_movie_states()
         if self.remembered.ask({"camera", "pixel size"} | ({"EM gain"} if asks_em_gain(self._named()) else set())):
             self.forgive()
+            if self.dock.runner.title == CHECKING:
+                self.dock.runner.stop()
+            self.step.session.withdraw("movie", "confirm the settings that are remembered, in the step Movie")
             return
         named = self._named()
         self.step.settings = MovieSettings(
@@ -134,20 +189,46 @@ class MoviePanel(Panel):
             em_gain=(self.em_gain.value() or None) if asks_em_gain(named) else None,
             allow_truncated=self.allow_truncated.isChecked(),
         )
-        self.refresh()
-        self.work("checking the movie", self.step.check, returned=self._checked)
+        runner, session = self.dock.runner, self.step.session
+        self._is_due = runner.busy and runner.title != CHECKING
+        if self._is_due:
+            session.withdraw("movie", f"the movie is checked once this has ended: {runner.title}")
+            return
+        session.withdraw("movie", "the movie is being checked")
+        self.work(CHECKING, self.step.check, returned=self._checked, ended=self._check_ended, anew=True)
 
     def _checked(self, checked: MovieCheck) -> None:
+        if self._layer is None:
+            return
         self.step.accept(checked)
         self.photons.set_bars(checked.counts, checked.edges)
-        sentences = [f"⚠ {warning}" for warning in checked.warnings] + list(checked.remarks)
-        self.remarks.setText("\n".join(sentences) or "Camera and movie fit together.")
-        if self._layer is not None and self._layer in self.dock.viewer.layers:
-            for name, value in placement(checked.movie.pixel_size_nm).items():
+        place = placement(checked.movie.pixel_size_nm)
+        if not np.allclose(self._layer.scale, place["scale"]):
+            for name, value in place.items():
                 setattr(self._layer, name, value)
             self.dock.viewer.reset_view()
         _, height, width = checked.movie.shape
         self.dock.view.prepare((width * checked.movie.pixel_size_nm, height * checked.movie.pixel_size_nm))
+
+    def _failed(self, error: Exception) -> None:
+        super()._failed(error)
+        self.step.session.withdraw("movie", f"the movie was refused: {sentence_of(error)}")
+
+    def _check_ended(self) -> None:
+        session = self.step.session
+        if session.why_not("movie") == "the movie is being checked":
+            session.withdraw("movie", "the check of the movie was cancelled: check it again" if self._layer else "")
+
+    def _say(self) -> None:
+        """What the check brought, or why there is no movie to work on."""
+        checked, why = self.step.checked, self.step.session.why_not("movie")
+        if self._layer is None or self.troubles:
+            self.remarks.setText("")
+        elif why:
+            self.remarks.setText(f"{why[:1].upper()}{why[1:]}.")
+        elif checked is not None:
+            sentences = [f"⚠ {warning}" for warning in checked.warnings] + list(checked.remarks)
+            self.remarks.setText("\n".join(sentences) or "Camera and movie fit together.")
 
     def _ask(self) -> None:
         path = self.ask_open("Open movie", TIFFS)
@@ -160,7 +241,9 @@ class MoviePanel(Panel):
     def _camera_chosen(self) -> None:
         if self.camera.currentText() == FROM_FILE:
             path = self.ask_open("Camera file", "Camera (*.yaml *.yml)")
-            self.set_camera(None if path is None else str(path))
+            self.set_camera(self._camera if path is None else str(path))
+            if path is None:
+                return
         else:
             self.set_camera(self._named())
         self._changed()
@@ -202,31 +285,90 @@ class MoviePanel(Panel):
         if self._layer is not None:
             self.check()
 
-    def _layers_changed(self, added: Any) -> None:
-        layers = [layer for layer in self.dock.viewer.layers if path_of(layer)]
-        self._restoring = True
-        self.movies.clear()
-        for layer in layers:
-            self.movies.addItem(layer.name, layer)
-        self._restoring = False
-        if added is not None and added in layers:
-            self.movies.setCurrentIndex(layers.index(added))
-            self._choose_layer()
-        elif self._layer in layers:
-            self.movies.setCurrentIndex(layers.index(self._layer))
-        else:
-            self._layer = None
+    def _layer_came(self, layer: Any) -> None:
+        if path_of(layer):
+            self._arrived.append(layer)
+            self._soon.start()
 
-    def _choose_layer(self) -> None:
-        layer = self.movies.currentData()
-        if self._restoring or layer is None or layer is self._layer:
+    def _layer_went(self, layer: Any) -> None:
+        """The user has closed it: there is no movie, and what was found in it stays."""
+        if layer is not self._layer:
             return
-        self._layer = layer
+        self._layer = None
+        self.forgive()
+        if self.dock.runner.title == CHECKING:
+            self.dock.runner.stop()
+        self.step.session.withdraw("movie")
+        self._show_which()
+
+    def _take_up(self) -> None:
+        """Choose the movie that came into the viewer, the last of several; check again what waits for it."""
+        layers = [layer for layer in self._arrived if layer in self.dock.viewer.layers]
+        self._arrived.clear()
+        for layer in layers:
+            self._list(layer)
+        if layers and self.dock.movie_in_use:
+            show_info(f"{layers[-1].name} waits in the list of movies; not yet ended: {self.dock.runner.title}")
+            others = layers
+        else:
+            others = layers[:-1]
+        for layer in others:
+            self.dock.viewer.layers.remove(layer)
+        if len(others) < len(layers):
+            self._choose(layers[-1])
+        elif self._is_due and self._layer is not None and not self.dock.runner.busy:
+            self.check()
+
+    def _choose(self, layer: Any) -> None:
+        """Work on the movie that a layer shows from now on; the one before is closed."""
+        layers, path, before = self.dock.viewer.layers, Path(str(path_of(layer))), self._layer
+        is_another = self._is_another(path)
+        if is_another and not self._began_afresh():
+            layers.remove(layer)
+            self._show_which()
+            return
+        self._layer, self._path = layer, path
         _read_lazily(layer)
-        camera = layer.metadata.get("camera")
-        if camera:
-            self.set_camera(str(camera))
+        if before is not None and before is not layer:
+            layers.remove(before)
+        layers.move(layers.index(layer), 0)  # below the molecules
+        if is_another:
+            self.dock.viewer.dims.set_current_step(0, 0)
+        self.dock.viewer.reset_view()
+        self._show_which()
+        if layer.metadata.get("camera"):
+            self.set_camera(str(layer.metadata["camera"]))
         self.check()
+
+    def _is_another(self, path: Path) -> bool:
+        """Whether what is at hand was not made of this movie; a table that was opened before any movie may be."""
+        found = self.step.session.found
+        was_found_elsewhere = found is not None and found.acquisition is not None and Path(found.source) != path
+        return was_found_elsewhere or self._path not in (None, path)
+
+    def _began_afresh(self) -> bool:
+        try:
+            self.dock.start_afresh()
+        except OSError as error:
+            self.blame(error)
+            return False
+        self.photons.clear()
+        return True
+
+    def _list(self, layer: Any) -> None:
+        if self.movies.findData(path_of(layer)) < 0:
+            self.movies.addItem(layer.name, path_of(layer))
+
+    def _show_which(self) -> None:
+        self.movies.setCurrentIndex(-1 if self._layer is None else self.movies.findData(path_of(self._layer)))
+
+    def _movie_chosen(self) -> None:
+        path = self.movies.currentData()
+        layer = next((layer for layer in self.dock.viewer.layers if path_of(layer) == path), None)
+        if layer is None:
+            self.open(Path(path))
+        elif layer is not self._layer:
+            self._choose(layer)
 
 
 def _read_lazily(layer: Any) -> None:

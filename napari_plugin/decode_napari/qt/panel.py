@@ -81,6 +81,12 @@ class Panel(QWidget):
         """Show what the session holds."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Start to follow the viewer, and take up what is in it: the whole dock has been built."""
+
+    def forget(self) -> None:
+        """Let go of what belongs to the movie that was worked on: another one begins."""
+
     def work(self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any) -> None:
         """Run a verb, as `DecodeDock.start` does; what it refuses is said here, and stays until it is tried again."""
         self.forgive()

@@ -34,6 +34,10 @@ class Plot(QWidget):
     def sizeHint(self) -> QSize:
         return QSize(320, 130)
 
+    def clear(self) -> None:
+        self._lines, self._bars = {}, None
+        self.update()
+
     def set_lines(self, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
         """x and y of each line, by name; values that are not finite are left out."""
         self._lines = {}

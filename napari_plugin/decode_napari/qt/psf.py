@@ -190,7 +190,7 @@ class PSFPanel(Panel):
             model=self.model.currentText(),
             optics=self._optics() if self.model.currentText() == "pupil" else None,
         )
-        self.work("calibrating the PSF", self.step.calibrate, returned=self._calibrated)
+        self.work("calibrating the PSF", self.step.calibrate, returned=self._calibrated, uses_movie=True)
 
     def _optics(self) -> Optics:
         return Optics(

@@ -38,7 +38,6 @@ class RegionField(QWidget):
         line.setContentsMargins(0, 0, 0, 0)
         line.addWidget(self.text, 1)
         line.addWidget(self.button)
-        viewer.layers.events.removed.connect(self._removed)
 
     def region(self) -> Region | None:
         """What is written; None for the whole frame.
@@ -51,9 +50,11 @@ class RegionField(QWidget):
 
     def set_movie(self, movie: OpenedMovie | None) -> None:
         """The movie that regions are of: those of another one are forgotten."""
-        known, self._movie = self._movie, movie
         self.button.setEnabled(movie is not None)
-        if known is None or movie is None or movie is known:
+        if movie is None or movie is self._movie:  # one that is being checked may be the same again
+            return
+        known, self._movie = self._movie, movie
+        if known is None:
             return
         if movie.path != known.path:
             self.text.clear()
@@ -65,7 +66,7 @@ class RegionField(QWidget):
 
     def draw(self) -> None:
         """Let the user draw a rectangle, in a layer that is made when it is first asked for."""
-        if self._movie is None:
+        if self._movie is None or not self.button.isEnabled():
             return
         if self._layer is None:
             self._layer = self._viewer.add_shapes(
@@ -118,7 +119,8 @@ class RegionField(QWidget):
                 corners = np.array([[top, left], [top, right], [bottom, right], [bottom, left]]) - 0.5
                 self._layer.add_rectangles([corners])
 
-    def _removed(self, event: Any) -> None:
+    def layer_removed(self, event: Any) -> None:
+        """A region that was deleted is no region."""
         if event.value is self._layer is not None:
             self._layer = None
             self.text.clear()

@@ -87,11 +87,11 @@ class Runner(QObject):
             ended: called at the end, however that comes.
             failed: called with what the verb raised; None says it in a notification.
         """
-        say = failed or complain
+        failed = failed or complain
         try:
             generator = verb()
         except Exception as error:
-            say(error)
+            failed(error)
             return
         self.stop()
         stop = self._stop = Stop()
@@ -110,10 +110,11 @@ class Runner(QObject):
             if self._stop is not stop:
                 return
             self._stop, self._worker = None, None
-            if end.error is not None:
-                say(end.error)
-            elif not end.stopped and returned is not None:
-                returned(end.result)
+            error = end.error
+            if error is None and not end.stopped and returned is not None:
+                error = _tried(returned, end.result)
+            if error is not None:
+                failed(error)
             if ended is not None:
                 ended()
             self.ended.emit()
@@ -161,6 +162,15 @@ def _guarded(verb: Verb) -> Generator[Report, None, _End]:
     except Exception as error:
         return _End(error=error)
     return _End(result=result)
+
+
+def _tried(returned: Callable[[Any], None], result: Any) -> Exception | None:
+    """Hand over a result; what is refused is an error as any other."""
+    try:
+        returned(result)
+    except (ValueError, OSError) as error:
+        return error
+    return None
 
 
 def complain(error: Exception) -> None:

@@ -85,14 +85,14 @@ class MoleculeView:
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
         self._soon.timeout.connect(self._follow)
-        viewer.dims.events.current_step.connect(self._on_step)
         self._moved = QTimer()
         self._moved.setSingleShot(True)
         self._moved.setInterval(150)
         self._moved.timeout.connect(self._follow_camera)
         camera = camera_of(viewer)
+        viewer.dims.events.current_step.connect(self._on_step)
         for event in (camera.events.zoom, camera.events.center):
-            event.connect(lambda _: self._moved.start())
+            event.connect(self._on_camera)
 
     @property
     def points(self) -> Points | None:
@@ -253,8 +253,11 @@ class MoleculeView:
         if layer is not None:
             layer.visible = False
 
-    def _on_step(self) -> None:
+    def _on_step(self, _: object = None) -> None:
         self._follow_anew()
+
+    def _on_camera(self, _: object = None) -> None:
+        self._moved.start()
 
     def _follow_anew(self) -> None:
         self._stages = self._show_points()
@@ -272,11 +275,28 @@ class MoleculeView:
             return
         self._is_new = False
 
+    def clear(self) -> None:
+        """Show no molecules: all layers of this view go."""
+        self._soon.stop()
+        self._moved.stop()
+        self._found, self._growing, self._is_new = None, False, False
+        self._density = self._lit = self._shown = None
+        self._source, self._rows = NOTHING, np.zeros(0, np.int64)
+        self._stages = iter(())
+        layers = [layer for layer in self._layers.values() if layer in self._viewer.layers]
+        self._layers.clear()
+        for layer in layers:
+            self._viewer.layers.remove(layer)
+
     def close(self) -> None:
-        """Add no more layers: the viewer goes away."""
+        """Follow the viewer no more, and add no more layers."""
         self._is_new = False
         self._soon.stop()
         self._moved.stop()
+        camera = camera_of(self._viewer)
+        self._viewer.dims.events.current_step.disconnect(self._on_step)
+        for event in (camera.events.zoom, camera.events.center):
+            event.disconnect(self._on_camera)
 
     def _density_of(self, size_nm: tuple[float, float]) -> Density:
         """The density of a field, and its layer."""
@@ -357,7 +377,7 @@ class MoleculeView:
         rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
         if not few and not self._growing:  # the time slider reaches from the first frame to the last, movie or none
             rows = np.union1d(rows, source.first_and_last())
-        what = ("growing" if self._growing else source, None if few else self.frame)
+        what = (self._found.run if self._growing else source, None if few else self.frame)
         # it grows at its end: those of this frame, once they are there, stay
         if self.points is None or what != self._shown or len(rows) != len(self._rows):
             self._shown = None
@@ -384,14 +404,20 @@ class MoleculeView:
         else:
             # a layer that is not seen is not drawn for each of what it is told, but once, when it is seen again
             with layer.selected_data.events.blocked(), layer.events.blocker_all():
-                seen, layer.visible = layer.visible, False
-                layer.selected_data = set()
-                layer.data = data
-                layer.shown = shown
-                layer.features = features
-                layer.metadata = options["metadata"]
-                self._colour()
-                layer.visible = seen
+                seen = layer.visible
+                if len(data) < len(layer.data):
+                    # napari draws a colour that changes at the points it has sliced last, and slices what is seen only
+                    layer.visible, layer.data = True, data[:0]
+                layer.visible = False
+                try:
+                    layer.selected_data = set()
+                    layer.data = data
+                    layer.shown = shown
+                    layer.features = features
+                    layer.metadata = options["metadata"]
+                    self._colour()
+                finally:
+                    layer.visible = seen
             layer.refresh(thumbnail=False, extent=not self._growing)
             if self._growing:  # the viewer's axes wait for the end
                 return

@@ -59,14 +59,17 @@ class ExportStep(Step):
         self.rendered: Rendered | None = None
         self.saved: Path | None = None
         """the table that was saved last"""
-        self._saving = self._saved_of = ("", dict[str, Range]())
-        """source and ranges of the molecules that are being saved, and of those that were"""
+        self._saving = self._saved_of = (object(), dict[str, Range]())
+        """run and ranges of the molecules that are being saved, and of those that were"""
 
     def missing(self) -> str:
-        return "" if self.session.found is not None else "localize a movie or open a table first"
+        return self.session.why_not("found")
 
     def done(self) -> str:
-        return "" if self.saved is None else f"saved {self.saved.name}"
+        found = self.session.found
+        if self.saved is None or found is None or found.run is not self._saved_of[0]:
+            return ""
+        return f"saved {self.saved.name}"
 
     def render(self) -> Generator[Report, None, Rendered]:
         """Draw the molecules that pass as Gaussians of their uncertainty."""
@@ -87,7 +90,7 @@ class ExportStep(Step):
         molecules, found = self._molecules(), self.session.found
         assert found is not None
         check_outputs(table_files(path), inputs=self._opened(found))
-        self._saving = (found.source, dict(found.filter.ranges))
+        self._saving = (found.run, dict(found.filter.ranges))
         return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Generator[Report, None, Path]:
@@ -102,11 +105,20 @@ class ExportStep(Step):
         check_outputs([picture_file(path)], inputs=self._opened(found))
         return _save_picture(self._molecules(), path, self.settings)
 
+    def forget(self) -> None:
+        self.rendered = self.saved = None
+
     def accept(self, result: Rendered | Path) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
         elif result.suffix.lower() != ".png":
             self.saved, self._saved_of = result, self._saving
+
+    @property
+    def saved_all(self) -> bool:
+        """Whether the table that was saved last holds all molecules, those too that the filter leaves out."""
+        found, (run, ranges) = self.session.found, self._saved_of
+        return found is not None and run is found.run and not ranges
 
     def as_command(self) -> str:
         if self.session.found is None:
@@ -127,7 +139,7 @@ class ExportStep(Step):
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
         """The table on disk that leads to the molecules that pass, and the ranges that are still to be applied."""
-        if self.saved is not None and self._saved_of == (found.source, found.filter.ranges):
+        if self.saved is not None and self._saved_of == (found.run, found.filter.ranges):
             return self.saved, {}
         return table_of(found), found.filter.ranges
 

@@ -48,7 +48,7 @@ class InspectStep(Step):
     purpose = "Filter the molecules, and see what they leave unexplained"
 
     def missing(self) -> str:
-        return "" if self.session.found is not None else "localize a movie or open a table first"
+        return self.session.why_not("found")
 
     def done(self) -> str:
         found = self.session.found
@@ -70,11 +70,14 @@ class InspectStep(Step):
         Background is what they leave of the frame, blurred by a micrometre: what is left over are spots.
 
         Raises:
-            ValueError: if there is no movie, or nothing tells its camera or its PSF.
+            ValueError: if there is no movie, the molecules are of a movie of another size, or nothing tells its camera
+                or its PSF.
         """
         movie, found = self.session.movie, self.session.found
         if movie is None or found is None:
-            raise ValueError("to explain a frame, open its movie, and localize it or open its table")
+            why = self.session.why_not("movie") or self.session.why_not("found")
+            raise ValueError(f"to explain a frame, both its movie and its molecules must be there: {why}")
+        _check_field(movie, found.filter.emitters)
         psf, camera = self._psf(found), self._camera(found)
         rows = found.filter.rows_in_frame(frame)
         return _explain(movie, frame, found.filter.emitters, rows, psf, camera)
@@ -91,9 +94,10 @@ class InspectStep(Step):
         from decode.batch import psf_to_polish_with
         from decode.optics.gaussian import GaussianPSF
 
-        psf, model = self.session.psf, self.session.model
-        if found.acquisition is not None and model is not None:
-            return psf_to_polish_with(model.localizer, None if psf is None else psf.file, found.acquisition)
+        psf = self.session.psf
+        if found.acquisition is not None and found.model is not None:
+            told = None if found.psf is None else found.psf.file
+            return psf_to_polish_with(found.model.localizer, told, found.acquisition)
         if psf is not None:
             return psf.file.psf
         facts = found.filter.emitters.metadata
@@ -147,6 +151,19 @@ def _read(path: Path, pixel_size_nm: float | None) -> Generator[Report, None, Fo
 
     yield Report(message=f"reading {path.name}")
     return Found(filter=Filter(read_table(path, pixel_size_nm=pixel_size_nm)), source=str(path))
+
+
+def _check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
+    """Refuse molecules whose table states a field of another size than the movie's."""
+    _, height, width = movie.shape
+    here = {"height_px": height, "width_px": width, "pixel_size_nm": movie.pixel_size_nm}
+    stated = {name: float(str(emitters.metadata[name])) for name in here if name in emitters.metadata}
+    other = [f"{name} {fact:g} for {here[name]:g}" for name, fact in stated.items() if not np.isclose(fact, here[name])]
+    if other:
+        raise ValueError(
+            f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): open theirs, "
+            "or localize this one"
+        )
 
 
 def _explain(

@@ -57,20 +57,19 @@ class LocalizeStep(Step):
         self.n_found = 0
         """molecules of the run, up to now"""
         self._chunks: list[EmitterSet] = []
+        self._run_of: tuple[object, ChosenModel | None, ChosenPSF | None] = (object(), None, None)
         self._acquisition: Acquisition | None = None
         self._acquisitions: dict[object, Acquisition] = {}
 
     def missing(self) -> str:
-        if self.session.movie is None:
-            return "open a movie first"
-        if self.session.model is None:
-            return "choose a model first"
+        model = self.session.model
+        unsettled = self.session.why_not("movie") or self.session.why_not("model")
+        if unsettled or model is None:
+            return unsettled
         from decode.batch import needs_psf
 
-        if self.session.psf is None and needs_psf(self.session.model.localizer):
-            return (
-                f"{self.session.model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
-            )
+        if self.session.psf is None and needs_psf(model.localizer):
+            return f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
         return ""
 
     def asks_psf_sigma(self) -> bool:
@@ -92,7 +91,8 @@ class LocalizeStep(Step):
             ValueError, OSError: as `decode.batch.acquisition_for` and `localize_movie` do.
         """
         movie, model = self._inputs()
-        self._chunks, self.n_found = [], 0
+        self.forget()
+        self._run_of = (object(), model, self.session.psf)
         return self._run(movie, model, self.session.psf, self.settings)
 
     def preview(self, frame: int) -> Generator[Report, None, EmitterSet]:
@@ -113,13 +113,20 @@ class LocalizeStep(Step):
         if not self._chunks:
             return
         emitters = EmitterSet.cat(self._chunks)
+        run, model, psf = self._run_of
         found = Found(
             filter=Filter(emitters),
             source=str(emitters.metadata["movie"]),
             acquisition=self._acquisition,
             complete=complete,
+            run=run,
+            model=model,
+            psf=psf,
         )
         self.session.put(found=found)
+
+    def forget(self) -> None:
+        self._chunks, self.n_found = [], 0
 
     def as_command(self) -> str:
         movie, model, set_ = self.session.movie, self.session.model, self.settings

@@ -71,8 +71,11 @@ class ModelStep(Step):
             return "choose the file to write the model to"
         if self.settings.recipe is not None:
             return ""
-        if self.session.movie is None or self.session.movie.camera is None:
-            return "choose a recipe, or open a movie and state its camera, to estimate one"
+        movie = self.session.movie
+        if movie is None:
+            return f"{self.session.why_not('movie')} to estimate a recipe from it, or choose a recipe"
+        if movie.camera is None:
+            return "choose a recipe, or state the movie's camera, to estimate one"
         return "" if self.session.psf is not None else "choose a recipe, or calibrate a PSF, to estimate one"
 
     def done(self) -> str:

@@ -83,6 +83,9 @@ class MovieStep(Step):
         """
         return _check(self.settings)
 
+    def forget(self) -> None:
+        self.checked = None
+
     def accept(self, checked: MovieCheck) -> None:
         self.checked = checked
         self.session.put(movie=checked.movie)

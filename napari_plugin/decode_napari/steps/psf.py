@@ -66,7 +66,7 @@ class PSFStep(Step):
     def missing(self) -> str:
         movie = self.session.movie
         if movie is None:
-            return "open a movie first, its camera is needed"
+            return f"{self.session.why_not('movie')}; the camera is the movie's"
         return "" if movie.camera is not None else "state the camera in the step Movie: beads cannot tell it"
 
     def done(self) -> str:

@@ -59,6 +59,9 @@ class Step(ABC):
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def forget(self) -> None:  # noqa: B027  most steps remember nothing
+        """Let go of what belongs to the movie that was worked on: another one begins."""
+
     @abstractmethod
     def missing(self) -> str:
         """What must be there before this step can do anything, in a sentence; "" where nothing is missing."""

@@ -1,0 +1,111 @@
+"""Keeps the molecules that nobody has saved in the folder of recovered ones, while they are found and when they go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import final
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from decode_napari.qt.runner import Runner, complain
+from decode_napari.recovery import discard, place_for, write
+from decode_napari.session import Found, Session
+from decode_napari.steps.step import Report
+
+__all__ = ["Keeper"]
+
+SHORTEST_S = 10.0
+"""between two tables of a run that goes on"""
+AFTER_FAILURE_S = 60.0
+LARGEST_SHARE = 0.05
+"""of the time that may go into writing them"""
+
+
+@final
+class Keeper(QObject):
+    """One file a run, written anew as the table grows; it goes once the user has saved the molecules."""
+
+    set_aside = Signal(object)
+    """molecules that were not saved, once the session holds others or none"""
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        super().__init__()
+        self.session, self.folder = session, folder
+        session.keep = self._set_aside
+        self._writer = Runner(self)
+        self._path: Path | None = None
+        self._run: object = None
+        self._written: Found | None = None
+        """the table that the file holds"""
+        self._due = 0.0
+        """when the next table may be written, of a clock that only rises"""
+
+    def keep_soon(self, *, growing: bool) -> None:
+        """Write the session's molecules in a thread; those of a table that grows not each time."""
+        found = self.session.found
+        if found is None or not self._is_due(found):
+            return
+        if growing and (self._writer.busy or time.monotonic() < self._due):
+            return
+        path, began = self._place(found), time.monotonic()
+
+        def verb() -> Generator[Report, None, None]:
+            yield Report(message="keeping what was found")
+            write(found.filter.emitters, path)
+
+        def written(_: object) -> None:
+            self._written = found
+            took = time.monotonic() - began
+            self._due = time.monotonic() + max(SHORTEST_S, took / LARGEST_SHARE)
+
+        def failed(error: Exception) -> None:
+            self._due = time.monotonic() + AFTER_FAILURE_S
+            complain(error)
+
+        def ended() -> None:
+            if self.session.is_saved:
+                self.discard()
+
+        self._writer.start("keeping what was found", verb, returned=written, failed=failed, ended=ended)
+
+    def keep_now(self) -> None:
+        """Write the session's molecules, if nobody has saved them and the file does not hold them yet.
+
+        Raises:
+            OSError: if that fails.
+        """
+        found = self.session.found
+        if found is None or not self._is_due(found):
+            return
+        self._writer.wait(5.0)
+        if self._written is not found:
+            write(found.filter.emitters, self._place(found))
+            self._written = found
+
+    def discard(self) -> None:
+        """The molecules were saved elsewhere: the file goes."""
+        self._writer.stop()
+        if self._path is not None and not self._writer.busy:
+            discard(self._path)
+            self._path = self._run = None
+
+    def _set_aside(self, found: Found) -> None:
+        """Molecules leave the session unsaved: their file stays, and the user is told."""
+        self.keep_now()
+        path, self._path, self._run = self._path, None, None
+        show_info(
+            f"{len(found.filter.emitters):,} molecules that were not saved are kept as {path}; "
+            "Open kept table, in the step Inspect, brings them back"
+        )
+        QTimer.singleShot(0, lambda: self.set_aside.emit(found))
+
+    def _is_due(self, found: Found) -> bool:
+        return not self.session.is_saved and self._written is not found and len(found.filter.emitters) > 0
+
+    def _place(self, found: Found) -> Path:
+        if self._path is None or self._run is not found.run:
+            self._path, self._run = place_for(found.filter.emitters, self.folder), found.run
+        return self._path
