@@ -224,9 +224,9 @@ def characterize(
     psf, camera = config.psf, config.camera
     if isinstance(psf, PSFPrior):
         sigma = math.sqrt(math.prod(psf.sigma_px))
-        psf = replace(psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0)
+        psf = replace(psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0, pupil_fraction=0.0)
     if isinstance(camera, CameraPrior):
-        camera = replace(camera, emccd_fraction=1.0)
+        camera = replace(camera, emccd_fraction=1.0, bad_pixels=(0.0, 0.0))
     two_d = not config.network.axial
     rows = []
     for density in (most / 30, most / 6, most / 3, most * 2 / 3, most):
@@ -238,6 +238,7 @@ def characterize(
                 flux_variation=(0.3, 0.3),
                 background_photons=(background, background),
                 filaments=0.0,
+                flicker=0.0,
             )
             recipe = replace(config, scene=scene, psf=psf, camera=camera)
             forward = recipe.forward_model()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
+from decode.forward import CameraPrior, PSFPrior
 from decode.metrics import score
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.network.posterior import SetPosterior
@@ -145,3 +146,16 @@ def test_characterize_tells_depths_apart() -> None:
     assert len(whole) < len(sliced) <= 2 * len(whole)
     assert {row["z_nm"] for row in sliced} == {-200.0, 200.0}
     assert all("z_nm" not in row and "rmse_axial_nm" in row for row in whole)
+
+
+def test_a_recipe_of_many_defects_is_characterized_in_the_middle_of_its_ranges() -> None:
+    """One PSF, one camera and a steady background, whatever share of the movies has others."""
+    network = NetworkConfig(frame_widths=(4,), sequence_widths=(4,), head_width=4)
+    config = TrainConfig(
+        network=network,
+        scene=Scene(flicker=1.0, density_per_um2=(0.0, 0.5)),
+        psf=PSFPrior(pupil_fraction=1.0),
+        camera=CameraPrior(bad_pixels=(0.1, 0.1), unmapped=1.0),
+    )
+    rows = characterize(config.localizer(), config, torch.device("cpu"), n_movies=1)
+    assert {row["psf_sigma_px"] for row in rows} == {round(math.sqrt(0.8 * 2.0), 3)}
