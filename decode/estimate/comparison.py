@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -29,6 +30,8 @@ SIDE_PX = 128
 """side of the part of a large field that is compared, its middle"""
 FRAMES = 200
 """largest number of frames compared, spread over the movie"""
+RIM_PX = 5
+"""at the borders of the frames, faded out before their spectrum is taken"""
 SHOWN = 3
 """frames of each in the picture"""
 
@@ -50,7 +53,7 @@ class Comparison:
     frequencies: Array
     """(ring,) 1 / um"""
     spectra: Array
-    """(2, ring) photons^2, radially averaged power of the frames, real and simulated"""
+    """(2, ring) photons^2, radially averaged power of what changes from frame to frame, real and simulated"""
 
     @property
     def histogram_overlap(self) -> float:
@@ -141,20 +144,28 @@ def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, i
 def _spectra(light: Tensor) -> tuple[Array, Array]:
     """Frequencies in 1 / px, and power (2, ring) of (2, frame, y, x).
 
-    A Hann window takes away the leaps at the borders.
+    Their mean over time is taken off: structures and uneven backgrounds, which no estimate draws, are in it, and what
+    is left are molecules that blink one by one, wherever they lie, and noise.  The window fades only the rim out, where
+    spots are cut: with half of the field, a structure that lies there would go.
     """
+    light = light - light.mean(1, keepdim=True)
     height, width = light.shape[2:]
-    window = torch.outer(torch.hann_window(height), torch.hann_window(width)).double()
-    window = window / window.square().sum().sqrt()
-    spectrum = torch.fft.rfft2((light - light.mean((2, 3), keepdim=True)) * window)
+    window = torch.outer(_faded(height), _faded(width))
+    spectrum = torch.fft.rfft2(light * window / window.square().sum().sqrt())
     power = spectrum.abs().square().mean(1)
     frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width))
     rings = min(height, width) // 2
     ring = (frequency * 2 * rings).round().long().clamp_max(rings + 1).flatten()
     sums = torch.zeros(2, rings + 2, dtype=torch.float64).index_add_(1, ring, power.flatten(1))
     mean = sums / torch.bincount(ring, minlength=rings + 2)
-    # the first ring is the window's own
+    # a lamp that flickers is in the first ring
     return np.arange(2, rings + 1) / (2 * rings), mean[:, 2 : rings + 1].numpy()
+
+
+def _faded(side: int) -> Tensor:
+    """(side,) 1, but for a rim of `RIM_PX` over which it falls to 0 as a cosine."""
+    from_end = torch.minimum(torch.arange(side) + 0.5, side - 0.5 - torch.arange(side))
+    return torch.sin(math.pi / 2 * (from_end.double() / RIM_PX).clamp_max(1)).square()
 
 
 def save_comparison(comparison: Comparison, path: Path | str) -> None:

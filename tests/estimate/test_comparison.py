@@ -14,6 +14,7 @@ from decode.estimate import Comparison, compare, estimate_scene, save_comparison
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
 from decode.scene import Scene
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.4, qe=0.8)
@@ -50,6 +51,27 @@ def test_a_right_estimate_looks_like_the_movie(comparisons: tuple[Comparison, Co
     assert right.spectrum_difference < 0.15
     assert wrong.histogram_overlap < right.histogram_overlap - 0.1
     assert wrong.spectrum_difference > 2 * right.spectrum_difference
+
+
+def test_molecules_on_a_structure_are_no_difference(rng: torch.Generator) -> None:
+    """A right estimate does not draw the filament at the field's border, nor the background's shape."""
+    scene = Scene(
+        density_per_um2=(0.5, 0.5),
+        flux_photons=(2500.0, 2500.0),
+        flux_variation=(0.3, 0.3),
+        on_time_frames=(2.0, 2.0),
+        filaments=0.0,
+    )
+    drawn = scene.sample_emitters(1, 300, (64, 64), 100.0, rng)
+    xyz = drawn.xyz.clone()
+    xyz[:, 1] = 700 + 0.05 * xyz[:, 1]
+    with torch.no_grad():
+        light = render(PSF, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=300, shape=(64, 64))
+    background = 20 + 10 * torch.linspace(0, 6, 64).sin()
+    frames = CAMERA.sample(light + background, rng)
+    compared = compare(frames, CAMERA, PSF, estimate_scene(frames, CAMERA, PSF))
+    # 1.4 with a window that fades half of the field, and the structure itself in the spectrum
+    assert compared.spectrum_difference < 0.4
 
 
 def test_histograms_count_every_pixel(comparisons: tuple[Comparison, Comparison]) -> None:
