@@ -297,3 +297,18 @@ def test_what_is_stated_anew_or_by_the_movie_itself_need_not_be_confirmed(
     panel.check()
     qtbot.waitUntil(lambda: dock.session.movie is not None, timeout=LONG)
     assert dock.session.movie.pixel_size_nm == 100.0
+
+
+def test_a_pixel_size_that_was_stated_for_one_movie_is_not_forced_on_another_that_states_its_own(
+    dock: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    panel = dock.panel(MovieStep)
+    panel.pixel_size.setValue(108.0)
+    panel.open(plain_movie(tmp_path))
+    qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
+    assert dock.session.movie.pixel_size_nm == 108.0
+    dock.viewer.open_sample(NAME, "blinking_2d")
+    qtbot.waitUntil(
+        lambda: dock.session.movie is not None and dock.session.movie.path.name == "blinking_2d.tif", timeout=LONG
+    )
+    assert dock.session.movie.pixel_size_nm == 100.0

@@ -270,9 +270,13 @@ class MoviePanel(Panel):
         self.remembered.offer(values)
 
     def _settle_what_the_movie_states(self) -> None:
-        """Its own pixel size goes before one that is remembered."""
-        data = self._layer.data
-        if isinstance(data, LazyFrames) and data.movie.pixel_size_nm and "pixel size" in self.remembered.waiting:
+        """Its own pixel size goes before one that is remembered, or was stated for another movie."""
+        data, known = self._layer.data, self.step.settings.path
+        states = bool(self._layer.metadata.get("camera"))
+        if isinstance(data, LazyFrames):
+            states = states or bool(data.movie.pixel_size_nm)
+        of_another = known is not None and str(known) != path_of(self._layer)
+        if states and (of_another or "pixel size" in self.remembered.waiting):
             with QSignalBlocker(self.pixel_size):
                 self.pixel_size.setValue(0)
             self.remembered.settle("pixel size")
