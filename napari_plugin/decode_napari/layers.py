@@ -253,7 +253,7 @@ def field_of(emitters: EmitterSet) -> tuple[float, float]:
 
 
 def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a table by names that state their units."""
+    """The columns of a table by names that state their units, and its others by their own."""
     columns = {name: column.detach().cpu().numpy() for name, column in emitters.columns().items()}
     xyz = columns.pop("xyz")
     sigma = columns.pop("xyz_sigma", None)
@@ -261,7 +261,7 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
     features |= {f"{axis}_nm": xyz[:, i] for i, axis in enumerate("xyz")}
     if sigma is not None:
         features |= {f"{axis}_sigma_nm": sigma[:, i] for i, axis in enumerate("xyz")}
-    return features | columns
+    return {**emitters.others, **features, **columns}
 
 
 def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
@@ -293,7 +293,10 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     n = len(points)
     shown = torch.from_numpy(np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy())
 
+    known = {FRAME, *(f"{axis}{kind}_nm" for axis in "xyz" for kind in ("", "_sigma"))}
+
     def column(name: str) -> torch.Tensor | None:
+        known.add(name)
         return torch.from_numpy(np.array(features[name], np.float64)) if name in features else None
 
     z = column("z_nm")
@@ -310,6 +313,7 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         photons_sigma=column("photons_sigma"),
         goodness=column("goodness"),
         polished=None if polished is None else polished > 0.5,
+        others={name: values for name, values in features.items() if name not in known},
     )
     return replace(emitters[shown], metadata=facts)
 

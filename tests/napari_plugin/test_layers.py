@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,14 @@ def test_lazy_frames_slice_as_an_array_does(tmp_path: Path) -> None:
         ):  # fmt: skip
             np.testing.assert_array_equal(lazy[key], frames[key])
         np.testing.assert_array_equal(np.asarray(lazy), frames)
+
+
+def test_other_columns_of_a_table_go_through_a_layer(molecules: EmitterSet) -> None:
+    others = {"group": np.arange(50) * 3, "cell": np.array(["a", "b"] * 25, dtype=object)}
+    layer = Layer.create(*points_layer(replace(molecules, others=others)))
+    layer.shown = np.arange(50) >= 20
+    data, options, _ = layer.as_layer_data_tuple()
+    back = emitters_of(data, options)
+    assert {name: values.tolist() for name, values in back.others.items()} == {
+        name: values[20:].tolist() for name, values in others.items()
+    }

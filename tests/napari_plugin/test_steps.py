@@ -228,6 +228,21 @@ def test_the_copied_python_does_the_same(
         exec(compile(python, "copied", "exec"), {})
 
 
+def test_a_table_of_another_movie_keeps_its_own_pixels(session: Session, tmp_path: Path) -> None:
+    assert session.movie is not None
+    one = EmitterSet(frame=torch.tensor([0]), xyz=torch.full((1, 3), 50.0), photons=torch.ones(1))
+    other = 1.3 * session.movie.pixel_size_nm
+    write_table(replace(one, metadata={"pixel_size_nm": other}), tmp_path / "other.hdf5")
+    found = drain(InspectStep(session).read(tmp_path / "other.hdf5"))
+    assert found.filter.emitters.metadata["pixel_size_nm"] == other
+    torch.testing.assert_close(found.filter.emitters.xyz[0], torch.full((3,), 50.0, dtype=torch.float64))
+    # what does not say it is in those of the movie
+    (tmp_path / "locs.csv").write_text("frame,x,y,lpx,lpy\n0,1.5,2.5,0.1,0.1\n")
+    found = drain(InspectStep(session).read(tmp_path / "locs.csv"))
+    sides = found.filter.emitters.xyz[0, :2] / session.movie.pixel_size_nm
+    assert sides.tolist() == [2.0, 3.0]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".hdf5"])
 def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_python(
     session: Session, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

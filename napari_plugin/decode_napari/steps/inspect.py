@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -150,7 +150,13 @@ def _read(path: Path, pixel_size_nm: float | None) -> Generator[Report, None, Fo
     from decode.io.tables import read_table
 
     yield Report(message=f"reading {path.name}")
-    return Found(filter=Filter(read_table(path, pixel_size_nm=pixel_size_nm)), source=str(path))
+    try:  # a table may be of another movie than the one that is open
+        emitters = read_table(path)
+    except (ValueError, FileNotFoundError):
+        emitters = read_table(path, pixel_size_nm=pixel_size_nm)
+    if pixel_size_nm is not None:
+        emitters = replace(emitters, metadata={"pixel_size_nm": pixel_size_nm, **emitters.metadata})
+    return Found(filter=Filter(emitters), source=str(path))
 
 
 def _check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
