@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -171,11 +172,13 @@ def _layout(path: Path) -> _Layout:
     if head.startswith((b"PK", b"\xd0\xcf\x11\xe0")):
         raise ValueError(f"{path} is a spreadsheet, not a text; export it as CSV")
     encoding = _encoding(head)
-    lines = head.decode(encoding, errors="ignore").splitlines()
+    lines = head.decode(encoding, errors="ignore").removeprefix("\ufeff").splitlines()
     n_before = next((i + 1 for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
     if not n_before:
         raise ValueError(f"{path} is empty")
-    header, rows = lines[n_before - 1], [line for line in lines[n_before:-1] or lines[n_before:] if line.strip()][:100]
+    header = lines[n_before - 1]
+    whole = lines[n_before:-1] or lines[n_before:]  # what was read may end within a line
+    rows = [line for line in whole if line.strip()][:100]
     delimiter = max("\t;,", key=header.count)
     # some programs quote the whole header, or each name twice: no name holds a quote or a delimiter
     labels = [label.strip() for label in header.replace('"', "").split(delimiter)]
@@ -193,15 +196,16 @@ def _encoding(head: bytes) -> str:
         head.split(b"\n")[0].decode("utf-8")
     except UnicodeDecodeError:
         return "latin-1"
-    return "utf-8-sig"
+    return "utf-8"
 
 
 def _told_apart(path: Path, labels: list[str]) -> list[str]:
     """The labels; a column that means something here may stand there once, of others the second gets a number."""
     distinct: list[str] = []
+    seen: Counter[str] = Counter()
     for label in labels:
-        if label and label in distinct and unit_of(label)[0] in KNOWN:
+        if label in seen and unit_of(label)[0] in KNOWN:
             raise ValueError(f"{path} has two columns {brief(label)}; keep one of them")
-        again = sum(label == before for before in labels[: len(distinct)])
-        distinct.append(f"{label} {again + 1}" if again else label)
+        seen[label] += 1
+        distinct.append(label if seen[label] == 1 else f"{label} {seen[label]}".strip())
     return distinct
