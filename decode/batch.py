@@ -46,6 +46,7 @@ __all__ = [
     "BatchProgress",
     "acquisition_for",
     "check_camera",
+    "check_pixels",
     "complete_acquisition",
     "localize_file",
     "localize_movie",
@@ -58,6 +59,8 @@ __all__ = [
 
 ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
+ALIKE_PIXELS = 0.02
+"""relative difference up to which two pixel sizes are taken for one"""
 POLISH_OVERLAP = 4
 """frames before and after a chunk in which its molecules may still be on"""
 POLISHED_FRAMES, POLISHED_PIXELS = 256, 2**22
@@ -96,16 +99,35 @@ class BatchProgress:
     """what was written; nothing before all is done"""
 
 
-def check_camera(movie: Movie, camera: Camera) -> tuple[str, ...]:
+def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
+    """What does not fit between the pixel size that is taken and the one that the movie's file states."""
+    if movie.pixel_sides_nm is None:
+        return ()
+    x, y = movie.pixel_sides_nm
+    if movie.pixel_size_nm is None:
+        return (
+            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be squares of "
+            f"{pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
+        )
+    if abs(x / pixel_size_nm - 1) < ALIKE_PIXELS:
+        return ()
+    return (
+        f"the file states pixels of {x:g} nm, and {pixel_size_nm:g} nm were stated for this movie and are taken: all "
+        "lengths go with it, so check binning and magnification",
+    )
+
+
+def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[str, ...]:
     """What is wrong with a movie or does not fit its camera, a sentence each; about a second.
 
-    Frames and pixels that hold no image (`defects_of`), and `check_maps` at a glance.
+    Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`), and `check_maps` at a
+    glance.
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
     """
     misfits = check_maps(movie, camera, n_frames=100, side_px=256) if len(movie) >= 3 else ()
-    return (*defects_of(movie, camera).sentences, *misfits)
+    return (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences, *misfits)
 
 
 def complete_acquisition(
@@ -135,15 +157,18 @@ def complete_acquisition(
         raise ValueError(f"the PSF's sigma is {psf_sigma_nm:g} nm, must be positive")
     pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
     if pixel_size_nm is None:
-        raise ValueError(f"{movie.path} does not say how large its pixels are; state it with --camera or --pixel-size")
+        says = "does not say how large its pixels are"
+        if movie.pixel_sides_nm is not None:
+            says = "says that its pixels have {:g} x {:g} nm, which are no squares".format(*movie.pixel_sides_nm)
+        raise ValueError(f"{movie.path} {says}; state it with --camera or --pixel-size")
     estimates: list[str] = []
     warnings: tuple[str, ...] = ()
     if camera is None:
         camera, remarks = estimate_camera(movie)
         estimates += remarks
-        warnings = defects_of(movie, camera).sentences
+        warnings = (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences)
     else:
-        warnings = check_camera(movie, camera)
+        warnings = check_camera(movie, camera, pixel_size_nm)
     camera = with_bad_pixels(movie, camera)
     if psf_sigma_nm is None and not psf_known:
         sigma_nm = estimate_psf_sigma(movie, camera, pixel_size_nm)
@@ -443,7 +468,7 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
 
 
 def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
-    if abs(psf.pixel_size_nm / pixel_size_nm - 1) > 0.02:
+    if abs(psf.pixel_size_nm / pixel_size_nm - 1) > ALIKE_PIXELS:
         raise ValueError(
             f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are {pixel_size_nm:g} nm; "
             "calibrate one for this movie"
@@ -590,7 +615,7 @@ def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
 def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:
     """A model of one PSF fits one pixel size."""
     trained = model.record.get("config", {}).get("pixel_size_nm")
-    if trained is not None and abs(pixel_size_nm / trained - 1) > 0.02:
+    if trained is not None and abs(pixel_size_nm / trained - 1) > ALIKE_PIXELS:
         raise ValueError(
             f"the model was trained for pixels of {trained:g} nm, the movie's are {pixel_size_nm:g} nm; take another "
             "model, or train one"

@@ -690,7 +690,7 @@ def estimate(
             "calibrate the PSF with this camera"
         )
     with open_movie(movie, allow_truncated=allow_truncated) as frames:
-        for warning in check_camera(frames, camera_file.camera):
+        for warning in check_camera(frames, camera_file.camera, camera_file.pixel_size_nm):
             typer.echo(f"{movie.name}: warning: {warning}", err=True)
         scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
         text = to_recipe(

@@ -100,7 +100,9 @@ def run(
             raise FileNotFoundError(f"{path}: there is no such file or folder")
     check_outputs(run_files(movie, out), inputs=[movie, *stacks], folder=out)
     with open_movie(movie) as frames:
-        yield RunProgress(stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera))
+        yield RunProgress(
+            stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera, camera.pixel_size_nm)
+        )
     out.mkdir(parents=True, exist_ok=True)
     done = _Done(out / "run.json")
     psf_file, recipe, model_file = out / "psf.h5", out / "train.yaml", out / "model.safetensors"

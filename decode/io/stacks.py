@@ -70,8 +70,10 @@ class Movie:
         n_frames = len(frames) if kept is None else len(kept)
         self.shape: tuple[int, int, int] = (n_frames, *parts[0].frame_shape)
         self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
-        self.pixel_size_nm: float | None = parts[0].pixel_size_nm
-        """as its metadata state it; None where they do not, or not credibly"""
+        self.pixel_sides_nm: tuple[float, float] | None = parts[0].pixel_sides_nm
+        """x, y of a pixel as its metadata state them; None where they do not, or not credibly"""
+        self.pixel_size_nm: float | None = _side_of_square(self.pixel_sides_nm)
+        """the side of its pixels, where its metadata state square ones"""
         self.exposure_ms: float | None = parts[0].exposure_ms
         """as OME or Micro-Manager metadata state it, else None"""
         self.z_step_nm: float | None = parts[0].z_step_nm
@@ -157,7 +159,7 @@ class _Part:
     n_frames: int
     frame_shape: tuple[int, int]
     dtype: np.dtype[Any]
-    pixel_size_nm: float | None
+    pixel_sides_nm: tuple[float, float] | None
     exposure_ms: float | None
     z_step_nm: float | None
 
@@ -206,7 +208,7 @@ class _Folder:
     files: tuple[Path, ...]
     frame_shape: tuple[int, int]
     dtype: np.dtype[Any]
-    pixel_size_nm: float | None
+    pixel_sides_nm: tuple[float, float] | None
     exposure_ms: float | None
     z_step_nm: float | None
 
@@ -348,7 +350,7 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
         files=tuple(files),
         frame_shape=first.frame_shape,
         dtype=first.dtype,
-        pixel_size_nm=first.pixel_size_nm,
+        pixel_sides_nm=first.pixel_sides_nm,
         exposure_ms=first.exposure_ms,
         z_step_nm=first.z_step_nm,
     )
@@ -441,7 +443,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
             f"{path} is cut short: only {n_whole}{f' of {n_frames}' if length_is_known else ''} frames are whole; "
             "copy or export it again, or take those with --allow-truncated"
         )
-    pixel_size_nm, exposure_ms = _physical_facts(tiff)
+    pixel_sides_nm, exposure_ms = _physical_facts(tiff)
     return _Part(
         path=path,
         tiff=tiff,
@@ -450,7 +452,7 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
         n_frames=n_whole,
         frame_shape=frame_shape,
         dtype=dtype.newbyteorder(tiff.byteorder),
-        pixel_size_nm=pixel_size_nm,
+        pixel_sides_nm=pixel_sides_nm,
         exposure_ms=exposure_ms,
         z_step_nm=_z_step_nm(tiff),
     )
@@ -548,14 +550,20 @@ def _ome_files(tiff: tifffile.TiffFile) -> list[str]:
     return sorted(set(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or "")))
 
 
-def _physical_facts(tiff: tifffile.TiffFile) -> tuple[float | None, float | None]:
-    """Pixel size in nm and exposure in ms, each None where the metadata say nothing that can be believed."""
+def _side_of_square(sides_nm: tuple[float, float] | None) -> float | None:
+    if sides_nm is None or max(sides_nm) > 1.01 * min(sides_nm):
+        return None
+    return sides_nm[0]
+
+
+def _physical_facts(tiff: tifffile.TiffFile) -> tuple[tuple[float, float] | None, float | None]:
+    """Sides (x, y) of a pixel in nm, and exposure in ms; None where the metadata say nothing that can be believed."""
     first = tiff.pages.first
     sides: list[float | None] = []
     exposure = None
     if MICRO_MANAGER_TAG in first.tags and isinstance(first.tags[MICRO_MANAGER_TAG].value, Mapping):
         facts = first.tags[MICRO_MANAGER_TAG].value
-        sides = [_nm(facts.get("PixelSizeUm"), "um")]
+        sides = 2 * [_nm(facts.get("PixelSizeUm"), "um")]
         exposure = _positive(facts.get("Exposure-ms"))
     elif tiff.is_ome:
         image = _ome_element(tiff, "Pixels")
@@ -571,8 +579,7 @@ def _physical_facts(tiff: tifffile.TiffFile) -> tuple[float | None, float | None
         sides = [_nm(steps / max(pixels, 1), unit) for pixels, steps in resolutions]
     least, most = PIXEL_SIZES_NM
     credible = [side for side in sides if side is not None and least <= side <= most]
-    agree = len(credible) == len(sides) > 0 and max(credible) < 1.01 * min(credible)
-    return credible[0] if agree else None, exposure
+    return (credible[0], credible[1]) if len(credible) == 2 else None, exposure
 
 
 def _z_step_nm(tiff: tifffile.TiffFile) -> float | None:

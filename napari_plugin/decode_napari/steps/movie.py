@@ -128,7 +128,7 @@ def camera_call(movie: OpenedMovie) -> str:
 
 
 def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
-    from decode.batch import check_camera
+    from decode.batch import check_camera, check_pixels
     from decode.estimate import estimate_camera
     from decode.io.cameras import read_camera
     from decode.io.stacks import open_movie
@@ -145,7 +145,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
             if pixel_size is None and not Path(settings.camera).is_file():
                 pixel_size = movie.pixel_size_nm  # a preset says nothing of the optics
             stated = read_camera(settings.camera, pixel_size_nm=pixel_size, em_gain=settings.em_gain)
-            warnings = check_camera(movie, stated.camera)
+            warnings = check_camera(movie, stated.camera, stated.pixel_size_nm)
             camera = stated.camera
         elif len(movie) < 3:
             raise ValueError(
@@ -156,6 +156,8 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
         pixels_nm = pixel_size or (stated.pixel_size_nm if stated else movie.pixel_size_nm)
         if pixels_nm is None:
             raise ValueError(f"{movie.path.name} does not say how large its pixels are; state it with --pixel-size")
+        if stated is None:
+            warnings = check_pixels(movie, pixels_nm)
         yield Report(message="counting photons")
         counts, edges = _histogram(movie, camera)
         opened = OpenedMovie(

@@ -1,0 +1,54 @@
+"""What is known about a movie before its molecules are localized, and what is said where it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from decode.batch import complete_acquisition
+from decode.io.stacks import open_movie, write_movie
+from decode.optics.camera import Camera
+
+CAMERA = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
+COUNTS = np.random.default_rng(0).poisson(120, (6, 16, 20)).astype(np.uint16)
+
+
+def warnings(movie: Path, pixel_size_nm: float | None = None) -> tuple[str, ...]:
+    with open_movie(movie) as frames:
+        stated: dict[str, Any] = {"camera": CAMERA, "pixel_size_nm": pixel_size_nm, "psf_sigma_nm": 130.0}
+        return complete_acquisition(frames, **stated).warnings
+
+
+@pytest.fixture
+def oblong(tmp_path: Path) -> Path:
+    """An OME movie whose pixels are 100 x 160 nm."""
+    facts = {"axes": "TYX", "PhysicalSizeX": 0.1, "PhysicalSizeY": 0.16}
+    tifffile.imwrite(tmp_path / "oblong.ome.tif", COUNTS, ome=True, metadata=facts)
+    return tmp_path / "oblong.ome.tif"
+
+
+def test_a_pixel_size_other_than_the_files_is_said(tmp_path: Path) -> None:
+    movie = tmp_path / "movie.tif"
+    write_movie(movie, COUNTS, pixel_size_nm=160.0)
+    (sentence,) = warnings(movie, 100.0)
+    assert "states pixels of 160 nm, and 100 nm" in sentence
+    assert not warnings(movie, 160.9)
+    assert not warnings(movie)
+
+
+def test_a_movie_that_states_no_pixel_size_contradicts_none(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "movie.tif", COUNTS)
+    assert not warnings(tmp_path / "movie.tif", 100.0)
+    with pytest.raises(ValueError, match="does not say how large its pixels are"):
+        warnings(tmp_path / "movie.tif")
+
+
+def test_pixels_that_are_no_squares_are_said(oblong: Path) -> None:
+    with pytest.raises(ValueError, match="100 x 160 nm, which are no squares; state"):
+        warnings(oblong)
+    (sentence,) = warnings(oblong, 100.0)
+    assert "100 x 160 nm (x, y)" in sentence
