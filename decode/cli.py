@@ -785,6 +785,8 @@ def _size(text: str) -> tuple[float, float]:
         x, y = (float(side) for side in text.split(","))
     except ValueError:
         raise ValueError(f"--field {text}: write it as X,Y in nm") from None
+    if not (0 < x < math.inf and 0 < y < math.inf):
+        raise ValueError(f"--field {text}: both sides must be positive numbers")
     return x, y
 
 

@@ -324,6 +324,10 @@ def test_evaluate_asks_for_the_field_of_view_where_nothing_states_it(place: Path
     assert refused.exit_code == 2
     assert "--field" in refused.stderr
     assert run("evaluate", table, table, "--two-d", "--field", f"{WIDTH * 100},{HEIGHT * 100}").exit_code == 0
+    for unfit in ("nan,100", "100,inf", "0,100", "-1,100"):
+        refused = run("evaluate", table, table, "--field", unfit)
+        assert refused.exit_code == 2
+        assert f"--field {unfit}: both sides must be positive" in refused.stderr
 
 
 def test_render_draws_a_table(place: Path) -> None:

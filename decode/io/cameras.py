@@ -86,8 +86,9 @@ def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: flo
     content = dict(_mapping(path))
     if preset and em_gain is None and "em_gain" in content:
         raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain")
-    if preset and em_gain is not None and "em_gain" not in content:
-        raise ValueError(f"the camera {path.stem} has no EM gain; leave --em-gain out")
+    if em_gain is not None and "em_gain" not in content:
+        named = f"the camera {path.stem} has" if preset else f"{path} is of a camera with"
+        raise ValueError(f"{named} no EM gain; leave --em-gain out")
     stated = {"pixel_size_nm": pixel_size_nm, "em_gain": em_gain}
     content |= {name: value for name, value in stated.items() if value is not None}
     numbers = {name: _number(path, name, content[name]) for name in NUMBERS if content.get(name) is not None}

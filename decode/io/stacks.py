@@ -43,6 +43,10 @@ MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
 PIXEL_SIZES_NM = (10.0, 1000.0)
 """that a microscope may have; what lies beyond is in another unit, or says nothing"""
 MICRO_MANAGER_TAG = 51123
+MOST_CHANNELS = 7
+"""that ImageJ merges: so few images along an axis of channels are colours, more are frames that were mislabelled"""
+LARGEST_COUNT = 2**24
+"""beyond it, single precision does not tell successive counts apart"""
 
 SUFFIXES = (".tif", ".tiff")
 """of the files in a folder that are frames"""
@@ -119,7 +123,7 @@ class Movie:
 
         Raises:
             IndexError: if the movie has no such frames.
-            ValueError: if a frame holds NaN or infinite counts.
+            ValueError: if a frame holds NaN or infinite counts, or larger ones than are told apart here.
             OSError: if the file cannot be read.
         """
         if not 0 <= start <= stop <= len(self):
@@ -135,11 +139,15 @@ class Movie:
             a, b = max(first, offset), min(last, offset + part.n_frames)
             if a < b:
                 chunk[a - first : b - first] = part.read(a - offset, b - offset)
-        if chunk.dtype.kind == "f":
-            broken = np.flatnonzero(~np.isfinite(chunk).all(axis=(1, 2)))
+        if chunk.dtype.itemsize > 2 or chunk.dtype.kind == "f":
+            limit = np.float64(LARGEST_COUNT)
+            usable = (chunk >= -limit) & (chunk <= limit)
+            broken = np.flatnonzero(~usable.all(axis=(1, 2)))
             if len(broken):
+                finite = bool(np.isfinite(chunk[broken[0]]).all())
+                holds = f"counts beyond {LARGEST_COUNT}, as no camera writes" if finite else "NaN or infinite counts"
                 raise ValueError(
-                    f"{self.path}: frame {first + broken[0]} (from 0) holds NaN or infinite counts; "
+                    f"{self.path}: frame {first + broken[0]} (from 0) holds {holds}; "
                     "mend it or leave it out with --frames"
                 )
         return chunk
@@ -424,6 +432,12 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
     if len(axes) > 1:
         listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
         raise ValueError(f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of its own")
+
+    if set(axes) == {"C"} and axes["C"] <= MOST_CHANNELS:
+        raise ValueError(
+            f"{path} holds {axes['C']} channels of one frame, which are no movie; save the channel to localize in as a "
+            "file of its own, or declare channels to be frames (Image > Properties in ImageJ)"
+        )
 
     n_frames = math.prod(axes.values())
     if block_offset is None:

@@ -189,6 +189,16 @@ def test_the_maps_of_a_real_camera(shared_data: Path, tmp_path: Path) -> None:
     assert float(read_noise_e.median()) == pytest.approx(5.7**0.5 / 2.1, rel=0.02)
 
 
+def test_an_em_gain_for_a_file_without_one_is_refused(tmp_path: Path) -> None:
+    """It would be taken for an EMCCD, whose light is reckoned in another way."""
+    path = tmp_path / "scmos.yaml"
+    path.write_text("pixel_size_nm: 100\nbaseline: 100\ne_per_adu: 0.5\nread_noise_e: 1.5\n")
+    with pytest.raises(ValueError, match=r"scmos\.yaml is of a camera with no EM gain; leave --em-gain out"):
+        read_camera(path, em_gain=300)
+    path.write_text(path.read_text() + "em_gain: 200\n")
+    assert read_camera(path, em_gain=300).camera.em_gain == 300
+
+
 @pytest.mark.parametrize("name", camera_presets())
 def test_presets_are_cameras(name: str) -> None:
     """Each is said to be typical, and noise and light of what it writes are within reason."""

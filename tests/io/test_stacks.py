@@ -288,6 +288,32 @@ def test_frames_that_are_not_finite_are_named(tmp_path: Path, value: float) -> N
             movie.read(1, 4)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint32, np.int32])
+def test_counts_that_single_precision_does_not_tell_apart_are_refused(tmp_path: Path, dtype: type) -> None:
+    counts = np.full((5, 8, 9), 2**24, dtype)
+    tifffile.imwrite(tmp_path / "bright.tif", counts, photometric="minisblack", metadata=None)
+    with open_movie(tmp_path / "bright.tif") as movie:
+        np.testing.assert_array_equal(movie.read(0, 5), counts)
+    counts[1, 2, 2] = dtype(2**25)
+    tifffile.imwrite(tmp_path / "huge.tif", counts, photometric="minisblack", metadata=None)
+    with (
+        open_movie(tmp_path / "huge.tif") as movie,
+        pytest.raises(ValueError, match=r"frame 1 .*holds counts"),
+    ):
+        movie.read(0, 5)
+
+
+def test_channels_are_no_frames(tmp_path: Path, counts: Counts) -> None:
+    """But many images along an axis of channels are a movie whose axis was mislabelled."""
+    for name, options in {"imagej.tif": {"imagej": True}, "data.ome.tif": {}}.items():
+        tifffile.imwrite(tmp_path / name, counts[:3], metadata={"axes": "CYX"}, **options)
+        with pytest.raises(ValueError, match="3 channels of one frame, which are no movie; save"):
+            open_movie(tmp_path / name)
+        tifffile.imwrite(tmp_path / name, counts, metadata={"axes": "CYX"}, **options)
+        with open_movie(tmp_path / name) as movie:
+            assert movie.shape == counts.shape
+
+
 def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:
     def refuse(name: str, data: npt.NDArray[Any], match: str, **options: Any) -> None:
         tifffile.imwrite(tmp_path / name, data, **options)
