@@ -179,6 +179,8 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
         for e in error.errors():
             where = ".".join(str(part) for part in (*at, *e["loc"]))
             message = e["msg"].replace("Value error, ", "")
+            if e["type"] == "tuple_type":
+                message = f"must be a list, as [{e['input']}, {e['input']}]"
             problems.append(on_a_line(f"{where}: {message}" if where else message, 200))
         raise ValueError(f"{source}: {'; '.join(problems)}") from None
 

@@ -83,7 +83,7 @@ def test_set_replaces_one_value(tmp_path: Path) -> None:
         ({"scene": {"flux_photons": [500, 100]}}, "flux_photons is .*lowest value must come first"),
         ({"scene": 3}, "scene: must hold"),
         ({"psf": None}, "psf: must hold"),
-        ({"psf": {"file": "psf.h5", "blur_nm": 20}}, r"psf\.blur_nm: "),
+        ({"psf": {"file": "psf.h5", "blur_nm": 20}}, r"psf\.blur_nm: must be a list, as \[20, 20\]"),
         (
             {"psf": {"file": "psf.h5", "sigma_px": [1, 2], "depth_nm": 300}},
             r"unknown key 'psf\.depth_nm'; known here: blur_nm, file",
