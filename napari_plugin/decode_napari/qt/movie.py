@@ -113,6 +113,8 @@ class MoviePanel(Panel):
         before = self.step.session.movie
         if before is not None:
             self._path = before.path
+            for name in tuple(self.remembered.waiting):  # they are this movie's: only the panel was closed
+                self.remembered.settle(name)
             self.step.session.withdraw("movie")
             layers = [layer for layer in layers if path_of(layer) == str(before.path)]
         if layers:
