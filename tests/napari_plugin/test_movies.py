@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from decode import open_movie, read_table, write_movie, write_table
-from decode_napari.qt.panel import Panel
+from decode_napari.qt.panel import AMBER, Panel
 from decode_napari.recovery import kept
 from decode_napari.samples import sample_file
 from decode_napari.session import Found
@@ -253,6 +253,8 @@ def test_after_a_refused_check_nothing_can_be_localized_and_every_step_says_why(
     assert panel.movies.currentText() == "large"
     assert panel.troubles
     assert not panel.remarks.text()
+    if cause == "maps of another movie":
+        assert AMBER in panel.camera.styleSheet()
     for kind in (LocalizeStep, PSFStep):
         assert "was refused" in dock.step(kind).missing()
     dock.localize()  # as by a key
@@ -355,6 +357,7 @@ def test_unsaved_molecules_are_kept_when_another_table_is_opened_and_when_it_is_
     layer = viewer.layers["molecules before, not saved"]
     qtbot.waitUntil(lambda: len(viewer.layers["molecules before, not saved"].data) == n_second, timeout=LONG)
     assert not layer.visible
+    assert layer not in viewer.layers.selection
 
 
 def test_unsaved_molecules_that_cannot_be_kept_stay(

@@ -362,7 +362,11 @@ class DecodeDock(QWidget):
         data, options, kind = table_layer(before.filter.emitters, UNSAVED)
         if UNSAVED in self.viewer.layers:
             self.viewer.layers.remove(UNSAVED)
+        selection = self.viewer.layers.selection
+        chosen = set(selection)
         self.viewer.add_layer(Layer.create(data, options | {"visible": False}, kind))
+        selection.clear()
+        selection.update(chosen)
 
     def _changed(self, part: str) -> None:
         found = self.session.found

@@ -119,11 +119,12 @@ class Panel(QWidget):
             self.trouble.show()
 
     def _field_of(self, sentence: str) -> Field | None:
-        """The first field whose option a sentence names; else one whose label it holds."""
+        """The first field whose option a sentence names; else the one whose label it holds first."""
         shown = {name: field for name, field in self._fields.items() if field.form.isRowVisible(field.widget)}
         named = (shown[option] for option in OPTION.findall(sentence) if option in shown)
-        told = (field for field in shown.values() if re.search(rf"\b{re.escape(field.label)}\b", sentence))
-        return next(named, None) or next(told, None)
+        labels = "|".join(sorted((re.escape(field.label) for field in shown.values()), key=len, reverse=True))
+        told = re.search(rf"\b({labels})\b", sentence) if shown else None
+        return next(named, None) or next((field for field in shown.values() if told and field.label == told[1]), None)
 
     def forgive(self) -> None:
         """Take away all that was said to be wrong."""
