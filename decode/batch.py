@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from decode.diagnosis import beyond_training, unsteady
 from decode.emitters import EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
+from decode.estimate.scene import z_limits
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
 from decode.io.stacks import Movie, in_natural_order, open_movie, require_pixel_size
@@ -34,10 +36,12 @@ from decode.likelihood import polish as polish_molecules
 from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
+from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical, canonical
+from decode.optics.spline import SplinePSF
 from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.render import save_picture
 
@@ -505,6 +509,9 @@ def polish_movie(
         OSError: if the movie cannot be read.
     """
     usual = usual or UsualFrames.of(movie, camera)
+    # a pupil is one at any depth, a spline ends with the bead stack
+    splines = isinstance(psf, SplinePSF | FieldSplinePSF)
+    depths = (z_limits(psf) if splines else None) or (-math.inf, math.inf)
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
     last = replace(nothing, metadata={"frames_done": 0, "frames_total": len(movie)})
@@ -521,7 +528,9 @@ def polish_movie(
         seen = seen.to(device)
         parameters = psf.parameters_at(seen.xyz)
         better = polish_molecules(psf, camera, adu.to(device), seen, parameters=parameters).to("cpu")
-        better = replace(better, frame=numbers[better.frame] + low, metadata=now.metadata)
+        xyz = better.xyz.clone()
+        xyz[:, 2].clamp_(*depths)
+        better = replace(better, xyz=xyz, frame=numbers[better.frame] + low, metadata=now.metadata)
         better = better[(better.frame >= start) & (better.frame < stop)]
         return replace(better, frame=better.frame + movie.frames.start)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from decode.batch import acquisition_for, localize_movie
+from decode.batch import acquisition_for, localize_movie, polish_movie
 from decode.defects import UsualFrames, defects_of, without_unusable
 from decode.diagnosis import unsteady
 from decode.emitters import EmitterSet
@@ -23,6 +23,8 @@ from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
+from decode.optics.pupil import PupilPSF
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 CAMERA = read_camera(SAMPLE / "camera.yaml")
@@ -266,3 +268,26 @@ def test_background_that_changes_between_frames_is_said_of_models_of_steady_ligh
 def test_molecules_that_blink_do_not_make_the_background_flicker(shared_data: Path, name: str) -> None:
     with open_movie(shared_data / name / "frames.tif") as movie:
         assert UsualFrames.of(movie, CAMERA.camera).flicker(CAMERA.camera) < 0.1
+
+
+def test_polishing_leaves_no_molecule_beyond_the_bead_stack(tmp_path: Path, rng: torch.Generator) -> None:
+    pupil = PupilPSF(numerical_aperture=1.4, wavelength_nm=670.0, zernike_nm={(2, 2): 60.0}, pixel_size_nm=100.0)
+    spline = pupil.to_spline(z_range_nm=(-300.0, 300.0))
+    n = 40
+    xyz = torch.rand(n, 3, generator=rng) * 100 + torch.tensor([1550.0, 1550.0, 400.0])
+    light = render(pupil, frame=torch.arange(n), xyz=xyz, photons=torch.full((n,), 5000.0), n_frames=n, shape=(32, 32))
+    write_movie(tmp_path / "movie.tif", CAMERA.camera.sample(light + 20, rng).numpy())
+    start = EmitterSet(
+        frame=torch.arange(n),
+        xyz=xyz * torch.tensor([1.0, 1.0, 0.0]) + torch.tensor([0.0, 0.0, 330.0]),
+        photons=torch.full((n,), 5000.0),
+        background=torch.full((n,), 20.0),
+        xyz_sigma=torch.tensor([10.0, 10.0, 60.0]).expand(n, 3),
+        photons_sigma=torch.full((n,), 300.0),
+        metadata={"frames_done": n, "frames_total": n},
+    )
+    with open_movie(tmp_path / "movie.tif") as movie:
+        device = torch.device("cpu")
+        polished = EmitterSet.cat(list(polish_movie(iter([start]), movie, spline, CAMERA.camera, device)))
+    assert len(polished) == n
+    assert float(polished.xyz[:, 2].max()) <= 300

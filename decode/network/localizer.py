@@ -118,6 +118,15 @@ class Localizer(nn.Module):
         """The PSF it was trained for; None: a range of them.  It stays on the CPU."""
         return self._psf[0]
 
+    def z_range_nm(self, pixel_size_nm: float) -> tuple[float, float] | None:
+        """Depths that it was trained on, for pixels of a size; None where its record does not say."""
+        config = self.record.get("config", {})
+        depths = config.get("scene", {}).get("z_nm")
+        if depths is None:
+            return None
+        scale = pixel_size_nm / (config.get("pixel_size_nm") or pixel_size_nm)
+        return depths[0] * scale, depths[1] * scale
+
     @property
     def knows_bad_pixels(self) -> bool:
         """Whether it learns, or has learned, from cameras with bad pixels; to other models they are filled, no more."""
@@ -246,6 +255,11 @@ class Localizer(nn.Module):
         raw = x[..., : shape[0], : shape[1]].float()
         alpha = alpha.squeeze(1) if alpha.ndim == 4 else alpha
         photons = alpha * torch.exp(raw[:, 5].clamp(0, 12))
+        # optics have no scale but that of the wavelength: z goes with the pixel as x and y do
+        z_nm = 5 * pixel_size_nm * raw[:, 8] if self.network.axial else None
+        depths = self.z_range_nm(pixel_size_nm)
+        if z_nm is not None and depths is not None and not self.training:
+            z_nm = z_nm.clamp(*depths)  # of what lies deeper it knows nothing
         return SetPosterior(
             logit=raw[:, 0].clamp(-15, 15),
             offset_px=1.5 * torch.tanh(raw[:, 1:3] / 1.5),
@@ -253,8 +267,7 @@ class Localizer(nn.Module):
             photons=photons,
             photons_sigma=photons * torch.exp(raw[:, 6].clamp(-5, 1.5)),
             background=alpha * torch.exp(raw[:, 7].clamp(-5, 9)),
-            # optics have no scale but that of the wavelength: z goes with the pixel as x and y do
-            z_nm=5 * pixel_size_nm * raw[:, 8] if self.network.axial else None,
+            z_nm=z_nm,
             z_sigma_nm=pixel_size_nm / 100 * torch.exp(raw[:, 9].clamp(0, 7)) if self.network.axial else None,
             pixel_size_nm=pixel_size_nm,
         )

@@ -191,6 +191,19 @@ def test_a_model_inherits_what_another_has_learnt(model: Localizer, adu: torch.T
         Localizer(replace(SMALL, head_width=8), {}).inherit(model)
 
 
+def test_no_molecule_lies_deeper_than_the_model_was_trained(adu: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    model = Localizer(replace(SMALL, axial=True), {}).eval()
+    torch.nn.init.normal_(model.out.weight, std=30.0)
+    context = model.context_map({})
+    free = model(adu, SCMOS, context, 120.0).z_nm
+    assert free is not None
+    model.record = {"config": {"pixel_size_nm": 100.0, "scene": {"z_nm": [-300.0, 500.0]}}}
+    bound = model(adu, SCMOS, context, 120.0).z_nm
+    torch.testing.assert_close(bound, free.clamp(-360.0, 600.0))
+    assert not torch.equal(bound, free)
+
+
 def test_what_a_bad_pixel_reads_does_not_reach_the_network(model: Localizer, adu: torch.Tensor) -> None:
     bad = torch.zeros(21, 18, dtype=torch.bool)
     bad[5, 7] = bad[12, :] = True
