@@ -56,7 +56,7 @@ def _exit_code(error: Exception) -> int | None:
     from decode.errors import is_out_of_memory
     from decode.train import TrainingError
 
-    if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
         return 2
     return 1 if isinstance(error, OSError | TrainingError) or is_out_of_memory(error) else None
 

@@ -208,8 +208,9 @@ def _check_sidecars(outputs: Sequence[Path]) -> None:
 
 
 def _check_can_be_made(folder: Path) -> None:
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    highest = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()][-1]
     try:
-        check_writable(above / "folder")
+        check_writable(highest)
     except OSError as error:
-        raise type(error)(f"cannot make the folder {folder} in {above}; choose another one with --out") from error
+        where = highest.parent
+        raise type(error)(f"cannot make the folder {folder} in {where}; choose another one with --out") from error

@@ -217,7 +217,8 @@ def test_what_a_killed_process_left_is_swept_before_the_work(place: Path) -> Non
 
 
 def test_a_folder_that_can_be_made_is_not_made_by_the_check(place: Path) -> None:
-    fresh = place / "fresh" / "within"
+    fresh = place / "fresh" / "folder"
+    (place / "folder").mkdir()
     check_outputs(run_files(Path("m.tif"), fresh), inputs=["m.tif"], folder=fresh)
     assert not (place / "fresh").exists()
 
