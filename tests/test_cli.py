@@ -189,7 +189,7 @@ def test_maps_of_a_real_camera_that_lie_transposed_are_said(place: Path, shared_
     for name, each, expected in (("right", maps, 0), ("wrong", [m.T for m in maps], 1)):
         result = localize(place, "--camera", write_maps(place / name, *each), "--roi", "0:9,0:9")
         assert result.exit_code == 0, result.output
-        assert len(warnings_of(result)) == expected
+        assert sum("transposed" in warning for warning in warnings_of(result)) == expected
 
 
 def test_a_part_of_the_movie_keeps_its_frames_and_coordinates(place: Path) -> None:
@@ -780,16 +780,12 @@ def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert files_in(place / "out") == []
 
 
-def started(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "decode", *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_work_and_leaves_no_file(place: Path, number: int, code: int) -> None:
     known = ("--model", "gaussian-2d", "--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
-    with started("localize", SAMPLE, *known) as process:
+    command = [sys.executable, "-m", "decode", "localize", *map(str, (SAMPLE, *known))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not list(place.glob("out/.unfinished-*")):
             assert process.poll() is None
             time.sleep(0.05)
@@ -802,9 +798,15 @@ def test_a_signal_ends_the_work_and_leaves_no_file(place: Path, number: int, cod
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
-@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
 def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: float) -> None:
-    with started("localize", place / "movie.tif", "--model", place / "model.safetensors", "-o", place) as process:
+    """From its entry point on: before, Python itself is starting."""
+    code = "from decode.__main__ import main; print('begun', flush=True); main()"
+    words = ("localize", place / "movie.tif", "--model", place / "model.safetensors", "-o", place)
+    command = [sys.executable, "-c", code, *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate()
