@@ -24,12 +24,16 @@ def main() -> None:
     _answer(signal.SIG_DFL)
     from decode.cli import app
 
+    number = 0
     try:
         _answer(_stop)
         app()
     except Stopped as stopped:
         print("decode: stopped", file=sys.stderr)
-        sys.exit(128 + stopped.args[0])
+        number = stopped.args[0]
+    # not within the block, whose error keeps half-written files open
+    if number:
+        sys.exit(128 + number)
 
 
 def _answer(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:

@@ -43,8 +43,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     if target.name.startswith(PREFIX):  # within another such block
         yield target
         return
-    temporary, lock = _begin(target)
-    try:
+    temporary = _name_beside(target)
+    lock = -1
+    try:  # around all of it: Ctrl-C may come at any time
+        lock = _begin(temporary, target)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -56,8 +58,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
             raise
         raise OSError(f"cannot write {target}: {NO_ROOM[code]}") from error
     finally:
-        os.close(lock)
-        temporary.unlink(missing_ok=True)
+        _forget(temporary)
+        if lock >= 0:
+            os.close(lock)
 
 
 def check_writable(path: str | Path) -> None:
@@ -66,9 +69,11 @@ def check_writable(path: str | Path) -> None:
     Raises:
         OSError: if it cannot.
     """
-    temporary, lock = _begin(Path(path))
-    os.close(lock)
-    temporary.unlink()
+    temporary = _name_beside(Path(path))
+    try:
+        os.close(_begin(temporary, Path(path)))
+    finally:
+        _forget(temporary)
 
 
 def sweep(folder: Path) -> None:
@@ -81,8 +86,17 @@ def sweep(folder: Path) -> None:
             left.unlink()
 
 
-def _begin(target: Path) -> tuple[Path, int]:
-    """A new file in the folder of `target`, and the descriptor that holds its lock."""
+def _name_beside(target: Path) -> Path:
+    return target.with_name(f"{PREFIX}-{secrets.token_hex(8)}{target.suffix}")
+
+
+def _forget(temporary: Path) -> None:
+    with suppress(OSError):  # it was renamed, or never made
+        temporary.unlink()
+
+
+def _begin(temporary: Path, target: Path) -> int:
+    """Make the file that is to become `target`; the descriptor that holds its lock."""
     if os.path.exists(target.parent) and not os.path.isdir(target.parent):
         raise NotADirectoryError(f"cannot write {target}: {target.parent} is a file, not a folder")
     if not os.path.isdir(target.parent):
@@ -92,7 +106,6 @@ def _begin(target: Path) -> tuple[Path, int]:
     if os.path.exists(target) and not os.access(target, os.W_OK):
         raise PermissionError(f"cannot write {target}: the file is write-protected")
     while True:
-        temporary = target.with_name(f"{PREFIX}-{secrets.token_hex(4)}{target.suffix}")
         try:
             with suppress(FileNotFoundError):
                 os.lstat(target)  # fails for a name that no file can have
@@ -100,7 +113,7 @@ def _begin(target: Path) -> tuple[Path, int]:
         except OSError as error:
             raise type(error)(f"cannot write {target}: {error.strerror}") from error
         if _locked(lock, temporary):
-            return temporary, lock
+            return lock
         os.close(lock)
 
 
