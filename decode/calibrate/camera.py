@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from decode.defects import screened
+from decode.defects import screened, without_unusable
 from decode.io.stacks import Movie, open_movie
 from decode.optics.camera import Camera
 
@@ -251,6 +251,8 @@ class _Series:
             shape = _shape_of(movie, name)
             if shape[0] < FEWEST_FRAMES:
                 raise ValueError(f"{name} are {shape[0]}; take at least {FEWEST_FRAMES}, better some hundred")
+            with suppress(ValueError):  # of a series without any usable frame there is more to say below
+                movie = without_unusable(movie)
             n, mean, squares = 0, np.zeros(shape[1:]), np.zeros(shape[1:])
             means, top, n_top = [], -math.inf, 0
             for chunk in _chunks(movie, name):

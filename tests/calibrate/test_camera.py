@@ -283,3 +283,15 @@ def test_a_stuck_pixel_is_named_and_left_out(rng: torch.Generator, tmp_path: Pat
     assert torch.nonzero(bad).tolist() == [[12, 20]]
     dark_alone = calibrate_camera(levels[0])
     assert torch.nonzero(dark_alone.dead).tolist() == [[12, 20]]
+
+
+def test_frames_that_the_camera_dropped_do_not_change_its_maps(rng: torch.Generator) -> None:
+    truth = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+    dark, flat = (truth.sample(torch.full((80, 24, 32), light), rng) for light in (0.0, 300.0))
+    clean = calibrate_camera(dark, [flat])
+    flat[[3, 40]] = dark[17] = 0
+    spoilt = calibrate_camera(dark, [flat])
+    assert float(spoilt.offset.mean()) == pytest.approx(100.0, abs=0.1)
+    assert clean.gain is not None
+    assert spoilt.gain is not None
+    assert float(spoilt.gain.median()) == pytest.approx(float(clean.gain.median()), rel=0.02)
