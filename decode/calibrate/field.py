@@ -22,6 +22,7 @@ from decode.calibrate.spline import (
     _place,
     _View,
     _with_coefficients,
+    centroids,
     fit_spline,
     jitter_of,
     place_beads,
@@ -275,6 +276,9 @@ def _centroids(c: Tensor, psf: SplinePSF, field_nm: Field, terms: int) -> Tensor
     middle = psf.patch_px / 2 * psf.pixel_size_nm
     at = torch.tensor([[middle, middle, 0.0]])
     image = torch.cat([psf.with_coefficients(torch.tensordot(row, c, 1)).integrate_pixels(at).detach() for row in w])
+    if terms == 1:
+        return centroids(image, psf.pixel_size_nm)[:1] - middle
+    # of all light, noise included: only so is it a polynomial of the place, as the coefficients are
     image = image.clamp_min(0)
     grid = (torch.arange(psf.patch_px) + 0.5) * psf.pixel_size_nm - middle
     centre = torch.stack([image.sum(1) @ grid, image.sum(2) @ grid], 1) / image.sum((1, 2))[:, None]

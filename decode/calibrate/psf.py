@@ -27,6 +27,7 @@ from decode.calibrate.spline import (
     SMOOTHNESS,
     BeadFit,
     Noise,
+    centroids,
     fit_spline,
     held_out_deviance,
     jitter_of,
@@ -443,10 +444,8 @@ def _fit_pupil(
     # an emitter is where the centroid of its light in focus is, and in focus where the stage was at 0
     at_zero = torch.tensor([[side / 2 * camera.pixel_size_nm] * 2 + [0.0]])
     at_zero[:, 2] = found.xyz_nm[:, 2].mean()
-    image = found.psf.integrate_pixels(at_zero)[0].detach()
-    pixels = (torch.arange(side) + 0.5) * camera.pixel_size_nm
-    centroid = torch.stack([image.sum(0) @ pixels, image.sum(1) @ pixels]) / image.sum()
-    seen = torch.cat([at_zero[0, :2] - centroid, at_zero[0, 2:]])
+    image = found.psf.integrate_pixels(at_zero).detach()
+    seen = torch.cat([at_zero[0, :2] - centroids(image, camera.pixel_size_nm)[0], at_zero[0, 2:]])
     found.psf.offset_nm.add_(seen)
     xyz = found.xyz_nm - seen
     # light of every plane, also of those that the fit left out

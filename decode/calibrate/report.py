@@ -18,7 +18,7 @@ from torch import Tensor
 from decode.atomic import atomic
 from decode.calibrate.held_out import LARGEST_BIAS_NM, POOLED_NM, HeldOut, Range, usable_range
 from decode.calibrate.psf import PSFCalibration
-from decode.calibrate.spline import Noise
+from decode.calibrate.spline import Noise, centroids
 from decode.likelihood import DARKEST
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
@@ -171,12 +171,11 @@ def _noise(measured: Tensor, expected: Tensor) -> Noise:
 
 @torch.no_grad()
 def _wobble(psf: PSF, z_nm: Tensor) -> Tensor:
-    """(z, 2) nm from the emitter to the centroid of its light, within the disc that the patch holds."""
+    """(z, 2) nm from the emitter to the centroid of its light."""
     middle = psf.patch_px / 2 * psf.pixel_size_nm
     at = torch.cat([torch.full((len(z_nm), 2), middle), z_nm[:, None]], 1)
-    image = torch.cat([psf.integrate_pixels(part) for part in at.split(64)]).clamp_min(0)
-    grid = (torch.arange(psf.patch_px) + 0.5) * psf.pixel_size_nm - middle
-    return torch.stack([image.sum(1) @ grid, image.sum(2) @ grid], 1) / image.sum((1, 2))[:, None]
+    image = torch.cat([psf.integrate_pixels(part) for part in at.split(64)])
+    return centroids(image, psf.pixel_size_nm) - middle
 
 
 @torch.no_grad()

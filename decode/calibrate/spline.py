@@ -19,7 +19,16 @@ from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF, spline_slopes, spline_weights
 from decode.progress import Progress, Steps, Stepwise, part
 
-__all__ = ["BeadFit", "Noise", "border_background", "fit_spline", "held_out_deviance", "jitter_of", "place_beads"]
+__all__ = [
+    "BeadFit",
+    "Noise",
+    "border_background",
+    "centroids",
+    "fit_spline",
+    "held_out_deviance",
+    "jitter_of",
+    "place_beads",
+]
 
 KNOT_NM = 30.0
 """distance of the spline's planes: details of measured PSFs come and go over some 100 nm of depth"""
@@ -31,6 +40,8 @@ SMOOTHNESS = (0.05, 0.1, 0.2, 0.4)
 """expected third difference of the coefficients over their size, to choose from: beads that are held out decide"""
 DEPTH_SMOOTHNESS = (0.02, 0.06, 0.2, 0.6)
 """the same along z, for planes `KNOT_NM` apart"""
+FAINT = 0.05
+"""of the brightest pixel, up to which light is left out of a centroid"""
 SLOW_NM = 300.0
 """shifts that change more slowly over depth are never jitter unless other stacks lack them, lest the stage bend z"""
 CLEAR = 3.0
@@ -450,13 +461,24 @@ def _agree(fit: BeadFit, z_nm: Tensor) -> BeadFit:
     psf = _with_coefficients(psf, c / light[:, None, None], z_start_nm=psf.z_start_nm - depth)
     xyz[:, 2] -= depth
     middle = psf.patch_px / 2 * psf.pixel_size_nm
-    image = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]]))[0].detach().clamp_min(0)
-    grid = (torch.arange(psf.patch_px) + 0.5) * psf.pixel_size_nm - middle
-    offset = torch.stack([image.sum(0) @ grid, image.sum(1) @ grid]) / image.sum()
+    image = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]])).detach()
+    offset = centroids(image, psf.pixel_size_nm)[0] - middle
     xyz[:, :2] += offset
     centre = torch.tensor(psf.centre_px) + offset * psf.oversampling / psf.pixel_size_nm
     psf = _with_coefficients(psf, psf.coefficients.detach(), centre_px=(float(centre[0]), float(centre[1])))
     return replace(fit, psf=psf, xyz=xyz, photons=photons, jitter=jitter)
+
+
+def centroids(images: Tensor, pixel_size_nm: float) -> Tensor:
+    """Centroids of the light of (n, y, x) images, (n, 2) x, y in nm from the outer corner.
+
+    Only what is brighter than `FAINT` of the maximum counts, and by what it exceeds that: a PSF fitted to 9 beads of
+    3000 to 8000 photons holds noise out to its rim, which moves the centroid of all its light by 2 to 13 nm, and this
+    one by 0.3 to 2 nm.
+    """
+    bright = (images - FAINT * images.amax((1, 2), keepdim=True)).clamp_min(0)
+    y, x = ((torch.arange(side) + 0.5) * pixel_size_nm for side in images.shape[1:])
+    return torch.stack([bright.sum(1) @ x, bright.sum(2) @ y], 1) / bright.sum((1, 2))[:, None]
 
 
 def _spline_of(fit: BeadFit) -> SplinePSF:
