@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["make_current"]
+__all__ = ["make_current", "own"]
+
+
+def own(viewer: Any) -> Any:
+    """The viewer itself: napari gives widgets a proxy of it, which lives no longer than they do."""
+    return getattr(viewer, "__wrapped__", viewer)
 
 
 def make_current(viewer: Any) -> None:
@@ -14,7 +19,7 @@ def make_current(viewer: Any) -> None:
     that of Qt, which composes the window.  Contexts share their objects, but Mesa's software renderer ends the process
     at the next drawing (a null pointer in swrast_dri.so below glDrawArrays).
     """
-    canvas = getattr(getattr(getattr(viewer, "window", None), "_qt_viewer", None), "canvas", None)
+    canvas = getattr(getattr(getattr(own(viewer), "window", None), "_qt_viewer", None), "canvas", None)
     scene = getattr(canvas, "_scene_canvas", None)
     if scene is not None:
         scene.set_current()

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode_napari.qt.canvas import make_current
+from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
@@ -371,8 +371,9 @@ class DecodeDock(QWidget):
     def _changed(self, part: str) -> None:
         found = self.session.found
         if part == "found" and found is not None:
-            self.keeper.keep_soon(growing=self.runner.busy)
-            self.view.show(found, growing=self.runner.busy)
+            growing = self.movie_in_use and not found.complete
+            self.keeper.keep_soon(growing=growing)
+            self.view.show(found, growing=growing)
             if self.cloud is not None and self.cloud.is_open:
                 self.cloud.show(found)
         self.refresh_steps()
@@ -430,6 +431,7 @@ class DecodeDock(QWidget):
 
 
 def _keeper_of(viewer: Any) -> Keeper:
+    viewer = own(viewer)
     if viewer not in KEEPERS:
         KEEPERS[viewer] = Keeper(Session(), recovery_folder())
     return KEEPERS[viewer]
