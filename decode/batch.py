@@ -101,6 +101,8 @@ class BatchProgress:
     acquisition: Acquisition
     files: tuple[Path, ...] = ()
     """what was written; nothing before all is done"""
+    remarks: tuple[str, ...] = ()
+    """at the end, a sentence on each thing about the molecules that their user should know"""
 
 
 def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
@@ -248,9 +250,11 @@ def localize_file(
 
         facts = provenance(movie, acquisition, threshold=threshold)
         drawn = []
+        ends = EndsOfDepth()
         with _Tables([file for file in files if file.suffix in (".csv", ".hdf5")], facts) as tables:
             for chunk in chunks:
                 tables.write(chunk)
+                ends.see(chunk)
                 if picture is not None:
                     # positions and their sigmas are all that a picture shows
                     drawn.append(replace(chunk, background=None, probability=None, photons_sigma=None, metadata=facts))
@@ -265,7 +269,40 @@ def localize_file(
         failures += _draw(drawn, picture)
     if failures:
         raise OSError("; ".join([*failures, f"written: {', '.join(map(str, tables.written)) or 'nothing'}"]))
-    yield replace(progress, files=files)
+    yield replace(progress, files=files, remarks=ends.remarks)
+
+
+@final
+class EndsOfDepth:
+    """Molecules that lie exactly as deep as the deepest or the shallowest of a table: who is beyond the depths that
+    network and PSF know is put at their end."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._ends: dict[str, tuple[float, int]] = {}
+
+    def see(self, molecules: EmitterSet) -> None:
+        """Count some more."""
+        z = molecules.xyz[:, 2]
+        if not len(z):
+            return
+        self._n += len(z)
+        for name, end in (("shallowest", float(z.min())), ("deepest", float(z.max()))):
+            before, n = self._ends.get(name, (end, 0))
+            further = min(before, end) if name == "shallowest" else max(before, end)
+            self._ends[name] = further, n * (before == further) + int((z == further).sum())
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence on each end at which there is more than one molecule."""
+        if len({z for z, _ in self._ends.values()}) < 2:  # a table without depth
+            return ()
+        return tuple(
+            f"{n} of {self._n} molecules lie at z = {z:.0f} nm, an end of the depths that network and PSF know: they "
+            "may lie beyond it, so leave them out of what depth decides"
+            for z, n in self._ends.values()
+            if n > 1
+        )
 
 
 def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:

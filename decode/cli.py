@@ -216,6 +216,8 @@ def localize(
                         bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
                 bar.set_postfix(molecules=progress.n_molecules, refresh=False)
                 bar.update(progress.frames_done - bar.n)
+        for remark in progress.remarks:
+            typer.echo(f"{movie.name}: warning: {remark}", err=True)
         if not as_json:
             typer.echo(f"{progress.n_molecules} molecules in {progress.frames_total} frames of {movie}")
             _list(progress.files)
@@ -226,7 +228,7 @@ def localize(
             "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
             "pixel_size_nm": progress.acquisition.pixel_size_nm,
             "estimates": progress.acquisition.estimates,
-            "warnings": progress.acquisition.warnings,
+            "warnings": (*progress.acquisition.warnings, *progress.remarks),
             "files": [str(file) for file in progress.files],
         }
 

@@ -175,7 +175,8 @@ def run(
         share = progress.frames_done / progress.frames_total
         if not progress.files:
             yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")
-    yield RunProgress(stage="localize", fraction=1.0, message=f"{progress.n_molecules} molecules", files=progress.files)
+    message = "\n".join([f"{progress.n_molecules} molecules", *progress.remarks])
+    yield RunProgress(stage="localize", fraction=1.0, message=message, files=progress.files)
 
 
 def _trained(config: TrainConfig, model_file: Path, *, minutes: float, device: str, resume: bool) -> Iterator[Progress]:
