@@ -34,7 +34,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import canonical
-from decode.validation import Isolated, characterize, localize_isolated
+from decode.training.validation import Isolated, characterize, localize_isolated
 
 AXES = ("x", "y", "z")
 

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from decode.config import TrainConfig, load_config
 from decode.devices import choose_device, keep_freed_memory
 from decode.forward import Simulation
-from decode.parallel import Processes
-from decode.train import _Learner
+from decode.training.loop import _Learner
+from decode.training.processes import Processes
 
 THEIRS = "DECODE's shape"
 WIDTH = 48

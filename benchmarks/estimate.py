@@ -30,7 +30,7 @@ from decode.io.cameras import read_camera
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 Array = npt.NDArray[np.float64]
 

@@ -30,7 +30,6 @@ import torch
 import yaml
 from data import add_data, folder
 
-from decode.batch import localize_file
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile, read_psf
@@ -39,6 +38,7 @@ from decode.metrics import Score, score
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
+from decode.verbs.localize import localize_file
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

@@ -19,12 +19,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from decode.batch import acquisition_for, localize_movie, polish_movie
 from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile
+from decode.io.movies.tiff import open_movie, write_movie
 from decode.io.psfs import PSFFile, read_psf
-from decode.io.stacks import open_movie, write_movie
 from decode.likelihood import polish
 from decode.metrics import match, normalized_errors, score
 from decode.models import load_model
@@ -33,7 +32,8 @@ from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
-from decode.scene import Scene
+from decode.priors.scene import Scene
+from decode.verbs.localize import acquisition_for, localize_movie, polish_movie
 
 CAMERAS = {
     "EMCCD": Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002),

@@ -3,8 +3,8 @@
     python benchmarks/recipes.py RECIPE --minutes 8 [--only NAME ...] [--at-once 2]
 
 RECIPE is that of a 3D specialist, as `decode estimate` writes it.  All variants but one start from random
-weights, by the same seed, and all are scored on the same simulated movies (`decode.validation.Validation`).  What is
-not the package's own is in recipes_losses.py, recipes_optimizers.py and recipes_changes.py.
+weights, by the same seed, and all are scored on the same simulated movies (`decode.training.validation.Validation`).
+What is not the package's own is in recipes_losses.py, recipes_optimizers.py and recipes_changes.py.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from recipes_changes import (
 )
 from recipes_losses import LOSSES, Unowned, Whole, count_and_mixture, loss_with, soft_association
 
-import decode.train
-import decode.validation
+import decode.training.loop
+import decode.training.validation
 from decode.config import TrainConfig, load_config
 from decode.models import load_model
 from decode.network.localizer import Localizer
@@ -108,14 +108,14 @@ def train_one(recipe: Path, name: str, minutes: float, out: Path) -> dict[str, A
     def train(settings: tuple[str, ...], file: Path, minutes: float) -> tuple[Localizer, int]:
         config = load_config(recipe, [*settings, "training.validate_every=1000000", "training.patience=0"])
         start = load_model(variant.start) if variant.start else None
-        *_, last = decode.train.train(config, file, minutes=minutes, device="cpu", start=start)
+        *_, last = decode.training.loop.train(config, file, minutes=minutes, device="cpu", start=start)
         return Localizer.load(file), last.step
 
     watch()
     if variant.change is not None:
         variant.change()
     if variant.loss in LOSSES:
-        put(decode.train, "loss_of", loss_with(LOSSES[variant.loss]))
+        put(decode.training.loop, "loss_of", loss_with(LOSSES[variant.loss]))
     config = load_config(recipe, list(variant.settings))
     if variant.second is not None:
         minutes /= 2
@@ -126,9 +126,9 @@ def train_one(recipe: Path, name: str, minutes: float, out: Path) -> dict[str, A
     clock.share = 1.0
     read_out = Unowned if variant.loss in LOSSES else variant.read_out
     if read_out is not None:
-        plain = decode.validation.posterior_of
-        put(decode.validation, "posterior_of", lambda *given: read_out(plain(*given)))
-    return {"steps": steps, **decode.validation.Validation(config, torch.device("cpu"), n_movies=48)(model)}
+        plain = decode.training.validation.posterior_of
+        put(decode.training.validation, "posterior_of", lambda *given: read_out(plain(*given)))
+    return {"steps": steps, **decode.training.validation.Validation(config, torch.device("cpu"), n_movies=48)(model)}
 
 
 def main() -> None:
@@ -142,7 +142,7 @@ def main() -> None:
     if given.one:
         torch.set_num_threads(1)
         # minutes of the processor, so that what else runs on the machine does not decide
-        put(decode.train, "time", SimpleNamespace(perf_counter=time.process_time))
+        put(decode.training.loop, "time", SimpleNamespace(perf_counter=time.process_time))
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(train_one(given.recipe, given.one, given.minutes, Path(folder))))
         return

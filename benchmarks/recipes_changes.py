@@ -13,7 +13,7 @@ from recipes_optimizers import SOAP, ScheduleFreeAdamW
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-import decode.train
+import decode.training.loop
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import MeasuredPSF, Simulation
@@ -23,8 +23,8 @@ from decode.network.unet import UNet
 from decode.optics.blur import BlurredPSF
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
-from decode.scene import Scene
-from decode.validation import posterior_of
+from decode.priors.scene import Scene
+from decode.training.validation import posterior_of
 
 MEAN_COUNT, SIGMA_COUNT = 20.0, 20.0
 """in an EMCCD movie of a few molecules per square micrometre: 22 and 22"""
@@ -46,16 +46,16 @@ def put(owner: object, name: str, value: object) -> None:
 
 def watch() -> None:
     """Keep the clock, and leave out the figures of a training's end, which take long and which no one reads here."""
-    rate = decode.train._Course.rate
+    rate = decode.training.loop._Course.rate
 
     def watched(course: Any, at: float, step: int) -> float:
         clock.share = at
         return rate(course, at, step)
 
-    put(decode.train._Course, "rate", watched)
-    put(decode.train, "Validation", lambda *_: lambda _: {})
-    put(decode.train, "characterize", lambda *_: [])
-    put(decode.train, "diagnose", lambda *_: [])
+    put(decode.training.loop._Course, "rate", watched)
+    put(decode.training.loop, "Validation", lambda *_: lambda _: {})
+    put(decode.training.loop, "characterize", lambda *_: [])
+    put(decode.training.loop, "diagnose", lambda *_: [])
 
 
 def built(change: Callable[[Localizer], object]) -> None:
@@ -79,7 +79,7 @@ def then_owned(first: Density) -> Callable[[], None]:
         early, late = first(posterior, emitters), owned_pixels(posterior, emitters)
         return (1 - clock.share) * early + clock.share * late
 
-    return lambda: put(decode.train, "loss_of", loss_with(mixed))
+    return lambda: put(decode.training.loop, "loss_of", loss_with(mixed))
 
 
 def density_rising() -> None:
@@ -100,7 +100,7 @@ def density_rising() -> None:
 
 def schedule_free() -> None:
     """Schedule-free AdamW for all weights; the model that is kept is its own average."""
-    step = decode.train._Learner.step
+    step = decode.training.loop._Learner.step
 
     def optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
         return [ScheduleFreeAdamW(model.parameters(), config.training.learning_rate)]
@@ -111,20 +111,20 @@ def schedule_free() -> None:
             kept.copy_(learner._optimizers[0].average_of(moved).detach())
         return loss
 
-    put(decode.train, "_optimizers", optimizers)
-    put(decode.train._Learner, "step", stepped)
+    put(decode.training.loop, "_optimizers", optimizers)
+    put(decode.training.loop._Learner, "step", stepped)
 
 
 def soap() -> None:
     """SOAP in the place of Muon."""
-    with_muon = decode.train._optimizers
+    with_muon = decode.training.loop._optimizers
 
     def optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
         adam, muon = with_muon(model, config)
         weights, plan = muon.param_groups[0]["params"], config.training
         return [adam, SOAP(weights, plan.learning_rate, weight_decay=plan.weight_decay)]
 
-    put(decode.train, "_optimizers", optimizers)
+    put(decode.training.loop, "_optimizers", optimizers)
 
 
 # -- networks ------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def quarters_of_pixels() -> None:
 
     built(divide)
     put(Localizer, "decode", decode_quarters)
-    put(decode.train, "loss_of", loss_with(owned_pixels))
+    put(decode.training.loop, "loss_of", loss_with(owned_pixels))
 
 
 # -- networks that follow on another -------------------------------------------------------------------------------
@@ -280,4 +280,4 @@ def distilled(config: TrainConfig, teacher: Localizer) -> None:
 
         return loss_with(both)(model, batch, config)
 
-    put(decode.train, "loss_of", loss_of)
+    put(decode.training.loop, "loss_of", loss_of)

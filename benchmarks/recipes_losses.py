@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, logsigmoid, max_pool2d, pad, softplus
 
-import decode.validation
+import decode.training.validation
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import Simulation
@@ -152,7 +152,7 @@ LOSSES: dict[str, Density] = {
 
 def loss_with(density: Density) -> Callable[[Localizer, Simulation, TrainConfig], Tensor]:
     def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
-        posterior = decode.validation.posterior_of(model, batch)
+        posterior = decode.training.validation.posterior_of(model, batch)
         position = batch.emitters.xyz[:, :2] / batch.pixel_size_nm
         height, width = batch.frames.shape[-2:]
         size = torch.tensor([width, height], device=position.device)

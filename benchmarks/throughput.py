@@ -19,13 +19,13 @@ from pathlib import Path
 
 import torch
 
-from decode.batch import localize_file
 from decode.config import load_config
 from decode.devices import keep_freed_memory
 from decode.io.cameras import CameraFile
-from decode.io.stacks import write_movie
+from decode.io.movies.tiff import write_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
+from decode.verbs.localize import localize_file
 
 CAMERA = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0)
 RECIPE = Path(__file__).parents[1] / "configs" / "gaussian-2d.yaml"

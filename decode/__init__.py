@@ -1,6 +1,6 @@
 """From raw single-molecule blinking movies to super-resolved molecules with honest uncertainties.
 
-The nouns are here; each verb is a function in the module of its name: `from decode.localize import localize`.
+The nouns are here; each verb is a function in the module of its name: `from decode.verbs.sweep import localize`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
     from decode.io.cameras import CameraFile, read_camera, write_camera
-    from decode.io.stacks import Movie, open_movie, write_movie
+    from decode.io.movies.tiff import Movie, open_movie, write_movie
     from decode.io.tables import read_table, write_table
     from decode.metrics import score
     from decode.models import load_model
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decode.optics.gaussian import GaussianPSF
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
-    from decode.scene import Scene
+    from decode.priors.scene import Scene
 
 __version__ = "0.1.0"
 
@@ -55,18 +55,18 @@ _HOME = {
     "ForwardModel": "forward",
     "GaussianPSF": "optics.gaussian",
     "Localizer": "network.localizer",
-    "Movie": "io.stacks",
+    "Movie": "io.movies.tiff",
     "PupilPSF": "optics.pupil",
-    "Scene": "scene",
+    "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
     "load_model": "models",
-    "open_movie": "io.stacks",
+    "open_movie": "io.movies.tiff",
     "read_camera": "io.cameras",
     "read_table": "io.tables",
     "score": "metrics",
     "write_camera": "io.cameras",
-    "write_movie": "io.stacks",
+    "write_movie": "io.movies.tiff",
     "write_table": "io.tables",
 }
 

@@ -54,7 +54,7 @@ def _say(error: Exception, ctx: Any, *, about: str = "") -> int:
 def _exit_code(error: Exception) -> int | None:
     """None for an error that no user can cause."""
     from decode.errors import is_out_of_memory
-    from decode.train import TrainingError
+    from decode.training.loop import TrainingError
 
     if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
         return 2
@@ -169,15 +169,15 @@ def localize(
 
     A movie that cannot be localized does not stop the others; the exit code is that of the first one.
     """
-    from decode.batch import localize_file
     from decode.errors import in_plain_words
     from decode.io.cameras import camera_inputs, read_camera
+    from decode.io.movies.tiff import in_natural_order
     from decode.io.psfs import read_psf
-    from decode.io.stacks import in_natural_order
-    from decode.localize import parse_region, parse_span
     from decode.models import load_model
     from decode.outputs import FORMATS, check_outputs, localize_files
     from decode.progress import Bar
+    from decode.verbs.localize import localize_file
+    from decode.verbs.sweep import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
@@ -280,7 +280,7 @@ def filter_(
     pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to one of the molecules whose columns lie within ranges."""
-    from decode.filter import filter_table, parse_ranges
+    from decode.postprocess.filter import filter_table, parse_ranges
 
     n_kept, n = filter_table(table, out, parse_ranges(keep), pixel_size_nm=pixel_size)
     typer.echo(f"{n_kept} of {n} molecules")
@@ -301,7 +301,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a table against the truth by the rules of the SMLM Challenge 2016."""
-    from decode.evaluate import evaluate as run
+    from decode.verbs.evaluate import evaluate as run
 
     result = run(
         table,
@@ -339,7 +339,7 @@ def simulate(
     from decode.config import load_config
     from decode.outputs import camera_beside, check_outputs
     from decode.outputs import simulate_files as files_of
-    from decode.simulate import simulate_files
+    from decode.verbs.simulate import simulate_files
 
     check_outputs(files_of(out, truth), inputs=[config])
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
@@ -369,8 +369,8 @@ def train(
     from decode.config import load_config
     from decode.outputs import check_outputs, model_files
     from decode.progress import Bar
-    from decode.run import starting_model
-    from decode.train import train as run
+    from decode.training.loop import train as run
+    from decode.verbs.run import starting_model
 
     check_outputs(model_files(out), inputs=[config, start])
     recipe = load_config(config, settings or ())
@@ -424,7 +424,7 @@ def run(
     from decode.io.cameras import camera_inputs, read_camera
     from decode.outputs import check_outputs, run_files
     from decode.progress import Bar
-    from decode.run import run as stages
+    from decode.verbs.run import run as stages
 
     inputs = [movie, *beads, *camera_inputs(camera), bead_positions, z_of_frames]
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
@@ -622,7 +622,7 @@ def calibrate_camera(
     from decode.calibrate.camera import check_maps
     from decode.estimate import estimate_camera
     from decode.io.cameras import CameraFile, write_camera
-    from decode.io.stacks import open_movie
+    from decode.io.movies.tiff import open_movie
     from decode.outputs import camera_files, check_outputs
 
     files = [*(dark or ()), *([] if movie is None else [movie])]
@@ -668,12 +668,12 @@ def estimate(
     import os
 
     from decode.atomic import atomic
-    from decode.batch import check_camera
     from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
     from decode.io.cameras import camera_inputs, read_camera, write_camera
+    from decode.io.movies.tiff import open_movie
     from decode.io.psfs import read_psf
-    from decode.io.stacks import open_movie
     from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
+    from decode.verbs.localize import check_camera
 
     out, picture = recipe_files(out)
     inputs = [movie, psf, *camera_inputs(camera)]
@@ -758,7 +758,7 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def doctor() -> None:
     """Test the installation: versions, device, models, and a small movie from simulation to score."""
-    from decode.doctor import doctor as run
+    from decode.verbs.doctor import doctor as run
 
     healthy = True
     for check in run():
@@ -770,7 +770,7 @@ def doctor() -> None:
 @app.command()
 def schema() -> None:
     """JSON schema of recipes, for editors: decode schema > schema.json."""
-    from decode.schema import schema as run
+    from decode.verbs.schema import schema as run
 
     typer.echo(json.dumps(run(), indent=1))
 

@@ -20,8 +20,8 @@ from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.pupil_bank import PupilBank, PupilPrior
+from decode.priors.scene import Scene
 from decode.ranges import Count, NonNegative, Positive, check_settings
-from decode.scene import Scene
 
 __all__ = ["Optimization", "TrainConfig", "from_mapping", "load_config", "read_yaml", "to_mapping"]
 

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 
 __all__ = [

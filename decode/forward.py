@@ -18,6 +18,7 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.pupil_bank import PupilBank, RoundPupilPrior
+from decode.priors.scene import Scene, log_uniform, uniform
 from decode.ranges import (
     Fraction,
     FractionRange,
@@ -28,7 +29,6 @@ from decode.ranges import (
     Range,
     check_settings,
 )
-from decode.scene import Scene, log_uniform, uniform
 
 __all__ = ["CameraPrior", "ForwardModel", "MeasuredCamera", "MeasuredPSF", "PSFPrior", "Simulation"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from decode.batch import localize_file
 from decode.io.cameras import read_camera
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode.models import load_model
+from decode.verbs.localize import localize_file
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"

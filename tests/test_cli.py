@@ -20,12 +20,12 @@ import yaml
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-import decode.batch
+import decode.verbs.localize
 from decode.cli import app
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, read_camera, write_camera
+from decode.io.movies.tiff import write_movie
 from decode.io.psfs import PSFFile, write_psf
-from decode.io.stacks import write_movie
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
@@ -249,14 +249,14 @@ def test_a_bad_movie_does_not_stop_the_others(place: Path) -> None:
 
 def test_movies_before_a_ctrl_c_are_done_and_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(place / "movie.tif", place / "second.tif")
-    save = decode.batch.save_picture
+    save = decode.verbs.localize.save_picture
 
     def interrupted(emitters: EmitterSet, picture: Path) -> None:
         if picture.stem == "second":
             raise KeyboardInterrupt
         save(emitters, picture)
 
-    monkeypatch.setattr("decode.batch.save_picture", interrupted)
+    monkeypatch.setattr("decode.verbs.localize.save_picture", interrupted)
     result = localize(place, place / "second.tif", "--format", "csv", "--format", "png", "--json")
     assert result.exit_code == 130
     (done,) = json.loads(result.stdout)

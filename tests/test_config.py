@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from decode.config import TrainConfig, from_mapping, load_config, to_mapping
-from decode.schema import schema
+from decode.verbs.schema import schema
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))

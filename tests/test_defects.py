@@ -10,14 +10,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from decode.batch import acquisition_for, localize_movie, polish_movie
 from decode.defects import UsualFrames, defects_of, without_unusable
-from decode.diagnosis import unsteady
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
 from decode.io.cameras import read_camera
-from decode.io.stacks import open_movie, write_movie
-from decode.localize import localize
+from decode.io.movies.tiff import open_movie, write_movie
 from decode.metrics import score
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
@@ -25,6 +22,9 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.pupil import PupilPSF
+from decode.training.diagnosis import unsteady
+from decode.verbs.localize import acquisition_for, localize_movie, polish_movie
+from decode.verbs.sweep import localize
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 CAMERA = read_camera(SAMPLE / "camera.yaml")

@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from decode.batch import localize_file
 from decode.config import Optimization, TrainConfig
 from decode.forward import MeasuredCamera, MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
+from decode.io.movies.tiff import open_movie, write_movie
 from decode.io.psfs import PSFFile, read_psf, write_psf
-from decode.io.stacks import open_movie, write_movie
-from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.spline import SplinePSF
-from decode.scene import Scene
-from decode.train import train
+from decode.priors.scene import Scene
+from decode.training.loop import train
+from decode.verbs.localize import localize_file
+from decode.verbs.sweep import field_remark, localize
 
 FIELD_NM = ((0.0, 7000.0), (0.0, 5000.0))
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=100.0)

@@ -11,7 +11,7 @@ from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 SCENE = Scene(background_contrast=(0.0, 0.0), background_drift=(0.0, 0.0))
 

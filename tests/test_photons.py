@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from decode.batch import tell
 from decode.emitters import EmitterSet
 from decode.io.psfs import PSFFile
 from decode.likelihood import fit_emitters, fit_jointly
@@ -22,6 +21,7 @@ from decode.optics.psf import PSF, render
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical
 from decode.optics.spline import SplinePSF
+from decode.verbs.localize import tell
 
 PIXEL_NM = 100.0
 SIDE = 31

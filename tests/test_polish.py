@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import decode.batch
-import decode.localize
-from decode.batch import EndsOfDepth, acquisition_for, localize_file, localize_movie
+import decode.verbs.localize
+import decode.verbs.sweep
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_jointly, polish
 from decode.models import load_model
@@ -25,6 +24,7 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.spline import SplinePSF
+from decode.verbs.localize import EndsOfDepth, acquisition_for, localize_file, localize_movie
 
 PIXEL_NM = 100.0
 SIDE = 27
@@ -335,9 +335,9 @@ def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(monkeypatc
     with open_movie(SAMPLES / "blinking_2d.tif", frames=slice(5, 45)) as movie:
         acquisition = acquisition_for(movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0)
         for pixels, frames, seconds in ((2**21, 64, 10.0), (1, 16, 1e-4)):
-            monkeypatch.setattr(decode.localize, "CHUNK_PIXELS", pixels)  # frames come by 40, or by 8
-            monkeypatch.setattr(decode.batch, "POLISHED_FRAMES", frames)
-            monkeypatch.setattr(decode.batch, "HEARTBEAT", seconds)
+            monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", pixels)  # frames come by 40, or by 8
+            monkeypatch.setattr(decode.verbs.localize, "POLISHED_FRAMES", frames)
+            monkeypatch.setattr(decode.verbs.localize, "HEARTBEAT", seconds)
             chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))
             done = [int(str(chunk.metadata["frames_done"])) for chunk in chunks]
             assert done == sorted(done)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from decode.batch import localize_file, tell
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile
+from decode.io.movies.tiff import write_movie
 from decode.io.psfs import PSFFile, write_psf
-from decode.io.stacks import write_movie
 from decode.io.tables import read_table
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer, NetworkConfig
@@ -23,7 +22,8 @@ from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import PupilPrior
-from decode.run import settled_for, starting_model
+from decode.verbs.localize import localize_file, tell
+from decode.verbs.run import settled_for, starting_model
 
 NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)

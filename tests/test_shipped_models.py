@@ -14,15 +14,15 @@ from decode.cli import app
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode.io.tables import read_table
-from decode.localize import localize
 from decode.metrics import match, normalized_errors, score
 from decode.models import load_model, shipped_models
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
-from decode.validation import localize_isolated, posterior_of
+from decode.training.validation import localize_isolated, posterior_of
+from decode.verbs.sweep import localize
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"

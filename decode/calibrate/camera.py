@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from decode.defects import screened, without_unusable
-from decode.io.stacks import Movie, open_movie
+from decode.io.movies.tiff import Movie, open_movie
 from decode.optics.camera import Camera
 
 __all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps", "largest_count"]

@@ -34,8 +34,8 @@ from decode.calibrate.spline import (
 )
 from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
+from decode.io.movies.tiff import open_movie
 from decode.io.psfs import PSFFile
-from decode.io.stacks import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_emitters
 from decode.optics.field import FieldSplinePSF

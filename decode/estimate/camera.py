@@ -14,7 +14,7 @@ from torch import Tensor
 from decode.defects import without_unusable
 from decode.estimate.cumulants import NoiseCumulants, noise_cumulants, photon_transfer
 from decode.estimate.frames import Estimate, shape_of
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 
 __all__ = ["CameraEstimate", "CameraKind", "estimate_camera", "infer_camera"]

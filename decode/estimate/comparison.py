@@ -17,7 +17,7 @@ from decode.atomic import atomic
 from decode.defects import screened
 from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
 from decode.estimate.scene import SceneEstimate
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render

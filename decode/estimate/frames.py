@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 
 __all__ = ["Estimate", "blur", "gaussian_kernel", "middle", "read_frames", "shape_of"]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from decode.defects import screened
 from decode.estimate.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 

@@ -19,15 +19,15 @@ from torch.nn import functional as F
 
 from decode.defects import screened
 from decode.estimate.frames import Estimate, read_frames, shape_of
-from decode.io.stacks import Movie
+from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF
+from decode.priors.scene import Scene
 from decode.progress import Progress, Steps, Stepwise, part
 from decode.ranges import Range
-from decode.scene import Scene
 
 __all__ = ["SceneEstimate", "estimate_scene", "z_limits"]
 

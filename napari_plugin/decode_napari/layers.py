@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from decode.emitters import EmitterSet
-    from decode.io.stacks import Movie
+    from decode.io.movies.tiff import Movie
 
 __all__ = [
     "LayerData",

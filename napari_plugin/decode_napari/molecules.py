@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from decode.emitters import EmitterSet
-from decode.filter import COLUMNS, Column, Range, columns_of, within
+from decode.postprocess.filter import COLUMNS, Column, Range, columns_of, within
 
 __all__ = ["QUANTITIES", "Filter"]
 
@@ -30,7 +30,7 @@ class Filter:
         """the quantities that this table has"""
         self._bounds = {quantity: _bounds(column) for quantity, column in self.columns.items()}
         self.ranges: dict[str, Range] = {}
-        """of those that are restricted, as `decode.filter.keep` takes them"""
+        """of those that are restricted, as `decode.postprocess.filter.keep` takes them"""
         self._within: dict[str, npt.NDArray[np.bool_]] = {}
         self.mask: npt.NDArray[np.bool_] = np.ones(len(emitters), np.bool_)
         """(n,) which molecules pass"""

@@ -16,7 +16,7 @@ from decode_napari.layers import FACTS, LayerData, field_of, image_layer, movie_
 
 if TYPE_CHECKING:
     from decode.emitters import EmitterSet
-    from decode.io.stacks import Movie
+    from decode.io.movies.tiff import Movie
 
 __all__ = ["PLUGIN", "movie_reader_of", "reader_of", "table_layer"]
 
@@ -52,7 +52,7 @@ def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
 
 
 def _movie(path: str) -> Movie | None:
-    from decode.io.stacks import open_movie
+    from decode.io.movies.tiff import open_movie
 
     try:
         movie = open_movie(path)

@@ -35,7 +35,7 @@ def blinking_3d() -> list[LayerData]:
 def _movie(name: str) -> list[LayerData]:
     import yaml
 
-    from decode.io.stacks import open_movie
+    from decode.io.movies.tiff import open_movie
 
     camera = sample_file("camera.yaml")
     stated = yaml.safe_load(camera.read_text(encoding="utf-8"))  # `read_camera` would import PyTorch

@@ -15,8 +15,8 @@ from decode.calibrate.psf import Optics, calibrate_psf
 from decode.calibrate.pupil import fit_pupil
 from decode.cli import app
 from decode.io.cameras import CameraFile, write_camera
+from decode.io.movies.tiff import write_movie
 from decode.io.psfs import read_psf
-from decode.io.stacks import write_movie
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decode.calibrate.beads import find_beads
 from decode.calibrate.stage import check_stage, sharpness
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 

@@ -16,7 +16,7 @@ from decode.estimate.camera import CameraEstimate, CameraKind, estimate_camera, 
 from decode.estimate.cumulants import noise_cumulants, photon_transfer
 from decode.forward import PSFPrior
 from decode.optics.camera import Camera
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 
 def movie(

@@ -15,7 +15,7 @@ from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.4, qe=0.8)
 PSF = GaussianPSF(120.0, pixel_size_nm=100.0, patch_px=15)

@@ -21,7 +21,7 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.spline import SplinePSF
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
 SCMOS = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.4, qe=0.8)

@@ -36,9 +36,9 @@ from decode.config import TrainConfig, load_config, to_mapping
 from decode.emitters import EmitterSet
 from decode.errors import LONGEST
 from decode.io.cameras import CameraFile, read_camera, write_camera
+from decode.io.movies.tiff import open_movie
 from decode.io.psf_imports import import_psf
 from decode.io.psfs import PSFFile, read_psf, write_psf
-from decode.io.stacks import open_movie
 from decode.io.tables import read_table, write_table
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
@@ -47,7 +47,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
-from decode.run import _Done
+from decode.verbs.run import _Done
 
 SECONDS, BYTES = 5.0, 2**30
 
@@ -419,8 +419,8 @@ def small_recipe() -> TrainConfig:
 
 
 def learner() -> Any:
-    from decode.parallel import Processes
-    from decode.train import _Learner
+    from decode.training.loop import _Learner
+    from decode.training.processes import Processes
 
     torch.manual_seed(0)
     return _Learner(small_recipe().localizer(), small_recipe(), Processes())
@@ -443,7 +443,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> object:
-    from decode.train import _take_up
+    from decode.training.loop import _take_up
 
     return _take_up(path, small_recipe(), learner(), torch.device("cpu"))
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decode.emitters import EmitterSet
-from decode.filter import keep
 from decode.io.tables import TableWriter, read_table, write_table
 from decode.io.tables.picasso import CHUNK, HDF5_MARGIN
+from decode.postprocess.filter import keep
 
 FIELD = {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": 64, "width_px": 96}
 

@@ -8,7 +8,7 @@ def __getattr__(name: str) -> object:
     if name == "DecodeDock":
         from decode_napari.qt.waiting import import_in_a_thread
 
-        import_in_a_thread("torch", "decode.calibrate.psf", "decode.localize", "decode.models")
+        import_in_a_thread("torch", "decode.calibrate.psf", "decode.verbs.sweep", "decode.models")
         from decode_napari.qt.dock import DecodeDock
 
         return DecodeDock

@@ -11,7 +11,7 @@ from qtpy.QtCore import QSignalBlocker, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.io.cameras import camera_presets
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode_napari.layers import LazyFrames, movie_layer, placement
 from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 )
 
 from decode.calibrate.psf import MODELS, Optics
-from decode.io.stacks import open_movie
+from decode.io.movies.tiff import open_movie
 from decode_napari.layers import LazyFrames, placement
 from decode_napari.qt.figure import Figure
 from decode_napari.qt.panel import TABLES, TIFFS, Panel, button, choice, note, number

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from decode.emitters import EmitterSet
-from decode.filter import Range
+from decode.postprocess.filter import Range
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
 from decode_napari.steps.inspect import table_of

@@ -91,8 +91,8 @@ class InspectStep(Step):
         return found.acquisition.camera
 
     def _psf(self, found: Found) -> PSF:
-        from decode.batch import psf_to_polish_with
         from decode.optics.gaussian import GaussianPSF
+        from decode.verbs.localize import psf_to_polish_with
 
         psf = self.session.psf
         if found.acquisition is not None and found.model is not None:
@@ -178,7 +178,7 @@ def _explain(
     import torch
     from scipy.ndimage import gaussian_filter
 
-    from decode.io.stacks import open_movie
+    from decode.io.movies.tiff import open_movie
     from decode.optics.field import FieldSplinePSF
     from decode.optics.psf import render
 

@@ -17,8 +17,8 @@ from decode_napari.steps.movie import camera_call
 from decode_napari.steps.step import Report, Step, call, command
 
 if TYPE_CHECKING:
-    from decode.batch import Acquisition
-    from decode.io.stacks import Movie
+    from decode.io.movies.tiff import Movie
+    from decode.verbs.localize import Acquisition
 
 __all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
 
@@ -66,7 +66,7 @@ class LocalizeStep(Step):
         unsettled = self.session.why_not("movie") or self.session.why_not("model")
         if unsettled or model is None:
             return unsettled
-        from decode.batch import needs_psf
+        from decode.verbs.localize import needs_psf
 
         if self.session.psf is None and needs_psf(model.localizer):
             return f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
@@ -88,7 +88,7 @@ class LocalizeStep(Step):
         """Localize the whole movie; every report brings the molecules of a chunk of frames.
 
         Raises:
-            ValueError, OSError: as `decode.batch.acquisition_for` and `localize_movie` do.
+            ValueError, OSError: as `decode.verbs.localize.acquisition_for` and `localize_movie` do.
         """
         movie, model = self._inputs()
         self.forget()
@@ -155,7 +155,7 @@ class LocalizeStep(Step):
         movie, model, set_ = self.session.movie, self.session.model, self.settings
         if movie is None or model is None:
             return ""
-        read = ["from decode.batch import localize_file", "from decode.models import load_model"]
+        read = ["from decode.verbs.localize import localize_file", "from decode.models import load_model"]
         lines = []
         if movie.camera_name is not None:
             read.insert(1, "from decode.io.cameras import read_camera")
@@ -192,8 +192,8 @@ class LocalizeStep(Step):
     def _run(
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings
     ) -> Generator[Report, None, None]:
-        from decode.batch import provenance
-        from decode.io.stacks import open_movie
+        from decode.io.movies.tiff import open_movie
+        from decode.verbs.localize import provenance
 
         chosen = None if settings.frames is None else slice(*settings.frames)
         with open_movie(opened.path, frames=chosen, allow_truncated=opened.allow_truncated) as movie:
@@ -217,8 +217,8 @@ class LocalizeStep(Step):
     def _preview(
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings, frame: int
     ) -> Generator[Report, None, EmitterSet]:
-        from decode.batch import provenance
-        from decode.io.stacks import open_movie
+        from decode.io.movies.tiff import open_movie
+        from decode.verbs.localize import provenance
 
         yield Report(message=f"frame {frame}")
         with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
@@ -233,7 +233,7 @@ class LocalizeStep(Step):
         self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
     ) -> Acquisition:
         """As `acquisition_for` says; what it estimates from the whole movie is kept for the next preview."""
-        from decode.batch import acquisition_for
+        from decode.verbs.localize import acquisition_for
 
         stated = (opened.path, opened.camera_name, opened.em_gain, opened.stated_pixel_size_nm)
         key = (*stated, model.name, settings.psf_sigma_nm, movie.frames)
@@ -277,7 +277,7 @@ def region_text(region: Region) -> str:
 def _localized(
     movie: Movie, model: ChosenModel, acquisition: Acquisition, psf: ChosenPSF | None, settings: LocalizeSettings
 ) -> Iterator[EmitterSet]:
-    from decode.batch import localize_movie
+    from decode.verbs.localize import localize_movie
 
     return localize_movie(
         movie,

@@ -96,7 +96,7 @@ class ModelStep(Step):
         """Train, from an estimate of the movie where there is no recipe; the last validated weights are kept on disk.
 
         Raises:
-            ValueError, OSError, TrainingError: as `decode.train.train` does.
+            ValueError, OSError, TrainingError: as `decode.training.loop.train` does.
         """
         if self.missing_for_training():
             raise ValueError(self.missing_for_training())
@@ -135,7 +135,7 @@ class ModelStep(Step):
         model, set_, recipe = self.session.model, self.settings, self._recipe()
         if recipe is None or set_.out is None or self.missing_for_training():
             return "" if model is None else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
-        imports = ["from decode.config import load_config", "from decode.train import train"]
+        imports = ["from decode.config import load_config", "from decode.training.loop import train"]
         lines: list[str] = []
         if set_.recipe is None:
             assert self.session.movie is not None
@@ -144,7 +144,7 @@ class ModelStep(Step):
             imports += more
         start = None
         if set_.start:
-            imports.append("from decode.run import starting_model")
+            imports.append("from decode.verbs.run import starting_model")
             start = f"start=starting_model({set_.start!r}, recipe)"
         verb = call(
             "train",
@@ -171,7 +171,7 @@ class ModelStep(Step):
 
 def card_of(model: ChosenModel) -> Card:
     """What a model's training record says of it."""
-    from decode.batch import needs_psf
+    from decode.verbs.localize import needs_psf
 
     record = model.localizer.record
     recipe = record.get("config", {})
@@ -219,8 +219,8 @@ def _train(
     from decode.config import load_config
     from decode.models import load_model
     from decode.outputs import camera_files, check_outputs, model_files
-    from decode.run import starting_model
-    from decode.train import train
+    from decode.training.loop import train
+    from decode.verbs.run import starting_model
 
     assert settings.out is not None
     recipe = settings.recipe
@@ -254,7 +254,7 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Rep
     from decode.atomic import atomic
     from decode.estimate import estimate_scene, to_recipe
     from decode.io.cameras import write_camera
-    from decode.io.stacks import open_movie
+    from decode.io.movies.tiff import open_movie
 
     assert movie.camera is not None
     camera = _camera_beside(recipe)
@@ -282,7 +282,7 @@ def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> tup
         "from decode.estimate import estimate_scene, to_recipe",
         "from decode.io.cameras import read_camera, write_camera",
         "from decode.io.psfs import read_psf",
-        "from decode.io.stacks import open_movie",
+        "from decode.io.movies.tiff import open_movie",
     ]
     lines = [
         f"camera = {camera_call(movie)}",

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar, final
 
 from decode.emitters import EmitterSet
-from decode.filter import Range
+from decode.postprocess.filter import Range
 from decode.progress import Steps, relayed
 from decode_napari.session import Session
 
 if TYPE_CHECKING:
-    from decode.batch import Acquisition
+    from decode.verbs.localize import Acquisition
 
 __all__ = ["Report", "Step", "call", "command", "keep_call", "keep_command", "reports"]
 
@@ -111,7 +111,7 @@ def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list
     read = f"read_table({str(table)!r})"
     if not ranges:
         return ["from decode import read_table"], [f"molecules = {read}"]
-    imports = ["from decode import read_table", "from decode.filter import keep"]
+    imports = ["from decode import read_table", "from decode.postprocess.filter import keep"]
     return imports, [f"molecules = keep({read}, {dict(ranges)!r})"]
 
 

@@ -23,17 +23,15 @@ from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.devices import choose_device
-from decode.diagnosis import beyond_training, unsteady
 from decode.emitters import EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.estimate.scene import z_limits
 from decode.io.cameras import CameraFile
+from decode.io.movies.tiff import Movie, in_natural_order, open_movie, require_pixel_size
 from decode.io.psfs import PSFFile
-from decode.io.stacks import Movie, in_natural_order, open_movie, require_pixel_size
 from decode.io.tables import TableWriter
 from decode.likelihood import polish as polish_molecules
-from decode.localize import field_remark, localize
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
@@ -44,6 +42,8 @@ from decode.optics.pupil_bank import Canonical, canonical
 from decode.optics.spline import SplinePSF
 from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.render import save_picture
+from decode.training.diagnosis import beyond_training, unsteady
+from decode.verbs.sweep import field_remark, localize
 
 __all__ = [
     "Acquisition",

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 import decode
-from decode.batch import localize_file
 from decode.config import TrainConfig, from_mapping
 from decode.devices import choose_device
-from decode.evaluate import evaluate
 from decode.forward import CameraPrior, MeasuredPSF, PSFPrior
 from decode.io.cameras import read_camera
 from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.models import load_model, shipped_models
-from decode.scene import Scene
-from decode.simulate import simulate_files
+from decode.priors.scene import Scene
+from decode.verbs.evaluate import evaluate
+from decode.verbs.localize import localize_file
+from decode.verbs.simulate import simulate_files
 
 __all__ = ["Check", "doctor"]
 

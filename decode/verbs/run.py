@@ -14,7 +14,6 @@ from torch import Tensor
 
 from decode import __version__
 from decode.atomic import atomic
-from decode.batch import check_camera, localize_file, tell
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
 from decode.calibrate.scan import Scan
@@ -23,12 +22,13 @@ from decode.errors import reading
 from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
+from decode.io.movies.tiff import SUFFIXES, open_movie
 from decode.io.psfs import read_psf, write_psf
-from decode.io.stacks import SUFFIXES, open_movie
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
-from decode.train import Progress, ResumeError, check_budget, train
+from decode.training.loop import Progress, ResumeError, check_budget, train
+from decode.verbs.localize import check_camera, localize_file, tell
 
 __all__ = ["RunProgress", "run", "settled_for", "starting_model"]
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from decode import EmitterSet, read_table, write_table
 from decode.cli import app
-from decode.filter import COLUMNS, columns_of, keep, parse_ranges
+from decode.postprocess.filter import COLUMNS, columns_of, keep, parse_ranges
 
 N = 500
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decode.scene import Scene
+from decode.priors.scene import Scene
 
 FIXED = {
     "density_per_um2": (1.0, 1.0),

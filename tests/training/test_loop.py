@@ -18,21 +18,21 @@ import pytest
 import torch
 import yaml
 
-import decode.train
-from decode.batch import localize_file
+import decode.training.loop
 from decode.config import Optimization, TrainConfig, to_mapping
 from decode.forward import MeasuredCamera, MeasuredPSF, PSFPrior
 from decode.io.cameras import CameraFile, write_camera
+from decode.io.movies.tiff import write_movie
 from decode.io.psfs import PSFFile, write_psf
-from decode.io.stacks import write_movie
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.pupil_bank import PupilPrior
-from decode.parallel import Processes
-from decode.scene import Scene
-from decode.train import ASTRAY, Progress, TrainingError, _Course, train
+from decode.priors.scene import Scene
+from decode.training.loop import ASTRAY, Progress, TrainingError, _Course, train
+from decode.training.processes import Processes
+from decode.verbs.localize import localize_file
 
 TINY = TrainConfig(
     seed=3,
@@ -174,7 +174,7 @@ def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
 def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = decode.train.loss_of
+    honest = decode.training.loop.loss_of
     bad = {2}
     calls = 0
 
@@ -183,7 +183,7 @@ def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
         calls += 1
         return honest(*arguments) * (math.nan if calls in bad else 1)
 
-    monkeypatch.setattr(decode.train, "loss_of", loss)
+    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
     last = run(TINY, tmp_path / "m.safetensors")[-1]
     assert last.skipped == 1
     assert all(torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters())
@@ -195,7 +195,7 @@ def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
 def test_a_training_that_diverges_goes_on_from_its_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = decode.train.loss_of
+    honest = decode.training.loop.loss_of
     calls = 0
 
     def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
@@ -206,7 +206,7 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
                 model.out.bias[0] += 30  # a molecule in every pixel
         return honest(model, *arguments)
 
-    monkeypatch.setattr(decode.train, "loss_of", loss)
+    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
     reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
     assert [r.recovered for r in reports] == [0] * 4 + [1] * 6
     assert reports[4].loss > 10 * abs(reports[3].loss)
@@ -216,7 +216,7 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
 
 
 def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.train.loss_of
+    honest = decode.training.loop.loss_of
     calls = 0
 
     def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
@@ -227,7 +227,7 @@ def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path, mon
                 model.out.weight.mul_(1000)
         return honest(model, *arguments)
 
-    monkeypatch.setattr(decode.train, "loss_of", loss)
+    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
     able = load_model("gaussian-2d")
     plan = replace(TINY.training, steps=16, learning_rate=1e-5)
     config = replace(TINY, network=able.network, training=plan)
@@ -250,7 +250,7 @@ def test_only_a_model_that_had_learnt_something_can_be_lost() -> None:
 
 
 def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.train.loss_of
+    honest = decode.training.loop.loss_of
     calls = 0
 
     def loss(*arguments: Any) -> torch.Tensor:
@@ -258,7 +258,7 @@ def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path, monkey
         calls += 1
         return honest(*arguments) + (5000 if calls == 18 else 0)
 
-    monkeypatch.setattr(decode.train, "loss_of", loss)
+    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
     reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
     assert [r.recovered for r in reports] == [0] * 10
     assert max(r.loss for r in reports) <= 2 * abs(reports[0].loss)
@@ -320,8 +320,8 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
 STEP = """
 import sys, torch
 from decode.config import load_config
-from decode.parallel import processes
-from decode.train import _Learner
+from decode.training.processes import processes
+from decode.training.loop import _Learner
 
 recipe, out = sys.argv[1:]
 config = load_config(recipe)
@@ -354,7 +354,7 @@ def test_processes_step_by_the_mean_of_their_gradients(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = config.localizer()
     batches = [config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(rank)) for rank in (0, 1)]
-    whole = torch.stack([decode.train.loss_of(model, batch, config) for batch in batches]).mean()
+    whole = torch.stack([decode.training.loop.loss_of(model, batch, config) for batch in batches]).mean()
     whole.backward()
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-4, atol=1e-4)
     for (name, weight), gradient in zip(model.named_parameters(), gradients, strict=True):
@@ -366,7 +366,7 @@ def test_movies_that_processes_cannot_share_are_refused(tmp_path: Path) -> None:
     odd = replace(TINY, training=replace(TINY.training, movies=3))
     team = Processes(rank=0, size=2)
     with pytest.raises(ValueError, match="2 processes cannot share"):
-        next(decode.train._train(odd, tmp_path / "m", None, torch.device("cpu"), team, False, None, None, 4))
+        next(decode.training.loop._train(odd, tmp_path / "m", None, torch.device("cpu"), team, False, None, None, 4))
 
 
 def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
-from decode.scene import Scene
-from decode.validation import _slices, characterize, localize_isolated
+from decode.priors.scene import Scene
+from decode.training.validation import _slices, characterize, localize_isolated
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.3, qe=0.8)
 PSF = GaussianPSF(120.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=250.0)

@@ -12,20 +12,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decode import batch
-from decode.batch import BatchProgress
 from decode.cli import app
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
+from decode.io.movies.tiff import write_movie
 from decode.io.psfs import read_psf
-from decode.io.stacks import write_movie
 from decode.io.tables import read_table
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
-from decode.run import RunProgress, _Done, _marks, run
-from decode.scene import Scene
+from decode.priors.scene import Scene
+from decode.verbs import localize as batch
+from decode.verbs.localize import BatchProgress
+from decode.verbs.run import RunProgress, _Done, _marks, run
 
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
 TINY = (
@@ -101,7 +101,7 @@ def test_molecules_are_polished_unless_told_otherwise(
         asked.append(polish)
         return batch.localize_file(*arguments, polish=polish, **more)
 
-    monkeypatch.setattr("decode.run.localize_file", localize_file)
+    monkeypatch.setattr("decode.verbs.run.localize_file", localize_file)
     for polish in ({}, {"polish": False}):
         list(run(movie, [beads], CAMERA, tmp_path, z_step_nm=50, minutes=0.02, settings=TINY, **polish))
     assert asked == [True, False]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decode.config import TrainConfig
-from decode.diagnosis import beyond_training, diagnose
+from decode.training.diagnosis import beyond_training, diagnose
 
 GOOD = {"isolated_error_over_bound": 1.08, "isolated_error_over_sigma": 1.0}
 

@@ -13,7 +13,7 @@ from decode.atomic import atomic
 from decode.config import TrainConfig
 from decode.forward import Simulation
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.stacks import write_movie
+from decode.io.movies.tiff import write_movie
 from decode.io.tables import write_table
 from decode.optics.camera import Camera
 from decode.outputs import camera_beside, check_outputs

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-import decode.localize
+import decode.verbs.sweep
 from decode.emitters import EmitterSet
-from decode.io.stacks import open_movie, write_movie
-from decode.localize import localize
+from decode.io.movies.tiff import open_movie, write_movie
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
+from decode.verbs.sweep import localize
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
 
@@ -69,8 +69,8 @@ def test_molecules_do_not_depend_on_batches(
     movie_path: Path, model: Localizer, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     whole = run(movie_path, model)
-    monkeypatch.setitem(decode.localize.PIXELS_AT_ONCE, "cpu", at_once * 50 * 74)
-    monkeypatch.setattr(decode.localize, "CHUNK_PIXELS", 8 * 50 * 74)
+    monkeypatch.setitem(decode.verbs.sweep.PIXELS_AT_ONCE, "cpu", at_once * 50 * 74)
+    monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", 8 * 50 * 74)
     assert_same(whole, run(movie_path, model))
 
 

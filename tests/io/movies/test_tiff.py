@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from decode.io.stacks import open_movie, write_movie
+from decode.io.movies.tiff import open_movie, write_movie
 
 Counts = npt.NDArray[np.uint16]
 

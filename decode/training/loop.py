@@ -22,14 +22,14 @@ import decode
 from decode.atomic import atomic
 from decode.config import Optimization, TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
-from decode.diagnosis import diagnose
 from decode.errors import reading
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
-from decode.network.muon import Muon
 from decode.outputs import check_outputs, model_files
-from decode.parallel import Processes, own_device, processes
-from decode.validation import Validation, characterize, posterior_of
+from decode.training.diagnosis import diagnose
+from decode.training.muon import Muon
+from decode.training.processes import Processes, own_device, processes
+from decode.training.validation import Validation, characterize, posterior_of
 
 __all__ = ["Progress", "ResumeError", "TrainingError", "check_budget", "train"]
 

@@ -1,0 +1,1 @@
+"""Movies on disk, one module a format."""

@@ -1,0 +1,1 @@
+"""Tables of molecules to better tables."""

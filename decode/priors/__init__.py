@@ -1,0 +1,1 @@
+"""Priors: what is drawn before a frame is rendered."""
