@@ -111,7 +111,8 @@ def whole(model: Localizer, psf: PSF, camera: Camera, density: float, frames: in
             chunks = list(localize_movie(opened, model, acquisition, psf=file, device="cpu"))
             for _ in range(rounds):
                 start = time.perf_counter()
-                n = sum(map(len, polish_movie(iter(chunks), opened, psf, acquisition.camera, device)))
+                polished = polish_movie(iter(chunks), opened, psf, acquisition.camera, device)
+                n = sum(len(chunk.molecules) for chunk in polished)
                 rates.append(n / (time.perf_counter() - start))
     print(
         f"  density {density:.1f}, {n} molecules in {frames} frames: polished {median(rates):.0f} a second "

@@ -63,7 +63,7 @@ def run(
         assert known.psf_sigma_nm is not None
         context = {"psf_sigma_px": known.psf_sigma_nm / pixel_nm}
         chunks = localize(movie, load_model("gaussian-2d"), known.camera, pixel_size_nm=pixel_nm, context=context)
-        found = EmitterSet.cat(list(chunks))
+        found = EmitterSet.cat(chunk.molecules for chunk in chunks)
         raw = [movie.read(i, i + 1)[0].astype(np.float64)[region] for i in frames]
         print(f"  {len(found) / len(movie):.1f} molecules a frame")
     origin = torch.tensor([region[1].start, region[0].start]) * pixel_nm

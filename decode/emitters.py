@@ -1,4 +1,4 @@
-"""EmitterSet: the one table of molecules every stage reads and writes."""
+"""EmitterSet: the one table of molecules every stage reads and writes, and the facts of its movie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,70 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["EmitterSet"]
+__all__ = ["EmitterSet", "Facts"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Facts of the movie that a table's molecules were found in; None where nobody stated one."""
+
+    pixel_size_nm: float | None = None
+    n_frames: int | None = None
+    height_px: int | None = None
+    width_px: int | None = None
+    psf_sigma_nm: float | None = None
+    """width of the PSF that the molecules were localized with"""
+    movie: str | None = None
+    """path of its file"""
+    threshold: float | None = None
+    """smallest probability of a molecule"""
+    version: str | None = None
+    """of the program that localized them"""
+
+    @staticmethod
+    def of(metadata: Mapping[str, object]) -> Facts:
+        """The facts that a table's metadata state; what cannot be read as a number is not stated."""
+
+        def number(name: str) -> float | None:
+            try:
+                return float(str(metadata[name]))
+            except (KeyError, ValueError):
+                return None
+
+        def count(name: str) -> int | None:
+            value = number(name)
+            return None if value is None else int(value)
+
+        def text(name: str) -> str | None:
+            return str(metadata[name]) if name in metadata else None
+
+        return Facts(
+            pixel_size_nm=number("pixel_size_nm"),
+            n_frames=count("n_frames"),
+            height_px=count("height_px"),
+            width_px=count("width_px"),
+            psf_sigma_nm=number("psf_sigma_nm"),
+            movie=text("movie"),
+            threshold=number("threshold"),
+            version=text("version"),
+        )
+
+    @property
+    def field_nm(self) -> tuple[float, float] | None:
+        """(x, y) size of the field of view, or None.
+
+        >>> Facts(pixel_size_nm=100.0, width_px=64, height_px=32).field_nm
+        (6400.0, 3200.0)
+        """
+        if self.width_px is None or self.height_px is None or self.pixel_size_nm is None:
+            return None
+        return self.width_px * self.pixel_size_nm, self.height_px * self.pixel_size_nm
+
+    def metadata(self) -> dict[str, object]:
+        """What is stated, as a table's metadata (`EmitterSet.metadata`)."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: fact for name, fact in named.items() if fact is not None}
 
 
 @final
@@ -46,7 +109,7 @@ class EmitterSet:
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """(n,) each: columns of a file that mean nothing here, by their names in it; they stay with their rows"""
     metadata: Mapping[str, object] = field(default_factory=dict)
-    """plain facts that travel with the table: `pixel_size_nm`, `n_frames`, `height_px`, `width_px`, provenance"""
+    """what travels with the table: its `Facts`, and whatever else a file states"""
 
     def __post_init__(self) -> None:
         n = len(self.frame)
@@ -87,6 +150,11 @@ class EmitterSet:
         """The columns that are present and known, by name."""
         named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("others", "metadata"))
         return {name: column for name, column in named if column is not None}
+
+    @property
+    def facts(self) -> Facts:
+        """Facts of the movie, as far as the metadata state them."""
+        return Facts.of(self.metadata)
 
     def __len__(self) -> int:
         return len(self.frame)

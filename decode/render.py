@@ -188,10 +188,9 @@ def _patches(centre: Tensor, sigma: Tensor, side: int) -> Tensor:
 
 def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
     """The field of view of the movie, or the box around the molecules in steps of 100 nm."""
-    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
-    if None not in facts:
-        width, height, pixel = (float(str(fact)) for fact in facts)
-        return 0.0, 0.0, width * pixel, height * pixel
+    field_nm = emitters.facts.field_nm
+    if field_nm is not None:
+        return 0.0, 0.0, *field_nm
     if len(emitters) == 0:
         return 0.0, 0.0, 1000.0, 1000.0
     low, high = emitters.xyz[:, :2].amin(0) / 100, emitters.xyz[:, :2].amax(0) / 100

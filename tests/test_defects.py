@@ -24,7 +24,7 @@ from decode.optics.psf import render
 from decode.optics.pupil import PupilPSF
 from decode.training.diagnosis import unsteady
 from decode.verbs.localize import acquisition_for, localize_movie, polish_movie
-from decode.verbs.sweep import localize
+from decode.verbs.sweep import Chunk, localize
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 CAMERA = read_camera(SAMPLE / "camera.yaml")
@@ -116,7 +116,7 @@ def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts
         with open_movie(tmp_path / "movie.tif", frames=frames) as movie:
             usual = UsualFrames.of(movie, CAMERA.camera)
             chunks = localize(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual)
-            return EmitterSet.cat(list(chunks))
+            return EmitterSet.cat(chunk.molecules for chunk in chunks)
 
     whole, parts = run(slice(None)), EmitterSet.cat([run(slice(0, 5)), run(slice(6, 12))])
     assert len(whole) == len(parts) > 100
@@ -137,7 +137,8 @@ def test_nothing_is_found_in_blank_frames_and_as_much_as_before_in_the_others(
         with open_movie(tmp_path / f"{name}.tif") as movie:
             model = load_model("gaussian-2d")
             known = acquisition_for(movie, model, camera=CAMERA, psf_sigma_nm=120.0)
-            found.append(EmitterSet.cat(list(localize_movie(movie, model, known, polish=polish, device="cpu"))))
+            chunks = localize_movie(movie, model, known, polish=polish, device="cpu")
+            found.append(EmitterSet.cat(chunk.molecules for chunk in chunks))
             assert any("4 of 24 frames" in warning for warning in known.warnings) == (name == "blank")
     clean, spoilt = found
     assert not np.isin(spoilt.frame, gone).any()
@@ -224,7 +225,8 @@ def test_bad_pixels_become_no_molecules_and_cost_none(tmp_path: Path, counts: Co
         with open_movie(tmp_path / f"{name}.tif") as movie:
             model = load_model("gaussian-2d")
             known = acquisition_for(movie, model, camera=CAMERA, psf_sigma_nm=120.0)
-            found.append(EmitterSet.cat(list(localize_movie(movie, model, known, polish=polish, device="cpu"))))
+            chunks = localize_movie(movie, model, known, polish=polish, device="cpu")
+            found.append(EmitterSet.cat(chunk.molecules for chunk in chunks))
             assert any("column 20" in warning for warning in known.warnings) == (name == "spoilt")
     against_clean = score(*found, field_nm=(6400.0, 6400.0), two_d=True)
     assert against_clean.fp < 0.02 * len(found[1])
@@ -284,10 +286,11 @@ def test_polishing_leaves_no_molecule_beyond_the_bead_stack(tmp_path: Path, rng:
         background=torch.full((n,), 20.0),
         xyz_sigma=torch.tensor([10.0, 10.0, 60.0]).expand(n, 3),
         photons_sigma=torch.full((n,), 300.0),
-        metadata={"frames_done": n, "frames_total": n},
     )
+    whole = Chunk(molecules=start, frames_done=n, frames_total=n)
     with open_movie(tmp_path / "movie.tif") as movie:
         device = torch.device("cpu")
-        polished = EmitterSet.cat(list(polish_movie(iter([start]), movie, spline, CAMERA.camera, device)))
+        chunks = polish_movie(iter([whole]), movie, spline, CAMERA.camera, device)
+        polished = EmitterSet.cat(chunk.molecules for chunk in chunks)
     assert len(polished) == n
     assert float(polished.xyz[:, 2].max()) <= 300

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from decode.emitters import EmitterSet
+from decode.emitters import EmitterSet, Facts
 
 
 @pytest.fixture
@@ -40,3 +40,15 @@ def test_other_columns_are_sorted_and_joined_with_the_rest(table: EmitterSet) ->
 def test_another_column_has_a_value_for_each_row(table: EmitterSet) -> None:
     with pytest.raises(ValueError, match=r"others\['group'\] has shape \(3,\), expected \(4,\)"):
         replace(table, others={"group": np.arange(3)})
+
+
+def test_facts_are_the_same_after_a_turn_through_metadata() -> None:
+    facts = Facts(pixel_size_nm=100.0, n_frames=9, height_px=32, width_px=64, movie="a.tif", version="1")
+    assert Facts.of(facts.metadata()) == facts
+    assert facts.field_nm == (6400.0, 3200.0)
+
+
+def test_what_cannot_be_read_as_a_number_is_not_stated() -> None:
+    facts = Facts.of({"pixel_size_nm": "100", "width_px": "unknown", "height_px": 32, "stage": "a"})
+    assert facts == Facts(pixel_size_nm=100.0, height_px=32)
+    assert facts.field_nm is None

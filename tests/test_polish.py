@@ -339,13 +339,13 @@ def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(monkeypatc
             monkeypatch.setattr(decode.verbs.localize, "POLISHED_FRAMES", frames)
             monkeypatch.setattr(decode.verbs.localize, "HEARTBEAT", seconds)
             chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))
-            done = [int(str(chunk.metadata["frames_done"])) for chunk in chunks]
+            done = [chunk.frames_done for chunk in chunks]
             assert done == sorted(done)
-            assert sorted({d for d, chunk in zip(done, chunks, strict=True) if len(chunk)}) == (
+            assert sorted({d for d, chunk in zip(done, chunks, strict=True) if len(chunk.molecules)}) == (
                 [40] if frames == 64 else [16, 32, 40]
             )
-            assert any(not len(chunk) for chunk in chunks) == (seconds < 1)
-            tables.append(EmitterSet.cat(chunks))
+            assert any(not len(chunk.molecules) for chunk in chunks) == (seconds < 1)
+            tables.append(EmitterSet.cat(chunk.molecules for chunk in chunks))
     whole, pieces = tables
     assert torch.equal(whole.frame, pieces.frame)
     assert whole.xyz_sigma is not None

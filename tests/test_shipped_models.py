@@ -54,7 +54,7 @@ def sample(model: Localizer) -> tuple[EmitterSet, EmitterSet]:
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
         context = {"psf_sigma_px": 0.95}
         chunks = localize(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)
-        return EmitterSet.cat(list(chunks)), read_table(SAMPLE / "blinking_2d_truth.csv")
+        return EmitterSet.cat(chunk.molecules for chunk in chunks), read_table(SAMPLE / "blinking_2d_truth.csv")
 
 
 def test_the_sample_movie_is_localized_without_any_offset(model: Localizer) -> None:

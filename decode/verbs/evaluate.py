@@ -38,7 +38,8 @@ def evaluate(
     """
     table, truth = Path(table), Path(truth)
     found, known = (read_table(path, pixel_size_nm=pixel_size_nm) for path in (table, truth))
-    field_nm = field_nm or _field_nm(found) or _field_nm(_beside(table)) or _field_nm(known)
+    stated = (found.facts.field_nm, _beside(table).facts.field_nm, known.facts.field_nm)
+    field_nm = field_nm or next((field for field in stated if field is not None), None)
     if field_nm is None:
         raise ValueError(f"{table} does not say how large the field of view is: state it in nm with --field X,Y")
     return score(known, found, field_nm=field_nm, two_d=two_d, min_photons=min_photons, remove_shift=remove_shift)
@@ -47,11 +48,3 @@ def evaluate(
 def _beside(table: Path) -> EmitterSet:
     picasso = table.with_suffix(".hdf5")
     return read_table(picasso) if picasso.is_file() else EmitterSet.empty()
-
-
-def _field_nm(emitters: EmitterSet) -> tuple[float, float] | None:
-    facts = [emitters.metadata.get(name) for name in ("pixel_size_nm", "width_px", "height_px")]
-    if None in facts:
-        return None
-    pixel, width, height = (float(str(fact)) for fact in facts)
-    return width * pixel, height * pixel

@@ -23,7 +23,7 @@ from decode.calibrate.as_pupil import as_pupil
 from decode.calibrate.camera import check_maps
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.devices import choose_device
-from decode.emitters import EmitterSet
+from decode.emitters import EmitterSet, Facts
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
 from decode.estimate.scene import z_limits
@@ -43,7 +43,7 @@ from decode.optics.spline import SplinePSF
 from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.render import save_picture
 from decode.training.diagnosis import beyond_training, unsteady
-from decode.verbs.sweep import field_remark, localize
+from decode.verbs.sweep import Chunk, field_remark, localize
 
 __all__ = [
     "Acquisition",
@@ -248,20 +248,28 @@ def localize_file(
         progress = BatchProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
         yield progress
 
-        facts = provenance(movie, acquisition, threshold=threshold)
+        facts = provenance(movie, acquisition, threshold=threshold).metadata()
         drawn = []
         ends = EndsOfDepth()
         with _Tables([file for file in files if file.suffix in (".csv", ".hdf5")], facts) as tables:
             for chunk in chunks:
-                tables.write(chunk)
-                ends.see(chunk)
+                tables.write(chunk.molecules)
+                ends.see(chunk.molecules)
                 if picture is not None:
                     # positions and their sigmas are all that a picture shows
-                    drawn.append(replace(chunk, background=None, probability=None, photons_sigma=None, metadata=facts))
+                    drawn.append(
+                        replace(
+                            chunk.molecules,
+                            background=None,
+                            probability=None,
+                            photons_sigma=None,
+                            metadata=facts,
+                        )
+                    )
                 progress = replace(
                     progress,
-                    frames_done=int(str(chunk.metadata["frames_done"])),
-                    n_molecules=progress.n_molecules + len(chunk),
+                    frames_done=chunk.frames_done,
+                    n_molecules=progress.n_molecules + len(chunk.molecules),
                 )
                 yield progress
     failures = [*tables.failures]
@@ -432,7 +440,7 @@ def localize_movie(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     polish: bool = False,
-) -> Iterator[EmitterSet]:
+) -> Iterator[Chunk]:
     """Localize the molecules of an open movie, chunk after chunk, with whatever kind of model.
 
     Args:
@@ -470,7 +478,8 @@ def localize_movie(
         usual=acquisition.usual,
     )
     if told is not None:
-        chunks = map(told.placed, chunks)
+        place = told.placed
+        chunks = (replace(chunk, molecules=place(chunk.molecules)) for chunk in chunks)
     if polish:
         own = psf_to_polish_with(model, psf, acquisition)
         where = choose_device(device)
@@ -478,19 +487,19 @@ def localize_movie(
     return chunks
 
 
-def provenance(movie: Movie, acquisition: Acquisition, *, threshold: float) -> dict[str, object]:
-    """The facts that travel with a table of a movie's molecules (`EmitterSet.metadata`)."""
+def provenance(movie: Movie, acquisition: Acquisition, *, threshold: float) -> Facts:
+    """The facts that travel with a table of a movie's molecules."""
     _, height, width = movie.shape
-    return {
-        "pixel_size_nm": acquisition.pixel_size_nm,
-        "n_frames": movie.frames.stop,
-        "height_px": height,
-        "width_px": width,
-        **({} if acquisition.psf_sigma_nm is None else {"psf_sigma_nm": acquisition.psf_sigma_nm}),
-        "movie": str(movie.path),
-        "threshold": threshold,
-        "version": __version__,
-    }
+    return Facts(
+        pixel_size_nm=acquisition.pixel_size_nm,
+        n_frames=movie.frames.stop,
+        height_px=height,
+        width_px=width,
+        psf_sigma_nm=acquisition.psf_sigma_nm,
+        movie=str(movie.path),
+        threshold=threshold,
+        version=__version__,
+    )
 
 
 def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
@@ -517,21 +526,21 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
 
 
 def polish_movie(
-    chunks: Iterator[EmitterSet],
+    chunks: Iterator[Chunk],
     movie: Movie,
     psf: PSF,
     camera: Camera,
     device: torch.device,
     *,
     usual: UsualFrames | None = None,
-) -> Iterator[EmitterSet]:
+) -> Iterator[Chunk]:
     """Chunks of molecules, polished with the molecules and frames just before and after in view.
 
     On a CPU as many chunks at a time as there are threads, a thread each: a chunk is many small steps, which threads
     would mostly wait to share.
 
     Args:
-        chunks: molecules of successive frames, as `localize_movie` yields them, with `frames_done` in their metadata.
+        chunks: molecules of successive frames, as `localize_movie` yields them.
         movie: from `open_movie`; its frames are read again.
         psf: from `psf_to_polish_with`.
         camera: its maps, if any, are as large as the movie's frames.
@@ -551,7 +560,7 @@ def polish_movie(
     depths = (z_limits(psf) if splines else None) or (-math.inf, math.inf)
     psf, camera = psf.to(device), camera.to(device)
     nothing = EmitterSet.empty()
-    last = replace(nothing, metadata={"frames_done": 0, "frames_total": len(movie)})
+    last = Chunk(molecules=nothing, frames_done=0, frames_total=len(movie))
 
     def polished(
         now: EmitterSet, seen: EmitterSet, adu: Tensor, usable: Tensor, low: int, start: int, stop: int
@@ -572,51 +581,56 @@ def polish_movie(
         return replace(better, frame=better.frame + movie.frames.start)
 
     workers = torch.get_num_threads() if device.type == "cpu" else 1
-    waiting: deque[Future[EmitterSet]] = deque()
+    waiting: deque[tuple[Chunk, Future[EmitterSet]]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
 
-    def finished(at_most: int) -> Iterator[EmitterSet]:
+    def finished(at_most: int) -> Iterator[Chunk]:
         """Chunks until so many are left, and a sign of life now and then."""
         nonlocal last
         while len(waiting) > at_most:
-            if wait([waiting[0]], timeout=HEARTBEAT).done:
-                last = waiting.popleft().result()
+            block, work = waiting[0]
+            if wait([work], timeout=HEARTBEAT).done:
+                waiting.popleft()
+                last = replace(block, molecules=work.result())
                 yield last
             else:
-                yield replace(nothing, metadata=last.metadata)
+                yield replace(last, molecules=nothing)
 
     try:
         start, before = 0, nothing
         for now, after in pairwise(chain(_blocks(chunks, movie), [None])):
             assert now is not None
-            stop = int(str(now.metadata["frames_done"]))
+            stop = now.frames_done
             low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
-            seen = EmitterSet.cat([before, now, nothing if after is None else after])
+            following = nothing if after is None else after.molecules
+            seen = EmitterSet.cat([before, now.molecules, following])
             seen = replace(seen, frame=seen.frame - movie.frames.start - low)
             seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
             frames = movie.read(low, high).astype(np.float32)
             unusable = usual.unusable(frames, movie.frames.start + low)
             usable = torch.tensor([movie.frames.start + i not in unusable for i in range(low, high)])
-            waiting.append(pool.submit(polished, now, seen, torch.from_numpy(frames), usable, low, start, stop))
+            adu = torch.from_numpy(frames)
+            work = pool.submit(polished, now.molecules, seen, adu, usable, low, start, stop)
+            waiting.append((now, work))
             yield from finished(workers)
-            start, before = stop, now
+            start, before = stop, now.molecules
         yield from finished(0)
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _blocks(chunks: Iterator[EmitterSet], movie: Movie) -> Iterator[EmitterSet]:
+def _blocks(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
     """Chunks of few frames joined, as polishing looks at some frames beyond each."""
     _, height, width = movie.shape
     enough = min(POLISHED_FRAMES, POLISHED_PIXELS // (height * width))
     parts: list[EmitterSet] = []
     start = 0
     for chunk in chunks:
-        parts.append(chunk)
-        stop = int(str(chunk.metadata["frames_done"]))
+        parts.append(chunk.molecules)
+        stop = chunk.frames_done
         if stop - start >= enough or stop == len(movie):
-            yield replace(EmitterSet.cat(parts), metadata=chunk.metadata)
+            yield replace(chunk, molecules=EmitterSet.cat(parts))
             parts, start = [], stop
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.config import TrainConfig
+from decode.emitters import Facts
 from decode.forward import Simulation
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import write_movie
@@ -43,8 +44,9 @@ def simulate(config: TrainConfig, n_frames: int, *, size_px: int = 64, seed: int
     simulation = config.forward_model().sample(1, n_frames, (size_px, size_px), rng)
     position = simulation.emitters.xyz[:, :2] / config.pixel_size_nm
     inside = ((position >= 0) & (position < size_px)).all(1)
-    facts = {"pixel_size_nm": config.pixel_size_nm, "n_frames": n_frames, "height_px": size_px, "width_px": size_px}
-    emitters = replace(simulation.emitters[inside].sorted_by_frame(), metadata=facts)
+    facts = Facts(pixel_size_nm=config.pixel_size_nm, n_frames=n_frames, height_px=size_px, width_px=size_px)
+    emitters = simulation.emitters[inside].sorted_by_frame()
+    emitters = replace(emitters, metadata=facts.metadata())
     return simulation._replace(emitters=emitters, camera=_of_one_movie(simulation.camera))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,28 @@ from torch import Tensor
 
 from decode.defects import UsualFrames, with_bad_pixels
 from decode.devices import choose_device, keep_freed_memory
-from decode.emitters import EmitterSet
+from decode.emitters import EmitterSet, Facts
 from decode.io.movies.tiff import Movie
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 
-__all__ = ["field_remark", "localize", "parse_region", "parse_span"]
+__all__ = ["Chunk", "field_remark", "localize", "parse_region", "parse_span"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
 CHUNK_PIXELS = 2**21
 """pixels read and reported at a time"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Molecules of the next frames of a movie, and how far the work is."""
+
+    molecules: EmitterSet
+    """in the order of frames; perhaps none"""
+    frames_done: int
+    frames_total: int
 
 
 def localize(
@@ -40,7 +51,7 @@ def localize(
     roi: tuple[slice, slice] | None = None,
     tile_px: int = 512,
     usual: UsualFrames | None = None,
-) -> Iterator[EmitterSet]:
+) -> Iterator[Chunk]:
     """Find the molecules of a movie.
 
     Frames that hold no image of the sample (blank, dark or flashed) have no molecules, and those beside them see
@@ -65,9 +76,9 @@ def localize(
         usual: what tells frames that hold no image; None looks at this movie, for bad pixels too.
 
     Yields:
-        Molecules of the next frames, in the order of frames, with `frames_done` and `frames_total` in the metadata.
-        Frame numbers are those of the file, also where `open_movie` was told to leave frames out; the first and the
-        last that are left are seen with the neighbours they have in the file.
+        Molecules of the next frames, in the order of frames.  Frame numbers are those of the file, also
+        where `open_movie` was told to leave frames out; the first and the last that are left are seen
+        with the neighbours they have in the file.
 
     Raises:
         ValueError: if the camera's maps do not fit the movie, the context does not fit the model, the region is
@@ -88,7 +99,7 @@ def localize(
     tiles = _tiles(rows, columns, (height, width), tile_px, model.radius_px, model.stride)
     at_once = max(1, PIXELS_AT_ONCE[where.type] // max(t.rows_seen.size * t.columns_seen.size for t in tiles))
     chunk = max(8, min(64, CHUNK_PIXELS // (height * width)))
-    facts = {"pixel_size_nm": pixel_size_nm, "n_frames": n_frames, "height_px": height, "width_px": width}
+    facts = Facts(pixel_size_nm=pixel_size_nm, n_frames=n_frames, height_px=height, width_px=width)
     keep_freed_memory()
 
     # the first and the last frame that were chosen have neighbours in the file that were not
@@ -119,12 +130,8 @@ def localize(
                     adu, usable, model, camera, maps, tile, at_once, (start, stop, len(whole)), pixel_size_nm, threshold
                 )
             ]
-            molecules = EmitterSet.cat(found)
-            molecules = replace(
-                molecules,
-                metadata={**facts, "frames_done": stop - first, "frames_total": n_frames},
-            )
-            yield molecules.sorted_by_frame()
+            molecules = replace(EmitterSet.cat(found).sorted_by_frame(), metadata=facts.metadata())
+            yield Chunk(molecules=molecules, frames_done=stop - first, frames_total=n_frames)
 
 
 def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:

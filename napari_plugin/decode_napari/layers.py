@@ -242,10 +242,9 @@ def _point_options(emitters: EmitterSet, name: str, n_axes: int) -> dict[str, An
 
 def field_of(emitters: EmitterSet) -> tuple[float, float]:
     """Width and height in nm: of the movie, or of a box from the origin around the molecules."""
-    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
-    if None not in facts:
-        width, height, pixel = (float(str(fact)) for fact in facts)
-        return width * pixel, height * pixel
+    field_nm = emitters.facts.field_nm
+    if field_nm is not None:
+        return field_nm
     if not len(emitters):
         return 1000.0, 1000.0
     x, y = emitters.xyz[:, :2].amax(0).tolist()

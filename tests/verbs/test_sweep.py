@@ -45,8 +45,8 @@ def run(path: Path, model: Localizer, frames: slice | None = None, **options: An
     with open_movie(path, frames=frames) as movie:
         context = options.pop("context", {"psf_sigma_px": 1.3})
         chunks = list(localize(movie, model, CAMERA, pixel_size_nm=100.0, context=context, device="cpu", **options))
-    assert [c.metadata["frames_done"] for c in chunks][-1] == chunks[-1].metadata["frames_total"]
-    return EmitterSet.cat(chunks)
+    assert chunks[-1].frames_done == chunks[-1].frames_total
+    return EmitterSet.cat(chunk.molecules for chunk in chunks)
 
 
 def assert_same(one: EmitterSet, two: EmitterSet) -> None:

@@ -161,10 +161,9 @@ class ExportStep(Step):
 
 def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
     """(left, top, right, bottom) nm: the movie's field, or the box around the molecules."""
-    facts = [emitters.metadata.get(name) for name in ("width_px", "height_px", "pixel_size_nm")]
-    if None not in facts:
-        width, height, pixel = (float(str(fact)) for fact in facts)
-        return 0.0, 0.0, width * pixel, height * pixel
+    field_nm = emitters.facts.field_nm
+    if field_nm is not None:
+        return 0.0, 0.0, *field_nm
     if not len(emitters):
         raise ValueError("no molecule passes the filter; there is nothing to render")
     low, high = emitters.xyz[:, :2].amin(0).floor().tolist(), emitters.xyz[:, :2].amax(0).ceil().tolist()

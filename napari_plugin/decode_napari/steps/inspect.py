@@ -100,9 +100,9 @@ class InspectStep(Step):
             return psf_to_polish_with(found.model.localizer, told, found.acquisition)
         if psf is not None:
             return psf.file.psf
-        facts = found.filter.emitters.metadata
-        if "psf_sigma_nm" in facts and self.session.movie is not None:
-            return GaussianPSF(float(str(facts["psf_sigma_nm"])), pixel_size_nm=self.session.movie.pixel_size_nm)
+        sigma_nm = found.filter.emitters.facts.psf_sigma_nm
+        if sigma_nm is not None and self.session.movie is not None:
+            return GaussianPSF(sigma_nm, pixel_size_nm=self.session.movie.pixel_size_nm)
         raise ValueError("this table does not say which PSF its molecules have: calibrate one in the step PSF")
 
     def as_command(self) -> str:

@@ -19,6 +19,7 @@ from decode_napari.steps.step import Report, Step, call, command
 if TYPE_CHECKING:
     from decode.io.movies.tiff import Movie
     from decode.verbs.localize import Acquisition
+    from decode.verbs.sweep import Chunk
 
 __all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
 
@@ -208,10 +209,10 @@ class LocalizeStep(Step):
             )
             n = 0
             for chunk in _localized(movie, model, acquisition, psf, settings):
-                done = int(str(chunk.metadata["frames_done"]))
-                n += len(chunk)
+                done = chunk.frames_done
+                n += len(chunk.molecules)
                 message = f"{done} of {len(movie)} frames, {n} molecules"
-                molecules = replace(chunk, metadata=facts)
+                molecules = replace(chunk.molecules, metadata=facts.metadata())
                 yield Report(message=message, fraction=done / len(movie), molecules=molecules)
 
     def _preview(
@@ -226,8 +227,9 @@ class LocalizeStep(Step):
             facts = provenance(movie, acquisition, threshold=settings.threshold)
         near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
         with open_movie(opened.path, frames=near, allow_truncated=opened.allow_truncated) as movie:
-            found = EmitterSet.cat(list(_localized(movie, model, acquisition, psf, settings)))
-        return replace(found[found.frame == frame], metadata=facts)
+            chunks = _localized(movie, model, acquisition, psf, settings)
+            found = EmitterSet.cat(chunk.molecules for chunk in chunks)
+        return replace(found[found.frame == frame], metadata=facts.metadata())
 
     def _acquire(
         self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
@@ -276,7 +278,7 @@ def region_text(region: Region) -> str:
 
 def _localized(
     movie: Movie, model: ChosenModel, acquisition: Acquisition, psf: ChosenPSF | None, settings: LocalizeSettings
-) -> Iterator[EmitterSet]:
+) -> Iterator[Chunk]:
     from decode.verbs.localize import localize_movie
 
     return localize_movie(
