@@ -33,7 +33,8 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.priors.scene import Scene
-from decode.verbs.localize import acquisition_for, localize_movie, polish_movie
+from decode.verbs.localize import acquisition_for, localize_movie
+from decode.verbs.polish import polish_movie
 
 CAMERAS = {
     "EMCCD": Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002),

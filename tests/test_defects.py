@@ -23,7 +23,8 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.pupil import PupilPSF
 from decode.training.diagnosis import unsteady
-from decode.verbs.localize import acquisition_for, localize_movie, polish_movie
+from decode.verbs.localize import acquisition_for, localize_movie
+from decode.verbs.polish import polish_movie
 from decode.verbs.sweep import Chunk, localize
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import decode.verbs.localize
+import decode.verbs.polish
 import decode.verbs.sweep
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
@@ -24,7 +24,7 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.spline import SplinePSF
-from decode.verbs.localize import EndsOfDepth, acquisition_for, localize_file, localize_movie
+from decode.verbs.localize import acquisition_for, localize_file, localize_movie
 
 PIXEL_NM = 100.0
 SIDE = 27
@@ -336,8 +336,8 @@ def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(monkeypatc
         acquisition = acquisition_for(movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0)
         for pixels, frames, seconds in ((2**21, 64, 10.0), (1, 16, 1e-4)):
             monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", pixels)  # frames come by 40, or by 8
-            monkeypatch.setattr(decode.verbs.localize, "POLISHED_FRAMES", frames)
-            monkeypatch.setattr(decode.verbs.localize, "HEARTBEAT", seconds)
+            monkeypatch.setattr(decode.verbs.polish, "BLOCK_FRAMES", frames)
+            monkeypatch.setattr(decode.verbs.polish, "HEARTBEAT_S", seconds)
             chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))
             done = [chunk.frames_done for chunk in chunks]
             assert done == sorted(done)
@@ -411,18 +411,3 @@ def test_a_molecule_deeper_than_the_bead_stack_keeps_the_networks_depth(rng: tor
     assert start.xyz_sigma is not None
     assert (better.xyz_sigma[:, 2] <= 1.01 * start.xyz_sigma[:, 2]).all()
     torch.testing.assert_close(better.xyz[:, 2], start.xyz[:, 2], atol=5.0, rtol=0)
-
-
-def test_molecules_at_an_end_of_depth_are_counted_and_said() -> None:
-    def at(*z: float) -> EmitterSet:
-        xyz = torch.tensor([[100.0, 100.0, depth] for depth in z]).reshape(-1, 3)
-        return EmitterSet(frame=torch.zeros(len(z), dtype=torch.int64), xyz=xyz, photons=torch.full((len(z),), 900.0))
-
-    ends = EndsOfDepth()
-    for chunk in (at(-310.0, 12.0, 300.0), at(), at(480.0, -20.0, 480.0), at(480.0, 100.0)):
-        ends.see(chunk)
-    (remark,) = ends.remarks
-    assert remark.startswith("3 of 8 molecules lie at z = 480 nm")
-    flat = EndsOfDepth()
-    flat.see(at(0.0, 0.0, 0.0))
-    assert not flat.remarks

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self, final
+from typing import final
 
 import numpy as np
 import torch
@@ -26,23 +20,21 @@ from decode.devices import choose_device
 from decode.emitters import EmitterSet, Facts
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.estimate import estimate_camera, estimate_psf_sigma
-from decode.estimate.scene import z_limits
 from decode.io.cameras import CameraFile
 from decode.io.movies.tiff import Movie, in_natural_order, open_movie, require_pixel_size
 from decode.io.psfs import PSFFile
-from decode.io.tables import TableWriter
-from decode.likelihood import polish as polish_molecules
+from decode.io.tables.together import TableWriters
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.pupil_bank import Canonical, canonical
-from decode.optics.spline import SplinePSF
 from decode.outputs import FORMATS, check_outputs, localize_files
+from decode.postprocess.depth_ends import DepthEnds
 from decode.render import save_picture
 from decode.training.diagnosis import beyond_training, unsteady
+from decode.verbs.polish import polish_movie
 from decode.verbs.sweep import Chunk, field_remark, localize
 
 __all__ = [
@@ -55,7 +47,6 @@ __all__ = [
     "localize_file",
     "localize_movie",
     "needs_psf",
-    "polish_movie",
     "provenance",
     "psf_to_polish_with",
     "tell",
@@ -65,12 +56,6 @@ ALIKE = 0.3
 """misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 ALIKE_PIXELS = 0.02
 """relative difference up to which two pixel sizes are taken for one"""
-POLISH_OVERLAP = 4
-"""frames before and after a chunk in which its molecules may still be on"""
-POLISHED_FRAMES, POLISHED_PIXELS = 256, 2**22
-"""polished at a time, if there are so many: frames, but no more than so many pixels"""
-HEARTBEAT = 0.2
-"""seconds between signs of life while chunks are polished"""
 
 
 @final
@@ -250,8 +235,8 @@ def localize_file(
 
         facts = provenance(movie, acquisition, threshold=threshold).metadata()
         drawn = []
-        ends = EndsOfDepth()
-        with _Tables([file for file in files if file.suffix in (".csv", ".hdf5")], facts) as tables:
+        ends = DepthEnds()
+        with TableWriters([file for file in files if file.suffix in (".csv", ".hdf5")], facts) as tables:
             for chunk in chunks:
                 tables.write(chunk.molecules)
                 ends.see(chunk.molecules)
@@ -280,39 +265,6 @@ def localize_file(
     yield replace(progress, files=files, remarks=ends.remarks)
 
 
-@final
-class EndsOfDepth:
-    """Molecules that lie exactly as deep as the deepest or the shallowest of a table: who is beyond the depths that
-    network and PSF know is put at their end."""
-
-    def __init__(self) -> None:
-        self._n = 0
-        self._ends: dict[str, tuple[float, int]] = {}
-
-    def see(self, molecules: EmitterSet) -> None:
-        """Count some more."""
-        z = molecules.xyz[:, 2]
-        if not len(z):
-            return
-        self._n += len(z)
-        for name, end in (("shallowest", float(z.min())), ("deepest", float(z.max()))):
-            before, n = self._ends.get(name, (end, 0))
-            further = min(before, end) if name == "shallowest" else max(before, end)
-            self._ends[name] = further, n * (before == further) + int((z == further).sum())
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """A sentence on each end at which there is more than one molecule."""
-        if len({z for z, _ in self._ends.values()}) < 2:  # a table without depth
-            return ()
-        return tuple(
-            f"{n} of {self._n} molecules lie at z = {z:.0f} nm, an end of the depths that network and PSF know: they "
-            "may lie beyond it, so leave them out of what depth decides"
-            for z, n in self._ends.values()
-            if n > 1
-        )
-
-
 def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:
     """Save the picture; why it could not be, if so."""
     try:
@@ -324,56 +276,6 @@ def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:
             return [in_plain_words(error)]
         raise
     return []
-
-
-@final
-class _Tables:
-    """Tables that grow together, a context manager: one that cannot be written is given up, the others go on."""
-
-    def __init__(self, paths: Sequence[Path], facts: Mapping[str, object]) -> None:
-        self.written: tuple[Path, ...] = ()
-        """at the end"""
-        self.failures: list[str] = []
-        """a sentence on each that was given up"""
-        self._open = {path: TableWriter(path, facts) for path in paths}
-
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            for table in self._open.values():
-                opened.enter_context(table)
-            opened.pop_all()
-        return self
-
-    def write(self, chunk: EmitterSet) -> None:
-        """Append molecules.
-
-        Raises:
-            OSError: if that was the last table.
-        """
-        for path, table in [*self._open.items()]:
-            try:
-                table.write(chunk)
-            except OSError as error:
-                self._close(path, error)
-        if self.failures and not self._open:
-            raise OSError("; ".join(self.failures))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for path in [*self._open]:
-            self._close(path, error)
-
-    def _close(self, path: Path, error: BaseException | None) -> None:
-        """Keep the file, or delete it after an error."""
-        try:
-            self._open.pop(path).__exit__(type(error) if error else None, error, None)
-        except OSError as named:
-            error = named
-        if isinstance(error, OSError):
-            self.failures.append(in_plain_words(error))
-        elif error is None:
-            self.written += (path,)
 
 
 def _typical_photons(movie: Movie, camera: Camera) -> float:
@@ -523,115 +425,6 @@ def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
             f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are {pixel_size_nm:g} nm; "
             "calibrate one for this movie"
         )
-
-
-def polish_movie(
-    chunks: Iterator[Chunk],
-    movie: Movie,
-    psf: PSF,
-    camera: Camera,
-    device: torch.device,
-    *,
-    usual: UsualFrames | None = None,
-) -> Iterator[Chunk]:
-    """Chunks of molecules, polished with the molecules and frames just before and after in view.
-
-    On a CPU as many chunks at a time as there are threads, a thread each: a chunk is many small steps, which threads
-    would mostly wait to share.
-
-    Args:
-        chunks: molecules of successive frames, as `localize_movie` yields them.
-        movie: from `open_movie`; its frames are read again.
-        psf: from `psf_to_polish_with`.
-        camera: its maps, if any, are as large as the movie's frames.
-        device: where to compute.
-        usual: what tells frames that hold no image, which are left out; None looks at the movie.
-
-    Yields:
-        The same molecules as `decode.likelihood.polish` refines them; while that takes, empty tables now and then.
-
-    Raises:
-        ValueError: if the molecules come without uncertainties or background.
-        OSError: if the movie cannot be read.
-    """
-    usual = usual or UsualFrames.of(movie, camera)
-    # a pupil is one at any depth, a spline ends with the bead stack
-    splines = isinstance(psf, SplinePSF | FieldSplinePSF)
-    depths = (z_limits(psf) if splines else None) or (-math.inf, math.inf)
-    psf, camera = psf.to(device), camera.to(device)
-    nothing = EmitterSet.empty()
-    last = Chunk(molecules=nothing, frames_done=0, frames_total=len(movie))
-
-    def polished(
-        now: EmitterSet, seen: EmitterSet, adu: Tensor, usable: Tensor, low: int, start: int, stop: int
-    ) -> EmitterSet:
-        if not len(now):
-            return now
-        # frames without an image would be taken for background: those after them follow on those before
-        numbers = torch.nonzero(usable)[:, 0]
-        seen = seen[usable[seen.frame]]
-        adu, seen = adu[usable], replace(seen, frame=(usable.cumsum(0) - 1)[seen.frame])
-        seen = seen.to(device)
-        parameters = psf.parameters_at(seen.xyz)
-        better = polish_molecules(psf, camera, adu.to(device), seen, parameters=parameters).to("cpu")
-        xyz = better.xyz.clone()
-        xyz[:, 2].clamp_(*depths)
-        better = replace(better, xyz=xyz, frame=numbers[better.frame] + low, metadata=now.metadata)
-        better = better[(better.frame >= start) & (better.frame < stop)]
-        return replace(better, frame=better.frame + movie.frames.start)
-
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
-    waiting: deque[tuple[Chunk, Future[EmitterSet]]] = deque()
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
-
-    def finished(at_most: int) -> Iterator[Chunk]:
-        """Chunks until so many are left, and a sign of life now and then."""
-        nonlocal last
-        while len(waiting) > at_most:
-            block, work = waiting[0]
-            if wait([work], timeout=HEARTBEAT).done:
-                waiting.popleft()
-                last = replace(block, molecules=work.result())
-                yield last
-            else:
-                yield replace(last, molecules=nothing)
-
-    try:
-        start, before = 0, nothing
-        for now, after in pairwise(chain(_blocks(chunks, movie), [None])):
-            assert now is not None
-            stop = now.frames_done
-            low, high = max(0, start - POLISH_OVERLAP), min(len(movie), stop + POLISH_OVERLAP)
-            following = nothing if after is None else after.molecules
-            seen = EmitterSet.cat([before, now.molecules, following])
-            seen = replace(seen, frame=seen.frame - movie.frames.start - low)
-            seen = seen[(seen.frame >= 0) & (seen.frame < high - low)]
-            frames = movie.read(low, high).astype(np.float32)
-            unusable = usual.unusable(frames, movie.frames.start + low)
-            usable = torch.tensor([movie.frames.start + i not in unusable for i in range(low, high)])
-            adu = torch.from_numpy(frames)
-            work = pool.submit(polished, now.molecules, seen, adu, usable, low, start, stop)
-            waiting.append((now, work))
-            yield from finished(workers)
-            start, before = stop, now.molecules
-        yield from finished(0)
-    finally:
-        # who gives up does not wait for what nobody will read
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _blocks(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
-    """Chunks of few frames joined, as polishing looks at some frames beyond each."""
-    _, height, width = movie.shape
-    enough = min(POLISHED_FRAMES, POLISHED_PIXELS // (height * width))
-    parts: list[EmitterSet] = []
-    start = 0
-    for chunk in chunks:
-        parts.append(chunk.molecules)
-        stop = chunk.frames_done
-        if stop - start >= enough or stop == len(movie):
-            yield replace(chunk, molecules=EmitterSet.cat(parts))
-            parts, start = [], stop
 
 
 def needs_psf(model: Localizer) -> bool:

@@ -1,0 +1,193 @@
+"""polish: molecules of a movie, refined by the likelihood of its frames."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, pairwise
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decode.defects import UsualFrames
+from decode.emitters import EmitterSet
+from decode.estimate.scene import z_limits
+from decode.io.movies.tiff import Movie
+from decode.likelihood import polish as polish_molecules
+from decode.optics.camera import Camera
+from decode.optics.field import FieldSplinePSF
+from decode.optics.psf import PSF
+from decode.optics.spline import SplinePSF
+from decode.verbs.sweep import Chunk
+
+__all__ = ["polish_movie"]
+
+OVERLAP = 4
+"""frames before and after a block in which its molecules may still be on"""
+BLOCK_FRAMES, BLOCK_PIXELS = 256, 2**22
+"""polished at a time, if there are so many: frames, but no more than so many pixels"""
+HEARTBEAT_S = 0.2
+"""between signs of life while blocks are polished"""
+
+
+def polish_movie(
+    chunks: Iterator[Chunk],
+    movie: Movie,
+    psf: PSF,
+    camera: Camera,
+    device: torch.device,
+    *,
+    usual: UsualFrames | None = None,
+) -> Iterator[Chunk]:
+    """Polish the molecules of a movie, with the molecules and frames just before and after in view.
+
+    On a CPU as many blocks of frames at a time as there are threads, a thread each: a block is many
+    small steps, which threads would mostly wait to share.
+
+    Args:
+        chunks: molecules of successive frames, as `localize_movie` yields them.
+        movie: from `open_movie`; its frames are read again.
+        psf: from `psf_to_polish_with`.
+        camera: its maps, if any, are as large as the movie's frames.
+        device: where to compute.
+        usual: what tells frames that hold no image, which are left out; None looks at the movie.
+
+    Yields:
+        The same molecules as `decode.likelihood.polish` refines them; while that takes, chunks
+        without molecules now and then.
+
+    Raises:
+        ValueError: if the molecules come without uncertainties or background.
+        OSError: if the movie cannot be read.
+    """
+    usual = usual or UsualFrames.of(movie, camera)
+    work = partial(
+        _polished,
+        psf=psf.to(device),
+        camera=camera.to(device),
+        device=device,
+        depths_nm=_depths_nm(psf),
+    )
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[tuple[Chunk, Future[EmitterSet]]] = deque()
+    last = Chunk(molecules=EmitterSet.empty(), frames_done=0, frames_total=len(movie))
+    try:
+        for block in _blocks(_joined(chunks, movie), movie, usual):
+            waiting.append((block.chunk, pool.submit(work, block)))
+            last = yield from _finished(waiting, last, at_most=workers)
+        yield from _finished(waiting, last, at_most=0)
+    finally:
+        # who gives up does not wait for what nobody will read
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """Molecules of successive frames, and what must be in view to polish them."""
+
+    chunk: Chunk
+    """the molecules"""
+    frames: range
+    """of the file, whose molecules they are"""
+    first: int
+    """number in the file of the first frame in view"""
+    seen: EmitterSet
+    """all molecules in view; their frames count from `first`"""
+    adu: Tensor
+    """(frames in view, y, x) counts"""
+    usable: Tensor
+    """(frames in view,) bool; which of them hold an image"""
+
+
+def _depths_nm(psf: PSF) -> tuple[float, float]:
+    """Between which molecules may move: a pupil is one at any depth, a spline ends with the bead stack."""
+    splines = isinstance(psf, SplinePSF | FieldSplinePSF)
+    return (z_limits(psf) if splines else None) or (-math.inf, math.inf)
+
+
+def _joined(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
+    """Chunks of few frames joined, as polishing looks at some frames beyond each."""
+    _, height, width = movie.shape
+    enough = min(BLOCK_FRAMES, BLOCK_PIXELS // (height * width))
+    parts: list[EmitterSet] = []
+    start = 0
+    for chunk in chunks:
+        parts.append(chunk.molecules)
+        stop = chunk.frames_done
+        if stop - start >= enough or stop == len(movie):
+            yield replace(chunk, molecules=EmitterSet.cat(parts))
+            parts, start = [], stop
+
+
+def _blocks(chunks: Iterator[Chunk], movie: Movie, usual: UsualFrames) -> Iterator[_Block]:
+    """Each chunk with the molecules and the frames just before and after."""
+    origin = movie.frames.start
+    start, before = 0, EmitterSet.empty()
+    for now, after in pairwise(chain(chunks, [None])):
+        assert now is not None
+        stop = now.frames_done
+        low, high = max(0, start - OVERLAP), min(len(movie), stop + OVERLAP)
+        following = EmitterSet.empty() if after is None else after.molecules
+        seen = EmitterSet.cat([before, now.molecules, following])
+        seen = replace(seen, frame=seen.frame - origin - low)
+        frames = movie.read(low, high).astype(np.float32)
+        unusable = usual.unusable(frames, origin + low)
+        yield _Block(
+            chunk=now,
+            frames=range(origin + start, origin + stop),
+            first=origin + low,
+            seen=seen[(seen.frame >= 0) & (seen.frame < high - low)],
+            adu=torch.from_numpy(frames),
+            usable=torch.tensor([origin + i not in unusable for i in range(low, high)]),
+        )
+        start, before = stop, now.molecules
+
+
+def _polished(
+    block: _Block,
+    *,
+    psf: PSF,
+    camera: Camera,
+    device: torch.device,
+    depths_nm: tuple[float, float],
+) -> EmitterSet:
+    """The molecules of a block's own frames."""
+    before = block.chunk.molecules
+    if not len(before):
+        return before
+    # frames without an image would be taken for background: those after them follow on those before
+    numbers = block.first + torch.nonzero(block.usable)[:, 0]
+    position = block.usable.cumsum(0) - 1
+    seen = block.seen[block.usable[block.seen.frame]]
+    seen = replace(seen, frame=position[seen.frame]).to(device)
+    adu = block.adu[block.usable].to(device)
+    parameters = psf.parameters_at(seen.xyz)
+    better = polish_molecules(psf, camera, adu, seen, parameters=parameters).to("cpu")
+    xyz = better.xyz.clone()
+    xyz[:, 2].clamp_(*depths_nm)
+    better = replace(better, xyz=xyz, frame=numbers[better.frame], metadata=before.metadata)
+    own = (better.frame >= block.frames.start) & (better.frame < block.frames.stop)
+    return better[own]
+
+
+def _finished(
+    waiting: deque[tuple[Chunk, Future[EmitterSet]]], last: Chunk, *, at_most: int
+) -> Generator[Chunk, None, Chunk]:
+    """Finished chunks until so many are left, and signs of life; returns the last finished one."""
+    while len(waiting) > at_most:
+        chunk, work = waiting[0]
+        if wait([work], timeout=HEARTBEAT_S).done:
+            waiting.popleft()
+            last = replace(chunk, molecules=work.result())
+            yield last
+        else:
+            yield replace(last, molecules=EmitterSet.empty())
+    return last
