@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, final
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,9 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from decode.calibrate.scan import Scan
     from decode.estimate.camera import CameraKind
+    from decode.progress import Steps
+
+R = TypeVar("R")
 
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
 
@@ -667,54 +670,34 @@ def estimate(
     """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with intervals."""
     import os
 
-    from decode.atomic import atomic
-    from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
-    from decode.io.cameras import camera_inputs, read_camera, write_camera
-    from decode.io.movies.tiff import open_movie
-    from decode.io.psfs import read_psf
+    from decode.io.cameras import camera_inputs
     from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
-    from decode.verbs.localize import check_camera
+    from decode.verbs.estimate import estimate as work
 
     out, picture = recipe_files(out)
     inputs = [movie, psf, *camera_inputs(camera)]
     # a recipe names a file that holds all of its camera
     own = not camera.is_file() or pixel_size is not None or em_gain is not None
-    named = camera_beside(out) if own else camera
-    check_outputs([out, picture, *(camera_files(named) if own else ())], inputs=inputs)
-    psf_file = read_psf(psf)
-    if not camera.is_file():  # a common camera says nothing of the optics
-        with open_movie(movie, allow_truncated=allow_truncated) as frames:
-            pixel_size = pixel_size or frames.pixel_size_nm
-    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    if abs(psf_file.psf.pixel_size_nm / camera_file.pixel_size_nm - 1) > 0.01:
-        raise ValueError(
-            f"{psf} has pixels of {psf_file.psf.pixel_size_nm:g} nm, {camera} of {camera_file.pixel_size_nm:g} nm; "
-            "calibrate the PSF with this camera"
-        )
-    with open_movie(movie, allow_truncated=allow_truncated) as frames:
-        for warning in check_camera(frames, camera_file.camera, camera_file.pixel_size_nm):
-            typer.echo(f"{movie.name}: warning: {warning}", err=True)
-        scene = estimate_scene(frames, camera_file.camera, psf_file.psf, z_range_nm=psf_file.z_range_nm)
-        text = to_recipe(
-            scene,
-            psf_file.psf,
-            psf_file=os.path.relpath(psf, out.parent),
-            camera_file=os.path.relpath(named, out.parent),
-            source=movie.name,
-            z_range_nm=psf_file.z_range_nm,
-        )
-        if own:
-            write_camera(named, camera_file)
-        with atomic(out) as recipe:
-            recipe.write_text(text, encoding="utf-8")
-        comparison = compare(frames, camera_file.camera, psf_file.psf, scene)
-    save_comparison(comparison, picture)
-    files = [out, picture, *([named] if own else [])]
+    own_files = camera_files(camera_beside(out)) if own else ()
+    check_outputs([out, picture, *own_files], inputs=inputs)
+    steps = work.steps(
+        movie,
+        camera=camera,
+        psf=psf,
+        pixel_size_nm=pixel_size,
+        em_gain=em_gain,
+        allow_truncated=allow_truncated,
+    )
+    estimated = _warned(steps, movie.name)
+    psf_file = os.path.relpath(psf, out.parent)
+    files = estimated.write(out, psf_file=psf_file, camera_file=None if own else camera)
     if as_json:
-        agreement = {name: getattr(comparison, name) for name in ("histogram_overlap", "spectrum_difference")}
-        _print_json({**asdict(scene), **agreement, "files": [str(file) for file in files]})
+        named = ("histogram_overlap", "spectrum_difference")
+        agreement = {name: getattr(estimated.comparison, name) for name in named}
+        written = [str(file) for file in files]
+        _print_json({**asdict(estimated.scene), **agreement, "files": written})
         return
-    typer.echo(f"{scene}\n{comparison}")
+    typer.echo(str(estimated))
     _list(files)
 
 
@@ -790,6 +773,18 @@ def _size(text: str) -> tuple[float, float]:
     if not (0 < x < math.inf and 0 < y < math.inf):
         raise ValueError(f"--field {text}: both sides must be positive numbers")
     return x, y
+
+
+def _warned(steps: Steps[R], source: str) -> R:
+    """Work to its end; its warnings go to stderr at once, for it may fail."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        for warning in progress.warnings:
+            typer.echo(f"{source}: warning: {warning}", err=True)
 
 
 def _list(files: Iterable[Path]) -> None:

@@ -50,6 +50,8 @@ class Progress(NamedTuple):
     """of the work, 0 to 1"""
     message: str = ""
     """what is being done, for the user"""
+    warnings: tuple[str, ...] = ()
+    """a sentence on each thing that does not fit together; each is said once"""
 
 
 Steps: TypeAlias = Generator[Progress, None, R]
@@ -95,7 +97,14 @@ def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps
         start, stop: what of the whole is done before and after it.
         message: what the part is, in place of its own words.
     """
-    return relayed(steps, lambda own: Progress(start + (stop - start) * own.fraction, message or own.message))
+
+    def of_whole(own: Progress) -> Progress:
+        return own._replace(
+            fraction=start + (stop - start) * own.fraction,
+            message=message or own.message,
+        )
+
+    return relayed(steps, of_whole)
 
 
 def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:

@@ -50,8 +50,10 @@ def test_parts_make_up_a_whole_that_rises_from_0_to_1() -> None:
 
     seen, result = gone_through(whole())
     assert result == 5
-    assert [fraction for fraction, _ in seen] == pytest.approx([0, 0.125, 0.25, 0.25, 0.5, 0.75, 1])
-    assert [message for _, message in seen] == ["counting"] * 2 + [""] + ["the second part"] * 4
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == pytest.approx([0, 0.125, 0.25, 0.25, 0.5, 0.75, 1])
+    messages = [progress.message for progress in seen]
+    assert messages == ["counting"] * 2 + [""] + ["the second part"] * 4
 
 
 def test_shares_leave_no_gap() -> None:

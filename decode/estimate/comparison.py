@@ -95,7 +95,8 @@ def compare(
     camera = camera.crop(rows, columns)
     real = torch.cat([read_frames(movie, int(i), int(i) + 1, rows, columns) for i in chosen])
     shape = (real.shape[1], real.shape[2])
-    adu = camera.sample(_light(psf, estimate, len(chosen), shape, torch.Generator().manual_seed(seed)))
+    rng = torch.Generator().manual_seed(seed)
+    adu = camera.sample(_light(psf, estimate, len(chosen), shape, rng), rng)
     light = torch.stack([camera.without_bad(camera.to_photons(counts)).double() for counts in (real, adu)])
 
     # one bin for a hundredth of the range that all but the brightest pixels span, the last for those

@@ -189,7 +189,9 @@ def estimate_scene(
             "no molecules are seen to blink in this movie: the light of neighbouring pixels does not rise and fall "
             "together; check the camera file, or take a part of the movie in which molecules blink"
         )
-    limits = z_range_nm or z_limits(psf)
+    limits = z_limits(psf)
+    if limits is not None and z_range_nm is not None:
+        limits = z_range_nm
     light = float(moments.values[: len(STEPS) + 1].sum())
     model = _Model(camera, psf, moments.steps, moments.run, limits, light, lag=moments.lag, light_of_all=moments.light)
     yield Progress(0.7, "estimating molecules and background from these moments")

@@ -19,7 +19,6 @@ from decode.calibrate.report import save_report, verdict
 from decode.calibrate.scan import Scan
 from decode.config import TrainConfig, load_config
 from decode.errors import reading
-from decode.estimate import compare, estimate_scene, save_comparison, to_recipe
 from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import SUFFIXES, open_movie
@@ -28,6 +27,7 @@ from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
 from decode.training.loop import Progress, ResumeError, check_budget, train
+from decode.verbs.estimate import estimate
 from decode.verbs.localize import check_camera, localize_file, tell
 
 __all__ = ["RunProgress", "run", "settled_for", "starting_model"]
@@ -128,23 +128,10 @@ def run(
     if not done.has("estimate", key, recipe, camera_file):
         yield RunProgress(stage="estimate", fraction=0.0)
         write_camera(camera_file, camera)
-        psf = read_psf(psf_file)
-        with open_movie(movie) as frames:
-            scene = estimate_scene(frames, camera.camera, psf.psf, z_range_nm=psf.z_range_nm)
-            comparison = compare(frames, camera.camera, psf.psf, scene)
-        text = to_recipe(
-            scene,
-            psf.psf,
-            psf_file=psf_file.name,
-            camera_file=camera_file.name,
-            source=movie.name,
-            z_range_nm=psf.z_range_nm,
-        )
-        with atomic(recipe) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        save_comparison(comparison, recipe.with_suffix(".png"))
+        estimated = estimate(movie, camera=camera, psf=psf_file)
+        estimated.write(recipe, psf_file=psf_file.name, camera_file=camera_file)
         done.note("estimate", key)
-        message = f"{scene}\n{comparison}"
+        message = str(estimated)
     else:
         message = "as it was"
     yield RunProgress(

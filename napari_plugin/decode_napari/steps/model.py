@@ -251,54 +251,38 @@ def _train(
 
 def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Report, None, None]:
     """As `decode estimate`: the recipe, and a camera file beside it that it names."""
-    from decode.atomic import atomic
-    from decode.estimate import estimate_scene, to_recipe
-    from decode.io.cameras import write_camera
-    from decode.io.movies.tiff import open_movie
+    from decode.verbs.estimate import estimate
 
     assert movie.camera is not None
-    camera = _camera_beside(recipe)
-    with open_movie(movie.path, allow_truncated=movie.allow_truncated) as frames, atomic(recipe) as temporary:
-        steps = estimate_scene.steps(frames, movie.camera.camera, psf.file.psf, z_range_nm=psf.file.z_range_nm)
-        scene = yield from reports(steps)
-        text = to_recipe(
-            scene,
-            psf.file.psf,
-            psf_file=str(psf.path.resolve()),
-            camera_file=camera.name,
-            source=movie.path.name,
-            z_range_nm=psf.file.z_range_nm,
-        )
-        write_camera(camera, movie.camera)
-        temporary.write_text(text, encoding="utf-8")
+    steps = estimate.steps(
+        movie.path,
+        camera=movie.camera,
+        psf=psf.file,
+        allow_truncated=movie.allow_truncated,
+        compared=False,
+    )
+    estimated = yield from reports(steps)
+    estimated.write(recipe, psf_file=psf.path.resolve())
 
 
 def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> tuple[list[str], list[str]]:
     """What `_estimate` does as text: what it imports, and its lines."""
-    camera = _camera_beside(recipe)
-    opened = call("open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None)
     imports = [
-        "from pathlib import Path",
-        "from decode.estimate import estimate_scene, to_recipe",
-        "from decode.io.cameras import read_camera, write_camera",
-        "from decode.io.psfs import read_psf",
-        "from decode.io.movies.tiff import open_movie",
+        "from decode.io.cameras import read_camera",
+        "from decode.verbs.estimate import estimate",
     ]
+    estimated = call(
+        "estimate",
+        repr(str(movie.path)),
+        "camera=camera",
+        psf=str(psf.path),
+        allow_truncated=movie.allow_truncated or None,
+        compared=False,
+    )
     lines = [
         f"camera = {camera_call(movie)}",
-        f"psf = read_psf({str(psf.path)!r})",
-        f"with {opened} as movie:",
-        "    scene = estimate_scene(movie, camera.camera, psf.psf, z_range_nm=psf.z_range_nm)",
-        "text = to_recipe(",
-        "    scene,",
-        "    psf.psf,",
-        f"    psf_file={str(psf.path.resolve())!r},",
-        f"    camera_file={camera.name!r},",
-        f"    source={movie.path.name!r},",
-        "    z_range_nm=psf.z_range_nm,",
-        ")",
-        f"write_camera({str(camera)!r}, camera)",
-        f"Path({str(recipe)!r}).write_text(text, encoding='utf-8')",
+        f"estimated = {estimated}",
+        f"estimated.write({str(recipe)!r}, psf_file={str(psf.path.resolve())!r})",
         "",
     ]
     return imports, lines
