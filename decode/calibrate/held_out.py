@@ -30,6 +30,10 @@ class Range(NamedTuple):
     low: float
     high: float
 
+    @property
+    def length(self) -> float:
+        return self.high - self.low
+
     def __str__(self) -> str:
         return f"z = {self.low:.0f} to {self.high:.0f} nm"
 

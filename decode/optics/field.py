@@ -36,6 +36,8 @@ class FieldSplinePSF(PSF):
     """
 
     parameter_names = ("field_x", "field_y")
+    free_form = True
+    field_nm: tuple[tuple[float, float], tuple[float, float]]
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from decode.optics.psf import PSF
+from decode.optics.psf import PSF, Table
 
 __all__ = ["GaussianPSF"]
 
@@ -99,3 +99,13 @@ class GaussianPSF(PSF):
         image = rows * columns
         image[:, 3] += image[:, 4]
         return image[:, :4]
+
+    def tables(self) -> tuple[Table, ...]:
+        third, fourth = self.orders.tolist()
+        rows = (
+            ("standard deviation in focus", f"{self.sigma_nm.item():.1f} nm"),
+            ("depth of focus", f"{self.depth_nm.item():.0f} nm"),
+            ("half the distance of the foci of x and y", f"{self.gap_nm.item():.0f} nm"),
+            ("third and fourth order of the defocus", f"{third:.3f}, {fourth:.3f}"),
+        )
+        return (Table("The Gaussian", (), rows),)

@@ -5,18 +5,28 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PSF", "render"]
+__all__ = ["PSF", "Table", "render"]
 
 LARGEST = 1024
 """pixels along a patch, or points across a pupil"""
 
 AT_ONCE = 8192
 """emitters drawn at a time: patches of many would fill the memory"""
+
+
+class Table(NamedTuple):
+    """Figures for a reader."""
+
+    caption: str
+    columns: tuple[str, ...]
+    """their names; none: a row is a name and its value"""
+    rows: tuple[tuple[str, ...], ...]
+    """words and numbers as they are printed"""
 
 
 class PSF(nn.Module, ABC):
@@ -27,6 +37,10 @@ class PSF(nn.Module, ABC):
     """
 
     parameter_names: tuple[str, ...] = ()
+    free_form: ClassVar[bool] = False
+    """whether it takes whatever shape beads have, not only those of an optical model"""
+    field_nm: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """(lowest, highest) x and y of the field over which it changes; None: it is the same everywhere"""
 
     def __init__(self, pixel_size_nm: float, patch_px: int) -> None:
         super().__init__()
@@ -77,6 +91,10 @@ class PSF(nn.Module, ABC):
             (n, len(parameter_names)), or None where the PSF is the same all over the field.
         """
         return None
+
+    def tables(self) -> tuple[Table, ...]:
+        """What is known of it in numbers, for a report; nothing of a free form."""
+        return ()
 
     def tabulated(self, z_range_nm: tuple[float, float]) -> PSF:
         """The same images at a cost that allows to draw many emitters: itself, or a spline through them.

@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from decode.optics.psf import LARGEST, PSF
+from decode.optics.psf import LARGEST, PSF, Table
 from decode.optics.spline import SplinePSF
 
 __all__ = ["PupilPSF", "noll", "zernike"]
@@ -18,6 +18,21 @@ MODES: tuple[tuple[int, int], ...] = (
     (2, -2), (2, 2), (3, -1), (3, 1), (3, -3), (3, 3), (4, 0), (4, 2), (4, -2), (4, 4), (4, -4)
 )  # fmt: skip
 """(n, m) of the modes a pupil has unless told otherwise: Noll 5 to 15; below these lie phase, position and focus"""
+
+ABERRATIONS = {
+    (2, -2): "astigmatism at 45°",
+    (2, 2): "astigmatism along x and y",
+    (3, -1): "coma along y",
+    (3, 1): "coma along x",
+    (3, -3): "trefoil, sine",
+    (3, 3): "trefoil, cosine",
+    (4, 0): "spherical aberration",
+    (4, 2): "secondary astigmatism along x and y",
+    (4, -2): "secondary astigmatism at 45°",
+    (4, 4): "quadrafoil, cosine",
+    (4, -4): "quadrafoil, sine",
+}
+"""names of Zernike modes (n, m)"""
 
 
 @final
@@ -150,6 +165,34 @@ class PupilPSF(PSF):
         low, high = z_range_nm
         # a spline levels off within two planes of its ends
         return self.to_spline(z_range_nm=(low - 50, high + 50))
+
+    def tables(self) -> tuple[Table, ...]:
+        return self._aberrations(), self._optics()
+
+    def _aberrations(self) -> Table:
+        noll_index = {noll(index): index for index in range(1, 67)}
+        milliwaves = 1000 / self.wavelength_nm
+        rows = []
+        for mode, nm in zip(self.modes, self.zernike_nm.tolist(), strict=True):
+            n, m = mode
+            name = ABERRATIONS.get(mode, f"Zernike n = {n}, m = {m}")
+            index = str(noll_index.get(mode, ""))
+            rows.append((name, f"{n}, {m}", index, f"{nm:z.1f}", f"{nm * milliwaves:z.0f}"))
+        total = float(self.zernike_nm.detach().norm())
+        rows.append(("all together", "", "", f"{total:.1f}", f"{total * milliwaves:.0f}"))
+        columns = ("aberration", "n, m", "Noll", "nm rms", "mλ rms")
+        return Table("Aberrations in the pupil", columns, tuple(rows))
+
+    def _optics(self) -> Table:
+        indices = f"{self.sample_index:g}, {self.immersion_index:g}"
+        rows = (
+            ("numerical aperture", f"{self.numerical_aperture.item():.3f}"),
+            ("wavelength", f"{self.wavelength_nm:g} nm"),
+            ("refractive index of sample, immersion", indices),
+            ("blur beyond diffraction", f"{self.blur_nm.item():.1f} nm"),
+            ("loss towards the rim", f"{self.apodization.item():.3f}"),
+        )
+        return Table("Optics", (), rows)
 
     @torch.no_grad()
     def to_spline(

@@ -42,6 +42,8 @@ class SplinePSF(PSF):
         ValueError: if the coefficients are no stack, or a size is not positive.
     """
 
+    free_form = True
+
     def __init__(
         self,
         coefficients: Tensor,

@@ -1,0 +1,269 @@
+"""Plain sentences on what a PSF is good for, what limits it and what would make it better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from decode.calibrate.held_out import POOLED_NM, HeldOut
+from decode.calibrate.psf import PSFCalibration
+from decode.calibrate.report.evidence import DIM_MOLECULE_PHOTONS, Evidence, change_of_light
+
+__all__ = ["counted", "sentences", "verdict"]
+
+FEW_BEADS = 5
+DIM_BEAD_PHOTONS = 5000.0
+"""of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
+NOTABLE_JITTER_NM = 5.0
+"""rms of the stage's jitter that is worth a word"""
+FINE_DEPTH_SMOOTHNESS = 0.1
+"""smoothness along z from which the PSF follows changes within 300 nm of depth"""
+NOTABLE_DEVIANCE = 1.1
+"""from here on what is left is more than noise"""
+NOTABLE_WALK = 0.05
+"""of the centroid across the field: nm a nm of depth"""
+NOTABLE_CHANGE_OF_LIGHT = 0.15
+"""of the light, from one end of the stack to the other"""
+NOTABLE_SPREAD = 1.3
+"""of beads, over the bound"""
+
+
+def verdict(calibration: PSFCalibration) -> tuple[str, ...]:
+    """What the calibration is good for, what limits it and what would make it better.
+
+    Returns:
+        Plain sentences; the first says over which depths it is usable, the others what limits it,
+        gravest first.
+    """
+    return sentences(Evidence(calibration))
+
+
+def sentences(evidence: Evidence) -> tuple[str, ...]:
+    """The verdict that the evidence allows."""
+    limits = [said for limit in LIMITS if (said := limit(evidence))]
+    if not limits:
+        limits = ["Nothing in the beads speaks against this PSF."]
+    notes = (f"{note[0].upper()}{note[1:]}." for note in evidence.calibration.notes)
+    return (_range(evidence), *limits, *notes)
+
+
+def counted(n: int) -> str:
+    """A number of beads in words."""
+    return "one bead" if n == 1 else f"{n} beads"
+
+
+def _range(evidence: Evidence) -> str:
+    if evidence.held_out is None:
+        return (
+            "How good the PSF is cannot be told from one bead, for none is left to try it on: "
+            f"record at least {FEW_BEADS}."
+        )
+    steady = evidence.steady_in_use
+    if steady is None:
+        return _no_depth(evidence)
+    spread_z = steady.spread_nm()[:, 2]
+    bias_x, bias_y, bias_z = steady.bias_nm(smooth_nm=POOLED_NM).abs().amax(0).tolist()
+    return (
+        f"Usable over {evidence.usable}: there a bead that was not fitted is found to "
+        f"{float(spread_z.min()):.1f} nm in z at best and {float(spread_z.max()):.1f} nm at worst, "
+        f"with a bias of at most {bias_z:.1f} nm in z and {max(bias_x, bias_y):.1f} nm in x and y."
+        f"{_wider_without_depth(evidence)}"
+    )
+
+
+def _no_depth(evidence: Evidence) -> str:
+    lateral = evidence.usable_laterally
+    sideways = "neither in x and y" if lateral is None else f"in x and y usable over {lateral}"
+    return (
+        f"No depth can be told well with this PSF; {sideways}. Use it for 2D, or bring in an "
+        "astigmatic lens or a phase mask for 3D."
+    )
+
+
+def _wider_without_depth(evidence: Evidence) -> str:
+    lateral, usable = evidence.usable_laterally, evidence.usable
+    if lateral is None or usable is None or lateral.length <= usable.length + 2 * POOLED_NM:
+        return ""
+    return f" Without depth, usable over {lateral}."
+
+
+def _misfit(evidence: Evidence) -> str:
+    deviance, misfit = evidence.calibration.deviance, evidence.images.misfit
+    if deviance > NOTABLE_DEVIANCE and misfit > 1 + 0.5 * (deviance - 1):
+        return _unexplained(evidence, deviance)
+    if not 2 - NOTABLE_DEVIANCE <= deviance <= NOTABLE_DEVIANCE:
+        more = "more" if deviance > 1 else "less"
+        return (
+            f"The images hold {more} noise than the camera file says (deviance {deviance:.2f} "
+            "instead of 1), which the PSF is not to blame for: check gain, EM gain and baseline, "
+            "then calibrate again."
+        )
+    if misfit > NOTABLE_DEVIANCE:
+        return (
+            f"The PSF misses some of the beads' light ({misfit:.2f} times the variance of noise), "
+            "which the camera file hides by stating too much noise: check gain and EM gain, then "
+            "calibrate again."
+        )
+    return ""
+
+
+def _unexplained(evidence: Evidence, deviance: float) -> str:
+    advice = "Try the spline model, take out"
+    if evidence.psf.free_form:
+        advice = "Look at the residuals: take out"
+    return (
+        f"The PSF does not explain the beads: what is left is {deviance:.2f} times the variance of "
+        f"noise (1 is noise alone). {advice} beads that look different, use smaller beads."
+    )
+
+
+def _few(evidence: Evidence) -> str:
+    used, rejected = evidence.n_beads, len(evidence.calibration.rejected)
+    if used < FEW_BEADS:
+        why = f"; {rejected} more could not be used, see the table" if rejected else ""
+        advice = f"Record {2 * FEW_BEADS} or more."
+        return f"Only {counted(used)}{why}: their noise stays in the PSF. {advice}"
+    if rejected > used:
+        return (
+            f"{rejected} of {rejected + used} bright spots could not be used (see the table): "
+            "dilute the beads, move the field."
+        )
+    return ""
+
+
+def _dim(evidence: Evidence) -> str:
+    median = float(evidence.images.photons.mean(1).median())
+    if median >= DIM_BEAD_PHOTONS:
+        return ""
+    return (
+        f"The beads are dim: {median:.0f} photons a plane, of which noise leaves its mark in the "
+        "PSF. Expose longer, use more light or brighter beads, "
+        f"up to {DIM_BEAD_PHOTONS:.0f} or more without saturation."
+    )
+
+
+def _spread(evidence: Evidence) -> str:
+    steady = evidence.steady_in_use
+    if steady is None:
+        return ""
+    ratio = (steady.spread_nm() / steady.rms_bound_nm()).square().mean(0).sqrt()
+    worst, axis = max(zip(ratio.tolist(), "xyz", strict=True))
+    if worst <= NOTABLE_SPREAD * (1 + 2 * _relative_error_of_spread(steady)):
+        return ""
+    return (
+        f"Beads that were not fitted spread {worst:.1f} times as far in {axis} as their light "
+        "allows: beads differ (field, size, tilt of the coverslip) or the PSF is noisy. Record more "
+        "beads near the middle of the field."
+    )
+
+
+def _relative_error_of_spread(held_out: HeldOut) -> float:
+    beads, planes = held_out.error_nm.shape[:2]
+    return 1 / math.sqrt(2 * (beads - 1) * planes)
+
+
+def _stage(evidence: Evidence) -> str:
+    x, y, z = evidence.jitter_rms_nm.tolist()
+    if max(x, y, z) <= NOTABLE_JITTER_NM:
+        return ""
+    where = "from where it is in the other stacks"
+    if evidence.n_stacks == 1:
+        where = "from plane to plane"
+    return (
+        f"All beads of a stack shift together {where}, by {x:.1f}, {y:.1f} and {z:.1f} nm rms in "
+        "x, y and z. This is taken for the stage's and kept out of the PSF, but not wholly."
+    )
+
+
+def _wander(evidence: Evidence) -> str:
+    tried = evidence.calibration.depth_smoothness
+    if not tried or evidence.n_stacks > 1:
+        return ""
+    if min(tried, key=lambda smoothness: tried[smoothness]) < FINE_DEPTH_SMOOTHNESS:
+        return ""
+    return (
+        "Beads that were held out call for a PSF with detail within 300 nm of depth; but they lie "
+        "in one stack, in which a stage that wanders slowly would look the same. A second stack "
+        "tells: only the PSF is the same in both."
+    )
+
+
+def _tilt(evidence: Evidence) -> str:
+    walk = evidence.walk_per_nm
+    if walk <= NOTABLE_WALK:
+        return ""
+    return (
+        f"The spot walks sideways by {1000 * walk:.0f} nm per µm of depth: a tilted axis, which "
+        "the PSF rightly holds, or drift during the scan, which it should not. Record the stack in "
+        "both directions: only drift changes its sign."
+    )
+
+
+def _lost(evidence: Evidence) -> str:
+    if evidence.in_use is None:
+        return ""
+    lost = evidence.in_use.lost()
+    if not bool(lost.any()):
+        return ""
+    return (
+        f"{float(lost.float().mean()):.1%} of the beads' images in this range were found at a "
+        "wholly different depth, and are left out of the figures of this verdict: depths look "
+        "alike, more so to dim molecules."
+    )
+
+
+def _fading(evidence: Evidence) -> str:
+    change = change_of_light(evidence.images.photons)
+    if abs(change) <= NOTABLE_CHANGE_OF_LIGHT:
+        return ""
+    verb = "lose" if change < 0 else "gain"
+    return (
+        f"The beads {verb} {abs(change):.0%} of their light from the first to the last plane: they "
+        "bleach, the lamp is not steady, or the crop cuts the light off."
+    )
+
+
+def _lookalikes(evidence: Evidence) -> str:
+    depths = evidence.lookalikes()
+    if depths is None:
+        return ""
+    low, high = depths
+    return (
+        f"A molecule of {DIM_MOLECULE_PHOTONS:.0f} photons looks alike at {low:.0f} and at "
+        f"{high:.0f} nm: dim molecules will be found at the wrong one of the two."
+    )
+
+
+def _ends(evidence: Evidence) -> str:
+    """Why the range is no wider."""
+    held_out, usable = evidence.held_out, evidence.usable
+    if held_out is None or usable is None:
+        return ""
+    z, checks = held_out.z_nm, held_out.checks()
+    below = int((z == usable.low).nonzero()) - 1, usable.low - float(z[0])
+    above = int((z == usable.high).nonzero()) + 1, float(z[-1]) - usable.high
+    ends = []
+    for word, (plane, beyond) in (("below", below), ("above", above)):
+        if beyond >= POOLED_NM:
+            failed = (fault for fault, passed in checks.items() if not passed[plane])
+            ends.append(f"{word} it {' and '.join(failed)}")
+    if not ends:
+        longer = "a longer scan would widen the range of depth"
+        return f"The PSF is still good at both ends of the stack: {longer}."
+    return f"This limits the range: {', '.join(ends)}."
+
+
+LIMITS: tuple[Callable[[Evidence], str], ...] = (
+    _misfit,
+    _few,
+    _dim,
+    _spread,
+    _stage,
+    _wander,
+    _tilt,
+    _lost,
+    _fading,
+    _lookalikes,
+    _ends,
+)
+"""gravest first; each says nothing where there is nothing to say"""
