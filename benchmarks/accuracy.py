@@ -22,6 +22,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
+from decode.conditioning import AstigmaticPupil
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.devices import choose_device, keep_freed_memory
 from decode.forward import CameraPrior, PSFPrior
@@ -33,7 +34,6 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
-from decode.optics.pupil_bank import canonical
 from decode.training.validation import Isolated, characterize, localize_isolated
 
 AXES = ("x", "y", "z")
@@ -67,7 +67,7 @@ def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
         low, high = config.scene.z_nm
         steps = math.ceil((high - low + 100) / 50)
         spline = psf.to_spline(z_range_nm=(low - 50, high + 50), z_step_nm=(high - low + 100) / steps)
-        return [Optics("middle pupil", spline, canonical(psf).context)]
+        return [Optics("middle pupil", spline, AstigmaticPupil.of_pupil(psf).values)]
     context = {}
     if isinstance(psf, FieldSplinePSF):
         context = {name: sum(ends) / 2 for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)}

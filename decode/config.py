@@ -19,7 +19,7 @@ from decode.io.yaml import parse_yaml, read_yaml
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
-from decode.optics.pupil_bank import PupilBank, PupilPrior
+from decode.priors.pupils import PupilBank, PupilPrior
 from decode.priors.scene import Scene
 from decode.ranges import Count, NonNegative, Positive, check_settings
 

@@ -17,7 +17,7 @@ from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
-from decode.optics.pupil_bank import PupilBank, RoundPupilPrior
+from decode.priors.pupils import PupilBank, RoundPupilPrior
 from decode.priors.scene import Scene, log_uniform, uniform
 from decode.ranges import (
     Fraction,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from decode.conditioning import KnownOptics
 from decode.config import Optimization, TrainConfig
 from decode.forward import MeasuredCamera, MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
@@ -23,7 +24,7 @@ from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
 from decode.training.loop import train
 from decode.verbs.localize import localize_file
-from decode.verbs.sweep import field_remark, localize
+from decode.verbs.sweep import localize
 
 FIELD_NM = ((0.0, 7000.0), (0.0, 5000.0))
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=100.0)
@@ -129,16 +130,17 @@ def test_pixels_are_told_where_in_the_field_they_lie(
     write_movie(tmp_path / "movie.tif", np.full((3, *shape), 140, np.uint16))
     given = seen(monkeypatch)
     with open_movie(tmp_path / "movie.tif") as movie:
+        known = model.domain.conditioning(KnownOptics(pixel_size_nm=100.0, shape=shape))
         roi = slice(8, 24), slice(16, 32)
-        list(localize(movie, model, CAMERA.camera, pixel_size_nm=100.0, context={}, device="cpu", roi=roi))
+        list(localize(movie, model, CAMERA.camera, pixel_size_nm=100.0, context=known.values, roi=roi))
     (maps,) = given
     x, y = maps["field_x"], maps["field_y"]
     assert tuple(x.shape) == tuple(y.shape) == shape
     assert float(x[0, 20]) == 2050
     assert float(y[10, 0]) == 1050
     assert float(x.max()) == min(7000, 100 * shape[1] - 50)
-    assert remark in field_remark(model, shape, 100.0)
-    assert bool(remark) == bool(field_remark(model, shape, 100.0))
+    assert remark in model.domain.remark(shape, 100.0)
+    assert bool(remark) == bool(model.domain.remark(shape, 100.0))
 
 
 def test_a_model_is_trained_and_localizes_with_it(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
+from decode.calibrate.as_pupil import calibrated_pupil
+from decode.conditioning import Conditioning, KnownOptics
 from decode.emitters import EmitterSet
-from decode.io.psfs import PSFFile
 from decode.likelihood import fit_emitters, fit_jointly
 from decode.models import load_model
 from decode.network.localizer import Localizer
@@ -19,9 +21,7 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.optics.pupil import PupilPSF
-from decode.optics.pupil_bank import Canonical
 from decode.optics.spline import SplinePSF
-from decode.verbs.localize import tell
 
 PIXEL_NM = 100.0
 SIDE = 31
@@ -124,20 +124,25 @@ def test_photons_of_isolated_molecules_are_those_they_sent(kind: str, rng: torch
     assert 0.95 < polished.photons.mean() / PHOTONS < 1.05
 
 
+def conditioning(model: Localizer, psf: PSF) -> Conditioning:
+    pupil = partial(calibrated_pupil, psf, Z_NM)
+    return model.domain.conditioning(KnownOptics(pixel_size_nm=PIXEL_NM, pupil=pupil))
+
+
 @pytest.fixture(scope="module")
-def told_of_beads() -> Canonical:
+def told_of_beads() -> Conditioning:
     """A fit of seconds, so that all tests share it."""
-    return tell(load_model("astigmatic-3d"), PSFFile(psf=of_beads(), z_range_nm=Z_NM))
+    return conditioning(load_model("astigmatic-3d"), of_beads())
 
 
 def test_a_network_that_is_told_the_pupil_of_a_spline_counts_the_photons_of_the_spline(
-    told_of_beads: Canonical, rng: torch.Generator
+    told_of_beads: Conditioning, rng: torch.Generator
 ) -> None:
     """The pupil's rings reach beyond the patch, which the spline of beads does not know of."""
     truth = isolated(20, rng)
     held = pupil().integrate_pixels(truth.xyz).sum((1, 2)).detach()
     assert held.max() < 0.97
-    seen = truth.xyz * torch.tensor([1.0, 1.0, -1.0 if told_of_beads.mirrored else 1.0])
+    seen = truth.xyz * torch.tensor([1.0, 1.0, float(told_of_beads.z_sign)])
     placed = told_of_beads.placed(replace(truth, xyz=seen, photons_sigma=torch.full((20,), 100.0)))
     torch.testing.assert_close(placed.photons, PHOTONS * held, rtol=0.02, atol=0.0)
     assert placed.photons_sigma is not None
@@ -165,8 +170,8 @@ def test_gaussian_2d_counts_the_photons_that_were_sent(rng: torch.Generator) -> 
     assert 0.95 < found.photons.mean() / PHOTONS < 1.05
 
 
-def test_astigmatic_3d_counts_the_photons_that_were_sent(told_of_beads: Canonical, rng: torch.Generator) -> None:
+def test_astigmatic_3d_counts_the_photons_that_were_sent(told_of_beads: Conditioning, rng: torch.Generator) -> None:
     model = load_model("astigmatic-3d")
-    for psf, told in ((pupil(), tell(model, PSFFile(psf=pupil(), z_range_nm=Z_NM))), (of_beads(), told_of_beads)):
-        found = told.placed(found_by(model, psf, told.context, rng))
+    for psf, told in ((pupil(), conditioning(model, pupil())), (of_beads(), told_of_beads)):
+        found = told.placed(found_by(model, psf, told.values, rng))
         assert 0.95 < found.photons.mean() / PHOTONS < 1.05

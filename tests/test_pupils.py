@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from decode.calibrate.as_pupil import calibrated_pupil
+from decode.conditioning import Conditioning, KnownOptics
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import MeasuredPSF
@@ -21,9 +24,9 @@ from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
-from decode.optics.pupil_bank import PupilPrior
-from decode.verbs.localize import localize_file, tell
-from decode.verbs.run import settled_for, starting_model
+from decode.priors.pupils import PupilPrior
+from decode.verbs.localize import localize_file
+from decode.verbs.run import conditioned_for, starting_model
 
 NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)
@@ -79,6 +82,11 @@ def file(psf: PSF) -> PSFFile:
     return PSFFile(psf=psf, z_range_nm=(-600.0, 600.0))
 
 
+def conditioning(model: Localizer, psf: PSFFile) -> Conditioning:
+    pupil = partial(calibrated_pupil, psf.psf, psf.z_range_nm)
+    return model.domain.conditioning(KnownOptics(pixel_size_nm=psf.psf.pixel_size_nm, pupil=pupil))
+
+
 def found(movie: Path, model: Localizer, psf: PSFFile | None) -> EmitterSet:
     out = movie.parent / "out"
     *_, last = localize_file(movie, model, out, camera=CAMERA, psf=psf, formats=["csv"])
@@ -97,12 +105,14 @@ def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(model:
     assert len(other) != len(upright) or (other.xyz - upright.xyz).abs().max() > 1, "it hears what it is told"
 
 
-def test_a_model_settled_to_a_psf_puts_molecules_where_one_that_is_told_does(model: Localizer, movie: Path) -> None:
+def test_a_model_conditioned_on_a_psf_beforehand_puts_molecules_where_one_that_is_given_it_does(
+    model: Localizer, movie: Path
+) -> None:
     psf = file(pupil(-70.0, z_nm=50.0))
     write_psf(movie.parent / "psf.h5", psf)
     recipe = TrainConfig(pixel_size_nm=110.0, psf=MeasuredPSF(file=str(movie.parent / "psf.h5")))
-    settled = settled_for(model, recipe)
-    assert settled_for(settled, recipe) is settled
+    settled = conditioned_for(model, recipe)
+    assert conditioned_for(settled, recipe) is settled
     told, own = found(movie, model, psf), found(movie, settled, None)
     torch.testing.assert_close(own.xyz[:, 2], told.xyz[:, 2], atol=0.05, rtol=0)
 
@@ -126,15 +136,17 @@ def test_the_nearest_model_is_the_one_that_knows_the_psf(tmp_path: Path) -> None
 
 
 def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:
-    with pytest.raises(ValueError, match="must be told which"):
+    with pytest.raises(ValueError, match="is conditioned on that of the movie"):
         found(movie, model, None)
     with pytest.raises(ValueError, match="no pupil with a cylindrical lens"):
-        tell(model, file(vortex().to_spline(z_range_nm=(-650.0, 650.0), z_step_nm=50.0)))
+        conditioning(model, file(vortex().to_spline(z_range_nm=(-650.0, 650.0), z_step_nm=50.0)))
     with pytest.raises(ValueError, match="phase mask"):
-        tell(model, file(vortex()))
+        conditioning(model, file(vortex()))
     with pytest.raises(ValueError, match="zernike_2_2_waves = 0 to 0 lies outside the range"):
-        tell(model, file(pupil(0.0)))
+        conditioning(model, file(pupil(0.0)))
     with pytest.raises(ValueError, match="calibrated for pixels of 100 nm, the movie's are 110 nm"):
         found(movie, model, file(pupil(70.0, pixel_size_nm=100.0)))
     nearly = replace(file(pupil(28.0)), n_beads=1)
-    assert tell(model, nearly).context["zernike_2_2_waves"] == PupilPrior().astigmatism_waves[0], "the nearest does"
+    assert conditioning(model, nearly).values["zernike_2_2_waves"] == PupilPrior().astigmatism_waves[0], (
+        "the nearest does"
+    )

@@ -7,13 +7,39 @@ from dataclasses import replace
 import torch
 
 from decode.calibrate.pupil import PupilFit, fit_pupil
+from decode.conditioning import CalibratedPupil
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["as_pupil"]
+__all__ = ["as_pupil", "calibrated_pupil"]
 
 PHOTONS, BACKGROUND = 5000.0, 20.0
 """of the images that are compared: they say how much a pixel counts"""
+MAX_MISFIT = 0.3
+"""up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
+
+
+def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPupil:
+    """The pupil with the same images as a calibrated PSF.
+
+    Args:
+        psf: any PSF.
+        z_range_nm: depths of the calibration.
+
+    Raises:
+        ValueError: if no pupil with a cylindrical lens has such images.
+    """
+    if isinstance(psf, PupilPSF):
+        return CalibratedPupil(psf=psf)
+    fit = as_pupil(psf, z_range_nm)
+    if fit.misfit > MAX_MISFIT:
+        raise ValueError(
+            f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times the "
+            "variance of noise at 5000 photons), which this model is for; train a model for it with "
+            "`decode run` or `decode train`"
+        )
+    z = torch.linspace(*z_range_nm, len(fit.photons))
+    return CalibratedPupil(psf=fit.psf, z_nm=tuple(z.tolist()), light=tuple(fit.photons.tolist()))
 
 
 @torch.no_grad()
@@ -25,7 +51,7 @@ def as_pupil(
     wavelength_nm: float = 670.0,
     n_planes: int = 25,
 ) -> PupilFit:
-    """Describe a PSF by aperture, aberrations and blur, as a network for many PSFs is told it.
+    """Describe a PSF by aperture, aberrations and blur, on which a network for many PSFs is conditioned.
 
     Aperture, blur and apodization are fitted too, and make up for a wavelength that is not quite right.
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from decode.atomic import atomic
+from decode.conditioning import Domain
 from decode.errors import reading
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
@@ -143,6 +144,11 @@ class Localizer(nn.Module):
         """A pixel's posterior depends on pixels at most this far away."""
         return self.frame_net.radius_px + self.sequence_net.radius_px + 1
 
+    @property
+    def domain(self) -> Domain:
+        """Conditions that it was trained for."""
+        return Domain(self.context, self.record.get("config", {}).get("pixel_size_nm"))
+
     def context_map(self, values: Mapping[str, float | Tensor]) -> Tensor:
         """Context from named values: numbers, or (b,) or (b, y, x) tensors.
 
@@ -152,24 +158,7 @@ class Localizer(nn.Module):
         Raises:
             ValueError: if a value is missing or unknown, or lies outside the range the network was trained for.
         """
-        unknown = sorted(set(values) ^ set(self.context))
-        if unknown:
-            raise ValueError(f"this model takes the context {sorted(self.context)}; missing or unknown: {unknown}")
-        if not self.context:
-            return torch.zeros(1, 0, 1, 1)
-        maps = []
-        for name, (low, high) in self.context.items():
-            value = torch.as_tensor(values[name], dtype=torch.float32)
-            slack = 0.02 * (high - low) if high > low else max(0.05 * abs(low), 0.01)
-            if bool(((value < low - slack) | (value > high + slack)).any()):
-                raise ValueError(
-                    f"{name} = {float(value.min()):.3g} to {float(value.max()):.3g} lies outside the range "
-                    f"{low:.3g} to {high:.3g} this model was trained for; take or train another model"
-                )
-            value = value.reshape(-1, 1, 1) if value.ndim < 2 else value.reshape(-1, *value.shape[-2:])
-            maps.append((2 * value - low - high) / (high - low) if high > low else torch.zeros_like(value))
-        shape = torch.broadcast_shapes(*(m.shape for m in maps))
-        return torch.stack([m.expand(shape) for m in maps], 1)
+        return self.domain.context_map(values)
 
     def forward(self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
         """The posterior of every frame of some movies.
@@ -282,13 +271,13 @@ class Localizer(nn.Module):
         """Take over the weights of a trained model; what that has no weights for (context, z) keeps its own.
 
         Context maps that only the other model takes are left out, as if they were in the middle of their range;
-        `settled` puts them elsewhere first.
+        `conditioned_on` puts them elsewhere first.
 
         Raises:
             ValueError: if the networks differ in width or depth.
         """
         if other.embedding is not None and self.embedding is None:
-            other = other.settled(torch.zeros(1, len(other.context), 1, 1))
+            other = other.conditioned_on(torch.zeros(1, len(other.context), 1, 1))
         alike = replace(self.network, axial=other.network.axial, context_width=other.network.context_width)
         if alike != other.network:
             raise ValueError("the model to start from has another network than the recipe; use the same, or train anew")
@@ -315,18 +304,18 @@ class Localizer(nn.Module):
             mine["embedding.0.bias"] += weight[:, 0, 0] * (low + high - other_low - other_high)
 
     @torch.no_grad()
-    def settled(self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0) -> Localizer:
-        """The model for one context: as this one is where it is told that context, but it takes none.
+    def conditioned_on(self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0) -> Localizer:
+        """The model conditioned on one context: as this one in that context, but it takes none.
 
         Args:
             context: (1, n_context, 1, 1) from `context_map`.
-            z_sign, z_shift_px: the settled model's z is this sign times this one's, plus so many sides of a pixel.
+            z_sign, z_shift_px: the new model's z is this sign times this one's, plus so many sides of a pixel.
 
         Raises:
             ValueError: if the context is only seen beside the frames, where it cannot be left out.
         """
         if self.embedding is None:
-            raise ValueError("this model sees its context beside the frames; it cannot be settled to one")
+            raise ValueError("this model sees its context beside the frames, and cannot be without one")
         model = Localizer(replace(self.network, context_width=0), {}, psf=self.psf, camera=self.camera)
         weights = self.state_dict()
         embedded = self._embedded(context)

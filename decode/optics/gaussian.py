@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from decode.optics.psf import PSF, Table
 
-__all__ = ["GaussianPSF"]
+__all__ = ["GaussianPSF", "gaussian_width_px"]
 
 
 @final
@@ -109,3 +109,24 @@ class GaussianPSF(PSF):
             ("third and fourth order of the defocus", f"{third:.3f}, {fourth:.3f}"),
         )
         return (Table("The Gaussian", (), rows),)
+
+
+@torch.no_grad()
+def gaussian_width_px(psf: PSF) -> float:
+    """Width in pixels of the Gaussian most like a PSF in focus, as it is fitted to molecules on a background.
+
+    Weighted least squares in a window of 9 x 9 pixels, for 2000 photons on 20 a pixel.
+    """
+    side = 9
+    centre = psf.pixel_size_nm * side / 2
+    place = torch.tensor([[centre, centre, 0.0]], dtype=torch.float64)
+    image = psf.with_patch(side).integrate_pixels(place.to(torch.get_default_dtype())).double().cpu().view(-1)
+    weight = 1 / (2000 * image + 20)
+    widths = torch.logspace(math.log10(0.4), math.log10(3.0), 200, dtype=torch.float64)
+    gaussian = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side)
+    middle = torch.tensor([[side / 2, side / 2, 0.0]], dtype=torch.float64).expand(len(widths), 3)
+    spots = gaussian.integrate_pixels(middle, widths[:, None]).flatten(1)
+    design = torch.stack([spots, torch.ones_like(spots)], 2) * weight.sqrt()[None, :, None]
+    target = (image * weight.sqrt()).expand(len(widths), -1)[..., None]
+    rest = target - design @ torch.linalg.lstsq(design, target).solution
+    return float(widths[rest.square().sum((1, 2)).argmin()])

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from decode import __version__
-from decode.calibrate.as_pupil import as_pupil
+from decode.calibrate.as_pupil import calibrated_pupil
 from decode.calibrate.camera import check_maps
+from decode.conditioning import ALIKE_PIXELS, KnownOptics, require_pixels_alike
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.devices import choose_device
 from decode.emitters import EmitterSet, Facts
@@ -28,14 +29,12 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
-from decode.optics.pupil import PupilPSF
-from decode.optics.pupil_bank import Canonical, canonical
 from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.render import save_picture
 from decode.training.diagnosis import beyond_training, unsteady
 from decode.verbs.polish import polish_movie
-from decode.verbs.sweep import Chunk, field_remark, localize
+from decode.verbs.sweep import Chunk, localize
 
 __all__ = [
     "Acquisition",
@@ -46,16 +45,9 @@ __all__ = [
     "complete_acquisition",
     "localize_file",
     "localize_movie",
-    "needs_psf",
     "provenance",
     "psf_to_polish_with",
-    "tell",
 ]
-
-ALIKE = 0.3
-"""misfit up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
-ALIKE_PIXELS = 0.02
-"""relative difference up to which two pixel sizes are taken for one"""
 
 
 @final
@@ -317,12 +309,12 @@ def acquisition_for(
         camera=stated,
         pixel_size_nm=pixel_size_nm,
         psf_sigma_nm=psf_sigma_nm,
-        psf_known="psf_sigma_px" not in model.context,
+        psf_known=not model.domain.kind.needs_width,
     )
     if camera is None and stated is not None:
         remark = "no camera was given: the one that the model was trained for was taken"
         acquisition = replace(acquisition, estimates=(remark, *acquisition.estimates))
-    if remark := field_remark(model, movie.shape[1:], acquisition.pixel_size_nm):
+    if remark := model.domain.remark(movie.shape[1:], acquisition.pixel_size_nm):
         acquisition = replace(acquisition, estimates=(*acquisition.estimates, remark))
     if remark := beyond_training(model.record, _typical_photons(movie, acquisition.camera)):
         acquisition = replace(acquisition, warnings=(*acquisition.warnings, remark))
@@ -357,31 +349,25 @@ def localize_movie(
     Raises:
         ValueError: if the PSF or the pixel size does not fit the model.
     """
-    context: dict[str, float | Tensor] = {}
-    if "psf_sigma_px" in model.context and acquisition.psf_sigma_nm is not None:
-        context["psf_sigma_px"] = acquisition.psf_sigma_nm / acquisition.pixel_size_nm
-    elif not model.context or model.psf is not None:
-        _check_pixel_size(model, acquisition.pixel_size_nm)
-    told = None
-    if needs_psf(model):
-        told = tell(model, psf)
-        context |= told.context
-        assert psf is not None
-        _check_pixels_of_psf(psf.psf, acquisition.pixel_size_nm)
+    optics = KnownOptics(
+        pixel_size_nm=acquisition.pixel_size_nm,
+        shape=movie.shape[1:],
+        psf_sigma_nm=acquisition.psf_sigma_nm,
+        pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
+    )
+    known = model.domain.conditioning(optics)
     chunks = localize(
         movie,
         model,
         acquisition.camera,
         pixel_size_nm=acquisition.pixel_size_nm,
-        context=context,
+        context=known.values,
         threshold=threshold,
         device=device,
         roi=roi,
         usual=acquisition.usual,
     )
-    if told is not None:
-        place = told.placed
-        chunks = (replace(chunk, molecules=place(chunk.molecules)) for chunk in chunks)
+    chunks = (replace(chunk, molecules=known.placed(chunk.molecules)) for chunk in chunks)
     if polish:
         own = psf_to_polish_with(model, psf, acquisition)
         where = choose_device(device)
@@ -415,61 +401,5 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
         psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
     if psf is None:
         raise ValueError("to polish, the PSF must be known, and the model carries none: give a calibrated one as --psf")
-    _check_pixels_of_psf(psf, acquisition.pixel_size_nm)
+    require_pixels_alike(psf.pixel_size_nm, acquisition.pixel_size_nm)
     return deepcopy(psf)
-
-
-def _check_pixels_of_psf(psf: PSF, pixel_size_nm: float) -> None:
-    if abs(psf.pixel_size_nm / pixel_size_nm - 1) > ALIKE_PIXELS:
-        raise ValueError(
-            f"the PSF was calibrated for pixels of {psf.pixel_size_nm:g} nm, the movie's are {pixel_size_nm:g} nm; "
-            "calibrate one for this movie"
-        )
-
-
-def needs_psf(model: Localizer) -> bool:
-    """Whether a model serves many PSFs, and must be told the one of the movie by a calibration."""
-    return model.context.keys() >= {"wavelength_px", "numerical_aperture"}
-
-
-def tell(model: Localizer, psf: PSFFile | None) -> Canonical:
-    """What a model for many astigmatic pupils is told of a calibrated PSF, and how its answers are placed.
-
-    Raises:
-        ValueError: if there is no PSF, or one that lies beyond those it was trained for.
-    """
-    if psf is None:
-        raise ValueError(
-            "this model serves any astigmatic PSF and must be told which: calibrate it from beads with `decode "
-            "calibrate psf`, and give the file as --psf"
-        )
-    pupil, light = psf.psf, torch.ones(1)
-    if not isinstance(pupil, PupilPSF):
-        fit = as_pupil(psf.psf, psf.z_range_nm)
-        if fit.misfit > ALIKE:
-            raise ValueError(
-                f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times the variance of "
-                "noise at 5000 photons), which this model is for; train a model for it with `decode run` or `decode "
-                "train`"
-            )
-        pupil, light = fit.psf, fit.photons
-    told = canonical(pupil)
-    context = dict(told.context)
-    for name, (low, high) in model.context.items():
-        # a little beyond the range, the nearest pupil that the model knows does
-        nearest = min(max(context[name], low), high)
-        if abs(nearest - context[name]) <= 0.2 * (high - low):
-            context[name] = nearest
-    model.context_map(context)
-    depths = torch.linspace(*psf.z_range_nm, len(light))
-    return told._replace(context=context, z_nm=tuple(depths.tolist()), light=tuple(light.tolist()))
-
-
-def _check_pixel_size(model: Localizer, pixel_size_nm: float) -> None:
-    """A model of one PSF fits one pixel size."""
-    trained = model.record.get("config", {}).get("pixel_size_nm")
-    if trained is not None and abs(pixel_size_nm / trained - 1) > ALIKE_PIXELS:
-        raise ValueError(
-            f"the model was trained for pixels of {trained:g} nm, the movie's are {pixel_size_nm:g} nm; take another "
-            "model, or train one"
-        )

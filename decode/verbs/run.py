@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from decode import __version__
 from decode.atomic import atomic
+from decode.calibrate.as_pupil import calibrated_pupil
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
 from decode.calibrate.scan import Scan
+from decode.conditioning import KnownOptics
 from decode.config import TrainConfig, load_config
 from decode.errors import reading
 from decode.forward import MeasuredPSF
@@ -28,9 +31,9 @@ from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
 from decode.training.loop import Progress, ResumeError, check_budget, train
 from decode.verbs.estimate import estimate
-from decode.verbs.localize import check_camera, localize_file, tell
+from decode.verbs.localize import check_camera, localize_file
 
-__all__ = ["RunProgress", "run", "settled_for", "starting_model"]
+__all__ = ["RunProgress", "conditioned_for", "run", "starting_model"]
 
 STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from: the first that knows the PSF, where the recipe keeps its network"""
@@ -184,17 +187,22 @@ def _set_aside(model_file: Path) -> None:
         checkpoint.replace(checkpoint.with_stem(f"{model_file.stem}-before"))
 
 
-def settled_for(model: Localizer, config: TrainConfig) -> Localizer:
-    """A model to start from: one that serves many PSFs is settled to that of the recipe, any other is left as it is.
+def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
+    """A model to start from: one that serves many PSFs is conditioned on that of the recipe, any other is as it is.
 
     Raises:
         ValueError: if the recipe's PSF is none of those it serves.
     """
-    if not model.network.context_width or not isinstance(config.psf, MeasuredPSF):
+    domain = model.domain
+    serves_many = bool(model.network.context_width) and domain.kind.needs_psf
+    if not serves_many or not isinstance(config.psf, MeasuredPSF):
         return model
-    told = tell(model, read_psf(config.psf.file))
-    sign, shift = (-1 if told.mirrored else 1), -told.offset_nm[2] / config.pixel_size_nm
-    return model.settled(model.context_map(told.context), z_sign=sign, z_shift_px=shift)
+    file = read_psf(config.psf.file)
+    pupil = partial(calibrated_pupil, file.psf, file.z_range_nm)
+    known = domain.conditioning(KnownOptics(pixel_size_nm=config.pixel_size_nm, pupil=pupil))
+    shift_px = -known.z_offset_nm / config.pixel_size_nm
+    context = model.context_map(known.values)
+    return model.conditioned_on(context, z_sign=known.z_sign, z_shift_px=shift_px)
 
 
 def starting_model(name: str, config: TrainConfig) -> Localizer | None:
@@ -205,19 +213,19 @@ def starting_model(name: str, config: TrainConfig) -> Localizer | None:
         config: the recipe.
 
     Returns:
-        The model, settled to the recipe's PSF; None where the recipe has another network than the nearest could start.
+        The model, conditioned on the recipe's PSF; None where no model has the network of the recipe.
 
     Raises:
         FileNotFoundError: if there is no such model.
         ValueError: if the named one does not serve the recipe's PSF.
     """
     if name != NEAREST:
-        return settled_for(load_model(name), config)
+        return conditioned_for(load_model(name), config)
     for shipped in map(load_model, STARTS):
         alike = replace(config.network, axial=shipped.network.axial, context_width=shipped.network.context_width)
         if alike == shipped.network:
             try:
-                return settled_for(shipped, config)
+                return conditioned_for(shipped, config)
             except ValueError:  # a PSF of another kind
                 continue
     return None

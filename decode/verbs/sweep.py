@@ -20,7 +20,7 @@ from decode.io.movies.tiff import Movie
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 
-__all__ = ["Chunk", "field_remark", "localize", "parse_region", "parse_span"]
+__all__ = ["Chunk", "localize", "parse_region", "parse_span"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
@@ -66,9 +66,8 @@ def localize(
         model: from `Localizer.load`.
         camera: its maps, if any, are as large as the movie's frames.
         pixel_size_nm: side of a pixel.
-        context: what the model must be told, by the names in `model.context`: numbers or (y, x) maps.  Where in the
-            field a pixel lies (`field_x`, `field_y`) need not be said: the movie's first pixel is taken to be the first
-            of the bead stack that the PSF was calibrated from, and places beyond it for the nearest ones in it.
+        context: what the model is conditioned on, as `model.domain.conditioning(...).values`: numbers or (y, x)
+            maps by name.
         threshold: molecules whose probability exceeds it are listed.
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
@@ -91,7 +90,7 @@ def localize(
     if usual is None:
         usual, camera = UsualFrames.of(movie, camera), with_bad_pixels(movie, camera)
     rows, columns = _region(roi, (height, width))
-    maps = model.context_map({**_places(model, (height, width), pixel_size_nm), **context}).to(where)
+    maps = model.context_map(context).to(where)
     if maps.shape[-2:] != (1, 1) and tuple(maps.shape[-2:]) != (height, width):
         raise ValueError(f"context maps are {tuple(maps.shape[-2:])}, the movie's frames are {(height, width)}")
     model = model.to(where).eval()
@@ -169,31 +168,6 @@ def parse_region(text: str) -> tuple[slice, slice]:
     if not comma:
         raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
     return parse_span("--roi", rows), parse_span("--roi", columns)
-
-
-def field_remark(model: Localizer, shape: tuple[int, int], pixel_size_nm: float) -> str:
-    """A sentence where frames of a shape (y, x) are not the field that the model's PSF was calibrated over, or ""."""
-    if not model.context.keys() >= {"field_x", "field_y"}:
-        return ""
-    field = tuple(round(model.context[name][1] / pixel_size_nm) for name in ("field_x", "field_y"))
-    movie = shape[1], shape[0]
-    if movie == field:
-        return ""
-    beyond = "; where beads were not recorded, the PSF is that of the border"
-    return (
-        f"the PSF changes over the field and was calibrated over {field[0]} x {field[1]} pixels, the movie has "
-        f"{movie[0]} x {movie[1]}: both are taken to begin at the same pixel of the sensor"
-    ) + beyond * (movie[0] > field[0] or movie[1] > field[1])
-
-
-def _places(model: Localizer, shape: tuple[int, int], pixel_size_nm: float) -> dict[str, Tensor]:
-    """Where the pixels of frames lie in the field, (y, x) nm, for a model that is to be told it."""
-    y, x = ((torch.arange(side) + 0.5) * pixel_size_nm for side in shape)
-    return {
-        name: at.expand(shape).clamp(*model.context[name])
-        for name, at in (("field_x", x), ("field_y", y[:, None]))
-        if name in model.context
-    }
 
 
 class _Span(NamedTuple):

@@ -31,16 +31,20 @@ def movies() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_settled_to_a_context_it_answers_as_if_it_were_told(model: Localizer, movies: torch.Tensor) -> None:
+def test_conditioned_on_a_context_beforehand_it_answers_as_one_that_is_given_it(
+    model: Localizer, movies: torch.Tensor
+) -> None:
     context = model.context_map({"defocus": torch.tensor([0.2, 0.9]), "astigmatism": torch.tensor([1.5, -1.0])})
     told = model(movies, CAMERA, context, 100.0)
     for i in range(2):
-        settled = model.settled(context[i : i + 1])
+        settled = model.conditioned_on(context[i : i + 1])
         assert not settled.context
         alone = settled(movies[i : i + 1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0)
         torch.testing.assert_close(alone.logit, told.logit[3 * i : 3 * i + 3], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(alone.z_nm, told.z_nm[3 * i : 3 * i + 3], atol=1e-3, rtol=1e-5)
-    turned = model.settled(context[:1], z_sign=-1, z_shift_px=0.4)(movies[:1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0)
+    turned = model.conditioned_on(context[:1], z_sign=-1, z_shift_px=0.4)(
+        movies[:1], CAMERA, torch.zeros(1, 0, 1, 1), 100.0
+    )
     torch.testing.assert_close(turned.z_nm, 40 - told.z_nm[:3], atol=1e-3, rtol=1e-5)
     assert (told.logit[:3] - model(movies, CAMERA, context.flip(0), 100.0).logit[:3]).abs().max() > 1e-3
 
@@ -76,7 +80,7 @@ def test_a_training_goes_on_from_a_model_that_is_told_the_same(model: Localizer,
     )
 
 
-def test_a_context_seen_beside_the_frames_cannot_be_settled() -> None:
+def test_a_context_seen_beside_the_frames_cannot_be_given_beforehand() -> None:
     model = Localizer(replace(NETWORK, context_width=0), CONTEXT)
     with pytest.raises(ValueError, match="beside the frames"):
-        model.settled(torch.zeros(1, 2, 1, 1))
+        model.conditioned_on(torch.zeros(1, 2, 1, 1))

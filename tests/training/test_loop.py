@@ -28,7 +28,7 @@ from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
-from decode.optics.pupil_bank import PupilPrior
+from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
 from decode.training.loop import ASTRAY, Progress, TrainingError, _Course, train
 from decode.training.processes import Processes

@@ -67,16 +67,14 @@ class LocalizeStep(Step):
         unsettled = self.session.why_not("movie") or self.session.why_not("model")
         if unsettled or model is None:
             return unsettled
-        from decode.verbs.localize import needs_psf
-
-        if self.session.psf is None and needs_psf(model.localizer):
+        if self.session.psf is None and model.localizer.domain.kind.needs_psf:
             return f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
         return ""
 
     def asks_psf_sigma(self) -> bool:
         """Whether the model is told the width of the PSF, rather than one from beads or none at all."""
         model = self.session.model
-        return model is None or "psf_sigma_px" in model.localizer.context
+        return model is None or model.localizer.domain.kind.needs_width
 
     def done(self) -> str:
         found = self.session.found

@@ -171,13 +171,11 @@ class ModelStep(Step):
 
 def card_of(model: ChosenModel) -> Card:
     """What a model's training record says of it."""
-    from decode.verbs.localize import needs_psf
-
     record = model.localizer.record
     recipe = record.get("config", {})
     told = (
         ["the PSF, by the step PSF"]
-        if needs_psf(model.localizer)
+        if model.localizer.domain.kind.needs_psf
         else [
             f"{name.replace('_', ' ')} from {low:g} to {high:g}"
             for name, (low, high) in model.localizer.context.items()

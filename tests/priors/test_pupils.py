@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decode.optics.gaussian import GaussianPSF
+from decode.conditioning import AstigmaticPupil
+from decode.optics.gaussian import GaussianPSF, gaussian_width_px
 from decode.optics.pupil import MODES, PupilPSF
-from decode.optics.pupil_bank import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior, canonical, gaussian_width_px
+from decode.priors.pupils import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior
 
 BANK = PupilBank(PupilPrior(), 100.0, (-600.0, 600.0), size=6)
 ROUND = PupilBank(RoundPupilPrior(sigma_px=(1.0, 1.5), told_error=0.0), 100.0, (-200.0, 200.0), size=4)
@@ -36,15 +37,15 @@ def images(psf: PupilPSF, z: torch.Tensor) -> torch.Tensor:
 
 def test_a_mirrored_pupil_has_the_same_images_at_the_other_depth() -> None:
     psf = pupil(sign=-1)
-    told = canonical(psf)
+    told = AstigmaticPupil.of_pupil(psf)
     assert told.mirrored
-    assert told.context["zernike_2_2_waves"] == pytest.approx(0.1)
-    assert told.context["zernike_3_1_waves"] == pytest.approx(0.03)
+    assert told.values["zernike_2_2_waves"] == pytest.approx(0.1)
+    assert told.values["zernike_3_1_waves"] == pytest.approx(0.03)
     same = PupilPSF(
         numerical_aperture=1.4,
         wavelength_nm=600.0,
         pixel_size_nm=100.0,
-        zernike_nm={(n, m): 600 * told.context[f"zernike_{n}_{m}_waves"] for n, m in MODES},
+        zernike_nm={(n, m): 600 * told.values[f"zernike_{n}_{m}_waves"] for n, m in MODES},
         blur_nm=30.0,
     )
     z = torch.tensor([-500.0, -120.0, 0.0, 300.0])
@@ -55,10 +56,10 @@ def test_a_mirrored_pupil_has_the_same_images_at_the_other_depth() -> None:
 @pytest.mark.parametrize(("scale", "index"), [(1.3, 1.518), (1.0, 1.33)])
 def test_scaled_optics_are_told_alike(scale: float, index: float) -> None:
     psf, other = pupil(), pupil(scale=scale, index=index)
-    one, two = canonical(psf), canonical(other)
+    one, two = AstigmaticPupil.of_pupil(psf), AstigmaticPupil.of_pupil(other)
     assert not one.mirrored
-    for name, value in one.context.items():
-        assert two.context[name] == pytest.approx(value, abs=1e-5), name
+    for name, value in one.values.items():
+        assert two.values[name] == pytest.approx(value, abs=1e-5), name
     z = torch.tensor([-400.0, 0.0, 250.0])
     torch.testing.assert_close(images(other, z * scale), images(psf, z), atol=1e-5, rtol=1e-3)
 
@@ -137,9 +138,9 @@ def test_told_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
 def test_a_pupil_that_no_network_is_told_is_refused() -> None:
     mask = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, phase_mask_nm=torch.zeros(44, 44))
     with pytest.raises(ValueError, match="phase mask"):
-        canonical(mask)
+        AstigmaticPupil.of_pupil(mask)
     high = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, zernike_nm={(6, 0): 30.0})
     with pytest.raises(ValueError, match="aberrations"):
-        canonical(high)
+        AstigmaticPupil.of_pupil(high)
     with pytest.raises(ValueError, match="lowest value must come first"):
         replace(PupilPrior(), astigmatism_waves=(0.2, 0.1))

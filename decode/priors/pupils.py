@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, NamedTuple, final
+from typing import Annotated, final
 
-import numpy as np
 import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from decode.emitters import EmitterSet
-from decode.optics.gaussian import GaussianPSF
-from decode.optics.psf import PSF
+from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
+from decode.optics.gaussian import gaussian_width_px
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
-__all__ = ["Canonical", "PupilBank", "PupilPrior", "RoundPupilPrior", "canonical", "gaussian_width_px"]
+__all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
 
-IMMERSION_INDEX = 1.518
-"""of all pupils in the bank: others are scaled to it, for only wavelength and aperture over the index matter"""
 Aperture = Annotated[float, Gt(0), Le(IMMERSION_INDEX)]
-ASTIGMATISM = (2, 2)
 UNTOLD = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
 """(n, m) of the modes that real objectives have besides, a little"""
 PATCH_PX = 25
@@ -47,7 +42,7 @@ class PupilPrior:
     numerical_aperture: tuple[Aperture, Aperture] = (1.15, 1.5)
     """in oil"""
     astigmatism_waves: PositiveRange = (0.05, 0.17)
-    """(2, 2): makes spots beyond focus longer along y; `canonical` brings those of the other sign to it"""
+    """(2, 2): makes spots beyond focus longer along y; `AstigmaticPupil` mirrors those of the other sign"""
     oblique_waves: NonNegative = 0.04
     """largest (2, -2) of either sign"""
     spherical_waves: NonNegative = 0.05
@@ -93,7 +88,7 @@ class PupilPrior:
     ) -> PupilPSF:
         """The pupil of values by the names of the context, and of further modes in wavelengths."""
         wavelength = known["wavelength_px"] * pixel_size_nm
-        waves = {mode: known[_name(mode)] for mode in MODES} | dict(untold)
+        waves = {mode: known[f"zernike_{mode[0]}_{mode[1]}_waves"] for mode in MODES} | dict(untold)
         return PupilPSF(
             numerical_aperture=known["numerical_aperture"],
             wavelength_nm=wavelength,
@@ -111,73 +106,9 @@ class PupilPrior:
         largest = {(2, -2): self.oblique_waves, (4, 0): self.spherical_waves}
         ranges = {mode: (-largest.get(mode, self.others_waves), largest.get(mode, self.others_waves)) for mode in MODES}
         ranges[ASTIGMATISM] = self.astigmatism_waves
-        return {
-            "wavelength_px": self.wavelength_px,
-            "numerical_aperture": self.numerical_aperture,
-            "blur_px": self.blur_px,
-            "apodization": self.apodization,
-            **{_name(mode): bounds for mode, bounds in ranges.items()},
-        }
-
-
-def _name(mode: tuple[int, int]) -> str:
-    return f"zernike_{mode[0]}_{mode[1]}_waves"
-
-
-class Canonical(NamedTuple):
-    """A pupil as a network that is amortized over pupils is told it."""
-
-    context: dict[str, float]
-    """by the names of `PupilPrior.context`"""
-    mirrored: bool
-    """z has the other sign: the pupil was replaced by the one with the same images at -z"""
-    offset_nm: tuple[float, float, float]
-    """where the network sees an emitter that lies at the origin; z before it is mirrored"""
-    z_nm: tuple[float, ...] = (0.0,)
-    """rising depths of the calibration"""
-    light: tuple[float, ...] = (1.0,)
-    """photons of the pupil for one of the calibration at these depths: a pupil's rings reach beyond a patch of voxels,
-    which calls all light what it holds"""
-
-    def placed(self, found: EmitterSet) -> EmitterSet:
-        """Emitters as the network saw them, in the coordinates and the photons of the calibration."""
-        sign = torch.tensor([1.0, 1.0, -1.0 if self.mirrored else 1.0]).to(found.xyz)
-        xyz = found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz)
-        light = torch.from_numpy(np.interp(xyz[:, 2].cpu().numpy(), self.z_nm, self.light)).to(found.photons)
-        sigma = None if found.photons_sigma is None else found.photons_sigma / light
-        return replace(found, xyz=xyz, photons=found.photons / light, photons_sigma=sigma)
-
-
-def canonical(psf: PupilPSF) -> Canonical:
-    """What a network is told of a calibrated pupil.
-
-    The images of the wave front W(r) at z are those of -W(-r) at -z, as the field is real but for its phase: even
-    modes change their sign, odd ones keep it.  So a network for one sign of astigmatism does for both.
-
-    Raises:
-        ValueError: if the pupil has a phase mask, or modes beyond the fourth order of 0.01 wavelengths or more.
-    """
-    if psf.phase_mask_nm is not None:
-        raise ValueError("the PSF has a phase mask, which no network for astigmatic pupils is told; train one for it")
-    wavelength = psf.wavelength_nm * IMMERSION_INDEX / psf.immersion_index
-    waves = {mode: float(c) / psf.wavelength_nm for mode, c in zip(psf.modes, psf.zernike_nm.detach(), strict=True)}
-    unknown = {mode: c for mode, c in waves.items() if mode not in MODES and abs(c) > 0.01}
-    if unknown:
-        raise ValueError(f"the PSF has aberrations {sorted(unknown)} that no network for astigmatic pupils is told")
-    mirrored = waves.get(ASTIGMATISM, 0.0) < 0
-    signs = {mode: -1 if mirrored and mode[0] % 2 == 0 else 1 for mode in MODES}
-    x, y, z = psf.offset_nm.tolist()
-    return Canonical(
-        {
-            "wavelength_px": wavelength / psf.pixel_size_nm,
-            "numerical_aperture": float(psf.numerical_aperture.detach()) * IMMERSION_INDEX / psf.immersion_index,
-            "blur_px": float(psf.blur_nm.detach()) / psf.pixel_size_nm,
-            "apodization": float(psf.apodization.detach()),
-            **{_name(mode): signs[mode] * waves.get(mode, 0.0) for mode in MODES},
-        },
-        mirrored,
-        (x, y, z),
-    )
+        others = (self.wavelength_px, self.numerical_aperture, self.blur_px, self.apodization)
+        bounds = (*others, *(ranges[mode] for mode in MODES))
+        return dict(zip(AstigmaticPupil.names, bounds, strict=True))
 
 
 @final
@@ -208,7 +139,7 @@ class RoundPupilPrior:
     @property
     def context(self) -> dict[str, Range]:
         """Name and range of what the network is told."""
-        return {"psf_sigma_px": self.sigma_px}
+        return dict.fromkeys(GaussianWidth.names, self.sigma_px)
 
     def told(self, values: Tensor, rng: torch.Generator) -> Tensor:
         """What users know of their width: (n, 1) true values with the errors of an estimate."""
@@ -243,27 +174,6 @@ class RoundPupilPrior:
             if self.sigma_px[0] <= sigma_px <= self.sigma_px[1]:
                 return psf, torch.tensor([sigma_px], device=rng.device)
         raise ValueError(f"psf: no pupil of these ranges has a width within sigma_px {list(self.sigma_px)}")
-
-
-@torch.no_grad()
-def gaussian_width_px(psf: PSF) -> float:
-    """Width in pixels of the Gaussian most like a PSF in focus, as it is fitted to molecules on a background.
-
-    Weighted least squares in a window of 9 x 9 pixels, for 2000 photons on 20 a pixel.
-    """
-    side = 9
-    centre = psf.pixel_size_nm * side / 2
-    place = torch.tensor([[centre, centre, 0.0]], dtype=torch.float64)
-    image = psf.with_patch(side).integrate_pixels(place.to(torch.get_default_dtype())).double().cpu().view(-1)
-    weight = 1 / (2000 * image + 20)
-    widths = torch.logspace(math.log10(0.4), math.log10(3.0), 200, dtype=torch.float64)
-    gaussian = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side)
-    middle = torch.tensor([[side / 2, side / 2, 0.0]], dtype=torch.float64).expand(len(widths), 3)
-    spots = gaussian.integrate_pixels(middle, widths[:, None]).flatten(1)
-    design = torch.stack([spots, torch.ones_like(spots)], 2) * weight.sqrt()[None, :, None]
-    target = (image * weight.sqrt()).expand(len(widths), -1)[..., None]
-    rest = target - design @ torch.linalg.lstsq(design, target).solution
-    return float(widths[rest.square().sum((1, 2)).argmin()])
 
 
 @final
