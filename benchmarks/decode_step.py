@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decode.config import TrainConfig, load_config
 from decode.devices import choose_device, keep_freed_memory
 from decode.forward import Simulation
-from decode.training.loop import _Learner
+from decode.training.learner import Learner
 from decode.training.processes import Processes
 
 THEIRS = "DECODE's shape"
@@ -146,7 +146,8 @@ def published_step(config: TrainConfig, layout: torch.memory_format, device: tor
 
 def own_step(config: TrainConfig, layout: torch.memory_format, device: torch.device) -> Callable[..., None]:
     """A step of `decode train`."""
-    learner = _Learner(config.localizer().to(device, memory_format=layout), config, Processes())  # type: ignore[call-overload]
+    model = config.localizer().to(device, memory_format=layout)  # type: ignore[call-overload]
+    learner = Learner(model, config.training, Processes())
 
     def step(batch: Simulation) -> None:
         if learner.step(batch, config.training.learning_rate) is None:

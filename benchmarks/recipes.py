@@ -18,51 +18,81 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from recipes_changes import (
+    ScheduleFree,
     clock,
     counts_standardized,
     density_rising,
     distilled,
     five_frames,
     no_logarithm,
-    put,
     quarters_of_pixels,
-    schedule_free,
     second_pass,
     seen_as,
     soap,
     then_owned,
-    watch,
 )
-from recipes_losses import LOSSES, Unowned, Whole, count_and_mixture, loss_with, soft_association
+from recipes_losses import (
+    Unowned,
+    Whole,
+    belief_propagation,
+    best_association,
+    count_and_mixture,
+    loss_with,
+    owned_pixels,
+    soft_association,
+)
 
-import decode.training.loop
-import decode.training.validation
 from decode.config import TrainConfig, load_config
+from decode.emitters import EmitterSet
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
+from decode.training.learner import Loss, OptimizerChoice, choose_optimizers, loss_of
+from decode.training.loop import train
+from decode.training.validation import Validation
 
-WIDE = ("network.frame_widths=[24, 48, 64]", "network.sequence_widths=[48, 72, 96]", "network.head_width=48")
+WIDE = (
+    "network.frame_widths=[24, 48, 64]",
+    "network.sequence_widths=[48, 72, 96]",
+    "network.head_width=48",
+)
+NARROW = (
+    "network.frame_widths=[12, 24, 32]",
+    "network.sequence_widths=[24, 32, 48]",
+    "network.head_width=24",
+)
+SCHEDULE_FREE = ScheduleFree()
+
+
+def unowned(posterior: SetPosterior) -> EmitterSet:
+    return Unowned(posterior).point_estimate()
+
+
+def whole_pixels(posterior: SetPosterior) -> EmitterSet:
+    return Whole(posterior).point_estimate()
 
 
 class Variant(NamedTuple):
     """What differs from the recipe."""
 
     settings: tuple[str, ...] = ()
-    loss: str = "owned pixels"
+    loss: Loss = loss_of
+    optimizers: OptimizerChoice = choose_optimizers
+    finish: Callable[[Localizer], None] | None = None
+    """what is done to the trained model"""
     start: str | None = None
     change: Callable[[], None] | None = None
-    """of the package"""
-    second: Callable[[TrainConfig, Localizer], None] | None = None
-    """what a first network, trained for half of the time, changes for the second one, trained for the other half"""
+    """of networks or movies"""
+    second: Callable[[TrainConfig, Localizer], Loss] | None = None
+    """the loss of a second network, trained for half of the time, that follows on a first one,
+    trained for the other half"""
     first: tuple[str, ...] = ()
     """settings of that first network"""
-    read_out: Callable[[SetPosterior], Any] | None = None
+    read_out: Callable[[SetPosterior], EmitterSet] = SetPosterior.point_estimate
 
 
 VARIANTS = {
@@ -76,25 +106,23 @@ VARIANTS = {
     "2 movies a step": Variant(("training.movies=2",)),
     "8 movies a step": Variant(("training.movies=8",)),
     "frames of 48 px": Variant(("training.size_px=48", "training.movies=2")),
-    "narrow network": Variant(
-        ("network.frame_widths=[12, 24, 32]", "network.sequence_widths=[24, 32, 48]", "network.head_width=24")
-    ),
+    "narrow network": Variant(NARROW),
     "wide network": Variant(WIDE),
     "two levels": Variant(("network.frame_widths=[16, 32]", "network.sequence_widths=[32, 48]")),
-    "soft association": Variant(loss="soft association"),
-    "best association": Variant(loss="best association"),
-    "belief propagation": Variant(loss="belief propagation"),
-    "DECODE's count and mixture": Variant(loss="count and mixture"),
-    "soft, then owned": Variant(change=then_owned(soft_association)),
-    "mixture, then owned": Variant(change=then_owned(count_and_mixture)),
+    "soft association": Variant(loss=loss_with(soft_association), read_out=unowned),
+    "best association": Variant(loss=loss_with(best_association), read_out=unowned),
+    "belief propagation": Variant(loss=loss_with(belief_propagation), read_out=unowned),
+    "DECODE's count and mixture": Variant(loss=loss_with(count_and_mixture), read_out=unowned),
+    "soft, then owned": Variant(loss=then_owned(soft_association)),
+    "mixture, then owned": Variant(loss=then_owned(count_and_mixture)),
     # a fall over no time at all leaves the learning rate constant
-    "schedule-free": Variant(("training.decay_share=1.0e-9",), change=schedule_free),
-    "SOAP": Variant(change=soap),
+    "schedule-free": Variant(("training.decay_share=1.0e-9",), optimizers=SCHEDULE_FREE, finish=SCHEDULE_FREE.finish),
+    "SOAP": Variant(optimizers=soap),
     "density rising": Variant(change=density_rising),
     "counts standardized": Variant(change=seen_as(counts_standardized)),
     "no logarithm": Variant(change=seen_as(no_logarithm)),
     "five frames": Variant(change=five_frames),
-    "subpixel heads": Variant(change=quarters_of_pixels, read_out=Whole),
+    "subpixel heads": Variant(loss=loss_with(owned_pixels), change=quarters_of_pixels, read_out=whole_pixels),
     "second pass": Variant(second=second_pass),
     "second pass, same start": Variant(second=partial(second_pass, same_start=True)),
     "distilled": Variant(second=distilled, first=WIDE),
@@ -104,31 +132,47 @@ VARIANTS = {
 def train_one(recipe: Path, name: str, minutes: float, out: Path) -> dict[str, Any]:
     """Train a variant and score it."""
     variant = VARIANTS[name]
-
-    def train(settings: tuple[str, ...], file: Path, minutes: float) -> tuple[Localizer, int]:
-        config = load_config(recipe, [*settings, "training.validate_every=1000000", "training.patience=0"])
-        start = load_model(variant.start) if variant.start else None
-        *_, last = decode.training.loop.train(config, file, minutes=minutes, device="cpu", start=start)
-        return Localizer.load(file), last.step
-
-    watch()
     if variant.change is not None:
         variant.change()
-    if variant.loss in LOSSES:
-        put(decode.training.loop, "loss_of", loss_with(LOSSES[variant.loss]))
     config = load_config(recipe, list(variant.settings))
+    loss = variant.loss
     if variant.second is not None:
         minutes /= 2
         # other movies than those that the second network learns from
-        first, _ = train((*variant.first, f"seed={config.seed + 1}"), out / "first.safetensors", minutes)
-        variant.second(config, first)
-    model, steps = train(variant.settings, out / "model.safetensors", minutes)
-    clock.share = 1.0
-    read_out = Unowned if variant.loss in LOSSES else variant.read_out
-    if read_out is not None:
-        plain = decode.training.validation.posterior_of
-        put(decode.training.validation, "posterior_of", lambda *given: read_out(plain(*given)))
-    return {"steps": steps, **decode.training.validation.Validation(config, torch.device("cpu"), n_movies=48)(model)}
+        settings = (*variant.first, f"seed={config.seed + 1}")
+        first, _ = trained(variant, recipe, settings, minutes, out / "first.safetensors", loss)
+        loss = variant.second(config, first)
+    file = out / "model.safetensors"
+    model, steps = trained(variant, recipe, variant.settings, minutes, file, loss)
+    validation = Validation(config, torch.device("cpu"), n_movies=48, read_out=variant.read_out)
+    return {"steps": steps, **validation(model)}
+
+
+def trained(
+    variant: Variant,
+    recipe: Path,
+    settings: tuple[str, ...],
+    minutes: float,
+    file: Path,
+    loss: Loss,
+) -> tuple[Localizer, int]:
+    """A model trained for some minutes of the processor, and its number of steps."""
+    only_at_the_end = ("training.validate_every=1000000", "training.patience=0")
+    clock.start(minutes)
+    *_, last = train(
+        load_config(recipe, [*settings, *only_at_the_end]),
+        file,
+        minutes=minutes,
+        device="cpu",
+        start=None if variant.start is None else load_model(variant.start),
+        loss=loss,
+        optimizers=variant.optimizers,
+        clock=clock,
+    )
+    model = Localizer.load(file)
+    if variant.finish is not None:
+        variant.finish(model)
+    return model, last.step
 
 
 def main() -> None:
@@ -141,8 +185,6 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         torch.set_num_threads(1)
-        # minutes of the processor, so that what else runs on the machine does not decide
-        put(decode.training.loop, "time", SimpleNamespace(perf_counter=time.process_time))
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(train_one(given.recipe, given.one, given.minutes, Path(folder))))
         return

@@ -1,20 +1,21 @@
-"""What the variants in recipes.py change in the package while they are trained and scored."""
+"""Losses, optimizers and networks of the variants in recipes.py."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, final
 
 import torch
 from recipes_losses import Density, cross_entropy, loss_with, owned_pixels
 from recipes_optimizers import SOAP, ScheduleFreeAdamW
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.optim import Optimizer
 
-import decode.training.loop
-from decode.config import TrainConfig
+from decode.config import Optimization, TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import MeasuredPSF, Simulation
 from decode.network.localizer import FIRST, N_IMAGES, Localizer
@@ -24,16 +25,31 @@ from decode.optics.blur import BlurredPSF
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.priors.scene import Scene
+from decode.training.learner import Loss, choose_optimizers, loss_of
 from decode.training.validation import posterior_of
 
 MEAN_COUNT, SIGMA_COUNT = 20.0, 20.0
 """in an EMCCD movie of a few molecules per square micrometre: 22 and 22"""
 
 
-@dataclass
+@final
 class Clock:
-    share: float = 1.0
-    """of the training that is over"""
+    """Seconds of the processor, so that other work on the machine does not decide."""
+
+    def __init__(self) -> None:
+        self._began, self._budget = 0.0, math.inf
+
+    def start(self, minutes: float) -> None:
+        """Begin a training of so many minutes."""
+        self._began, self._budget = self(), 60 * minutes
+
+    def __call__(self) -> float:
+        return time.process_time()
+
+    @property
+    def share(self) -> float:
+        """Share of the training that is over."""
+        return min(1.0, (self() - self._began) / self._budget)
 
 
 clock = Clock()
@@ -42,20 +58,6 @@ clock = Clock()
 def put(owner: object, name: str, value: object) -> None:
     """Put something in the place of what the package has there."""
     setattr(owner, name, value)
-
-
-def watch() -> None:
-    """Keep the clock, and leave out the figures of a training's end, which take long and which no one reads here."""
-    rate = decode.training.loop._Course.rate
-
-    def watched(course: Any, at: float, step: int) -> float:
-        clock.share = at
-        return rate(course, at, step)
-
-    put(decode.training.loop._Course, "rate", watched)
-    put(decode.training.loop, "Validation", lambda *_: lambda _: {})
-    put(decode.training.loop, "characterize", lambda *_: [])
-    put(decode.training.loop, "diagnose", lambda *_: [])
 
 
 def built(change: Callable[[Localizer], object]) -> None:
@@ -72,14 +74,15 @@ def built(change: Callable[[Localizer], object]) -> None:
 # -- losses and movies that change with time -----------------------------------------------------------------------
 
 
-def then_owned(first: Density) -> Callable[[], None]:
+def then_owned(first: Density) -> Loss:
     """A loss that passes linearly over into that of owned pixels."""
 
     def mixed(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
+        share = clock.share
         early, late = first(posterior, emitters), owned_pixels(posterior, emitters)
-        return (1 - clock.share) * early + clock.share * late
+        return (1 - share) * early + share * late
 
-    return lambda: put(decode.training.loop, "loss_of", loss_with(mixed))
+    return loss_with(mixed)
 
 
 def density_rising() -> None:
@@ -98,33 +101,27 @@ def density_rising() -> None:
 # -- optimizers ----------------------------------------------------------------------------------------------------
 
 
-def schedule_free() -> None:
+@final
+class ScheduleFree:
     """Schedule-free AdamW for all weights; the model that is kept is its own average."""
-    step = decode.training.loop._Learner.step
 
-    def optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
-        return [ScheduleFreeAdamW(model.parameters(), config.training.learning_rate)]
+    def __call__(self, model: Localizer, plan: Optimization) -> list[Optimizer]:
+        self._weights = list(model.parameters())
+        self._optimizer = ScheduleFreeAdamW(self._weights, plan.learning_rate)
+        return [self._optimizer]
 
-    def stepped(learner: Any, batch: Simulation, rate: float) -> Tensor | None:
-        loss = step(learner, batch, rate)
-        for kept, moved in zip(learner.average.parameters(), learner.model.parameters(), strict=True):
-            kept.copy_(learner._optimizers[0].average_of(moved).detach())
-        return loss
-
-    put(decode.training.loop, "_optimizers", optimizers)
-    put(decode.training.loop._Learner, "step", stepped)
+    @torch.no_grad()
+    def finish(self, model: Localizer) -> None:
+        """Give the trained model the average of the optimizer."""
+        for kept, weight in zip(model.parameters(), self._weights, strict=True):
+            kept.copy_(self._optimizer.average_of(weight))
 
 
-def soap() -> None:
+def soap(model: Localizer, plan: Optimization) -> list[Optimizer]:
     """SOAP in the place of Muon."""
-    with_muon = decode.training.loop._optimizers
-
-    def optimizers(model: Localizer, config: TrainConfig) -> list[torch.optim.Optimizer]:
-        adam, muon = with_muon(model, config)
-        weights, plan = muon.param_groups[0]["params"], config.training
-        return [adam, SOAP(weights, plan.learning_rate, weight_decay=plan.weight_decay)]
-
-    put(decode.training.loop, "_optimizers", optimizers)
+    adam, muon = choose_optimizers(model, plan)
+    weights = muon.param_groups[0]["params"]
+    return [adam, SOAP(weights, plan.learning_rate, weight_decay=plan.weight_decay)]
 
 
 # -- networks ------------------------------------------------------------------------------------------------------
@@ -211,13 +208,12 @@ def quarters_of_pixels() -> None:
 
     built(divide)
     put(Localizer, "decode", decode_quarters)
-    put(decode.training.loop, "loss_of", loss_with(owned_pixels))
 
 
 # -- networks that follow on another -------------------------------------------------------------------------------
 
 
-def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = False) -> None:
+def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = False) -> Loss:
     """A network that sees, beside the frames, what a first one leaves unexplained.
 
     That is the difference between stabilized values: of the counts, and of those expected by the molecules and the
@@ -226,7 +222,7 @@ def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = Fal
     """
     psf: PSF = config.forward_model().psf
     if isinstance(config.psf, MeasuredPSF):
-        psf = BlurredPSF(psf, sum(config.psf.blur_nm) / 2)  # of the movie's own blur nobody is told
+        psf = BlurredPSF(psf, sum(config.psf.blur_nm) / 2)  # the movie's own blur is not known
     plain = Localizer.forward
     rest: list[Tensor] = []
 
@@ -266,18 +262,23 @@ def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = Fal
 
     built(widen)
     put(Localizer, "forward", forward)
+    return loss_of
 
 
-def distilled(config: TrainConfig, teacher: Localizer) -> None:
-    """Half the loss is the cross-entropy with a teacher's posterior (Hinton, Vinyals and Dean, arXiv:1503.02531)."""
+def distilled(config: TrainConfig, teacher: Localizer) -> Loss:
+    """Half the loss is the cross-entropy with a teacher's posterior.
 
-    def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
+    (Hinton, Vinyals and Dean, arXiv:1503.02531)
+    """
+
+    def loss(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
         with torch.no_grad():
             taught = posterior_of(teacher, batch)
 
         def both(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-            return (owned_pixels(posterior, emitters) - cross_entropy(taught, posterior)) / 2
+            own = owned_pixels(posterior, emitters)
+            return (own - cross_entropy(taught, posterior)) / 2
 
-        return loss_with(both)(model, batch, config)
+        return loss_with(both)(model, batch, plan)
 
-    put(decode.training.loop, "loss_of", loss_of)
+    return loss

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, logsigmoid, max_pool2d, pad, softplus
 
-import decode.training.validation
-from decode.config import TrainConfig
+from decode.config import Optimization
 from decode.emitters import EmitterSet
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior, _log_mass, _log_normal, _truncated_moments
+from decode.training.learner import Loss
+from decode.training.validation import posterior_of
 
 Density = Callable[[SetPosterior, EmitterSet], Tensor]
 
@@ -142,26 +143,22 @@ def count_and_mixture(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
     return (counted * count).sum() + share.sum()
 
 
-LOSSES: dict[str, Density] = {
-    "soft association": soft_association,
-    "best association": best_association,
-    "belief propagation": belief_propagation,
-    "count and mixture": count_and_mixture,
-}
+def loss_with(density: Density) -> Loss:
+    """A loss like the package's own, with another density of the emitters."""
 
-
-def loss_with(density: Density) -> Callable[[Localizer, Simulation, TrainConfig], Tensor]:
-    def loss_of(model: Localizer, batch: Simulation, config: TrainConfig) -> Tensor:
-        posterior = decode.training.validation.posterior_of(model, batch)
+    def loss(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
+        posterior = posterior_of(model, batch)
         position = batch.emitters.xyz[:, :2] / batch.pixel_size_nm
         height, width = batch.frames.shape[-2:]
         size = torch.tensor([width, height], device=position.device)
-        kept = ((position >= 0) & (position < size)).all(1) & (batch.emitters.photons >= config.training.min_photons)
+        inside = ((position >= 0) & (position < size)).all(1)
+        kept = inside & (batch.emitters.photons >= plan.min_photons)
         found = adaptive_avg_pool2d(posterior.background.log(), (height, width))
         background = (found - batch.background.flatten(0, 1).log()).square().mean()
-        return -100 * density(posterior, batch.emitters[kept]) / batch.background.numel() + background
+        log_density = density(posterior, batch.emitters[kept])
+        return -100 * log_density / batch.background.numel() + background
 
-    return loss_of
+    return loss
 
 
 @final

@@ -57,7 +57,7 @@ def _say(error: Exception, ctx: Any, *, about: str = "") -> int:
 def _exit_code(error: Exception) -> int | None:
     """None for an error that no user can cause."""
     from decode.errors import is_out_of_memory
-    from decode.training.loop import TrainingError
+    from decode.training.course import TrainingError
 
     if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
         return 2

@@ -1,4 +1,4 @@
-"""diagnose: in plain words, what limits a trained model and what to change."""
+"""Diagnosis: sentences on what limits a model, and on movies that are unlike its training."""
 
 from __future__ import annotations
 
@@ -9,105 +9,137 @@ from decode.config import TrainConfig
 
 __all__ = ["beyond_training", "diagnose", "unsteady"]
 
-FEW = 0.5
-"""Jaccard index below which more molecules are missed or made up than found"""
+MIN_JACCARD = 0.5
+"""below it, more molecules are missed or made up than found"""
+BACKGROUND_TOLERANCE = 1.5
+"""factor by which a movie's background may leave the range of the training: it is uneven"""
+MAX_FLICKER = 0.15
+"""relative change of the background between frames that models trained on steady light tolerate.
 
-MARGIN = 1.5
-"""by which a movie's background may lie outside the range of a model's training: the background of a movie is uneven"""
-
-
-FLICKER = 0.15
-"""change of the background from frame to frame, from which models that were trained on steady light make up molecules:
-measured on alternating and on noisy light, 3 % of the molecules at 0.15 to 0.2, a quarter and more at 0.3"""
+Beyond it they make up molecules: on alternating and on noisy light, 3 % of the molecules at 0.15 to
+0.2, a quarter and more at 0.3.
+"""
+MAX_ERROR_OVER_BOUND = 1.25
+CALIBRATED = (0.8, 1.25)
+"""errors over stated sigmas that are worth no remark"""
 
 
 def beyond_training(record: Mapping[str, Any], background: float) -> str:
-    """A sentence where the background of a movie, photons per pixel, is none that a model was trained on, or ""."""
-    stated = record.get("config", {}).get("scene", {}).get("background_photons")
-    if stated is None:
+    """Compare the background of a movie with that of a training.
+
+    Args:
+        record: of the model.
+        background: of the movie, photons per pixel.
+
+    Returns:
+        A sentence if the model was not trained on such a background, or "".
+    """
+    trained = record.get("config", {}).get("scene", {}).get("background_photons")
+    if trained is None:
         return ""
-    low, high = stated
-    if low / MARGIN <= background <= high * MARGIN:
+    low, high = trained
+    if low / BACKGROUND_TOLERANCE <= background <= high * BACKGROUND_TOLERANCE:
         return ""
     return (
-        f"the movie's background is about {max(background, 0.0):.3g} photons per pixel, and the model was trained on "
-        f"{low:g} to {high:g}: molecules may be missed or made up; check the camera's baseline and gain, or train a "
-        "model for this movie (`decode estimate`, `decode train`)"
+        f"the movie's background is about {max(background, 0.0):.3g} photons per pixel, and the "
+        f"model was trained on {low:g} to {high:g}: molecules may be missed or made up; check the "
+        "camera's baseline and gain, or train a model for this movie (`decode estimate`, "
+        "`decode train`)"
     )
 
 
 def unsteady(record: Mapping[str, Any], flicker: float) -> str:
-    """A sentence where the background of a movie changes between frames more than where a model was trained, or "".
+    """Compare the flicker of a movie with that of a training.
 
     Args:
         record: of the model.
         flicker: of the movie, from `UsualFrames.flicker`.
+
+    Returns:
+        A sentence if the background changes between frames more than in training, or "".
     """
-    scene = record.get("config", {}).get("scene", {})
-    allowed = FLICKER
-    if scene.get("flicker", 0.0) > 0:
-        low, high = scene["flicker_factor"]
-        ratio = max(high, 1 / low)
-        # frames that take turns, over the middle of both
-        allowed = 2 * (ratio - 1) / (ratio + 1)
+    allowed = _trained_flicker(record)
     if flicker <= allowed:
         return ""
     return (
-        f"the background changes by {flicker:.0%} from frame to frame, and the model was trained on steadier light "
-        f"(up to {allowed:.0%}): molecules may be made up; localize the frames of each laser apart, record with steady "
-        "light, or train a model for this movie (`decode train`)"
+        f"the background changes by {flicker:.0%} from frame to frame, and the model was trained "
+        f"on steadier light (up to {allowed:.0%}): molecules may be made up; localize the frames "
+        "of each laser apart, record with steady light, or train a model for this movie "
+        "(`decode train`)"
     )
+
+
+def _trained_flicker(record: Mapping[str, Any]) -> float:
+    """Relative change of the background between frames that a model was trained on."""
+    scene = record.get("config", {}).get("scene", {})
+    if not scene.get("flicker", 0.0) > 0:
+        return MAX_FLICKER
+    low, high = scene["flicker_factor"]
+    ratio = max(high, 1 / low)
+    # frames that take turns, over the middle of both
+    return 2 * (ratio - 1) / (ratio + 1)
 
 
 def diagnose(
     config: TrainConfig,
     validation: Mapping[str, float],
     figures: Sequence[Mapping[str, float]],
-    settled: bool,
+    converged: bool,
 ) -> list[str]:
-    """What limits a model, by its figures on simulations.
+    """What limits a model, by its scores on simulated movies.
 
     Args:
         config: the recipe.
         validation: the last figures of `Validation`.
         figures: by density and flux, from `characterize`.
-        settled: validation had stopped improving before the end.
+        converged: validation had stopped improving before the end.
 
     Returns:
         A sentence each, the most important one first; none if there is nothing to say.
     """
-    remarks = []
-    densities = sorted({row["density_per_um2"] for row in figures})
-    fluxes = sorted({row["flux_photons"] for row in figures})
-
-    def jaccard(density: float, flux: float) -> float:
-        return next(r["jaccard"] for r in figures if r["density_per_um2"] == density and r["flux_photons"] == flux)
-
-    background = config.scene.background_photons
-    if densities:
-        dim = [flux for flux in fluxes if jaccard(densities[0], flux) < FEW]
-        if dim:
-            remarks.append(
-                f"too dim: with {dim[-1]:.0f} photons on {figures[0]['background_photons']:.0f} of background a pixel, "
-                "fewer than half of the molecules are found even where they are sparse; gather more photons (longer "
-                f"frames, more laser power), lower the background ({background[0]:g} to {background[1]:g} in the "
-                "recipe), use a PSF that spreads less, or train on brighter molecules only"
-            )
-        bright = fluxes[-1]
-        crowded = [density for density in densities if jaccard(density, bright) < FEW]
-        if crowded and crowded[0] > densities[0]:
-            remarks.append(
-                f"too dense for this PSF: from {crowded[0]:.1f} molecules on at once per square micrometre, fewer than "
-                "half are found even if bright; switch fewer on, record more frames, or use a smaller range of depth"
-            )
-    over_bound, over_sigma = validation["isolated_error_over_bound"], validation["isolated_error_over_sigma"]
-    if over_bound > 1.25:
+    remarks = [_too_dim(config, figures), _too_dense(figures)]
+    over_bound = validation["isolated_error_over_bound"]
+    if over_bound > MAX_ERROR_OVER_BOUND:
+        remedy = "a larger network may do better" if converged else "train longer"
         remarks.append(
-            f"isolated molecules are found {over_bound:.2f} times less precisely than their light allows: "
-            + ("a larger network may do better" if settled else "train longer")
+            f"isolated molecules are found {over_bound:.2f} times less precisely than their light "
+            f"allows: {remedy}"
         )
-    if not 0.8 < over_sigma < 1.25:
+    over_sigma = validation["isolated_error_over_sigma"]
+    if not CALIBRATED[0] < over_sigma < CALIBRATED[1]:
         remarks.append(
-            f"errors are {over_sigma:.2f} times the stated uncertainties, which will come closer with a longer training"
+            f"errors are {over_sigma:.2f} times the stated uncertainties, which will come closer "
+            "with a longer training"
         )
-    return remarks
+    return [remark for remark in remarks if remark]
+
+
+def _too_dim(config: TrainConfig, figures: Sequence[Mapping[str, float]]) -> str:
+    """A sentence if dim molecules are not found even where they are sparse, or ""."""
+    sparsest = min((row["density_per_um2"] for row in figures), default=None)
+    sparse = [row for row in figures if row["density_per_um2"] == sparsest]
+    missed = [row["flux_photons"] for row in sparse if row["jaccard"] < MIN_JACCARD]
+    if not missed:
+        return ""
+    low, high = config.scene.background_photons
+    return (
+        f"too dim: with {max(missed):.0f} photons on {figures[0]['background_photons']:.0f} of "
+        "background a pixel, fewer than half of the molecules are found even where they are "
+        "sparse; gather more photons (longer frames, more laser power), lower the background "
+        f"({low:g} to {high:g} in the recipe), use a PSF that spreads less, or train on brighter "
+        "molecules only"
+    )
+
+
+def _too_dense(figures: Sequence[Mapping[str, float]]) -> str:
+    """A sentence if bright molecules are found where sparse, but not where dense, or ""."""
+    brightest = max((row["flux_photons"] for row in figures), default=None)
+    bright = [row for row in figures if row["flux_photons"] == brightest]
+    missed = [row["density_per_um2"] for row in bright if row["jaccard"] < MIN_JACCARD]
+    if not missed or min(missed) == min(row["density_per_um2"] for row in figures):
+        return ""
+    return (
+        f"too dense for this PSF: from {min(missed):.1f} molecules on at once per square "
+        "micrometre, fewer than half are found even if bright; switch fewer on, record more "
+        "frames, or use a smaller range of depth"
+    )

@@ -1,4 +1,4 @@
-"""Muon: gradient steps whose matrices are orthogonal, so that every direction of a layer learns at the same rate."""
+"""Muon: orthogonal gradient steps, by which every direction of a layer learns at one rate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Muon"]
 
 @final
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalized by Newton-Schulz iteration (Jordan et al., 2024), for weights of two or more axes.
+    """Momentum orthogonalized by Newton-Schulz iteration (Jordan et al., 2024).
 
-    A convolution's weight counts as the matrix (out, in * height * width).  Updates are scaled to the size of Adam's
-    (Liu et al., arXiv:2502.16982, eq. 4), so that both take the same learning rate and weight decay.
+    A convolution's weight counts as the matrix (out, in * height * width).  Updates are scaled to
+    the size of Adam's (Liu et al., arXiv:2502.16982, eq. 4), so that both take the same learning
+    rate and weight decay.
 
     Args:
         parameters: weights, each with at least two axes.
@@ -26,7 +27,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Tensor],
+        lr: float = 2e-3,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -50,7 +55,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values about 1, by the quintic Newton-Schulz iteration of Jordan et al."""
+    """The nearest matrix with singular values about 1.
+
+    By the quintic Newton-Schulz iteration of Jordan et al.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

@@ -24,16 +24,29 @@ class Processes(NamedTuple):
         """Whether this process is the one that writes files and reports."""
         return self.rank == 0
 
+    def share_of(self, movies: int) -> int:
+        """This process's number of a step's movies.
+
+        Raises:
+            ValueError: if the processes cannot share them evenly.
+        """
+        if movies % self.size:
+            raise ValueError(
+                f"training.movies is {movies}, which {self.size} processes cannot share; "
+                "make it a multiple"
+            )
+        return movies // self.size
+
     def agreed(self, value: float, device: torch.device) -> float:
-        """What the first process says; all wait for it."""
+        """The value of the first process, on all of them; each waits for it."""
         if self.size == 1:
             return value
-        told = torch.tensor(value, dtype=torch.float64, device=device)
-        distributed.broadcast(told, 0)
-        return float(told)
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
+        distributed.broadcast(shared, 0)
+        return float(shared)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes; all wait for it."""
+        """The mean over the processes; each waits for it."""
         if self.size > 1:
             distributed.all_reduce(value)
             value /= self.size
@@ -43,7 +56,9 @@ class Processes(NamedTuple):
 def own_device(device: torch.device) -> torch.device:
     """Of several GPUs the one that is this process's."""
     local = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(local)) if local is not None and device.type == "cuda" else device
+    return (
+        torch.device("cuda", int(local)) if local is not None and device.type == "cuda" else device
+    )
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""What a model makes of simulations whose truth is known."""
+"""Validation: scores of a model on simulated movies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import CameraPrior, PSFPrior, Simulation
-from decode.metrics import coverage, match, normalized_errors, score
+from decode.metrics import Score, coverage, match, normalized_errors, score
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
@@ -23,94 +23,161 @@ from decode.ranges import Range
 
 __all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "posterior_of"]
 
+ReadOut: TypeAlias = Callable[[SetPosterior], EmitterSet]
+"""molecules of a posterior"""
+
+SIDE_PX, N_FRAMES, MOVIES_AT_ONCE = 48, 8, 2
+"""of the movies of a validation"""
+MARGIN_PX = 5
+"""molecules nearer to the border lack part of their light"""
+ISOLATION_NM, MIN_PHOTONS = 1000.0, 1000.0
+"""distance to the next molecule, and photons, of those that are compared with their bound"""
+REACH_NM = 250.0
+"""a localization nearer than this is that of an isolated molecule"""
+
 
 def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
-    """What a model infers from simulated movies, told the PSF as a user would know it."""
+    """The posterior of simulated movies, conditioned on the PSF as a user would know it."""
     context = model.context_map({name: batch.told[name] for name in model.context})
-    posterior: SetPosterior = model(batch.frames, batch.camera, context.to(batch.frames.device), batch.pixel_size_nm)
+    context = context.to(batch.frames.device)
+    posterior: SetPosterior = model(batch.frames, batch.camera, context, batch.pixel_size_nm)
     return posterior
 
 
 @final
 class Validation:
-    """A fixed set of simulated movies, drawn from a recipe, and the figures of a model on them."""
+    """A fixed set of simulated movies, drawn from a recipe, and the scores of models on them.
 
-    def __init__(self, config: TrainConfig, device: torch.device, n_movies: int = 24) -> None:
+    Args:
+        config: the recipe.
+        device: of simulations and models.
+        n_movies: an even number of movies.
+        read_out: how molecules are read from a posterior.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: torch.device,
+        *,
+        n_movies: int = 24,
+        read_out: ReadOut = SetPosterior.point_estimate,
+    ) -> None:
         rng = torch.Generator(device).manual_seed(config.seed + 7919)
         forward = config.forward_model()
         forward.psf.to(device)
-        self._batches = [forward.sample(2, 8, (48, 48), rng) for _ in range(n_movies // 2)]
+        shape = (SIDE_PX, SIDE_PX)
+        self._batches = [
+            forward.sample(MOVIES_AT_ONCE, N_FRAMES, shape, rng)
+            for _ in range(n_movies // MOVIES_AT_ONCE)
+        ]
         self._psf = forward.psf
         self._min_photons = config.training.min_photons
         self._two_d = not config.network.axial
+        self._read_out = read_out
 
     @torch.no_grad()
     def __call__(self, model: Localizer) -> dict[str, float]:
-        """Means over the movies by the rules of the SMLM Challenge 2016, and root mean squares over isolated molecules.
+        """Scores of a model.
 
-        Isolated molecules are alone within a micrometre, and have 1000 photons or more in the frame.
+        Returns:
+            Means over the movies by the rules of the SMLM Challenge 2016, and root mean square
+            errors of isolated molecules, over their bound and over their stated sigma.  Isolated
+            molecules are alone within a micrometre, and have 1000 photons or more in the frame.
         """
-        scores, over_bound, over_sigma = [], [], []
+        scores, errors = [], []
         for batch in self._batches:
-            found = posterior_of(model, batch).point_estimate().to("cpu")
+            found = self._read_out(posterior_of(model, batch)).to("cpu")
             truth = batch.emitters[batch.emitters.photons >= self._min_photons].to("cpu")
-            result = score(truth, found, two_d=self._two_d, field_nm=(48 * batch.pixel_size_nm,) * 2)
+            field_nm = (SIDE_PX * batch.pixel_size_nm,) * 2
+            result = score(truth, found, two_d=self._two_d, field_nm=field_nm)
             if result.tp + result.fp + result.fn:
-                efficiency = result.efficiency_lateral if self._two_d else result.efficiency_3d
-                found_any = efficiency if math.isfinite(efficiency) else 0.0
-                scores.append((result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm, found_any))
-            errors = _errors_of_isolated(batch, truth, found, self._psf, self._two_d)
-            over_bound.append(errors[0])
-            over_sigma.append(errors[1])
-        jaccard, lateral, axial, efficiency = torch.tensor(scores).reshape(-1, 4).nanmean(0).tolist()
-        bound, sigma = (float(torch.cat(e).square().mean().sqrt()) for e in (over_bound, over_sigma))
+                scores.append(self._row(result))
+            errors.append(_errors_of_isolated(batch, truth, found, self._psf, two_d=self._two_d))
+        jaccard, lateral, axial, efficiency = (
+            torch.tensor(scores).reshape(-1, 4).nanmean(0).tolist()
+        )
+        axial_figure = {} if self._two_d else {"rmse_axial_nm": axial}
         return {
             "jaccard": jaccard,
             "rmse_lateral_nm": lateral,
-            **({} if self._two_d else {"rmse_axial_nm": axial}),
+            **axial_figure,
             "efficiency": efficiency,
-            "isolated_error_over_bound": bound,
-            "isolated_error_over_sigma": sigma,
+            "isolated_error_over_bound": _rms(torch.cat([e.over_bound for e in errors])),
+            "isolated_error_over_sigma": _rms(torch.cat([e.over_sigma for e in errors])),
         }
+
+    def _row(self, result: Score) -> tuple[float, float, float, float]:
+        """Jaccard, lateral and axial RMSE, and efficiency: 0 of a model that finds nothing."""
+        efficiency = result.efficiency_lateral if self._two_d else result.efficiency_3d
+        if not math.isfinite(efficiency):
+            efficiency = 0.0
+        return result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm, efficiency
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
+class _Errors(NamedTuple):
+    """Errors in x and y of isolated molecules, (m, 2) each."""
+
+    over_bound: Tensor
+    over_sigma: Tensor
 
 
 def _errors_of_isolated(
-    batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF, two_d: bool
-) -> tuple[Tensor, Tensor]:
-    """(m, 2) errors in x and y of the isolated molecules that were found: over their bound, over their stated sigma."""
-    n_frames, height, width = batch.frames.shape[1:]
+    batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF, *, two_d: bool
+) -> _Errors:
+    """Errors of the isolated molecules that were found."""
+    truth = truth[_isolated(truth, batch)]
+    if not len(truth) or not len(found) or found.xyz_sigma is None:
+        return _Errors(torch.zeros(0, 2), torch.zeros(0, 2))
+    distance = torch.cdist(truth.xyz[:, :2], found.xyz[:, :2])
+    distance[truth.frame[:, None] != found.frame] = torch.inf
+    nearest, which = distance.min(1)
+    hit = nearest < REACH_NM
+    truth, sigma = truth[hit], found.xyz_sigma[which[hit], :2]
+    error = found.xyz[which[hit], :2] - truth.xyz[:, :2]
+    return _Errors(error / _bounds(batch, truth, psf, two_d=two_d), error / sigma)
+
+
+def _isolated(truth: EmitterSet, batch: Simulation) -> Tensor:
+    """(n,) whether molecules are bright, inside the frame, and far from all others."""
+    if len(truth) < 2:
+        return torch.zeros(len(truth), dtype=torch.bool)
+    height, width = batch.frames.shape[2:]
     distance = torch.cdist(truth.xyz[:, :2], truth.xyz[:, :2])
     distance[truth.frame[:, None] != truth.frame] = torch.inf
     distance.fill_diagonal_(torch.inf)
     px = truth.xyz[:, :2] / batch.pixel_size_nm
-    inner = ((px > 5) & (px < torch.tensor([width - 5, height - 5]))).all(1)
-    truth = truth[(distance.amin(1) > 1000) & (truth.photons >= 1000) & inner] if len(truth) > 1 else truth[:0]
-    if not len(truth) or not len(found) or found.xyz_sigma is None:
-        return torch.zeros(0, 2), torch.zeros(0, 2)
-    to = torch.cdist(truth.xyz[:, :2], found.xyz[:, :2])
-    to[truth.frame[:, None] != found.frame] = torch.inf
-    nearest, which = to.min(1)
-    hit = nearest < 250
-    truth, found = truth[hit], found[which[hit]]
+    far = torch.tensor([width - MARGIN_PX, height - MARGIN_PX])
+    inside = ((px > MARGIN_PX) & (px < far)).all(1)
+    return (distance.amin(1) > ISOLATION_NM) & (truth.photons >= MIN_PHOTONS) & inside
+
+
+def _bounds(batch: Simulation, truth: EmitterSet, psf: PSF, *, two_d: bool) -> Tensor:
+    """(n, 2) Cramer-Rao bounds of x and y of true molecules, by PSF and camera of their movies."""
+    n_frames, device = batch.frames.shape[1], batch.frames.device
     column, row = (truth.xyz[:, :2] / batch.pixel_size_nm).long().unbind(1)
     background = batch.background.flatten(0, 1).cpu()[truth.frame, row, column]
     bound = torch.empty(len(truth), 2)
-    device = batch.frames.device
     for movie in (truth.frame // n_frames).unique():
-        of = truth.frame // n_frames == movie
+        rows = truth.frame // n_frames == movie
         own = batch.psfs[int(movie)] if batch.psfs else psf
-        bound[of] = cramer_rao_bound(
+        parameters = None
+        if own.parameter_names:
+            parameters = batch.psf_parameters[movie].expand(int(rows.sum()), -1)
+        bound[rows] = cramer_rao_bound(
             own,
             _camera_of(batch, int(movie)),
-            truth.xyz[of].to(device),
-            truth.photons[of].to(device),
-            background[of].to(device),
-            parameters=batch.psf_parameters[movie].expand(int(of.sum()), -1) if own.parameter_names else None,
+            truth.xyz[rows].to(device),
+            truth.photons[rows].to(device),
+            background[rows].to(device),
+            parameters=parameters,
             two_d=two_d,
         )[:, :2].cpu()
-    error = found.xyz[:, :2] - truth.xyz[:, :2]
-    assert found.xyz_sigma is not None
-    return error / bound, error / found.xyz_sigma[:, :2]
+    return bound
 
 
 def _camera_of(batch: Simulation, movie: int) -> Camera:
@@ -125,7 +192,10 @@ def _camera_of(batch: Simulation, movie: int) -> Camera:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Isolated:
-    """Errors of molecules that are alone in their frame, along x, y and z; NaN where z is not estimated."""
+    """Errors along x, y and z of molecules that are alone in their frame.
+
+    NaN along z where it is not estimated.
+    """
 
     found: float
     """fraction of the molecules"""
@@ -134,7 +204,7 @@ class Isolated:
     bias_nm: tuple[float, float, float]
     """means of estimate minus truth"""
     bound_nm: tuple[float, float, float]
-    """Cramer-Rao bounds (of one frame, with photons and background unknown), root mean squares over the molecules"""
+    """root mean square Cramer-Rao bounds, of one frame with photons and background unknown"""
     error_over_sigma: tuple[float, float, float]
     """standard deviations of (estimate - truth) / stated sigma"""
     coverage: tuple[float, float, float]
@@ -159,12 +229,12 @@ def localize_isolated(
     """Localize single molecules, each in one frame between two empty ones, at random places.
 
     Args:
-        model: what is measured.
+        model: what is scored.
         camera: fields are numbers.
         psf: draws the molecules, with its own parameters.
         photons, background: of each molecule; per pixel.
         z_nm: depth of all molecules.
-        context: what the model is told; None tells it nothing.
+        context: what the model is conditioned on; None: nothing.
         n: molecules.
     """
     rng = torch.Generator().manual_seed(seed)
@@ -175,8 +245,11 @@ def localize_isolated(
     frame = 3 * torch.arange(n) + 1
     drawn = render(psf, frame=frame, xyz=xyz, photons=light, n_frames=3 * n, shape=(side, side))
     adu = camera.sample(background + drawn, rng).view(n, 3, side, side)
-    told = model.context_map(context or {})
-    parts = [model(adu[i : i + 32], camera, told, psf.pixel_size_nm).point_estimate() for i in range(0, n, 32)]
+    known = model.context_map(context or {})
+    parts = [
+        model(adu[i : i + 32], camera, known, psf.pixel_size_nm).point_estimate()
+        for i in range(0, n, 32)
+    ]
     found = EmitterSet.cat(replace(p, frame=p.frame + 96 * i) for i, p in enumerate(parts))
     two_d = not model.network.axial
     truth = EmitterSet(frame=frame, xyz=xyz, photons=light)
@@ -185,7 +258,8 @@ def localize_isolated(
     if two_d:
         error[:, 2] = torch.nan
     normalized = normalized_errors(truth, found, pairs)
-    bound = cramer_rao_bound(psf, camera, xyz, light, torch.full((n,), background), two_d=two_d)[:, :3]
+    even = torch.full((n,), background)
+    bound = cramer_rao_bound(psf, camera, xyz, light, even, two_d=two_d)[:, :3]
     return Isolated(
         found=len(pairs) / n,
         rmse_nm=_by_axis(error.square().mean(0).sqrt()),
@@ -204,81 +278,114 @@ def _by_axis(values: Tensor) -> tuple[float, float, float]:
 
 @torch.no_grad()
 def characterize(
-    model: Localizer, config: TrainConfig, device: torch.device, *, n_movies: int = 3, depths: int = 1
+    model: Localizer,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    n_movies: int = 3,
+    depths: int = 1,
 ) -> list[dict[str, float]]:
-    """Figures by density, photons and depth, in the middle of the recipe's other ranges, on an EMCCD.
+    """Scores by density, photons and depth, in the middle of the recipe's other ranges.
 
     Args:
-        model, config, device: the model, the recipe it is measured by, and where.
+        model: what is scored.
+        config: the recipe by which it is scored; its camera is an EMCCD where it has a range.
+        device: of simulations and model.
         n_movies: of 6 frames of 56 x 56 pixels, for each pair of density and mean flux.
-        depths: slices of equal depth that molecules are told apart by, true ones and false ones alike.
+        depths: slices of equal depth, each with scores of its own.
 
     Returns:
-        One mapping per density, mean flux and slice (`z_nm` is its middle, where there are several; empty slices are
-        left out), for a model's record.
+        One mapping per density, mean flux and slice, for a model's record.  With several slices
+        `z_nm` is the middle of each, and empty ones are left out.
     """
-    low, high = config.scene.flux_photons
-    fluxes = [f for f in (500.0, 2000.0, 8000.0) if low <= f <= high] or [math.sqrt(low * high)]
-    most = config.scene.density_per_um2[1]
-    background = math.sqrt(math.prod(config.scene.background_photons))
-    psf, camera = config.psf, config.camera
-    if isinstance(psf, PSFPrior):
-        sigma = math.sqrt(math.prod(psf.sigma_px))
-        psf = replace(psf, sigma_px=(sigma, sigma), halo_fraction=(0.0, 0.0), told_error=0.0, pupil_fraction=0.0)
-    if isinstance(camera, CameraPrior):
-        camera = replace(camera, emccd_fraction=1.0, bad_pixels=(0.0, 0.0))
+    config, widths = _with_middles(config)
+    n_frames, side = 6, 56
+    field_nm = (side * config.pixel_size_nm,) * 2
     two_d = not config.network.axial
     rows = []
-    for density in (most / 30, most / 6, most / 3, most * 2 / 3, most):
-        for flux in fluxes:
-            scene = replace(
-                config.scene,
-                density_per_um2=(density, density),
-                flux_photons=(flux, flux),
-                flux_variation=(0.3, 0.3),
-                background_photons=(background, background),
-                filaments=0.0,
-                flicker=0.0,
+    for density, flux in _conditions(config):
+        background, _ = config.scene.background_photons
+        scene = replace(config.scene, density_per_um2=(density, density), flux_photons=(flux, flux))
+        forward = replace(config, scene=scene).forward_model()
+        forward.psf.to(device)
+        rng = torch.Generator(device).manual_seed(config.seed + 104729)
+        batch = forward.sample(n_movies, n_frames, (side, side), rng)
+        found = posterior_of(model, batch).point_estimate().to("cpu")
+        truth = batch.emitters.to("cpu")
+        for part in _slices(truth, found, scene.z_nm, depths, two_d=two_d):
+            result = score(
+                part.truth, part.found, two_d=two_d, min_photons=flux / 4, field_nm=field_nm
             )
-            recipe = replace(config, scene=scene, psf=psf, camera=camera)
-            forward = recipe.forward_model()
-            forward.psf.to(device)
-            rng = torch.Generator(device).manual_seed(config.seed + 104729)
-            batch = forward.sample(n_movies, 6, (56, 56), rng)
-            found = posterior_of(model, batch).point_estimate().to("cpu")
-            truth = batch.emitters.to("cpu")
-            for middle, true_part, found_part in _slices(truth, found, config.scene.z_nm, depths, two_d):
-                result = score(
-                    true_part,
-                    found_part,
-                    two_d=two_d,
-                    min_photons=flux / 4,
-                    field_nm=(56 * config.pixel_size_nm,) * 2,
-                )
-                if depths > 1 and not result.tp + result.fp + result.fn:
-                    continue
-                rows.append(
-                    {
-                        "density_per_um2": round(density, 3),
-                        "flux_photons": flux,
-                        **({"z_nm": round(middle, 1)} if depths > 1 else {}),
-                        "background_photons": round(background, 1),
-                        **({"psf_sigma_px": round(psf.sigma_px[0], 3)} if isinstance(psf, PSFPrior) else {}),
-                        "jaccard": round(result.jaccard, 4),
-                        "rmse_lateral_nm": round(result.rmse_lateral_nm, 2),
-                        **({} if two_d else {"rmse_axial_nm": round(result.rmse_axial_nm, 2)}),
-                    }
-                )
+            if depths > 1 and not result.tp + result.fp + result.fn:
+                continue
+            row = {"density_per_um2": round(density, 3), "flux_photons": flux}
+            if depths > 1:
+                row["z_nm"] = round(part.middle_nm, 1)
+            row |= {"background_photons": round(background, 1), **widths}
+            row["jaccard"] = round(result.jaccard, 4)
+            row["rmse_lateral_nm"] = round(result.rmse_lateral_nm, 2)
+            if not two_d:
+                row["rmse_axial_nm"] = round(result.rmse_axial_nm, 2)
+            rows.append(row)
     return rows
 
 
+def _conditions(config: TrainConfig) -> list[tuple[float, float]]:
+    """Densities and mean fluxes at which a model is scored."""
+    low, high = config.scene.flux_photons
+    fluxes = [flux for flux in (500.0, 2000.0, 8000.0) if low <= flux <= high]
+    fluxes = fluxes or [math.sqrt(low * high)]
+    most = config.scene.density_per_um2[1]
+    densities = (most / 30, most / 6, most / 3, most * 2 / 3, most)
+    return [(density, flux) for density in densities for flux in fluxes]
+
+
+def _with_middles(config: TrainConfig) -> tuple[TrainConfig, dict[str, float]]:
+    """The recipe in the middle of its ranges, and its PSF's width where that is one of them."""
+    background = math.sqrt(math.prod(config.scene.background_photons))
+    scene = replace(
+        config.scene,
+        flux_variation=(0.3, 0.3),
+        background_photons=(background, background),
+        filaments=0.0,
+        flicker=0.0,
+    )
+    psf, camera, widths = config.psf, config.camera, {}
+    if isinstance(psf, PSFPrior):
+        sigma = math.sqrt(math.prod(psf.sigma_px))
+        psf = replace(
+            psf,
+            sigma_px=(sigma, sigma),
+            halo_fraction=(0.0, 0.0),
+            told_error=0.0,
+            pupil_fraction=0.0,
+        )
+        widths = {"psf_sigma_px": round(sigma, 3)}
+    if isinstance(camera, CameraPrior):
+        camera = replace(camera, emccd_fraction=1.0, bad_pixels=(0.0, 0.0))
+    return replace(config, scene=scene, psf=psf, camera=camera), widths
+
+
+class _Slice(NamedTuple):
+    """Molecules between two depths, and what was found of them.
+
+    Localizations without a true molecule count by their own depth.
+    """
+
+    middle_nm: float
+    truth: EmitterSet
+    found: EmitterSet
+
+
 def _slices(
-    truth: EmitterSet, found: EmitterSet, z_nm: Range, n: int, two_d: bool
-) -> Iterator[tuple[float, EmitterSet, EmitterSet]]:
-    """Slices of depth: their middle, their molecules, and what was found of them or, without any molecule, in them."""
+    truth: EmitterSet, found: EmitterSet, z_nm: Range, n: int, *, two_d: bool
+) -> Iterator[_Slice]:
+    """Slices of equal depth."""
     edges = torch.linspace(*z_nm, n + 1)
     pairs = match(truth, found, two_d=two_d)
-    true_slice, found_slice = (torch.bucketize(of.xyz[:, 2].contiguous(), edges[1:-1]) for of in (truth, found))
+    true_slice = torch.bucketize(truth.xyz[:, 2].contiguous(), edges[1:-1])
+    found_slice = torch.bucketize(found.xyz[:, 2].contiguous(), edges[1:-1])
     found_slice[pairs[:, 1]] = true_slice[pairs[:, 0]]
     for i in range(n):
-        yield float(edges[i : i + 2].mean()), truth[true_slice == i], found[found_slice == i]
+        middle = float(edges[i : i + 2].mean())
+        yield _Slice(middle, truth[true_slice == i], found[found_slice == i])

@@ -29,7 +29,8 @@ from decode.io.psfs import read_psf, write_psf
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
-from decode.training.loop import Progress, ResumeError, check_budget, train
+from decode.training.checkpoint import ResumeError
+from decode.training.loop import Progress, check_budget, train
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import check_camera, localize_file
 

@@ -419,16 +419,16 @@ def small_recipe() -> TrainConfig:
 
 
 def learner() -> Any:
-    from decode.training.loop import _Learner
+    from decode.training.learner import Learner
     from decode.training.processes import Processes
 
     torch.manual_seed(0)
-    return _Learner(small_recipe().localizer(), small_recipe(), Processes())
+    return Learner(small_recipe().localizer(), small_recipe().training, Processes())
 
 
 def write_checkpoint(path: Path) -> None:
     row = {"step": 1, "minutes": 0.1, "efficiency": 3.0, "isolated_error_over_sigma": 1.0}
-    course = {"end": 1.0, "damping": 1.0, "recovered": 0, "settled": False}
+    course = {"end": 1.0, "damping": 1.0, "recovered": 0, "converged": False}
     state = {
         "config": json.dumps(to_mapping(small_recipe())),
         "learner": learner().state_dict(),
@@ -443,9 +443,9 @@ def write_checkpoint(path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> object:
-    from decode.training.loop import _take_up
+    from decode.training.checkpoint import read_checkpoint as read
 
-    return _take_up(path, small_recipe(), learner(), torch.device("cpu"))
+    return read(path, small_recipe(), learner(), torch.device("cpu"))
 
 
 def read_movie(path: Path) -> None:

@@ -18,7 +18,6 @@ import pytest
 import torch
 import yaml
 
-import decode.training.loop
 from decode.config import Optimization, TrainConfig, to_mapping
 from decode.forward import MeasuredCamera, MeasuredPSF, PSFPrior
 from decode.io.cameras import CameraFile, write_camera
@@ -30,7 +29,9 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
-from decode.training.loop import ASTRAY, Progress, TrainingError, _Course, train
+from decode.training.course import MAX_EFFICIENCY_DROP, Course, TrainingError
+from decode.training.learner import loss_of
+from decode.training.loop import Progress, train
 from decode.training.processes import Processes
 from decode.verbs.localize import localize_file
 
@@ -103,9 +104,9 @@ def test_resuming_a_training_that_has_ended_writes_its_model_again(tmp_path: Pat
 
 
 def test_what_a_diverging_loss_is_measured_by_survives_a_stop() -> None:
-    course = _Course(TINY.training)
+    course = Course(plan=TINY.training)
     assert not any(course.diverged(loss) for loss in (5.0, 4.0, 3.0))
-    resumed = _Course(TINY.training, **json.loads(json.dumps(course.state())))
+    resumed = Course(plan=TINY.training, **json.loads(json.dumps(course.state())))
     assert resumed.diverged(26.0)
     assert not resumed.diverged(24.0)
 
@@ -171,31 +172,24 @@ def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
     assert last.learning_rate < 0.5 * TINY.training.learning_rate, "the schedule follows the time"
 
 
-def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = decode.training.loop.loss_of
+def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(tmp_path: Path) -> None:
     bad = {2}
     calls = 0
 
     def loss(*arguments: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return honest(*arguments) * (math.nan if calls in bad else 1)
+        return loss_of(*arguments) * (math.nan if calls in bad else 1)
 
-    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
-    last = run(TINY, tmp_path / "m.safetensors")[-1]
+    last = run(TINY, tmp_path / "m.safetensors", loss=loss)[-1]
     assert last.skipped == 1
     assert all(torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters())
     bad = set(range(1, 1000))
     with pytest.raises(TrainingError, match=r"diverged for the fourth time .* lower training\.learning_rate"):
-        run(replace(TINY, training=replace(TINY.training, steps=100)), tmp_path / "n.safetensors")
+        run(replace(TINY, training=replace(TINY.training, steps=100)), tmp_path / "n.safetensors", loss=loss)
 
 
-def test_a_training_that_diverges_goes_on_from_its_last_good_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest = decode.training.loop.loss_of
+def test_a_training_that_diverges_goes_on_from_its_last_good_state(tmp_path: Path) -> None:
     calls = 0
 
     def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
@@ -204,10 +198,9 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
         if calls == 18:  # as a step that was much too large leaves it
             with torch.no_grad():
                 model.out.bias[0] += 30  # a molecule in every pixel
-        return honest(model, *arguments)
+        return loss_of(model, *arguments)
 
-    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
-    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
+    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors", loss=loss)
     assert [r.recovered for r in reports] == [0] * 4 + [1] * 6
     assert reports[4].loss > 10 * abs(reports[3].loss)
     assert reports[5].loss < 2 * abs(reports[3].loss)
@@ -215,8 +208,7 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(
     assert Localizer.load(tmp_path / "m.safetensors").record["recovered"] == 1
 
 
-def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.training.loop.loss_of
+def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path) -> None:
     calls = 0
 
     def loss(model: Localizer, *arguments: Any) -> torch.Tensor:
@@ -225,41 +217,40 @@ def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path, mon
         if calls == 10:  # among the first reports, of which none is far beyond the others yet
             with torch.no_grad():
                 model.out.weight.mul_(1000)
-        return honest(model, *arguments)
+        return loss_of(model, *arguments)
 
-    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
     able = load_model("gaussian-2d")
     plan = replace(TINY.training, steps=16, learning_rate=1e-5)
     config = replace(TINY, network=able.network, training=plan)
-    reports = run(config, tmp_path / "m.safetensors", start=able)
+    reports = run(config, tmp_path / "m.safetensors", start=able, loss=loss)
     assert [r.recovered for r in reports] == [0, 0, 1, 1]
     model = Localizer.load(tmp_path / "m.safetensors")
     efficiency = [row["efficiency"] for row in model.record["validation"]]
-    assert min(efficiency) > 2 * ASTRAY
+    assert min(efficiency) > 2 * MAX_EFFICIENCY_DROP
     assert efficiency[2] == efficiency[1], "what is kept is what was good"
     assert model.record["recovered"] == 1
 
 
 def test_only_a_model_that_had_learnt_something_can_be_lost() -> None:
-    assert _Course.lost({"efficiency": 39.0}, validations(10, 50, 45))
-    assert _Course.lost({"efficiency": math.nan}, validations(10, 50))
-    assert not _Course.lost({"efficiency": 41.0}, validations(10, 50, 45))
-    assert not _Course.lost({"efficiency": -38.0}, validations(0, 0)), "the first molecules are found, roughly"
-    assert not _Course.lost({"efficiency": -38.0}, validations(math.nan))
-    assert not _Course.lost({"efficiency": 5.0}, [])
+    assert Course.lost_efficiency({"efficiency": 39.0}, validations(10, 50, 45))
+    assert Course.lost_efficiency({"efficiency": math.nan}, validations(10, 50))
+    assert not Course.lost_efficiency({"efficiency": 41.0}, validations(10, 50, 45))
+    assert not Course.lost_efficiency({"efficiency": -38.0}, validations(0, 0)), (
+        "the first molecules are found, roughly"
+    )
+    assert not Course.lost_efficiency({"efficiency": -38.0}, validations(math.nan))
+    assert not Course.lost_efficiency({"efficiency": 5.0}, [])
 
 
-def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decode.training.loop.loss_of
+def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path) -> None:
     calls = 0
 
     def loss(*arguments: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return honest(*arguments) + (5000 if calls == 18 else 0)
+        return loss_of(*arguments) + (5000 if calls == 18 else 0)
 
-    monkeypatch.setattr(decode.training.loop, "loss_of", loss)
-    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors")
+    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors", loss=loss)
     assert [r.recovered for r in reports] == [0] * 10
     assert max(r.loss for r in reports) <= 2 * abs(reports[0].loss)
 
@@ -269,16 +260,16 @@ def validations(*efficiencies: float) -> list[dict[str, float]]:
 
 
 def test_it_ends_early_when_validation_no_longer_improves() -> None:
-    course = _Course(Optimization(patience=3, decay_share=0.25, warm_up_steps=1, learning_rate=1.0))
-    assert course.plateau(0.1, validations(10, 20, 30, 40, 41)) == 1, "it improves"
+    course = Course(plan=Optimization(patience=3, decay_share=0.25, warm_up_steps=1, learning_rate=1.0))
+    assert course.end_after(0.1, validations(10, 20, 30, 40, 41)) == 1, "it improves"
     assert course.rate(0.2, 1000) == 1
-    course.end = course.plateau(0.3, validations(10, 40, 40, 40.1, 39.9))
-    assert course.settled
+    course.end = course.end_after(0.3, validations(10, 40, 40, 40.1, 39.9))
+    assert course.converged
     assert course.end == pytest.approx(0.4), "a quarter of the whole is left to fall in"
     assert [course.rate(at, 1000) for at in (0.3, 0.35, 0.4)] == pytest.approx([1, 0.5, 0])
-    assert course.plateau(0.35, validations(10, 40, 40, 40, 40, 40)) == course.end, "once it falls, it ends"
+    assert course.end_after(0.35, validations(10, 40, 40, 40, 40, 40)) == course.end, "once it falls, it ends"
     honest = [{"efficiency": 40.0, "isolated_error_over_sigma": s} for s in (2.0, 1.9, 1.7, 1.5, 1.3)]
-    assert _Course(Optimization(patience=3)).plateau(0.3, honest) == 1, "sigmas still become honest"
+    assert Course(plan=Optimization(patience=3)).end_after(0.3, honest) == 1, "sigmas still become honest"
 
 
 def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
@@ -321,13 +312,13 @@ STEP = """
 import sys, torch
 from decode.config import load_config
 from decode.training.processes import processes
-from decode.training.loop import _Learner
+from decode.training.learner import Learner
 
 recipe, out = sys.argv[1:]
 config = load_config(recipe)
 torch.manual_seed(0)
 with processes(torch.device("cpu")) as team:
-    learner = _Learner(config.localizer(), config, team)
+    learner = Learner(config.localizer(), config.training, team)
     batch = config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(team.rank))
     loss = learner.step(batch, 1e-3)
     gradients = [p.grad for p in learner.model.parameters()]
@@ -354,7 +345,7 @@ def test_processes_step_by_the_mean_of_their_gradients(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = config.localizer()
     batches = [config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(rank)) for rank in (0, 1)]
-    whole = torch.stack([decode.training.loop.loss_of(model, batch, config) for batch in batches]).mean()
+    whole = torch.stack([loss_of(model, batch, config.training) for batch in batches]).mean()
     whole.backward()
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-4, atol=1e-4)
     for (name, weight), gradient in zip(model.named_parameters(), gradients, strict=True):
@@ -362,11 +353,10 @@ def test_processes_step_by_the_mean_of_their_gradients(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True)), "and stay alike"
 
 
-def test_movies_that_processes_cannot_share_are_refused(tmp_path: Path) -> None:
-    odd = replace(TINY, training=replace(TINY.training, movies=3))
-    team = Processes(rank=0, size=2)
+def test_movies_that_processes_cannot_share_are_refused() -> None:
+    assert Processes(rank=0, size=2).share_of(6) == 3
     with pytest.raises(ValueError, match="2 processes cannot share"):
-        next(decode.training.loop._train(odd, tmp_path / "m", None, torch.device("cpu"), team, False, None, None, 4))
+        Processes(rank=0, size=2).share_of(3)
 
 
 def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_slices_of_depth_share_out_every_hit_miss_and_false_find() -> None:
         + [(i, 2500.0, 2500.0, -490.0) for i in range(20)]
     )
     whole = score(truth, found, field_nm=(5000, 5000))
-    parts = list(_slices(truth, found, (-500.0, 500.0), 4, False))
+    parts = list(_slices(truth, found, (-500.0, 500.0), 4, two_d=False))
     assert [middle for middle, _, _ in parts] == [-375, -125, 125, 375]
     scores = [score(t, f, field_nm=(5000, 5000)) for _, t, f in parts]
     for name in ("tp", "fp", "fn"):

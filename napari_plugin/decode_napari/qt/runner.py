@@ -191,7 +191,7 @@ def sentence_of(error: Exception) -> str:
 
 def is_refusal(error: Exception) -> bool:
     """Whether the user can mend it; all else is a fault of the program, whose traceback is worth a report."""
-    from decode.training.loop import TrainingError
+    from decode.training.course import TrainingError
 
     return isinstance(error, ValueError | OSError | TrainingError) or is_out_of_memory(error)
 
