@@ -24,7 +24,7 @@ from decode.io.movies.tiff import open_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
 from decode.verbs.localize import complete_acquisition
-from decode.verbs.sweep import localize
+from decode.verbs.sweep import sweep
 
 Frame = npt.NDArray[np.float64]
 
@@ -62,7 +62,7 @@ def run(
         print(f"{path.parent.name}: PSF sigma {known.psf_sigma_nm / pixel_nm:.2f} px", *known.estimates, sep="\n  ")
         assert known.psf_sigma_nm is not None
         context = {"psf_sigma_px": known.psf_sigma_nm / pixel_nm}
-        chunks = localize(movie, load_model("gaussian-2d"), known.camera, pixel_size_nm=pixel_nm, context=context)
+        chunks = sweep(movie, load_model("gaussian-2d"), known.camera, pixel_size_nm=pixel_nm, context=context)
         found = EmitterSet.cat(chunk.molecules for chunk in chunks)
         raw = [movie.read(i, i + 1)[0].astype(np.float64)[region] for i in frames]
         print(f"  {len(found) / len(movie):.1f} molecules a frame")

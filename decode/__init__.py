@@ -1,6 +1,6 @@
 """From raw single-molecule blinking movies to super-resolved molecules with honest uncertainties.
 
-The nouns are here; each verb is a function in the module of its name: `from decode.verbs.sweep import localize`.
+The nouns are here; each verb is a function in the module of its name: `from decode.verbs.sweep import sweep`.
 """
 
 from __future__ import annotations

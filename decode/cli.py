@@ -180,7 +180,7 @@ def localize(
     from decode.outputs import FORMATS, check_outputs, localize_files
     from decode.progress import Bar
     from decode.verbs.localize import localize_file
-    from decode.verbs.sweep import parse_region, parse_span
+    from decode.verbs.region import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)

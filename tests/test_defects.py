@@ -25,7 +25,7 @@ from decode.optics.pupil import PupilPSF
 from decode.training.diagnosis import unsteady
 from decode.verbs.localize import acquisition_for, localize_movie
 from decode.verbs.polish import polish_movie
-from decode.verbs.sweep import Chunk, localize
+from decode.verbs.sweep import Chunk, sweep
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 CAMERA = read_camera(SAMPLE / "camera.yaml")
@@ -116,7 +116,7 @@ def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts
     def run(frames: slice) -> EmitterSet:
         with open_movie(tmp_path / "movie.tif", frames=frames) as movie:
             usual = UsualFrames.of(movie, CAMERA.camera)
-            chunks = localize(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual)
+            chunks = sweep(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual)
             return EmitterSet.cat(chunk.molecules for chunk in chunks)
 
     whole, parts = run(slice(None)), EmitterSet.cat([run(slice(0, 5)), run(slice(6, 12))])

@@ -24,7 +24,7 @@ from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
 from decode.training.loop import train
 from decode.verbs.localize import localize_file
-from decode.verbs.sweep import localize
+from decode.verbs.sweep import sweep
 
 FIELD_NM = ((0.0, 7000.0), (0.0, 5000.0))
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=100.0)
@@ -132,7 +132,7 @@ def test_pixels_are_told_where_in_the_field_they_lie(
     with open_movie(tmp_path / "movie.tif") as movie:
         known = model.domain.conditioning(KnownOptics(pixel_size_nm=100.0, shape=shape))
         roi = slice(8, 24), slice(16, 32)
-        list(localize(movie, model, CAMERA.camera, pixel_size_nm=100.0, context=known.values, roi=roi))
+        list(sweep(movie, model, CAMERA.camera, pixel_size_nm=100.0, context=known.values, roi=roi))
     (maps,) = given
     x, y = maps["field_x"], maps["field_y"]
     assert tuple(x.shape) == tuple(y.shape) == shape

@@ -22,7 +22,7 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.training.validation import localize_isolated, posterior_of
-from decode.verbs.sweep import localize
+from decode.verbs.sweep import sweep
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"
@@ -53,7 +53,7 @@ def sample(model: Localizer) -> tuple[EmitterSet, EmitterSet]:
     camera = read_camera(SAMPLE / "camera.yaml")
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
         context = {"psf_sigma_px": 0.95}
-        chunks = localize(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)
+        chunks = sweep(movie, model, camera.camera, pixel_size_nm=camera.pixel_size_nm, context=context)
         return EmitterSet.cat(chunk.molecules for chunk in chunks), read_table(SAMPLE / "blinking_2d_truth.csv")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, final
 
@@ -60,6 +60,26 @@ class SetPosterior:
     def to(self, device: torch.device | str) -> SetPosterior:
         """The same posterior on another device."""
         return replace(self, **{name: m.to(device) for name, m in self._maps().items()})
+
+    def crop(self, rows: slice, columns: slice) -> SetPosterior:
+        """The posterior of a part of the field; its positions count from the corner of the part."""
+        return replace(self, **{name: m[..., rows, columns] for name, m in self._maps().items()})
+
+    def where(self, usable: Tensor) -> SetPosterior:
+        """The same posterior, but surely no emitter in the frames where (n_frames,) `usable` is False."""
+        return replace(self, logit=self.logit.masked_fill(~usable[:, None, None], -torch.inf))
+
+    @staticmethod
+    def cat(parts: Sequence[SetPosterior], dim: int = 0) -> SetPosterior:
+        """One posterior from several of equal kind.
+
+        Args:
+            parts: of successive frames, or of parts of the field that lie beside one another.
+            dim: 0 for frames, -2 for parts from top to bottom, -1 from left to right.
+        """
+        every = [part._maps() for part in parts]
+        maps: dict[str, Any] = {name: torch.cat([m[name] for m in every], dim) for name in every[0]}
+        return replace(parts[0], **maps)
 
     def _maps(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -34,7 +34,7 @@ from decode.postprocess.depth_ends import DepthEnds
 from decode.render import save_picture
 from decode.training.diagnosis import beyond_training, unsteady
 from decode.verbs.polish import polish_movie
-from decode.verbs.sweep import Chunk, localize
+from decode.verbs.sweep import Chunk, sweep
 
 __all__ = [
     "Acquisition",
@@ -356,7 +356,7 @@ def localize_movie(
         pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
     )
     known = model.domain.conditioning(optics)
-    chunks = localize(
+    chunks = sweep(
         movie,
         model,
         acquisition.camera,

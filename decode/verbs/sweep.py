@@ -1,12 +1,12 @@
-"""localize: a movie and a model to molecules, chunk after chunk."""
+"""sweep: a network over a movie, chunk after chunk and tile by tile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import NamedTuple, final
+from functools import partial
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,18 @@ from decode.devices import choose_device, keep_freed_memory
 from decode.emitters import EmitterSet, Facts
 from decode.io.movies.tiff import Movie
 from decode.network.localizer import Localizer
+from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
+from decode.verbs.region import Tile, region_of, tiles_of
 
-__all__ = ["Chunk", "localize", "parse_region", "parse_span"]
+__all__ = ["Chunk", "sweep"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
 CHUNK_PIXELS = 2**21
 """pixels read and reported at a time"""
+CHUNK_FRAMES = 8, 64
+"""fewest and most frames read and reported at a time"""
 
 
 @final
@@ -37,9 +41,11 @@ class Chunk:
     """in the order of frames; perhaps none"""
     frames_done: int
     frames_total: int
+    posterior: SetPosterior | None = None
+    """of the next frames, where it was asked for; positions count from the corner of the region"""
 
 
-def localize(
+def sweep(
     movie: Movie,
     model: Localizer,
     camera: Camera,
@@ -51,28 +57,30 @@ def localize(
     roi: tuple[slice, slice] | None = None,
     tile_px: int = 512,
     usual: UsualFrames | None = None,
+    posteriors: bool = False,
 ) -> Iterator[Chunk]:
     """Find the molecules of a movie.
 
-    Frames that hold no image of the sample (blank, dark or flashed) have no molecules, and those beside them see
-    nothing there, as beyond the ends of the movie.
+    Frames that hold no image of the sample (blank, dark or flashed) have no molecules, and those
+    beside them see nothing there, as beyond the ends of the movie.
 
-    Frames are read ahead in a thread while the network works.  Large frames are cut into tiles that overlap by as
-    much as a pixel's posterior can see, so that molecules depend neither on the tiles nor on the chunks (but for
-    the rounding of float32).
+    Frames are read ahead in a thread while the network works.  Large frames are cut into tiles that
+    overlap by as much as a pixel's posterior can see, so that molecules depend neither on the tiles
+    nor on the chunks (but for the rounding of float32).
 
     Args:
         movie: from `open_movie`.
         model: from `Localizer.load`.
         camera: its maps, if any, are as large as the movie's frames.
         pixel_size_nm: side of a pixel.
-        context: what the model is conditioned on, as `model.domain.conditioning(...).values`: numbers or (y, x)
-            maps by name.
+        context: what the model is conditioned on, as `model.domain.conditioning(...).values`: numbers or
+            (y, x) maps by name.
         threshold: molecules whose probability exceeds it are listed.
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         tile_px: largest side of a tile, without the overlap.
         usual: what tells frames that hold no image; None looks at this movie, for bad pixels too.
+        posteriors: chunks carry the posterior of their frames, too.
 
     Yields:
         Molecules of the next frames, in the order of frames.  Frame numbers are those of the file, also
@@ -80,198 +88,198 @@ def localize(
         with the neighbours they have in the file.
 
     Raises:
-        ValueError: if the camera's maps do not fit the movie, the context does not fit the model, the region is
-            empty, a frame holds NaN, or a GPU is asked for and there is none.
+        ValueError: if the camera's maps do not fit the movie, the context does not fit the model, the
+            region is empty, a frame holds NaN, or a GPU is asked for and there is none.
         OSError: if a file cannot be read.
     """
     where = choose_device(device)
     n_frames, height, width = movie.shape
-    _check_maps(camera, (height, width))
+    shape = (height, width)
+    _check_maps(camera, shape)
     if usual is None:
         usual, camera = UsualFrames.of(movie, camera), with_bad_pixels(movie, camera)
-    rows, columns = _region(roi, (height, width))
+    region = region_of(roi, shape)
     maps = model.context_map(context).to(where)
-    if maps.shape[-2:] != (1, 1) and tuple(maps.shape[-2:]) != (height, width):
-        raise ValueError(f"context maps are {tuple(maps.shape[-2:])}, the movie's frames are {(height, width)}")
+    if maps.shape[-2:] != (1, 1) and tuple(maps.shape[-2:]) != shape:
+        raise ValueError(f"context maps are {tuple(maps.shape[-2:])}, the movie's frames are {shape}")
     model = model.to(where).eval()
-    camera = camera.to(where)
-    tiles = _tiles(rows, columns, (height, width), tile_px, model.radius_px, model.stride)
-    at_once = max(1, PIXELS_AT_ONCE[where.type] // max(t.rows_seen.size * t.columns_seen.size for t in tiles))
-    chunk = max(8, min(64, CHUNK_PIXELS // (height * width)))
+    radius, stride = model.radius_px, model.stride
+    tiles = tiles_of(region, shape, tile_px=tile_px, radius=radius, stride=stride)
+    view = partial(_View.of, model, camera.to(where), maps, pixel_size_nm=pixel_size_nm)
+    views = [[view(tile) for tile in row] for row in tiles]
     facts = Facts(pixel_size_nm=pixel_size_nm, n_frames=n_frames, height_px=height, width_px=width)
     keep_freed_memory()
+    for frames in _read_ahead(movie, usual):
+        found = [[_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row] for row in views]
+        molecules = EmitterSet.cat(tile for row in found for tile, _ in row)
+        yield Chunk(
+            molecules=replace(molecules.sorted_by_frame(), metadata=facts.metadata()),
+            frames_done=frames.stop - movie.frames.start,
+            frames_total=n_frames,
+            posterior=_stitched([[part for _, part in row] for row in found]),
+        )
 
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    """Frames start .. stop - 1 of a file, with a frame more on either side where there is one."""
+
+    start: int
+    stop: int
+    adu: Tensor
+    """(frames, y, x) counts"""
+    first: int
+    """number in the file of the first of `adu`"""
+    usable: Tensor
+    """(frames,) bool; which of `adu` hold an image"""
+    is_first: bool
+    """nothing comes before"""
+    is_last: bool
+
+
+def _read_ahead(movie: Movie, usual: UsualFrames) -> Iterator[_Frames]:
+    """The frames of a movie, chunk after chunk; the next one is read while the caller works."""
+    _, height, width = movie.shape
+    fewest, most = CHUNK_FRAMES
+    size = max(fewest, min(most, CHUNK_PIXELS // (height * width)))
+    end = movie.frames.stop
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_read, movie, usual, movie.frames.start, size)
+        for start in range(movie.frames.start, end, size):
+            frames = ahead.result()
+            if start + size < end:
+                ahead = reader.submit(_read, movie, usual, start + size, size)
+            yield frames
+
+
+def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
     # the first and the last frame that were chosen have neighbours in the file that were not
     whole, (first, end) = movie.whole, (movie.frames.start, movie.frames.stop)
-
-    def read(start: int) -> npt.NDArray[np.float32]:
-        seen = range(max(0, start - 1), min(len(whole), min(end, start + chunk) + 1))
-        chosen = range(max(seen.start, first), min(seen.stop, end))
-        before = [_neighbour(whole, i) for i in seen if i < first]
-        after = [_neighbour(whole, i) for i in seen if i >= end]
-        return np.concatenate([*before, whole.read(chosen.start, chosen.stop).astype(np.float32), *after])
-
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, first)
-        for start in range(first, end, chunk):
-            frames = ahead.result()
-            before = max(0, start - 1)
-            unusable = usual.unusable(frames, before)
-            adu = torch.from_numpy(frames)
-            usable = torch.tensor([before + i not in unusable for i in range(len(adu))])
-            stop = min(end, start + chunk)
-            if stop < end:
-                ahead = reader.submit(read, stop)
-            found = [
-                part
-                for tile in tiles
-                for part in _localize_tile(
-                    adu, usable, model, camera, maps, tile, at_once, (start, stop, len(whole)), pixel_size_nm, threshold
-                )
-            ]
-            molecules = replace(EmitterSet.cat(found).sorted_by_frame(), metadata=facts.metadata())
-            yield Chunk(molecules=molecules, frames_done=stop - first, frames_total=n_frames)
+    stop = min(end, start + size)
+    seen = range(max(0, start - 1), min(len(whole), stop + 1))
+    chosen = range(max(seen.start, first), min(seen.stop, end))
+    before = [_neighbour(whole, i) for i in seen if i < first]
+    after = [_neighbour(whole, i) for i in seen if i >= end]
+    own = whole.read(chosen.start, chosen.stop).astype(np.float32)
+    frames = np.concatenate([*before, own, *after])
+    unusable = usual.unusable(frames, seen.start)
+    return _Frames(
+        start=start,
+        stop=stop,
+        adu=torch.from_numpy(frames),
+        first=seen.start,
+        usable=torch.tensor([i not in unusable for i in seen]),
+        is_first=start == 0,
+        is_last=stop == len(whole),
+    )
 
 
 def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
-    """(1, y, x) a frame that was not chosen, perhaps since it cannot be read: then it is blank, and tells nothing."""
+    """(1, y, x) a frame that was not chosen; blank, which tells nothing, where it cannot be read."""
     try:
         return whole.read(number, number + 1).astype(np.float32)
     except (ValueError, OSError):
         return np.zeros((1, *whole.shape[1:]), np.float32)
 
 
-def parse_span(option: str, text: str) -> slice:
-    """`A:B` as in Python; either end may be left out.
+@final
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """A tile as the network sees it."""
 
-    Args:
-        option: what the error names.
-        text: as the user wrote it.
+    tile: Tile
+    model: Localizer
+    camera: Camera
+    """of the pixels seen"""
+    context: Tensor
+    """(1, n_context, 1 or y, 1 or x)"""
+    pixel_size_nm: float
 
-    Raises:
-        ValueError: if it is written otherwise.
-    """
-    try:
-        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
-    except ValueError:
-        raise ValueError(f"{option} {text}: write it as FIRST:LAST, two whole numbers") from None
-    return slice(start, stop)
+    @staticmethod
+    def of(model: Localizer, camera: Camera, context: Tensor, tile: Tile, *, pixel_size_nm: float) -> _View:
+        """A tile, cut out of the maps of whole frames."""
+        rows, columns = tile.rows_seen.as_slice, tile.columns_seen.as_slice
+        if context.shape[-2:] != (1, 1):
+            context = context[..., rows, columns]
+        camera = camera.crop(rows, columns)
+        return _View(tile=tile, model=model, camera=camera, context=context, pixel_size_nm=pixel_size_nm)
 
+    @torch.inference_mode()
+    def posteriors(self, frames: _Frames) -> Iterator[SetPosterior]:
+        """Posteriors of successive frames: some of start .. stop - 1, then those that follow them."""
+        rows, columns = self.tile.rows_seen.as_slice, self.tile.columns_seen.as_slice
+        height, width = self.tile.shape_seen
+        at_once = max(1, PIXELS_AT_ONCE[self.context.device.type] // (height * width))
+        adu = frames.adu[:, rows, columns]
+        features = torch.zeros(0)
+        for first in range(0, len(adu), at_once):
+            part = adu[None, first : first + at_once].to(self.context.device)
+            new, alpha = self.model.encode(part, self.camera, self.context)
+            usable = frames.usable[first : first + at_once, None, None, None]
+            new = new[0] * usable.to(new)
+            nothing = torch.zeros_like(new[:1])
+            # features are computed once per frame: the last two wait for the frame that follows them
+            before = features[-2:] if first else nothing[: int(frames.is_first)]
+            features = torch.cat([before, new])
+            if first + at_once >= len(adu) and frames.is_last:
+                features = torch.cat([features, nothing])
+            if len(features) < 3:
+                continue
+            yield self.model.decode(
+                *(features[:-2], features[1:-1], features[2:]),
+                alpha=alpha,
+                context=self.context,
+                shape=(height, width),
+                pixel_size_nm=self.pixel_size_nm,
+            )
 
-def parse_region(text: str) -> tuple[slice, slice]:
-    """`Y0:Y1,X0:X1` as the rows and columns of a region.
-
-    Raises:
-        ValueError: if it is written otherwise.
-    """
-    rows, comma, columns = text.partition(",")
-    if not comma:
-        raise ValueError(f"--roi {text}: write it as Y0:Y1,X0:X1")
-    return parse_span("--roi", rows), parse_span("--roi", columns)
-
-
-class _Span(NamedTuple):
-    start: int
-    stop: int
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def slice(self) -> slice:
-        return slice(self.start, self.stop)
-
-
-class _Tile(NamedTuple):
-    rows: _Span
-    """whose molecules the tile reports"""
-    columns: _Span
-    rows_seen: _Span
-    """with the overlap"""
-    columns_seen: _Span
-
-
-def _tiles(rows: _Span, columns: _Span, shape: tuple[int, int], tile_px: int, radius: int, stride: int) -> list[_Tile]:
-    """Cut a region into tiles of about equal size that see `radius` pixels further, on the grid of the stride."""
-
-    def cut(span: _Span, limit: int) -> list[tuple[_Span, _Span]]:
-        n = -(-span.size // tile_px)
-        edges = [span.start + span.size * i // n for i in range(n + 1)]
-        inner = [_Span(a, b) for a, b in pairwise(edges)]
-        return [(s, _Span(max(0, (s.start - radius) // stride * stride), min(limit, s.stop + radius))) for s in inner]
-
-    return [_Tile(r, c, rs, cs) for r, rs in cut(rows, shape[0]) for c, cs in cut(columns, shape[1])]
-
-
-@torch.inference_mode()
-def _localize_tile(
-    adu: Tensor,
-    usable: Tensor,
-    model: Localizer,
-    camera: Camera,
-    context: Tensor,
-    tile: _Tile,
-    at_once: int,
-    frames: tuple[int, int, int],
-    pixel_size_nm: float,
-    threshold: float,
-) -> Iterator[EmitterSet]:
-    """Molecules in one tile of frames start .. stop - 1; `adu` holds a frame more on either side where there is one."""
-    start, stop, n_frames = frames
-    seen = tile.rows_seen.slice, tile.columns_seen.slice
-    adu = adu[:, seen[0], seen[1]]
-    camera = camera.crop(*seen)
-    if context.shape[-2:] != (1, 1):
-        context = context[..., seen[0], seen[1]]
-    shape = (tile.rows_seen.size, tile.columns_seen.size)
-    features = torch.zeros(0)
-    for first in range(0, len(adu), at_once):
-        part = adu[None, first : first + at_once].to(context.device)
-        new, alpha = model.encode(part, camera, context)
-        new = new[0] * usable[first : first + at_once, None, None, None].to(new)
-        # features are computed once per frame: the last two wait for the frame that follows them
-        nothing = torch.zeros_like(new[:1])
-        before = features[-2:] if first else nothing[: start == 0]
-        features = torch.cat([before, new])
-        if first + at_once >= len(adu) and stop == n_frames:
-            features = torch.cat([features, nothing])
-        if len(features) < 3:
-            continue
-        posterior = model.decode(
-            *(features[:-2], features[1:-1], features[2:]),
-            alpha=alpha,
-            context=context,
-            shape=shape,
-            pixel_size_nm=pixel_size_nm,
-        )
-        # features[0] is frame start - 1 in the first part, whether or not there is such a frame
-        number = start if first == 0 else max(0, start - 1) + first - 1
-        molecules = posterior.point_estimate(threshold, first_frame=number).to("cpu")
-        origin = torch.tensor([tile.columns_seen.start, tile.rows_seen.start, 0.0]) * pixel_size_nm
-        molecules = replace(molecules, xyz=molecules.xyz + origin)
-        molecules = molecules[usable[molecules.frame - max(0, start - 1)]]
-        position = molecules.xyz[:, :2] / pixel_size_nm
+    def own(self, seen: EmitterSet) -> EmitterSet:
+        """The molecules that the tile reports, in the coordinates of the whole frame."""
+        tile, pixel = self.tile, self.pixel_size_nm
+        corner = torch.tensor([tile.columns_seen.start, tile.rows_seen.start, 0.0])
+        molecules = replace(seen, xyz=seen.xyz + corner * pixel)
+        position = molecules.xyz[:, :2] / pixel
         low = torch.tensor([tile.columns.start, tile.rows.start])
         high = torch.tensor([tile.columns.stop, tile.rows.stop])
-        yield molecules[((position >= low) & (position < high)).all(1)]
+        return molecules[((position >= low) & (position < high)).all(1)]
+
+
+def _localize(
+    view: _View, frames: _Frames, *, threshold: float, posteriors: bool
+) -> tuple[EmitterSet, SetPosterior | None]:
+    """Molecules of a tile and, if asked for, the posterior of its pixels."""
+    tile = view.tile
+    own = tile.rows.within(tile.rows_seen), tile.columns.within(tile.columns_seen)
+    found, kept = [], []
+    number = frames.start
+    for posterior in view.posteriors(frames):
+        molecules = posterior.point_estimate(threshold, first_frame=number).to("cpu")
+        number += len(posterior)
+        found.append(view.own(molecules[frames.usable[molecules.frame - frames.first]]))
+        if posteriors:
+            kept.append(posterior.crop(*own).to("cpu"))
+    if not kept:
+        return EmitterSet.cat(found), None
+    usable = frames.usable[frames.start - frames.first :][: frames.stop - frames.start]
+    return EmitterSet.cat(found), SetPosterior.cat(kept).where(usable)
+
+
+def _stitched(tiles: list[list[SetPosterior | None]]) -> SetPosterior | None:
+    """One posterior of the tiles of a region, row by row; None where there is none."""
+    rows = [[tile for tile in row if tile is not None] for row in tiles]
+    if not all(rows):
+        return None
+    return SetPosterior.cat([SetPosterior.cat(row, dim=-1) for row in rows], dim=-2)
 
 
 def _check_maps(camera: Camera, shape: tuple[int, int]) -> None:
     for name in ("baseline", "e_per_adu", "read_noise_e", "qe", "em_gain", "spurious_e"):
         value = getattr(camera, name)
-        if isinstance(value, Tensor) and value.ndim >= 2 and tuple(value.shape[-2:]) != shape:
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            continue
+        if tuple(value.shape[-2:]) != shape:
             raise ValueError(
-                f"the camera's {name} map is {tuple(value.shape[-2:])} (y, x), the movie's frames are {shape}; "
-                "crop the maps to the region the movie was recorded in"
+                f"the camera's {name} map is {tuple(value.shape[-2:])} (y, x), the movie's frames "
+                f"are {shape}; crop the maps to the region the movie was recorded in"
             )
-
-
-def _region(roi: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[_Span, _Span]:
-    spans = []
-    for part, size, name in zip(roi or (slice(None), slice(None)), shape, ("rows", "columns"), strict=True):
-        start, stop, step = part.indices(size)
-        if step != 1 or stop <= start or (part.stop is not None and part.stop > size):
-            raise ValueError(f"the {name} {part.start}:{part.stop} of --roi are not within the frame's {size} pixels")
-        spans.append(_Span(start, stop))
-    return spans[0], spans[1]

@@ -14,8 +14,9 @@ import decode.verbs.sweep
 from decode.emitters import EmitterSet
 from decode.io.movies.tiff import open_movie, write_movie
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
-from decode.verbs.sweep import localize
+from decode.verbs.sweep import sweep
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
 
@@ -44,7 +45,7 @@ def movie_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(path: Path, model: Localizer, frames: slice | None = None, **options: Any) -> EmitterSet:
     with open_movie(path, frames=frames) as movie:
         context = options.pop("context", {"psf_sigma_px": 1.3})
-        chunks = list(localize(movie, model, CAMERA, pixel_size_nm=100.0, context=context, device="cpu", **options))
+        chunks = list(sweep(movie, model, CAMERA, pixel_size_nm=100.0, context=context, device="cpu", **options))
     assert chunks[-1].frames_done == chunks[-1].frames_total
     return EmitterSet.cat(chunk.molecules for chunk in chunks)
 
@@ -112,16 +113,16 @@ def test_maps_must_fit(movie_path: Path, model: Localizer) -> None:
     with open_movie(movie_path) as movie:
         wrong = Camera(baseline=torch.full((74, 50), 100.0), e_per_adu=1.0, read_noise_e=1.0)
         with pytest.raises(ValueError, match=r"baseline map is \(74, 50\).*frames are \(50, 74\)"):
-            next(localize(movie, model, wrong, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3}))
+            next(sweep(movie, model, wrong, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3}))
         with pytest.raises(ValueError, match="rows 40:60"):
             next(
-                localize(
+                sweep(
                     movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3},
                     roi=(slice(40, 60), slice(0, 5)),
                 )
             )  # fmt: skip
         with pytest.raises(ValueError, match="outside the range"):
-            next(localize(movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 9.0}))
+            next(sweep(movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 9.0}))
 
 
 def test_a_map_of_widths_reaches_its_pixels(movie_path: Path, model: Localizer) -> None:
@@ -133,3 +134,37 @@ def test_a_map_of_widths_reaches_its_pixels(movie_path: Path, model: Localizer) 
 def test_one_frame_is_a_movie(tmp_path: Path, model: Localizer) -> None:
     write_movie(tmp_path / "one.tif", np.random.default_rng(0).poisson(140, (1, 40, 40)).astype(np.uint16))
     assert len(run(tmp_path / "one.tif", model)) > 0
+
+
+@pytest.mark.parametrize("tile_px", [512, 19])
+def test_posteriors_are_those_of_the_frames_whatever_the_tiles(
+    movie_path: Path, model: Localizer, monkeypatch: pytest.MonkeyPatch, tile_px: int
+) -> None:
+    monkeypatch.setitem(decode.verbs.sweep.PIXELS_AT_ONCE, "cpu", 3 * 50 * 74)
+    monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", 8 * 50 * 74)
+    options: dict[str, Any] = {"pixel_size_nm": 100.0, "context": {"psf_sigma_px": 1.3}, "device": "cpu"}
+    with open_movie(movie_path) as movie:
+        adu = torch.from_numpy(movie.read(0, 21).astype(np.float32))[None]
+        chunks = list(sweep(movie, model, CAMERA, tile_px=tile_px, posteriors=True, **options))
+        (part, *_) = sweep(movie, model, CAMERA, roi=(slice(8, 30), slice(4, 60)), posteriors=True, **options)
+    parts = [chunk.posterior for chunk in chunks if chunk.posterior is not None]
+    assert [len(posterior) for posterior in parts] == [8, 8, 5]
+    with torch.no_grad():
+        direct = model(adu, CAMERA, model.context_map({"psf_sigma_px": 1.3}), 100.0)
+    whole = SetPosterior.cat(parts)
+    torch.testing.assert_close(whole.probability, direct.probability, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(whole.offset_px, direct.offset_px, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(whole.count_pmf(3), direct.count_pmf(3), rtol=1e-2, atol=1e-6)
+    assert part.posterior is not None
+    torch.testing.assert_close(part.posterior.photons, direct.photons[:8, 8:30, 4:60], rtol=1e-3, atol=1e-2)
+
+
+def test_posteriors_of_frames_without_an_image_hold_no_emitter(tmp_path: Path, model: Localizer) -> None:
+    counts = np.random.default_rng(3).poisson(140, (12, 24, 32)).astype(np.uint16)
+    counts[4] = 100
+    write_movie(tmp_path / "blank.tif", counts)
+    with open_movie(tmp_path / "blank.tif") as movie:
+        (chunk,) = sweep(movie, model, CAMERA, pixel_size_nm=100.0, context={"psf_sigma_px": 1.3}, posteriors=True)
+    assert chunk.posterior is not None
+    empty = (chunk.posterior.probability == 0).flatten(1).all(1)
+    assert empty.nonzero().flatten().tolist() == [4]

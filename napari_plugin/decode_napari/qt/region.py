@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QWidget
 
-from decode.verbs.sweep import parse_region
+from decode.verbs.region import parse_region
 from decode_napari.layers import placement
 from decode_napari.qt.panel import button
 from decode_napari.session import OpenedMovie
