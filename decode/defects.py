@@ -227,7 +227,7 @@ class PixelDefects:
         steady = np.median(light, 0).astype(np.float64) + float(np.median(levels))
         variance = _common_variance(light)
 
-        gain = camera.excess_factor / float(torch.as_tensor(camera.qe).double().median())
+        gain = float(camera.typical_noise.excess)
         floor = camera.noise_floor.double().cpu().numpy()
         beside, around = _beside(steady, BESIDE_MEDIAN), _around(steady)
         noise = np.sqrt(gain * beside.clip(0) + floor + 1e-12)

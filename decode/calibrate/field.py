@@ -16,7 +16,6 @@ from decode.calibrate.spline import (
     DEPTH_SMOOTHNESS,
     KNOT_NM,
     BeadFit,
-    Noise,
     _conjugate_gradients,
     _Penalty,
     _place,
@@ -28,6 +27,7 @@ from decode.calibrate.spline import (
     place_beads,
 )
 from decode.likelihood import scaled_deviance
+from decode.optics.camera import Noise
 from decode.optics.field import FieldSplinePSF, polynomials
 from decode.optics.spline import SplinePSF
 from decode.progress import Progress, Steps, Stepwise, part

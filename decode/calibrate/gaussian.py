@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decode.calibrate.spline import BeadFit, Noise, border_background
+from decode.calibrate.spline import BeadFit, border_background
 from decode.likelihood import scaled_deviance
+from decode.optics.camera import Noise
 from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
 

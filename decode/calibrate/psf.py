@@ -26,7 +26,6 @@ from decode.calibrate.spline import (
     DEPTH_SMOOTHNESS,
     SMOOTHNESS,
     BeadFit,
-    Noise,
     centroids,
     fit_spline,
     held_out_deviance,
@@ -38,6 +37,7 @@ from decode.io.movies.tiff import open_movie
 from decode.io.psfs import PSFFile
 from decode.io.tables import read_table
 from decode.likelihood import fit_emitters
+from decode.optics.camera import Noise
 from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
@@ -168,7 +168,7 @@ def calibrate_psf(
     crops = torch.stack([bead.photons for bead in beads])
     check_scan(crops)
     notes += check_stage(crops, step, pixel)
-    noise = Noise.of(camera.camera, [bead.corner_px for bead in beads], patch)
+    noise = camera.camera.noise_of_crops([bead.corner_px for bead in beads], patch)
     xy = torch.tensor([[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]) * pixel
     stack = torch.tensor([bead.stack for bead in beads])
     smoothness, depth_smoothness = {}, {}
@@ -452,8 +452,9 @@ def _fit_pupil(
     spline = found.psf.to_spline(z_range_nm=(float(z_nm[0]) - 100, float(z_nm[-1]) + 100))
     at = xyz[:, None] + torch.nn.functional.pad(z_nm[:, None], (2, 0))
     share = spline.integrate_pixels(at.flatten(0, 1)).detach()[:, :side, :side]
-    noise = Noise.of(camera.camera)
-    light = brightness(crops.flatten(0, 1), share, noise.excess, float(noise.floor) / noise.excess).view(n, planes, 2)
+    noise = camera.camera.typical_noise
+    slope, floor = float(noise.excess), float(noise.floor)
+    light = brightness(crops.flatten(0, 1), share, slope, floor / slope).view(n, planes, 2)
     return BeadFit(
         psf=found.psf,
         xyz=xyz,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vmap
 
-from decode.optics.camera import Camera
+from decode.optics.camera import DARKEST, Camera, Noise
 from decode.optics.pupil import PupilPSF
 from decode.progress import Progress, Steps, Stepwise, part
 
@@ -73,7 +73,7 @@ def fit_pupil(
         stacks: (bead, z, y, x) photons before quantum efficiency, in square crops around each bead.
         z_nm: (z,) of the planes.
         psf: the microscope as far as known: aperture, wavelength, indices, `patch_px` = side of the crops.
-        camera: gives the noise (of maps, the mean); None: only photons are noisy.
+        camera: gives the noise (of maps, the median); None: only photons are noisy.
         free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays within 15 %); None:
             all but the aperture.
         max_images: planes are thinned out evenly until there are no more images than this.
@@ -267,12 +267,11 @@ def fit_images(
 
 
 def noise_of(camera: Camera | None) -> tuple[float, float]:
-    """(slope, floor) of the variance slope * (mean + floor) of a pixel in photons, of maps the mean; None: photons."""
-    if camera is None:
-        return 1.0, 0.05
-    slope = camera.excess_factor / float(torch.as_tensor(camera.qe).double().mean())
+    """(slope, floor) of the variance slope * (mean + floor) of a median pixel; None: only photons are noisy."""
+    noise = Noise(1.0, 0.0) if camera is None else camera.typical_noise
+    slope = float(noise.excess)
     # an image of few photons has variance even where none is expected
-    return slope, float(camera.noise_floor.double().mean()) / slope + 0.05
+    return slope, float(noise.floor) / slope + DARKEST
 
 
 class _FreeAperture(nn.Module):

@@ -13,15 +13,14 @@ from scipy.ndimage import gaussian_filter, shift, spline_filter1d
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.likelihood import DARKEST, scaled_deviance
-from decode.optics.camera import Camera
+from decode.likelihood import scaled_deviance
+from decode.optics.camera import Noise
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF, spline_slopes, spline_weights
 from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = [
     "BeadFit",
-    "Noise",
     "border_background",
     "centroids",
     "fit_spline",
@@ -46,37 +45,6 @@ SLOW_NM = 300.0
 """shifts that change more slowly over depth are never jitter unless other stacks lack them, lest the stage bend z"""
 CLEAR = 3.0
 """standard errors by which jitter must exceed the noise of the beads to be believed"""
-
-
-@final
-@dataclass(frozen=True)
-class Noise:
-    """Variance of the measured photons of beads: excess * expected + floor."""
-
-    excess: float
-    floor: float | Tensor
-    """photons squared; (n, 1, y, x) where the pixels of n beads' crops have their own read noise"""
-
-    @staticmethod
-    def of(camera: Camera, corners_px: Sequence[tuple[int, int]] = (), side: int = 0) -> Noise:
-        """That of crops whose first pixels (x, y) are given; of none, the medians of the camera's maps."""
-        excess = camera.excess_factor / float(torch.as_tensor(camera.qe, dtype=torch.float32).median())
-        floor = camera.noise_floor.float()
-        if floor.ndim < 2 or not corners_px:
-            return Noise(excess, float(floor.median()))
-        return Noise(excess, torch.stack([floor[None, y : y + side, x : x + side] for x, y in corners_px]))
-
-    def __getitem__(self, beads: int | slice | list[int] | Tensor) -> Noise:
-        """That of some of the beads."""
-        return self if isinstance(self.floor, float) else Noise(self.excess, self.floor[beads])
-
-    @property
-    def typical(self) -> Noise:
-        """That of the median pixel."""
-        return self if isinstance(self.floor, float) else Noise(self.excess, float(self.floor.median()))
-
-    def variance(self, expected: Tensor) -> Tensor:
-        return self.excess * expected.clamp_min(DARKEST) + self.floor
 
 
 @final

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from decode.defects import screened
 from decode.estimate.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
 from decode.io.movies.tiff import Movie
-from decode.optics.camera import Camera
+from decode.optics.camera import Camera, Noise
 from decode.optics.gaussian import GaussianPSF
 
 __all__ = ["estimate_psf_sigma"]
@@ -86,10 +86,11 @@ def estimate_psf_sigma(
     return Estimate(value, value / margin, value * margin, len(widths))
 
 
-def _map(value: float | Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A camera's number or (..., y, x) map as a (y, x) map."""
-    value = torch.as_tensor(value, dtype=torch.float32)
-    return value.reshape(value.shape[-2:]).expand(shape)
+def _noise_map(camera: Camera, shape: tuple[int, ...]) -> Noise:
+    """(y, x) maps of the camera's noise, whose own are numbers or (..., y, x)."""
+    excess, floor = (torch.as_tensor(value).float() for value in (camera.noise.excess, camera.noise.floor))
+    excess, floor = (value.reshape(value.shape[-2:]).expand(shape) for value in (excess, floor))
+    return Noise(excess, floor)
 
 
 def _isolated_spots(light: Tensor, still: Tensor, camera: Camera, sigma_px: float, clearance: int) -> Tensor:
@@ -103,13 +104,12 @@ def _isolated_spots(light: Tensor, still: Tensor, camera: Camera, sigma_px: floa
         (n, 3) frame, y, x.
     """
     shape = light.shape[1:]
-    floor, qe = _map(camera.noise_floor, shape), _map(camera.qe, shape)
+    noise = _noise_map(camera, shape)
     narrow, wide = gaussian_kernel(sigma_px), gaussian_kernel(3 * sigma_px)
     border = math.ceil(sigma_px) + 1
     found = []
     for i, (frame, background) in enumerate(zip(light[:, None], still[:, None], strict=True)):
-        mean = (blur(frame, wide) + background).clamp_min(0)
-        weight = 1 / (camera.excess_factor * mean / qe + floor + 1e-3)
+        weight = 1 / noise.variance(blur(frame, wide) + background)
         # weighted by 1 / variance, a hot pixel counts little: the best a linear filter can do
         norm = blur(weight, narrow)
         contrast = blur(weight * frame, narrow) / norm - blur(weight * frame, wide) / blur(weight, wide)
@@ -149,7 +149,7 @@ def _fit_widths(
     y, x = y.clamp(0, shape[0] - 1)[:, :, None], x.clamp(0, shape[1] - 1)[:, None, :]
     frame = spots[:, 0, None, None]
     fixed, data = still[frame, y, x].double(), light[frame, y, x].double()
-    floor, qe = (_map(value, shape)[y, x].double() for value in (camera.noise_floor, camera.qe))
+    noise = _noise_map(camera, shape)[y, x]
     psf = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=2 * half + 1)
 
     def share(shape_parameters: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _fit_widths(
         fraction = share(p[:, :3])
         bright = p[:, 3, None, None]
         mean = bright * fraction + p[:, 4, None, None] + fixed
-        weight = inside / (camera.excess_factor * mean.clamp_min(0.01) / qe + floor + 1e-3)
+        weight = inside / noise.variance(mean)
         slope = torch.stack([*(bright * s for s in slopes), fraction, torch.ones_like(fraction)], 1).flatten(2)
         information = torch.einsum("nik,njk,nk->nij", slope, slope, weight.flatten(1))
         score = torch.einsum("nik,nk->ni", slope, (weight * (data - mean)).flatten(1))

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from decode.likelihood.polish import fit_jointly, polish
-from decode.likelihood.single import DARKEST, Fit, fit_emitters, scaled_deviance
+from decode.likelihood.single import Fit, fit_emitters, scaled_deviance
 
-__all__ = ["DARKEST", "Fit", "fit_emitters", "fit_jointly", "polish", "scaled_deviance"]
+__all__ = ["Fit", "fit_emitters", "fit_jointly", "polish", "scaled_deviance"]

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from decode.emitters import EmitterSet
-from decode.likelihood.single import DARKEST, Fit, scaled_deviance
-from decode.optics.camera import Camera
+from decode.likelihood.single import Fit, scaled_deviance
+from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 
 __all__ = ["fit_jointly", "polish", "windows_for"]
@@ -255,10 +255,8 @@ def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float])
     middle = torch.full((len(depths), 2), (k // 2 + 0.5) * psf.pixel_size_nm)
     device = next((tensor.device for tensor in psf.parameters()), None)
     image = psf.integrate_pixels_with_slopes(torch.cat([middle, depths[:, None]], 1).to(device)).double()
-    floor = float(camera.noise_floor.double().median())
-    excess = camera.excess_factor / float(torch.as_tensor(camera.qe, dtype=torch.float64).median())
     slopes = torch.cat([image[:, 1 : 4 if axial else 3] * 1000, image[:, :1], torch.ones_like(image[:, :1])], 1)
-    weight = 1 / (excess * (1000 * image[:, 0] + 20).clamp_min(DARKEST) + floor)
+    weight = 1 / camera.typical_noise.variance(1000 * image[:, 0] + 20)
 
     def bound(side: int) -> Tensor:
         edge = (k - side) // 2

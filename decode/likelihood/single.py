@@ -9,13 +9,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from decode.optics.camera import Camera
+from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 
 __all__ = ["Fit", "fit_emitters", "scaled_deviance"]
-
-DARKEST = 0.05
-"""photons per pixel; a splined PSF may swing below zero far from its centre, where no pixel is ever that dark"""
 
 
 def scaled_deviance(photons: Tensor, expected: Tensor, excess: Tensor | float, floor: Tensor | float) -> Tensor:
@@ -101,9 +98,9 @@ def fit_emitters(
         The fits, in the precision of `xyz`.
     """
     n, height, width = photons.shape
-    excess = camera.excess_factor / float(torch.as_tensor(camera.qe, dtype=torch.float32).median())
-    floor = camera.noise_floor.float().median() if noise_floor is None else noise_floor
-    floor = floor.to(xyz.dtype)
+    noise = camera.typical_noise
+    excess = float(noise.excess)
+    floor = torch.as_tensor(noise.floor if noise_floor is None else noise_floor, dtype=xyz.dtype)
     photons = photons.to(xyz.dtype)
     corner = torch.floor(xyz[:, :2] / psf.pixel_size_nm).long() - psf.patch_px // 2
     rows, columns = (torch.arange(side) for side in (height, width))

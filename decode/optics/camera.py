@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import log
 from typing import Any, final
@@ -11,10 +12,45 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-__all__ = ["Camera"]
+__all__ = ["DARKEST", "Camera", "Noise"]
 
 BAD_CLUSTER_PX = 3
 """distance over which bad pixels are filled from good ones; in larger clusters they get the mean of the frame"""
+DARKEST = 0.05
+"""expected photons per pixel; a splined PSF may swing below 0 far from its centre, where no pixel is that dark"""
+
+
+@final
+@dataclass(frozen=True)
+class Noise:
+    """Variance of measured photons, photons squared: `excess` times the expected ones plus `floor`.
+
+    Both are numbers or tensors of pixels: a (y, x) map, or (n, 1, y, x) for the crops of n beads.
+
+    >>> camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=2.0, qe=0.8)
+    >>> camera.typical_noise.excess
+    1.25
+    """
+
+    excess: float | Tensor
+    floor: float | Tensor
+
+    def variance(self, expected: Tensor) -> Tensor:
+        """Where so many photons are expected; nowhere less than `DARKEST`."""
+        return self.excess * expected.clamp_min(DARKEST) + self.floor
+
+    def __getitem__(self, where: Any) -> Noise:
+        """That of some beads or pixels; numbers are those of all."""
+        excess, floor = (
+            value[where] if isinstance(value, Tensor) and value.ndim else value for value in (self.excess, self.floor)
+        )
+        return Noise(excess, floor)
+
+    @property
+    def typical(self) -> Noise:
+        """That of the median pixel, in numbers."""
+        excess, floor = (float(torch.as_tensor(value).median()) for value in (self.excess, self.floor))
+        return Noise(excess, floor)
 
 
 @final
@@ -108,6 +144,33 @@ class Camera:
         adu = torch.as_tensor(self.e_per_adu)
         output = torch.as_tensor(self.read_noise_e) ** 2 + adu**2 / 12
         return (output / gain**2 + self.excess_factor * self.spurious_e) / torch.as_tensor(self.qe) ** 2
+
+    @property
+    def noise(self) -> Noise:
+        """Of `to_photons`, pixel by pixel where the camera has maps."""
+        return Noise(self.excess_factor / torch.as_tensor(self.qe), self.noise_floor)
+
+    @property
+    def typical_noise(self) -> Noise:
+        """Of `to_photons` in the median pixel, in numbers."""
+        qe, floor = (torch.as_tensor(value, dtype=torch.float64) for value in (self.qe, self.noise_floor))
+        return Noise(self.excess_factor / float(qe.median()), float(floor.median()))
+
+    def noise_of_crops(self, corners_px: Sequence[tuple[int, int]], side: int) -> Noise:
+        """Of `to_photons` in n square crops.
+
+        Args:
+            corners_px: x, y of the first pixel of each.
+            side: pixels.
+
+        Returns:
+            The median excess, and a floor of (n, 1, side, side) where the camera has maps.
+        """
+        typical, floor = self.typical_noise, self.noise_floor.float()
+        if floor.ndim < 2:
+            return typical
+        crops = [floor[None, y : y + side, x : x + side] for x, y in corners_px]
+        return Noise(typical.excess, torch.stack(crops))
 
     def to_photons(self, adu: Tensor) -> Tensor:
         """Undo offset and gain: photons before quantum efficiency, background included, noise untouched.

@@ -13,11 +13,11 @@ from torch import Tensor
 from decode.calibrate.field import fit_field, try_field, uncovered
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report
-from decode.calibrate.spline import BeadFit, Noise, fit_spline
+from decode.calibrate.spline import BeadFit, fit_spline
 from decode.io.cameras import CameraFile
 from decode.io.psfs import read_psf, write_psf
 from decode.likelihood import fit_emitters
-from decode.optics.camera import Camera
+from decode.optics.camera import Camera, Noise
 from decode.optics.field import FieldSplinePSF, polynomials
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.pupil import PupilPSF

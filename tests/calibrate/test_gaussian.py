@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.gaussian import fit_gaussian
-from decode.calibrate.spline import Noise
+from decode.optics.camera import Noise
 from decode.optics.gaussian import GaussianPSF
 
 PIXEL_NM, SIDE = 110.0, 15

@@ -11,7 +11,6 @@ from torch import Tensor
 from decode.calibrate.spline import (
     SMOOTHNESS,
     BeadFit,
-    Noise,
     _agree,
     _conjugate_gradients,
     _jitter_size,
@@ -23,7 +22,7 @@ from decode.calibrate.spline import (
     held_out_deviance,
     place_beads,
 )
-from decode.optics.camera import Camera
+from decode.optics.camera import Camera, Noise
 from decode.optics.fisher import fisher_information
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.spline import SplinePSF
@@ -84,18 +83,6 @@ def test_pixels_with_much_read_noise_count_for_little() -> None:
     assert error(told) < 4
     assert error(told) < 0.5 * error(blind)
     assert told.deviance < 1.1 < blind.deviance
-
-
-def test_the_noise_of_a_bead_is_that_of_its_pixels() -> None:
-    maps = torch.arange(600.0).view(20, 30)
-    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=maps, qe=0.5)
-    noise = Noise.of(camera, [(3, 5), (10, 2)], 4)
-    assert isinstance(noise.floor, Tensor)
-    torch.testing.assert_close(noise.floor[1, 0], camera.noise_floor[2:6, 10:14])
-    torch.testing.assert_close(noise[[1]].floor, noise.floor[1:])
-    assert noise[0].variance(torch.ones(2, 4, 4)).shape == (2, 4, 4)
-    assert noise.typical.floor == float(noise.floor.median())
-    assert Noise.of(camera).floor == float(camera.noise_floor.median())
 
 
 def random_spline(rng: torch.Generator) -> SplinePSF:
@@ -403,14 +390,6 @@ def test_the_background_is_that_of_the_border_where_the_bead_is_sharp(rng: torch
     assert float(border_background(crop)) == pytest.approx(BACKGROUND, abs=0.6)
 
 
-def test_noise_is_that_of_the_camera() -> None:
-    camera = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
-    noise = Noise.of(camera)
-    assert noise.excess == pytest.approx(2 / 0.9)
-    assert noise.floor == pytest.approx(float(camera.noise_floor))
-    torch.testing.assert_close(noise.variance(torch.tensor([10.0])), torch.tensor([10 * 2 / 0.9 + noise.floor]))
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_origin_of_a_symmetric_psf_is_its_middle(seed: int) -> None:
     """Noise of the rim does not move it: by 3 to 14 nm where all light counts alike."""
@@ -421,5 +400,5 @@ def test_the_origin_of_a_symmetric_psf_is_its_middle(seed: int) -> None:
     camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
     light = 3000 * psf.integrate_pixels(at.flatten(0, 1)).detach().view(6, len(z), 31, 31) + 30
     crops = camera.to_photons(camera.sample(light, torch.Generator().manual_seed(seed)))
-    fit = fit_spline(crops, z, Noise.of(camera), 100.0, xy, smoothness=0.1, n_rounds=3)
+    fit = fit_spline(crops, z, camera.typical_noise, 100.0, xy, smoothness=0.1, n_rounds=3)
     assert float((fit.xyz[:, :2] - xy).mean(0).norm()) < 3

@@ -284,3 +284,23 @@ def test_a_cluster_too_large_for_its_neighbours_has_the_mean_of_the_frame() -> N
     bad[3:17, 3:17] = True
     filled = replace(SCMOS, bad=bad).without_bad(torch.full((20, 20), 12.0).masked_fill(bad, 1e4))
     torch.testing.assert_close(filled, torch.full((20, 20), 12.0))
+
+
+def test_the_noise_of_a_bead_is_that_of_its_pixels() -> None:
+    maps = torch.arange(600.0).view(20, 30)
+    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=maps, qe=0.5)
+    noise = camera.noise_of_crops([(3, 5), (10, 2)], 4)
+    assert isinstance(noise.floor, Tensor)
+    torch.testing.assert_close(noise.floor[1, 0], camera.noise_floor[2:6, 10:14])
+    torch.testing.assert_close(noise[[1]].floor, noise.floor[1:])
+    assert noise[0].variance(torch.ones(2, 4, 4)).shape == (2, 4, 4)
+    assert noise.typical.floor == float(noise.floor.median())
+    assert camera.typical_noise.floor == float(camera.noise_floor.median())
+
+
+def test_noise_is_that_of_the_camera() -> None:
+    camera = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+    noise = camera.typical_noise
+    assert noise.excess == pytest.approx(2 / 0.9)
+    assert noise.floor == pytest.approx(float(camera.noise_floor))
+    torch.testing.assert_close(noise.variance(torch.tensor([10.0])), torch.tensor([10 * 2 / 0.9 + noise.floor]))

@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 
 from decode.calibrate.held_out import HeldOut, Range, usable_range
 from decode.calibrate.psf import PSFCalibration
-from decode.calibrate.spline import Noise, centroids
-from decode.likelihood import DARKEST
+from decode.calibrate.spline import centroids
+from decode.optics.camera import DARKEST, Noise
 from decode.optics.psf import PSF
 
 __all__ = ["BeadImages", "Evidence", "change_of_light", "photon_transfer"]
