@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from decode.estimate import SceneEstimate, estimate_scene
-from decode.estimate.scene import LAGS, STEPS, _measure, _Moments
+from decode.estimate.moments import LAGS, Moments, measure
 from decode.forward import ForwardModel
 from decode.io.cameras import read_camera
 from decode.io.psfs import PSFFile, read_psf
@@ -111,21 +111,22 @@ def draw(seed: int, psf: PSF, z_range_nm: tuple[float, float], camera: Camera, f
     return Drawn(simulation.frames[0], np.array(truth), scene)
 
 
-def summaries(moments: _Moments) -> Array:
-    """(feature,) the moments `estimate_scene` fits and their errors, scaled so that a network takes them."""
-    parts = len(STEPS) + 1
-    error = np.sqrt(np.diag(moments.covariance)).clip(1e-12)
-    light = moments.values[:parts].sum()
-    lag = moments.values[parts + 1]
-    signal = max(lag, error[parts + 1])
-    offsets = moments.values[parts + len(LAGS) :]
+def summaries(moments: Moments) -> Array:
+    """(feature,) moments that `estimate_scene` fits and their errors, scaled for a network."""
+    values, errors = moments.values, moments.errors
+    light = values.brightness.sum()
+    next_frame = LAGS.index(1)
+    signal = max(values.touching[next_frame], errors.touching[next_frame])
+    offset = values.offsets[0].clip(signal / 100)
     return np.concatenate(
         [
-            np.log([max(light, 1e-3), signal, moments.steps[0], offsets[0].clip(signal / 100)]),
-            moments.values[:parts] / max(light, 1e-3),
-            np.arcsinh(moments.values[:parts]),
-            moments.values[parts:] / signal,
-            np.log(error[: parts + len(LAGS)]),
+            np.log([max(light, 1e-3), signal, moments.steps[0], offset]),
+            values.brightness / max(light, 1e-3),
+            np.arcsinh(values.brightness),
+            values.touching / signal,
+            values.offsets / signal,
+            np.log(errors.brightness),
+            np.log(errors.touching),
         ]
     )
 
@@ -329,7 +330,7 @@ def simulate(arguments: argparse.Namespace, psf: PSF, z_range_nm: tuple[float, f
     end = time.process_time() + 60 * arguments.minutes
     for seed in range(arguments.train):
         movie = draw(seed, psf, z_range_nm, camera, arguments.frames)
-        features.append(summaries(_measure(movie.frames, camera)))
+        features.append(summaries(measure(movie.frames, camera)))
         pieces.append(clips(movie.frames, camera))
         truth.append(movie.truth)
         if time.process_time() > end:
@@ -353,7 +354,7 @@ def compare_on_movie(
         frames = torch.from_numpy(movie[start : start + length].astype(np.float32))
         truth = true_scene(activations, window, frames, camera, psf.psf)
         answers = {"moments": of_moments(estimate_scene(frames, camera, psf.psf, z_range_nm=psf.z_range_nm))}
-        features = torch.tensor(summaries(_measure(frames, camera))).float()
+        features = torch.tensor(summaries(measure(frames, camera))).float()
         for name, ensemble in posteriors.items():
             answers[name] = quantiles(ensemble, features, clips(frames, camera))
         print(f"\n{frames_file}, frames {window.start} to {window.stop - 1}\n{'':20s}  truth  " + "  ".join(answers))
@@ -413,7 +414,7 @@ def main() -> None:
         truth.append(movie.truth)
         for name, ensemble in posteriors.items():
             clock = time.process_time()
-            features = torch.tensor(summaries(_measure(movie.frames, camera))).float()
+            features = torch.tensor(summaries(measure(movie.frames, camera))).float()
             found[name].append(quantiles(ensemble, features, clips(movie.frames, camera)))
             seconds[name] += time.process_time() - clock
     for name, values in found.items() if truth else ():

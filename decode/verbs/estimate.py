@@ -1,4 +1,4 @@
-"""estimate: what a movie shows, with intervals, and a recipe for training a model on movies like it."""
+"""estimate: what a movie shows, with intervals, and a recipe to train a model on such movies."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def estimate(
         movie: (frame, y, x) ADU, or the TIFF file, or folder of one file a frame, that holds it.
         camera: the movie's, its file, or the name of a common camera; None estimates it.
         psf: the calibrated PSF, or its file; None estimates the width of a Gaussian.
-        pixel_size_nm: side of a pixel in object space; None takes the camera file's, or the movie's.
+        pixel_size_nm: side of a pixel in object space; None takes the camera file's, or the
+            movie's.
         em_gain: of a common camera that leaves it open.
         allow_truncated: take the whole frames of a file that was cut short.
         compared: simulate frames from the estimate and compare them with the movie's.
@@ -143,11 +144,13 @@ def estimate(
         calibrated = _psf_of(frames, psf, acquired)
         _check_pixel_sizes(calibrated, acquired, psf=psf, camera=camera)
         yield Progress(0.0, "looking at the camera", _warnings(frames, acquired))
-        scene = yield from part(
-            estimate_scene.steps(frames, acquired.camera, calibrated.psf, z_range_nm=calibrated.z_range_nm),
-            0.0,
-            0.9 if compared else 1.0,
+        steps = estimate_scene.steps(
+            frames,
+            acquired.camera,
+            calibrated.psf,
+            z_range_nm=calibrated.z_range_nm,
         )
+        scene = yield from part(steps, 0.0, 0.9 if compared else 1.0)
         comparison = None
         if compared:
             yield Progress(0.9, "comparing the movie with a simulated one")
@@ -201,7 +204,13 @@ def _psf_of(movie: Counts, psf: PSFFile | Path | str | None, camera: CameraFile)
     return PSFFile(psf=gaussian, z_range_nm=(0.0, 0.0))
 
 
-def _check_pixel_sizes(calibrated: PSFFile, acquired: CameraFile, *, psf: object, camera: object) -> None:
+def _check_pixel_sizes(
+    calibrated: PSFFile,
+    acquired: CameraFile,
+    *,
+    psf: object,
+    camera: object,
+) -> None:
     of_psf, of_camera = calibrated.psf.pixel_size_nm, acquired.pixel_size_nm
     if abs(of_psf / of_camera - 1) <= ALIKE_PIXELS:
         return

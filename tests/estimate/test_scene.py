@@ -15,7 +15,6 @@ from scipy import ndimage
 
 from decode.config import from_mapping
 from decode.estimate import SceneEstimate, estimate_scene, to_recipe
-from decode.estimate.scene import STEPS, _Model, _rate, _shared, _within, _without_mean
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
@@ -70,26 +69,6 @@ def as_spline(psf: GaussianPSF, z: np.ndarray) -> SplinePSF:
     return SplinePSF.from_stack(stack, z_start_nm=float(z[0]), z_step_nm=step, pixel_size_nm=100.0)
 
 
-@pytest.mark.parametrize("lag", [0, 1, 4])
-@pytest.mark.parametrize("on_time", [0.7, 3.0])
-def test_the_share_of_two_frames_is_the_integral_over_both(lag: int, on_time: float) -> None:
-    t = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
-    numeric = torch.exp(-(t[:, None] - t - lag).abs() / on_time).mean()
-    assert _shared(on_time, lag) == pytest.approx(float(numeric), rel=1e-5)
-
-
-def test_the_covariance_about_the_mean_of_a_run_is_that_of_centred_frames() -> None:
-    """The same, by the matrix of a run's covariances between its frames, centred on both sides."""
-    run = 20
-    covariance = np.array([_shared(4.0, lag) for lag in range(run)])
-    frame = np.arange(run)
-    matrix = covariance[abs(frame[:, None] - frame)]
-    centre = np.eye(run) - 1 / run
-    centred = centre @ matrix @ centre
-    expected = [np.diagonal(centred, lag).mean() for lag in range(run)]
-    np.testing.assert_allclose(_without_mean(covariance), expected, atol=1e-12)
-
-
 def test_the_on_time_of_a_short_movie_is_not_cut_short(rng: torch.Generator) -> None:
     found = []
     for _ in range(6):
@@ -97,29 +76,6 @@ def test_the_on_time_of_a_short_movie_is_not_cut_short(rng: torch.Generator) -> 
         found.append(math.log(estimate_scene(frames, EMCCD, ROUND).on_time_frames.value / 4.0))
     # each is known to some 15 %
     assert abs(np.mean(found)) < 0.13
-
-
-@pytest.mark.parametrize("on_time", [0.8, 2.5])
-def test_the_laplace_transform_is_that_of_light_drawn_from_the_scene(rng: torch.Generator, on_time: float) -> None:
-    """A float64 mean over molecules, each in a frame of its own: logarithms of independent molecules add up."""
-    drawn = scene(1.0, 2000.0, on_time, 1.0).sample_emitters(1, 4000, (32, 32), 100.0, rng)
-    steps = np.array(STEPS) / 7
-    model = _Model(EMCCD, ROUND, steps, 100, None, 10.0)
-    p = np.array([0.0, 0.0, math.log(2000.0), math.log(0.3), math.log(on_time), 0.0, math.log(120.0)])
-    told = model.light(p)
-    few = drawn[torch.randperm(len(drawn), generator=rng)[:4000]]
-    xyz = torch.cat([1600 + 100 * torch.rand(len(few), 2, generator=rng), torch.zeros(len(few), 1)], 1)
-    light = torch.zeros(len(STEPS) + 1, dtype=torch.float64)
-    with torch.no_grad():
-        image = render(
-            ROUND, frame=torch.arange(len(few)), xyz=xyz, photons=few.photons, n_frames=len(few), shape=(33, 33)
-        ).double()
-    light[0] = image.sum()
-    for i, rate in enumerate(_rate(EMCCD, steps)):
-        light[i + 1] = -torch.expm1(-rate * image).sum()
-    # molecules in a frame, for each that is on at once: those on when it starts, and those that switch on
-    counted = light / len(few) * (1 + 1 / on_time)
-    np.testing.assert_allclose(told, counted.numpy(), rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -242,19 +198,6 @@ def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> Non
     assert sum(held) >= 20
 
 
-@pytest.mark.parametrize("value", [-30.0, -3.0, 0.0, 0.5, 5.0])
-def test_an_interval_ends_where_the_number_must(value: float) -> None:
-    """By a float64 sum over what the Gaussian leaves above 0."""
-    middle, low, high = _within(value, 1.0, 0.0, math.inf)
-    assert low <= middle < high
-    assert low >= 0
-    x = np.linspace(0, 15, 300_001)
-    density = np.exp(-((x - value) ** 2) / 2 + min(value, 0.0) ** 2 / 2)
-    assert density[(x >= low) & (x <= high)].sum() / density.sum() >= 0.949
-    mirrored = _within(-value, 1.0, -math.inf, 0.0)
-    np.testing.assert_allclose(mirrored, (-middle, -high, -low))
-
-
 def test_drift_of_the_background_is_seen(rng: torch.Generator) -> None:
     frames, _ = movie(ROUND, EMCCD, scene(0.3, 3000.0, 2.0, 40.0, background_drift=(-5e-4, -5e-4)), rng)
     drift = estimate_scene(frames, EMCCD, ROUND).background_drift
@@ -326,12 +269,12 @@ def bead_psf(folder: Path) -> SplinePSF:
     return SplinePSF.from_stack(psf, z_start_nm=-800.0, z_step_nm=20.0, pixel_size_nm=100.0)
 
 
-def of_shared(folder: Path) -> SceneEstimate:
+def ofshared_fraction(folder: Path) -> SceneEstimate:
     return estimate_scene(tifffile.imread(folder / "frames.tif"), EMCCD, bead_psf(folder))
 
 
 def test_an_astigmatic_movie_of_another_simulator(shared_data: Path) -> None:
-    estimate = of_shared(shared_data / "sim_astigmatic")
+    estimate = ofshared_fraction(shared_data / "sim_astigmatic")
     assert estimate.flux_photons.value == pytest.approx(4000, rel=0.2)
     assert estimate.on_time_frames.value == pytest.approx(2, rel=0.25)
     assert estimate.background_photons.value == pytest.approx(25, rel=0.1)
@@ -339,7 +282,7 @@ def test_an_astigmatic_movie_of_another_simulator(shared_data: Path) -> None:
 
 
 def test_a_flat_movie_of_another_simulator(shared_data: Path) -> None:
-    estimate = of_shared(shared_data / "sim_2d")
+    estimate = ofshared_fraction(shared_data / "sim_2d")
     assert estimate.flux_photons.value == pytest.approx(1800, rel=0.2)
     assert estimate.on_time_frames.value == pytest.approx(2.5, rel=0.25)
     assert estimate.background_photons.value == pytest.approx(30, rel=0.1)

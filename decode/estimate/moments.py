@@ -1,0 +1,540 @@
+"""Moments of the light of a movie: what is measured, before any model of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import t as student_t
+from torch import Tensor
+from torch.nn import functional as F
+
+from decode.defects import Counts
+from decode.estimate.frames import read_frames, shape_of
+from decode.optics.camera import Camera
+from decode.progress import Progress, Steps, Stepwise, part
+
+__all__ = [
+    "LAGS",
+    "OFFSETS",
+    "REACH_PX",
+    "STEPS",
+    "TOUCHING",
+    "LightParts",
+    "MomentVector",
+    "Moments",
+    "by_brightness",
+    "measure",
+    "saturation_rate",
+]
+
+Array = npt.NDArray[np.float64]
+
+TILE_PX = 64
+"""side of the squares of a large field that are looked at"""
+TILES_PER_AXIS = 3
+"""largest number of them along each axis, spread over the field"""
+RUN = 250
+"""consecutive frames over which a pixel without molecules is taken as steady"""
+RUNS = 8
+"""largest number of such runs, spread over the movie"""
+CHUNK = 25
+"""frames whose means are taken as one draw: many on-times"""
+FEWEST_FRAMES = 60
+CELL_PX = 8
+"""side of the cells whose background is compared over the field"""
+LAGS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+"""frames between the pictures whose covariance is taken"""
+REACH_PX = 16
+"""largest distance of pixels whose covariance is taken; of those beyond half of it one in four"""
+STEPS = (0.005, 0.02, 0.06, 0.18, 0.5, 1.0)
+"""where the Laplace transform of the light is taken, over the standard deviation of the
+background's noise"""
+LEAST_DARK = 0.4
+"""bias of the logarithm up to which a pixel counts as dark at times: with 0.1 and 0.3 densities on
+filaments came out up to 3.6 and 1.1 times too high, with 0.4 they are 0.89 to 1.02 of the truth,
+with all pixels 0.67 to 0.95"""
+FEWEST_DARK = 0.2
+"""share of such pixels from which they suffice"""
+BIAS_DOUBT = 10.0
+"""error of the correction for the bias of a logarithm of a mean, over its square: in a crowd pixels
+are hardly ever dark, and the correction, at most one half, can lack several times as much"""
+SURE = 0.999
+"""probability with which light that pixels share must exceed zero"""
+
+
+def _offsets() -> npt.NDArray[np.int64]:
+    y, x = np.mgrid[: REACH_PX + 1, -REACH_PX : REACH_PX + 1]
+    distance = np.hypot(y, x)
+    dense = (distance <= REACH_PX / 2) | ((y % 2 == 0) & (x % 2 == 0))
+    keep = (distance <= REACH_PX) & dense & ((y > 0) | (x >= 0))
+    return np.stack([y[keep], x[keep]], 1)
+
+
+OFFSETS = _offsets()
+"""(offset, 2) y, x of pixels within reach, one of each pair of opposite ones; (0, 0) comes first"""
+TOUCHING = np.abs(OFFSETS).max(1) == 1
+"""(offset,) whether a pixel at this offset touches the one at (0, 0)"""
+AT_TOUCHING = slice(0, len(LAGS))
+"""in a vector of covariances, those with touching pixels, at each of LAGS"""
+AT_OFFSETS = {
+    1: slice(len(LAGS), len(LAGS) + len(OFFSETS)),
+    0: slice(len(LAGS) + len(OFFSETS), len(LAGS) + 2 * len(OFFSETS)),
+}
+"""in the same vector, those at each of OFFSETS, by lag"""
+
+
+class MomentVector(NamedTuple):
+    """The moments that a model is fitted to."""
+
+    brightness: Array
+    """(1 + step,) photons: mean light of pixels that are dark at times, see `by_brightness`"""
+    touching: Array
+    """(lag,) photons^2: covariance with the pixels that touch, at each of LAGS"""
+    offsets: Array
+    """(offset,) photons^2: covariance at each of OFFSETS, at lag 1, or at lag 0 without the pixel
+    itself, whose noise it holds"""
+
+    def flat(self) -> Array:
+        """(moment,) all of them in this order."""
+        return np.concatenate(self)
+
+    def like(self, flat: Array) -> MomentVector:
+        """The numbers of another flat vector by these names."""
+        ends = np.cumsum([len(values) for values in self])
+        return MomentVector(*np.split(flat, ends[:-1]))
+
+
+class LightParts(NamedTuple):
+    """Mean light, and minus its log Laplace transform at each step, in places or times."""
+
+    values: Array
+    """(n, 1 + step)"""
+    covariance: Array
+    """(n, 1 + step, 1 + step) of the errors"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Means over pixels and time, and how they scatter."""
+
+    light: float
+    """mean of all pixels, photons"""
+    values: MomentVector
+    covariance: Array
+    """(moment, moment) of the errors of the flat values"""
+    lag: int | None
+    """frames between the pictures whose light is compared at each offset: 1; 0 where light does not
+    return in the next frame; None where pixels do not even share it within a frame"""
+    steps: Array
+    """(step,) s of the Laplace transform E[exp(-s light)], 1 / photons"""
+    rate: Array
+    """(step,) see `saturation_rate`"""
+    cells: LightParts
+    """in each cell of the field"""
+    runs: LightParts
+    """in each run of frames"""
+    times: npt.NDArray[np.floating]
+    """(run,) middle of each run, frames"""
+    run: int
+    """length of a run, frames"""
+    chunks: int
+    """number of chunks of frames whose scatter is the covariance"""
+    frames: int
+    """frames looked at"""
+    n: int
+    """pixels looked at, summed over frames"""
+
+    @property
+    def errors(self) -> MomentVector:
+        """Standard deviations of the values."""
+        return self.values.like(np.sqrt(np.diag(self.covariance)).clip(1e-12))
+
+
+class _Plan(NamedTuple):
+    """What of a movie is looked at."""
+
+    tiles: list[tuple[slice, slice]]
+    """rows and columns"""
+    starts: npt.NDArray[np.int64]
+    """(run,) first frame of each run"""
+    run: int
+    """length of a run, frames"""
+    chunk: int
+    """length of a chunk, frames; a run is made of whole ones"""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int]) -> Self:
+        frames, height, width = shape
+        if frames < FEWEST_FRAMES or min(height, width) < 2 * REACH_PX:
+            raise ValueError(
+                f"estimating the scene takes at least {FEWEST_FRAMES} frames of "
+                f"{2 * REACH_PX} x {2 * REACH_PX} pixels, "
+                f"this movie has {frames} of {height} x {width}"
+            )
+        # three runs at least show the background drift, two chunks at least how both scatter
+        chunk = min(CHUNK, frames // 6)
+        run = min(RUN, frames // 3 // chunk * chunk)
+        n_runs = min(RUNS, frames // run)
+        starts = np.unique(np.linspace(0, frames - run, n_runs).round().astype(int))
+        tiles = [(rows, columns) for rows in _cuts(height) for columns in _cuts(width)]
+        return cls(tiles, starts, run, chunk)
+
+
+def _cuts(side: int) -> list[slice]:
+    """Spans spread evenly over the side of a field, or all of it where it is small."""
+    if side <= 2 * TILE_PX:
+        return [slice(0, side)]
+    n_tiles = min(TILES_PER_AXIS, side // TILE_PX)
+    starts = np.linspace(0, side - TILE_PX, n_tiles).round().astype(int)
+    return [slice(int(start), int(start) + TILE_PX) for start in starts]
+
+
+@Stepwise
+def measure(movie: Counts, camera: Camera) -> Steps[Moments]:
+    """Measure the moments of a movie.
+
+    Args:
+        movie: (frame, y, x) ADU.
+        camera: gives light and noise; its maps cover the movie's frames.
+
+    Raises:
+        ValueError: if the movie is too short or too small.
+    """
+    plan = _Plan.of(shape_of(movie))
+    cameras = [camera.crop(*tile) for tile in plan.tiles]
+    steps: Array | None = None
+    measured: list[list[_TileRun]] = []
+    for turn, start in enumerate(plan.starts):
+        begin, middle, end = (share / len(plan.starts) for share in (turn, turn + 0.5, turn + 1))
+        lights = yield from part(_read_run(movie, cameras, plan, start), begin, middle)
+        if steps is None:
+            steps = _steps(torch.cat([light.flatten() for light in lights]), camera)
+        measured.append((yield from part(_measure_run(lights, cameras, steps, plan), middle, end)))
+    assert steps is not None
+    return _moments(measured, plan, steps=steps, rate=saturation_rate(camera, steps))
+
+
+MESSAGE = "estimating the moments of the movie's light"
+
+
+def _read_run(
+    movie: Counts,
+    cameras: Sequence[Camera],
+    plan: _Plan,
+    start: int,
+) -> Steps[list[Tensor]]:
+    """(frame, y, x) photons of each tile, float32."""
+    lights: list[list[Tensor]] = [[] for _ in plan.tiles]
+    for i in range(start, start + plan.run):
+        yield Progress((i - start) / plan.run, MESSAGE)
+        for light, camera, (rows, columns) in zip(lights, cameras, plan.tiles, strict=True):
+            adu = read_frames(movie, i, i + 1, rows, columns)
+            light.append(camera.without_bad(camera.to_photons(adu)).float())
+    return [torch.cat(light) for light in lights]
+
+
+def _measure_run(
+    lights: Sequence[Tensor], cameras: Sequence[Camera], steps: Array, plan: _Plan
+) -> Steps[list[_TileRun]]:
+    measured: list[_TileRun] = []
+    for light, camera in zip(lights, cameras, strict=True):
+        yield Progress(len(measured) / len(lights), MESSAGE)
+        measured.append(_TileRun.of(light, camera, steps, plan.chunk))
+    return measured
+
+
+class _TileRun(NamedTuple):
+    """What is measured of a tile in a run of frames."""
+
+    light: float
+    """mean of all pixels, photons"""
+    parts: Array
+    """(chunk, 1 + step) mean light and log transform of the pixels that are dark at times"""
+    doubt: Array
+    """(1 + step,) what the correction of their log transform's bias may lack"""
+    n_dark: float
+    """number of these pixels"""
+    products: Array
+    """(chunk, covariance) sums of the products of light, see `_products`"""
+    n_products: Array
+    """(chunk, covariance) number of the products"""
+    cells: Array
+    """(chunk, 1 + step, cell)"""
+    n: int
+    """pixels, summed over frames"""
+
+    @classmethod
+    def of(cls, light: Tensor, camera: Camera, steps: Array, chunk: int) -> Self:
+        transform, bias = _log_transform(light, camera, steps, chunk)
+        dark = _dark(bias)
+        # half of the correction, and all of it and more where one dark moment made the mean
+        doubt = (bias / 2 + BIAS_DOUBT * bias**2)[:, dark].mean(1)
+        products, n_products = _products(light, chunk)
+        return cls(
+            light=float(transform[:, 0].mean()),
+            parts=transform[:, :, dark].mean(2).numpy(),
+            doubt=doubt.numpy(),
+            n_dark=float(dark.sum()),
+            products=products,
+            n_products=n_products,
+            cells=_cells(transform),
+            n=light.numel(),
+        )
+
+
+def _moments(
+    measured: Sequence[Sequence[_TileRun]],
+    plan: _Plan,
+    *,
+    steps: Array,
+    rate: Array,
+) -> Moments:
+    """Moments of all runs' tiles, chunks in the order of time."""
+    tiles = [tile for run in measured for tile in run]
+    per_run = plan.run // plan.chunk
+
+    # (chunk, tile, moment)
+    parts = np.concatenate([np.stack([tile.parts for tile in run], 1) for run in measured])
+    products = np.concatenate([np.stack([tile.products for tile in run], 1) for run in measured])
+    counted = np.concatenate([np.stack([tile.n_products for tile in run], 1) for run in measured])
+    n_dark = np.array([[tile.n_dark for tile in run] for run in measured])
+    dark = np.repeat(n_dark, per_run, 0)[:, :, None]
+    brightness = by_brightness(parts, rate)
+    sums = np.concatenate([brightness * dark, products], 2)
+    counts = np.concatenate([np.broadcast_to(dark, brightness.shape), counted], 2)
+    values, covariance = _pooled(sums, counts)
+    doubt = np.zeros(len(values))
+    doubt[: len(rate) + 1] = by_brightness(np.mean([tile.doubt for tile in tiles], 0), rate)
+    covariance = covariance + np.outer(doubt, doubt)
+
+    shared = slice(len(rate) + 1, None)
+    n_chunks = len(parts)
+    lag = _clear_lag(values[shared], covariance[shared, shared], n_chunks)
+    kept = _kept(lag)
+    keep = np.r_[: len(rate) + 1, kept + len(rate) + 1]
+
+    # (chunk, 1 + step, cell)
+    cells = np.concatenate([np.concatenate([tile.cells for tile in run], 2) for run in measured])
+    return Moments(
+        light=float(np.mean([tile.light for tile in tiles])),
+        values=MomentVector(
+            brightness=values[: len(rate) + 1],
+            touching=values[shared][AT_TOUCHING],
+            offsets=values[shared][kept[len(LAGS) :]],
+        ),
+        covariance=covariance[np.ix_(keep, keep)],
+        lag=lag,
+        steps=steps,
+        rate=rate,
+        cells=_light_of_cells(cells),
+        runs=_light_of_runs(cells.mean(2), len(measured)),
+        times=plan.starts + plan.run / 2,
+        run=plan.run,
+        chunks=n_chunks,
+        frames=plan.run * len(measured),
+        n=sum(tile.n for tile in tiles),
+    )
+
+
+def _pooled(sums: Array, counts: Array) -> tuple[Array, Array]:
+    """Means over all chunks and tiles, and the covariance of their errors.
+
+    Args:
+        sums, counts: (chunk, tile, moment).
+
+    Returns:
+        (moment,) and (moment, moment).
+    """
+    values = sums.sum((0, 1)) / counts.sum((0, 1))
+    influence = (sums - values * counts) / counts.sum((0, 1))
+    # molecules lie unevenly: tiles differ, and this is no error of their mean
+    influence = influence - influence.mean(0)
+    length = len(influence)
+    flat = influence.reshape(length, -1, len(values))
+    covariance = np.einsum("cti,ctj->ij", flat, flat) * length / (length - 1)
+    # a molecule may shine in two chunks (Newey and West, Econometrica 55, 703, 1987, with one lag)
+    crossed = np.einsum("cti,ctj->ij", flat[:-1], flat[1:]) / 2
+    return values, covariance + crossed + crossed.T
+
+
+def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
+    """Frames after which neighbouring pixels surely share light: 1, else 0, else None.
+
+    Args:
+        values: (covariance,) with touching pixels at each of LAGS, then at each of OFFSETS at
+            lag 1, and at lag 0.
+        covariance: of their errors.
+        chunks: of frames, whose scatter is the covariance.
+    """
+    after_one, within = np.zeros((2, len(values)))
+    after_one[LAGS.index(1)] = 1
+    # light that flickers as a whole is no molecule's: it reaches as far as one looks
+    far = np.where(np.hypot(*OFFSETS.T) > REACH_PX - 2, 1.0, 0.0)
+    within[LAGS.index(0)] = 1
+    within[AT_OFFSETS[0]] = -far / far.sum()
+    quantile = student_t.ppf(SURE, chunks - 1)
+    for lag, weight in ((1, after_one), (0, within)):
+        if weight @ values > quantile * math.sqrt(weight @ covariance @ weight):
+            return lag
+    return None
+
+
+def _kept(lag: int | None) -> npt.NDArray[np.int64]:
+    """Places of the covariances that are fitted: those of one lag, and none that holds noise."""
+    if lag:
+        return np.r_[AT_TOUCHING, AT_OFFSETS[1]]
+    without_pixel = slice(AT_OFFSETS[0].start + 1, AT_OFFSETS[0].stop)
+    return np.r_[AT_TOUCHING, without_pixel]
+
+
+def _light_of_cells(cells: Array) -> LightParts:
+    """Of (chunk, 1 + step, cell)."""
+    length = len(cells)
+    off = cells - cells.mean(0)
+    covariance = np.einsum("cin,cjn->nij", off, off) / (length - 1) / length
+    return LightParts(cells.mean(0).T, covariance)
+
+
+def _light_of_runs(field: Array, n_runs: int) -> LightParts:
+    """Of (chunk, 1 + step), the mean over the field."""
+    by_run = field.reshape(n_runs, -1, field.shape[1])
+    chunks = by_run.shape[1]
+    scatter = np.cov(by_run.transpose(1, 0, 2).reshape(-1, field.shape[1]).T)
+    return LightParts(by_run.mean(1), np.stack([scatter / chunks] * n_runs))
+
+
+def _steps(light: Tensor, camera: Camera) -> Array:
+    """Where the Laplace transform is taken, by the noise of a pixel that holds the median light."""
+    typical = light[:: max(1, len(light) // 100_000)].median().clamp_min(0)
+    variance = camera.excess_factor * typical / _mean(camera.qe) + camera.noise_floor.median()
+    return np.array(STEPS) / float(variance.clamp_min(1e-2).sqrt())
+
+
+def _mean(value: float | Tensor) -> float:
+    return float(torch.as_tensor(value, dtype=torch.float64).mean())
+
+
+def saturation_rate(camera: Camera, steps: Array) -> Array:
+    """(step,) by how much a photon raises minus the logarithm of E[exp(-s light)].
+
+    Poisson electrons give qe (1 - exp(-s / qe)); each of them turned into an exponential variate by
+    the register gives s / (1 + s / qe).
+    """
+    qe = _mean(camera.qe)
+    if camera.em_gain is None:
+        return qe * (1 - np.exp(-steps / qe))
+    return steps / (1 + steps / qe)
+
+
+def by_brightness(transform: Array, rate: Array) -> Array:
+    """The mean light in parts that add up to it, by the brightness of what shines.
+
+    From the light of molecules that a small step saturates, to steady light.  Minus the log Laplace
+    transform over its rate is the mean light less what the step saturates; its values at many steps
+    are nearly the same number, with the same error, and their differences are not.
+
+    Args:
+        transform: (..., 1 + step) mean light, and minus the log transform.
+        rate: (step,) of `saturation_rate`.
+    """
+    mean, log = transform[..., :1], transform[..., 1:]
+    seen = np.concatenate([mean, log / rate, np.zeros_like(mean)], -1)
+    return seen[..., :-1] - seen[..., 1:]
+
+
+def _log_transform(
+    light: Tensor,
+    camera: Camera,
+    steps: Array,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """Mean light, and minus the logarithm of the mean of exp(-s light), chunk by chunk.
+
+    Args:
+        light: (frame, y, x) photons.
+        steps: (step,) s, 1 / photons.
+        chunk: number of frames in a chunk.
+
+    Returns:
+        (chunk, 1 + step, y, x) float64, whose mean over chunks is that of the run; the camera's own
+        part is removed.
+        (1 + step, y, x) bias of the logarithm of so small a mean, which is taken off: a pixel that
+        is hardly ever dark does not tell it, however many there are.
+    """
+    gain = 1.0 if camera.em_gain is None else camera.em_gain
+    qe, adu = _mean(camera.qe), torch.as_tensor(camera.e_per_adu)
+    read = torch.as_tensor(camera.read_noise_e) ** 2 + adu**2 / 12
+    read = read.double() / gain**2 / qe**2
+    read = read.reshape(read.shape[-2:])
+    spurious = torch.as_tensor(camera.spurious_e).double().reshape(-1)[0]
+    chunks = light.reshape(-1, chunk, *light.shape[1:])
+    columns = [chunks.mean(1).double()]
+    biases = [torch.zeros_like(columns[0][0])]
+    for step, rate in zip(steps, saturation_rate(camera, steps), strict=True):
+        mean = torch.exp(-step * chunks).mean(1).double()  # (chunk, y, x)
+        total = mean.mean(0).clamp_min(1e-30)
+        n = len(mean)
+        bias = mean.var(0, correction=1) / n / total**2 / 2  # of the logarithm of a mean
+        own = -torch.log(total) - bias + step**2 * read / 2 + spurious * (step - rate) / qe
+        columns.append(own - (mean - total) / total)
+        biases.append(bias)
+    return torch.stack(columns, 1), torch.stack(biases)
+
+
+def _dark(bias: Tensor) -> Tensor:
+    """Which pixels are dark often enough to tell the logarithm; all, where hardly any is.
+
+    Args:
+        bias: (1 + step, y, x) of the logarithm.
+
+    Returns:
+        (y, x) bool.
+    """
+    dark = bias.amax(0) <= LEAST_DARK
+    return dark if float(dark.double().mean()) >= FEWEST_DARK else torch.ones_like(dark)
+
+
+def _cells(transform: Tensor) -> Array:
+    """(chunk, 1 + step, cell) means over squares."""
+    return F.avg_pool2d(transform, CELL_PX).flatten(2).numpy()
+
+
+def _products(light: Tensor, chunk: int) -> tuple[Array, Array]:
+    """Sums of products of light at two pixels and frames, without its mean over the run.
+
+    Args:
+        light: (frame, y, x) photons.
+        chunk: number of frames in a chunk.
+
+    Returns:
+        (chunk, covariance) sums, with touching pixels at each of LAGS, then at each of OFFSETS at
+        lag 1, and at lag 0; and how many products were summed.
+    """
+    length, height, width = light.shape
+    size = (height + REACH_PX, width + REACH_PX)
+    spectrum = torch.fft.rfft2(light - light.mean(0), s=size)
+    y, x = OFFSETS.T
+    overlap = (height - y) * (width - np.abs(x))
+    starts = range(0, length, chunk)
+    sums, counts = np.zeros((2, len(starts), len(LAGS) + 2 * len(OFFSETS)))
+    for j, lag in enumerate(LAGS):
+        # light is the same forwards and backwards in time: both directions are averaged
+        product = spectrum[: max(0, length - lag)].conj() * spectrum[lag:]
+        for i, start in enumerate(starts):
+            frames = product[start : start + chunk]
+            if not len(frames):
+                continue
+            correlation = torch.fft.irfft2(frames.sum(0), s=size).double().numpy()
+            both = (correlation[y, x] + correlation[-y, -x]) / 2
+            counted = len(frames) * overlap
+            sums[i, j], counts[i, j] = both[TOUCHING].sum(), counted[TOUCHING].sum()
+            if lag in AT_OFFSETS:
+                sums[i, AT_OFFSETS[lag]], counts[i, AT_OFFSETS[lag]] = both, counted
+    return sums, counts
