@@ -780,12 +780,21 @@ def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert files_in(place / "out") == []
 
 
+def started(command: list[str], **pipes: int) -> subprocess.Popen[str]:
+    """A program that hears Ctrl-C, also where the tests run in the background of a shell, which takes it from them."""
+
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(command, text=True, preexec_fn=hear, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_work_and_leaves_no_file(place: Path, number: int, code: int) -> None:
     known = ("--model", "gaussian-2d", "--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
     command = [sys.executable, "-m", "decode", "localize", *map(str, (SAMPLE, *known))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stderr=subprocess.PIPE) as process:
         while not list(place.glob("out/.unfinished-*")):
             assert process.poll() is None
             time.sleep(0.05)
@@ -804,7 +813,7 @@ def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: f
     code = "from decode.__main__ import main; print('begun', flush=True); main()"
     words = ("localize", place / "movie.tif", "--model", place / "model.safetensors", "-o", place)
     command = [sys.executable, "-c", code, *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(seconds)
