@@ -163,8 +163,8 @@ def main() -> None:
     model, name = load_model(arguments.model), Path(arguments.model).stem
     if arguments.recipe is not None:
         config = load_config(arguments.recipe)
-    elif "config" in model.record:
-        config = from_mapping(TrainConfig, model.record["config"], f"the record of {arguments.model}")
+    elif model.record.config:
+        config = from_mapping(TrainConfig, model.record.config, f"the record of {arguments.model}")
     else:
         parser.error(f"{arguments.model} has no record of its training; name a recipe with --recipe")
     axial = model.network.axial

@@ -721,19 +721,19 @@ def models(as_json: Json = False) -> None:
 
     shipped = {name: load_model(path) for name, path in shipped_models().items()}
     if as_json:
-        _print_json({name: {"context": model.context, **model.record} for name, model in shipped.items()})
+        _print_json({name: {"context": model.context, **model.record.to_json()} for name, model in shipped.items()})
         return
     for name, model in shipped.items():
         record = model.record
-        typer.echo(f"{name}: {record['config']['description']}")
+        typer.echo(f"{name}: {record.description}")
         for quantity, (low, high) in model.context.items():
             typer.echo(f"  for {quantity} from {low:g} to {high:g}")
-        typer.echo(f"  trained for {record['steps']} steps in {record['minutes']:.0f} minutes on {record['hardware']}")
-        if "figures" not in record:
+        typer.echo(f"  trained for {record.steps} steps in {record.minutes:.0f} minutes on {record.hardware}")
+        if record.figures is None:
             typer.echo("  an unfinished training: its figures were not measured")
             continue
         typer.echo("  molecules/um^2  photons  Jaccard  RMSE lateral")
-        for row in record["figures"]:
+        for row in record.figures:
             density, photons = f"{row['density_per_um2']:.2f}", f"{row['flux_photons']:.0f}"
             typer.echo(f"  {density:>14}  {photons:>7}  {row['jaccard']:7.2f}  {row['rmse_lateral_nm']:9.1f} nm")
 

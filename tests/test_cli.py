@@ -29,6 +29,7 @@ from decode.io.psfs import PSFFile, write_psf
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.network.record import ModelRecord
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 
@@ -57,7 +58,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert model.out.bias is not None
         model.out.weight[0] *= 20
         model.out.bias[0] = 0
-    model.record = {"config": {"description": "untrained"}}
+    model.record = ModelRecord(config={"description": "untrained"})
     model.save(folder / "model.safetensors")
     counts = np.random.default_rng(5).poisson(60.0, (N_FRAMES, HEIGHT, WIDTH)) + 100
     write_movie(folder / "movie.tif", counts)
@@ -390,7 +391,8 @@ def test_train_starts_from_a_model_and_says_so(place: Path) -> None:
     again = train(place, "--start", place / "new.safetensors", "-o", place / "second.safetensors")
     assert again.exit_code == 0, again.output
     second = Localizer.load(place / "second.safetensors")
-    assert second.record["start"]["steps"] == first.record["steps"]
+    assert second.record.start is not None
+    assert second.record.start.steps == first.record.steps
     other = train(place, "--start", place / "second.safetensors", "--set", "network.head_width=12")
     assert "has another network" in other.stderr
 
@@ -652,7 +654,7 @@ def camera_of_nothing(place: Path) -> Result:
 
 def model_of_other_pixels(place: Path) -> Result:
     model = Localizer(NetworkConfig(frame_widths=(4,), sequence_widths=(4,), head_width=4), {})
-    model.record = {"config": {"pixel_size_nm": 160.0}}
+    model.record = ModelRecord(config={"pixel_size_nm": 160.0})
     model.save(place / "model.safetensors")
     return localize(place)
 

@@ -18,6 +18,7 @@ from decode.io.movies.tiff import open_movie, write_movie
 from decode.metrics import score
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.network.record import ModelRecord
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
@@ -257,11 +258,12 @@ def test_background_that_changes_between_frames_is_said_of_models_of_steady_ligh
     assert usual.flicker(CAMERA.camera) == pytest.approx(0.4 if change == 0.5 else 0.0, abs=0.03)
     steady: dict[str, object] = {"background_photons": [1.0, 300.0]}
     restless = steady | {"flicker": 0.3, "flicker_factor": [0.2, 5.0]}
-    found = [unsteady({"config": {"scene": scene}}, usual.flicker(CAMERA.camera)) for scene in (steady, restless)]
+    records = [ModelRecord(config={"scene": scene}) for scene in (steady, restless)]
+    found = [unsteady(record, usual.flicker(CAMERA.camera)) for record in records]
     assert [bool(sentence) for sentence in found] == [change == 0.5, False]
     write_movie(tmp_path / "movie.tif", movie)
     model = load_model("gaussian-2d")
-    model.record = {"config": {"scene": steady}}
+    model.record = ModelRecord(config={"scene": steady})
     with open_movie(tmp_path / "movie.tif") as opened:
         warnings = acquisition_for(opened, model, camera=CAMERA, psf_sigma_nm=120.0).warnings
     assert any("from frame to frame" in warning for warning in warnings) == (change == 0.5)

@@ -20,6 +20,7 @@ from decode.atomic import atomic
 from decode.conditioning import Domain
 from decode.errors import reading
 from decode.network.posterior import SetPosterior
+from decode.network.record import ModelRecord
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
 from decode.optics.description import PSFDescription, describe, rebuild
@@ -93,8 +94,8 @@ class Localizer(nn.Module):
         self._psf = (psf,)
         self.network = network
         self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
-        self.record: dict[str, Any] = {}
-        """how the model was trained: config, seed, hardware, time and figures; plain JSON"""
+        self.record = ModelRecord()
+        """how the model was trained, and how good it is"""
         width, known = network.frame_widths[0], len(self.context)
         through = network.context_width if known else 0
         self.embedding = nn.Sequential(
@@ -121,18 +122,16 @@ class Localizer(nn.Module):
 
     def z_range_nm(self, pixel_size_nm: float) -> tuple[float, float] | None:
         """Depths that it was trained on, for pixels of a size; None where its record does not say."""
-        config = self.record.get("config", {})
-        depths = config.get("scene", {}).get("z_nm")
+        depths = self.record.z_nm
         if depths is None:
             return None
-        scale = pixel_size_nm / (config.get("pixel_size_nm") or pixel_size_nm)
+        scale = pixel_size_nm / (self.record.pixel_size_nm or pixel_size_nm)
         return depths[0] * scale, depths[1] * scale
 
     @property
     def knows_bad_pixels(self) -> bool:
         """Whether it learns, or has learned, from cameras with bad pixels; to other models they are filled, no more."""
-        learned = self.record.get("config", {}).get("camera", {}).get("bad_pixels", (0.0, 0.0))
-        return self.training or learned[1] > 0
+        return self.training or self.record.max_bad_pixels > 0
 
     @property
     def stride(self) -> int:
@@ -147,7 +146,7 @@ class Localizer(nn.Module):
     @property
     def domain(self) -> Domain:
         """Conditions that it was trained for."""
-        return Domain(self.context, self.record.get("config", {}).get("pixel_size_nm"))
+        return Domain(self.context, self.record.pixel_size_nm)
 
     def context_map(self, values: Mapping[str, float | Tensor]) -> Tensor:
         """Context from named values: numbers, or (b,) or (b, y, x) tensors.
@@ -338,7 +337,11 @@ class Localizer(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write weights and description to one safetensors file; nothing half-written is left behind."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        about: dict[str, Any] = {"network": asdict(self.network), "context": self.context, "record": self.record}
+        about: dict[str, Any] = {
+            "network": asdict(self.network),
+            "context": self.context,
+            "record": self.record.to_json(),
+        }
         if self.psf is not None:
             kind, settings, arrays = describe(self.psf)
             about["psf"] = {"kind": kind, "settings": settings}
@@ -396,7 +399,7 @@ class Localizer(nn.Module):
             camera=Camera(**about["camera"], **maps) if "camera" in about else None,
         )
         model.load_state_dict(weights)
-        model.record = dict(about["record"])
+        model.record = ModelRecord.from_json(about["record"])
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from decode.atomic import atomic
 from decode.config import TrainConfig, to_mapping
 from decode.errors import reading
+from decode.network.record import ModelRecord
 from decode.training.course import Course
 from decode.training.learner import Learner
 
@@ -39,8 +40,8 @@ class Checkpoint:
     """`Course.state`"""
     history: list[dict[str, Any]] = field(default_factory=list)
     """figures of the validations"""
-    origin: dict[str, Any] = field(default_factory=dict)
-    """record of the model whose weights it started from; empty: random weights"""
+    origin: ModelRecord | None = None
+    """of the model whose weights it started from; None: random weights"""
 
 
 def write_checkpoint(
@@ -59,7 +60,7 @@ def write_checkpoint(
         "seconds": checkpoint.seconds,
         "course": json.dumps(checkpoint.course),
         "history": json.dumps(checkpoint.history),
-        "origin": json.dumps(checkpoint.origin),
+        "origin": json.dumps(checkpoint.origin.to_json() if checkpoint.origin else {}),
     }
     image = io.BytesIO()  # torch's own writer does not say why it cannot write
     torch.save(state, image)
@@ -91,13 +92,14 @@ def _read(path: Path, config: TrainConfig, learner: Learner, device: torch.devic
             f"--resume: {path} was made with another recipe; "
             "resume with the same one, or train anew"
         )
+    origin = json.loads(state["origin"])
     checkpoint = Checkpoint(
         step=state["step"],
         seconds=state["seconds"],
         rng=state["rng"].cpu(),
         course=json.loads(state["course"]),
         history=json.loads(state["history"]),
-        origin=dict(json.loads(state["origin"])),
+        origin=ModelRecord.from_json(origin) if origin else None,
     )
     _check(checkpoint, config, device)
     _check_weights(state["learner"])

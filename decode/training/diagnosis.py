@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from decode.config import TrainConfig
+from decode.network.record import ModelRecord
 
 __all__ = ["beyond_training", "diagnose", "unsteady"]
 
@@ -24,7 +24,7 @@ CALIBRATED = (0.8, 1.25)
 """errors over stated sigmas that are worth no remark"""
 
 
-def beyond_training(record: Mapping[str, Any], background: float) -> str:
+def beyond_training(record: ModelRecord, background: float) -> str:
     """Compare the background of a movie with that of a training.
 
     Args:
@@ -34,10 +34,9 @@ def beyond_training(record: Mapping[str, Any], background: float) -> str:
     Returns:
         A sentence if the model was not trained on such a background, or "".
     """
-    trained = record.get("config", {}).get("scene", {}).get("background_photons")
-    if trained is None:
+    if record.background_photons is None:
         return ""
-    low, high = trained
+    low, high = record.background_photons
     if low / BACKGROUND_TOLERANCE <= background <= high * BACKGROUND_TOLERANCE:
         return ""
     return (
@@ -48,7 +47,7 @@ def beyond_training(record: Mapping[str, Any], background: float) -> str:
     )
 
 
-def unsteady(record: Mapping[str, Any], flicker: float) -> str:
+def unsteady(record: ModelRecord, flicker: float) -> str:
     """Compare the flicker of a movie with that of a training.
 
     Args:
@@ -69,12 +68,11 @@ def unsteady(record: Mapping[str, Any], flicker: float) -> str:
     )
 
 
-def _trained_flicker(record: Mapping[str, Any]) -> float:
+def _trained_flicker(record: ModelRecord) -> float:
     """Relative change of the background between frames that a model was trained on."""
-    scene = record.get("config", {}).get("scene", {})
-    if not scene.get("flicker", 0.0) > 0:
+    if record.flicker_factor is None:
         return MAX_FLICKER
-    low, high = scene["flicker_factor"]
+    low, high = record.flicker_factor
     ratio = max(high, 1 / low)
     # frames that take turns, over the middle of both
     return 2 * (ratio - 1) / (ratio + 1)

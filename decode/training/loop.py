@@ -21,6 +21,7 @@ from decode.config import TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
+from decode.network.record import ModelRecord
 from decode.outputs import check_outputs, model_files
 from decode.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from decode.training.course import Course
@@ -234,7 +235,7 @@ class _Training:
         self._n_movies = team.share_of(config.training.movies)
         self._origin = _origin(start)
         # neither a second training of a model nor another process sees the same movies again
-        seed = config.seed + int(self._origin.get("steps", 0))
+        seed = config.seed + (self._origin.steps if self._origin else 0)
         torch.manual_seed(seed)
         self._rng = torch.Generator(device).manual_seed(seed + RANK_SEED * team.rank)
         model = config.localizer()
@@ -384,7 +385,7 @@ class _Training:
         if self.over:
             figures = characterize(model, self._config, self._device)
             remarks = diagnose(self._config, validation, figures, self.course.converged)
-            model.record |= {"figures": figures, "remarks": remarks}
+            model.record = replace(model.record, figures=tuple(figures), remarks=tuple(remarks))
             report = replace(report, remarks=tuple(remarks))
         checkpoint = Checkpoint(
             step=self.step,
@@ -397,29 +398,31 @@ class _Training:
         write_checkpoint(self._checkpoint_file, checkpoint, self.learner, self._config)
         model.save(self._out)
         with atomic(self._out.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(model.record, indent=1) + "\n")
+            temporary.write_text(json.dumps(model.record.to_json(), indent=1) + "\n")
         return report
 
-    def _record(self, report: Progress) -> dict[str, Any]:
-        return {
-            "config": to_mapping(self._config),
-            "decode": decode.__version__,
-            "torch": torch.__version__,
-            "hardware": _hardware(self._device),
-            "threads": torch.get_num_threads(),
-            **({"processes": self._team.size} if self._team.size > 1 else {}),
-            "steps": report.step,
-            "minutes": round(report.minutes, 1),
-            "skipped_steps": report.skipped,
-            **({"recovered": report.recovered} if report.recovered else {}),
-            "validation": self._history,
-        } | ({"start": self._origin} if self._origin else {})
+    def _record(self, report: Progress) -> ModelRecord:
+        return ModelRecord(
+            config=to_mapping(self._config),
+            decode=decode.__version__,
+            torch=torch.__version__,
+            hardware=_hardware(self._device),
+            threads=torch.get_num_threads(),
+            processes=self._team.size,
+            steps=report.step,
+            minutes=round(report.minutes, 1),
+            skipped_steps=report.skipped,
+            recovered=report.recovered,
+            validation=tuple(self._history),
+            start=self._origin,
+        )
 
 
-def _origin(start: Localizer | None) -> dict[str, Any]:
+def _origin(start: Localizer | None) -> ModelRecord | None:
     """The record of a model to start from, without its figures."""
-    record = {} if start is None else start.record
-    return {name: value for name, value in record.items() if name != "figures"}
+    if start is None or start.record == ModelRecord():
+        return None
+    return replace(start.record, figures=None)
 
 
 def _hardware(device: torch.device) -> str:

@@ -91,7 +91,7 @@ def _device() -> str:
 def _model(name: str) -> str:
     model = load_model(name)
     n_weights = sum(p.numel() for p in model.parameters())
-    return f"{n_weights / 1e6:.2f} million weights, trained by decode {model.record.get('decode', 'unknown')}"
+    return f"{n_weights / 1e6:.2f} million weights, trained by decode {model.record.decode or 'unknown'}"
 
 
 def _movie(name: str) -> str:
@@ -100,7 +100,7 @@ def _movie(name: str) -> str:
         movie, truth, psf_file = (Path(folder, file) for file in ("movie.tif", "truth.csv", "psf.h5"))
         config, told = MOVIE, None
         if model.network.axial:  # it is told a calibrated PSF, and molecules lie in depth
-            pupil = from_mapping(TrainConfig, model.record["config"], name).forward_model().psf
+            pupil = from_mapping(TrainConfig, model.record.config, name).forward_model().psf
             write_psf(psf_file, PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
             scene = replace(MOVIE.scene, z_nm=(-300.0, 300.0))
             config, told = replace(MOVIE, scene=scene, psf=MeasuredPSF(file=str(psf_file))), read_psf(psf_file)

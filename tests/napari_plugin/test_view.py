@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_a_model_that_was_trained_here_says_how_long_and_that_it_is_the_one_that
     dock: Any, complaints: list[str]
 ) -> None:
     localizer = dock.session.model.localizer
-    localizer.record = localizer.record | {"minutes": 0.7, "steps": 120, "validation": [{"jaccard": 0.12}]}
+    localizer.record = replace(localizer.record, minutes=0.7, steps=120, validation=({"jaccard": 0.12},))
     mine = ChosenModel(name="/data/mine.safetensors", localizer=localizer)
     assert "0.7 minutes, 120 steps; Jaccard 0.12" in card_of(mine).training
     dock.panel(ModelStep)._trained(mine)

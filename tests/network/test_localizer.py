@@ -12,6 +12,7 @@ import torch
 
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
+from decode.network.record import ModelRecord
 from decode.optics.camera import Camera
 from decode.optics.spline import SplinePSF
 
@@ -86,7 +87,7 @@ def test_photons_scale_with_the_excess_noise(model: Localizer, adu: torch.Tensor
 
 
 def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tmp_path: Path) -> None:
-    model.record = {"minutes": 3.5, "config": {"seed": 1}}
+    model.record = ModelRecord(minutes=3.5, config={"seed": 1}, others={"of_tomorrow": [1, 2]})
     model.save(tmp_path / "m.safetensors")
     again = Localizer.load(tmp_path / "m.safetensors")
     assert again.record == model.record
@@ -198,7 +199,7 @@ def test_no_molecule_lies_deeper_than_the_model_was_trained(adu: torch.Tensor) -
     context = model.context_map({})
     free = model(adu, SCMOS, context, 120.0).z_nm
     assert free is not None
-    model.record = {"config": {"pixel_size_nm": 100.0, "scene": {"z_nm": [-300.0, 500.0]}}}
+    model.record = ModelRecord(config={"pixel_size_nm": 100.0, "scene": {"z_nm": [-300.0, 500.0]}})
     bound = model(adu, SCMOS, context, 120.0).z_nm
     torch.testing.assert_close(bound, free.clamp(-360.0, 600.0))
     assert not torch.equal(bound, free)
@@ -215,7 +216,7 @@ def test_what_a_bad_pixel_reads_does_not_reach_the_network(model: Localizer, adu
     counts = filled / SCMOS.photons_per_adu + SCMOS.baseline
     torch.testing.assert_close(logits(model, adu, camera), logits(model, counts, SCMOS), rtol=0, atol=1e-5)
     knowing = copy.deepcopy(model)
-    knowing.record = {"config": {"camera": {"bad_pixels": [0.0, 0.01]}}}
+    knowing.record = ModelRecord(config={"camera": {"bad_pixels": [0.0, 0.01]}})
     assert not torch.allclose(logits(knowing, adu, camera), logits(model, adu, camera), rtol=0, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decode.config import TrainConfig
+from decode.network.record import ModelRecord
 from decode.training.diagnosis import beyond_training, diagnose
 
 GOOD = {"isolated_error_over_bound": 1.08, "isolated_error_over_sigma": 1.0}
@@ -38,7 +39,7 @@ def test_an_unfinished_training_is_told_from_a_small_network() -> None:
 
 
 def test_a_movie_beyond_what_the_model_was_trained_on() -> None:
-    record = {"config": {"scene": {"background_photons": [10.0, 100.0]}}}
-    assert beyond_training(record, 8.0) == beyond_training(record, 120.0) == beyond_training({}, 1e4) == ""
+    record = ModelRecord(config={"scene": {"background_photons": [10.0, 100.0]}})
+    assert beyond_training(record, 8.0) == beyond_training(record, 120.0) == beyond_training(ModelRecord(), 1e4) == ""
     assert beyond_training(record, 2.0).startswith("the movie's background is about 2 photons per pixel, and the model")
     assert "trained on 10 to 100" in beyond_training(record, 900.0)

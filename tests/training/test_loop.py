@@ -114,7 +114,7 @@ def test_what_a_diverging_loss_is_measured_by_survives_a_stop() -> None:
 def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:
     reports = run(TINY, tmp_path / "m.safetensors", log_dir=tmp_path / "log")
     record = json.loads((tmp_path / "m.json").read_text())
-    assert record == Localizer.load(tmp_path / "m.safetensors").record
+    assert record == Localizer.load(tmp_path / "m.safetensors").record.to_json()
     assert record["config"]["seed"] == 3
     assert record["steps"] == 8
     assert [v["step"] for v in record["validation"]] == [4, 8]
@@ -205,7 +205,7 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(tmp_path: Pat
     assert reports[4].loss > 10 * abs(reports[3].loss)
     assert reports[5].loss < 2 * abs(reports[3].loss)
     assert reports[5].learning_rate == pytest.approx(reports[3].learning_rate / 2, rel=0.3)
-    assert Localizer.load(tmp_path / "m.safetensors").record["recovered"] == 1
+    assert Localizer.load(tmp_path / "m.safetensors").record.recovered == 1
 
 
 def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path) -> None:
@@ -225,10 +225,10 @@ def test_a_model_that_validation_finds_far_worse_is_not_kept(tmp_path: Path) -> 
     reports = run(config, tmp_path / "m.safetensors", start=able, loss=loss)
     assert [r.recovered for r in reports] == [0, 0, 1, 1]
     model = Localizer.load(tmp_path / "m.safetensors")
-    efficiency = [row["efficiency"] for row in model.record["validation"]]
+    efficiency = [row["efficiency"] for row in model.record.validation]
     assert min(efficiency) > 2 * MAX_EFFICIENCY_DROP
     assert efficiency[2] == efficiency[1], "what is kept is what was good"
-    assert model.record["recovered"] == 1
+    assert model.record.recovered == 1
 
 
 def test_only_a_model_that_had_learnt_something_can_be_lost() -> None:
@@ -291,7 +291,7 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("240 steps") == 1, "one of them reports"
     record = Localizer.load(both).record
-    assert record["processes"] == 2
+    assert record.processes == 2
     from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
         EventAccumulator,
     )

@@ -148,7 +148,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
         return run(movie, [beads], CAMERA, tmp_path, **known)
 
     def seed_of_the_model() -> int:
-        return int(Localizer.load(tmp_path / "model.safetensors").record["config"]["seed"])
+        return int(Localizer.load(tmp_path / "model.safetensors").record.config["seed"])
 
     list(stages(1))
     first = (tmp_path / "model.checkpoint").read_bytes()
@@ -183,7 +183,7 @@ def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the
     stages(1)
     stages(5, stop=True)
     stages(1)
-    assert Localizer.load(tmp_path / "model.safetensors").record["config"]["seed"] == 1
+    assert Localizer.load(tmp_path / "model.safetensors").record.config["seed"] == 1
 
 
 def test_a_table_in_the_folder_of_a_movie_does_not_make_it_another_movie(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
 from decode_napari.steps.movie import camera_call
 from decode_napari.steps.step import Report, Step, call, command, reports
+
+if TYPE_CHECKING:
+    from decode.network.record import ModelRecord
 
 __all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
 
@@ -172,7 +175,6 @@ class ModelStep(Step):
 def card_of(model: ChosenModel) -> Card:
     """What a model's training record says of it."""
     record = model.localizer.record
-    recipe = record.get("config", {})
     told = (
         ["the PSF, by the step PSF"]
         if model.localizer.domain.kind.needs_psf
@@ -184,24 +186,24 @@ def card_of(model: ChosenModel) -> Card:
     figures = [
         f"{row['density_per_um2']:g} molecules/um2 of {row['flux_photons']:g} photons: Jaccard {row['jaccard']:.2f}, "
         f"{row['rmse_lateral_nm']:.0f} nm"
-        for row in record.get("figures", [])
+        for row in record.figures or ()
     ]
     return Card(
         name=model.name,
-        description=str(recipe.get("description") or "no description"),
+        description=record.description or "no description",
         training=_training_of(record),
         context=tuple(told),
         figures=tuple(figures),
     )
 
 
-def _training_of(record: Mapping[str, Any]) -> str:
-    if "minutes" not in record:
+def _training_of(record: ModelRecord) -> str:
+    if record.minutes is None:
         return "how long it was trained is not known"
-    minutes, steps = float(record["minutes"]), int(record.get("steps", 0))
-    said = f"trained for {minutes:.1f} minutes, {steps:,} steps"
-    validations = record.get("validation") or []
-    return f"{said}; Jaccard {validations[-1]['jaccard']:.2f} on its validation movies" if validations else said
+    duration = f"trained for {record.minutes:.1f} minutes, {record.steps:,} steps"
+    if not record.validation:
+        return duration
+    return f"{duration}; Jaccard {record.validation[-1]['jaccard']:.2f} on its validation movies"
 
 
 def _load(name: str) -> Generator[Report, None, ChosenModel]:
