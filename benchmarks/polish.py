@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from decode.acquisition import acquisition_for
 from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile
@@ -33,7 +34,7 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 from decode.priors.scene import Scene
-from decode.verbs.localize import acquisition_for, localize_movie
+from decode.verbs.localize import localize_movie
 from decode.verbs.polish import polish_movie
 
 CAMERAS = {

@@ -19,11 +19,11 @@ import torch
 from data import add_data, folder
 from PIL import Image, ImageDraw
 
+from decode.acquisition import complete_acquisition
 from decode.emitters import EmitterSet
 from decode.io.movies.tiff import open_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
-from decode.verbs.localize import complete_acquisition
 from decode.verbs.sweep import sweep
 
 Frame = npt.NDArray[np.float64]

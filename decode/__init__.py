@@ -1,6 +1,6 @@
 """From raw single-molecule blinking movies to super-resolved molecules with honest uncertainties.
 
-The nouns are here; each verb is a function in the module of its name: `from decode.verbs.sweep import sweep`.
+Nouns and verbs are here; a verb takes files or arrays and returns its result: `decode.localize(movie, model=...)`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.verbs.localize import localize
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "SetPosterior",
     "SplinePSF",
     "load_model",
+    "localize",
     "open_movie",
     "read_camera",
     "read_table",
@@ -61,6 +63,7 @@ _HOME = {
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
     "load_model": "models",
+    "localize": "verbs.localize",
     "open_movie": "io.movies.tiff",
     "read_camera": "io.cameras",
     "read_table": "io.tables",

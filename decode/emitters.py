@@ -31,6 +31,10 @@ class Facts:
     """smallest probability of a molecule"""
     version: str | None = None
     """of the program that localized them"""
+    estimates: tuple[str, ...] = ()
+    """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
+    warnings: tuple[str, ...] = ()
+    """a sentence on each thing that is wrong with the movie, or that users of the molecules should know"""
 
     @staticmethod
     def of(metadata: Mapping[str, object]) -> Facts:
@@ -46,6 +50,10 @@ class Facts:
             value = number(name)
             return None if value is None else int(value)
 
+        def sentences(name: str) -> tuple[str, ...]:
+            value = metadata.get(name)
+            return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
         def text(name: str) -> str | None:
             return str(metadata[name]) if name in metadata else None
 
@@ -58,6 +66,8 @@ class Facts:
             movie=text("movie"),
             threshold=number("threshold"),
             version=text("version"),
+            estimates=sentences("estimates"),
+            warnings=sentences("warnings"),
         )
 
     @property
@@ -74,7 +84,7 @@ class Facts:
     def metadata(self) -> dict[str, object]:
         """What is stated, as a table's metadata (`EmitterSet.metadata`)."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: fact for name, fact in named.items() if fact is not None}
+        return {name: fact for name, fact in named.items() if fact not in (None, ())}
 
 
 @final

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from decode.acquisition import complete_acquisition
 from decode.io.movies.tiff import open_movie, write_movie
 from decode.optics.camera import Camera
-from decode.verbs.localize import complete_acquisition
 
 CAMERA = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
 COUNTS = np.random.default_rng(0).poisson(120, (6, 16, 20)).astype(np.uint16)

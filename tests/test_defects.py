@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from decode.acquisition import acquisition_for
 from decode.defects import UsualFrames, defects_of, without_unusable
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
@@ -24,7 +25,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.pupil import PupilPSF
 from decode.training.diagnosis import unsteady
-from decode.verbs.localize import acquisition_for, localize_movie
+from decode.verbs.localize import localize_movie
 from decode.verbs.polish import polish_movie
 from decode.verbs.sweep import Chunk, sweep
 

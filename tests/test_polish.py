@@ -13,6 +13,7 @@ from torch import Tensor
 
 import decode.verbs.polish
 import decode.verbs.sweep
+from decode.acquisition import acquisition_for
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
 from decode.io.movies.tiff import open_movie
@@ -24,7 +25,7 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.optics.spline import SplinePSF
-from decode.verbs.localize import acquisition_for, localize_file, localize_movie
+from decode.verbs.localize import localize_file, localize_movie
 
 PIXEL_NM = 100.0
 SIDE = 27

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from decode.acquisition import check_camera
 from decode.atomic import atomic
 from decode.defects import Counts, defects_of
 from decode.estimate import (
@@ -27,7 +28,6 @@ from decode.io.psfs import PSFFile, read_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.outputs import camera_beside, recipe_files
 from decode.progress import Progress, Steps, Stepwise, part
-from decode.verbs.localize import check_camera
 
 __all__ = ["MovieEstimate", "estimate"]
 

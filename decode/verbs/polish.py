@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
@@ -15,18 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decode.acquisition import Acquisition
+from decode.conditioning import require_pixels_alike
 from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
 from decode.estimate.scene import z_limits
 from decode.io.movies.tiff import Movie
+from decode.io.psfs import PSFFile
 from decode.likelihood import polish as polish_molecules
+from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
+from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF
 from decode.verbs.sweep import Chunk
 
-__all__ = ["polish_movie"]
+__all__ = ["polish_movie", "psf_to_polish_with"]
 
 OVERLAP = 4
 """frames before and after a block in which its molecules may still be on"""
@@ -86,6 +92,21 @@ def polish_movie(
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
+    """The PSF of a movie, as well as it is known: the calibrated one, else the model's, else a Gaussian.
+
+    Raises:
+        ValueError: if nothing tells it, or its pixels have another size than the movie's.
+    """
+    psf = model.psf if file is None else file.psf.tabulated(file.z_range_nm)
+    if psf is None and acquisition.psf_sigma_nm is not None:
+        psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
+    if psf is None:
+        raise ValueError("to polish, the PSF must be known, and the model carries none: give a calibrated one as --psf")
+    require_pixels_alike(psf.pixel_size_nm, acquisition.pixel_size_nm)
+    return deepcopy(psf)
 
 
 @final
@@ -189,5 +210,5 @@ def _finished(
             last = replace(chunk, molecules=work.result())
             yield last
         else:
-            yield replace(last, molecules=EmitterSet.empty())
+            yield replace(last, molecules=EmitterSet.empty(chunk.molecules.metadata))
     return last

@@ -14,6 +14,7 @@ from typing import final
 from torch import Tensor
 
 from decode import __version__
+from decode.acquisition import check_camera
 from decode.atomic import atomic
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.calibrate.psf import calibrate_psf
@@ -32,7 +33,7 @@ from decode.outputs import check_outputs, run_files
 from decode.training.checkpoint import ResumeError
 from decode.training.loop import Progress, check_budget, train
 from decode.verbs.estimate import estimate
-from decode.verbs.localize import check_camera, localize_file
+from decode.verbs.localize import localize_file
 
 __all__ = ["RunProgress", "conditioned_for", "run", "starting_model"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decode.defects import UsualFrames, with_bad_pixels
 from decode.devices import choose_device, keep_freed_memory
-from decode.emitters import EmitterSet, Facts
+from decode.emitters import EmitterSet
 from decode.io.movies.tiff import Movie
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
@@ -107,13 +107,12 @@ def sweep(
     tiles = tiles_of(region, shape, tile_px=tile_px, radius=radius, stride=stride)
     view = partial(_View.of, model, camera.to(where), maps, pixel_size_nm=pixel_size_nm)
     views = [[view(tile) for tile in row] for row in tiles]
-    facts = Facts(pixel_size_nm=pixel_size_nm, n_frames=n_frames, height_px=height, width_px=width)
     keep_freed_memory()
     for frames in _read_ahead(movie, usual):
         found = [[_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row] for row in views]
         molecules = EmitterSet.cat(tile for row in found for tile, _ in row)
         yield Chunk(
-            molecules=replace(molecules.sorted_by_frame(), metadata=facts.metadata()),
+            molecules=molecules.sorted_by_frame(),
             frames_done=frames.stop - movie.frames.start,
             frames_total=n_frames,
             posterior=_stitched([[part for _, part in row] for row in found]),

@@ -16,10 +16,10 @@ from psygnal import Signal
 from decode_napari.molecules import Filter
 
 if TYPE_CHECKING:
+    from decode.acquisition import Acquisition
     from decode.io.cameras import CameraFile
     from decode.io.psfs import PSFFile
     from decode.network.localizer import Localizer
-    from decode.verbs.localize import Acquisition
 
 __all__ = ["ChosenModel", "ChosenPSF", "Found", "OpenedMovie", "Session"]
 

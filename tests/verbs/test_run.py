@@ -24,7 +24,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.priors.scene import Scene
 from decode.verbs import localize as batch
-from decode.verbs.localize import BatchProgress
+from decode.verbs.localize import LocalizeProgress
 from decode.verbs.run import RunProgress, _Done, _marks, run
 
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
@@ -97,7 +97,7 @@ def test_molecules_are_polished_unless_told_otherwise(
     movie, beads = acquisition
     asked: list[bool] = []
 
-    def localize_file(*arguments: Any, polish: bool, **more: Any) -> Iterator[BatchProgress]:
+    def localize_file(*arguments: Any, polish: bool, **more: Any) -> Iterator[LocalizeProgress]:
         asked.append(polish)
         return batch.localize_file(*arguments, polish=polish, **more)
 

@@ -21,8 +21,9 @@ import tifffile
 
 from decode.atomic import atomic
 from decode.errors import brief, reading
+from decode.io.movies.array import ArrayPart
 
-__all__ = ["Movie", "in_natural_order", "open_movie", "read_image", "require_pixel_size", "write_movie"]
+__all__ = ["Movie", "in_natural_order", "open_array", "open_movie", "read_image", "require_pixel_size", "write_movie"]
 
 # tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -62,7 +63,7 @@ class Movie:
     """
 
     def __init__(
-        self, parts: Sequence[_Part | _Folder], frames: range, kept: npt.NDArray[np.int64] | None = None
+        self, parts: Sequence[_Part | _Folder | ArrayPart], frames: range, kept: npt.NDArray[np.int64] | None = None
     ) -> None:
         self._parts = tuple(parts)
         self._kept = kept
@@ -282,6 +283,23 @@ def open_movie(
         chosen = _choose(frames, sum(part.n_frames for part in parts), parts[0].path)
         opened.pop_all()
         return Movie(parts, chosen)
+
+
+def open_array(counts: npt.NDArray[Any], *, frames: slice | None = None) -> Movie:
+    """A movie whose frames are in memory.
+
+    >>> open_array(np.ones((20, 32, 48)), frames=slice(0, 5)).shape
+    (5, 32, 48)
+
+    Args:
+        counts: (frames, y, x) ADU.
+        frames: the frames to keep, from 0, without a step; None keeps all.
+
+    Raises:
+        ValueError: if the array is no movie.
+    """
+    part = ArrayPart(counts=counts)
+    return Movie([part], _choose(frames, part.n_frames, part.path))
 
 
 def require_pixel_size(nm: float) -> None:

@@ -92,7 +92,7 @@ class InspectStep(Step):
 
     def _psf(self, found: Found) -> PSF:
         from decode.optics.gaussian import GaussianPSF
-        from decode.verbs.localize import psf_to_polish_with
+        from decode.verbs.polish import psf_to_polish_with
 
         psf = self.session.psf
         if found.acquisition is not None and found.model is not None:

@@ -17,8 +17,8 @@ from decode_napari.steps.movie import camera_call
 from decode_napari.steps.step import Report, Step, call, command
 
 if TYPE_CHECKING:
+    from decode.acquisition import Acquisition
     from decode.io.movies.tiff import Movie
-    from decode.verbs.localize import Acquisition
     from decode.verbs.sweep import Chunk
 
 __all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
@@ -87,7 +87,7 @@ class LocalizeStep(Step):
         """Localize the whole movie; every report brings the molecules of a chunk of frames.
 
         Raises:
-            ValueError, OSError: as `decode.verbs.localize.acquisition_for` and `localize_movie` do.
+            ValueError, OSError: as `acquisition_for` and `localize_movie` do.
         """
         movie, model = self._inputs()
         self.forget()
@@ -192,13 +192,11 @@ class LocalizeStep(Step):
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings
     ) -> Generator[Report, None, None]:
         from decode.io.movies.tiff import open_movie
-        from decode.verbs.localize import provenance
 
         chosen = None if settings.frames is None else slice(*settings.frames)
         with open_movie(opened.path, frames=chosen, allow_truncated=opened.allow_truncated) as movie:
             yield Report(message="looking at the movie")
             acquisition = self._acquire(movie, opened, model, settings)
-            facts = provenance(movie, acquisition, threshold=settings.threshold)
             yield Report(
                 message="; ".join(acquisition.estimates) or "looking for molecules",
                 fraction=0.0,
@@ -210,19 +208,17 @@ class LocalizeStep(Step):
                 done = chunk.frames_done
                 n += len(chunk.molecules)
                 message = f"{done} of {len(movie)} frames, {n} molecules"
-                molecules = replace(chunk.molecules, metadata=facts.metadata())
-                yield Report(message=message, fraction=done / len(movie), molecules=molecules)
+                yield Report(message=message, fraction=done / len(movie), molecules=chunk.molecules)
 
     def _preview(
         self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings, frame: int
     ) -> Generator[Report, None, EmitterSet]:
         from decode.io.movies.tiff import open_movie
-        from decode.verbs.localize import provenance
 
         yield Report(message=f"frame {frame}")
         with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
             acquisition = self._acquire(movie, opened, model, settings)
-            facts = provenance(movie, acquisition, threshold=settings.threshold)
+            facts = acquisition.facts(movie, threshold=settings.threshold)
         near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
         with open_movie(opened.path, frames=near, allow_truncated=opened.allow_truncated) as movie:
             chunks = _localized(movie, model, acquisition, psf, settings)
@@ -233,7 +229,7 @@ class LocalizeStep(Step):
         self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
     ) -> Acquisition:
         """As `acquisition_for` says; what it estimates from the whole movie is kept for the next preview."""
-        from decode.verbs.localize import acquisition_for
+        from decode.acquisition import acquisition_for
 
         stated = (opened.path, opened.camera_name, opened.em_gain, opened.stated_pixel_size_nm)
         key = (*stated, model.name, settings.psf_sigma_nm, movie.frames)

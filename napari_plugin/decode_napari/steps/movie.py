@@ -128,10 +128,10 @@ def camera_call(movie: OpenedMovie) -> str:
 
 
 def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
+    from decode.acquisition import check_camera, check_pixels
     from decode.estimate import estimate_camera
     from decode.io.cameras import read_camera
     from decode.io.movies.tiff import open_movie
-    from decode.verbs.localize import check_camera, check_pixels
 
     if settings.path is None:
         raise ValueError("no movie is open: choose a TIFF file first")

@@ -15,7 +15,7 @@ from decode.progress import Steps, relayed
 from decode_napari.session import Session
 
 if TYPE_CHECKING:
-    from decode.verbs.localize import Acquisition
+    from decode.acquisition import Acquisition
 
 __all__ = ["Report", "Step", "call", "command", "keep_call", "keep_command", "reports"]
 

@@ -1,0 +1,223 @@
+"""Acquisition: what must be known of a movie to localize in it, completed from the movie and checked against it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+import torch
+
+from decode import __version__
+from decode.calibrate.camera import check_maps
+from decode.conditioning import ALIKE_PIXELS
+from decode.defects import UsualFrames, defects_of, with_bad_pixels
+from decode.emitters import Facts
+from decode.estimate import estimate_camera, estimate_psf_sigma
+from decode.io.cameras import CameraFile
+from decode.io.movies.tiff import Movie, require_pixel_size
+from decode.network.localizer import Localizer
+from decode.optics.camera import Camera
+from decode.training.diagnosis import beyond_training, unsteady
+
+__all__ = ["Acquisition", "acquisition_for", "check_camera", "check_pixels", "complete_acquisition"]
+
+FRAMES_CHECKED, SIDE_CHECKED_PX = 100, 256
+"""frames and pixels that the maps of a camera are compared with"""
+BACKGROUND_FRAMES = 10
+"""frames, spread over the movie, that tell its background"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """What must be known of a movie to localize in it."""
+
+    camera: Camera
+    pixel_size_nm: float
+    psf_sigma_nm: float | None
+    """width of the PSF; None where the model needs none"""
+    estimates: tuple[str, ...] = ()
+    """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
+    warnings: tuple[str, ...] = ()
+    """a sentence on each thing that is wrong with the movie, or does not fit the stated camera or the model"""
+    usual: UsualFrames | None = None
+    """what tells frames that hold no image; None looks at the movie"""
+
+    def facts(self, movie: Movie, *, threshold: float) -> Facts:
+        """The facts that travel with a table of the movie's molecules."""
+        _, height, width = movie.shape
+        return Facts(
+            pixel_size_nm=self.pixel_size_nm,
+            n_frames=movie.frames.stop,
+            height_px=height,
+            width_px=width,
+            psf_sigma_nm=self.psf_sigma_nm,
+            movie=str(movie.path),
+            threshold=threshold,
+            version=__version__,
+            estimates=self.estimates,
+            warnings=self.warnings,
+        )
+
+
+def acquisition_for(
+    movie: Movie,
+    model: Localizer,
+    *,
+    camera: CameraFile | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+) -> Acquisition:
+    """All that a model must know of a movie: what is stated, what the model knows, and estimates of the rest.
+
+    Args:
+        movie: from `open_movie`.
+        model: from `load_model`.
+        camera: None takes the model's, where it was trained for one, or else estimates it.
+        pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
+        psf_sigma_nm: width of the PSF; None estimates it.
+
+    Raises:
+        ValueError: if something is missing, or does not fit the movie.
+    """
+    stated = _camera_of_model(model, movie) if camera is None else camera.camera
+    if pixel_size_nm is None and camera is not None:
+        pixel_size_nm = camera.pixel_size_nm
+    pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
+    if pixel_size_nm is None and model.psf is not None:
+        pixel_size_nm = model.psf.pixel_size_nm
+    acquisition = complete_acquisition(
+        movie,
+        camera=stated,
+        pixel_size_nm=pixel_size_nm,
+        psf_sigma_nm=psf_sigma_nm,
+        psf_known=not model.domain.kind.needs_width,
+    )
+    taken = ""
+    if camera is None and stated is not None:
+        taken = "no camera was given: the one that the model was trained for was taken"
+    field = model.domain.remark(movie.shape[1:], acquisition.pixel_size_nm)
+    return replace(
+        acquisition,
+        estimates=tuple(filter(None, (taken, *acquisition.estimates, field))),
+        warnings=(*acquisition.warnings, *_misfits(movie, model, acquisition)),
+    )
+
+
+def complete_acquisition(
+    movie: Movie,
+    *,
+    camera: Camera | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+    psf_known: bool = False,
+) -> Acquisition:
+    """Take what is stated, estimate the rest from the movie, and check a stated camera against it.
+
+    Args:
+        movie: from `open_movie`.
+        camera: None estimates gain and offset, roughly.
+        pixel_size_nm: None takes what the metadata of the movie state.
+        psf_sigma_nm: width of the PSF; None estimates it.
+        psf_known: the width is not needed.
+
+    Raises:
+        ValueError: if a number is not positive, nothing states the pixel size, nothing can be
+            estimated, or the camera's maps are not as large as the frames.
+    """
+    if psf_sigma_nm is not None and not psf_sigma_nm > 0:
+        raise ValueError(f"the PSF's sigma is {psf_sigma_nm:g} nm, must be positive")
+    pixel_size_nm = _pixel_size_nm(movie, pixel_size_nm)
+    estimates: tuple[str, ...] = ()
+    if camera is None:
+        camera, estimates = estimate_camera(movie)
+        warnings = (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences)
+    else:
+        warnings = check_camera(movie, camera, pixel_size_nm)
+    camera = with_bad_pixels(movie, camera)
+    if psf_sigma_nm is None and not psf_known:
+        sigma = estimate_psf_sigma(movie, camera, pixel_size_nm)
+        psf_sigma_nm = sigma.value
+        said = f"no PSF width was given: a sigma of {sigma} nm was estimated from {sigma.n} molecules"
+        estimates = (*estimates, said)
+    return Acquisition(
+        camera=camera,
+        pixel_size_nm=pixel_size_nm,
+        psf_sigma_nm=psf_sigma_nm,
+        estimates=tuple(estimates),
+        warnings=warnings,
+        usual=UsualFrames.of(movie, camera),
+    )
+
+
+def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[str, ...]:
+    """What is wrong with a movie or does not fit its camera, a sentence each; takes about a second.
+
+    Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`), and
+    `check_maps` on some frames.
+
+    Raises:
+        ValueError: if the camera's maps are not as large as the frames.
+    """
+    misfits: tuple[str, ...] = ()
+    if len(movie) >= 3:
+        misfits = check_maps(movie, camera, n_frames=FRAMES_CHECKED, side_px=SIDE_CHECKED_PX)
+    return (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences, *misfits)
+
+
+def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
+    """What does not fit between the pixel size that is taken and the one that the movie's file states."""
+    if movie.pixel_sides_nm is None:
+        return ()
+    x, y = movie.pixel_sides_nm
+    if movie.pixel_size_nm is None:
+        return (
+            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be squares of "
+            f"{pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
+        )
+    if abs(x / pixel_size_nm - 1) < ALIKE_PIXELS:
+        return ()
+    return (
+        f"the file states pixels of {x:g} nm, and {pixel_size_nm:g} nm were stated for this movie and "
+        "are taken: all lengths go with it, so check binning and magnification",
+    )
+
+
+def _pixel_size_nm(movie: Movie, stated: float | None) -> float:
+    if stated is not None:
+        require_pixel_size(stated)
+    pixel_size_nm = stated or movie.pixel_size_nm
+    if pixel_size_nm is not None:
+        return pixel_size_nm
+    says = "does not say how large its pixels are"
+    if movie.pixel_sides_nm is not None:
+        x, y = movie.pixel_sides_nm
+        says = f"says that its pixels have {x:g} x {y:g} nm, which are no squares"
+    raise ValueError(f"{movie.path} {says}; state it with --camera or --pixel-size")
+
+
+def _camera_of_model(model: Localizer, movie: Movie) -> Camera | None:
+    """The camera that a model was trained for, if any."""
+    camera, shape = model.camera, movie.shape[1:]
+    if camera is None or camera.shape in (None, shape):
+        return camera
+    raise ValueError(
+        f"no camera was given, and the maps of the one that the model was trained for are {camera.shape} "
+        f"pixels (y, x), the movie's frames {shape}; state the camera of this movie"
+    )
+
+
+def _misfits(movie: Movie, model: Localizer, acquisition: Acquisition) -> tuple[str, ...]:
+    """What a movie shows that the model was not trained on, a sentence each."""
+    background = beyond_training(model.record, _typical_photons(movie, acquisition.camera))
+    usual = acquisition.usual or UsualFrames.of(movie, acquisition.camera)
+    light = unsteady(model.record, usual.flicker(acquisition.camera))
+    return tuple(filter(None, (background, light)))
+
+
+def _typical_photons(movie: Movie, camera: Camera) -> float:
+    """Median light of a pixel in some frames: the background, unless molecules crowd."""
+    at = np.unique(np.linspace(0, len(movie) - 1, BACKGROUND_FRAMES).astype(int)).tolist()
+    frames = np.concatenate([movie.read(i, i + 1) for i in at]).astype(np.float32)
+    return float(camera.to_photons(torch.from_numpy(frames)).nanmedian())
