@@ -25,7 +25,8 @@ CameraKind = Literal["emccd", "scmos"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Prior:
-    """What data sheets say of a kind of camera: medians, and the factors of one standard deviation."""
+    """What data sheets say of a kind of camera: medians, and the factors of one standard
+    deviation."""
 
     excess: float
     """variance over that of a Poisson count"""
@@ -47,12 +48,14 @@ COMMON_BASELINES = (100.0, 200.0)
 BASELINE_SPREAD = 2.0
 """standard deviation of what cameras then have, ADU"""
 MODEL_ERRORS = (0.01, 0.02, 0.04, 0.08)
-"""relative standard deviation of a class's variance beyond chance, as from light that changed unseen or from offsets
-that drifted: how large it is the scatter of the classes tells, and all are equally probable before"""
+"""relative standard deviation of a class's variance beyond chance, as from light that changed
+unseen or from offsets that drifted: how large it is the scatter of the classes tells, and all are
+equally probable before"""
 THIRD_MODEL_ERROR = 5.0
 """the same of the third cumulant, over that of the variance"""
 OFFSET_ERROR_ADU = 0.5
-"""standard deviation of the offset between the pixels of different classes: from one part of a sensor to another"""
+"""standard deviation of the offset between the pixels of different classes: from one part of a
+sensor to another"""
 SURE = 0.95
 """a kind of camera that is as probable is not doubted"""
 UNTOLD = 4.0
@@ -106,18 +109,20 @@ def infer_camera(
 ) -> CameraEstimate:
     """A camera from a movie of blinking molecules, by the first three cumulants of its noise.
 
-    With g ADU per electron, an offset o and read noise of variance v, photon transfer (Janesick, Photon Transfer, SPIE,
-    2007) and its next order say of pixels of mean m
+    With g ADU per electron, an offset o and read noise of variance v, photon transfer (Janesick,
+    Photon Transfer, SPIE, 2007) and its next order say of pixels of mean m
 
         kappa2 = F^2 g (m - o) + v,    kappa3 = S (F^2 g)^2 (m - o)
 
-    with F^2 = 1, S = 1 for Poisson counts.  A register turns an electron into an exponential variate, the kth moment
-    of which is k! g^k, so that F^2 = 2 and S = 6 / 4.  Gain and read noise lie on a grid, the offset is integrated
-    out in closed form, and of both kinds of camera the more probable one is taken.  Where all pixels are equally bright
-    the offset rests on kappa3 alone, and the interval says so.
+    with F^2 = 1, S = 1 for Poisson counts.  A register turns an electron into an exponential
+    variate, the kth moment of which is k! g^k, so that F^2 = 2 and S = 6 / 4.  Gain and read noise
+    lie on a grid, the offset is integrated out in closed form, and of both kinds of camera the more
+    probable one is taken.  Where all pixels are equally bright the offset rests on kappa3 alone,
+    and the interval says so.
 
-    A movie that is small or restless has few pixels that are steady for long.  Pairs of consecutive frames then tell
-    kappa2 alone (`photon_transfer`), data sheets have to tell the kinds apart, and the answer is called rough.
+    A movie that is small or restless has few pixels that are steady for long.  Pairs of consecutive
+    frames then tell kappa2 alone (`photon_transfer`), data sheets have to tell the kinds apart, and
+    the answer is called rough.
 
     Args:
         movie: (frame, y, x) ADU.
@@ -127,7 +132,8 @@ def infer_camera(
         n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
-        ValueError: in one sentence, if an argument is wrong, the movie too small, or noise does not grow with light.
+        ValueError: in one sentence, if an argument is wrong, the movie too small, or noise does not
+            grow with light.
     """
     if kind is not None and kind not in PRIORS:
         raise ValueError(f"the kind of a camera is emccd or scmos, not {kind}")
@@ -157,7 +163,8 @@ def _describe(belief: _Belief, qe: float | None, em_gain: float | None) -> Camer
     notes = []
     common = [level for level in COMMON_BASELINES if noise.raw and baseline.low <= level <= baseline.high]
     if common:
-        # the intervals stay what the movie tells; gain and read noise follow, for they are bound to the offset
+        # the intervals stay what the movie tells; gain and read noise follow, for they are bound to
+        # the offset
         level = min(common, key=lambda level: abs(level - baseline.value))
         baseline, gain, read_noise = (
             replace(told, value=value)
@@ -219,7 +226,8 @@ def _describe(belief: _Belief, qe: float | None, em_gain: float | None) -> Camer
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Belief:
-    """What noise says of the camera: values are those of the likeliest kind, intervals those of all that may be."""
+    """What noise says of the camera: values are those of the likeliest kind, intervals those of all
+    that may be."""
 
     noise: NoiseCumulants
     posteriors: Mapping[CameraKind, _Posterior]
@@ -261,7 +269,8 @@ class _Belief:
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Posterior:
-    """Of gain, read noise and model error on a grid, at each point a Gaussian of the offset, cut to where it can be."""
+    """Of gain, read noise and model error on a grid, at each point a Gaussian of the offset, cut to
+    where it can be."""
 
     log_weight: Tensor
     """(gains, noises, errors), not normalised"""

@@ -53,7 +53,8 @@ class Comparison:
     frequencies: Array
     """(ring,) 1 / um"""
     spectra: Array
-    """(2, ring) photons^2, radially averaged power of what changes from frame to frame, real and simulated"""
+    """(2, ring) photons^2, radially averaged power of what changes from frame to frame, real and
+    simulated"""
 
     @property
     def histogram_overlap(self) -> float:
@@ -62,7 +63,8 @@ class Comparison:
 
     @property
     def spectrum_difference(self) -> float:
-        """Root mean square of the logarithm of the ratio of both spectra; 0: they are the same, 0.1: 10 % apart."""
+        """Root mean square of the logarithm of the ratio of both spectra; 0: they are the same,
+        0.1: 10 % apart."""
         return float(np.sqrt(np.mean(np.log(self.spectra[0] / self.spectra[1]) ** 2)))
 
     def __str__(self) -> str:
@@ -99,7 +101,8 @@ def compare(
     adu = camera.sample(_light(psf, estimate, len(chosen), shape, rng), rng)
     light = torch.stack([camera.without_bad(camera.to_photons(counts)).double() for counts in (real, adu)])
 
-    # one bin for a hundredth of the range that all but the brightest pixels span, the last for those
+    # one bin for a hundredth of the range that all but the brightest pixels span, the last for
+    # those
     low, high = np.quantile(light[0].numpy(), [0.0005, 0.999])
     edges = np.concatenate([[-np.inf], np.linspace(low, high, 100), [np.inf]])
     counts = np.stack([np.histogram(part.numpy(), edges)[0] / part.numel() for part in light])
@@ -145,10 +148,10 @@ def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, i
 def _spectra(light: Tensor) -> tuple[Array, Array]:
     """Frequencies in 1 / px, and power (2, ring) of (2, frame, y, x).
 
-    Their mean over time is taken off: structures and uneven backgrounds, which no estimate draws, are in it, and what
-    is left are molecules that blink one by one, wherever they lie, and noise.  The window fades only the rim out, where
-    spots are cut: with half of the field, a structure that lies there would go.
-    """
+    Their mean over time is taken off: structures and uneven backgrounds, which no estimate draws,
+    are in it, and what is left are molecules that blink one by one, wherever they lie, and noise.
+    The window fades only the rim out, where spots are cut: with half of the field, a structure that
+    lies there would go."""
     light = light - light.mean(1, keepdim=True)
     height, width = light.shape[2:]
     window = torch.outer(_faded(height), _faded(width))

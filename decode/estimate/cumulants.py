@@ -1,4 +1,5 @@
-"""What a movie's camera noise looks like: mean, variance and third cumulant of pixels, from dark to bright."""
+"""What a movie's camera noise looks like: mean, variance and third cumulant of pixels, from dark to
+bright."""
 
 from __future__ import annotations
 
@@ -27,18 +28,21 @@ FEWEST_PIXELS = 400
 STEADIEST = 0.25
 """share of the pairs of a class whose surroundings changed least"""
 LEAK = 0.045
-"""variance that changing light gives under the mask [1 -2 1], over what it gives more under the other mask: ratio of
-the masks' power at the frequencies of a Gaussian of sigma 1 px in pixels, half as much at 1.2 px and twice at 0.8 px"""
+"""variance that changing light gives under the mask [1 -2 1], over what it gives more under the
+other mask: ratio of the masks' power at the frequencies of a Gaussian of sigma 1 px in pixels, half
+as much at 1.2 px and twice at 0.8 px"""
 OUTLIER_PAIR = 5.0
-"""a difference of two frames so many standard deviations large is no noise, and a pixel whose median square is so many
-above the usual is hot"""
+"""a difference of two frames so many standard deviations large is no noise, and a pixel whose
+median square is so many above the usual is hot"""
 SIGNIFICANT = 2.0
 """standard deviations by which noise that grows with light has to grow"""
 REPEATED = 3.78 * 1.5
-"""pairs of frames in a pixel that tell as much as one alone: neighbours share most of the mask and consecutive pairs a
-frame (sums of the squared autocorrelations of the mask and of the difference)"""
+"""pairs of frames in a pixel that tell as much as one alone: neighbours share most of the mask and
+consecutive pairs a frame (sums of the squared autocorrelations of the mask and of the
+difference)"""
 STEADY = 1.5
-"""a pixel is steady in the frames in which its surroundings are as near to their median, in standard deviations"""
+"""a pixel is steady in the frames in which its surroundings are as near to their median, in
+standard deviations"""
 HOT = 3.0
 """a pixel is hot whose variance is so many standard deviations above what is usual"""
 OUTLIER = 10.0
@@ -63,24 +67,27 @@ class NoiseCumulants:
     n_pixels: int
     """number of pixels, each in each window or pair of frames, that were looked at"""
     raw: bool
-    """counts are whole and not negative, as a camera writes them: nobody subtracted an offset or changed their scale"""
+    """counts are whole and not negative, as a camera writes them: nobody subtracted an offset or
+    changed their scale"""
 
 
 def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants | None:
-    """Cumulants of the noise of pixels, over the frames of a blinking movie in which they are steady.
+    """Cumulants of the noise of pixels, over the frames of a blinking movie in which they are
+    steady.
 
-    The noise of a camera is independent from pixel to pixel, light is not.  So the surroundings of a pixel say in
-    which frames it is steady, without a choice by its own noise, and they predict what light does change: of each frame
-    a weighted sum over 3 x 3 pixels is taken whose weights add up to 0, and Fisher's unbiased k-statistics of it over
-    time are divided by the sums of the squared and cubed weights.  The mask [1 -2 1] along both axes cancels light
-    best and gives the variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996); a pixel less the mean of its
-    eight neighbours keeps more skewness and gives the third cumulant.  Where both see another variance light did
-    change, and the errors grow by what may be left of it.
+    The noise of a camera is independent from pixel to pixel, light is not.  So the surroundings of
+    a pixel say in which frames it is steady, without a choice by its own noise, and they predict
+    what light does change: of each frame a weighted sum over 3 x 3 pixels is taken whose weights
+    add up to 0, and Fisher's unbiased k-statistics of it over time are divided by the sums of the
+    squared and cubed weights.  The mask [1 -2 1] along both axes cancels light best and gives the
+    variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996); a pixel less the mean of its
+    eight neighbours keeps more skewness and gives the third cumulant.  Where both see another
+    variance light did change, and the errors grow by what may be left of it.
 
     Args:
         movie: (frame, y, x) ADU.
-        n_frames: number of frames to look at, spread over the movie in windows; None takes 64, and more of a small
-            field.
+        n_frames: number of frames to look at, spread over the movie in windows; None takes 64, and
+            more of a small field.
 
     Returns:
         Classes, or None if too few pixels are steady: the movie is small or restless.
@@ -89,7 +96,8 @@ def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         ValueError: in one sentence, if the movie is too small or holds NaN.
     """
     windows = _windows(shape_of(movie), n_frames, n_windows=4, n_values=2**23)
-    # a movie of one window is halved into even and odd frames, for hot pixels are looked for in the other windows
+    # a movie of one window is halved into even and odd frames, for hot pixels are looked for in the
+    # other windows
     parts = [slice(None)] if len(windows) > 1 else [slice(0, None, 2), slice(1, None, 2)]
     statistics, raw = [], True
     for window in windows:
@@ -103,19 +111,22 @@ def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
 
 
 def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants:
-    """Mean and variance of pixels over pairs of consecutive frames, for movies without many steady pixels.
+    """Mean and variance of pixels over pairs of consecutive frames, for movies without many steady
+    pixels.
 
-    Of pixels as bright, those pairs count whose surroundings changed least, and the variance is half the mean squared
-    difference of two frames (Janesick, Photon Transfer, SPIE, 2007) under the mask [1 -2 1] of `noise_cumulants`.  It
-    needs a pixel to rest for two frames only, so that the light of molecules is seen too.  Of what light did change
-    the other mask sees more, and a share of the difference is subtracted; differences of frames have no third cumulant.
+    Of pixels as bright, those pairs count whose surroundings changed least, and the variance is
+    half the mean squared difference of two frames (Janesick, Photon Transfer, SPIE, 2007) under the
+    mask [1 -2 1] of `noise_cumulants`.  It needs a pixel to rest for two frames only, so that the
+    light of molecules is seen too.  Of what light did change the other mask sees more, and a share
+    of the difference is subtracted; differences of frames have no third cumulant.
 
     Args:
         movie: (frame, y, x) ADU.
         n_frames: as `noise_cumulants`; None takes at least 16.
 
     Raises:
-        ValueError: in one sentence, if the movie is too small or holds NaN, or if noise does not grow with light.
+        ValueError: in one sentence, if the movie is too small or holds NaN, or if noise does not
+            grow with light.
     """
     pairs, raw = [], True
     for window in _windows(shape_of(movie), n_frames, n_windows=1, n_values=2**22):
@@ -138,7 +149,8 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         chance = (2 * REPEATED / keep.sum()).sqrt()
         rows.append(torch.stack([levels[keep].mean(), squares[keep].mean() - change, change, chance]))
     mean, variance, change, chance = torch.stack(rows, 1)
-    # the error is that of the variance on a line: a class that came out low by chance is no surer than others
+    # the error is that of the variance on a line: a class that came out low by chance is no surer
+    # than others
     error = chance * variance.mean()
     for _ in range(5):
         weight = error**-2
@@ -162,7 +174,8 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
 
 
 def _is_hot(light: Tensor, square: Tensor) -> Tensor:
-    """Which pixels have squared differences whose median over time is above what is usual of pixels as bright.
+    """Which pixels have squared differences whose median over time is above what is usual of pixels
+    as bright.
 
     Args:
         light, square: (pair, pixels).
@@ -171,13 +184,15 @@ def _is_hot(light: Tensor, square: Tensor) -> Tensor:
         (pixels,) bool.
     """
     rank = light.median(0).values.argsort().argsort() * N_RANKS // light.shape[1]
-    # relative standard deviation of the median of a chi-squared variate, whose density there is 0.47
+    # relative standard deviation of the median of a chi-squared variate, whose density there is
+    # 0.47
     chance = (1.5 / len(square)) ** 0.5 / (2 * 0.47 * 0.455)
     return square.median(0).values > (1 + OUTLIER_PAIR * chance) * _median_by(rank, square)
 
 
 def _windows(shape: tuple[int, int, int], n_frames: int | None, *, n_windows: int, n_values: int) -> list[slice]:
-    """Consecutive frames to look at, spread over the movie: if nobody says how many, at least so much of both."""
+    """Consecutive frames to look at, spread over the movie: if nobody says how many, at least so
+    much of both."""
     if shape[0] < 2 or min(shape[1:]) < 16:
         raise ValueError(
             f"estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
@@ -207,8 +222,9 @@ def _views(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What masks see of (frame, y, x), but for 3 pixels at the border.
 
     Returns:
-        (frame, pixels) each: light around, from 7 x 7 pixels without the inner 3 x 3; mean of the inner ones, each as
-        the next mask's squared weights; [1 -2 1] along both axes; the pixel less the mean of its neighbours.
+        (frame, pixels) each: light around, from 7 x 7 pixels without the inner 3 x 3; mean of the
+        inner ones, each as the next mask's squared weights; [1 -2 1] along both axes; the pixel
+        less the mean of its neighbours.
     """
     box, flat, bell = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double(), gaussian_kernel(1.0).double()
     inner = frames[:, 2:-2, 2:-2]
@@ -232,8 +248,9 @@ def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
         parts: which of the frames each row of the result is about.
 
     Returns:
-        (parts, 7, pixels): light around, number of steady frames, mean of the pixels under the first mask, k2 by the
-        first mask, k2 and k3 by the second one, and the usual k2 of pixels as bright.
+        (parts, 7, pixels): light around, number of steady frames, mean of the pixels under the
+        first mask, k2 by the first mask, k2 and k3 by the second one, and the usual k2 of pixels as
+        bright.
     """
     around, *masked = _views(frames)
     light = around.median(0).values
@@ -256,7 +273,8 @@ def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
 
 
 def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Pixels whose variance is usual, as the other windows see it: that choice does not bias what is measured.
+    """Pixels whose variance is usual, as the other windows see it: that choice does not bias what
+    is measured.
 
     Args:
         windows: (window, 7, pixels) of `_statistics`.
@@ -270,10 +288,12 @@ def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
     freedom = torch.where(counted, n - 1, 0)
     excess = torch.where(counted, (n - 1) * (k2 - usual), 0)
     others, their_excess = (values.sum(0) - values for values in (freedom, excess))
-    # the same bound for all pixels but the bright ones, or what read noise remains would depend on the light
+    # the same bound for all pixels but the bright ones, or what read noise remains would depend on
+    # the light
     bound = HOT * (2 / others).sqrt() * torch.maximum(usual.nanmedian(), usual / 2)
     hot = their_excess / others > bound
-    # its own variance counts only where chance has no part in it: a molecule shone on the pixel alone
+    # its own variance counts only where chance has no part in it: a molecule shone on the pixel
+    # alone
     hot |= k2 > usual + OUTLIER * (2 / (n - 1)).sqrt() * torch.maximum(usual.nanmedian(), usual)
     touched = F.max_pool2d(hot.double().reshape(-1, 1, *shape), 3, 1, 1).reshape(hot.shape) > 0
     keep = counted & (others > 0) & ~touched
@@ -292,13 +312,15 @@ def _masked(frames: Tensor, weights: Tensor) -> Tensor:
 
 
 def _median_by(rank: Tensor, values: Tensor) -> Tensor:
-    """Median of (frame, pixels) values over all frames and the pixels of the same rank: (pixels,)."""
+    """Median of (frame, pixels) values over all frames and the pixels of the same rank:
+    (pixels,)."""
     medians = [values[:, rank == i].nanmedian() for i in range(N_RANKS)]
     return torch.stack(medians)[rank]
 
 
 def _ends(total: int, fewest: float) -> list[int]:
-    """Where classes of brightness end; few pixels are bright, so the classes become ever smaller."""
+    """Where classes of brightness end; few pixels are bright, so the classes become ever
+    smaller."""
     smaller = [total - total // 2**k for k in range(1, 64) if total // 2**k >= fewest]
     return [total // 8, total // 4, *smaller, total]
 

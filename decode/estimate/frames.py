@@ -62,7 +62,8 @@ def gaussian_kernel(sigma_px: float) -> Tensor:
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """(1, y, x) convolved with the same kernel along both axes; the border's pixels continue beyond it."""
+    """(1, y, x) convolved with the same kernel along both axes; the border's pixels continue beyond
+    it."""
     half = len(kernel) // 2
     padded = F.pad(image[None], (half, half, half, half), mode="replicate")
     return F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])[0]

@@ -22,8 +22,9 @@ __all__ = ["estimate_psf_sigma"]
 FEWEST_MOLECULES = 20
 """a mode of fewer widths is not worth its name"""
 MODEL_ERROR = 0.02
-"""standard deviation of what noise does not explain, as neighbours that were not seen: spread of the relative error
-of the width over simulated movies (up to one molecule a um^2) once its share of noise is taken away"""
+"""standard deviation of what noise does not explain, as neighbours that were not seen: spread of
+the relative error of the width over simulated movies (up to one molecule a um^2) once its share of
+noise is taken away"""
 
 
 @torch.no_grad()
@@ -37,14 +38,16 @@ def estimate_psf_sigma(
 ) -> Estimate:
     """In-focus width of a round Gaussian PSF, from a raw movie of blinking molecules.
 
-    Bright spots without a visible neighbour are fitted by a Gaussian integrated over pixels.  Neighbours that were not
-    seen and defocus can only widen a spot, so the mode of the fitted widths is taken and not their mean.
+    Bright spots without a visible neighbour are fitted by a Gaussian integrated over pixels.
+    Neighbours that were not seen and defocus can only widen a spot, so the mode of the fitted
+    widths is taken and not their mean.
 
     Args:
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
         pixel_size_nm: side of a pixel in object space.
-        n_frames: number of frames to look at, spread over the movie; None takes 100, and more of a small field.
+        n_frames: number of frames to look at, spread over the movie; None takes 100, and more of a
+            small field.
         max_molecules: largest number of spots to fit.
 
     Returns:
@@ -63,8 +66,8 @@ def estimate_psf_sigma(
     camera = camera.crop(rows, columns)
     adu = torch.cat([read_frames(movie, i, i + 1, rows, columns).float() for i in chosen])
     light = camera.without_bad(camera.to_photons(adu))
-    # what is always there, in the darkest tenth of the frames, where molecules shine least; scaled to the light of each
-    # frame, which bleaches (a photon keeps the ratio of dark frames finite)
+    # what is always there, in the darkest tenth of the frames, where molecules shine least; scaled
+    # to the light of each frame, which bleaches (a photon keeps the ratio of dark frames finite)
     structure = light.kthvalue(min(n_frames, max(3, n_frames // 10)), 0).values.clamp_min(0) * (n_frames >= 5)
     level = light.flatten(1).median(1).values.clamp_min(0) + 1
     still = structure * (level / (structure.median() + 1))[:, None, None]
@@ -129,9 +132,9 @@ def _fit_widths(
 ) -> Tensor:
     """Fit x, y, log sigma, photons and background of single spots, and keep the good fits.
 
-    Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974): the score depends on the noise only
-    through its variance, so an EMCCD's excess noise leaves it unbiased, and for a camera without read noise it is
-    Poisson maximum likelihood.
+    Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974): the score depends
+    on the noise only through its variance, so an EMCCD's excess noise leaves it unbiased, and for a
+    camera without read noise it is Poisson maximum likelihood.
 
     Args:
         light, still: (frame, y, x) photons; what is always there is part of `light`.
@@ -185,8 +188,8 @@ def _fit_widths(
     error = covariance[:, 2, 2].sqrt()
     freedom = inside.sum((1, 2)) - 5
     misfit = (weight * (data - mean) ** 2).sum((1, 2)) / freedom
-    # a spot is a molecule if noise explains what is left; where the PSF is no Gaussian or the camera is only roughly
-    # known noise explains no spot, and the best fifth is taken
+    # a spot is a molecule if noise explains what is left; where the PSF is no Gaussian or the
+    # camera is only roughly known noise explains no spot, and the best fifth is taken
     good = misfit <= (1 + 3 * (2 / freedom).sqrt()).clamp_min(float(misfit.quantile(0.2)))
     settled = (step[:, :3].abs() < 0.02).all(1) & ((p[:, :2] - half - 0.5).abs() < 1.5).all(1)
     keep = good & settled & (error < 0.2) & (p[:, 2] > math.log(0.35)) & (p[:, 2] < math.log(0.8 * half))
@@ -194,7 +197,8 @@ def _fit_widths(
 
 
 def _mode(widths: Tensor, n_draws: int = 200) -> tuple[float, float]:
-    """Mode of the widths, each blurred by its error, and the standard deviation of its logarithm by bootstrap."""
+    """Mode of the widths, each blurred by its error, and the standard deviation of its logarithm by
+    bootstrap."""
     log_sigma, error = widths.T
     grid = torch.arange(float(log_sigma.min()), float(log_sigma.max()) + 2e-3, 2e-3, dtype=widths.dtype)
     blur = torch.hypot(error, torch.tensor(0.03))

@@ -13,7 +13,8 @@ from decode.optics.psf import PSF
 __all__ = ["to_recipe"]
 
 AROUND = 1.5
-"""how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt too"""
+"""how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt
+too"""
 NETWORK = (
     "  frame_widths: [16, 32, 48]  # those of the shipped models, whose weights may be the start",
     "  sequence_widths: [32, 48, 64]  # as above",
@@ -22,9 +23,11 @@ NETWORK = (
 LEAST_CROWDED = 1.0
 """densest scenes of a sparse movie, molecules per square micrometre: empty frames teach little"""
 LITTLE_BLUR_NM = 40.0
-"""blur of a movie against its beads that wants no proof: focus drift, vibration, and molecules that are smaller"""
+"""blur of a movie against its beads that wants no proof: focus drift, vibration, and molecules that
+are smaller"""
 CROWDED = 3.0
-"""densest scenes, over the density's upper end: molecules crowd on structures, and the mean over the field hides it"""
+"""densest scenes, over the density's upper end: molecules crowd on structures, and the mean over
+the field hides it"""
 
 
 def to_recipe(
@@ -113,7 +116,8 @@ def to_recipe(
         lines += [f"  file: {_quoted(str(psf_file))}  # calibrated from beads"]
         if e.psf_blur_nm is not None:
             what = f"Gaussian blur on top of it; estimated {e.psf_blur_nm} nm"
-            # beads and movie come from one microscope: a wide blur is believed only where the movie rules out a small
+            # beads and movie come from one microscope: a wide blur is believed only where the movie
+            # rules out a small
             most = min(max(e.psf_blur_nm.high, 10.0), max(2 * e.psf_blur_nm.low, LITTLE_BLUR_NM))
             lines += [_line("blur_nm", (e.psf_blur_nm.low, most), what)]
     axial = not flat and not isinstance(psf, GaussianPSF)

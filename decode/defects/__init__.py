@@ -1,0 +1,23 @@
+"""Frames and pixels of a movie that hold no image: found in one place, left out everywhere."""
+
+from decode.defects.counts import Counts
+from decode.defects.frames import UsualFrames
+from decode.defects.pixels import PixelDefects
+from decode.defects.screening import (
+    MovieDefects,
+    defects_of,
+    screened,
+    with_bad_pixels,
+    without_unusable,
+)
+
+__all__ = [
+    "Counts",
+    "MovieDefects",
+    "PixelDefects",
+    "UsualFrames",
+    "defects_of",
+    "screened",
+    "with_bad_pixels",
+    "without_unusable",
+]

@@ -1,0 +1,237 @@
+"""Frames of a movie that hold no image, told by what is usual in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from decode.defects.counts import Array, Counts, Frames, first_of, read_counts
+from decode.optics.camera import Camera
+
+__all__ = ["UsualFrames", "unusable_frames"]
+
+WINDOWS = 16
+"""windows of consecutive frames that say what is usual"""
+WINDOW = 16
+"""length of a window, frames"""
+PIXELS = 2**11
+"""of a frame, spread evenly, are looked at"""
+SCANNED_PIXELS = 2**30
+"""of a longer movie only the windows are looked at beforehand"""
+LOW, MIDDLE, HIGH = 0.16, 0.5, 0.99
+"""quantiles of a frame: molecules, where they are sparse, change the last one only"""
+BLANK = 0.1
+"""share of the pixels at the lowest count of a frame from which it is blank, if that is unusual"""
+FAR = 10.0
+"""standard deviations of a pixel's noise by which a frame is far from those before and after"""
+RESTLESS = 4.0
+"""times the usual change from frame to frame, which is how the sample is lit and no defect"""
+NOISY = 3.0
+"""times the usual noise"""
+DARK = 0.1
+"""share of the usual light that a dark frame stays below"""
+EMPTY = 0.6
+"""share of the usual contrast that a dark frame stays below"""
+FEWEST_PIXELS = 9
+"""of fewer even a blank frame cannot be told"""
+HARMFUL = 0.8
+"""standard deviations of a pixel's noise by which the background may change before molecules are
+made up"""
+UNCROWDED_PIXELS = 256
+"""of fewer one molecule changes the median by what a lamp may"""
+SPARSE_PIXELS = 64
+"""of fewer one molecule changes the median"""
+ERROR_OF_MEDIAN = 1.25
+"""standard deviation of a median over that of a mean"""
+
+
+class _Look(NamedTuple):
+    """What is looked at in frames: (frame,), or (window, frame), each."""
+
+    lowest_share: Array
+    """of the pixels that are at the lowest count of the frame"""
+    level: Array
+    """median, ADU"""
+    noise: Array
+    """of the darker half of the pixels, ADU"""
+    contrast: Array
+    """of the brightest pixels to the median, ADU"""
+
+    @classmethod
+    def at(cls, frames: Frames) -> Self:
+        """Look at (frame, y, x) ADU."""
+        pixels = frames.reshape(len(frames), -1)
+        # a prime number of pixels apart: not down a column
+        pixels = pixels[:, :: max(1, pixels.shape[1] // PIXELS)].astype(np.float64)
+        low, middle, high = np.quantile(pixels, [LOW, MIDDLE, HIGH], axis=1)
+        lowest_share = (pixels == pixels.min(1, keepdims=True)).mean(1)
+        return cls(lowest_share, middle, middle - low, high - middle)
+
+    @property
+    def blank_from(self) -> float:
+        """Share of the pixels at the lowest count from which a frame is blank."""
+        return max(BLANK, 3 * float(np.median(self.lowest_share)))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class UsualFrames:
+    """What is usual in the frames of a movie, window by window.
+
+    A frame is unusable that is blank (much of it at one and the same count, as where a camera
+    dropped it), dark (no more light than at a closed shutter), or far from the frames before and
+    after it in level or noise, as a flash.
+    """
+
+    middles: Array
+    """(window,) number of the middle frame in the file"""
+    level: Array
+    """(window,) median count, ADU"""
+    noise: Array
+    """(window,) standard deviation within a frame, by the darker half of the pixels, ADU"""
+    contrast: float
+    """of the brightest pixels to the median, ADU"""
+    lowest_share: float
+    """of the pixels at the lowest count of a frame"""
+    restlessness: float
+    """change of the level between the frames of a window, ADU: four of five change less"""
+    change: float
+    """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
+    dark_level: float
+    """count below which a frame is dark, ADU; -inf where no camera tells"""
+
+    @classmethod
+    def of(cls, movie: Counts, camera: Camera | None = None) -> Self:
+        """Look at frames spread over a movie: (frame, y, x) ADU."""
+        n = movie.shape[0]
+        length = min(WINDOW, n)
+        n_windows = max(1, min(WINDOWS, n // length))
+        starts = np.linspace(0, n - length, n_windows).round().astype(int)
+        windows = [_Look.at(read_counts(movie, start, start + length)) for start in starts.tolist()]
+        look = _Look(*(np.stack(values) for values in zip(*windows, strict=True)))
+        lit = look.lowest_share <= look.blank_from
+        dark_level = -math.inf if camera is None else _dark_level(look, lit, camera)
+        if camera is not None and lit.any():
+            usual_contrast = float(np.median(look.contrast[lit]))
+            lit &= (look.level > dark_level) | (look.contrast > EMPTY * usual_contrast)
+        if not lit.any():
+            lit[:] = True
+        some = lit.any(1)
+        level, noise = (np.where(lit, values, np.nan)[some] for values in (look.level, look.noise))
+        levels, noises = np.nanmedian(level, 1), np.nanmedian(noise, 1)
+        return cls(
+            middles=first_of(movie) + starts[some] + (length - 1) / 2,
+            level=levels,
+            noise=noises,
+            contrast=float(np.median(look.contrast[lit])),
+            lowest_share=float(np.median(look.lowest_share[lit])),
+            restlessness=float(np.nanquantile(np.abs(level - levels[:, None]), 0.8)),
+            change=_change(level, noises, math.prod(movie.shape[1:])),
+            dark_level=dark_level,
+        )
+
+    def flicker(self, camera: Camera) -> float:
+        """Change of the background from a frame to the next, over the background.
+
+        Nine of ten change by less.  0 where the change is less than the noise of a pixel, and does
+        no harm, or where frames are so small that molecules do it.
+        """
+        light = float(np.median(self.level)) - _baseline(camera)
+        noise = float(np.median(self.noise))
+        if light <= 0 or self.change <= HARMFUL * noise:
+            return 0.0
+        return self.change / light
+
+    def unusable(self, frames: Frames, first: int) -> dict[int, str]:
+        """Why some of the frames first, first + 1, ... of the movie hold no image, by their number.
+
+        Args:
+            frames: (frame, y, x) ADU.
+            first: number of the first one in the file.
+        """
+        look = _Look.at(frames)
+        number = first + np.arange(len(frames))
+        after = np.searchsorted(self.middles, number).clip(0, len(self.middles) - 1)
+        before = (after - 1).clip(0)
+        around = np.stack([self.level[before], self.level[after]])
+        quiet = np.stack([self.noise[before], self.noise[after]]).max(0).clip(1e-9)
+        restless = RESTLESS * self.restlessness
+        tolerance = np.maximum(FAR * quiet, restless)
+        empty = look.contrast < EMPTY * self.contrast
+        kinds: dict[str, npt.NDArray[np.bool_]] = {}
+        n_pixels = frames[0].size
+        if n_pixels >= SPARSE_PIXELS:
+            kinds |= {
+                "far noisier than those around": look.noise > NOISY * quiet + restless,
+                "far brighter than those around": look.level > around.max(0) + tolerance,
+                "far darker than those around": look.level < around.min(0) - tolerance,
+                "dark": (look.level < self.dark_level) & empty,
+            }
+        if n_pixels >= FEWEST_PIXELS:
+            blank_from = min(max(BLANK, 3 * self.lowest_share), 0.999)
+            kinds["blank"] = look.lowest_share > blank_from
+        # of several reasons the last one counts
+        why = {int(i): kind for kind, found in kinds.items() for i in number[found]}
+        return dict(sorted(why.items()))
+
+
+def unusable_frames(movie: Counts, camera: Camera | None) -> dict[int, str]:
+    """Why frames hold no image, by their number in the movie.
+
+    Of a long movie only some windows of frames are looked at.
+    """
+    usual, first = UsualFrames.of(movie, camera), first_of(movie)
+    n, height, width = movie.shape
+    length = max(1, 2**22 // (height * width))
+    starts = np.arange(0, n, length)
+    if n * height * width > SCANNED_PIXELS:
+        length = min(n, WINDOW)
+        n_windows = max(1, SCANNED_PIXELS // (length * height * width))
+        starts = np.linspace(0, n - length, n_windows).astype(int)
+    found: dict[int, str] = {}
+    for start in starts.tolist():
+        frames = read_counts(movie, start, min(n, start + length))
+        found |= usual.unusable(frames, first + start)
+    return {number - first: why for number, why in found.items()}
+
+
+def _baseline(camera: Camera) -> float:
+    return float(torch.as_tensor(camera.baseline).double().median())
+
+
+def _dark_level(look: _Look, lit: npt.NDArray[np.bool_], camera: Camera) -> float:
+    """Count below which a frame is dark; -inf where little light, or a wrong baseline, tells none.
+
+    Args:
+        look: (window, frame).
+        lit: (window, frame) frames that are not blank.
+    """
+    if not lit.any():
+        return -math.inf
+    baseline = _baseline(camera)
+    light = float(np.median(look.level[lit])) - baseline
+    if light <= float(np.median(look.noise[lit])):
+        return -math.inf
+    return baseline + DARK * light
+
+
+def _change(level: Array, noises: Array, n_pixels: int) -> float:
+    """Change of the level from a frame to the next, beyond chance and the rounding to counts.
+
+    Args:
+        level: (window, frame) ADU, NaN where a frame holds no image.
+        noises: (window,) of a pixel, ADU.
+        n_pixels: of a frame.
+    """
+    steps = np.abs(np.diff(level, axis=1))
+    if n_pixels < UNCROWDED_PIXELS or not np.isfinite(steps).any():
+        return 0.0
+    step = float(np.nanquantile(steps, 0.9))
+    error = ERROR_OF_MEDIAN * float(np.median(noises)) / math.sqrt(min(PIXELS, n_pixels))
+    chance = 1.645 * math.sqrt(2) * error
+    return max(0.0, math.sqrt(max(0.0, step**2 - chance**2)) - 1)

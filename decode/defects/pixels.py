@@ -1,0 +1,242 @@
+"""Pixels that do not show what falls on them, told by the pixels beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from decode.defects.counts import LISTED, Array, Counts, read_counts, spans
+from decode.optics.camera import Camera
+
+__all__ = ["PixelDefects"]
+
+Bools = npt.NDArray[np.bool_]
+
+SAMPLED_FRAMES = 256
+"""in which pixels are judged"""
+SAMPLED_COUNTS = 2**25
+"""in memory at a time; of large frames fewer are judged"""
+FEWEST_SAMPLED = 8
+"""of fewer frames no pixel is judged"""
+AROUND_PX = 5
+"""side of the squares whose median is the background, in pairs of pixels"""
+RARE = 2
+"""largest deviations of a pixel that are left out of its variance: spurious charge is no defect"""
+STEADY_NOISES, STEADY_SIGMAS = 2.0, 8.0
+"""a pixel is bad whose median over time differs from its neighbours' by so many standard deviations
+of the noise of a frame, and of what pixels usually differ by"""
+VARIED, VARIED_SIGMAS = 1.0, 12.0
+"""the same of its variance, over that of its neighbours"""
+OPTICAL_LIGHT, OPTICAL_VARIANCE = 4.0, 8.0
+"""a spot of light is no defect: it adds to the pixels beside, at a sigma of 0.7 pixels at least a
+quarter of what it adds to its middle, and an eighth of the variance where it blinks"""
+WHOLE_LINE = 0.25
+"""share of the pixels of a column or row that are bad, from which all of it is"""
+LINE_NOISES, SHORTEST_LINE_PX = 1.0, 16
+"""the same as `STEADY_NOISES` of a whole column or row, where it is not too short to tell"""
+MOST_BAD = 0.05
+"""share of the pixels; where more are unlike their neighbours, the sample or the camera is so"""
+PATTERNED = 0.5
+"""standard deviation of the pixels' offsets over the noise of a frame, from which it is reported"""
+BESIDE_MEDIAN, THIRD_BRIGHTEST, THIRD_DARKEST = slice(3, 5), slice(5, 6), slice(2, 3)
+"""ranks among the eight neighbours; two of them may be bad, as in a column"""
+
+
+class _Pixels(NamedTuple):
+    """What pixels show over time: (y, x) each."""
+
+    steady: Array
+    """median light, photons"""
+    variance: Array
+    """photons^2"""
+    noise: Array
+    """standard deviation that the camera gives the median light of the neighbours, photons"""
+    n_frames: int
+    """from which they come"""
+
+    @classmethod
+    def of(cls, movie: Counts, camera: Camera) -> Self:
+        """Look at frames spread over a movie."""
+        n, height, width = movie.shape
+        most = min(n, SAMPLED_FRAMES, SAMPLED_COUNTS // (height * width))
+        n_frames = max(FEWEST_SAMPLED, most)
+        at = np.linspace(0, n - 1, n_frames).round().astype(int).tolist()
+        light = np.concatenate([_photons(movie, i, camera) for i in at])
+        # what all pixels do is no matter of one of them
+        levels = np.median(light, (1, 2))
+        light -= levels[:, None, None]
+        steady = np.median(light, 0).astype(np.float64) + float(np.median(levels))
+        gain = float(camera.typical_noise.excess)
+        floor = camera.noise_floor.double().cpu().numpy()
+        noise = np.sqrt(gain * _beside(steady, BESIDE_MEDIAN).clip(0) + floor + 1e-12)
+        return cls(steady, _common_variance(light), noise, n_frames)
+
+    @property
+    def off(self) -> Array:
+        """Difference of the light from the neighbours', over the noise."""
+        return (self.steady - _beside(self.steady, BESIDE_MEDIAN)) / self.noise
+
+    @property
+    def pattern(self) -> float:
+        """Standard deviation of the offsets of pixels, over the noise of a frame."""
+        # chance makes pixels differ too: by the error of a median, and of that of eight neighbours
+        chance = 1.37 / math.sqrt(self.n_frames)
+        return math.sqrt(max(0.0, _spread(self.off) ** 2 - chance**2))
+
+    def steadily_off(self) -> Bools:
+        """Pixels that are brighter or darker than light from the sample can make them."""
+        beside, around = _beside(self.steady, BESIDE_MEDIAN), _around(self.steady)
+        bright, dark = _beside(self.steady, THIRD_BRIGHTEST), _beside(self.steady, THIRD_DARKEST)
+        limit = max(STEADY_NOISES, STEADY_SIGMAS * _spread(self.off)) * self.noise
+        too_bright = self.steady - bright - OPTICAL_LIGHT * (bright - around).clip(0) > limit
+        # between spots pixels are darker than beside them by no more than these are brighter than
+        # all around
+        too_dark = dark - self.steady - (beside - around).clip(0) > limit
+        found: Bools = too_bright | too_dark
+        return found
+
+    def varied(self) -> Bools:
+        """Pixels whose light changes more than that of their neighbours."""
+        # of a molecule beyond the border the pixels there see the steepest part
+        beside, around = _beside(self.variance, THIRD_BRIGHTEST, "edge"), _around(self.variance)
+        of_noise = min(1.0, float(np.median(self.variance / self.noise**2)))
+        usual = np.maximum(beside, self.noise**2 * of_noise + 1e-12)
+        more = (self.variance - beside) / usual
+        shared = OPTICAL_VARIANCE * (beside - around).clip(0) / usual
+        found: Bools = more - shared > max(VARIED, VARIED_SIGMAS * _spread(more))
+        return found
+
+    def with_lines(self, bad: Bools) -> Bools:
+        """Bad pixels, and whole columns and rows that differ or hold many of them."""
+        off = self.off
+        for axis in (0, 1):
+            if off.shape[axis] < SHORTEST_LINE_PX:
+                continue
+            line = np.median(off, axis, keepdims=True)
+            bad = bad | (np.abs(line) > max(LINE_NOISES, STEADY_SIGMAS * _spread(line)))
+            bad = bad | (bad.mean(axis, keepdims=True) > WHOLE_LINE)
+        return bad
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PixelDefects:
+    """Pixels that do not show what falls on them, judged by the pixels beside them."""
+
+    bad: Tensor
+    """(y, x) bool: dead, hot or flickering"""
+    pattern: float
+    """standard deviation of the offsets of the others, over the noise of a frame"""
+
+    @classmethod
+    def of(cls, movie: Counts, camera: Camera) -> Self:
+        """Look at frames spread over a movie, without those that hold no image.
+
+        All light is blurred by the optics, so that neighbours share it.  A pixel whose median over
+        time, or whose variance, is its own alone is none of the sample's: dead, hot or stuck, or
+        noisy and flickering.  What the camera's maps say of pixels is no defect.
+
+        Args:
+            movie: (frame, y, x) ADU.
+            camera: its maps, if any, are as large as the frames.
+        """
+        n, height, width = movie.shape
+        if n < FEWEST_SAMPLED or min(height, width) < 3:
+            return cls(bad=torch.zeros(height, width, dtype=torch.bool), pattern=0.0)
+        pixels = _Pixels.of(movie, camera)
+        bad = pixels.with_lines(pixels.steadily_off() | pixels.varied())
+        return cls(bad=torch.from_numpy(bad), pattern=pixels.pattern)
+
+    @property
+    def understood(self) -> bool:
+        """Whether so few pixels are bad that they are defects, and not how the sample looks."""
+        return float(self.bad.float().mean()) <= MOST_BAD
+
+    def marked(self, camera: Camera) -> Camera:
+        """The camera with these bad pixels besides those that it knows."""
+        if not self.understood or not bool(self.bad.any()):
+            return camera
+        bad = self.bad if camera.bad is None else self.bad.to(camera.bad.device) | camera.bad
+        return replace(camera, bad=bad)
+
+    @property
+    def remark(self) -> str:
+        """A sentence on what is left out or looks odd, or ""."""
+        n = int(self.bad.sum())
+        if not self.understood:
+            return (
+                f"{n} pixels differ from those beside them by more than light can, too many to be "
+                "defects of the camera: the movie was sharpened or combined, or its pixels have "
+                "offsets of their own; take the raw movie, or measure the camera's maps "
+                "(`decode calibrate camera`)"
+            )
+        said = []
+        if n:
+            pixels = "1 pixel is" if n == 1 else f"{n} pixels are"
+            said.append(f"{pixels} dead, hot or flickering and left out ({self._places()})")
+        if self.pattern > PATTERNED:
+            said.append(
+                f"the offsets of the pixels differ by {self.pattern:.1f} times the noise of a "
+                "frame: measure the camera's maps (`decode calibrate camera`), without them "
+                "molecules may be made up"
+            )
+        return "; ".join(said)
+
+    def _places(self) -> str:
+        """The bad lines and the first of the other bad pixels."""
+        bad = self.bad.clone()
+        words = []
+        for name, axis in (("column", 0), ("row", 1)):
+            lines = torch.nonzero(bad.all(axis))[:, 0].tolist()
+            if lines:
+                words.append(f"{name} {spans(lines)}")
+            bad.index_fill_(1 - axis, torch.tensor(lines, dtype=torch.int64), False)
+        at = [f"x {x} y {y}" for y, x in torch.nonzero(bad).tolist()]
+        words += at[:LISTED]
+        if len(at) > LISTED:
+            words.append("...")
+        return ", ".join(words)
+
+
+def _photons(movie: Counts, frame: int, camera: Camera) -> npt.NDArray[np.float32]:
+    """(1, y, x)"""
+    counts = read_counts(movie, frame, frame + 1).astype(np.float32)
+    light: npt.NDArray[np.float32] = camera.to_photons(torch.from_numpy(counts)).float().numpy()
+    return light
+
+
+def _common_variance(light: npt.NDArray[np.float32]) -> Array:
+    """(y, x) variance over time of (frame, y, x), without the rarest."""
+    square = (light - light.mean(0)) ** 2
+    square.partition(len(light) - RARE, 0)
+    variance: Array = square[: len(light) - RARE].mean(0, dtype=np.float64)
+    return variance
+
+
+def _around(image: Array) -> Array:
+    """Median of the pixels around, on a grid of every other one."""
+    coarse = ndimage.median_filter(image[::2, ::2], AROUND_PX, mode="mirror")
+    fine: Array = coarse.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
+    return fine
+
+
+def _spread(values: Array) -> float:
+    """Standard deviation, whatever a few of them do."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _beside(image: Array, ranks: slice, border: Literal["reflect", "edge"] = "reflect") -> Array:
+    """Mean of those of the eight neighbours that have some ranks, from the lowest."""
+    padded = np.pad(image, 1, mode=border)
+    height, width = image.shape
+    corners = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+    ring = np.stack([padded[y : y + height, x : x + width] for y, x in corners])
+    mean: Array = np.sort(ring, 0)[ranks].mean(0)
+    return mean

@@ -1,0 +1,127 @@
+"""What of a movie is no image of the sample, looked for once and left out everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, final
+from weakref import WeakKeyDictionary
+
+from decode.defects.counts import Counts, first_of, spans
+from decode.defects.frames import unusable_frames
+from decode.defects.pixels import PixelDefects
+from decode.io.movies.tiff import Movie
+from decode.optics.camera import Camera
+
+__all__ = ["MovieDefects", "defects_of", "screened", "with_bad_pixels", "without_unusable"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MovieDefects:
+    """What of a movie is no image of the sample."""
+
+    n_frames: int
+    first: int
+    """number in the file of the movie's first frame"""
+    frames: Mapping[int, str]
+    """why frames hold no image, by their number in the movie"""
+    pixels: PixelDefects
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is left out, and what else to know."""
+        of_frames = _frames_remark(self.frames, self.n_frames, self.first)
+        return tuple(remark for remark in (of_frames, self.pixels.remark) if remark)
+
+
+class _Screening(NamedTuple):
+    """What was found in a movie with a camera."""
+
+    asked: Camera
+    defects: MovieDefects
+    camera: Camera
+    """which knows the bad pixels"""
+
+
+_known: WeakKeyDictionary[Movie, list[_Screening]] = WeakKeyDictionary()
+"""one estimate of a movie follows another"""
+
+
+def defects_of(movie: Counts, camera: Camera) -> MovieDefects:
+    """The frames and pixels of a movie that hold no image.
+
+    Of a long movie not all frames are looked at.
+
+    Args:
+        movie: (frame, y, x) ADU.
+        camera: its maps, if any, are as large as the frames.
+    """
+    return _screening(movie, camera).defects
+
+
+def screened(movie: Counts, camera: Camera) -> tuple[Counts, Camera]:
+    """A movie without the frames that hold no image, and its camera, which knows the bad pixels.
+
+    Raises:
+        ValueError: if no frame is left.
+    """
+    found = _screening(movie, camera)
+    return _without(movie, found.defects.frames), found.camera
+
+
+def with_bad_pixels(movie: Counts, camera: Camera) -> Camera:
+    """The camera, which knows the bad pixels that a movie shows."""
+    return _screening(movie, camera).camera
+
+
+def without_unusable(movie: Counts) -> Counts:
+    """A movie of an unknown camera without the frames that are blank or far from those around.
+
+    Raises:
+        ValueError: if no frame is left.
+    """
+    return _without(movie, unusable_frames(movie, None))
+
+
+def _screening(movie: Counts, camera: Camera) -> _Screening:
+    known = _known.setdefault(movie, []) if isinstance(movie, Movie) else []
+    for before in known:
+        if before.asked is camera or before.camera is camera:
+            return before
+    unusable = unusable_frames(movie, camera)
+    # where all frames are unusable there is nothing to judge pixels by
+    usable = movie if len(unusable) == movie.shape[0] else _without(movie, unusable)
+    pixels = PixelDefects.of(usable, camera)
+    defects = MovieDefects(
+        n_frames=movie.shape[0],
+        first=first_of(movie),
+        frames=unusable,
+        pixels=pixels,
+    )
+    known.append(_Screening(camera, defects, pixels.marked(camera)))
+    return known[-1]
+
+
+def _without(movie: Counts, unusable: Mapping[int, str]) -> Counts:
+    if not unusable:
+        return movie
+    if len(unusable) == movie.shape[0]:
+        raise ValueError("this movie holds no image: all of its frames are blank or dark")
+    if isinstance(movie, Movie):
+        return movie.without(unusable)
+    return movie[[i for i in range(len(movie)) if i not in unusable]]
+
+
+def _frames_remark(unusable: Mapping[int, str], n_frames: int, first: int) -> str:
+    """A sentence on the frames that were left out, or ""."""
+    if not unusable:
+        return ""
+    kinds = {
+        kind: spans([first + i for i, why in unusable.items() if why == kind])
+        for kind in dict.fromkeys(unusable.values())
+    }
+    listed = "; ".join(f"{kind}: {numbers}" for kind, numbers in kinds.items())
+    n = len(unusable)
+    hold = "frame holds" if n == n_frames == 1 else "frames hold"
+    return f"{n} of {n_frames} {hold} no image of the sample and are left out ({listed})"
