@@ -25,7 +25,6 @@ from torch import Tensor
 from decode.conditioning import AstigmaticPupil
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.devices import choose_device, keep_freed_memory
-from decode.forward import CameraPrior, PSFPrior
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.optics.blur import BlurredPSF
@@ -34,6 +33,8 @@ from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
+from decode.priors.camera import CameraPrior
+from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.training.validation import Isolated, characterize, localize_isolated
 
 AXES = ("x", "y", "z")
@@ -71,16 +72,17 @@ def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
     context = {}
     if isinstance(psf, FieldSplinePSF):
         context = {name: sum(ends) / 2 for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)}
-    blur = sum(forward.blur_nm) / 2
+    blur = sum(config.psf.blur_nm) / 2 if isinstance(config.psf, MeasuredPSF) else 0.0
     return [Optics("measured", BlurredPSF(psf, blur) if blur > 0 else psf, context)]
 
 
 def cameras_of(config: TrainConfig) -> dict[str, Camera]:
     """Cameras in the middle of a recipe's ranges, their fields numbers."""
-    prior = config.forward_model().camera
-    if isinstance(prior, Camera):
-        maps = {f.name: v for f in fields(prior) if isinstance(v := getattr(prior, f.name), Tensor)}
-        return {"own": replace(prior, **{name: float(v.median()) for name, v in maps.items()})}
+    own, prior = config.forward_model().cameras.known, config.camera
+    if own is not None:
+        maps = {f.name: v for f in fields(own) if isinstance(v := getattr(own, f.name), Tensor)}
+        return {"own": replace(own, **{name: float(v.median()) for name, v in maps.items()})}
+    assert isinstance(prior, CameraPrior)
     return {"EMCCD": emccd(prior), "sCMOS": scmos(prior)}
 
 

@@ -170,7 +170,6 @@ def main() -> None:
     torch.manual_seed(0)
     config = load_config(arguments.config)
     plan, forward = config.training, config.forward_model()
-    forward.psf.to(device)
     rng = torch.Generator(device).manual_seed(0)
     n = plan.movies * plan.frames
 

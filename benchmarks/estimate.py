@@ -98,7 +98,7 @@ def draw(seed: int, psf: PSF, z_range_nm: tuple[float, float], camera: Camera, f
         background_contrast=(contrast, contrast),
         background_drift=(drift, drift),
     )
-    model = ForwardModel(scene, psf, camera, blur_nm=(blur, blur))
+    model = ForwardModel.of(scene, psf, camera, blur_nm=(blur, blur))
     simulation = model.sample(1, frames, (SIDE_PX, SIDE_PX), torch.Generator().manual_seed(seed))
     # of what was drawn, and not what it was drawn from
     emitters, side_nm = simulation.emitters, SIDE_PX * psf.pixel_size_nm

@@ -97,7 +97,7 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
 def whole(model: Localizer, psf: PSF, camera: Camera, density: float, frames: int, rounds: int, seed: int) -> None:
     """Molecules of a movie on disk that all cores polish in a second; the network has found them before."""
     rng = torch.Generator().manual_seed(seed)
-    movie = ForwardModel(_scene(model, density), psf, camera).sample(1, frames, (FIELD_PX, FIELD_PX), rng)
+    movie = ForwardModel.of(_scene(model, density), psf, camera).sample(1, frames, (FIELD_PX, FIELD_PX), rng)
     file = PSFFile(psf=psf, z_range_nm=(-600.0, 600.0))
     with TemporaryDirectory() as folder:
         write_movie(Path(folder) / "movie.tif", movie.frames[0].to(torch.uint16).numpy())
@@ -140,7 +140,7 @@ def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: 
     """Blinking movies of 8 frames, half of them filaments, on an uneven background."""
     axial = model.network.axial
     rng = torch.Generator().manual_seed(seed)
-    forward = ForwardModel(_scene(model, density), psf, camera)
+    forward = ForwardModel.of(_scene(model, density), psf, camera)
     tables: list[tuple[EmitterSet, EmitterSet, EmitterSet]] = []
     seconds, frames = 0.0, 8
     for i in range(movies):

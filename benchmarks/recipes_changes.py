@@ -17,13 +17,14 @@ from torch.optim import Optimizer
 
 from decode.config import Optimization, TrainConfig
 from decode.emitters import EmitterSet
-from decode.forward import MeasuredPSF, Simulation
+from decode.forward import Simulation
 from decode.network.localizer import FIRST, N_IMAGES, Localizer
 from decode.network.posterior import SetPosterior
 from decode.network.unet import UNet
 from decode.optics.blur import BlurredPSF
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
+from decode.priors.psf import MeasuredPSF
 from decode.priors.scene import Scene
 from decode.training.learner import Loss, choose_optimizers, loss_of
 from decode.training.validation import posterior_of

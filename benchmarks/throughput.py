@@ -25,6 +25,7 @@ from decode.io.cameras import CameraFile
 from decode.io.movies.tiff import write_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
+from decode.priors.camera import FixedCamera
 from decode.verbs.localize import localize_file
 
 CAMERA = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0)
@@ -55,7 +56,7 @@ def measure(frames: int, side: int, threads: int | None) -> None:
         recipe.scene, density_per_um2=(0.5, 0.5), flux_photons=(2000.0, 2000.0), background_photons=(30.0, 30.0)
     )
     forward = replace(recipe, scene=scene).forward_model()
-    forward = type(forward)(forward.scene, forward.psf, CAMERA, forward.psf_prior)
+    forward = replace(forward, cameras=FixedCamera(CAMERA))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "movie.tif"
         some = forward.sample(1, 32, (side, side), torch.Generator().manual_seed(0)).frames[0].to(torch.uint16).numpy()

@@ -346,7 +346,7 @@ def simulate(
 
     check_outputs(files_of(out, truth), inputs=[config])
     made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
-    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if "psf_sigma_px" in made.told else ""
+    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if made.conditioning.needs_width else ""
     typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
     _list([out, truth, camera_beside(out)])
 

@@ -12,14 +12,12 @@ from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_type_h
 from annotated_types import Ge, Gt, Le, Lt
 
 from decode.errors import brief, on_a_line, reading
-from decode.forward import CameraPrior, ForwardModel, MeasuredCamera, MeasuredPSF, PSFPrior, gaussian_forward
-from decode.io.cameras import camera_inputs, read_camera
-from decode.io.psfs import read_psf
+from decode.forward import ForwardModel
 from decode.io.yaml import parse_yaml, read_yaml
 from decode.network.localizer import Localizer, NetworkConfig
-from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
-from decode.priors.pupils import PupilBank, PupilPrior
+from decode.priors.camera import CameraPrior, MeasuredCamera
+from decode.priors.psf import MeasuredPSF, PSFPrior
+from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
 from decode.ranges import Count, NonNegative, Positive, check_settings
 
@@ -101,50 +99,18 @@ class TrainConfig:
         Raises:
             ValueError: if a file it names is wrong, or its pixels have another size.
         """
-        camera: Camera | CameraPrior
-        if isinstance(self.camera, CameraPrior):
-            camera = self.camera
-        else:
-            named = read_camera(self.camera.file, pixel_size_nm=self.pixel_size_nm)
-            self._check_pixels(self.camera.file, named.pixel_size_nm)
-            camera = named.camera
-        if isinstance(self.psf, PSFPrior):
-            return gaussian_forward(self.scene, self.psf, camera, self.pixel_size_nm)
-        if isinstance(self.psf, PupilPrior):
-            bank = PupilBank(self.psf, self.pixel_size_nm, self.scene.z_nm)
-            middle = self.psf.middle(self.pixel_size_nm)
-            return ForwardModel(self.scene, middle, camera, pupils=bank)
-        measured = read_psf(self.psf.file)
-        self._check_pixels(self.psf.file, measured.psf.pixel_size_nm)
-        low, high = measured.z_range_nm
-        if low < high and not (low <= self.scene.z_nm[0] and self.scene.z_nm[1] <= high):
-            raise ValueError(
-                f"scene.z_nm is {list(self.scene.z_nm)}, but {self.psf.file} was measured from {low:g} to {high:g} nm"
-            )
-        psf = measured.psf.tabulated(measured.z_range_nm)
-        return ForwardModel(self.scene, psf, camera, blur_nm=self.psf.blur_nm)
+        psfs = self.psf.at(self.pixel_size_nm, self.scene.z_nm)
+        return ForwardModel(self.scene, psfs, self.camera.at(self.pixel_size_nm))
 
     def inputs(self) -> tuple[Path, ...]:
-        """The files that it names: a PSF's, a camera's and the maps of that one."""
-        psf = (Path(self.psf.file),) if isinstance(self.psf, MeasuredPSF) else ()
-        camera = camera_inputs(self.camera.file) if isinstance(self.camera, MeasuredCamera) else ()
-        return psf + camera
-
-    def _check_pixels(self, file: str, pixel_size_nm: float) -> None:
-        if abs(pixel_size_nm / self.pixel_size_nm - 1) > 0.01:
-            raise ValueError(f"{file} has pixels of {pixel_size_nm:g} nm, the recipe of {self.pixel_size_nm:g} nm")
+        """The files that it names: of a PSF, of a camera and of its maps."""
+        return self.psf.files() + self.camera.files()
 
     def localizer(self) -> Localizer:
-        """A network of the recipe's shape, not trained, with the PSF and the camera, where the recipe names them."""
+        """A network of the recipe's shape, not trained, with the PSF and the camera that it names."""
         forward = self.forward_model()
-        camera = forward.camera if isinstance(forward.camera, Camera) else None
-        if isinstance(self.psf, PSFPrior):
-            return Localizer(self.network, {"psf_sigma_px": self.psf.sigma_px}, camera=camera)
-        if isinstance(self.psf, PupilPrior):
-            return Localizer(self.network, self.psf.context, camera=camera)
-        psf = forward.psf
-        field = dict(zip(psf.parameter_names, psf.field_nm, strict=True)) if isinstance(psf, FieldSplinePSF) else {}
-        return Localizer(self.network, field, psf=psf, camera=camera)
+        psfs, camera = forward.psfs, forward.cameras.known
+        return Localizer(self.network, psfs.domain, psf=psfs.known, camera=camera)
 
 
 def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
@@ -223,10 +189,5 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
         target[key] = next(iter(parse_yaml(value, f"--set {setting}")), None)
     with reading(path, "a recipe", "check its text"):
         config = from_mapping(TrainConfig, content, str(path))
-    # what a recipe names lies beside it
-    beside: dict[str, Any] = {
-        name: dataclasses.replace(section, file=str(Path(path).parent / section.file))
-        for name in ("psf", "camera")
-        if isinstance(section := getattr(config, name), MeasuredPSF | MeasuredCamera)
-    }
-    return dataclasses.replace(config, **beside)
+    folder = Path(path).parent
+    return dataclasses.replace(config, psf=config.psf.beside(folder), camera=config.camera.beside(folder))

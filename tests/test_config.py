@@ -36,9 +36,10 @@ def test_every_recipe_loads_and_its_network_takes_its_movies(path: Path) -> None
     assert config.description
     simulation = config.forward_model()
     assert simulation.psf.pixel_size_nm == config.pixel_size_nm
-    told = simulation.sample(2, 1, (16, 16), torch.Generator().manual_seed(0)).told
-    context = config.localizer().context_map(told)
-    assert context.shape[:2] == (2, len(told))
+    drawn = simulation.sample(2, 1, (16, 16), torch.Generator().manual_seed(0))
+    known = drawn.conditioning.values
+    context = config.localizer().context_map(known)
+    assert context.shape[:2] == (2, len(known))
     assert context.abs().max() <= 1
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from decode.conditioning import KnownOptics
 from decode.config import Optimization, TrainConfig
-from decode.forward import MeasuredCamera, MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import open_movie, write_movie
 from decode.io.psfs import PSFFile, read_psf, write_psf
@@ -21,6 +20,8 @@ from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.field import FieldSplinePSF
 from decode.optics.spline import SplinePSF
+from decode.priors.camera import MeasuredCamera
+from decode.priors.psf import MeasuredPSF
 from decode.priors.scene import Scene
 from decode.training.loop import train
 from decode.verbs.localize import localize_file
@@ -74,17 +75,18 @@ def test_a_file_holds_the_psf_and_states_the_field(tmp_path: Path) -> None:
 
 
 def test_movies_are_drawn_all_over_the_field(recipe: TrainConfig) -> None:
-    """Each at one place, which the network is told; a movie on the right has wider spots along x."""
+    """Each at one place, on which the network is conditioned; a movie on the right has wider spots along x."""
     drawn = recipe.forward_model().sample(200, 1, (16, 16), torch.Generator().manual_seed(1))
-    assert set(drawn.told) == {"field_x", "field_y"}
+    known = drawn.conditioning.values
+    assert set(known) == {"field_x", "field_y"}
     for axis, (name, (low, high)) in enumerate(zip(("field_x", "field_y"), FIELD_NM, strict=True)):
-        told = drawn.told[name]
+        told = torch.as_tensor(known[name])
         assert torch.equal(told, drawn.psf_parameters[:, axis])
         assert low <= float(told.min()) < 0.1 * high
         assert 0.9 * high < float(told.max()) <= high
     model = recipe.localizer()
     assert model.context == {"field_x": FIELD_NM[0], "field_y": FIELD_NM[1]}
-    context = model.context_map(drawn.told)
+    context = model.context_map(known)
     assert context.shape == (200, 2, 1, 1)
     assert float(context.abs().max()) <= 1
 

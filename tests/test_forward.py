@@ -7,20 +7,32 @@ from dataclasses import replace
 import pytest
 import torch
 
-from decode.forward import CameraPrior, ForwardModel, PSFPrior, gaussian_forward
+from decode.conditioning import GaussianWidth
+from decode.forward import ForwardModel, Simulation
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
+from decode.priors.camera import CameraPrior
+from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 
 SCENE = Scene(background_contrast=(0.0, 0.0), background_drift=(0.0, 0.0))
+
+
+def drawn_from(scene: Scene, psf: PSFPrior, camera: CameraPrior) -> ForwardModel:
+    return ForwardModel(scene, psf.at(100.0, scene.z_nm), camera)
+
+
+def width_px(movies: Simulation) -> torch.Tensor:
+    assert isinstance(movies.conditioning, GaussianWidth)
+    return torch.as_tensor(movies.conditioning.sigma_px)
 
 
 @pytest.mark.parametrize("emccd_fraction", [0.0, 1.0])
 def test_counts_become_the_photons_that_were_simulated(rng: torch.Generator, emccd_fraction: float) -> None:
     prior = CameraPrior(emccd_fraction=emccd_fraction, hot_pixels=(0.0, 0.0))
     scene = replace(SCENE, density_per_um2=(0.5, 0.5), background_photons=(20.0, 20.0), flux_photons=(500.0, 500.0))
-    model = gaussian_forward(scene, PSFPrior(), prior, 100.0)
+    model = drawn_from(scene, PSFPrior(), prior)
     simulation = model.sample(40, 4, (32, 32), rng)
     photons = simulation.camera.to_photons(simulation.frames)
     # 0.5 molecules of 500 photons on 100 pixels, and the background
@@ -31,7 +43,7 @@ def test_counts_become_the_photons_that_were_simulated(rng: torch.Generator, emc
 def test_noise_is_what_the_camera_states(rng: torch.Generator) -> None:
     dark = replace(SCENE, density_per_um2=(0.0, 0.0), background_photons=(30.0, 30.0))
     for fraction in (0.0, 1.0):
-        model = gaussian_forward(dark, PSFPrior(), CameraPrior(emccd_fraction=fraction), 100.0)
+        model = drawn_from(dark, PSFPrior(), CameraPrior(emccd_fraction=fraction))
         s = model.sample(4, 400, (16, 16), rng)
         photons = s.camera.to_photons(s.frames)
         variance = photons.var(1, keepdim=True)
@@ -41,7 +53,7 @@ def test_noise_is_what_the_camera_states(rng: torch.Generator) -> None:
 
 
 def test_the_same_seed_gives_the_same_movie() -> None:
-    model = gaussian_forward(Scene(), PSFPrior(), CameraPrior(), 100.0)
+    model = drawn_from(Scene(), PSFPrior(), CameraPrior())
     one, two = (model.sample(3, 4, (24, 24), torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one.frames, two.frames)
     assert torch.equal(one.emitters.xyz, two.emitters.xyz)
@@ -52,10 +64,11 @@ def test_the_same_seed_gives_the_same_movie() -> None:
 def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> None:
     camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.1)
     bright = replace(SCENE, flux_photons=(1e4, 1e4), background_photons=(1.0, 1.0), density_per_um2=(0.3, 0.3))
-    model = ForwardModel(bright, GaussianPSF(130.0, pixel_size_nm=100.0), camera)
+    psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+    model = ForwardModel.of(bright, psf, camera)
     s = model.sample(1, 3, (40, 40), rng)
     assert s.camera is camera
-    assert s.psf_parameters.tolist() == [[130.0]]
+    assert s.psfs == [psf]
     brightest = s.emitters[s.emitters.photons > 5000]
     for frame, (x, y, _) in zip(brightest.frame.tolist(), brightest.xyz.tolist(), strict=True):
         if 300 < x < 3700 and 300 < y < 3700:
@@ -66,7 +79,7 @@ def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> No
 def test_each_movie_says_which_blur_its_psf_has(rng: torch.Generator) -> None:
     scene = replace(SCENE, density_per_um2=(1.0, 1.0), background_photons=(1.0, 1.0), filaments=0.0)
     sharp, camera = GaussianPSF(110.0, pixel_size_nm=100.0), Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=0.0)
-    simulation = ForwardModel(scene, sharp, camera, blur_nm=(20.0, 60.0)).sample(6, 20, (32, 32), rng)
+    simulation = ForwardModel.of(scene, sharp, camera, blur_nm=(20.0, 60.0)).sample(6, 20, (32, 32), rng)
     assert len(simulation.psfs) == 6
     for movie, psf in enumerate(simulation.psfs):
         of = simulation.emitters[simulation.emitters.frame // 20 == movie]
@@ -80,37 +93,37 @@ def test_each_movie_says_which_blur_its_psf_has(rng: torch.Generator) -> None:
         assert left[0] == pytest.approx(float(seen.mean()), rel=0.1)
 
 
-def test_what_the_network_is_told_scatters_about_the_truth(rng: torch.Generator) -> None:
-    model = gaussian_forward(Scene(), PSFPrior(told_error=0.05), CameraPrior(), 100.0)
+def test_the_width_that_users_know_scatters_about_the_truth(rng: torch.Generator) -> None:
+    model = drawn_from(Scene(), PSFPrior(told_error=0.05), CameraPrior())
     s = model.sample(400, 1, (8, 8), rng)
-    error = (100 * s.told["psf_sigma_px"] / s.psf_parameters[:, 0]).log()
+    error = (100 * width_px(s) / s.psf_parameters[:, 0]).log()
     assert 0.03 < float(error.std()) < 0.06
-    assert float(s.told["psf_sigma_px"].min()) >= 0.8
-    assert float(s.told["psf_sigma_px"].max()) <= 2.00001
+    assert float(width_px(s).min()) >= 0.8
+    assert float(width_px(s).max()) <= 2.00001
 
 
 def test_a_share_of_the_movies_has_the_psf_of_an_objective(rng: torch.Generator) -> None:
     prior = PSFPrior(sigma_px=(1.0, 1.4), pupil_fraction=0.5)
-    model = gaussian_forward(Scene(density_per_um2=(0.1, 0.2)), prior, CameraPrior(), 100.0)
+    model = drawn_from(Scene(density_per_um2=(0.1, 0.2)), prior, CameraPrior())
     movies = [model.sample(2, 1, (12, 12), rng) for _ in range(12)]
-    by_pupils = [movie for movie in movies if movie.psfs]
+    by_pupils = [movie for movie in movies if movie.psf_parameters.shape[1] == 0]
     assert 0 < len(by_pupils) < len(movies)
     for movie in movies:
-        assert movie.told["psf_sigma_px"].shape == (2,)
-        assert ((movie.told["psf_sigma_px"] >= 1.0) & (movie.told["psf_sigma_px"] <= 1.4)).all()
+        assert width_px(movie).shape == (2,)
+        assert ((width_px(movie) >= 1.0) & (width_px(movie) <= 1.4)).all()
 
 
 def test_a_camera_stated_without_its_maps_still_records_with_them(rng: torch.Generator) -> None:
     prior = CameraPrior(emccd_fraction=0.0, unmapped=1.0, fixed_pattern_e=(2.0, 2.0))
     dark = Scene(density_per_um2=(0.0, 0.0), background_photons=(20.0, 20.0), background_drift=(0.0, 0.0))
-    simulation = gaussian_forward(dark, PSFPrior(), prior, 100.0).sample(2, 200, (24, 24), rng)
+    simulation = drawn_from(dark, PSFPrior(), prior).sample(2, 200, (24, 24), rng)
     assert simulation.camera.shape is None, "what is stated are numbers"
     photons = simulation.camera.to_photons(simulation.frames)
     excess = photons.mean(1) - simulation.background.mean(1)
     qe = torch.as_tensor(simulation.camera.qe)
     assert (excess.flatten(1).std(1) * qe.flatten() > 1.5).all(), "the pattern of 2 electrons stays in the mean"
     mapped = replace(prior, unmapped=0.0)
-    simulation = gaussian_forward(dark, PSFPrior(), mapped, 100.0).sample(2, 200, (24, 24), rng)
+    simulation = drawn_from(dark, PSFPrior(), mapped).sample(2, 200, (24, 24), rng)
     assert simulation.camera.shape == (24, 24)
     excess = simulation.camera.to_photons(simulation.frames).mean(1) - simulation.background.mean(1)
     assert (excess.flatten(1).std(1) < 0.8).all()

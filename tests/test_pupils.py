@@ -14,7 +14,6 @@ from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import Conditioning, KnownOptics
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
-from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile
 from decode.io.movies.tiff import write_movie
 from decode.io.psfs import PSFFile, write_psf
@@ -24,6 +23,7 @@ from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
+from decode.priors.psf import MeasuredPSF
 from decode.priors.pupils import PupilPrior
 from decode.verbs.localize import localize_file
 from decode.verbs.run import conditioned_for, starting_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil, pi
 from typing import final
 
@@ -11,7 +12,7 @@ from torch.nn.functional import conv2d
 
 from decode.optics.psf import PSF
 
-__all__ = ["BlurredPSF", "blur_kernel", "blur_reach"]
+__all__ = ["Blur", "BlurredPSF", "blur_kernel", "blur_reach"]
 
 
 def blur_reach(sigma_px: float) -> int:
@@ -61,3 +62,24 @@ class BlurredPSF(PSF):
         margin = xyz.new_tensor([reach * self.pixel_size_nm] * 2 + [0.0])
         image = self.sharp.with_patch(self.patch_px + 2 * reach).integrate_pixels(xyz + margin, parameters)
         return conv2d(image[:, None], kernel[None, None])[:, 0].clamp_min(0)
+
+
+@final
+@dataclass(frozen=True)
+class Blur:
+    """A Gaussian blur of movies, each by its own width.
+
+    Args:
+        sigma_px: (n_movies,) standard deviations, pixels.
+        reach: pixels to either side that the widest kernel needs, see `blur_reach`.
+    """
+
+    sigma_px: Tensor
+    reach: int
+
+    def of(self, light: Tensor) -> Tensor:
+        """Light (n_movies, n_frames, y, x) drawn with a margin of `reach`, blurred and without it."""
+        kernel = blur_kernel(self.sigma_px, self.reach)
+        rows = conv2d(light.transpose(0, 1), kernel[:, None, None, :], groups=len(light))
+        blurred = conv2d(rows, kernel[:, None, :, None], groups=len(light)).transpose(0, 1)
+        return blurred.clamp_min(0)

@@ -61,6 +61,11 @@ class FieldSplinePSF(PSF):
         self.shifts_nm = nn.Parameter(shifts_nm)
         self.field_nm = field_nm
 
+    def draw_parameters(self, n_movies: int, rng: torch.Generator) -> Tensor:
+        low, high = torch.tensor(self.field_nm, device=rng.device).T
+        share = torch.rand(n_movies, 2, generator=rng, device=rng.device)
+        return low + (high - low) * share
+
     def parameters_at(self, xyz: Tensor) -> Tensor:
         return xyz[:, :2]
 

@@ -96,6 +96,15 @@ class PSF(nn.Module, ABC):
         """What is known of it in numbers, for a report; nothing of a free form."""
         return ()
 
+    def draw_parameters(self, n_movies: int, rng: torch.Generator) -> Tensor:
+        """Parameters of movies, each a part of the field so small that the PSF hardly changes over it.
+
+        Returns:
+            (n_movies, len(parameter_names)), or (n_movies, 0) where the PSF is the same all over the
+            field, on the device of `rng`.
+        """
+        return torch.zeros(n_movies, 0, device=rng.device)
+
     def tabulated(self, z_range_nm: tuple[float, float]) -> PSF:
         """The same images at a cost that allows to draw many emitters: itself, or a spline through them.
 

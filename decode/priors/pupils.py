@@ -13,9 +13,12 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
-from decode.optics.gaussian import gaussian_width_px
+from decode.optics.gaussian import GaussianPSF, gaussian_width_px
+from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
+from decode.priors.drawn import DrawnPSFs, Light
+from decode.priors.section import Section
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
 __all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
@@ -31,8 +34,9 @@ FRESH = 0.25
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PupilPrior:
-    """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is told it.
+class PupilPrior(Section):
+    """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is
+    conditioned on it.
 
     Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in wavelengths (rms).
     """
@@ -50,22 +54,35 @@ class PupilPrior:
     others_waves: NonNegative = 0.03
     """largest of each other mode up to the fourth order"""
     untold_waves: NonNegative = 0.008
-    """standard deviation of modes of the fifth and sixth order, of which the network is not told"""
+    """standard deviation of modes of the fifth and sixth order, which users do not know"""
     blur_px: NonNegativeRange = (0.0, 1.2)
     """standard deviation of a Gaussian blur, pixels"""
     apodization: Range = (-0.7, 0.7)
     """loss of amplitude towards the rim"""
     told_error_waves: NonNegative = 0.003
-    """standard deviation of the error of each aberration that the network is told: beads tell no better"""
+    """standard deviation of the error of each aberration that the network is conditioned on: beads
+    determine them no better"""
 
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def told(self, values: Tensor, rng: torch.Generator) -> Tensor:
-        """What users know of their pupils: (n, context) true values with the errors of a calibration."""
+    def at(self, pixel_size_nm: float, z_nm: Range) -> PupilBank:
+        """PSFs of these ranges.
+
+        Args:
+            pixel_size_nm: side of a pixel.
+            z_nm: depths that will be drawn.
+        """
+        return PupilBank(self, pixel_size_nm, z_nm)
+
+    def known(self, values: Tensor, rng: torch.Generator) -> AstigmaticPupil:
+        """What users know of pupils: (n, context) true values with the errors of a calibration."""
         aberrations = [float(name.startswith("zernike")) for name in self.context]
         error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error_waves
-        return values + error * torch.tensor(aberrations, device=rng.device)
+        measured = values + error * torch.tensor(aberrations, device=rng.device)
+        low, high = torch.tensor(list(self.context.values()), device=rng.device).unbind(1)
+        within = measured.clamp(low, high).unbind(1)
+        return AstigmaticPupil(optics=dict(zip(self.context, within, strict=True)))
 
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
         """A pupil and its (context,) true values."""
@@ -102,7 +119,7 @@ class PupilPrior:
 
     @property
     def context(self) -> dict[str, Range]:
-        """Name and range of what the network is told."""
+        """Name and range of what the network is conditioned on."""
         largest = {(2, -2): self.oblique_waves, (4, 0): self.spherical_waves}
         ranges = {mode: (-largest.get(mode, self.others_waves), largest.get(mode, self.others_waves)) for mode in MODES}
         ranges[ASTIGMATISM] = self.astigmatism_waves
@@ -114,7 +131,8 @@ class PupilPrior:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RoundPupilPrior:
-    """Ranges of objectives whose PSF is about round; the network is told the width of the Gaussian like it in focus."""
+    """Ranges of objectives whose PSF is about round; the network is conditioned on the width of
+    the Gaussian like it in focus."""
 
     wavelength_px: PositiveRange = (4.0, 12.0)
     """emission wavelength over the pixel's side, in oil (index 1.518); log-uniform"""
@@ -131,20 +149,26 @@ class RoundPupilPrior:
     sigma_px: PositiveRange = (0.8, 2.0)
     """widths, pixels; pupils beyond it are drawn again"""
     told_error: NonNegative = 0.05
-    """relative error (standard deviation) of the width that the network is told"""
+    """relative error (standard deviation) of the width that the network is conditioned on"""
 
     def __post_init__(self) -> None:
         check_settings(self)
 
     @property
     def context(self) -> dict[str, Range]:
-        """Name and range of what the network is told."""
+        """Name and range of what the network is conditioned on."""
         return dict.fromkeys(GaussianWidth.names, self.sigma_px)
 
-    def told(self, values: Tensor, rng: torch.Generator) -> Tensor:
-        """What users know of their width: (n, 1) true values with the errors of an estimate."""
+    def middle(self, pixel_size_nm: float) -> GaussianPSF:
+        """The Gaussian in the middle of the widths."""
+        low, high = self.sigma_px
+        return GaussianPSF((low * high) ** 0.5 * pixel_size_nm, pixel_size_nm=pixel_size_nm)
+
+    def known(self, values: Tensor, rng: torch.Generator) -> GaussianWidth:
+        """What users know of widths: (n, 1) true values with the errors of an estimate."""
         error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error
-        return values * torch.exp(error)
+        measured = values * torch.exp(error)
+        return GaussianWidth(measured.clamp(*self.sigma_px)[:, 0])
 
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
         """A pupil and its width (1,) in pixels.
@@ -197,26 +221,37 @@ class PupilBank:
     ) -> None:
         self.prior = prior
         self.pixel_size_nm = pixel_size_nm
+        self.psf: PSF = prior.middle(pixel_size_nm)
         self._z_range = (z_range_nm[0] - 50, z_range_nm[1] + 50)
         self._size = size
         self._kept: list[tuple[SplinePSF, Tensor]] = []
         self._oldest, self._due = 0, 0.0
 
-    def draw(self, n: int, rng: torch.Generator) -> tuple[list[SplinePSF], dict[str, Tensor]]:
-        """Some PSFs, and what the network is told of them: (n,) by the names of the prior's context."""
-        for _ in range(min(n, self._size - len(self._kept))):
+    known = None
+
+    @property
+    def domain(self) -> dict[str, Range]:
+        return self.prior.context
+
+    def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
+        for _ in range(min(n_movies, self._size - len(self._kept))):
             self._kept.append(self._make(rng))
         self._due += FRESH
         for _ in range(int(self._due)):
             self._kept[self._oldest % len(self._kept)] = self._make(rng)
             self._oldest += 1
         self._due %= 1
-        chosen = torch.randint(len(self._kept), (n,), generator=rng, device=rng.device).tolist()
+        chosen = torch.randint(len(self._kept), (n_movies,), generator=rng, device=rng.device).tolist()
         psfs = [self._kept[i][0] for i in chosen]
         true = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
-        low, high = torch.tensor(list(self.prior.context.values()), device=rng.device).unbind(1)
-        told = self.prior.told(true, rng).clamp(low, high)
-        return psfs, dict(zip(self.prior.context, told.unbind(1), strict=True))
+        own = torch.zeros(n_movies, 0, device=rng.device)
+        shares = torch.eye(n_movies, device=rng.device)
+        return DrawnPSFs(
+            lights=[Light(psf, own, share) for psf, share in zip(psfs, shares, strict=True)],
+            psfs=psfs,
+            parameters=own,
+            conditioning=self.prior.known(true, rng),
+        )
 
     @torch.no_grad()
     def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor]:

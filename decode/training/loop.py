@@ -242,7 +242,6 @@ class _Training:
         if start is not None:
             model.inherit(start)
         self._forward = config.forward_model()
-        self._forward.psf.to(device)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner = Learner(model, config.training, team, loss=loss, optimizers=optimizers)
         self.course = Course(plan=config.training)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
-from decode.forward import CameraPrior, PSFPrior, Simulation
+from decode.forward import Simulation
 from decode.metrics import Score, coverage, match, normalized_errors, score
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
@@ -38,7 +38,8 @@ REACH_NM = 250.0
 
 def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
     """The posterior of simulated movies, conditioned on the PSF as a user would know it."""
-    context = model.context_map({name: batch.told[name] for name in model.context})
+    known = batch.conditioning.values
+    context = model.context_map({name: known[name] for name in model.context})
     context = context.to(batch.frames.device)
     posterior: SetPosterior = model(batch.frames, batch.camera, context, batch.pixel_size_nm)
     return posterior
@@ -65,13 +66,11 @@ class Validation:
     ) -> None:
         rng = torch.Generator(device).manual_seed(config.seed + 7919)
         forward = config.forward_model()
-        forward.psf.to(device)
         shape = (SIDE_PX, SIDE_PX)
         self._batches = [
             forward.sample(MOVIES_AT_ONCE, N_FRAMES, shape, rng)
             for _ in range(n_movies // MOVIES_AT_ONCE)
         ]
-        self._psf = forward.psf
         self._min_photons = config.training.min_photons
         self._two_d = not config.network.axial
         self._read_out = read_out
@@ -93,7 +92,7 @@ class Validation:
             result = score(truth, found, two_d=self._two_d, field_nm=field_nm)
             if result.tp + result.fp + result.fn:
                 scores.append(self._row(result))
-            errors.append(_errors_of_isolated(batch, truth, found, self._psf, two_d=self._two_d))
+            errors.append(_errors_of_isolated(batch, truth, found, two_d=self._two_d))
         jaccard, lateral, axial, efficiency = (
             torch.tensor(scores).reshape(-1, 4).nanmean(0).tolist()
         )
@@ -127,7 +126,7 @@ class _Errors(NamedTuple):
 
 
 def _errors_of_isolated(
-    batch: Simulation, truth: EmitterSet, found: EmitterSet, psf: PSF, *, two_d: bool
+    batch: Simulation, truth: EmitterSet, found: EmitterSet, *, two_d: bool
 ) -> _Errors:
     """Errors of the isolated molecules that were found."""
     truth = truth[_isolated(truth, batch)]
@@ -139,7 +138,7 @@ def _errors_of_isolated(
     hit = nearest < REACH_NM
     truth, sigma = truth[hit], found.xyz_sigma[which[hit], :2]
     error = found.xyz[which[hit], :2] - truth.xyz[:, :2]
-    return _Errors(error / _bounds(batch, truth, psf, two_d=two_d), error / sigma)
+    return _Errors(error / _bounds(batch, truth, two_d=two_d), error / sigma)
 
 
 def _isolated(truth: EmitterSet, batch: Simulation) -> Tensor:
@@ -156,7 +155,7 @@ def _isolated(truth: EmitterSet, batch: Simulation) -> Tensor:
     return (distance.amin(1) > ISOLATION_NM) & (truth.photons >= MIN_PHOTONS) & inside
 
 
-def _bounds(batch: Simulation, truth: EmitterSet, psf: PSF, *, two_d: bool) -> Tensor:
+def _bounds(batch: Simulation, truth: EmitterSet, *, two_d: bool) -> Tensor:
     """(n, 2) Cramer-Rao bounds of x and y of true molecules, by PSF and camera of their movies."""
     n_frames, device = batch.frames.shape[1], batch.frames.device
     column, row = (truth.xyz[:, :2] / batch.pixel_size_nm).long().unbind(1)
@@ -164,12 +163,11 @@ def _bounds(batch: Simulation, truth: EmitterSet, psf: PSF, *, two_d: bool) -> T
     bound = torch.empty(len(truth), 2)
     for movie in (truth.frame // n_frames).unique():
         rows = truth.frame // n_frames == movie
-        own = batch.psfs[int(movie)] if batch.psfs else psf
         parameters = None
-        if own.parameter_names:
+        if batch.psf_parameters.shape[1]:
             parameters = batch.psf_parameters[movie].expand(int(rows.sum()), -1)
         bound[rows] = cramer_rao_bound(
-            own,
+            batch.psfs[int(movie)],
             _camera_of(batch, int(movie)),
             truth.xyz[rows].to(device),
             truth.photons[rows].to(device),
@@ -307,7 +305,6 @@ def characterize(
         background, _ = config.scene.background_photons
         scene = replace(config.scene, density_per_um2=(density, density), flux_photons=(flux, flux))
         forward = replace(config, scene=scene).forward_model()
-        forward.psf.to(device)
         rng = torch.Generator(device).manual_seed(config.seed + 104729)
         batch = forward.sample(n_movies, n_frames, (side, side), rng)
         found = posterior_of(model, batch).point_estimate().to("cpu")
@@ -350,20 +347,9 @@ def _with_middles(config: TrainConfig) -> tuple[TrainConfig, dict[str, float]]:
         filaments=0.0,
         flicker=0.0,
     )
-    psf, camera, widths = config.psf, config.camera, {}
-    if isinstance(psf, PSFPrior):
-        sigma = math.sqrt(math.prod(psf.sigma_px))
-        psf = replace(
-            psf,
-            sigma_px=(sigma, sigma),
-            halo_fraction=(0.0, 0.0),
-            told_error=0.0,
-            pupil_fraction=0.0,
-        )
-        widths = {"psf_sigma_px": round(sigma, 3)}
-    if isinstance(camera, CameraPrior):
-        camera = replace(camera, emccd_fraction=1.0, bad_pixels=(0.0, 0.0))
-    return replace(config, scene=scene, psf=psf, camera=camera), widths
+    psf = config.psf.typical()
+    middle = replace(config, scene=scene, psf=psf, camera=config.camera.typical())
+    return middle, psf.figures()
 
 
 class _Slice(NamedTuple):

@@ -16,10 +16,11 @@ import torch
 import decode
 from decode.config import TrainConfig, from_mapping
 from decode.devices import choose_device
-from decode.forward import CameraPrior, MeasuredPSF, PSFPrior
 from decode.io.cameras import read_camera
 from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.models import load_model, shipped_models
+from decode.priors.camera import CameraPrior
+from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.priors.scene import Scene
 from decode.verbs.evaluate import evaluate
 from decode.verbs.localize import localize_file

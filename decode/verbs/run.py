@@ -23,13 +23,13 @@ from decode.calibrate.scan import Scan
 from decode.conditioning import KnownOptics
 from decode.config import TrainConfig, load_config
 from decode.errors import reading
-from decode.forward import MeasuredPSF
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import SUFFIXES, open_movie
 from decode.io.psfs import read_psf, write_psf
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
+from decode.priors.psf import MeasuredPSF
 from decode.training.checkpoint import ResumeError
 from decode.training.loop import Progress, check_budget, train
 from decode.verbs.estimate import estimate

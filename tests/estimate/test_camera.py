@@ -14,8 +14,8 @@ import torch
 from decode.config import TrainConfig
 from decode.estimate.camera import CameraEstimate, CameraKind, estimate_camera, infer_camera
 from decode.estimate.cumulants import noise_cumulants, photon_transfer
-from decode.forward import PSFPrior
 from decode.optics.camera import Camera
+from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 
 

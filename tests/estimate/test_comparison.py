@@ -35,7 +35,7 @@ def comparisons() -> tuple[Comparison, Comparison]:
         background_drift=(0.0, 0.0),
     )
     rng = torch.Generator().manual_seed(5)
-    frames = ForwardModel(scene, PSF, CAMERA).sample(1, 300, (64, 64), rng).frames[0]
+    frames = ForwardModel.of(scene, PSF, CAMERA).sample(1, 300, (64, 64), rng).frames[0]
     estimate = estimate_scene(frames, CAMERA, PSF)
     wrong = replace(
         estimate,

@@ -11,9 +11,9 @@ import torch
 
 from decode.config import TrainConfig
 from decode.estimate import estimate_psf_sigma
-from decode.forward import PSFPrior
 from decode.io.movies.tiff import open_movie
 from decode.optics.camera import Camera
+from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 
 EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)

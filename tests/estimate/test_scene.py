@@ -45,7 +45,7 @@ def scene(density: float, flux: float, on_time: float, background: float, **more
 
 def movie(psf: PSF, camera: Camera, scene: Scene, rng: torch.Generator, n: int = 400) -> tuple[torch.Tensor, dict]:
     """(n, 64, 64) ADU, and the truth of what was drawn."""
-    simulation = ForwardModel(scene, psf, camera).sample(1, n, (64, 64), rng)
+    simulation = ForwardModel.of(scene, psf, camera).sample(1, n, (64, 64), rng)
     emitters = simulation.emitters
     inside = ((emitters.xyz[:, :2] >= 0) & (emitters.xyz[:, :2] < 6400)).all(1)
     truth = {name: getattr(scene, name)[0] for name in TRUTH}
@@ -183,7 +183,7 @@ def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> Non
     for i in range(8):
         blur, low, high = 6.0 * i, -450.0 + 40 * i, 100.0 + 50 * i
         drawn = scene(0.2 + 0.1 * i, 2500.0, 2.0, 20.0, z_nm=(low, high))
-        frames = ForwardModel(drawn, psf, EMCCD, blur_nm=(blur, blur)).sample(1, 150, (48, 48), rng).frames[0]
+        frames = ForwardModel.of(drawn, psf, EMCCD, blur_nm=(blur, blur)).sample(1, 150, (48, 48), rng).frames[0]
         estimate = estimate_scene(frames, EMCCD, psf)
         for interval, truth in (
             (estimate.psf_blur_nm, blur),

@@ -1,4 +1,4 @@
-"""Laws of pupils told to a network."""
+"""Laws of pupils that movies are drawn with."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import torch
 from decode.conditioning import AstigmaticPupil
 from decode.optics.gaussian import GaussianPSF, gaussian_width_px
 from decode.optics.pupil import MODES, PupilPSF
+from decode.priors.drawn import DrawnPSFs
 from decode.priors.pupils import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior
 
 BANK = PupilBank(PupilPrior(), 100.0, (-600.0, 600.0), size=6)
 ROUND = PupilBank(RoundPupilPrior(sigma_px=(1.0, 1.5), told_error=0.0), 100.0, (-200.0, 200.0), size=4)
+
+
+def known_of(drawn: DrawnPSFs) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(value) for name, value in drawn.conditioning.values.items()}
 
 
 def pupil(sign: float = 1.0, scale: float = 1.0, index: float = 1.518) -> PupilPSF:
@@ -54,7 +59,7 @@ def test_a_mirrored_pupil_has_the_same_images_at_the_other_depth() -> None:
 
 
 @pytest.mark.parametrize(("scale", "index"), [(1.3, 1.518), (1.0, 1.33)])
-def test_scaled_optics_are_told_alike(scale: float, index: float) -> None:
+def test_a_network_is_conditioned_alike_on_scaled_optics(scale: float, index: float) -> None:
     psf, other = pupil(), pupil(scale=scale, index=index)
     one, two = AstigmaticPupil.of_pupil(psf), AstigmaticPupil.of_pupil(other)
     assert not one.mirrored
@@ -64,12 +69,13 @@ def test_scaled_optics_are_told_alike(scale: float, index: float) -> None:
     torch.testing.assert_close(images(other, z * scale), images(psf, z), atol=1e-5, rtol=1e-3)
 
 
-def test_what_is_told_is_what_is_drawn_but_for_a_users_error() -> None:
+def test_what_users_know_is_what_is_drawn_but_for_their_error() -> None:
     prior = PupilPrior(untold_waves=0.0, told_error_waves=0.0)
     bank = PupilBank(prior, 100.0, (-500.0, 500.0), size=3)
-    psfs, told = bank.draw(3, torch.Generator().manual_seed(1))
-    for i, psf in enumerate(psfs):
-        values = {name: float(value[i]) for name, value in told.items()}
+    drawn = bank.draw(3, torch.Generator().manual_seed(1))
+    known = known_of(drawn)
+    for i, psf in enumerate(drawn.psfs):
+        values = {name: float(value[i]) for name, value in known.items()}
         wavelength = 100 * values["wavelength_px"]
         direct = PupilPSF(
             numerical_aperture=values["numerical_aperture"],
@@ -92,7 +98,7 @@ def test_what_is_told_is_what_is_drawn_but_for_a_users_error() -> None:
 
 def test_all_light_of_an_emitter_in_focus_is_within_the_patch() -> None:
     for bank in (BANK, ROUND):
-        psf = bank.draw(1, torch.Generator().manual_seed(5))[0][0]
+        psf = bank.draw(1, torch.Generator().manual_seed(5)).psfs[0]
         middle = psf.patch_px * 50.0
         with torch.no_grad():
             light = psf.integrate_pixels(torch.tensor([[middle, middle, 0.0]])).sum()
@@ -106,8 +112,8 @@ def test_the_width_of_a_gaussian_is_its_own() -> None:
 
 
 def test_round_pupils_have_the_widths_that_are_asked_for_and_halos_of_an_objective() -> None:
-    psfs, told = ROUND.draw(4, torch.Generator().manual_seed(6))
-    for psf, sigma_px in zip(psfs, told["psf_sigma_px"].tolist(), strict=True):
+    drawn = ROUND.draw(4, torch.Generator().manual_seed(6))
+    for psf, sigma_px in zip(drawn.psfs, known_of(drawn)["psf_sigma_px"].tolist(), strict=True):
         assert 1.0 <= sigma_px <= 1.5
         assert gaussian_width_px(psf) == pytest.approx(sigma_px, rel=0.02)
         middle = psf.patch_px * 50.0
@@ -124,18 +130,18 @@ def test_widths_that_no_pupil_has_are_refused_in_a_sentence() -> None:
         impossible.sample(100.0, torch.Generator().manual_seed(0))
 
 
-def test_told_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
+def test_known_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
     rng = torch.Generator().manual_seed(2)
-    first = BANK.draw(60, rng)[0]
+    first = BANK.draw(60, rng).psfs
     ranges = BANK.prior.context
     for _ in range(30):
-        _, told = BANK.draw(4, rng)
+        known = known_of(BANK.draw(4, rng))
         for name, (low, high) in ranges.items():
-            assert bool(((told[name] >= low) & (told[name] <= high)).all()), name
-    assert not {id(psf) for psf in first} & {id(psf) for psf in BANK.draw(60, rng)[0]}
+            assert bool(((known[name] >= low) & (known[name] <= high)).all()), name
+    assert not {id(psf) for psf in first} & {id(psf) for psf in BANK.draw(60, rng).psfs}
 
 
-def test_a_pupil_that_no_network_is_told_is_refused() -> None:
+def test_a_pupil_on_which_no_network_is_conditioned_is_refused() -> None:
     mask = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, phase_mask_nm=torch.zeros(44, 44))
     with pytest.raises(ValueError, match="phase mask"):
         AstigmaticPupil.of_pupil(mask)

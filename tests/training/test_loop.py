@@ -19,7 +19,6 @@ import torch
 import yaml
 
 from decode.config import Optimization, TrainConfig, to_mapping
-from decode.forward import MeasuredCamera, MeasuredPSF, PSFPrior
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import write_movie
 from decode.io.psfs import PSFFile, write_psf
@@ -27,6 +26,8 @@ from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
+from decode.priors.camera import MeasuredCamera
+from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
 from decode.training.course import MAX_EFFICIENCY_DROP, Course, TrainingError

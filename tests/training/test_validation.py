@@ -13,13 +13,14 @@ from torch import Tensor
 
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
-from decode.forward import CameraPrior, PSFPrior
 from decode.metrics import score
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
+from decode.priors.camera import CameraPrior
+from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 from decode.training.validation import _slices, characterize, localize_isolated
 

@@ -55,7 +55,7 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         background_drift=(0.0, 0.0),
         filaments=0.0,
     )
-    movie = ForwardModel(scene, psf, CAMERA.camera).sample(1, 120, (40, 40), rng).frames[0]
+    movie = ForwardModel.of(scene, psf, CAMERA.camera).sample(1, 120, (40, 40), rng).frames[0]
     write_movie(folder / "movie.tif", movie.numpy().astype(np.uint16), pixel_size_nm=100.0)
     z = torch.arange(-400.0, 401.0, 50.0)
     places = torch.tensor([[1830.0, 1810.0], [5580.0, 1860.0], [1890.0, 5540.0], [5520.0, 5510.0]])

@@ -1,0 +1,65 @@
+"""DrawnPSFs: the PSFs of some movies, and what a network is conditioned on for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from decode.conditioning import Conditioning
+from decode.optics.blur import Blur
+from decode.optics.psf import PSF
+from decode.ranges import Range
+
+__all__ = ["DrawnPSFs", "Light", "PSFs"]
+
+
+class Light(NamedTuple):
+    """A part of the light of some movies, drawn by one PSF."""
+
+    psf: PSF
+    parameters: Tensor
+    """(n_movies, p) by `psf.parameter_names`; p = 0 takes the PSF's own"""
+    share: Tensor
+    """(n_movies,) of the photons; 0 where other parts hold all of them"""
+
+
+class DrawnPSFs(NamedTuple):
+    """The PSFs of some movies."""
+
+    lights: Sequence[Light]
+    """of which the shares sum to 1 in each movie"""
+    psfs: Sequence[PSF]
+    """of each movie, with the blur and without the halo"""
+    parameters: Tensor
+    """(n_movies, p) of these PSFs"""
+    conditioning: Conditioning
+    """what the network is conditioned on, with (n_movies,) values as users know them"""
+    blur: Blur | None = None
+    """on top of all parts"""
+
+
+class PSFs(Protocol):
+    """What draws the PSFs of movies."""
+
+    @property
+    def psf(self) -> PSF:
+        """The PSF in the middle of the ranges."""
+
+    @property
+    def known(self) -> PSF | None:
+        """The PSF of all movies; None where each has its own."""
+
+    @property
+    def domain(self) -> dict[str, Range]:
+        """Ranges of what the network is conditioned on, by the names of its context maps."""
+
+    def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
+        """The PSFs of some movies.
+
+        Args:
+            n_movies: number of movies.
+            rng: source of randomness; its device is where the simulation runs.
+        """
