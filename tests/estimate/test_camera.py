@@ -15,6 +15,7 @@ from decode.config import TrainConfig
 from decode.estimate.camera import CameraEstimate, CameraKind, estimate_camera, infer_camera
 from decode.estimate.cumulants import noise_cumulants, photon_transfer
 from decode.optics.camera import Camera
+from decode.priors.camera import FixedCamera
 from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 
@@ -33,7 +34,7 @@ def movie(
         density_per_um2=(density, density), flux_photons=(1500.0, 1500.0), background_photons=(background, background)
     )
     psf = PSFPrior(sigma_px=(1.3, 1.3), halo_fraction=(0.0, 0.2))
-    model = replace(TrainConfig(scene=scene, psf=psf).forward_model(), camera=camera)
+    model = replace(TrainConfig(scene=scene, psf=psf).forward_model(), cameras=FixedCamera(camera))
     return model.sample(1, n_frames, (side, side), rng).frames[0]
 
 

@@ -13,6 +13,7 @@ from decode.config import TrainConfig
 from decode.estimate import estimate_psf_sigma
 from decode.io.movies.tiff import open_movie
 from decode.optics.camera import Camera
+from decode.priors.camera import FixedCamera
 from decode.priors.psf import PSFPrior
 from decode.priors.scene import Scene
 
@@ -29,7 +30,7 @@ def movie(camera: Camera, sigma_px: float, rng: torch.Generator, density: float 
         filaments=0.0,
     )
     psf = PSFPrior(sigma_px=(sigma_px, sigma_px), halo_fraction=(0.0, 0.0))
-    model = replace(TrainConfig(scene=scene, psf=psf).forward_model(), camera=camera)
+    model = replace(TrainConfig(scene=scene, psf=psf).forward_model(), cameras=FixedCamera(camera))
     return model.sample(1, 80, (64, 64), rng).frames[0]
 
 
