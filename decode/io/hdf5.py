@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from decode.errors import brief, reading
 
-__all__ = ["array_of", "open_hdf5", "stored"]
+__all__ = ["array_of", "open_hdf5", "set_text", "stored", "text_of"]
 
 COMPRESSION = 1100
 """times that zlib makes an array of equal bytes smaller, at most"""
@@ -34,6 +34,25 @@ def array_of(holder: h5py.Group, name: str) -> npt.NDArray[Any]:
         ValueError: as `stored` does.
     """
     return np.asarray(stored(holder[name])[...])
+
+
+def text_of(holder: h5py.Group, name: str) -> str:
+    """An attribute that holds text, of fixed or of variable length; "" if there is none.
+
+    Raises:
+        ValueError: if it is no UTF-8.
+    """
+    value = holder.attrs.get(name, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def set_text(holder: h5py.Group, name: str, text: str) -> None:
+    """Set an attribute to text of a fixed length.
+
+    HDF5 keeps text of variable length in a heap, and takes a GiB of memory to read one that is damaged.
+    """
+    content = text.encode()
+    holder.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
 
 
 def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.io
 
 from decode.errors import reading
-from decode.io.hdf5 import array_of, open_hdf5, stored
+from decode.io.hdf5 import array_of, open_hdf5, stored, text_of
 from decode.io.psfs import FORMAT, PSFFile
 from decode.optics.spline import SplinePSF
 
@@ -43,7 +43,7 @@ def import_psf(path: Path | str, pixel_size_nm: float | None = None, channel: in
     if not h5py.is_hdf5(path):
         return read_smap(path, pixel_size_nm, channel)
     with open_hdf5(path, "an HDF5 file", COPY) as h5:
-        own, smap = h5.attrs.get("format") == FORMAT, "SXY" in h5 or "cspline" in h5
+        own, smap = text_of(h5, "format") == FORMAT, "SXY" in h5 or "cspline" in h5
     if own:
         raise ValueError(f"{path}: is a PSF file of decode already; it needs no import")
     return read_smap(path, pixel_size_nm, channel) if smap else read_uipsf(path, pixel_size_nm, channel)

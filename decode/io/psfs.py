@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from decode.atomic import atomic
-from decode.io.hdf5 import array_of, open_hdf5
+from decode.io.hdf5 import array_of, open_hdf5, set_text, text_of
 from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
@@ -23,6 +23,8 @@ from decode.optics.psf import PSF
 __all__ = ["PSFFile", "read_psf", "write_psf"]
 
 FORMAT = "decode-psf-1"
+LAYOUT = "v108"
+"""of HDF5: it has checksums, and attributes of any size; all readers since 2008 know it"""
 
 
 @final
@@ -69,24 +71,28 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
     """
     kind, settings, arrays = describe(file.psf)
     image = io.BytesIO()  # where HDF5 cannot write to a disk, it crashes
-    with h5py.File(image, "w") as h5:
-        h5.attrs["format"] = FORMAT
-        h5.attrs["kind"] = kind
-        h5.attrs["length_unit"] = "nm"
-        h5.attrs["z"] = "0 in focus, positive as the stage's z in the bead stack"
-        h5.attrs["settings"] = json.dumps(settings)
+    with h5py.File(image, "w", libver=(LAYOUT, LAYOUT)) as h5:
+        texts = {
+            "format": FORMAT,
+            "kind": kind,
+            "length_unit": "nm",
+            "z": "0 in focus, positive as the stage's z in the bead stack",
+            "settings": json.dumps(settings),
+            "sources": json.dumps(file.sources),
+            "figures": json.dumps(dict(file.figures)),
+            "origin": file.origin,
+        }
         h5.attrs["z_range_nm"] = file.z_range_nm
         if file.usable_nm is not None:
             h5.attrs["usable_nm"] = file.usable_nm
-        h5.attrs["sources"] = json.dumps(file.sources)
         h5.attrs["n_beads"] = file.n_beads
         h5.attrs["z_step_nm"] = file.z_step_nm
-        h5.attrs["figures"] = json.dumps(dict(file.figures))
         h5.attrs["deviance"] = file.deviance
-        h5.attrs["origin"] = file.origin
         if isinstance(file.psf, FieldSplinePSF):
-            h5.attrs["field"] = "lowest and highest x, then y, from the outer corner of the bead stack's first pixel"
+            texts["field"] = "lowest and highest x, then y, from the outer corner of the bead stack's first pixel"
             h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
+        for name, text in texts.items():
+            set_text(h5, name, text)
         for name, value in arrays.items():
             h5.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
     with atomic(path) as temporary:
@@ -104,7 +110,7 @@ def read_psf(path: Path | str) -> PSFFile:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such PSF file; make one with `decode calibrate psf`")
     with open_hdf5(path, "a PSF file", "make it again with `decode calibrate psf`") as h5:
-        if h5.attrs.get("format") != FORMAT:
+        if text_of(h5, "format") != FORMAT:
             raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
         return _file(h5)
 
@@ -112,16 +118,17 @@ def read_psf(path: Path | str) -> PSFFile:
 def _file(h5: h5py.File) -> PSFFile:
     arrays = {name: torch.from_numpy(array_of(h5, name).astype(np.float32)) for name in h5}
     attributes: dict[str, Any] = dict(h5.attrs)
+    settings, sources, figures = (json.loads(text_of(h5, name)) for name in ("settings", "sources", "figures"))
     low, high = (float(z) for z in attributes["z_range_nm"])
     usable = attributes.get("usable_nm")
     return PSFFile(
-        psf=rebuild(PSFDescription(str(attributes["kind"]), json.loads(attributes["settings"]), arrays)),
+        psf=rebuild(PSFDescription(text_of(h5, "kind"), settings, arrays)),
         z_range_nm=(low, high),
         usable_nm=None if usable is None else (float(usable[0]), float(usable[1])),
-        sources=tuple(json.loads(attributes["sources"])),
+        sources=tuple(sources),
         n_beads=int(attributes["n_beads"]),
         z_step_nm=float(attributes["z_step_nm"]),
-        figures={k: (v[0], v[1], v[2]) for k, v in json.loads(attributes["figures"]).items()},
+        figures={k: (v[0], v[1], v[2]) for k, v in figures.items()},
         deviance=float(attributes["deviance"]),
-        origin=str(attributes["origin"]),
+        origin=text_of(h5, "origin"),
     )

@@ -175,6 +175,7 @@ def change_hdf5(path: Path, rng: Rng) -> None:
         if len(holder.attrs) and rng.random() < 0.5:
             name = rng.choice(list(holder.attrs))
             value = holder.attrs[name]
+            value = value.decode() if isinstance(value, bytes) else value
             del holder.attrs[name]
             if isinstance(value, str) and value[:1] in ("[", "{") and rng.random() < 0.7:
                 holder.attrs[name] = json.dumps(change_tree(json.loads(value), rng))

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from decode.io.hdf5 import text_of
 from decode.io.psfs import PSFFile, read_psf, write_psf
+from decode.optics.description import describe
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
@@ -99,8 +101,32 @@ def test_the_psf_that_was_written_comes_back(tmp_path: Path, make: Any) -> None:
 def test_the_file_says_its_units_and_what_z_is(tmp_path: Path) -> None:
     write_psf(tmp_path / "psf.h5", PSFFile(psf=gaussian(), z_range_nm=(0, 1)))
     with h5py.File(tmp_path / "psf.h5") as h5:
-        assert h5.attrs["length_unit"] == "nm"
-        assert "positive as the stage's z" in h5.attrs["z"]
+        assert text_of(h5, "length_unit") == "nm"
+        assert "positive as the stage's z" in text_of(h5, "z")
+
+
+def test_text_has_a_fixed_length_since_a_damaged_heap_of_hdf5_takes_memory_without_bound(tmp_path: Path) -> None:
+    many = tuple(f"folder/{'long name ' * 10}{i}.tif" for i in range(1000))
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=spline(), z_range_nm=(0, 1), sources=many, origin="Mitte der Kügelchen"))
+    with h5py.File(tmp_path / "psf.h5") as h5:
+        kinds = {name: h5.attrs.get_id(name).dtype.kind for name in h5.attrs}
+    assert "O" not in kinds.values()
+    assert read_psf(tmp_path / "psf.h5").sources == many
+    assert read_psf(tmp_path / "psf.h5").origin == "Mitte der Kügelchen"
+
+
+def test_a_file_of_an_earlier_version_whose_text_has_a_variable_length_is_read(tmp_path: Path) -> None:
+    known = PSFFile(psf=pupil(), z_range_nm=(-310.0, 260.0), sources=("bäder/2.tif",), origin="Kügelchen")
+    write_psf(tmp_path / "new.h5", known)
+    with h5py.File(tmp_path / "new.h5") as new, h5py.File(tmp_path / "old.h5", "w") as old:
+        for name, value in new.attrs.items():
+            old.attrs[name] = value.decode() if isinstance(value, bytes) else value
+        assert old.attrs.get_id("settings").dtype.kind == "O"
+        for name in new:
+            new.copy(name, old)
+    back = read_psf(tmp_path / "old.h5")
+    assert (back.sources, back.origin, back.z_range_nm) == (known.sources, known.origin, known.z_range_nm)
+    assert describe(back.psf).settings == describe(known.psf).settings
 
 
 def _text(path: Path) -> None:
@@ -128,7 +154,7 @@ def _without_settings(path: Path) -> None:
 
 def _broken_settings(path: Path) -> None:
     with h5py.File(path, "a") as h5:
-        h5.attrs["settings"] = h5.attrs["settings"][:-5]
+        h5.attrs["settings"] = text_of(h5, "settings")[:-5]
 
 
 def _foreign_setting(path: Path) -> None:
@@ -138,7 +164,7 @@ def _foreign_setting(path: Path) -> None:
 
 def _impossible_setting(path: Path) -> None:
     with h5py.File(path, "a") as h5:
-        h5.attrs["settings"] = h5.attrs["settings"].replace('"pixel_size_nm": 117.0', '"pixel_size_nm": -117.0')
+        h5.attrs["settings"] = text_of(h5, "settings").replace('"pixel_size_nm": 117.0', '"pixel_size_nm": -117.0')
 
 
 def _unknown_kind(path: Path) -> None:
