@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from decode.acquisition import acquisition_for
-from decode.defects import UsualFrames, defects_of, without_unusable
+from decode.defects import UsualFrames, defects_of, screened, without_unusable
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
 from decode.io.cameras import read_camera
@@ -163,6 +163,36 @@ def test_blank_and_flashed_frames_do_not_change_the_estimate(counts: Counts) -> 
         assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
     assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.15)
     assert abs(other.background_drift.value) < 1e-3
+
+
+def test_frames_before_and_after_a_gap_are_no_neighbours_in_time(counts: Counts) -> None:
+    psf = GaussianPSF(120.0, pixel_size_nm=100.0)
+    spoilt = counts.copy()
+    spoilt[np.random.default_rng(1).choice(200, 40, replace=False)] = 0
+    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt))
+    assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.08)
+
+
+def test_too_few_successive_frames_are_refused(counts: Counts) -> None:
+    shuttered = np.concatenate([counts, counts])
+    shuttered[np.arange(400) % 10 >= 3] = 0
+    with pytest.raises(ValueError, match="too few of the 120 frames that hold an image are successive"):
+        estimate_scene(torch.from_numpy(shuttered), CAMERA.camera, GaussianPSF(120.0, pixel_size_nm=100.0))
+
+
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_usable_frames_keep_their_numbers(tmp_path: Path, counts: Counts, in_a_file: bool) -> None:
+    blank = counts.copy()
+    blank[[50, 51, 70]] = 0
+    if in_a_file:
+        write_movie(tmp_path / "movie.tif", blank)
+        with open_movie(tmp_path / "movie.tif", frames=slice(40, 90)) as movie:
+            usable = screened(movie, CAMERA.camera)
+            assert usable.numbers.tolist() == [i for i in range(40, 90) if i not in (50, 51, 70)]
+        return
+    usable = screened(blank, CAMERA.camera)
+    assert usable.numbers.tolist() == [i for i in range(200) if i not in (50, 51, 70)]
+    assert len(usable.movie) == 197
 
 
 def spoilt(counts: Counts) -> tuple[Counts, npt.NDArray[np.bool_]]:

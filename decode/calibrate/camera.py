@@ -309,7 +309,7 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
                 f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
             )
         rows, columns = (_middle(side, side_px) for side in shape[1:])
-        usable, camera = screened(opened, camera)
+        usable, camera, _ = screened(opened, camera)
         camera = camera.crop(rows, columns)
         good = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
         if camera.bad is not None:

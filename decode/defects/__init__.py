@@ -5,6 +5,7 @@ from decode.defects.frames import UsualFrames
 from decode.defects.pixels import PixelDefects
 from decode.defects.screening import (
     MovieDefects,
+    Screened,
     defects_of,
     screened,
     with_bad_pixels,
@@ -15,6 +16,7 @@ __all__ = [
     "Counts",
     "MovieDefects",
     "PixelDefects",
+    "Screened",
     "UsualFrames",
     "defects_of",
     "screened",

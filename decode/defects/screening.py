@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 from weakref import WeakKeyDictionary
 
+import numpy as np
+import numpy.typing as npt
+
 from decode.defects.counts import Counts, first_of, spans
 from decode.defects.frames import unusable_frames
 from decode.defects.pixels import PixelDefects
 from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 
-__all__ = ["MovieDefects", "defects_of", "screened", "with_bad_pixels", "without_unusable"]
+__all__ = [
+    "MovieDefects",
+    "Screened",
+    "defects_of",
+    "screened",
+    "with_bad_pixels",
+    "without_unusable",
+]
 
 
 @final
@@ -33,6 +43,18 @@ class MovieDefects:
         """What is left out, and what else to know."""
         of_frames = _frames_remark(self.frames, self.n_frames, self.first)
         return tuple(remark for remark in (of_frames, self.pixels.remark) if remark)
+
+
+@final
+class Screened(NamedTuple):
+    """What of a movie is an image of the sample."""
+
+    movie: Counts
+    """its usable frames"""
+    camera: Camera
+    """which knows the bad pixels"""
+    numbers: npt.NDArray[np.int64]
+    """(frame,) of the usable frames in the file, or in the array: those left out make gaps"""
 
 
 class _Screening(NamedTuple):
@@ -60,14 +82,20 @@ def defects_of(movie: Counts, camera: Camera) -> MovieDefects:
     return _screening(movie, camera).defects
 
 
-def screened(movie: Counts, camera: Camera) -> tuple[Counts, Camera]:
+def screened(movie: Counts, camera: Camera) -> Screened:
     """A movie without the frames that hold no image, and its camera, which knows the bad pixels.
 
     Raises:
         ValueError: if no frame is left.
     """
     found = _screening(movie, camera)
-    return _without(movie, found.defects.frames), found.camera
+    unusable = found.defects.frames
+    numbers = movie.numbers if isinstance(movie, Movie) else np.arange(len(movie))
+    return Screened(
+        movie=_without(movie, unusable),
+        camera=found.camera,
+        numbers=np.delete(numbers, sorted(unusable)),
+    )
 
 
 def with_bad_pixels(movie: Counts, camera: Camera) -> Camera:

@@ -88,7 +88,7 @@ def compare(
         seed: of the simulation.
     """
     shape_of(movie)
-    movie, camera = screened(movie, camera)
+    movie, camera, _ = screened(movie, camera)
     total, height, width = shape_of(movie)
     rows, columns = (
         slice((side - min(side, SIDE_PX)) // 2, (side + min(side, SIDE_PX)) // 2) for side in (height, width)

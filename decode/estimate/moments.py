@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
 
 TILE_PX = 64
 """side of the squares of a large field that are looked at"""
@@ -197,17 +198,21 @@ def _cuts(side: int) -> list[slice]:
 
 
 @Stepwise
-def measure(movie: Counts, camera: Camera) -> Steps[Moments]:
+def measure(movie: Counts, camera: Camera, numbers: Whole | None = None) -> Steps[Moments]:
     """Measure the moments of a movie.
 
     Args:
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
+        numbers: (frame,) when each was taken, in frames: those before and after a gap are not
+            successive; None: one after another.
 
     Raises:
-        ValueError: if the movie is too short or too small.
+        ValueError: if the movie is too short or too small, or too few frames are successive.
     """
     plan = _Plan.of(shape_of(movie))
+    numbers = np.arange(len(movie)) if numbers is None else numbers
+    times = numbers // _spacing(numbers)
     cameras = [camera.crop(*tile) for tile in plan.tiles]
     steps: Array | None = None
     measured: list[list[_TileRun]] = []
@@ -216,7 +221,9 @@ def measure(movie: Counts, camera: Camera) -> Steps[Moments]:
         lights = yield from part(_read_run(movie, cameras, plan, start), begin, middle)
         if steps is None:
             steps = _steps(torch.cat([light.flatten() for light in lights]), camera)
-        measured.append((yield from part(_measure_run(lights, cameras, steps, plan), middle, end)))
+        of_run = times[start : start + plan.run]
+        tiles = _measure_run(lights, cameras, steps, of_run, plan.chunk)
+        measured.append((yield from part(tiles, middle, end)))
     assert steps is not None
     return _moments(measured, plan, steps=steps, rate=saturation_rate(camera, steps))
 
@@ -241,12 +248,12 @@ def _read_run(
 
 
 def _measure_run(
-    lights: Sequence[Tensor], cameras: Sequence[Camera], steps: Array, plan: _Plan
+    lights: Sequence[Tensor], cameras: Sequence[Camera], steps: Array, times: Whole, chunk: int
 ) -> Steps[list[_TileRun]]:
     measured: list[_TileRun] = []
     for light, camera in zip(lights, cameras, strict=True):
         yield Progress(len(measured) / len(lights), MESSAGE)
-        measured.append(_TileRun.of(light, camera, steps, plan.chunk))
+        measured.append(_TileRun.of(light, camera, steps, times, chunk))
     return measured
 
 
@@ -271,12 +278,12 @@ class _TileRun(NamedTuple):
     """pixels, summed over frames"""
 
     @classmethod
-    def of(cls, light: Tensor, camera: Camera, steps: Array, chunk: int) -> Self:
+    def of(cls, light: Tensor, camera: Camera, steps: Array, times: Whole, chunk: int) -> Self:
         transform, bias = _log_transform(light, camera, steps, chunk)
         dark = _dark(bias)
         # half of the correction, and all of it and more where one dark moment made the mean
         doubt = (bias / 2 + BIAS_DOUBT * bias**2)[:, dark].mean(1)
-        products, n_products = _products(light, chunk)
+        products, n_products = _products(light, times, chunk)
         return cls(
             light=float(transform[:, 0].mean()),
             parts=transform[:, :, dark].mean(2).numpy(),
@@ -309,6 +316,11 @@ def _moments(
     brightness = by_brightness(parts, rate)
     sums = np.concatenate([brightness * dark, products], 2)
     counts = np.concatenate([np.broadcast_to(dark, brightness.shape), counted], 2)
+    if not counts.sum((0, 1)).all():
+        raise ValueError(
+            f"too few of the {plan.run * len(measured)} frames that hold an image are successive "
+            "to see molecules go on and off; take a part of the movie (--frames) in which they are"
+        )
     values, covariance = _pooled(sums, counts)
     doubt = np.zeros(len(values))
     doubt[: len(rate) + 1] = by_brightness(np.mean([tile.doubt for tile in tiles], 0), rate)
@@ -506,11 +518,24 @@ def _cells(transform: Tensor) -> Array:
     return F.avg_pool2d(transform, CELL_PX).flatten(2).numpy()
 
 
-def _products(light: Tensor, chunk: int) -> tuple[Array, Array]:
+def _spacing(numbers: Whole) -> int:
+    """The most frequent step to the next frame: 2 where every second one was dark."""
+    return int(np.bincount(np.diff(numbers)).argmax())
+
+
+def _pairs(times: Whole, lag: int) -> tuple[Whole, Whole]:
+    """(pair,) places of the frames that have another one `lag` later, and the places of those."""
+    later = np.searchsorted(times, times + lag).clip(max=len(times) - 1)
+    first = np.flatnonzero(times[later] == times + lag)
+    return first, later[first]
+
+
+def _products(light: Tensor, times: Whole, chunk: int) -> tuple[Array, Array]:
     """Sums of products of light at two pixels and frames, without its mean over the run.
 
     Args:
         light: (frame, y, x) photons.
+        times: (frame,) when each was taken, in frames; some may be missing between.
         chunk: number of frames in a chunk.
 
     Returns:
@@ -525,12 +550,13 @@ def _products(light: Tensor, chunk: int) -> tuple[Array, Array]:
     starts = range(0, length, chunk)
     sums, counts = np.zeros((2, len(starts), len(LAGS) + 2 * len(OFFSETS)))
     for j, lag in enumerate(LAGS):
-        # light is the same forwards and backwards in time: both directions are averaged
-        product = spectrum[: max(0, length - lag)].conj() * spectrum[lag:]
+        earlier, later = _pairs(times, lag)
         for i, start in enumerate(starts):
-            frames = product[start : start + chunk]
-            if not len(frames):
+            own = (start <= earlier) & (earlier < start + chunk)
+            if not own.any():
                 continue
+            # light is the same forwards and backwards in time: both directions are averaged
+            frames = spectrum[earlier[own]].conj() * spectrum[later[own]]
             correlation = torch.fft.irfft2(frames.sum(0), s=size).double().numpy()
             both = (correlation[y, x] + correlation[-y, -x]) / 2
             counted = len(frames) * overlap

@@ -57,7 +57,7 @@ def estimate_psf_sigma(
         ValueError: in one sentence, if too few molecules are bright and alone enough.
     """
     shape_of(movie)
-    movie, camera = screened(movie, camera)
+    movie, camera, _ = screened(movie, camera)
     shape, total = shape_of(movie), len(movie)
     rows, columns = (middle(side) for side in shape[1:])
     pixels = (rows.stop - rows.start) * (columns.stop - columns.start)

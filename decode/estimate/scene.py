@@ -140,8 +140,8 @@ def estimate_scene(
         ValueError: in one sentence, if the movie is too short or too small, or no molecules blink
             in it.
     """
-    movie, camera = screened(movie, camera)
-    moments = yield from part(measure.steps(movie, camera), 0.0, 0.7)
+    movie, camera, numbers = screened(movie, camera)
+    moments = yield from part(measure.steps(movie, camera, numbers), 0.0, 0.7)
     if moments.lag is None:
         raise ValueError(
             "no molecules are seen to blink in this movie: the light of neighbouring pixels does "

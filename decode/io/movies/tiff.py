@@ -112,6 +112,12 @@ class Movie:
         return Movie(self._parts, self.frames, kept if self._kept is None else self._kept[kept])
 
     @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """(frame,) of its frames in the files, from 0; those that were left out are missing."""
+        kept = np.arange(len(self)) if self._kept is None else self._kept
+        return self.frames.start + kept
+
+    @property
     def whole(self) -> Movie:
         """All frames of the files, whichever of them this movie has; it shares the files."""
         return Movie(self._parts, range(int(self._starts[-1])))
