@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from decode.calibrate.scan import Scan
     from decode.estimate.camera import CameraKind
     from decode.progress import Steps
 
@@ -424,6 +423,7 @@ def run(
 ) -> None:
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
     from decode.calibrate.psf import read_positions
+    from decode.calibrate.scan import read_scan
     from decode.io.cameras import camera_inputs, read_camera
     from decode.outputs import check_outputs, run_files
     from decode.progress import Bar
@@ -433,7 +433,7 @@ def run(
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     positions = None if bead_positions is None else read_positions(bead_positions)
-    scan = _scan(frames_per_plane, downwards, z_of_frames)
+    scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
         for progress in stages(
@@ -499,6 +499,7 @@ def calibrate_psf(
     from decode.calibrate.psf import MODELS, Optics, read_positions
     from decode.calibrate.psf import calibrate_psf as work
     from decode.calibrate.report import save_report, verdict
+    from decode.calibrate.scan import read_scan
     from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import write_psf
     from decode.outputs import check_outputs, psf_files
@@ -507,7 +508,7 @@ def calibrate_psf(
     check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions, z_of_frames])
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
-    scan = _scan(frames_per_plane, downwards, z_of_frames)
+    scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
     calibration = work(
         beads,
         read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain),
@@ -756,13 +757,6 @@ def schema() -> None:
     from decode.verbs.schema import schema as run
 
     typer.echo(json.dumps(run(), indent=1))
-
-
-def _scan(frames_per_plane: int, downwards: bool, z_of_frames: Path | None) -> Scan:
-    from decode.calibrate.scan import Scan, read_depths
-
-    z_nm = None if z_of_frames is None else read_depths(z_of_frames)
-    return Scan(frames_per_plane=frames_per_plane, downwards=downwards, z_nm=z_nm)
 
 
 def _size(text: str) -> tuple[float, float]:

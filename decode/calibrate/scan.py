@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-__all__ = ["FEWEST_PLANES", "Scan", "check_scan", "read_depths"]
+__all__ = ["FEWEST_PLANES", "Scan", "check_scan", "read_depths", "read_scan"]
 
 FEWEST_PLANES = 5
 EVEN = 2.0
@@ -62,6 +62,20 @@ class Scan:
     def depths(self) -> Tensor | None:
         """(plane,) z in nm of the planes, where they are given."""
         return None if self.z_nm is None else torch.tensor(self.z_nm).round().unique()
+
+
+def read_scan(*, frames_per_plane: int = 1, downwards: bool = False, z_of_frames: Path | str | None = None) -> Scan:
+    """A scan as it is stated to the verbs that calibrate.
+
+    Args:
+        frames_per_plane, downwards: as in `Scan`.
+        z_of_frames: text file that `read_depths` reads.
+
+    Raises:
+        ValueError, OSError: as `Scan` and `read_depths` do.
+    """
+    z_nm = None if z_of_frames is None else read_depths(z_of_frames)
+    return Scan(frames_per_plane=frames_per_plane, downwards=downwards, z_nm=z_nm)
 
 
 def read_depths(path: Path | str) -> tuple[float, ...]:

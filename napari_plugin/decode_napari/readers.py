@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,17 @@ def reader_of(path: str | Sequence[str]) -> Reader | None:
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
     if paths and all(_is_table(p) for p in paths):
         return _read_tables
-    return _or_say_why(_reader_of_others(path), paths)
+    read_others = _reader_of_others(path)
+    if read_others is None and _others(path):
+        return None
+    return _or_say_why(read_others, paths)
 
 
 def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
-    """The function that opens a movie without reading it; for other TIFF files that of others.
+    """The function that opens a movie without reading it; for other TIFF files and folders that of others.
 
-    Pictures, colours, several channels, planes of a stated distance and files to be stacked are none of ours.
+    A folder with a file for each frame is a movie.  Pictures, colours, several channels, planes of a stated distance
+    and files to be stacked are none of ours.
     """
     movie = _movie(path) if isinstance(path, str) else None
     return _reader_of_others(path) if movie is None else lambda _: [movie_layer(movie, movie.pixel_size_nm)]
@@ -65,37 +70,44 @@ def _movie(path: str) -> Movie | None:
 
 
 def _reader_of_others(path: str | Sequence[str]) -> Reader | None:
-    """The one other plugin that reads such files; None where there are several, and napari asks which."""
-    from npe2 import PluginManager, read
+    """That of the one other plugin that reads such files; None where there are several, and napari asks which."""
+    from npe2 import read
 
-    paths = [path] if isinstance(path, str) else list(path)
-    able = {reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers(paths)} - {PLUGIN}
+    able = _others(path)
     if len(able) != 1:
         return None
+    paths = [path] if isinstance(path, str) else list(path)
     (other,) = able
     return lambda _: read(paths, stack=not isinstance(path, str), plugin_name=other)  # type: ignore[return-value]
 
 
-def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader | None:
+def _others(path: str | Sequence[str]) -> set[str]:
+    """The other plugins that read such files."""
+    from npe2 import PluginManager
+
+    paths = [path] if isinstance(path, str) else list(path)
+    return {reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers(paths)} - {PLUGIN}
+
+
+def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader:
     """The reader of others for tables; where they read nothing either, what the tables lack, as a warning.
 
     napari would open a dialog and ask by which plugin to read a file that none can.
     """
-    if read_others is None:
-        return None
 
     def read(path: str | Sequence[str]) -> list[LayerData]:
         from decode.io.tables import read_table
 
-        try:
-            return read_others(path)
-        except ValueError:
-            for each in paths:
-                try:
-                    read_table(each)
-                except (ValueError, OSError) as error:
-                    warnings.warn(str(error), ForeignTable, stacklevel=2)
-        return [(None,)]  # type: ignore[list-item]  # no layer, and no error
+        if read_others is not None:
+            with suppress(ValueError):
+                return read_others(path)
+        found: list[LayerData] = []
+        for each in paths:
+            try:
+                found.append(table_layer(read_table(each), each.stem))
+            except (ValueError, OSError) as error:
+                warnings.warn(str(error), ForeignTable, stacklevel=2)
+        return found or [(None,)]  # type: ignore[list-item]  # no layer, and no error
 
     return read
 
@@ -103,7 +115,7 @@ def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader | N
 def _is_table(path: Path) -> bool:
     """A glance at the head of the file: what it holds is checked when it is read."""
     try:
-        if path.suffix.lower() == ".csv":
+        if path.suffix.lower() in (".csv", ".tsv", ".txt", ".xls"):
             with path.open("rb") as file:
                 return b"frame" in file.readline(4096).lower()
         if path.suffix.lower() in (".hdf5", ".h5"):

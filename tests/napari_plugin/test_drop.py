@@ -74,6 +74,13 @@ def with_widget(viewer: Any) -> Any:
     return dock
 
 
+def confirm(dock: Any, qtbot: Any) -> None:
+    """Take the settings of the movie before for this one."""
+    button = dock.panel(MovieStep).remembered.button
+    qtbot.waitUntil(lambda: not dock.panel(MovieStep).remembered.isHidden(), timeout=LONG)
+    button.click()
+
+
 def table() -> EmitterSet:
     return EmitterSet(
         frame=torch.tensor([0, 1, 1]),
@@ -104,7 +111,18 @@ def test_files_that_are_dropped_into_the_window(
     for path in movies:
         drop(viewer, path)
         assert isinstance(layer_of(viewer, path).data, LazyFrames), path
+        if path != movies[0]:
+            confirm(dock, qtbot)
         qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.movie.path == path, timeout=LONG)  # noqa: B023
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(frames):
+        tifffile.imwrite(folder / f"img_{i}.tif", frame)
+    dock.panel(MovieStep).pixel_size.setValue(100.0)
+    drop(viewer, folder)
+    assert isinstance(layer_of(viewer, folder).data, LazyFrames)
+    confirm(dock, qtbot)
+    qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.movie.path == folder, timeout=LONG)
     drop(viewer, tmp_path / "grey.tif", tmp_path / "colours.tif")
     np.testing.assert_array_equal(layer_of(viewer, tmp_path / "grey.tif").data, frames[0])
     assert layer_of(viewer, tmp_path / "colours.tif").rgb

@@ -12,7 +12,9 @@ import torch
 from npe2 import PluginManager, PluginManifest
 
 from decode import EmitterSet, read_table, write_movie, write_table
+from decode.io.tables import SUFFIXES
 from decode_napari.layers import LazyFrames
+from decode_napari.readers import ForeignTable
 from decode_napari.samples import sample_file
 
 NAME = "decode-smlm"
@@ -52,6 +54,56 @@ def test_a_table_that_a_viewer_opens_and_saves_is_the_same_table(
     before, after = read_table(path), read_table(again)
     for name, column in before.columns().items():
         torch.testing.assert_close(after.columns()[name], column, equal_nan=True, rtol=0, atol=0)
+
+
+def test_all_tables_that_are_read_are_offered(table: EmitterSet, tmp_path: Path, qapp: object) -> None:
+    from napari.components import ViewerModel
+
+    from decode_napari.qt.panel import TABLES
+
+    manifest = PluginManifest.from_distribution(NAME)
+    (reader,) = (each for each in manifest.contributions.readers if each.command.endswith("read_molecules"))
+    assert set(reader.filename_patterns) == {f"*{suffix}" for suffix in SUFFIXES}
+    assert all(f"*{suffix}" in TABLES for suffix in SUFFIXES)
+    PluginManager.instance().discover()
+    write_table(table, tmp_path / "table.csv")
+    text = (tmp_path / "table.csv").read_text()
+    for suffix in (".tsv", ".txt", ".xls"):
+        path = tmp_path / f"table{suffix}"
+        path.write_text(text.replace(",", "\t"))
+        (layer,) = ViewerModel().open(path, plugin=NAME)
+        np.testing.assert_allclose(layer.data[:, 1:], table.xyz[:, [1, 0]], err_msg=suffix)
+
+
+def test_a_text_that_is_no_table_says_so_and_makes_no_layer(tmp_path: Path, qapp: object) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
+    (tmp_path / "notes.txt").write_text("buffer changed at noon\n")
+    with pytest.warns(ForeignTable, match=r"notes\.txt"):
+        assert ViewerModel().open(tmp_path / "notes.txt", plugin=NAME) == []
+
+
+def test_a_folder_of_frames_is_opened_as_a_movie_and_another_one_as_others_read_it(
+    tmp_path: Path, qapp: object
+) -> None:
+    from napari.components import ViewerModel
+
+    PluginManager.instance().discover()
+    frames = np.random.default_rng(0).integers(0, 900, (12, 12, 16)).astype(np.uint16)
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "pictures").mkdir()
+    for i, frame in enumerate(frames):
+        tifffile.imwrite(tmp_path / "frames" / f"img_{i}.tif", frame)
+    for i in range(2):
+        tifffile.imwrite(tmp_path / "pictures" / f"{i}.tif", np.zeros((5, 6, 3), np.uint8), photometric="rgb")
+    (layer,) = ViewerModel().open(tmp_path / "frames", plugin=NAME)
+    assert isinstance(layer.data, LazyFrames)
+    assert layer.name == "frames"
+    np.testing.assert_array_equal(np.asarray(layer.data), frames)
+    (layer,) = ViewerModel().open(tmp_path / "pictures", plugin=NAME)
+    assert not isinstance(layer.data, LazyFrames)
+    assert layer.data.shape[-3:-1] == (5, 6)
 
 
 def test_other_files_with_the_suffix_of_a_table_are_left_to_others(tmp_path: Path, qapp: object) -> None:

@@ -62,7 +62,11 @@ def movie_of(dock: Any) -> Path | None:
 
 
 def settle(dock: Any, qtbot: Any, path: Path) -> None:
-    """Wait until a movie is the one to work on."""
+    """Wait until a movie is the one to work on; settings of the one before are confirmed for it."""
+    remembered = dock.panel(MovieStep).remembered
+    qtbot.waitUntil(lambda: movie_of(dock) == path or not remembered.isHidden(), timeout=LONG)
+    if not remembered.isHidden():
+        remembered.button.click()
     qtbot.waitUntil(lambda: movie_of(dock) == path and not dock.runner.busy, timeout=LONG)
     qtbot.waitUntil(lambda: dock.session.model is not None, timeout=LONG)
 
@@ -252,6 +256,8 @@ def test_after_a_refused_check_nothing_can_be_localized_and_every_step_says_why(
         panel.allow_truncated.setChecked(False)
     else:
         drop(viewer, large)
+        qtbot.waitUntil(lambda: not panel.remembered.isHidden(), timeout=LONG)
+        panel.remembered.button.click()
     qtbot.waitUntil(lambda: "was refused" in why_not(dock) and not dock.runner.busy, timeout=LONG)
     assert dock.session.movie is None
     assert ready(dock) == {False}

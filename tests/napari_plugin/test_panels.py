@@ -299,7 +299,7 @@ def test_what_is_stated_anew_or_by_the_movie_itself_need_not_be_confirmed(
     assert dock.session.movie.pixel_size_nm == 100.0
 
 
-def test_a_pixel_size_that_was_stated_for_one_movie_is_not_forced_on_another_that_states_its_own(
+def test_what_was_stated_for_one_movie_must_be_confirmed_for_the_next_unless_that_states_its_own(
     dock: Any, qtbot: Any, tmp_path: Path
 ) -> None:
     panel = dock.panel(MovieStep)
@@ -307,6 +307,15 @@ def test_a_pixel_size_that_was_stated_for_one_movie_is_not_forced_on_another_tha
     panel.open(plain_movie(tmp_path))
     qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
     assert dock.session.movie.pixel_size_nm == 108.0
+    panel.set_camera("andor-ixon-ultra-897")
+    panel.em_gain.setValue(300)
+    again = tmp_path / "again"
+    again.mkdir()
+    panel.open(plain_movie(again))
+    qtbot.waitUntil(lambda: not panel.remembered.isHidden(), timeout=LONG)
+    assert set(panel.remembered.waiting) == {"pixel size", "camera", "EM gain"}
+    assert dock.session.movie is None
+    assert "confirm" in dock.panel(LocalizeStep).step.missing()
     dock.viewer.open_sample(NAME, "blinking_2d")
     qtbot.waitUntil(
         lambda: dock.session.movie is not None and dock.session.movie.path.name == "blinking_2d.tif", timeout=LONG

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from decode import EmitterSet, open_movie, read_camera, read_table, write_movie, write_table
 from decode.calibrate.psf import Optics, calibrate_psf
+from decode.calibrate.scan import Scan
 from decode.cli import app
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
@@ -392,6 +393,8 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
             optics=Optics(1.4, 585.0, 1.406, 1.33, 40.0, phase_mask=True),
         ),
         PSFSettings(model="pupil", optics=Optics()),
+        PSFSettings(z_step_nm=20.0, frames_per_plane=3, downwards=True),
+        PSFSettings(z_of_frames=Path("depths.txt")),
     ],
 )
 def test_step_command_and_python_calibrate_alike(
@@ -407,16 +410,16 @@ def test_step_command_and_python_calibrate_alike(
         bound.apply_defaults()
         (beads, camera, *others) = bound.arguments.values()
         assert isinstance(beads, Sequence)
-        # a command states the usual optics too, which are the same as none
-        calls.append(
-            [[str(path) for path in beads], *(repr(o).replace(repr(Optics()), "None") for o in (camera, *others))]
-        )
+        # a command states the usual optics and scan too, which are the same as none
+        stated = [None if o in (Optics(), Scan()) else o for o in others]
+        calls.append([[str(path) for path in beads], *map(repr, (camera, *stated))])
         raise ValueError("that is all")
 
     write_table(
         EmitterSet(frame=torch.zeros(2).long(), xyz=torch.tensor([[1.0, 2, 3], [4, 5, 6]]), photons=torch.ones(2)),
         tmp_path / "true.csv",
     )
+    (tmp_path / "depths.txt").write_text("\n".join(str(20.0 * i) for i in range(51)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("decode.calibrate.psf.calibrate_psf", Stepwise(record))
     session = Session()

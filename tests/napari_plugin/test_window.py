@@ -511,6 +511,25 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
         assert set(plot._lines) == {"error", "bound"}
 
 
+def test_the_panel_of_the_psf_states_how_the_stage_went(dock: Any, qtbot: Any, tmp_path: Path) -> None:
+    """As the command line does: a file of depths and an order of planes at once are refused beside the field."""
+    panel = dock.panel(PSFStep)
+    dock.viewer.open_sample(NAME, "blinking_3d")
+    qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
+    (tmp_path / "depths.txt").write_text("\n".join(str(20 * i) for i in range(51)))
+    panel.set_beads([sample_file("beads_3d.tif")])
+    panel.frames_per_plane.setValue(3)
+    panel.downwards.setChecked(True)
+    panel.z_of_frames.setText(str(tmp_path / "depths.txt"))
+    panel.out.setText(str(tmp_path / "psf.h5"))
+    panel.run()
+    qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
+    assert "leave frames per plane and downwards out" in panel.troubles[0]
+    settings = panel.step.settings
+    assert (settings.frames_per_plane, settings.downwards) == (3, True)
+    assert settings.z_of_frames == tmp_path / "depths.txt"
+
+
 def test_only_a_pupil_asks_for_its_optics(dock: Any, qtbot: Any) -> None:
     panel = dock.panel(PSFStep)
     for model in ("spline", "pupil", "gaussian"):

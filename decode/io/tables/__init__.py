@@ -19,7 +19,7 @@ from decode.io.tables.decode_h5 import read_decode
 from decode.io.tables.picasso import picasso_table, read_picasso
 from decode.io.tables.smlm import read_smlm
 
-__all__ = ["TableDialect", "TableWriter", "read_table", "write_table"]
+__all__ = ["SUFFIXES", "TableDialect", "TableWriter", "read_table", "write_table"]
 
 TableDialect = Literal["thunderstorm", "picasso", "challenge"]
 
@@ -141,3 +141,5 @@ _READERS: dict[str, Callable[[Path, float | None], EmitterSet]] = {
     **dict.fromkeys((".hdf5", ".h5"), _read_hdf5),
     ".smlm": read_smlm,
 }
+SUFFIXES = tuple(_READERS)
+"""of the tables that are read"""

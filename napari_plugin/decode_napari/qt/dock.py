@@ -25,6 +25,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from decode.io import tables
+from decode.io.movies import tiff
 from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
@@ -61,7 +63,6 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     InspectStep: InspectPanel,
     ExportStep: ExportPanel,
 }
-MOVIES, TABLES = (".tif", ".tiff"), (".csv", ".hdf5", ".h5", ".smlm")
 KEEPERS: WeakKeyDictionary[Any, Keeper] = WeakKeyDictionary()
 """of the session of each viewer: a panel that is opened again goes on where it was closed"""
 UNSAVED = "molecules before, not saved"
@@ -341,13 +342,14 @@ class DecodeDock(QWidget):
         return super().eventFilter(watched, event)
 
     def dragEnterEvent(self, event: QDragEnterEvent) -> None:
-        if any(Path(url.toLocalFile()).suffix.lower() in MOVIES + TABLES for url in event.mimeData().urls()):
+        paths = [Path(url.toLocalFile()) for url in event.mimeData().urls()]
+        if any(_is_table(path) or _is_movie(path) for path in paths):
             event.acceptProposedAction()
 
     def dropEvent(self, event: QDropEvent) -> None:
         for url in event.mimeData().urls():
             path = Path(url.toLocalFile())
-            kind = InspectStep if path.suffix.lower() in TABLES else MovieStep
+            kind = InspectStep if _is_table(path) else MovieStep
             self.go_to(kind)
             self.panel(kind).open(path)
 
@@ -447,3 +449,12 @@ def _light(colour: str) -> QIcon:
     painter.drawEllipse(1, 1, 10, 10)
     painter.end()
     return QIcon(pixmap)
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in tables.SUFFIXES
+
+
+def _is_movie(path: Path) -> bool:
+    """A file, or a folder with a file for each frame."""
+    return path.suffix.lower() in tiff.SUFFIXES or path.is_dir()

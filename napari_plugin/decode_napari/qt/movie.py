@@ -76,7 +76,9 @@ class MoviePanel(Panel):
         )
         self.allow_truncated.toggled.connect(lambda _: self._changed())
         self.remembered = Remembered(self.check)
-        """from an earlier window"""
+        """from the movie before, or from an earlier window"""
+        self._for_next: set[str] = set()
+        """fields that were stated while no movie was open"""
         self.column.addWidget(self.remembered)
         for name, box in (("pixel size", self.pixel_size), ("EM gain", self.em_gain)):
             box.valueChanged.connect(lambda _, name=name: self._stated(name))
@@ -94,6 +96,7 @@ class MoviePanel(Panel):
         dock.memory.bind("movie/pixel size", self.pixel_size)
         dock.memory.bind("movie/em gain", self.em_gain)
         self._restore_camera()
+        self._for_next.clear()
         self._offer_remembered()
         # layers are changed only once the one that is being inserted is there, and nothing else is being done
         self._soon = QTimer(self)
@@ -155,7 +158,7 @@ class MoviePanel(Panel):
 
     def set_camera(self, name: str | None) -> None:
         """A preset's name, a camera file, or None to estimate it."""
-        self.remembered.settle("camera")
+        self._settle("camera")
         if name is None:
             self.camera.setCurrentText(ESTIMATE)
         elif name in camera_presets():
@@ -262,6 +265,7 @@ class MoviePanel(Panel):
             self.set_camera(name)
 
     def _offer_remembered(self) -> None:
+        """What the fields hold for another movie is shown as such, and waits for a click."""
         values = {}
         if self.pixel_size.value():
             values["pixel size"] = self.pixel_size.text()
@@ -269,7 +273,7 @@ class MoviePanel(Panel):
             values["EM gain"] = self.em_gain.text()
         if self._named() is not None:
             values["camera"] = self.camera.currentText()
-        self.remembered.offer(values)
+        self.remembered.offer({name: value for name, value in values.items() if name not in self._for_next})
 
     def _settle_what_the_movie_states(self) -> None:
         """Its own pixel size goes before one that is remembered, or was stated for another movie."""
@@ -284,8 +288,13 @@ class MoviePanel(Panel):
             self.remembered.settle("pixel size")
 
     def _stated(self, name: str) -> None:
-        self.remembered.settle(name)
+        self._settle(name)
         self._changed()
+
+    def _settle(self, name: str) -> None:
+        self.remembered.settle(name)
+        if self._layer is None:
+            self._for_next.add(name)
 
     def _changed(self) -> None:
         if self._layer is not None:
@@ -335,6 +344,9 @@ class MoviePanel(Panel):
             return
         self._layer, self._path = layer, path
         _read_lazily(layer)
+        if self.step.settings.path not in (None, path):
+            self._offer_remembered()
+        self._for_next.clear()
         if before is not None and before is not layer:
             layers.remove(before)
         layers.move(layers.index(layer), 0)  # below the molecules

@@ -21,6 +21,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from decode.io import tables
+from decode.io.movies import tiff
 from decode_napari.qt.runner import OPTION, complain, is_refusal, sentence_of
 from decode_napari.steps.step import Report, Step
 
@@ -31,8 +33,8 @@ __all__ = ["TABLES", "TIFFS", "Panel", "button", "choice", "note", "number"]
 
 W = TypeVar("W", bound=QWidget)
 
-TABLES = "Tables (*.csv *.hdf5 *.h5 *.smlm)"
-TIFFS = "TIFF (*.tif *.tiff)"
+TABLES = f"Tables ({' '.join(f'*{suffix}' for suffix in tables.SUFFIXES)})"
+TIFFS = f"TIFF ({' '.join(f'*{suffix}' for suffix in tiff.SUFFIXES)})"
 AMBER = "#ffb52e"
 """of what the user is asked to mend"""
 

@@ -18,6 +18,7 @@ PATTERNS = {
     ".csv": "*.[cC][sS][vV]",
     ".hdf5": "*.[hH][dD][fF]5",
     ".h5": "*.[hH]5",
+    "/": "*/",  # a folder
 }
 DONE = "reader/preference"
 

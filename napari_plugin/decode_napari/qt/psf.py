@@ -30,6 +30,7 @@ from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
 
 __all__ = ["PSFPanel"]
 
+TEXTS = "Text (*.txt *.csv *.tsv *.dat);;All files (*)"
 USED, REJECTED = "#57d38c", "#ff6b5e"
 
 
@@ -54,16 +55,22 @@ class PSFPanel(Panel):
             "Number of the plane, from 0, that is z = 0",
             option="z-focus",
         )
-        self.positions = self.row(
+        self.frames_per_plane = self.row(
+            "frames per plane", number(1, 1000, 1, digits=0), "So many frames in a row show one plane"
+        )
+        self.downwards = self.row("downwards", QCheckBox("planes fall by the step"), "The stage went downwards")
+        self.z_of_frames = self._row_of_file(
+            "z of frames",
+            "Text file with the z of each frame in nm, a line each: for any other order of planes; empty: one after "
+            "another, a step apart",
+            TEXTS,
+        )
+        self.positions = self._row_of_file(
             "bead positions",
-            QLineEdit(),
             "Table of where the beads truly are (x, y of its first frame), if that is known; empty: an emitter is "
             "where the centroid of its light in focus is",
+            TABLES,
         )
-        self.positions.setPlaceholderText("not known")
-        self.positions.addAction(
-            self.style().standardIcon(QStyle.StandardPixmap.SP_DirOpenIcon), QLineEdit.ActionPosition.TrailingPosition
-        ).triggered.connect(lambda _: self._ask_positions())
         self.model = self.row("model", choice(list(MODELS)), "spline for any PSF, pupil names the aberrations")
         usual = Optics()
         self.aperture = self.row(
@@ -186,6 +193,9 @@ class PSFPanel(Panel):
             out=Path(self.out.text()) if self.out.text() else None,
             z_step_nm=self.z_step.value() or None,
             z_focus=None if self.z_focus.value() < 0 else int(self.z_focus.value()),
+            frames_per_plane=int(self.frames_per_plane.value()),
+            downwards=self.downwards.isChecked(),
+            z_of_frames=Path(self.z_of_frames.text()) if self.z_of_frames.text() else None,
             positions=Path(self.positions.text()) if self.positions.text() else None,
             model=self.model.currentText(),
             optics=self._optics() if self.model.currentText() == "pupil" else None,
@@ -257,10 +267,20 @@ class PSFPanel(Panel):
         if paths:
             self.attempt(lambda: self.set_beads(paths))
 
-    def _ask_positions(self) -> None:
-        path = self.ask_open("Bead positions", TABLES)
-        if path is not None:
-            self.positions.setText(str(path))
+    def _row_of_file(self, label: str, tip: str, kinds: str) -> QLineEdit:
+        """A file that may be stated, typed or chosen."""
+        line = self.row(label, QLineEdit(), tip)
+        line.setPlaceholderText("not known")
+        icon = self.style().standardIcon(QStyle.StandardPixmap.SP_DirOpenIcon)
+        action = line.addAction(icon, QLineEdit.ActionPosition.TrailingPosition)
+
+        def ask() -> None:
+            path = self.ask_open(label.capitalize(), kinds)
+            if path is not None:
+                line.setText(str(path))
+
+        action.triggered.connect(ask)
+        return line
 
     def _ask_psf(self) -> None:
         path = self.ask_open("PSF", "PSF (*.h5)")

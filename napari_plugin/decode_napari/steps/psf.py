@@ -31,11 +31,27 @@ class PSFSettings:
     """planes rise by it; None takes what the file states"""
     z_focus: int | None = None
     """plane, from 0, that is z = 0; None takes the middle one"""
+    frames_per_plane: int = 1
+    """consecutive frames of a plane"""
+    downwards: bool = False
+    """planes fall by the step"""
+    z_of_frames: Path | None = None
+    """text file with the z of each frame in nm, a line each: for any other order of planes"""
     positions: Path | None = None
     """table of where the beads truly are, if that is known"""
     model: str = "spline"
     optics: Optics | None = None
     """of a pupil; None takes the usual ones"""
+
+    @property
+    def scan(self) -> dict[str, object]:
+        """What is stated of the order of the planes, by the names of `read_scan`."""
+        stated = {
+            "frames_per_plane": self.frames_per_plane if self.frames_per_plane > 1 else None,
+            "downwards": self.downwards or None,
+            "z_of_frames": None if self.z_of_frames is None else str(self.z_of_frames),
+        }
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 @final
@@ -124,6 +140,7 @@ class PSFStep(Step):
             em_gain=movie.em_gain,
             z_step=set_.z_step_nm,
             z_focus=set_.z_focus,
+            **set_.scan,
             bead_positions=set_.positions,
             model=None if set_.model == "spline" else set_.model,
             **of_pupil,
@@ -140,6 +157,10 @@ class PSFStep(Step):
         if set_.optics is not None:
             needed.insert(0, "Optics")
         stated = []
+        of_scan = []
+        if set_.scan:
+            of_scan.append("from decode.calibrate.scan import read_scan")
+            stated.append(f"scan={call('read_scan', **set_.scan)}")
         if set_.positions is not None:
             needed.append("read_positions")
             stated.append(f"positions_nm=read_positions({str(set_.positions)!r})")
@@ -157,6 +178,7 @@ class PSFStep(Step):
             [
                 f"from decode.calibrate.psf import {', '.join(needed)}",
                 "from decode.calibrate.report import save_report",
+                *of_scan,
                 "from decode.io.cameras import read_camera",
                 "from decode.io.psfs import write_psf",
                 "",
@@ -175,16 +197,21 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
     from decode.calibrate.held_out import precision
     from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
     from decode.calibrate.report import draw_pictures, save_report, verdict
+    from decode.calibrate.scan import read_scan
     from decode.io.psfs import write_psf
     from decode.outputs import check_outputs, psf_files
 
     out, report = psf_files(out)
-    check_outputs([out, report], inputs=[*settings.beads, settings.positions])
+    check_outputs([out, report], inputs=[*settings.beads, settings.positions, settings.z_of_frames])
+    scan = read_scan(
+        frames_per_plane=settings.frames_per_plane, downwards=settings.downwards, z_of_frames=settings.z_of_frames
+    )
     fit = calibrate_psf.steps(
         settings.beads,
         camera,
         z_step_nm=settings.z_step_nm,
         z_focus=settings.z_focus,
+        scan=scan,
         model=MODELS[settings.model],
         positions_nm=None if settings.positions is None else read_positions(settings.positions),
         optics=settings.optics,
