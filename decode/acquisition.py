@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from decode import __version__
-from decode.calibrate.camera import check_maps
+from decode.calibrate.camera import compare_maps
 from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts
@@ -155,15 +155,18 @@ def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[st
     """What is wrong with a movie or does not fit its camera, a sentence each; takes about a second.
 
     Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`), and
-    `check_maps` on some frames.
+    `compare_maps` on some frames.
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
     """
-    misfits: tuple[str, ...] = ()
-    if len(movie) >= 3:
-        misfits = check_maps(movie, camera, n_frames=FRAMES_CHECKED, side_px=SIDE_CHECKED_PX)
-    return (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences, *misfits)
+    defects, of_pixels = defects_of(movie, camera), check_pixels(movie, pixel_size_nm)
+    if len(movie) < 3:
+        return (*of_pixels, *defects.sentences)
+    maps = compare_maps(movie, camera, n_frames=FRAMES_CHECKED, side_px=SIDE_CHECKED_PX)
+    # maps that are not of these pixels make them look bad
+    of_defects = defects.sentences_on_frames if maps.misplaced else defects.sentences
+    return (*of_pixels, *of_defects, *maps.sentences)
 
 
 def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:

@@ -191,6 +191,7 @@ def test_maps_of_a_real_camera_that_lie_transposed_are_said(place: Path, shared_
         result = localize(place, "--camera", write_maps(place / name, *each), "--roi", "0:9,0:9")
         assert result.exit_code == 0, result.output
         assert sum("transposed" in warning for warning in warnings_of(result)) == expected
+        assert not any("pixels are dead" in warning for warning in warnings_of(result))
 
 
 def test_a_part_of_the_movie_keeps_its_frames_and_coordinates(place: Path) -> None:

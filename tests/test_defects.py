@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from decode.acquisition import acquisition_for
+from decode.acquisition import acquisition_for, check_camera
 from decode.defects import UsualFrames, defects_of, screened, without_unusable
 from decode.emitters import EmitterSet
 from decode.estimate import estimate_scene
@@ -79,6 +79,39 @@ def test_a_lamp_that_bleaches_or_is_switched_is_no_defect() -> None:
     light = np.where(time < 311, 200 * np.exp(-time / 150), 90.0)
     movie = rng.poisson(np.broadcast_to(light, (600, 32, 32))) * 6.0 + 100
     assert not defects_of(movie, CAMERA.camera).frames
+
+
+@pytest.mark.parametrize(
+    ("maps", "of"),
+    [
+        ("right", "offset"),
+        ("right", "noise"),
+        ("transposed", "offset"),
+        ("transposed", "noise"),
+        ("of another camera", "offset"),
+    ],
+)
+def test_of_maps_that_do_not_fit_one_sentence_is_said_and_none_of_the_pixels_they_spoil(
+    tmp_path: Path, maps: str, of: str
+) -> None:
+    rng = torch.Generator().manual_seed(3)
+    hot, other = ((torch.rand(64, 64, generator=rng) < 0.02).float() for _ in range(2))
+
+    def camera_with(hot: torch.Tensor) -> Camera:
+        if of == "offset":
+            return Camera(baseline=100 + 80 * hot, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
+        return Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5 + 40 * hot, qe=0.8)
+
+    write_movie(tmp_path / "movie.tif", camera_with(hot).sample(torch.full((40, 64, 64), 30.0), rng).numpy())
+    camera = camera_with({"right": hot, "transposed": hot.T, "of another camera": other}[maps])
+    with open_movie(tmp_path / "movie.tif") as movie:
+        sentences = check_camera(movie, camera, 100.0)
+    if maps == "right":
+        assert sentences == ()
+        return
+    (sentence,) = sentences
+    fault = "fit the movie only when they are transposed" if maps == "transposed" else "do not fit the movie: by them"
+    assert f"the camera's maps {fault}" in sentence
 
 
 @pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])

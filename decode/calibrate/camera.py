@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from decode.defects import screened, without_unusable
+from decode.defects import defects_of, screened, without_unusable
 from decode.io.movies.tiff import Movie, open_movie
 from decode.optics.camera import Camera
 
-__all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps", "largest_count"]
+__all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps", "compare_maps", "largest_count"]
 
 Frames = str | Path | Movie | Tensor | npt.NDArray[Any]
 """(frame, y, x) ADU: a TIFF file, an open movie, or an array"""
@@ -278,8 +278,26 @@ class _Series:
         return max(0.0, float(self.means.var(ddof=1) - 4 * noise)) / light**2
 
 
+@final
+class MapsCheck(NamedTuple):
+    """What does not fit between a camera and a movie, in sentences."""
+
+    misplaced: str
+    """how the camera's maps lie where they are no maps of this movie's pixels; "" where they are"""
+    others: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        return (*self.others, self.misplaced) if self.misplaced else self.others
+
+
 def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None) -> tuple[str, ...]:
-    """What does not fit between a camera and a movie, a sentence each; nothing where all does.
+    """The sentences of `compare_maps`; nothing where all fits."""
+    return compare_maps(movie, camera, n_frames=n_frames, side_px=side_px).sentences
+
+
+def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None) -> MapsCheck:
+    """What does not fit between a camera and a movie.
 
     Hot pixels and the pattern of the offset show how maps lie: the variance of each pixel from frame to frame, and its
     mean, are compared with the maps' in all eight orientations and, by their cross-correlation, at all shifts.  The
@@ -309,6 +327,7 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
                 f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
             )
         rows, columns = (_middle(side, side_px) for side in shape[1:])
+        by_maps = defects_of(opened, camera).pixels.by_maps
         usable, camera, _ = screened(opened, camera)
         camera = camera.crop(rows, columns)
         good = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
@@ -331,9 +350,14 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
         )
     )
     misplaced = _orientation(mean, variance, offset, read)
-    if misplaced is not None:
+    if not misplaced and by_maps:
+        misplaced = (
+            f"the camera's maps do not fit the movie: by them {by_maps} pixels look bad that are as those beside them; "
+            "they are those of another camera, region or binning"
+        )
+    if misplaced:
         # with maps that lie wrong nothing else can be judged
-        return (*sentences, misplaced)
+        return MapsCheck(misplaced, tuple(sentences))
     light = mean - offset
     negative = float((light < -5 * np.sqrt(variance / n))[good].mean())
     if negative > 0.01:
@@ -341,10 +365,10 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
             f"{negative:.0%} of the pixels are darker than their offset, which makes negative photons: the offset is "
             "too high, or was taken from other frames; measure it again"
         )
-        return tuple(sentences)
+        return MapsCheck("", tuple(sentences))
     chosen = _dark_and_quiet(mean, variance, read) & ndimage.minimum_filter(good, 3)
     if chosen.sum() < FEWEST_QUIET:
-        return tuple(sentences)
+        return MapsCheck("", tuple(sentences))
     masked_light, masked_read = (ndimage.convolve(image, FLAT**2, mode="nearest") for image in (light, read))
     shift = (masked_light - (noise - masked_read) / (camera.excess_factor * gain))[chosen]
     found, uncertain = float(shift.mean()), float(shift.std() / math.sqrt(len(shift)))
@@ -360,7 +384,7 @@ def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: i
             f"the movie's noise puts the offset {abs(found):.1f} ADU {'above' if found > 0 else 'below'} the camera's: "
             f"measure it again; or, if the offset is right, e_per_adu is about {fitting:.2g}{inverse}, not {stated:.3g}"
         )
-    return tuple(sentences)
+    return MapsCheck("", tuple(sentences))
 
 
 ORIENTATIONS = {
@@ -381,8 +405,8 @@ SIGNIFICANT = 7.0
 """standard deviations; by chance the best of some million shifts reaches 5"""
 
 
-def _orientation(mean: Map, variance: Map, offset: Map, read: Map) -> str | None:
-    """A sentence on maps that fit better otherwise; None where they lie well, or do not tell."""
+def _orientation(mean: Map, variance: Map, offset: Map, read: Map) -> str:
+    """A sentence on maps that fit better otherwise; "" where they lie well, or do not tell."""
     # the maps say how hot a pixel is against its neighbours; what light adds to all of them is taken from the movie
     pairs = [(np.log(variance.clip(1e-9)), np.log(read + max(0.0, float(np.median(variance - read))))), (mean, offset)]
     seen, maps = zip(*((_pattern(a), _pattern(b)) for a, b in pairs), strict=True)
@@ -406,7 +430,7 @@ def _orientation(mean: Map, variance: Map, offset: Map, read: Map) -> str | None
             dy, dx = (int((s + side // 2) % side) - side // 2 for s, side in zip(place, shape, strict=True))
             shift = (dy, dx)
     if best < SIGNIFICANT or as_is > 0.7 * best or (not name and shift == (0, 0)):
-        return None
+        return ""
     what = [name] if name else []
     if shift != (0, 0):
         what.append(f"shifted by {shift[1]} pixels in x and {shift[0]} in y")

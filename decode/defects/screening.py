@@ -41,8 +41,14 @@ class MovieDefects:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What is left out, and what else to know."""
-        of_frames = _frames_remark(self.frames, self.n_frames, self.first)
-        return tuple(remark for remark in (of_frames, self.pixels.remark) if remark)
+        of_pixels = self.pixels.remark
+        return (*self.sentences_on_frames, of_pixels) if of_pixels else self.sentences_on_frames
+
+    @property
+    def sentences_on_frames(self) -> tuple[str, ...]:
+        """What of this is no matter of pixels."""
+        remark = _frames_remark(self.frames, self.n_frames, self.first)
+        return (remark,) if remark else ()
 
 
 @final
@@ -120,7 +126,7 @@ def _screening(movie: Counts, camera: Camera) -> _Screening:
     unusable = unusable_frames(movie, camera)
     # where all frames are unusable there is nothing to judge pixels by
     usable = movie if len(unusable) == movie.shape[0] else _without(movie, unusable)
-    pixels = PixelDefects.of(usable, camera)
+    pixels = PixelDefects.of(usable, camera).blamed(usable, camera)
     defects = MovieDefects(
         n_frames=movie.shape[0],
         first=first_of(movie),
