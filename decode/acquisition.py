@@ -160,10 +160,11 @@ def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[st
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
     """
-    defects, of_pixels = defects_of(movie, camera), check_pixels(movie, pixel_size_nm)
+    of_pixels = check_pixels(movie, pixel_size_nm)
     if len(movie) < 3:
-        return (*of_pixels, *defects.sentences)
+        return (*of_pixels, *defects_of(movie, camera).sentences)
     maps = compare_maps(movie, camera, n_frames=FRAMES_CHECKED, side_px=SIDE_CHECKED_PX)
+    defects = defects_of(movie, camera)
     # maps that are not of these pixels make them look bad
     of_defects = defects.sentences_on_frames if maps.misplaced else defects.sentences
     return (*of_pixels, *of_defects, *maps.sentences)
