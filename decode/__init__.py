@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from decode.calibrate.camera import calibrate_camera
+    from decode.calibrate.psf import calibrate_psf
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
     from decode.io.cameras import CameraFile, read_camera, write_camera
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.verbs.evaluate import evaluate
     from decode.verbs.localize import localize
+    from decode.verbs.render import render
+    from decode.verbs.run import run
+    from decode.verbs.simulate import simulate
+    from decode.verbs.train import train
 
 __version__ = "0.1.0"
 
@@ -39,12 +46,19 @@ __all__ = [
     "Scene",
     "SetPosterior",
     "SplinePSF",
+    "calibrate_camera",
+    "calibrate_psf",
+    "evaluate",
     "load_model",
     "localize",
     "open_movie",
     "read_camera",
     "read_table",
+    "render",
+    "run",
     "score",
+    "simulate",
+    "train",
     "write_camera",
     "write_movie",
     "write_table",
@@ -62,12 +76,19 @@ _HOME = {
     "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
+    "calibrate_camera": "calibrate.camera",
+    "calibrate_psf": "calibrate.psf",
+    "evaluate": "verbs.evaluate",
     "load_model": "models",
     "localize": "verbs.localize",
     "open_movie": "io.movies.tiff",
     "read_camera": "io.cameras",
     "read_table": "io.tables",
+    "render": "verbs.render",
+    "run": "verbs.run",
     "score": "metrics",
+    "simulate": "verbs.simulate",
+    "train": "verbs.train",
     "write_camera": "io.cameras",
     "write_movie": "io.movies.tiff",
     "write_table": "io.tables",

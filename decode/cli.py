@@ -256,14 +256,10 @@ def render(
     pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
-    from decode.io.tables import read_table
-    from decode.outputs import check_outputs, picture_file, table_inputs
-    from decode.render import save_picture
+    from decode.verbs.render import render as draw
 
-    check_outputs([picture_file(out)], inputs=table_inputs(table))
-    emitters = read_table(table, pixel_size_nm=pixel_size)
-    save_picture(emitters, out)
-    typer.echo(f"{len(emitters)} molecules")
+    molecules = draw(table, out, pixel_size_nm=pixel_size)
+    typer.echo(f"{len(molecules)} molecules")
     _list([out])
 
 
@@ -368,21 +364,26 @@ def train(
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
 ) -> None:
     """Train a model on simulations of a recipe."""
-    from decode.config import load_config
     from decode.outputs import check_outputs, model_files
     from decode.progress import Bar
-    from decode.training.loop import train as run
-    from decode.verbs.run import starting_model
+    from decode.verbs.train import train_steps
 
     check_outputs(model_files(out), inputs=[config, start])
-    recipe = load_config(config, settings or ())
-    origin = None if start is None else starting_model(start, recipe)
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     # of several processes (torchrun) the first one reports
     first = os.environ.get("RANK", "0") == "0"
     with Bar(total=1.0, bar_format=layout, disable=not first) as bar:
-        for progress in run(recipe, out, minutes=minutes, device=device, resume=resume, start=origin, log_dir=log):
+        for progress in train_steps(
+            config,
+            out,
+            start=start,
+            settings=settings or (),
+            minutes=minutes,
+            device=device,
+            resume=resume,
+            log_dir=log,
+        ):
             if progress.validation is not None:
                 figures = {
                     "jaccard": f"{progress.validation['jaccard']:.3f}",
@@ -427,7 +428,7 @@ def run(
     from decode.io.cameras import camera_inputs, read_camera
     from decode.outputs import check_outputs, run_files
     from decode.progress import Bar
-    from decode.verbs.run import run as stages
+    from decode.verbs.run import run_steps
 
     inputs = [movie, *beads, *camera_inputs(camera), bead_positions, z_of_frames]
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
@@ -436,7 +437,7 @@ def run(
     scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
-        for progress in stages(
+        for progress in run_steps(
             movie,
             beads,
             camera_file,

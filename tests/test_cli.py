@@ -271,7 +271,7 @@ def test_tables_are_kept_when_the_picture_cannot_be_drawn(place: Path, monkeypat
         assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
         raise MemoryError
 
-    monkeypatch.setattr("decode.render.render_image", drawing)
+    monkeypatch.setattr("decode.rendering.render_image", drawing)
     result = localize(place)
     assert result.exit_code == 1
     assert "movie.png: there is not enough memory; written: " in result.stderr

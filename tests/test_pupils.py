@@ -26,7 +26,7 @@ from decode.optics.pupil import PupilPSF
 from decode.priors.psf import MeasuredPSF
 from decode.priors.pupils import PupilPrior
 from decode.verbs.localize import localize_file
-from decode.verbs.run import conditioned_for, starting_model
+from decode.verbs.train import conditioned_for, starting_model
 
 NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)

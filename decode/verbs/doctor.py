@@ -57,14 +57,16 @@ def doctor() -> Iterator[Check]:
     """Try the installation; takes less than a minute.
 
     Yields:
-        Versions, device, each shipped model, and how well it finds the molecules of a simulated movie, through
-        every file format on the way.
+        Versions, device, each shipped model, and how well it finds the molecules of a simulated
+        movie, through every file format on the way.
     """
     yield _try("versions", _versions)
     yield _try("device", _device)
     names = list(shipped_models())
     if not names:
-        yield Check(name="models", ok=False, detail="none came with the package; install decode again")
+        yield Check(
+            name="models", ok=False, detail="none came with the package; install decode again"
+        )
     for name in names:
         yield _try(f"model {name}", partial(_model, name))
         yield _try(f"movie with {name}", partial(_movie, name))
@@ -74,12 +76,20 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
     try:
         return Check(name=name, ok=True, detail=attempt())
     except Exception as error:  # whatever is broken here is what the doctor is asked for
-        return Check(name=name, ok=False, detail=f"{' '.join(str(error).split())} ({type(error).__name__})")
+        return Check(
+            name=name, ok=False, detail=f"{' '.join(str(error).split())} ({type(error).__name__})"
+        )
 
 
 def _versions() -> str:
-    versions = {"decode": decode.__version__, "Python": platform.python_version(), "torch": torch.__version__}
-    return ", ".join(f"{name} {version}" for name, version in (versions | {"numpy": np.__version__}).items())
+    versions = {
+        "decode": decode.__version__,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    return ", ".join(
+        f"{name} {version}" for name, version in (versions | {"numpy": np.__version__}).items()
+    )
 
 
 def _device() -> str:
@@ -92,27 +102,37 @@ def _device() -> str:
 def _model(name: str) -> str:
     model = load_model(name)
     n_weights = sum(p.numel() for p in model.parameters())
-    return f"{n_weights / 1e6:.2f} million weights, trained by decode {model.record.decode or 'unknown'}"
+    version = model.record.decode or "unknown"
+    return f"{n_weights / 1e6:.2f} million weights, trained by decode {version}"
 
 
 def _movie(name: str) -> str:
     model = load_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        movie, truth, psf_file = (Path(folder, file) for file in ("movie.tif", "truth.csv", "psf.h5"))
+        movie, truth, psf_file = (
+            Path(folder, file) for file in ("movie.tif", "truth.csv", "psf.h5")
+        )
         config, told = MOVIE, None
         if model.network.axial:  # it is told a calibrated PSF, and molecules lie in depth
             pupil = from_mapping(TrainConfig, model.record.config, name).forward_model().psf
             write_psf(psf_file, PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
             scene = replace(MOVIE.scene, z_nm=(-300.0, 300.0))
-            config, told = replace(MOVIE, scene=scene, psf=MeasuredPSF(file=str(psf_file))), read_psf(psf_file)
+            config, told = (
+                replace(MOVIE, scene=scene, psf=MeasuredPSF(file=str(psf_file))),
+                read_psf(psf_file),
+            )
         made = simulate_files(config, movie, truth, 40, size_px=48)
         camera = read_camera(movie.with_name("movie_camera.yaml"))
         sigma_nm = None if told else float(made.psf_parameters[0, 0])
-        for _ in localize_file(movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=told):
+        for _ in localize_file(
+            movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=told
+        ):
             pass
         result = evaluate(Path(folder, "out", "movie.csv"), truth, two_d=True, min_photons=300)
     figures = f"Jaccard {result.jaccard:.2f}, RMSE {result.rmse_lateral_nm:.0f} nm"
     jaccard, rmse_nm = (0.7, 50) if told else (0.8, 25)
     if not (result.jaccard > jaccard and result.rmse_lateral_nm < rmse_nm):
-        raise RuntimeError(f"{figures}, where better than {jaccard:g} and {rmse_nm} nm are expected")
+        raise RuntimeError(
+            f"{figures}, where better than {jaccard:g} and {rmse_nm} nm are expected"
+        )
     return figures

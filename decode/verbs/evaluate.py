@@ -12,8 +12,8 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    table: Path | str,
-    truth: Path | str,
+    table: EmitterSet | Path | str,
+    truth: EmitterSet | Path | str,
     *,
     field_nm: tuple[float, float] | None = None,
     two_d: bool = False,
@@ -24,9 +24,9 @@ def evaluate(
     """Score a table by the rules of the SMLM Challenge 2016 (see `decode.metrics.score`).
 
     Args:
-        table, truth: files that `read_table` reads.
-        field_nm: (x, y) size of the field of view; None takes it from the table, from the Picasso table of the same
-            name beside it, or from the truth, whichever states it first.
+        table, truth: molecules, or files that `read_table` reads.
+        field_nm: (x, y) size of the field of view; None takes it from the table, from the Picasso
+            table of the same name beside it, or from the truth, whichever states it first.
         two_d: leave z out.
         min_photons: true molecules below it need not be found.
         remove_shift: take off a constant offset first.
@@ -35,16 +35,40 @@ def evaluate(
     Raises:
         ValueError: if a file is no table, or nothing says how large the field of view is.
         FileNotFoundError: if there is no such file.
+
+    Example:
+        >>> import decode
+        >>> truth = "sample_data/blinking_2d_truth.csv"
+        >>> decode.evaluate(truth, truth, field_nm=(6400, 6400)).jaccard
+        1.0
     """
-    table, truth = Path(table), Path(truth)
-    found, known = (read_table(path, pixel_size_nm=pixel_size_nm) for path in (table, truth))
-    stated = (found.facts.field_nm, _beside(table).facts.field_nm, known.facts.field_nm)
-    field_nm = field_nm or next((field for field in stated if field is not None), None)
+    found, known = (_read(source, pixel_size_nm) for source in (table, truth))
     if field_nm is None:
-        raise ValueError(f"{table} does not say how large the field of view is: state it in nm with --field X,Y")
-    return score(known, found, field_nm=field_nm, two_d=two_d, min_photons=min_photons, remove_shift=remove_shift)
+        field_nm = found.facts.field_nm or _field_beside(table) or known.facts.field_nm
+    if field_nm is None:
+        what = "the table" if isinstance(table, EmitterSet) else table
+        raise ValueError(
+            f"{what} does not say how large the field of view is: state it in nm with --field X,Y"
+        )
+    return score(
+        known,
+        found,
+        field_nm=field_nm,
+        two_d=two_d,
+        min_photons=min_photons,
+        remove_shift=remove_shift,
+    )
 
 
-def _beside(table: Path) -> EmitterSet:
-    picasso = table.with_suffix(".hdf5")
-    return read_table(picasso) if picasso.is_file() else EmitterSet.empty()
+def _read(source: EmitterSet | Path | str, pixel_size_nm: float | None) -> EmitterSet:
+    if isinstance(source, EmitterSet):
+        return source
+    return read_table(source, pixel_size_nm=pixel_size_nm)
+
+
+def _field_beside(table: EmitterSet | Path | str) -> tuple[float, float] | None:
+    """What the Picasso table of the same name says of the field of view."""
+    if isinstance(table, EmitterSet):
+        return None
+    picasso = Path(table).with_suffix(".hdf5")
+    return read_table(picasso).facts.field_nm if picasso.is_file() else None

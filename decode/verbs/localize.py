@@ -28,7 +28,7 @@ from decode.network.localizer import Localizer
 from decode.outputs import FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import Progress, Steps, Stepwise
-from decode.render import save_picture
+from decode.rendering import save_picture
 from decode.verbs.polish import polish_movie, psf_to_polish_with
 from decode.verbs.sweep import Chunk, sweep
 
@@ -58,16 +58,18 @@ def localize(
     `localize.steps` does the same step by step; one of its steps carries the warnings.
 
     Args:
-        movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an open
-            movie, or (frames, y, x) ADU.
+        movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an
+            open movie, or (frames, y, x) ADU.
         model: a shipped model by its name, a model file, or a model.
-        camera: the movie's, its file, or the name of a common camera; None takes the model's, where it
-            was trained for one, or else estimates it.
-        psf: the calibrated PSF or its file, for a model that is conditioned on a pupil, and to polish with.
-        pixel_size_nm: side of a pixel; None takes the camera file's, else the movie's, else the model's.
+        camera: the movie's, its file, or the name of a common camera; None takes the model's, where
+            it was trained for one, or else estimates it.
+        psf: the calibrated PSF or its file, for a model that is conditioned on a pupil, and to
+            polish with.
+        pixel_size_nm: side of a pixel; None takes the camera file's, else the movie's, else the
+            model's.
         psf_sigma_nm: width of the PSF, where the model is conditioned on it; None estimates it.
-        polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's PSF,
-            else a Gaussian.
+        polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's
+            PSF, else a Gaussian.
         threshold: smallest probability of a molecule.
         frames: the frames to localize in, from 0, without a step; an open movie has its own.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
@@ -147,12 +149,12 @@ def localize_movie(
         model: from `load_model`.
         acquisition: from `acquisition_for`.
         psf, threshold, roi, device, polish: as `localize` takes them.
-        posteriors: chunks carry the network's posterior of their frames, too: in its own coordinates of
-            z, and not polished.
+        posteriors: chunks carry the network's posterior of their frames, too: in its own
+            coordinates of z, and not polished.
 
     Returns:
-        Molecules of the next frames, as `sweep` yields them; while they are polished, chunks without
-        molecules now and then.
+        Molecules of the next frames, as `sweep` yields them; while they are polished, chunks
+        without molecules now and then.
 
     Raises:
         ValueError: if PSF, pixel size, camera or region do not fit the model or the movie.
@@ -178,7 +180,10 @@ def localize_movie(
         posteriors=posteriors,
     )
     facts = acquisition.facts(movie, threshold=threshold).metadata()
-    chunks = (replace(chunk, molecules=replace(known.placed(chunk.molecules), metadata=facts)) for chunk in chunks)
+    chunks = (
+        replace(chunk, molecules=replace(known.placed(chunk.molecules), metadata=facts))
+        for chunk in chunks
+    )
     if not polish:
         return chunks
     own, where = psf_to_polish_with(model, psf, acquisition), choose_device(device)
@@ -217,24 +222,26 @@ def localize_file(
     allow_truncated: bool = False,
     polish: bool = False,
 ) -> Iterator[LocalizeProgress]:
-    """Localize a movie file, and write `<stem>.csv`, `.hdf5` (and `.yaml`) and `.png` into a folder.
+    """Localize a movie file, and write tables and a picture into a folder.
 
-    Tables are written while the movie is read, so that memory stays bounded, and appear when that is
-    done, before the picture is drawn; after an error, or when the iteration is given up, there are
-    none.  What cannot be written does not cost the others: they are kept, and the error says so at
-    the end.
+    They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`.  Tables are written while the
+    movie is read, so that memory stays bounded, and appear when that is done, before the picture is
+    drawn; after an error, or when the iteration is given up, there are none.  What cannot be
+    written does not cost the others: they are kept, and the error says so at the end.
 
     Args:
-        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of which
-            the first gives its name.
+        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of
+            which the first gives its name.
         model: from `load_model`.
         out: folder, made where there is none.
         formats: of `FORMATS`.
-        camera, pixel_size_nm, psf_sigma_nm, psf, threshold, frames, roi, device, allow_truncated, polish:
+        camera, pixel_size_nm, psf_sigma_nm, psf, threshold, frames, roi, device, allow_truncated,
+        polish:
             as `localize` takes them.
 
     Yields:
-        Progress: once before the first frame, after every chunk, and with the files when they are written.
+        Progress: once before the first frame, after every chunk, and with the files when they are
+        written.
 
     Raises:
         ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
@@ -262,7 +269,9 @@ def localize_file(
             device=device,
             polish=polish,
         )
-        progress = LocalizeProgress(frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition)
+        progress = LocalizeProgress(
+            frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition
+        )
         yield progress
 
         facts = acquisition.facts(movie, threshold=threshold).metadata()
@@ -289,17 +298,23 @@ def localize_file(
     yield replace(progress, files=files, remarks=ends.remarks)
 
 
-def _opened(movie: MovieSource, *, frames: slice | None, allow_truncated: bool) -> AbstractContextManager[Movie]:
+def _opened(
+    movie: MovieSource, *, frames: slice | None, allow_truncated: bool
+) -> AbstractContextManager[Movie]:
     if isinstance(movie, Movie):
         if frames is not None:
-            raise ValueError("an open movie has frames of its own: choose them with open_movie(..., frames=...)")
+            raise ValueError(
+                "an open movie has frames of its own: choose them with open_movie(..., frames=...)"
+            )
         return nullcontext(movie)
     if isinstance(movie, Tensor | np.ndarray):
         return open_array(np.asarray(movie), frames=frames)
     return open_movie(movie, frames=frames, allow_truncated=allow_truncated)
 
 
-def _camera_of(movie: Movie, camera: CameraFile | Path | str | None, pixel_size_nm: float | None) -> CameraFile | None:
+def _camera_of(
+    movie: Movie, camera: CameraFile | Path | str | None, pixel_size_nm: float | None
+) -> CameraFile | None:
     if not isinstance(camera, Path | str):
         return camera
     if not Path(camera).is_file():  # a common camera says nothing of the optics

@@ -95,7 +95,8 @@ def polish_movie(
 
 
 def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
-    """The PSF of a movie, as well as it is known: the calibrated one, else the model's, else a Gaussian.
+    """The PSF of a movie, as well as it is known: the calibrated one, else the model's, else a
+    Gaussian.
 
     Raises:
         ValueError: if nothing tells it, or its pixels have another size than the movie's.
@@ -104,7 +105,10 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
     if psf is None and acquisition.psf_sigma_nm is not None:
         psf = GaussianPSF(acquisition.psf_sigma_nm, pixel_size_nm=acquisition.pixel_size_nm)
     if psf is None:
-        raise ValueError("to polish, the PSF must be known, and the model carries none: give a calibrated one as --psf")
+        raise ValueError(
+            "to polish, the PSF must be known, and the model carries none: "
+            "give a calibrated one as --psf"
+        )
     require_pixels_alike(psf.pixel_size_nm, acquisition.pixel_size_nm)
     return deepcopy(psf)
 
@@ -129,7 +133,8 @@ class _Block:
 
 
 def _depths_nm(psf: PSF) -> tuple[float, float]:
-    """Between which molecules may move: a pupil is one at any depth, a spline ends with the bead stack."""
+    """Between which molecules may move: a pupil is one at any depth, a spline ends with the bead
+    stack."""
     splines = isinstance(psf, SplinePSF | FieldSplinePSF)
     return (z_limits(psf) if splines else None) or (-math.inf, math.inf)
 

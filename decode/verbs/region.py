@@ -87,7 +87,10 @@ def region_of(roi: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[
     for part, size, name in zip(chosen, shape, ("rows", "columns"), strict=True):
         start, stop, step = part.indices(size)
         if step != 1 or stop <= start or (part.stop is not None and part.stop > size):
-            raise ValueError(f"the {name} {part.start}:{part.stop} of --roi are not within the frame's {size} pixels")
+            raise ValueError(
+                f"the {name} {part.start}:{part.stop} of --roi are not within "
+                f"the frame's {size} pixels"
+            )
         spans.append(Span(start, stop))
     return spans[0], spans[1]
 

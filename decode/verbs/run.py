@@ -1,4 +1,7 @@
-"""run: beads and a movie to molecules; every stage's output is kept, and not made again from unchanged inputs."""
+"""run: beads and a movie to molecules.
+
+Every stage's output is kept, and not made again from unchanged inputs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -16,29 +19,26 @@ from torch import Tensor
 from decode import __version__
 from decode.acquisition import check_camera
 from decode.atomic import atomic
-from decode.calibrate.as_pupil import calibrated_pupil
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report, verdict
 from decode.calibrate.scan import Scan
-from decode.conditioning import KnownOptics
 from decode.config import TrainConfig, load_config
+from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies.tiff import SUFFIXES, open_movie
-from decode.io.psfs import read_psf, write_psf
-from decode.models import NEAREST, load_model
+from decode.io.psfs import write_psf
+from decode.io.tables import read_table
+from decode.models import NEAREST
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, run_files
-from decode.priors.psf import MeasuredPSF
 from decode.training.checkpoint import ResumeError
-from decode.training.loop import Progress, check_budget, train
+from decode.training.loop import Progress, check_budget
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
+from decode.verbs.train import starting_model, train_steps
 
-__all__ = ["RunProgress", "conditioned_for", "run", "starting_model"]
-
-STARTS = ("astigmatic-3d", "gaussian-2d")
-"""models whose weights a training may start from: the first that knows the PSF, where the recipe keeps its network"""
+__all__ = ["RunProgress", "run", "run_steps"]
 
 
 @final
@@ -55,7 +55,8 @@ class RunProgress:
     files: tuple[Path, ...] = ()
     """what the stage wrote, when it has ended"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that does not fit between camera and movie; once, before all stages"""
+    """a sentence on each thing that does not fit between camera and movie; once, before all
+    stages"""
 
 
 def run(
@@ -72,13 +73,55 @@ def run(
     polish: bool = True,
     settings: Sequence[str] = (),
     device: str = "auto",
-) -> Iterator[RunProgress]:
-    """Calibrate the PSF, estimate the scene, train a model for just this microscope and sample, localize and render.
+) -> EmitterSet:
+    """Beads and a movie to molecules.
 
-    Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml` and `train.png`
-    (the recipe, and real beside simulated frames), `model.safetensors`, and `<movie's stem>.csv`, `.hdf5` and `.png`.
-    A run that was stopped goes on where it was when it is started again with the same inputs; a training from its last
-    checkpoint.  The checkpoint of another training is set aside as `model-before.checkpoint`.
+    `run_steps` does the same step by step, and says what it takes and writes.
+
+    Returns:
+        The molecules, as the Picasso table holds them.
+    """
+    for progress in run_steps(
+        movie,
+        beads,
+        camera,
+        out,
+        z_step_nm=z_step_nm,
+        z_focus=z_focus,
+        scan=scan,
+        positions_nm=positions_nm,
+        minutes=minutes,
+        polish=polish,
+        settings=settings,
+        device=device,
+    ):
+        written = progress.files
+    (table,) = (file for file in written if file.suffix == ".hdf5")
+    return read_table(table)
+
+
+def run_steps(
+    movie: Path | str,
+    beads: Sequence[Path | str],
+    camera: CameraFile,
+    out: Path | str,
+    *,
+    z_step_nm: float | None = None,
+    z_focus: int | None = None,
+    scan: Scan | None = None,
+    positions_nm: Tensor | None = None,
+    minutes: float = 30.0,
+    polish: bool = True,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+) -> Iterator[RunProgress]:
+    """Calibrate the PSF, estimate the scene, train a model for both, localize and render.
+
+    Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml`
+    and `train.png` (the recipe, and real beside simulated frames), `model.safetensors`, and
+    `<movie's stem>.csv`, `.hdf5` and `.png`. A run that was stopped goes on where it was when it is
+    started again with the same inputs; a training from its last checkpoint.  The checkpoint of
+    another training is set aside as `model-before.checkpoint`.
 
     Args:
         movie: TIFF movie, or a folder of one file a frame.
@@ -106,7 +149,9 @@ def run(
     check_outputs(run_files(movie, out), inputs=[movie, *stacks], folder=out)
     with open_movie(movie) as frames:
         yield RunProgress(
-            stage="calibrate", fraction=0.0, warnings=check_camera(frames, camera.camera, camera.pixel_size_nm)
+            stage="calibrate",
+            fraction=0.0,
+            warnings=check_camera(frames, camera.camera, camera.pixel_size_nm),
         )
     out.mkdir(parents=True, exist_ok=True)
     done = _Done(out / "run.json")
@@ -114,12 +159,22 @@ def run(
     camera_file = out / "camera.yaml"
 
     key = _key(
-        _marks(stacks), repr(camera), z_step_nm, z_focus, scan, None if positions_nm is None else positions_nm.tolist()
+        _marks(stacks),
+        repr(camera),
+        z_step_nm,
+        z_focus,
+        scan,
+        None if positions_nm is None else positions_nm.tolist(),
     )
     if not done.has("calibrate", key, psf_file):
         yield RunProgress(stage="calibrate", fraction=0.0)
         calibration = calibrate_psf(
-            stacks, camera, z_step_nm=z_step_nm, z_focus=z_focus, scan=scan, positions_nm=positions_nm
+            stacks,
+            camera,
+            z_step_nm=z_step_nm,
+            z_focus=z_focus,
+            scan=scan,
+            positions_nm=positions_nm,
         )
         write_psf(psf_file, calibration.file)
         save_report(calibration, out / "psf.html")
@@ -127,7 +182,9 @@ def run(
         message = "\n".join(verdict(calibration))
     else:
         message = "as it was"
-    yield RunProgress(stage="calibrate", fraction=1.0, message=message, files=(psf_file, out / "psf.html"))
+    yield RunProgress(
+        stage="calibrate", fraction=1.0, message=message, files=(psf_file, out / "psf.html")
+    )
 
     key = _key(key, _marks([movie]))
     if not done.has("estimate", key, recipe, camera_file):
@@ -140,7 +197,10 @@ def run(
     else:
         message = "as it was"
     yield RunProgress(
-        stage="estimate", fraction=1.0, message=message, files=(recipe, recipe.with_suffix(".png"), camera_file)
+        stage="estimate",
+        fraction=1.0,
+        message=message,
+        files=(recipe, recipe.with_suffix(".png"), camera_file),
     )
 
     # a recipe that the user has edited since is trained as it is
@@ -155,82 +215,52 @@ def run(
         message = ""
         for step in _trained(config, model_file, minutes=minutes, device=device, resume=resume):
             if step.validation is not None:
-                message = ", ".join(f"{name} {value:.3g}" for name, value in step.validation.items())
+                message = ", ".join(
+                    f"{name} {value:.3g}" for name, value in step.validation.items()
+                )
             yield RunProgress(stage="train", fraction=min(step.fraction, 0.999), message=message)
         done.note("train", key)
     else:
         message = "as it was"
-    yield RunProgress(stage="train", fraction=1.0, message=message, files=(model_file, model_file.with_suffix(".json")))
+    yield RunProgress(
+        stage="train",
+        fraction=1.0,
+        message=message,
+        files=(model_file, model_file.with_suffix(".json")),
+    )
 
     model = Localizer.load(model_file)
     for progress in localize_file(movie, model, out, camera=camera, device=device, polish=polish):
         share = progress.frames_done / progress.frames_total
         if not progress.files:
-            yield RunProgress(stage="localize", fraction=min(share, 0.999), message=f"{progress.n_molecules} molecules")
+            yield RunProgress(
+                stage="localize",
+                fraction=min(share, 0.999),
+                message=f"{progress.n_molecules} molecules",
+            )
     message = "\n".join([f"{progress.n_molecules} molecules", *progress.remarks])
     yield RunProgress(stage="localize", fraction=1.0, message=message, files=progress.files)
 
 
-def _trained(config: TrainConfig, model_file: Path, *, minutes: float, device: str, resume: bool) -> Iterator[Progress]:
-    """A training that goes on from its checkpoint, if it is to and there is a sound one, or else begins."""
+def _trained(
+    config: TrainConfig, model_file: Path, *, minutes: float, device: str, resume: bool
+) -> Iterator[Progress]:
+    """A training that goes on from a sound checkpoint, if it is to, or else begins."""
     start = starting_model(NEAREST, config)
+    steps = partial(train_steps, config, model_file, start=start, minutes=minutes, device=device)
     if resume:
         try:
-            yield from train(config, model_file, minutes=minutes, device=device, resume=True, start=start)
+            yield from steps(resume=True)
             return
         except ResumeError:  # stopped before its first checkpoint, or this was damaged
             _set_aside(model_file)
-    yield from train(config, model_file, minutes=minutes, device=device, start=start)
+    yield from steps()
 
 
 def _set_aside(model_file: Path) -> None:
     checkpoint = model_file.with_suffix(".checkpoint")
     if checkpoint.is_file():
         checkpoint.replace(checkpoint.with_stem(f"{model_file.stem}-before"))
-
-
-def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
-    """A model to start from: one that serves many PSFs is conditioned on that of the recipe, any other is as it is.
-
-    Raises:
-        ValueError: if the recipe's PSF is none of those it serves.
-    """
-    domain = model.domain
-    serves_many = bool(model.network.context_width) and domain.kind.needs_psf
-    if not serves_many or not isinstance(config.psf, MeasuredPSF):
-        return model
-    file = read_psf(config.psf.file)
-    pupil = partial(calibrated_pupil, file.psf, file.z_range_nm)
-    known = domain.conditioning(KnownOptics(pixel_size_nm=config.pixel_size_nm, pupil=pupil))
-    shift_px = -known.z_offset_nm / config.pixel_size_nm
-    context = model.context_map(known.values)
-    return model.conditioned_on(context, z_sign=known.z_sign, z_shift_px=shift_px)
-
-
-def starting_model(name: str, config: TrainConfig) -> Localizer | None:
-    """What a training starts from.
-
-    Args:
-        name: a shipped model, a model file, or `NEAREST`: the first shipped one that knows the recipe's PSF.
-        config: the recipe.
-
-    Returns:
-        The model, conditioned on the recipe's PSF; None where no model has the network of the recipe.
-
-    Raises:
-        FileNotFoundError: if there is no such model.
-        ValueError: if the named one does not serve the recipe's PSF.
-    """
-    if name != NEAREST:
-        return conditioned_for(load_model(name), config)
-    for shipped in map(load_model, STARTS):
-        alike = replace(config.network, axial=shipped.network.axial, context_width=shipped.network.context_width)
-        if alike == shipped.network:
-            try:
-                return conditioned_for(shipped, config)
-            except ValueError:  # a PSF of another kind
-                continue
-    return None
 
 
 @final
@@ -241,7 +271,9 @@ class _Done:
         self._path = path
         self._keys: dict[str, str] = {}
         with suppress(ValueError, OSError), reading(path, "a note of stages"):
-            self._keys = dict(json.loads(path.read_text(encoding="utf-8")))  # a damaged note costs time, no more
+            self._keys = dict(
+                json.loads(path.read_text(encoding="utf-8"))
+            )  # a damaged note costs time, no more
 
     def has(self, stage: str, key: str, *files: Path) -> bool:
         return self._keys.get(stage) == key and all(file.is_file() for file in files)
@@ -258,7 +290,12 @@ class _Done:
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """What tells files, and those in folders, from changed ones without reading them."""
     folders = [path for path in paths if path.is_dir()]
-    frames = (file for folder in folders for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES)
+    frames = (
+        file
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in SUFFIXES
+    )
     paths = [*(path for path in paths if path not in folders), *frames]
     return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
 

@@ -15,6 +15,8 @@ def schema() -> dict[str, Any]:
 
     # pydantic hands its settings down to the dataclasses that a model holds
     settings = ConfigDict(use_attribute_docstrings=True, extra="forbid")
-    whole: dict[str, Any] = create_model("Holder", __config__=settings, recipe=TrainConfig).model_json_schema()
+    whole: dict[str, Any] = create_model(
+        "Holder", __config__=settings, recipe=TrainConfig
+    ).model_json_schema()
     recipe: dict[str, Any] = whole["$defs"].pop("TrainConfig")
     return {**recipe, "$defs": whole["$defs"]}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decode.atomic import atomic
-from decode.config import TrainConfig
+from decode.config import TrainConfig, load_config
 from decode.emitters import Facts
 from decode.forward import Simulation
 from decode.io.cameras import CameraFile, write_camera
@@ -23,11 +23,17 @@ from decode.outputs import simulate_files as files_of
 __all__ = ["simulate", "simulate_files"]
 
 
-def simulate(config: TrainConfig, n_frames: int, *, size_px: int = 64, seed: int | None = None) -> Simulation:
+def simulate(
+    recipe: TrainConfig | Path | str,
+    n_frames: int,
+    *,
+    size_px: int = 64,
+    seed: int | None = None,
+) -> Simulation:
     """Draw one movie of the kind a model is trained on.
 
     Args:
-        config: the recipe; every range in it is drawn from once.
+        recipe: a recipe, or its file; every range in it is drawn from once.
         n_frames: length of the movie, which is held in memory as a whole.
         size_px: side of its frames.
         seed: of everything that is drawn; None takes the recipe's.
@@ -36,15 +42,27 @@ def simulate(config: TrainConfig, n_frames: int, *, size_px: int = 64, seed: int
         One movie, its molecules inside the field only, and a camera of numbers and (y, x) maps.
 
     Raises:
-        ValueError: if the movie would have no frame or no pixel.
+        ValueError: if the movie would have no frame or no pixel, or the file is no recipe.
+
+    Example:
+        >>> import decode
+        >>> movie = decode.simulate("configs/gaussian-2d.yaml", 3, size_px=32)
+        >>> tuple(movie.frames.shape)
+        (1, 3, 32, 32)
     """
+    config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe)
     if n_frames < 1 or size_px < 1:
-        raise ValueError(f"a movie of {n_frames} frames of {size_px} px cannot be simulated; ask for 1 or more of both")
+        raise ValueError(
+            f"a movie of {n_frames} frames of {size_px} px cannot be simulated; "
+            "ask for 1 or more of both"
+        )
     rng = torch.Generator().manual_seed(config.seed if seed is None else seed)
     simulation = config.forward_model().sample(1, n_frames, (size_px, size_px), rng)
     position = simulation.emitters.xyz[:, :2] / config.pixel_size_nm
     inside = ((position >= 0) & (position < size_px)).all(1)
-    facts = Facts(pixel_size_nm=config.pixel_size_nm, n_frames=n_frames, height_px=size_px, width_px=size_px)
+    facts = Facts(
+        pixel_size_nm=config.pixel_size_nm, n_frames=n_frames, height_px=size_px, width_px=size_px
+    )
     emitters = simulation.emitters[inside].sorted_by_frame()
     emitters = replace(emitters, metadata=facts.metadata())
     return simulation._replace(emitters=emitters, camera=_of_one_movie(simulation.camera))
@@ -59,10 +77,13 @@ def simulate_files(
     size_px: int = 64,
     seed: int | None = None,
 ) -> Simulation:
-    """`simulate`, and write `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and `<movie's stem>_camera.yaml`.
+    """Simulate a movie, and write it, its molecules and its camera.
+
+    These are `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and `<movie's stem>_camera.yaml`.
 
     Raises:
-        ValueError: if a file has another suffix, or would be written over one that the recipe names.
+        ValueError: if a file has another suffix, or would be written over one that the recipe
+            names.
         OSError: if a file cannot be written; then neither movie nor truth is.
     """
     movie, truth = Path(movie), Path(truth)

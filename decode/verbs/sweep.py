@@ -73,8 +73,8 @@ def sweep(
         model: from `Localizer.load`.
         camera: its maps, if any, are as large as the movie's frames.
         pixel_size_nm: side of a pixel.
-        context: what the model is conditioned on, as `model.domain.conditioning(...).values`: numbers or
-            (y, x) maps by name.
+        context: what the model is conditioned on, as `model.domain.conditioning(...).values`:
+            numbers or (y, x) maps by name.
         threshold: molecules whose probability exceeds it are listed.
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
@@ -83,13 +83,13 @@ def sweep(
         posteriors: chunks carry the posterior of their frames, too.
 
     Yields:
-        Molecules of the next frames, in the order of frames.  Frame numbers are those of the file, also
-        where `open_movie` was told to leave frames out; the first and the last that are left are seen
-        with the neighbours they have in the file.
+        Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
+        also where `open_movie` was told to leave frames out; the first and the last that are left
+        are seen with the neighbours they have in the file.
 
     Raises:
-        ValueError: if the camera's maps do not fit the movie, the context does not fit the model, the
-            region is empty, a frame holds NaN, or a GPU is asked for and there is none.
+        ValueError: if the camera's maps do not fit the movie, the context does not fit the model,
+            the region is empty, a frame holds NaN, or a GPU is asked for and there is none.
         OSError: if a file cannot be read.
     """
     where = choose_device(device)
@@ -101,7 +101,9 @@ def sweep(
     region = region_of(roi, shape)
     maps = model.context_map(context).to(where)
     if maps.shape[-2:] != (1, 1) and tuple(maps.shape[-2:]) != shape:
-        raise ValueError(f"context maps are {tuple(maps.shape[-2:])}, the movie's frames are {shape}")
+        raise ValueError(
+            f"context maps are {tuple(maps.shape[-2:])}, the movie's frames are {shape}"
+        )
     model = model.to(where).eval()
     radius, stride = model.radius_px, model.stride
     tiles = tiles_of(region, shape, tile_px=tile_px, radius=radius, stride=stride)
@@ -109,7 +111,10 @@ def sweep(
     views = [[view(tile) for tile in row] for row in tiles]
     keep_freed_memory()
     for frames in _read_ahead(movie, usual):
-        found = [[_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row] for row in views]
+        found = [
+            [_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row]
+            for row in views
+        ]
         molecules = EmitterSet.cat(tile for row in found for tile, _ in row)
         yield Chunk(
             molecules=molecules.sorted_by_frame(),
@@ -175,7 +180,8 @@ def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
 
 
 def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
-    """(1, y, x) a frame that was not chosen; blank, which tells nothing, where it cannot be read."""
+    """(1, y, x) a frame that was not chosen; blank, which tells nothing, where it cannot be
+    read."""
     try:
         return whole.read(number, number + 1).astype(np.float32)
     except (ValueError, OSError):
@@ -196,17 +202,22 @@ class _View:
     pixel_size_nm: float
 
     @staticmethod
-    def of(model: Localizer, camera: Camera, context: Tensor, tile: Tile, *, pixel_size_nm: float) -> _View:
+    def of(
+        model: Localizer, camera: Camera, context: Tensor, tile: Tile, *, pixel_size_nm: float
+    ) -> _View:
         """A tile, cut out of the maps of whole frames."""
         rows, columns = tile.rows_seen.as_slice, tile.columns_seen.as_slice
         if context.shape[-2:] != (1, 1):
             context = context[..., rows, columns]
         camera = camera.crop(rows, columns)
-        return _View(tile=tile, model=model, camera=camera, context=context, pixel_size_nm=pixel_size_nm)
+        return _View(
+            tile=tile, model=model, camera=camera, context=context, pixel_size_nm=pixel_size_nm
+        )
 
     @torch.inference_mode()
     def posteriors(self, frames: _Frames) -> Iterator[SetPosterior]:
-        """Posteriors of successive frames: some of start .. stop - 1, then those that follow them."""
+        """Posteriors of successive frames: some of start .. stop - 1, then those that follow
+        them."""
         rows, columns = self.tile.rows_seen.as_slice, self.tile.columns_seen.as_slice
         height, width = self.tile.shape_seen
         at_once = max(1, PIXELS_AT_ONCE[self.context.device.type] // (height * width))
@@ -218,7 +229,7 @@ class _View:
             usable = frames.usable[first : first + at_once, None, None, None]
             new = new[0] * usable.to(new)
             nothing = torch.zeros_like(new[:1])
-            # features are computed once per frame: the last two wait for the frame that follows them
+            # features are computed once a frame: the last two wait for the frame that follows
             before = features[-2:] if first else nothing[: int(frames.is_first)]
             features = torch.cat([before, new])
             if first + at_once >= len(adu) and frames.is_last:

@@ -25,7 +25,7 @@ from decode.optics.psf import render
 from decode.priors.scene import Scene
 from decode.verbs import localize as batch
 from decode.verbs.localize import LocalizeProgress
-from decode.verbs.run import RunProgress, _Done, _marks, run
+from decode.verbs.run import RunProgress, _Done, _marks, run_steps
 
 CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
 TINY = (
@@ -103,7 +103,7 @@ def test_molecules_are_polished_unless_told_otherwise(
 
     monkeypatch.setattr("decode.verbs.run.localize_file", localize_file)
     for polish in ({}, {"polish": False}):
-        list(run(movie, [beads], CAMERA, tmp_path, z_step_nm=50, minutes=0.02, settings=TINY, **polish))
+        list(run_steps(movie, [beads], CAMERA, tmp_path, z_step_nm=50, minutes=0.02, settings=TINY, **polish))
     assert asked == [True, False]
 
 
@@ -112,7 +112,9 @@ def test_stages_are_not_redone_and_a_stopped_training_goes_on(acquisition: tuple
 
     def stages(minutes: float, stop_in: str = "") -> list[tuple[str, float, str]]:
         seen = []
-        for p in run(movie, [beads], CAMERA, tmp_path, z_step_nm=50.0, minutes=minutes, settings=TINY, device="cpu"):
+        for p in run_steps(
+            movie, [beads], CAMERA, tmp_path, z_step_nm=50.0, minutes=minutes, settings=TINY, device="cpu"
+        ):
             seen.append((p.stage, p.fraction, p.message))
             if stop_in == p.stage and p.fraction > 0:
                 break
@@ -145,7 +147,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
     def stages(seed: int) -> Iterator[RunProgress]:
         settings = (*TINY, f"seed={seed}")
         known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
-        return run(movie, [beads], CAMERA, tmp_path, **known)
+        return run_steps(movie, [beads], CAMERA, tmp_path, **known)
 
     def seed_of_the_model() -> int:
         return int(Localizer.load(tmp_path / "model.safetensors").record.config["seed"])
@@ -176,7 +178,7 @@ def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the
     def stages(seed: int, stop: bool = False) -> None:
         settings = (*TINY, f"seed={seed}")
         known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
-        for p in run(movie, [beads], CAMERA, tmp_path, **known):
+        for p in run_steps(movie, [beads], CAMERA, tmp_path, **known):
             if stop and p.stage == "train" and p.message:
                 break
 
@@ -210,5 +212,5 @@ def test_a_damaged_note_of_what_was_done_costs_time_only(note: bytes, tmp_path: 
 def test_a_missing_file_is_named_before_anything_is_done(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
     movie, beads = acquisition
     with pytest.raises(FileNotFoundError, match=r"nowhere\.tif: there is no such file"):
-        next(run(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))
+        next(run_steps(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

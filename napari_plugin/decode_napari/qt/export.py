@@ -9,7 +9,7 @@ from napari.utils.colormaps import Colormap
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox
 
-from decode.render import GAMMA, HOT, full_brightness
+from decode.rendering import GAMMA, HOT, full_brightness
 from decode_napari.layers import image_layer, pyramid
 from decode_napari.qt.panel import Panel, button, note, number
 from decode_napari.steps.export import ExportStep, Rendered, RenderSettings

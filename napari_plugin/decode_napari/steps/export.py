@@ -23,7 +23,7 @@ __all__ = ["ExportStep", "RenderSettings", "Rendered"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """As `decode.render` takes them."""
+    """As `decode.rendering` takes them."""
 
     pixel_nm: float = 10.0
     by_depth: bool = False
@@ -135,7 +135,7 @@ class ExportStep(Step):
             return ""
         imports, lines = keep_call(*self._on_disk(self.session.found))
         picture = f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})"
-        return "\n".join([*imports, "from decode.render import render_image", "", *lines, picture])
+        return "\n".join([*imports, "from decode.rendering import render_image", "", *lines, picture])
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
         """The table on disk that leads to the molecules that pass, and the ranges that are still to be applied."""
@@ -171,7 +171,7 @@ def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
 
 
 def _render(emitters: EmitterSet, settings: RenderSettings, of: Drawn | None) -> Generator[Report, None, Rendered]:
-    from decode.render import depth_range, exposed, render_image
+    from decode.rendering import depth_range, exposed, render_image
 
     extent = _field(emitters)
     longest = max(extent[2] - extent[0], extent[3] - extent[1])
@@ -194,7 +194,7 @@ def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Pat
 
 
 def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) -> Generator[Report, None, Path]:
-    from decode.render import save_picture
+    from decode.rendering import save_picture
 
     yield Report(message=f"writing {path.name}")
     save_picture(emitters, path, pixel_nm=settings.pixel_nm, extent_nm=_field(emitters), by_depth=settings.by_depth)

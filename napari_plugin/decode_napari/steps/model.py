@@ -138,22 +138,19 @@ class ModelStep(Step):
         model, set_, recipe = self.session.model, self.settings, self._recipe()
         if recipe is None or set_.out is None or self.missing_for_training():
             return "" if model is None else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
-        imports = ["from decode.config import load_config", "from decode.training.loop import train"]
+        imports = ["from decode.verbs.train import train_steps"]
         lines: list[str] = []
         if set_.recipe is None:
             assert self.session.movie is not None
             assert self.session.psf is not None
             more, lines = _estimate_in_python(self.session.movie, self.session.psf, recipe)
             imports += more
-        start = None
-        if set_.start:
-            imports.append("from decode.verbs.run import starting_model")
-            start = f"start=starting_model({set_.start!r}, recipe)"
         verb = call(
-            "train",
-            "recipe",
+            "train_steps",
+            repr(str(recipe)),
             repr(str(set_.out)),
-            *filter(None, [start]),
+            start=set_.start or None,
+            settings=list(set_.settings) or None,
             minutes=set_.minutes,
             resume=set_.resume or None,
         )
@@ -162,7 +159,6 @@ class ModelStep(Step):
                 *sorted(imports),
                 "",
                 *lines,
-                f"recipe = load_config({str(recipe)!r}, {list(set_.settings)!r})",
                 f"for progress in {verb}:",
                 "    print(progress.step, progress.loss)",
             ]
@@ -216,11 +212,9 @@ def _load(name: str) -> Generator[Report, None, ChosenModel]:
 def _train(
     settings: TrainSettings, movie: OpenedMovie | None, psf: ChosenPSF | None
 ) -> Generator[Report, None, ChosenModel]:
-    from decode.config import load_config
     from decode.models import load_model
     from decode.outputs import camera_files, check_outputs, model_files
-    from decode.training.loop import train
-    from decode.verbs.run import starting_model
+    from decode.verbs.train import train_steps
 
     assert settings.out is not None
     recipe = settings.recipe
@@ -232,14 +226,13 @@ def _train(
         made = [recipe, *camera_files(_camera_beside(recipe))]
         check_outputs(made, inputs=[movie.path, movie.camera_name, psf.path])
         yield from _estimate(movie, psf, recipe)
-    config = load_config(recipe, settings.settings)
-    start = None if settings.start is None else starting_model(settings.start, config)
     yield Report(message="the training begins", fraction=0.0)
-    for progress in train(
-        config,
+    for progress in train_steps(
+        recipe,
         settings.out,
+        start=settings.start,
+        settings=settings.settings,
         minutes=settings.minutes,
-        start=start,
         resume=settings.resume,
         report_every=REPORT_EVERY,
     ):

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from decode.emitters import EmitterSet
-from decode.render import render_image, save_picture
+from decode.rendering import render_image, save_picture
 
 EXTENT = (0.0, 0.0, 1200.0, 900.0)
 

@@ -1,0 +1,44 @@
+"""render: a table of molecules to a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decode.emitters import EmitterSet
+from decode.io.tables import read_table
+from decode.outputs import check_outputs, picture_file, table_inputs
+from decode.rendering import save_picture
+
+__all__ = ["render"]
+
+
+def render(
+    molecules: EmitterSet | Path | str,
+    out: Path | str,
+    *,
+    pixel_size_nm: float | None = None,
+) -> EmitterSet:
+    """Write a picture: each molecule a Gaussian as wide as its uncertainty.
+
+    `decode.rendering.render_image` gives the picture as an array, with more choices.
+
+    Args:
+        molecules: a table, or its file.
+        out: PNG file.
+        pixel_size_nm: needed for a file in pixels that does not say how large these are.
+
+    Returns:
+        The molecules that were drawn.
+
+    Raises:
+        ValueError: if the file is no table, or `out` no PNG.
+        OSError: if a file cannot be read or written.
+    """
+    out = picture_file(Path(out))
+    if isinstance(molecules, EmitterSet):
+        check_outputs([out])
+    else:
+        check_outputs([out], inputs=table_inputs(Path(molecules)))
+        molecules = read_table(molecules, pixel_size_nm=pixel_size_nm)
+    save_picture(molecules, out)
+    return molecules

@@ -1,0 +1,140 @@
+"""train: a recipe to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from decode.calibrate.as_pupil import calibrated_pupil
+from decode.conditioning import KnownOptics
+from decode.config import TrainConfig, load_config
+from decode.io.psfs import read_psf
+from decode.models import NEAREST, load_model
+from decode.network.localizer import Localizer
+from decode.priors.psf import MeasuredPSF
+from decode.training import loop
+
+__all__ = ["conditioned_for", "starting_model", "train", "train_steps"]
+
+STARTS = ("astigmatic-3d", "gaussian-2d")
+"""models whose weights a training may start from: the first that knows the PSF, where the recipe
+keeps its network"""
+
+
+def train(
+    recipe: TrainConfig | Path | str,
+    out: Path | str,
+    *,
+    start: Localizer | Path | str | None = None,
+    settings: Sequence[str] = (),
+    minutes: float | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    log_dir: Path | str | None = None,
+) -> Localizer:
+    """Train a model on simulations of a recipe, and write it to a file.
+
+    `train_steps` does the same step by step.
+
+    Args:
+        recipe: a recipe, or its file.
+        out: model file, `.safetensors`; its record and the checkpoint stand beside it.
+        start: what `starting_model` takes, or a model; None begins with random weights.
+        settings: `section.key=value`, to replace what the recipe's file says.
+        minutes, device, resume, log_dir: as `decode.training.loop.train` takes them.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ValueError, OSError, TrainingError: in one sentence, as `decode.training.loop.train` does.
+    """
+    for _ in train_steps(
+        recipe,
+        out,
+        start=start,
+        settings=settings,
+        minutes=minutes,
+        device=device,
+        resume=resume,
+        log_dir=log_dir,
+    ):
+        pass
+    return load_model(out)
+
+
+def train_steps(
+    recipe: TrainConfig | Path | str,
+    out: Path | str,
+    *,
+    start: Localizer | Path | str | None = None,
+    settings: Sequence[str] = (),
+    minutes: float | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    log_dir: Path | str | None = None,
+    report_every: int = 50,
+) -> Iterator[loop.Progress]:
+    """The same step by step; it reports every so many steps of the optimizer."""
+    config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)
+    origin = starting_model(start, config) if isinstance(start, Path | str) else start
+    yield from loop.train(
+        config,
+        out,
+        minutes=minutes,
+        device=device,
+        resume=resume,
+        start=origin,
+        log_dir=log_dir,
+        report_every=report_every,
+    )
+
+
+def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
+    """A model to start from, conditioned on the recipe's PSF where it serves many.
+
+    Raises:
+        ValueError: if the recipe's PSF is none of those it serves.
+    """
+    domain = model.domain
+    serves_many = bool(model.network.context_width) and domain.kind.needs_psf
+    if not serves_many or not isinstance(config.psf, MeasuredPSF):
+        return model
+    file = read_psf(config.psf.file)
+    pupil = partial(calibrated_pupil, file.psf, file.z_range_nm)
+    known = domain.conditioning(KnownOptics(pixel_size_nm=config.pixel_size_nm, pupil=pupil))
+    shift_px = -known.z_offset_nm / config.pixel_size_nm
+    context = model.context_map(known.values)
+    return model.conditioned_on(context, z_sign=known.z_sign, z_shift_px=shift_px)
+
+
+def starting_model(name: Path | str, config: TrainConfig) -> Localizer | None:
+    """What a training starts from.
+
+    Args:
+        name: a shipped model, a model file, or `NEAREST`: the first shipped one that knows the
+            recipe's PSF.
+        config: the recipe.
+
+    Returns:
+        The model, conditioned on the recipe's PSF; None where no model has the network of the
+        recipe.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+        ValueError: if the named one does not serve the recipe's PSF.
+    """
+    if name != NEAREST:
+        return conditioned_for(load_model(name), config)
+    for shipped in map(load_model, STARTS):
+        alike = replace(
+            config.network, axial=shipped.network.axial, context_width=shipped.network.context_width
+        )
+        if alike == shipped.network:
+            try:
+                return conditioned_for(shipped, config)
+            except ValueError:  # a PSF of another kind
+                continue
+    return None
