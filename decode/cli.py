@@ -516,7 +516,7 @@ def calibrate_psf(
         z_step_nm=z_step,
         z_focus=z_focus,
         scan=scan,
-        model=MODELS[model],
+        model=model,
         patch_px=patch,
         positions_nm=None if bead_positions is None else read_positions(bead_positions),
         optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),

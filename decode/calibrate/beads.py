@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -15,7 +15,9 @@ from scipy.spatial.distance import cdist
 from skimage.feature import peak_local_max
 from torch import Tensor
 
-__all__ = ["Bead", "RejectedBead", "find_beads"]
+from decode.optics.camera import Camera, Noise
+
+__all__ = ["Bead", "BeadSet", "RejectedBead", "find_beads"]
 
 UNLIKENESS = 0.03
 """by how much less than most a bead may correlate with the median of all; more is something else: two beads, or dirt"""
@@ -50,6 +52,92 @@ class RejectedBead:
     def __str__(self) -> str:
         x, y = self.centre_px
         return f"stack {self.stack}, x {x:.1f} y {y:.1f} px: {self.reason}"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BeadSet:
+    """Beads that a PSF is fitted to, in crops of one size, and how they were recorded."""
+
+    crops: Tensor
+    """(n, z, y, x) measured photons, background included"""
+    z_nm: Tensor
+    """(z,) depth of the planes"""
+    xy: Tensor
+    """(n, 2) nm, about where each bead is, from the outer corner of its crop"""
+    corners_nm: Tensor
+    """(n, 2) x, y of the outer corner of each crop in the field"""
+    stack: Tensor
+    """(n,) number of the stack each lies in"""
+    noise: Noise
+    """of the crops"""
+    camera: Camera
+    """of a plane, which may be the sum of several frames"""
+    pixel_size_nm: float
+    field_nm: tuple[tuple[float, float], tuple[float, float]]
+    """(lowest, highest) x and y of all stacks"""
+
+    @classmethod
+    def of(
+        cls,
+        beads: Sequence[Bead],
+        *,
+        z_nm: Tensor,
+        camera: Camera,
+        pixel_size_nm: float,
+        field_nm: tuple[tuple[float, float], tuple[float, float]],
+    ) -> BeadSet:
+        """Beads that were cut out alike."""
+        crops = torch.stack([bead.photons for bead in beads])
+        corners_px = [bead.corner_px for bead in beads]
+        inside = [[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]
+        return cls(
+            crops=crops,
+            z_nm=z_nm,
+            xy=torch.tensor(inside) * pixel_size_nm,
+            corners_nm=torch.tensor(corners_px) * pixel_size_nm,
+            stack=torch.tensor([bead.stack for bead in beads]),
+            noise=camera.noise_of_crops(corners_px, crops.shape[-1]),
+            camera=camera,
+            pixel_size_nm=pixel_size_nm,
+            field_nm=field_nm,
+        )
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, which: list[int]) -> BeadSet:
+        """Some of them."""
+        return replace(
+            self,
+            crops=self.crops[which],
+            xy=self.xy[which],
+            corners_nm=self.corners_nm[which],
+            stack=self.stack[which],
+            noise=self.noise[which],
+        )
+
+    @property
+    def side_px(self) -> int:
+        return self.crops.shape[-1]
+
+    @property
+    def places_nm(self) -> Tensor:
+        """(n, 2) x, y in the field, about."""
+        return self.corners_nm + self.xy
+
+    def others(self, i: int) -> list[int]:
+        """All numbers but that of the i-th bead."""
+        return [k for k in range(len(self)) if k != i]
+
+    def without(self, i: int) -> BeadSet:
+        """All but the i-th bead."""
+        return self[self.others(i)]
+
+    def at_planes(self, planes: range) -> BeadSet:
+        """The same beads in some of the planes."""
+        some = slice(planes.start, planes.stop, planes.step)
+        return replace(self, crops=self.crops[:, some], z_nm=self.z_nm[some])
 
 
 def find_beads(

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-__all__ = ["LARGEST_BIAS_NM", "POOLED_NM", "HeldOut", "Precision", "Range", "precision", "usable_range"]
+from decode.calibrate.beads import BeadSet
+from decode.calibrate.spline import BeadFit, jitter_of
+from decode.likelihood import Fit, fit_emitters
+from decode.progress import Progress, Steps, part
+
+__all__ = [
+    "LARGEST_BIAS_NM",
+    "POOLED_NM",
+    "HeldOut",
+    "Precision",
+    "Range",
+    "leave_one_out",
+    "precision",
+    "usable_range",
+]
 
 WITHIN_FACTOR = 2.5
 """a depth is usable where the spread is at most so many times the best"""
@@ -145,6 +160,53 @@ class HeldOut:
             f"the bias in x or y is over {LARGEST_BIAS_NM[0]:g} nm": straight[:, :2].all(1),
             f"the bias in z is over {LARGEST_BIAS_NM[2]:g} nm": straight[:, 2] | lateral,
         }
+
+
+def leave_one_out(
+    beads: BeadSet,
+    *,
+    start_xyz: Tensor,
+    without: Callable[[int], Steps[BeadFit]],
+) -> Steps[HeldOut]:
+    """Localize each bead, plane by plane, with a PSF of all others.
+
+    Args:
+        beads: two or more.
+        start_xyz: (n, 3) nm, about where each is in its crop.
+        without: the fit that leaves out the i-th bead.
+    """
+    errors, bounds, jitters = [], [], []
+    n = len(beads)
+    for i in range(n):
+        message = f"trying the PSF on bead {i + 1} of {n}, left out of the fit"
+        fit = yield from part(without(i), i / n, (i + 0.8) / n, message)
+        located = _localized(fit, beads, i, start_xyz[i])
+        error = located.xyz - pad(beads.z_nm[:, None], (2, 0))
+        errors.append(error - error.median(0).values)
+        # of the pixels that were looked at: the patch of the PSF is wider, and tells more
+        sigma = located.xyz_sigma
+        bounds.append(torch.where(sigma > 0, sigma, math.inf))
+        jitters.append(jitter_of(fit, beads.stack[beads.others(i)], beads.stack[i : i + 1])[0])
+        yield Progress((i + 1) / n, message)
+    return HeldOut(
+        z_nm=beads.z_nm,
+        error_nm=torch.stack(errors),
+        bound_nm=torch.stack(bounds),
+        jitter_nm=torch.stack(jitters),
+    )
+
+
+def _localized(fit: BeadFit, beads: BeadSet, i: int, xyz: Tensor) -> Fit:
+    """The i-th bead in each plane; without the outermost pixels of its crop."""
+    inner = slice(1, -1)
+    images = beads.crops[i][:, inner, inner]
+    start = xyz.expand(len(images), 3) - torch.tensor([beads.pixel_size_nm] * 2 + [0.0])
+    floor = beads.noise[i].floor
+    own = None
+    if isinstance(floor, Tensor):
+        own = floor[:, inner, inner].expand(len(images), -1, -1)
+    ends = float(beads.z_nm[0]), float(beads.z_nm[-1])
+    return fit_emitters(fit.psf, beads.camera, images, start, z_range=ends, noise_floor=own)
 
 
 def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:

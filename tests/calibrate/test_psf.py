@@ -11,9 +11,9 @@ import tifffile
 import torch
 from torch import Tensor
 
-from decode.calibrate.beads import Bead
+from decode.calibrate.families import FAMILIES, Optics
 from decode.calibrate.held_out import HeldOut, usable_range
-from decode.calibrate.psf import PSFCalibration, _at_positions, calibrate_psf
+from decode.calibrate.psf import PSFCalibration, calibrate_psf
 from decode.calibrate.report import verdict
 from decode.calibrate.spline import BeadFit
 from decode.io.cameras import CameraFile
@@ -164,18 +164,14 @@ def test_at_known_positions_the_images_are_the_same(kind: str, rng: torch.Genera
     else:
         psf = SplinePSF(torch.rand(4, 17, 17, generator=rng), z_start_nm=-75, z_step_nm=50, pixel_size_nm=PIXEL_NM)
     xyz = torch.tensor([[731.0, 772.0, 20.0], [789.0, 745.0, -20.0]])
-    middle = PATCH_PX / 2
-    beads = [
-        Bead(stack=0, corner_px=(x, y), centre_px=(x + middle, y + middle), photons=torch.zeros(0))
-        for x, y in ((20, 4), (3, 40))
-    ]
     fit = BeadFit(
         psf=psf, xyz=xyz, photons=torch.ones(2, 1), background=torch.ones(2), jitter=torch.zeros(2, 1, 3), deviance=1.0
     )
     before = psf.integrate_pixels(xyz).detach()
     corners = torch.tensor([[2000.0, 400.0], [300.0, 4000.0]])
     offset = torch.tensor([33.0, -21.0])
-    moved = _at_positions(fit, beads, (xyz[:, :2] + corners - offset).flip(0), PIXEL_NM)
+    positions = (xyz[:, :2] + corners - offset).flip(0)
+    moved = FAMILIES[kind](Optics()).at_positions(fit, corners, positions)
     torch.testing.assert_close(moved.xyz, xyz - torch.nn.functional.pad(offset, (0, 1)), atol=1e-3, rtol=0)
     torch.testing.assert_close(moved.psf.integrate_pixels(moved.xyz).detach(), before, atol=2e-5, rtol=1e-3)
 

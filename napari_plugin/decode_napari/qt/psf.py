@@ -71,7 +71,7 @@ class PSFPanel(Panel):
             "where the centroid of its light in focus is",
             TABLES,
         )
-        self.model = self.row("model", choice(list(MODELS)), "spline for any PSF, pupil names the aberrations")
+        self.model = self.row("model", choice(MODELS), "spline for any PSF, pupil names the aberrations")
         usual = Optics()
         self.aperture = self.row(
             "numerical aperture", number(0.1, 2, usual.numerical_aperture, digits=3), "Of the objective"

@@ -195,7 +195,7 @@ class PSFStep(Step):
 
 def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
     from decode.calibrate.held_out import precision
-    from decode.calibrate.psf import MODELS, calibrate_psf, read_positions
+    from decode.calibrate.psf import calibrate_psf, read_positions
     from decode.calibrate.report import draw_pictures, save_report, verdict
     from decode.calibrate.scan import read_scan
     from decode.io.psfs import write_psf
@@ -212,7 +212,7 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
         z_step_nm=settings.z_step_nm,
         z_focus=settings.z_focus,
         scan=scan,
-        model=MODELS[settings.model],
+        model=settings.model,
         positions_nm=None if settings.positions is None else read_positions(settings.positions),
         optics=settings.optics,
     )

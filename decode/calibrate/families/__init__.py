@@ -1,0 +1,17 @@
+"""Families of PSFs that beads can be fitted by: a file and a line here for each."""
+
+from __future__ import annotations
+
+from decode.calibrate.families.family import Family, FamilyFit, Optics
+from decode.calibrate.families.gaussian import GaussianFamily
+from decode.calibrate.families.pupil import PupilFamily
+from decode.calibrate.families.spline import SplineFamily
+
+__all__ = ["FAMILIES", "Family", "FamilyFit", "Optics"]
+
+FAMILIES: dict[str, type[Family]] = {
+    "spline": SplineFamily,
+    "pupil": PupilFamily,
+    "gaussian": GaussianFamily,
+}
+"""by the name of `--model`"""

@@ -1,0 +1,111 @@
+"""What a family of PSFs answers: how it is fitted to beads, and refitted without one of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.calibrate.beads import BeadSet
+from decode.calibrate.spline import BeadFit
+from decode.optics.psf import PSF
+from decode.progress import Steps
+
+__all__ = ["Family", "FamilyFit", "Optics"]
+
+
+class Optics(NamedTuple):
+    """What is known of the objective; the fit of a pupil may correct the aperture a little."""
+
+    numerical_aperture: float = 1.45
+    wavelength_nm: float = 670.0
+    immersion_index: float = 1.518
+    sample_index: float | None = None
+    """refractive index around the beads; None: that of the immersion"""
+    bead_diameter_nm: float = 0.0
+    """of the beads, whose size is taken out: the PSF is that of a molecule"""
+    phase_mask: bool = False
+    """fit a free phase over the pupil besides the Zernike coefficients"""
+
+    @property
+    def of_a_pupil(self) -> bool:
+        """Whether it states what only a pupil can take into account."""
+        usual = Optics(self.numerical_aperture, self.wavelength_nm, self.immersion_index)
+        return self != usual
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class FamilyFit:
+    """A PSF of all beads, and how to make one without a bead."""
+
+    fit: BeadFit
+    uniform: BeadFit
+    """with the same PSF all over the field; `fit` itself if that does not vary"""
+    without: Callable[[int], Steps[BeadFit]]
+    """the PSF at the place of the i-th bead, fitted to all others"""
+    smoothness: dict[float, float] = field(default_factory=dict)
+    """deviance of held-out beads by the smoothness tried"""
+    depth_smoothness: dict[float, float] = field(default_factory=dict)
+    """the same by the smoothness along z"""
+    notes: tuple[str, ...] = ()
+    """what the user should know, a sentence each"""
+
+
+class Family(ABC):
+    """A kind of PSF.
+
+    Args:
+        optics: of the objective.
+
+    Raises:
+        ValueError: if they state what this family cannot take into account.
+    """
+
+    takes_positions: ClassVar[bool] = True
+    """whether the origin of its PSF can be moved to where beads are known to be"""
+
+    def __init__(self, optics: Optics) -> None:
+        if optics.of_a_pupil:
+            raise ValueError(
+                "sample index, bead diameter and phase mask are of a pupil; calibrate one with --model pupil"
+            )
+
+    @abstractmethod
+    def fit(self, beads: BeadSet) -> Steps[FamilyFit]:
+        """Fit a PSF to beads, step by step."""
+
+    @abstractmethod
+    def work(self, beads: BeadSet) -> tuple[float, float]:
+        """Of `fit` and of one refit without a bead: turns of a fit times images, roughly."""
+
+    def moved(self, fit: BeadFit, *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit:
+        """The same images of emitters that lie elsewhere.
+
+        Args:
+            fit: of n beads.
+            places_nm: (n, 2) x, y in the field where each truly is.
+            offsets_nm: (n, 2) by which it was found further along x and y.
+        """
+        raise TypeError(f"{type(self).__name__} takes no known positions")
+
+    def at_positions(self, fit: BeadFit, corners_nm: Tensor, positions_nm: Tensor) -> BeadFit:
+        """Move the origin of the PSF to where the beads are known to be.
+
+        Args:
+            fit: of n beads.
+            corners_nm: (n, 2) x, y of the outer corner of each crop in the field.
+            positions_nm: (m, 2) x, y in the field; the nearest to a bead is its own.
+        """
+        found = fit.xyz[:, :2] + corners_nm
+        positions = positions_nm.to(found)
+        places = positions[torch.cdist(found, positions).argmin(1)]
+        return self.moved(fit, places_nm=places, offsets_nm=found - places)
+
+    def of_molecules(self, psf: PSF) -> PSF:
+        """The PSF without what is the beads' own."""
+        return psf

@@ -1,0 +1,154 @@
+"""Bead stacks: what their files hold, and how far their planes are apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decode.calibrate.scan import FEWEST_PLANES, Scan
+from decode.io.movies.tiff import open_movie
+from decode.optics.camera import Camera
+from decode.progress import Progress, Steps
+
+__all__ = ["Depths", "Stacks", "check_maps", "depths_of", "read_stacks"]
+
+FRAMES_AT_ONCE = 16
+"""that are read between two steps"""
+LARGEST_STEP_NM = 1000.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Stacks:
+    """Frames of some stacks with as many frames each."""
+
+    paths: tuple[Path, ...]
+    adu: tuple[Tensor, ...]
+    """(frame, y, x) each"""
+    stated_steps_nm: tuple[float | None, ...]
+    """distance of planes that each file states"""
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.adu[0])
+
+
+class Depths(NamedTuple):
+    """Depths of the planes of all stacks."""
+
+    z_nm: Tensor
+    """(plane,) from the lowest upwards"""
+    step_nm: float
+    notes: tuple[str, ...] = ()
+    """what to say of the step, a sentence each"""
+
+
+def read_stacks(paths: Sequence[Path]) -> Steps[Stacks]:
+    """Read files, step by step.
+
+    Raises:
+        ValueError: if there is none, or they differ in their number of frames.
+    """
+    if not paths:
+        raise ValueError("give at least one stack of beads")
+    stacks, stated = [], []
+    for number, path in enumerate(paths):
+        with open_movie(path) as movie:
+            stack = torch.empty(movie.shape, dtype=torch.float32)
+            for start in range(0, len(movie), FRAMES_AT_ONCE):
+                yield Progress((number + start / len(movie)) / len(paths))
+                frames = movie.read(start, min(len(movie), start + FRAMES_AT_ONCE))
+                stack[start : start + len(frames)] = torch.from_numpy(frames.astype(np.float32))
+            stacks.append(stack)
+            stated.append(movie.z_step_nm)
+    if len({len(stack) for stack in stacks}) > 1:
+        counts = zip(paths, stacks, strict=True)
+        listed = ", ".join(f"{path.name} {len(stack)}" for path, stack in counts)
+        raise ValueError(f"the stacks differ in their number of planes ({listed}); calibrate them apart")
+    return Stacks(paths=tuple(paths), adu=tuple(stacks), stated_steps_nm=tuple(stated))
+
+
+def check_maps(camera: Camera, stacks: Stacks) -> None:
+    """Camera maps are as large as the frames.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    maps = [torch.as_tensor(value) for value in (camera.baseline, camera.noise_floor, camera.qe)]
+    for path, stack in zip(stacks.paths, stacks.adu, strict=True):
+        for value in maps:
+            if value.ndim >= 2 and value.shape[-2:] != stack.shape[1:]:
+                raise ValueError(
+                    f"{path}: its frames are {tuple(stack.shape[1:])} (y, x), the camera's maps "
+                    f"{tuple(value.shape[-2:])}; crop the maps to the region the beads were recorded in"
+                )
+
+
+def depths_of(
+    stacks: Stacks,
+    scan: Scan,
+    *,
+    z_step_nm: float | None,
+    z_focus: int | None,
+) -> Depths:
+    """Depths of the planes that the frames show.
+
+    Args:
+        stacks: of the beads.
+        scan: which plane each frame shows.
+        z_step_nm: distance of planes; None: as the files state it.
+        z_focus: number of the plane in focus, from 0 and as the stage went; None: the middle one.
+
+    Raises:
+        ValueError: if there are too few planes, or the step or the plane in focus is impossible.
+    """
+    n_planes = len(scan.frames(stacks.n_frames))
+    if n_planes < FEWEST_PLANES:
+        raise ValueError(f"the stack has {n_planes} planes; a z-stack of beads needs at least {FEWEST_PLANES}")
+    depths = scan.depths()
+    if depths is not None:
+        if z_step_nm is not None or z_focus is not None:
+            raise ValueError("the z of each frame says all: leave --z-step and --z-focus out")
+        return Depths(depths, float(depths.diff().median()))
+    stated = [step for step in stacks.stated_steps_nm if step is not None]
+    step = _stated_step(stated) if z_step_nm is None else _possible_step(z_step_nm)
+    focus = n_planes // 2 if z_focus is None else z_focus
+    if not 0 <= focus < n_planes:
+        raise ValueError(f"--z-focus {focus} is none of the {n_planes} planes, which count from 0")
+    from_lowest = n_planes - 1 - focus if scan.downwards else focus
+    z_nm = (torch.arange(n_planes, dtype=torch.float32) - from_lowest) * step
+    return Depths(z_nm, step, _contradictions(step, stated))
+
+
+def _stated_step(stated: Sequence[float]) -> float:
+    if not stated:
+        raise ValueError("the files do not say how far their planes are apart; state it with --z-step, in nm")
+    if max(stated) > 1.01 * min(stated):
+        raise ValueError(f"the files' planes are {min(stated):g} to {max(stated):g} nm apart; calibrate them apart")
+    return stated[0]
+
+
+def _possible_step(asked: float) -> float:
+    if not asked > 0:
+        raise ValueError(
+            f"--z-step is {asked:g} nm, must be positive: planes rise by it; of a stack recorded "
+            "downwards say so with --downwards"
+        )
+    if not 1 <= asked <= LARGEST_STEP_NM:
+        raise ValueError(f"--z-step is {asked:g} nm, which is no distance of planes; state it in nm")
+    return asked
+
+
+def _contradictions(step: float, stated: Sequence[float]) -> tuple[str, ...]:
+    return tuple(
+        f"the file says its planes are {other:g} nm apart, --z-step says {step:g}: the latter was taken, check it"
+        for other in set(stated)
+        if not math.isclose(other, step, rel_tol=0.02)
+    )
