@@ -131,7 +131,8 @@ def complete_acquisition(
     pixel_size_nm = _pixel_size_nm(movie, pixel_size_nm)
     estimates: tuple[str, ...] = ()
     if camera is None:
-        camera, estimates = estimate_camera(movie)
+        estimated = estimate_camera(movie)
+        camera, estimates = estimated.camera, estimated.notes
         warnings = (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences)
     else:
         warnings = check_camera(movie, camera, pixel_size_nm)

@@ -649,7 +649,9 @@ def calibrate_camera(
         else:
             if flat or gain is not None:
                 raise ValueError("--flat and --gain belong to dark series; give those too, or --movie alone")
-            camera, notes = estimate_camera(first, kind=cast("CameraKind | None", kind), qe=qe, em_gain=em_gain)
+            known = cast("CameraKind | None", kind)
+            estimated = estimate_camera(first, kind=known, qe=qe, em_gain=em_gain)
+            camera, notes = estimated.camera, estimated.notes
     write_camera(out, CameraFile(camera=camera, pixel_size_nm=pixel_size))
     for note in notes:
         typer.echo(note)

@@ -1,6 +1,6 @@
 """What a user did not state, estimated from the movie: nouns with an interval."""
 
-from decode.estimate.camera import CameraEstimate, estimate_camera, infer_camera
+from decode.estimate.camera import CameraEstimate, estimate_camera
 from decode.estimate.comparison import Comparison, compare, save_comparison
 from decode.estimate.frames import Estimate
 from decode.estimate.psf_width import estimate_psf_sigma
@@ -16,7 +16,6 @@ __all__ = [
     "estimate_camera",
     "estimate_psf_sigma",
     "estimate_scene",
-    "infer_camera",
     "save_comparison",
     "to_recipe",
 ]

@@ -190,8 +190,8 @@ def _camera_of(
         return read_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
     if pixel_size_nm is None:
         raise ValueError("nothing says how large the movie's pixels are; state pixel_size_nm")
-    estimated, _ = estimate_camera(movie, em_gain=em_gain)
-    return CameraFile(camera=estimated, pixel_size_nm=pixel_size_nm)
+    estimated = estimate_camera(movie, em_gain=em_gain)
+    return CameraFile(camera=estimated.camera, pixel_size_nm=pixel_size_nm)
 
 
 def _psf_of(movie: Counts, psf: PSFFile | Path | str | None, camera: CameraFile) -> PSFFile:

@@ -105,7 +105,7 @@ class MovieStep(Step):
         lines = ["from decode import open_movie, read_camera", "", f"movie = {opened}"]
         if movie.camera_name is None:
             lines[0] = "from decode import open_movie\nfrom decode.estimate import estimate_camera"
-            return "\n".join([*lines, "camera, remarks = estimate_camera(movie)"])
+            return "\n".join([*lines, "camera = estimate_camera(movie).camera"])
         return "\n".join([*lines, f"camera = {camera_call(movie)}"])
 
 
@@ -152,7 +152,8 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
                 f"{movie.path.name} has too few frames to estimate its camera from; state it with --camera"
             )
         else:
-            camera, remarks = estimate_camera(movie)
+            estimated = estimate_camera(movie)
+            camera, remarks = estimated.camera, estimated.notes
         pixels_nm = pixel_size or (stated.pixel_size_nm if stated else movie.pixel_size_nm)
         if pixels_nm is None:
             raise ValueError(f"{movie.path.name} does not say how large its pixels are; state it with --pixel-size")
