@@ -76,6 +76,10 @@ class TabulatedPSF(PSF):
         with torch.no_grad():
             self.patches = torch.cat([psf.integrate_pixels(part) for part in xyz.split(1024)])
 
+    @property
+    def z_range_nm(self) -> tuple[float, float]:
+        return self.z_low_nm, self.z_low_nm + 20.0 * (self.planes - 1)
+
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         cell = ((xyz[:, :2] / self.pixel_size_nm - self.patch_px // 2) * self.subpixels).floor().long()
         x, y = cell.clamp(0, self.subpixels - 1).T

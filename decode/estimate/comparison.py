@@ -19,7 +19,6 @@ from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
 from decode.estimate.scene import SceneEstimate
 from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
-from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
 
 __all__ = ["Comparison", "compare", "save_comparison"]
@@ -124,7 +123,7 @@ def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, i
     pixel = psf.pixel_size_nm
     emitters = scene.sample_emitters(1, n_frames, shape, pixel, rng)
     parameters = None
-    if isinstance(psf, GaussianPSF) and estimate.psf_sigma_nm is not None:
+    if estimate.psf_sigma_nm is not None:
         parameters = torch.full((len(emitters), 1), estimate.psf_sigma_nm.value)
     spots = render(
         psf,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from decode.estimate.frames import Estimate
-from decode.estimate.scene import SceneEstimate, z_limits
+from decode.estimate.scene import SceneEstimate
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 
@@ -51,7 +51,7 @@ def to_recipe(
         description: what the model is good for.
     """
     e = estimate
-    limits = z_limits(psf)
+    limits = psf.z_range_nm
     if limits is not None and z_range_nm is not None:
         limits = z_range_nm
     drift = max(abs(e.background_drift.low), abs(e.background_drift.high), 1e-4) * AROUND
@@ -120,7 +120,7 @@ def to_recipe(
             # rules out a small
             most = min(max(e.psf_blur_nm.high, 10.0), max(2 * e.psf_blur_nm.low, LITTLE_BLUR_NM))
             lines += [_line("blur_nm", (e.psf_blur_nm.low, most), what)]
-    axial = not flat and not isinstance(psf, GaussianPSF)
+    axial = not flat and e.psf_sigma_nm is None
     # frames that are smaller than an image of a molecule show it whole nowhere
     size = 32 if psf.patch_px <= 48 else 64
     lines += [

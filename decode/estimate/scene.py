@@ -15,15 +15,13 @@ from decode.estimate.frames import Estimate
 from decode.estimate.model import Model
 from decode.estimate.moments import Moments, measure
 from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
-from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
 from decode.progress import Progress, Steps, Stepwise, part
 from decode.ranges import Range
 
-__all__ = ["SceneEstimate", "estimate_scene", "z_limits"]
+__all__ = ["SceneEstimate", "estimate_scene"]
 
 ON_TIME_ERROR = 0.03
 """relative error of the on-time that its moments do not show, over simulated movies of 400
@@ -148,7 +146,7 @@ def estimate_scene(
             "not rise and fall together; check the camera file, or take a part of the movie in "
             "which molecules blink"
         )
-    limits = z_limits(psf)
+    limits = psf.z_range_nm
     if limits is not None and z_range_nm is not None:
         limits = z_range_nm
     model = Model.of(moments, psf, limits)
@@ -219,17 +217,3 @@ def _end_of_depth(fit: Fit, model: Model, n: int, *, end: int) -> Estimate | Non
         model_error=DEPTH_ERROR * (high - low) / 2,
         bounds=model.z_range_nm,
     )
-
-
-def z_limits(psf: PSF) -> tuple[float, float] | None:
-    """Lowest and highest z in nm that a PSF covers, or None if it is the same at every z."""
-    psf = psf.middle if isinstance(psf, FieldSplinePSF) else psf
-    if isinstance(psf, SplinePSF):
-        planes = psf.coefficients.shape[0]
-        if planes == 1:
-            return None
-        return (psf.z_start_nm, psf.z_start_nm + (planes - 1) * psf.z_step_nm)
-    if isinstance(psf, GaussianPSF):
-        depth = float(psf.depth_nm.detach()) + abs(float(psf.gap_nm.detach()))
-        return (-depth, depth) if math.isfinite(depth) else None
-    return (-750.0, 750.0)

@@ -17,7 +17,6 @@ import torch
 from decode.atomic import atomic
 from decode.io.hdf5 import array_of, open_hdf5, set_text, text_of
 from decode.optics.description import PSFDescription, describe, rebuild
-from decode.optics.field import FieldSplinePSF
 from decode.optics.psf import PSF
 
 __all__ = ["PSFFile", "read_psf", "write_psf"]
@@ -88,7 +87,7 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["n_beads"] = file.n_beads
         h5.attrs["z_step_nm"] = file.z_step_nm
         h5.attrs["deviance"] = file.deviance
-        if isinstance(file.psf, FieldSplinePSF):
+        if file.psf.field_nm is not None:
             texts["field"] = "lowest and highest x, then y, from the outer corner of the bead stack's first pixel"
             h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
         for name, text in texts.items():

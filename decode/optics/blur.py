@@ -55,6 +55,10 @@ class BlurredPSF(PSF):
         kernel = blur_kernel(torch.tensor([sigma_px]), blur_reach(sigma_px))[0]
         self.register_buffer("kernel", kernel[:, None] * kernel)
 
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        return self.sharp.z_range_nm
+
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         # drawn with a margin, so that light which comes in over the border of the patch is there
         kernel = self.get_buffer("kernel").to(xyz.dtype)

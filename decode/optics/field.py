@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class FieldSplinePSF(PSF):
     """
 
     parameter_names = ("field_x", "field_y")
+    kind = "field-spline"
     free_form = True
     field_nm: tuple[tuple[float, float], tuple[float, float]]
 
@@ -60,6 +61,27 @@ class FieldSplinePSF(PSF):
         self.changes = nn.Parameter(changes)
         self.shifts_nm = nn.Parameter(shifts_nm)
         self.field_nm = field_nm
+
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        return self.middle.z_range_nm
+
+    def settings(self) -> dict[str, Any]:
+        return self.middle.settings() | {"field_nm": self.field_nm}
+
+    def arrays(self) -> dict[str, Tensor]:
+        own = {"changes": self.changes, "shifts_nm": self.shifts_nm}
+        return self.middle.arrays() | {name: a.detach().cpu() for name, a in own.items()}
+
+    @classmethod
+    def rebuilt(cls, settings: dict[str, Any], arrays: dict[str, Tensor]) -> Self:
+        (x0, x1), (y0, y1) = settings.pop("field_nm")
+        return cls(
+            SplinePSF.rebuilt(settings, {"coefficients": arrays["coefficients"]}),
+            arrays["changes"],
+            shifts_nm=arrays["shifts_nm"],
+            field_nm=((x0, x1), (y0, y1)),
+        )
 
     def draw_parameters(self, n_movies: int, rng: torch.Generator) -> Tensor:
         low, high = torch.tensor(self.field_nm, device=rng.device).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class GaussianPSF(PSF):
         ValueError: if a width, a depth or the pixel size is not positive.
     """
 
+    kind = "gaussian"
     parameter_names = ("sigma_nm",)
 
     def __init__(
@@ -53,6 +54,17 @@ class GaussianPSF(PSF):
         self.depth_nm = nn.Parameter(torch.tensor(float(depth_nm)))
         self.gap_nm = nn.Parameter(torch.tensor(float(gap_nm)))
         self.orders = nn.Parameter(torch.tensor([float(third), float(fourth)]))
+
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        depth = float(self.depth_nm.detach()) + abs(float(self.gap_nm.detach()))
+        return (-depth, depth) if math.isfinite(depth) else None
+
+    def settings(self) -> dict[str, Any]:
+        third, fourth = self.orders.tolist()
+        names = ("sigma_nm", "depth_nm", "gap_nm")
+        numbers = {name: float(getattr(self, name).detach()) for name in names}
+        return super().settings() | numbers | {"third": third, "fourth": fourth}
 
     def widths(self, z: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Standard deviations in x and y at depth z.

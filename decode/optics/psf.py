@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from copy import copy
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class PSF(nn.Module, ABC):
     """
 
     parameter_names: tuple[str, ...] = ()
+    kind: ClassVar[str] = ""
+    """name of the family in files; "": no file holds one"""
     free_form: ClassVar[bool] = False
     """whether it takes whatever shape beads have, not only those of an optical model"""
     field_nm: tuple[tuple[float, float], tuple[float, float]] | None = None
@@ -50,6 +52,11 @@ class PSF(nn.Module, ABC):
             raise ValueError(f"patch_px is {patch_px}, must be a whole number from 1 to {LARGEST}")
         self.pixel_size_nm = pixel_size_nm
         self.patch_px = patch_px
+
+    @property
+    @abstractmethod
+    def z_range_nm(self) -> tuple[float, float] | None:
+        """Depths in which it tells molecules apart, nm; None where it is the same at every z."""
 
     @abstractmethod
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
@@ -112,6 +119,25 @@ class PSF(nn.Module, ABC):
             z_range_nm: depths at which it will be drawn.
         """
         return self
+
+    def settings(self) -> dict[str, Any]:
+        """What JSON can hold of it, as `rebuilt` takes it."""
+        return {"pixel_size_nm": self.pixel_size_nm, "patch_px": self.patch_px}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Its arrays by name, on the CPU, as `rebuilt` takes them."""
+        return {}
+
+    @classmethod
+    def rebuilt(cls, settings: dict[str, Any], arrays: dict[str, Tensor]) -> Self:
+        """The PSF of `settings` and `arrays`.
+
+        Raises:
+            ValueError: if a setting is wrong.
+            KeyError, TypeError: if an array or a setting is missing.
+        """
+        whole: dict[str, Any] = settings | arrays
+        return cls(**whole)
 
     def with_patch(self, patch_px: int) -> Self:
         """The same PSF, its parameters shared, drawn in another patch around the emitter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil, comb, pi, sqrt
-from typing import Literal, final
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,21 @@ ABERRATIONS = {
     (4, -4): "quadrafoil, sine",
 }
 """names of Zernike modes (n, m)"""
+
+
+DEPTHS_NM = (-750.0, 750.0)
+"""in which molecules are bright and sharp enough to be found"""
+FREE_NUMBERS = ("numerical_aperture", "blur_nm", "apodization")
+"""that a fit may change, beside the aberrations"""
+FIXED_NUMBERS = (
+    "wavelength_nm",
+    "sample_index",
+    "immersion_index",
+    "depth_nm",
+    "scan",
+    "bead_diameter_nm",
+    "grid",
+)
 
 
 @final
@@ -77,6 +92,8 @@ class PupilPSF(PSF):
     Raises:
         ValueError: if the aperture, an index or a size is impossible, or the mask does not fit the grid.
     """
+
+    kind = "pupil"
 
     def __init__(
         self,
@@ -156,6 +173,32 @@ class PupilPSF(PSF):
             "_basis": torch.stack(basis) if basis else rho.new_zeros(0, grid, grid),
         }.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
+
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        return DEPTHS_NM
+
+    def settings(self) -> dict[str, Any]:
+        free = {name: float(getattr(self, name).detach()) for name in FREE_NUMBERS}
+        fixed = {name: getattr(self, name) for name in FIXED_NUMBERS}
+        zernike_nm = zip(self.modes, self.zernike_nm.tolist(), strict=True)
+        places = {
+            "zernike_nm": [[n, m, c] for (n, m), c in zernike_nm],
+            "offset_nm": self.offset_nm.tolist(),
+        }
+        return super().settings() | free | fixed | places
+
+    def arrays(self) -> dict[str, Tensor]:
+        if self.phase_mask_nm is None:
+            return {}
+        return {"phase_mask_nm": self.phase_mask_nm.detach().cpu()}
+
+    @classmethod
+    def rebuilt(cls, settings: dict[str, Any], arrays: dict[str, Tensor]) -> Self:
+        zernike_nm = {(int(n), int(m)): c for n, m, c in settings.pop("zernike_nm")}
+        offset_nm = tuple(settings.pop("offset_nm"))
+        mask = arrays.get("phase_mask_nm")
+        return cls(phase_mask_nm=mask, zernike_nm=zernike_nm, offset_nm=offset_nm, **settings)
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         centres = (torch.arange(self.patch_px, dtype=xyz.dtype, device=xyz.device) + 0.5) * self.pixel_size_nm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from math import ceil
-from typing import final
+from typing import Any, Self, final
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class SplinePSF(PSF):
         ValueError: if the coefficients are no stack, or a size is not positive.
     """
 
+    kind = "spline"
     free_form = True
 
     def __init__(
@@ -106,6 +107,23 @@ class SplinePSF(PSF):
             oversampling=oversampling,
             patch_px=patch_px,
         )
+
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        steps = len(self.coefficients) - 1
+        return (self.z_start_nm, self.z_start_nm + steps * self.z_step_nm) if steps else None
+
+    def settings(self) -> dict[str, Any]:
+        names = ("z_start_nm", "z_step_nm", "centre_px", "oversampling")
+        return super().settings() | {name: getattr(self, name) for name in names}
+
+    def arrays(self) -> dict[str, Tensor]:
+        return {"coefficients": self.coefficients.detach().cpu()}
+
+    @classmethod
+    def rebuilt(cls, settings: dict[str, Any], arrays: dict[str, Tensor]) -> Self:
+        centre_px = tuple(settings.pop("centre_px"))
+        return cls(arrays["coefficients"], centre_px=centre_px, **settings)
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         return self.mixed(self.coefficients, self.along_z(xyz[:, 2]), xyz[:, :2])

@@ -20,16 +20,13 @@ from decode.acquisition import Acquisition
 from decode.conditioning import require_pixels_alike
 from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
-from decode.estimate.scene import z_limits
 from decode.io.movies.tiff import Movie
 from decode.io.psfs import PSFFile
 from decode.likelihood import polish as polish_molecules
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
-from decode.optics.spline import SplinePSF
 from decode.verbs.sweep import Chunk
 
 __all__ = ["polish_movie", "psf_to_polish_with"]
@@ -133,10 +130,9 @@ class _Block:
 
 
 def _depths_nm(psf: PSF) -> tuple[float, float]:
-    """Between which molecules may move: a pupil is one at any depth, a spline ends with the bead
-    stack."""
-    splines = isinstance(psf, SplinePSF | FieldSplinePSF)
-    return (z_limits(psf) if splines else None) or (-math.inf, math.inf)
+    """Between which molecules may move: a measured PSF ends with the bead stack."""
+    measured = psf.z_range_nm if psf.free_form else None
+    return measured or (-math.inf, math.inf)
 
 
 def _joined(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:

@@ -228,6 +228,8 @@ def test_a_file_that_cannot_be_written_leaves_none(tmp_path: Path) -> None:
 
 def test_a_psf_without_a_format_leaves_no_file(tmp_path: Path) -> None:
     class Flat(PSF):
+        z_range_nm = None
+
         def integrate_pixels(self, xyz: torch.Tensor, parameters: torch.Tensor | None = None) -> torch.Tensor:
             return torch.zeros(len(xyz), 3, 3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from decode.optics.blur import BlurredPSF
+from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF, render
@@ -218,6 +221,28 @@ def test_parameters_at_a_place_are_a_row_for_each_emitter_or_none_at_all(psf: PS
     if rows is not None:
         assert rows.shape == (5, len(psf.parameter_names))
         assert psf.integrate_pixels(xyz, rows).shape == (5, psf.patch_px, psf.patch_px)
+
+
+def test_outside_its_depths_a_free_form_levels_off_and_a_psf_without_any_is_the_same(psf: PSF) -> None:
+    depths = psf.z_range_nm
+    if depths is not None and not psf.free_form:
+        return
+    low, high = depths or (0.0, 0.0)
+    middle = psf.patch_px * PIXEL_NM / 2
+    z = torch.tensor([low - 300.0, low, high, high + 300.0])
+    images = psf.integrate_pixels(torch.stack([torch.full_like(z, middle)] * 2 + [z], 1))
+    torch.testing.assert_close(images[0], images[1])
+    torch.testing.assert_close(images[2], images[3])
+
+
+def test_what_a_file_holds_of_a_psf_makes_it_again(psf: PSF, rng: torch.Generator) -> None:
+    if not psf.kind:
+        return
+    kind, settings, arrays = describe(psf)
+    again = rebuild(PSFDescription(kind, json.loads(json.dumps(settings)), arrays))
+    xyz = in_central_pixel(psf, 5, rng)
+    torch.testing.assert_close(again.integrate_pixels(xyz), psf.integrate_pixels(xyz))
+    assert again.z_range_nm == psf.z_range_nm
 
 
 def test_a_frame_without_emitters_is_dark(psf: PSF) -> None:

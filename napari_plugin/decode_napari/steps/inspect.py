@@ -179,7 +179,6 @@ def _explain(
     from scipy.ndimage import gaussian_filter
 
     from decode.io.movies.tiff import open_movie
-    from decode.optics.field import FieldSplinePSF
     from decode.optics.psf import render
 
     yield Report(message=f"explaining frame {frame}")
@@ -198,7 +197,7 @@ def _explain(
             photons=shown.photons.float(),
             n_frames=1,
             shape=(measured.shape[0], measured.shape[1]),
-            parameters=xyz[:, :2] if isinstance(psf, FieldSplinePSF) else None,
+            parameters=psf.parameters_at(xyz),
         )[0].numpy()
     background = gaussian_filter(measured - light, BACKGROUND_NM / psf.pixel_size_nm, mode="nearest")
     model = light + background
