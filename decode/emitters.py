@@ -1,4 +1,4 @@
-"""EmitterSet: the one table of molecules every stage reads and writes, and the facts of its movie."""
+"""EmitterSet: the table of molecules that every stage reads and writes, with its movie's facts."""
 
 from __future__ import annotations
 
@@ -90,9 +90,20 @@ class Facts:
 @final
 @dataclass(frozen=True, kw_only=True)
 class EmitterSet:
-    """Molecules in frames: simulated truth, prediction and table alike, one row per molecule and frame.
+    """Molecules in frames, simulated and localized alike, one row per molecule and frame.
 
-    Positions are in nm, from the outer corner of pixel (0, 0); photons count before quantum efficiency.
+    Positions are in nm, from the outer corner of pixel (0, 0); photons count before quantum
+    efficiency.  A set is frozen: every change makes a new one.
+
+    Example:
+        >>> molecules = EmitterSet(
+        ...     frame=torch.tensor([0, 0, 3]),
+        ...     xyz=torch.tensor([[150.0, 220.0, 0.0], [900.0, 410.0, 0.0], [155.0, 218.0, 0.0]]),
+        ...     photons=torch.tensor([1200.0, 800.0, 950.0]),
+        ... )
+        >>> bright = molecules[molecules.photons > 900]
+        >>> len(bright), bright.frame.tolist()
+        (2, [0, 3])
 
     Raises:
         ValueError: if the columns differ in length or shape.
@@ -113,11 +124,11 @@ class EmitterSet:
     photons_sigma: Tensor | None = None
     """(n,) standard deviation, photons"""
     goodness: Tensor | None = None
-    """(n,) deviance of a fit to the frame per degree of freedom: about 1 where the model explains the light there"""
+    """(n,) deviance of a fit to the frame per degree of freedom: about 1 if it explains the light"""
     polished: Tensor | None = None
     """(n,) bool; whether the likelihood of the frames refined the molecule"""
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-    """(n,) each: columns of a file that mean nothing here, by their names in it; they stay with their rows"""
+    """(n,) each: further columns of a file, by their names in it; they stay with their rows"""
     metadata: Mapping[str, object] = field(default_factory=dict)
     """what travels with the table: its `Facts`, and whatever else a file states"""
 

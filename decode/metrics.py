@@ -1,4 +1,4 @@
-"""How well predicted molecules agree with the truth: the rules of the SMLM Challenge 2016 and the honesty of sigmas."""
+"""Scores of predicted molecules: the rules of the SMLM Challenge 2016, and calibrated sigmas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from decode.emitters import EmitterSet
 __all__ = ["Score", "coverage", "match", "normalized_errors", "score"]
 
 FORBIDDEN = 1e6
-"""cost of a molecule that stays alone: so dear that as many pairs as possible are formed"""
+"""cost of a molecule without a partner: as many pairs as possible are formed"""
 
 
 @final
@@ -60,9 +60,10 @@ def match(
     axial_nm: float = 500.0,
     two_d: bool = False,
 ) -> Tensor:
-    """Pair predicted with true molecules, frame by frame: as many pairs as possible, then the least total distance.
+    """Pair predicted with true molecules, frame by frame.
 
-    Pairs are at most `lateral_nm` apart in the plane and `axial_nm` in depth; in 2D, z counts for nothing.
+    As many pairs as possible are formed; among such pairings, that of the least total distance.
+    Pairs are at most `lateral_nm` apart in the plane and `axial_nm` in depth; in 2D, z is ignored.
 
     Returns:
         (pairs, 2) int64 on the CPU: rows of truth and of prediction.
@@ -90,9 +91,24 @@ def score(
 ) -> Score:
     """Compare a table with the truth by the rules of the SMLM Challenge 2016.
 
-    A true molecule counts if it has `min_photons` and lies more than `border_nm` from the edge of the field.
-    A localization inside that border is a false positive unless it is paired with any true molecule, dim ones and
-    those of the border included.
+    A true molecule counts if it has `min_photons` and lies more than `border_nm` from the edge of
+    the field.  A localization inside that border is a false positive unless it is paired with any
+    true molecule, dim ones and those of the border included.
+
+    Example:
+        >>> truth = EmitterSet(
+        ...     frame=torch.tensor([0, 0]),
+        ...     xyz=torch.tensor([[1000.0, 1000.0, 0.0], [2000.0, 2000.0, 0.0]]),
+        ...     photons=torch.tensor([1000.0, 1000.0]),
+        ... )
+        >>> found = EmitterSet(
+        ...     frame=torch.tensor([0]),
+        ...     xyz=torch.tensor([[1030.0, 1040.0, 0.0]]),
+        ...     photons=torch.tensor([900.0]),
+        ... )
+        >>> result = score(truth, found, field_nm=(3000.0, 3000.0), two_d=True)
+        >>> result.jaccard, result.rmse_lateral_nm
+        (0.5, 50.0)
 
     Args:
         truth: true molecules.
@@ -101,7 +117,8 @@ def score(
         two_d: leave z out of matching.
         min_photons: true molecules below it need not be found.
         border_nm: width of the frame around the field that is left out.
-        remove_shift: first take off a constant offset: the median difference of matched pairs, at most 200 nm twice.
+        remove_shift: first take off a constant offset, the median difference of matched pairs, at
+            most 200 nm twice.
         lateral_nm, axial_nm: tolerances of `match`.
     """
     tolerances: dict[str, Any] = {"lateral_nm": lateral_nm, "axial_nm": axial_nm, "two_d": two_d}

@@ -78,6 +78,19 @@ class Localizer(nn.Module):
         network: shape of the network.
         context: name and (lowest, highest) value of each context map the network was trained for.
         psf, camera: the ones it is trained for; None where it is trained for a range of them.
+
+    Example:
+        >>> from decode import Camera, load_model
+        >>> model = load_model("gaussian-2d")
+        >>> sorted(model.context)
+        ['psf_sigma_px']
+        >>> camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.3, qe=0.8)
+        >>> counts = torch.full((1, 3, 32, 32), 120.0)  # one movie of three frames
+        >>> context = model.context_map({"psf_sigma_px": 1.3})
+        >>> with torch.no_grad():
+        ...     posterior = model(counts, camera, context, 100.0)
+        >>> len(posterior), len(posterior.point_estimate())
+        (3, 0)
     """
 
     def __init__(

@@ -25,14 +25,36 @@ ROUNDING = 1e-15
 class SetPosterior:
     """p(set of emitters | frames): every pixel owns its area and holds at most one emitter.
 
-    Independently in each pixel an emitter exists with probability p; if it does, x and y are Gaussian truncated to
-    the pixel's area, photons (and z) are Gaussian.  As areas do not overlap, a set of emitters belongs to the
-    pixels in one way only, so the density of a finite set (Mahler, Statistical Multisource-Multitarget Information
-    Fusion, 2007, ch. 11.3.4) is one product without a sum over associations, and `log_prob` is exact and cheap.
-    An emitter near a border is spread over both pixels with probabilities that add up to that of the one molecule;
+    Independently in each pixel an emitter exists with probability p; if it does, x and y are
+    Gaussian truncated to the pixel's area, photons (and z) are Gaussian.  As areas do not overlap,
+    a set of emitters belongs to the pixels in one way only, so the density of a finite set
+    (Mahler, Statistical Multisource-Multitarget Information Fusion, 2007, ch. 11.3.4) is one
+    product without a sum over associations, and `log_prob` is exact and cheap.  An emitter near a
+    border is spread over both pixels with probabilities that add up to that of the one molecule;
     the truncation keeps its Gaussian the same on either side, and `point_estimate` joins the two.
 
     All tensors are (n_frames, y, x), per-axis ones (n_frames, axis, y, x).
+
+    Example:
+        One molecule in the middle of a frame of 5 x 5 pixels:
+
+        >>> light = torch.full((1, 5, 5), 1000.0)
+        >>> logit = torch.full((1, 5, 5), -12.0)
+        >>> logit[0, 2, 2] = 6.0
+        >>> posterior = SetPosterior(
+        ...     logit=logit,
+        ...     offset_px=torch.zeros(1, 2, 5, 5),
+        ...     offset_sigma_px=torch.full((1, 2, 5, 5), 0.1),
+        ...     photons=light,
+        ...     photons_sigma=light / 10,
+        ...     background=light / 100,
+        ...     pixel_size_nm=100.0,
+        ... )
+        >>> molecules = posterior.point_estimate()
+        >>> molecules.xyz[0, :2].tolist(), round(float(molecules.xyz_sigma[0, 0]), 1)
+        ([250.0, 250.0], 10.0)
+        >>> round(float(posterior.count_pmf()[0, 1]), 3)
+        0.997
     """
 
     logit: Tensor

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
 
-import decode.network.record
 from decode.models import shipped_models
 from decode.network.record import ModelRecord
 
@@ -51,7 +49,3 @@ def test_facts_of_the_recipe_are_typed() -> None:
 def test_a_recipe_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="config of a model's record"):
         ModelRecord.from_json({"config": [1, 2]})
-
-
-def test_the_example_holds() -> None:
-    assert doctest.testmod(decode.network.record).failed == 0

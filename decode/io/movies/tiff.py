@@ -257,9 +257,15 @@ def open_movie(
 ) -> Movie:
     """Open a TIFF movie without reading its pixels.
 
-    ImageJ, OME (one or many files), Micro-Manager, BigTIFF and plain multi-page files are read; axes may be called
-    T, Z, Q or I as long as only one besides y and x is longer than 1.  A single image is a movie of one frame; images
-    of one size and type that tifffile wrote one after the other are frames of one movie.
+    ImageJ, OME (one or many files), Micro-Manager, BigTIFF and plain multi-page files are read;
+    axes may be called T, Z, Q or I as long as only one besides y and x is longer than 1.  A single
+    image is a movie of one frame; images of one size and type that tifffile wrote one after the
+    other are frames of one movie.
+
+    Example:
+        >>> with open_movie("sample_data/blinking_2d.tif", frames=slice(0, 10)) as movie:
+        ...     len(movie), movie.read(0, 2).shape
+        (10, (2, 64, 64))
 
     Args:
         path: a file; a folder, whose files are a frame each; or the parts of a movie that was split.  Files are taken

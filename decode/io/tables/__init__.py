@@ -71,23 +71,41 @@ def write_table(emitters: EmitterSet, path: str | Path, *, dialect: TableDialect
     """Write a whole table; see `TableWriter` for formats and errors.
 
     CSV holds 3 digits behind the point for lengths in nm, 2 for photons and 4 for probabilities.
+
+    Example:
+        >>> import tempfile
+        >>> molecules = EmitterSet(
+        ...     frame=torch.tensor([0, 7]),
+        ...     xyz=torch.tensor([[150.0, 220.0, 0.0], [900.0, 410.0, -80.0]]),
+        ...     photons=torch.tensor([1200.0, 800.0]),
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_table(molecules, f"{folder}/molecules.csv")
+        ...     again = read_table(f"{folder}/molecules.csv")
+        >>> again.frame.tolist(), again.xyz[1].tolist()
+        ([0, 7], [900.0, 410.0, -80.0])
     """
     with TableWriter(path, emitters.metadata, dialect=dialect) as table:
         table.write(emitters)
 
 
 def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
-    """Read molecules written by this package or by ThunderSTORM, Picasso, DECODE, Locan (.smlm) or the challenge.
+    """Read molecules of ThunderSTORM, Picasso, DECODE, Locan (.smlm), the challenge or this package.
 
-    The columns decide what a text means: it may have commas, semicolons or tabs, decimal commas, and the names of
-    ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and of all other files from 0.  Where a
-    file has one uncertainty for x and y, both get it; a column the format lacks is None (z: 0, photons: NaN).  Columns
-    that mean nothing here are kept as `others`.
+    The columns decide what a text means: it may have commas, semicolons or tabs, decimal commas,
+    and the names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and
+    of all other files from 0.  Where a file has one uncertainty for x and y, both get it; a column
+    the format lacks is None (z: 0, photons: NaN).  Further columns are kept as `others`.
+
+    Example:
+        >>> truth = read_table("sample_data/blinking_2d_truth.csv")
+        >>> len(truth), int(truth.frame.max())
+        (8919, 199)
 
     Args:
-        path: `.csv`, `.tsv`, `.txt` or `.xls` (text, as ThunderSTORM writes it), `.hdf5` (with its `.yaml`), `.h5` or
-            `.smlm` file.
-        pixel_size_nm: needed only for tables in pixels that do not say how large these are.
+        path: `.csv`, `.tsv`, `.txt` or `.xls` (text, as ThunderSTORM writes it), `.hdf5` (with its
+            `.yaml`), `.h5` or `.smlm` file.
+        pixel_size_nm: needed only for tables in pixels without a stated size.
 
     Returns:
         float64 columns in nm and photons, origin at the outer corner of pixel (0, 0).
