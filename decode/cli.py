@@ -497,12 +497,14 @@ def calibrate_psf(
     as_json: Json = False,
 ) -> None:
     """Bead stacks to a PSF, and a report on how good it is."""
+    from decode.calibrate.as_pupil import WAVELENGTH_NM
     from decode.calibrate.psf import MODELS, Optics, read_positions
     from decode.calibrate.psf import calibrate_psf as work
     from decode.calibrate.report import save_report, verdict
     from decode.calibrate.scan import read_scan
     from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import write_psf
+    from decode.models import unserved
     from decode.outputs import check_outputs, psf_files
 
     out, report = psf_files(out)
@@ -510,9 +512,21 @@ def calibrate_psf(
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
     scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
+    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
+    if model == "pupil":
+        why = unserved(
+            wavelength,
+            camera_file.pixel_size_nm,
+            immersion_index=immersion_index,
+            phase_mask=phase_mask,
+        )
+    else:
+        why = unserved(WAVELENGTH_NM, camera_file.pixel_size_nm)
+    if why:
+        typer.echo(f"{beads[0].name}: warning: {why}", err=True)
     calibration = work(
         beads,
-        read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain),
+        camera_file,
         z_step_nm=z_step,
         z_focus=z_focus,
         scan=scan,

@@ -78,6 +78,8 @@ class KnownOptics:
     """(height, width) of the frames, pixels"""
     psf_sigma_nm: float | None = None
     """width of the PSF"""
+    psf_pixel_size_nm: float | None = None
+    """that the calibrated PSF is for"""
     pupil: Callable[[], CalibratedPupil] | None = None
     """the calibrated pupil; called only where it is needed, as a fit takes seconds"""
 
@@ -225,12 +227,31 @@ class AstigmaticPupil(Conditioning):
                 "this model serves any astigmatic PSF and is conditioned on that of the movie: calibrate it "
                 "from beads with `decode calibrate psf`, and give the file as --psf"
             )
+        if optics.psf_pixel_size_nm is not None:  # before the fit of the pupil
+            require_pixels_alike(optics.psf_pixel_size_nm, optics.pixel_size_nm)
         calibrated = optics.pupil()
         known = cls.of_pupil(calibrated.psf)
         nearest = {name: _nearest(v, domain.ranges[name]) for name, v in known.optics.items()}
         domain.context_map(nearest)
         require_pixels_alike(calibrated.psf.pixel_size_nm, optics.pixel_size_nm)
         return replace(known, optics=nearest, z_nm=calibrated.z_nm, light=calibrated.light)
+
+    @staticmethod
+    def require_scale(wavelength_nm: float, immersion_index: float, pixel_size_nm: float, domain: Domain) -> None:
+        """Fail where no aberration makes a pupil one that the network knows: a fit leaves its scale.
+
+        Args:
+            wavelength_nm: of the emission, in vacuum.
+            immersion_index: refractive index of the immersion.
+            pixel_size_nm: side of a pixel in the sample.
+            domain: of the network.
+
+        Raises:
+            ValueError: if the wavelength in pixels lies beyond the domain.
+        """
+        (name, *_) = AstigmaticPupil.names
+        wavelength_px = wavelength_nm * IMMERSION_INDEX / immersion_index / pixel_size_nm
+        _scaled(name, _nearest(wavelength_px, domain.ranges[name]), domain.ranges[name])
 
     @classmethod
     def of_pupil(cls, psf: PupilPSF) -> Self:

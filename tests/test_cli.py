@@ -825,3 +825,29 @@ def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: f
     # the shell calls both 130
     assert process.returncode in (130, -signal.SIGINT)
     assert told in ("", "decode: stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ((), ""),
+        (("--model", "pupil"), ""),
+        (("--pixel-size", 300), "wavelength_px = 2.23"),
+        (("--model", "pupil", "--wavelength", 1200), "wavelength_px = 12"),
+        (("--model", "pupil", "--phase-mask"), "phase masks"),
+    ],
+)
+def test_that_no_shipped_model_will_take_a_psf_is_said_before_it_is_calibrated(
+    place: Path, options: tuple[object, ...], why: str
+) -> None:
+    """The stack has three planes and is refused at once."""
+    write_movie(place / "beads.tif", np.full((3, 64, 64), 100, np.uint16))
+    camera = SAMPLE.with_name("camera.yaml")
+    stated = ("--camera", camera, "--z-step", 50, "-o", place / "psf.h5", *options)
+    result = run("calibrate", "psf", place / "beads.tif", *stated)
+    assert result.exit_code == 2
+    warned, *refused = result.stderr.splitlines()
+    assert bool(refused) == bool(why)
+    if why:
+        assert warned.startswith("beads.tif: warning: no shipped model will take this PSF in 3D (")
+        assert why in warned

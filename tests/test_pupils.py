@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from decode.calibrate.as_pupil import calibrated_pupil
-from decode.conditioning import Conditioning, KnownOptics
+from decode.conditioning import CalibratedPupil, Conditioning, KnownOptics
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile
@@ -92,6 +92,15 @@ def found(movie: Path, model: Localizer, psf: PSFFile | None) -> EmitterSet:
     *_, last = localize_file(movie, model, out, camera=CAMERA, psf=psf, formats=["csv"])
     assert last.n_molecules > 50
     return read_table(out / "movie.csv")
+
+
+def test_pixels_of_another_size_are_refused_before_a_pupil_is_fitted(model: Localizer) -> None:
+    def fit() -> CalibratedPupil:
+        raise AssertionError("a fit of seconds")
+
+    optics = KnownOptics(pixel_size_nm=100.0, psf_pixel_size_nm=110.0, pupil=fit)
+    with pytest.raises(ValueError, match=r"the PSF was calibrated for pixels of 110 nm, the movie's are 100 nm"):
+        model.domain.conditioning(optics)
 
 
 def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(model: Localizer, movie: Path) -> None:

@@ -11,10 +11,12 @@ from decode.conditioning import CalibratedPupil
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["as_pupil", "calibrated_pupil"]
+__all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil"]
 
 PHOTONS, BACKGROUND = 5000.0, 20.0
 """of the images that are compared: they say how much a pixel counts"""
+WAVELENGTH_NM = 670.0
+"""in oil, of the pupil of a PSF that states none: it is not fitted"""
 MAX_MISFIT = 0.3
 """up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
 
@@ -48,7 +50,7 @@ def as_pupil(
     z_range_nm: tuple[float, float],
     *,
     numerical_aperture: float = 1.45,
-    wavelength_nm: float = 670.0,
+    wavelength_nm: float = WAVELENGTH_NM,
     n_planes: int = 25,
 ) -> PupilFit:
     """Describe a PSF by aperture, aberrations and blur, on which a network for many PSFs is conditioned.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from decode.conditioning import IMMERSION_INDEX, AstigmaticPupil
 from decode.network.localizer import Localizer
 
-__all__ = ["NEAREST", "load_model", "shipped_models"]
+__all__ = ["NEAREST", "load_model", "shipped_models", "unserved"]
 
 NEAREST = "nearest"
 """what a training may start from in place of a name: the shipped model that knows most of what its recipe asks for"""
@@ -34,3 +35,37 @@ def load_model(name_or_path: str | Path) -> Localizer:
         hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped) or 'none'}"
         raise FileNotFoundError(f"there is no model {name_or_path}, neither shipped nor as a file here; {hint}")
     return Localizer.load(path)
+
+
+def unserved(
+    wavelength_nm: float,
+    pixel_size_nm: float,
+    *,
+    immersion_index: float = IMMERSION_INDEX,
+    phase_mask: bool = False,
+) -> str:
+    """Why no shipped model will take a 3D PSF, as far as is known before it is calibrated.
+
+    Args:
+        wavelength_nm: of the emission, in vacuum.
+        pixel_size_nm: side of a pixel in the sample.
+        immersion_index: refractive index of the immersion.
+        phase_mask: whether a free phase is fitted.
+
+    Returns:
+        A sentence, or "" where a model may.
+    """
+    why = "none is conditioned on phase masks" if phase_mask else ""
+    for name in () if phase_mask else shipped_models():
+        domain = load_model(name).domain
+        if domain.kind is not AstigmaticPupil:
+            continue
+        try:
+            AstigmaticPupil.require_scale(wavelength_nm, immersion_index, pixel_size_nm, domain)
+        except ValueError as error:
+            why = f"{name}: {error}"
+        else:
+            return ""
+    if not why:
+        return ""
+    return f"no shipped model will take this PSF in 3D ({why}); `decode run` trains one for it"

@@ -164,6 +164,7 @@ def localize_movie(
         pixel_size_nm=acquisition.pixel_size_nm,
         shape=movie.shape[1:],
         psf_sigma_nm=acquisition.psf_sigma_nm,
+        psf_pixel_size_nm=None if psf is None else psf.psf.pixel_size_nm,
         pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
     )
     known = model.domain.conditioning(optics)
