@@ -23,8 +23,8 @@ import tifffile
 import torch
 from torch import Tensor, nn
 
-from decode.estimate import SceneEstimate, estimate_scene
-from decode.estimate.moments import LAGS, Moments, measure
+from decode.estimation import SceneEstimate, estimate_scene
+from decode.estimation.moments import LAGS, Moments, measure
 from decode.forward import ForwardModel
 from decode.io.cameras import read_camera
 from decode.io.psfs import PSFFile, read_psf

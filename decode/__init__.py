@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.verbs.estimate import estimate
     from decode.verbs.evaluate import evaluate
     from decode.verbs.localize import localize
     from decode.verbs.render import render
@@ -48,6 +49,7 @@ __all__ = [
     "SplinePSF",
     "calibrate_camera",
     "calibrate_psf",
+    "estimate",
     "evaluate",
     "load_model",
     "localize",
@@ -78,6 +80,7 @@ _HOME = {
     "SplinePSF": "optics.spline",
     "calibrate_camera": "calibrate.camera",
     "calibrate_psf": "calibrate.psf",
+    "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
     "load_model": "models",
     "localize": "verbs.localize",

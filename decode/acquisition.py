@@ -13,7 +13,7 @@ from decode.calibrate.camera import compare_maps
 from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts
-from decode.estimate import estimate_camera, estimate_psf_sigma
+from decode.estimation import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.movies.tiff import Movie, require_pixel_size
 from decode.network.localizer import Localizer

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from decode.estimate.camera import CameraKind
+    from decode.estimation.camera import CameraKind
     from decode.progress import Steps
 
 R = TypeVar("R")
@@ -639,7 +639,7 @@ def calibrate_camera(
     """Dark and flat series, or a movie, to a camera file."""
     from decode.calibrate.camera import calibrate_camera as work
     from decode.calibrate.camera import check_maps
-    from decode.estimate import estimate_camera
+    from decode.estimation import estimate_camera
     from decode.io.cameras import CameraFile, write_camera
     from decode.io.movies.tiff import open_movie
     from decode.outputs import camera_files, check_outputs

@@ -13,7 +13,7 @@ import torch
 from decode.acquisition import acquisition_for, check_camera
 from decode.defects import UsualFrames, defects_of, screened, without_unusable
 from decode.emitters import EmitterSet
-from decode.estimate import estimate_scene
+from decode.estimation import estimate_scene
 from decode.io.cameras import read_camera
 from decode.io.movies.tiff import open_movie, write_movie
 from decode.metrics import score

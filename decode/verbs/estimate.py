@@ -12,7 +12,7 @@ from typing import final
 from decode.acquisition import check_camera
 from decode.atomic import atomic
 from decode.defects import Counts, defects_of
-from decode.estimate import (
+from decode.estimation import (
     Comparison,
     SceneEstimate,
     compare,
@@ -133,10 +133,10 @@ def estimate(
         OSError: if a file cannot be read.
 
     Example:
-        >>> from decode.verbs.estimate import estimate
-        >>> found = estimate("sample_data/blinking_2d.tif", camera="sample_data/camera.yaml")
-        >>> scene = found.scene
-        >>> scene.density_per_um2.low < scene.density_per_um2.value < scene.density_per_um2.high
+        >>> import decode
+        >>> movie, camera = "sample_data/blinking_2d.tif", "sample_data/camera.yaml"
+        >>> density = decode.estimate(movie, camera=camera).scene.density_per_um2
+        >>> density.low < density.value < density.high
         True
     """
     with _opened(movie, allow_truncated=allow_truncated) as frames:

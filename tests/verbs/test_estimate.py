@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from decode.config import load_config
-from decode.estimate import compare, estimate_scene
+from decode.estimation import compare, estimate_scene
 from decode.io.cameras import CameraFile, read_camera
 from decode.io.movies.tiff import open_movie, write_movie
 from decode.io.psfs import PSFFile, write_psf

@@ -104,7 +104,7 @@ class MovieStep(Step):
         opened = call("open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None)
         lines = ["from decode import open_movie, read_camera", "", f"movie = {opened}"]
         if movie.camera_name is None:
-            lines[0] = "from decode import open_movie\nfrom decode.estimate import estimate_camera"
+            lines[0] = "from decode import open_movie\nfrom decode.estimation import estimate_camera"
             return "\n".join([*lines, "camera = estimate_camera(movie).camera"])
         return "\n".join([*lines, f"camera = {camera_call(movie)}"])
 
@@ -129,7 +129,7 @@ def camera_call(movie: OpenedMovie) -> str:
 
 def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
     from decode.acquisition import check_camera, check_pixels
-    from decode.estimate import estimate_camera
+    from decode.estimation import estimate_camera
     from decode.io.cameras import read_camera
     from decode.io.movies.tiff import open_movie
 

@@ -9,8 +9,8 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
-from decode.estimate.images import LEVELS, ImageMoments, Start, images_of
-from decode.estimate.moments import LAGS, TOUCHING, Moments, MomentVector, by_brightness
+from decode.estimation.images import LEVELS, ImageMoments, Start, images_of
+from decode.estimation.moments import LAGS, TOUCHING, Moments, MomentVector, by_brightness
 from decode.optics.psf import PSF
 
 __all__ = ["Model", "Parameters", "shared_fraction", "without_mean"]

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from decode.estimate.frames import Estimate
-from decode.estimate.model import Model, Parameters
-from decode.estimate.moments import LightParts, Moments, by_brightness
+from decode.estimation.frames import Estimate
+from decode.estimation.model import Model, Parameters
+from decode.estimation.moments import LightParts, Moments, by_brightness
 
 __all__ = ["background_contrast", "background_drift"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.defects import Counts
-from decode.estimate.frames import read_frames, shape_of
+from decode.estimation.frames import read_frames, shape_of
 from decode.optics.camera import Camera
 from decode.progress import Progress, Steps, Stepwise, part
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from decode.estimate import Comparison, compare, estimate_scene, save_comparison
+from decode.estimation import Comparison, compare, estimate_scene, save_comparison
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from decode.estimate.fit import bounded_interval
+from decode.estimation.fit import bounded_interval
 
 
 @pytest.mark.parametrize("value", [-30.0, -3.0, 0.0, 0.5, 5.0])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.defects import Counts, screened
-from decode.estimate.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
+from decode.estimation.frames import Estimate, blur, gaussian_kernel, middle, read_frames, shape_of
 from decode.optics.camera import Camera, Noise
 from decode.optics.gaussian import GaussianPSF
 

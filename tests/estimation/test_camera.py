@@ -12,8 +12,8 @@ import tifffile
 import torch
 
 from decode.config import TrainConfig
-from decode.estimate.camera import CameraEstimate, CameraKind, estimate_camera
-from decode.estimate.cumulants import noise_cumulants, photon_transfer
+from decode.estimation.camera import CameraEstimate, CameraKind, estimate_camera
+from decode.estimation.cumulants import noise_cumulants, photon_transfer
 from decode.optics.camera import Camera
 from decode.priors.camera import FixedCamera
 from decode.priors.psf import PSFPrior

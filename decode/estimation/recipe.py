@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from decode.estimate.frames import Estimate
-from decode.estimate.scene import SceneEstimate
+from decode.estimation.frames import Estimate
+from decode.estimation.scene import SceneEstimate
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 

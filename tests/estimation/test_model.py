@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from decode.estimate.model import Model, Parameters, shared_fraction, without_mean
-from decode.estimate.moments import STEPS, saturation_rate
+from decode.estimation.model import Model, Parameters, shared_fraction, without_mean
+from decode.estimation.moments import STEPS, saturation_rate
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render

@@ -10,7 +10,7 @@ import tifffile
 import torch
 
 from decode.config import TrainConfig
-from decode.estimate import estimate_psf_sigma
+from decode.estimation import estimate_psf_sigma
 from decode.io.movies.tiff import open_movie
 from decode.optics.camera import Camera
 from decode.priors.camera import FixedCamera

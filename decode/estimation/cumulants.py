@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.estimate.frames import LARGEST_FIELD_PX, gaussian_kernel, middle, read_frames, shape_of
+from decode.estimation.frames import LARGEST_FIELD_PX, gaussian_kernel, middle, read_frames, shape_of
 from decode.io.movies.tiff import Movie
 
 __all__ = ["NoiseCumulants", "noise_cumulants", "photon_transfer"]

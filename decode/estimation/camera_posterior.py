@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple, Self, final
 import torch
 from torch import Tensor
 
-from decode.estimate.cumulants import NoiseCumulants
-from decode.estimate.frames import Estimate
+from decode.estimation.cumulants import NoiseCumulants
+from decode.estimation.frames import Estimate
 
 __all__ = ["PRIORS", "CameraBelief", "CameraKind", "CameraPosterior"]
 

@@ -9,9 +9,9 @@ from typing import NamedTuple, Self, final
 import torch
 
 from decode.defects import Counts, without_unusable
-from decode.estimate.camera_posterior import PRIORS, CameraBelief, CameraKind
-from decode.estimate.cumulants import noise_cumulants, photon_transfer
-from decode.estimate.frames import Estimate, shape_of
+from decode.estimation.camera_posterior import PRIORS, CameraBelief, CameraKind
+from decode.estimation.cumulants import noise_cumulants, photon_transfer
+from decode.estimation.frames import Estimate, shape_of
 from decode.optics.camera import Camera
 
 __all__ = ["CameraEstimate", "CameraKind", "estimate_camera"]

@@ -14,7 +14,7 @@ import yaml
 from scipy import ndimage
 
 from decode.config import from_mapping
-from decode.estimate import SceneEstimate, estimate_scene, to_recipe
+from decode.estimation import SceneEstimate, estimate_scene, to_recipe
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF

@@ -9,11 +9,11 @@ from typing import final
 import torch
 
 from decode.defects import Counts, screened
-from decode.estimate.background import background_contrast, background_drift
-from decode.estimate.fit import Fit
-from decode.estimate.frames import Estimate
-from decode.estimate.model import Model
-from decode.estimate.moments import Moments, measure
+from decode.estimation.background import background_contrast, background_drift
+from decode.estimation.fit import Fit
+from decode.estimation.frames import Estimate
+from decode.estimation.model import Model
+from decode.estimation.moments import Moments, measure
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF

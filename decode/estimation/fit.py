@@ -13,9 +13,9 @@ from scipy.optimize import least_squares
 from scipy.stats import t as student_t
 from scipy.stats import truncnorm
 
-from decode.estimate.frames import Estimate
-from decode.estimate.model import Model, Parameters
-from decode.estimate.moments import OFFSETS, Moments, MomentVector
+from decode.estimation.frames import Estimate
+from decode.estimation.model import Model, Parameters
+from decode.estimation.moments import OFFSETS, Moments, MomentVector
 
 __all__ = ["Fit", "bounded_interval"]
 

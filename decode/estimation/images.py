@@ -14,7 +14,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.estimate.moments import OFFSETS, REACH_PX
+from decode.estimation.moments import OFFSETS, REACH_PX
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 

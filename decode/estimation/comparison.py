@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from decode.atomic import atomic
 from decode.defects import screened
-from decode.estimate.frames import gaussian_kernel, read_frames, shape_of
-from decode.estimate.scene import SceneEstimate
+from decode.estimation.frames import gaussian_kernel, read_frames, shape_of
+from decode.estimation.scene import SceneEstimate
 from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render

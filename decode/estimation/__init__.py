@@ -1,0 +1,21 @@
+"""What a user did not state, estimated from the movie: nouns with an interval."""
+
+from decode.estimation.camera import CameraEstimate, estimate_camera
+from decode.estimation.comparison import Comparison, compare, save_comparison
+from decode.estimation.frames import Estimate
+from decode.estimation.psf_width import estimate_psf_sigma
+from decode.estimation.recipe import to_recipe
+from decode.estimation.scene import SceneEstimate, estimate_scene
+
+__all__ = [
+    "CameraEstimate",
+    "Comparison",
+    "Estimate",
+    "SceneEstimate",
+    "compare",
+    "estimate_camera",
+    "estimate_psf_sigma",
+    "estimate_scene",
+    "save_comparison",
+    "to_recipe",
+]
