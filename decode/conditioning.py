@@ -106,6 +106,11 @@ class Conditioning(ABC):
             ValueError: if something is not known of the optics, or does not fit the domain.
         """
 
+    @classmethod
+    def remark(cls, optics: KnownOptics, domain: Domain) -> str:
+        """A sentence where the movie is not as the calibration was, but is localized all the same; or ""."""
+        return ""
+
     @property
     def values(self) -> dict[str, Value]:
         """By the names of the context maps."""
@@ -189,6 +194,20 @@ class FieldPosition(Conditioning):
             x.expand(optics.shape).clamp(*domain.ranges["field_x"]),
             y[:, None].expand(optics.shape).clamp(*domain.ranges["field_y"]),
         )
+
+    @classmethod
+    def remark(cls, optics: KnownOptics, domain: Domain) -> str:
+        field = tuple(round(domain.ranges[name][1] / optics.pixel_size_nm) for name in cls.names)
+        movie = optics.shape[1], optics.shape[0]
+        if movie == field:
+            return ""
+        said = (
+            f"the PSF changes over the field and was calibrated over {field[0]} x {field[1]} pixels, the "
+            f"movie has {movie[0]} x {movie[1]}: both are taken to begin at the same pixel of the sensor"
+        )
+        if movie[0] > field[0] or movie[1] > field[1]:
+            said += "; where beads were not recorded, the PSF is that of the border"
+        return said
 
     @property
     def values(self) -> dict[str, Value]:
@@ -381,19 +400,7 @@ class Domain:
             shape: (height, width) of the frames, pixels.
             pixel_size_nm: side of a pixel.
         """
-        if self.kind is not FieldPosition:
-            return ""
-        field = tuple(round(self.ranges[name][1] / pixel_size_nm) for name in FieldPosition.names)
-        movie = shape[1], shape[0]
-        if movie == field:
-            return ""
-        said = (
-            f"the PSF changes over the field and was calibrated over {field[0]} x {field[1]} pixels, the "
-            f"movie has {movie[0]} x {movie[1]}: both are taken to begin at the same pixel of the sensor"
-        )
-        if movie[0] > field[0] or movie[1] > field[1]:
-            said += "; where beads were not recorded, the PSF is that of the border"
-        return said
+        return self.kind.remark(KnownOptics(pixel_size_nm=pixel_size_nm, shape=shape), self)
 
     def context_map(self, values: Mapping[str, Value]) -> Tensor:
         """Context maps from values by name: numbers, or (b,) or (b, y, x) tensors.

@@ -56,6 +56,9 @@ class PSFs(Protocol):
     def domain(self) -> dict[str, Range]:
         """Ranges of what the network is conditioned on, by the names of its context maps."""
 
+    def anew(self) -> PSFs:
+        """The same ranges, of which nothing was drawn yet."""
+
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         """The PSFs of some movies.
 

@@ -152,6 +152,9 @@ class GaussianPSFs:
     def domain(self) -> dict[str, Range]:
         return dict.fromkeys(GaussianWidth.names, self.prior.sigma_px)
 
+    def anew(self) -> GaussianPSFs:
+        return self
+
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         psf, pixel = self.psf.to(rng.device), self.psf.pixel_size_nm
         sigma_nm = log_uniform(self.prior.sigma_px, n_movies, rng)[:, None] * pixel
@@ -189,6 +192,9 @@ class SomeByPupils:
     def domain(self) -> dict[str, Range]:
         return self.gaussians.domain
 
+    def anew(self) -> SomeByPupils:
+        return replace(self, pupils=self.pupils.anew())
+
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         share = self.pupil_fraction
         by_pupils = share == 1 or float(torch.rand(1, generator=rng, device=rng.device)) < share
@@ -214,6 +220,9 @@ class FixedPSF:
         if self.known.field_nm is None:
             return {}
         return dict(zip(FieldPosition.names, self.known.field_nm, strict=True))
+
+    def anew(self) -> FixedPSF:
+        return self
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         psf = self.known.to(rng.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, final
@@ -232,6 +233,11 @@ class PupilBank:
     @property
     def domain(self) -> dict[str, Range]:
         return self.prior.context
+
+    def anew(self) -> PupilBank:
+        bank = copy(self)
+        bank._kept, bank._oldest, bank._due = [], 0, 0.0
+        return bank
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         for _ in range(min(n_movies, self._size - len(self._kept))):

@@ -297,6 +297,7 @@ def characterize(
         `z_nm` is the middle of each, and empty ones are left out.
     """
     config, widths = _with_middles(config)
+    forward = config.forward_model()
     n_frames, side = 6, 56
     field_nm = (side * config.pixel_size_nm,) * 2
     two_d = not config.network.axial
@@ -304,9 +305,9 @@ def characterize(
     for density, flux in _conditions(config):
         background, _ = config.scene.background_photons
         scene = replace(config.scene, density_per_um2=(density, density), flux_photons=(flux, flux))
-        forward = replace(config, scene=scene).forward_model()
+        model_of_movies = replace(forward, scene=scene, psfs=forward.psfs.anew())
         rng = torch.Generator(device).manual_seed(config.seed + 104729)
-        batch = forward.sample(n_movies, n_frames, (side, side), rng)
+        batch = model_of_movies.sample(n_movies, n_frames, (side, side), rng)
         found = posterior_of(model, batch).point_estimate().to("cpu")
         truth = batch.emitters.to("cpu")
         for part in _slices(truth, found, scene.z_nm, depths, two_d=two_d):
