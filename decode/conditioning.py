@@ -1,4 +1,4 @@
-"""What a network is conditioned on besides frames: a width, a pupil, a place in the field, or nothing."""
+"""What a network is conditioned on: a width, a pupil, a place in the field, or nothing."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ IMMERSION_INDEX = 1.518
 """of the oil that pupils are scaled to: only wavelength and aperture over the index matter"""
 ASTIGMATISM = (2, 2)
 KNOWN_MODES_WAVES = 0.01
-"""largest aberration beyond `MODES`, wavelengths, of a pupil that counts as one of these modes alone"""
+"""largest aberration beyond `MODES`, wavelengths, of a pupil that counts as one of these modes
+alone"""
 ALIKE_PIXELS = 0.02
 """relative difference up to which two pixel sizes are taken for one"""
 SLACK, LEAST_SLACK = 0.02, 0.05
-"""of a range's width, by which a value may lie beyond it; of the value, where the range has no width"""
+"""of a range's width, by which a value may lie beyond it; of the value, where the range has no
+width"""
 NEAREST_PUPIL = 0.2
 """of a range's width: up to so far beyond it the nearest pupil in the range does"""
 
@@ -108,7 +110,7 @@ class Conditioning(ABC):
 
     @classmethod
     def remark(cls, optics: KnownOptics, domain: Domain) -> str:
-        """A sentence where the movie is not as the calibration was, but is localized all the same; or ""."""
+        """A sentence where the movie does not match the calibration, and is localized; or ""."""
         return ""
 
     @property
@@ -185,8 +187,8 @@ class FieldPosition(Conditioning):
     def of(cls, optics: KnownOptics, domain: Domain) -> Self:
         """Places of the pixels of frames, (y, x) nm.
 
-        The first pixel of the movie is taken to be that of the bead stack; places beyond the field are
-        the nearest ones in it.
+        The first pixel of the movie is taken to be that of the bead stack; places beyond the field
+        are the nearest ones in it.
         """
         domain.require_pixels(optics.pixel_size_nm)
         y, x = ((torch.arange(side) + 0.5) * optics.pixel_size_nm for side in optics.shape)
@@ -202,8 +204,9 @@ class FieldPosition(Conditioning):
         if movie == field:
             return ""
         said = (
-            f"the PSF changes over the field and was calibrated over {field[0]} x {field[1]} pixels, the "
-            f"movie has {movie[0]} x {movie[1]}: both are taken to begin at the same pixel of the sensor"
+            "the PSF changes over the field and was calibrated over "
+            f"{field[0]} x {field[1]} pixels, the movie has {movie[0]} x {movie[1]}: "
+            "both are taken to begin at the same pixel of the sensor"
         )
         if movie[0] > field[0] or movie[1] > field[1]:
             said += "; where beads were not recorded, the PSF is that of the border"
@@ -243,8 +246,8 @@ class AstigmaticPupil(Conditioning):
     def of(cls, optics: KnownOptics, domain: Domain) -> Self:
         if optics.pupil is None:
             raise ValueError(
-                "this model serves any astigmatic PSF and is conditioned on that of the movie: calibrate it "
-                "from beads with `decode calibrate psf`, and give the file as --psf"
+                "this model serves any astigmatic PSF and is conditioned on that of the movie: "
+                "calibrate it from beads with `decode calibrate psf`, and give the file as --psf"
             )
         if optics.psf_pixel_size_nm is not None:  # before the fit of the pupil
             require_pixels_alike(optics.psf_pixel_size_nm, optics.pixel_size_nm)
@@ -276,9 +279,10 @@ class AstigmaticPupil(Conditioning):
     def of_pupil(cls, psf: PupilPSF) -> Self:
         """Conditioning on a pupil, with positive astigmatism.
 
-        The images of the wave front W(r) at z are those of -W(-r) at -z, as the field is real but for its
-        phase: even modes change their sign, odd ones keep it.  So a network for one sign of astigmatism
-        does for both.
+        The images of the wave front W(r) at z are those of -W(-r) at -z, as the field is real but
+        for its
+        phase: even modes change their sign, odd ones keep it.  So a network for one sign of
+        astigmatism does for both.
 
         Raises:
             ValueError: if the pupil has a phase mask, or modes beyond the fourth order of 0.01
@@ -323,7 +327,8 @@ class AstigmaticPupil(Conditioning):
         return self.offset_nm[2]
 
     def placed(self, found: EmitterSet) -> EmitterSet:
-        """Emitters as the network saw them, in the coordinates and the photons of the calibration."""
+        """Emitters as the network saw them, in the coordinates and the photons of the
+        calibration."""
         sign = torch.tensor([1.0, 1.0, float(self.z_sign)]).to(found.xyz)
         xyz = found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz)
         light = np.interp(xyz[:, 2].cpu().numpy(), self.z_nm, self.light)
@@ -340,7 +345,12 @@ def _nearest(value: Value, within: Range) -> Value:
     return nearest if near else value
 
 
-KINDS: tuple[type[Conditioning], ...] = (Unconditioned, GaussianWidth, AstigmaticPupil, FieldPosition)
+KINDS: tuple[type[Conditioning], ...] = (
+    Unconditioned,
+    GaussianWidth,
+    AstigmaticPupil,
+    FieldPosition,
+)
 
 
 @final
@@ -370,13 +380,15 @@ class Domain:
         for kind in KINDS:
             if set(kind.names) == set(self.ranges):
                 return kind
-        raise ValueError(f"this version of decode knows no model of the context {sorted(self.ranges)}")
+        names = sorted(self.ranges)
+        raise ValueError(f"this version of decode knows no model of the context {names}")
 
     def conditioning(self, optics: KnownOptics) -> Conditioning:
         """What the network is conditioned on for a movie.
 
         Raises:
-            ValueError: if something is not known of the optics, or the network was not trained for it.
+            ValueError: if something is not known of the optics, or the network was not trained for
+                it.
         """
         return self.kind.of(optics, self)
 
@@ -389,8 +401,8 @@ class Domain:
         trained = self.pixel_size_nm
         if trained is not None and abs(pixel_size_nm / trained - 1) > ALIKE_PIXELS:
             raise ValueError(
-                f"the model was trained for pixels of {trained:g} nm, the movie's are {pixel_size_nm:g} nm; "
-                "take another model, or train one"
+                f"the model was trained for pixels of {trained:g} nm, the movie's are "
+                f"{pixel_size_nm:g} nm; take another model, or train one"
             )
 
     def remark(self, shape: tuple[int, int], pixel_size_nm: float) -> str:
@@ -413,7 +425,8 @@ class Domain:
         """
         unknown = sorted(set(values) ^ set(self.ranges))
         if unknown:
-            raise ValueError(f"this model is conditioned on {sorted(self.ranges)}; missing or unknown: {unknown}")
+            known = sorted(self.ranges)
+            raise ValueError(f"this model is conditioned on {known}; missing or unknown: {unknown}")
         if not self.ranges:
             return torch.zeros(1, 0, 1, 1)
         maps = [_scaled(name, values[name], bounds) for name, bounds in self.ranges.items()]

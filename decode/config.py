@@ -1,4 +1,4 @@
-"""What the YAML files may say: plain dataclasses, read with units checked and unknown keys refused."""
+"""The keys of a recipe: plain dataclasses, read from YAML; unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Optimization:
     decay_share: Annotated[float, Gt(0), Le(1)] = 0.4
     """share of the training, at its end, over which the learning rate falls linearly to 0"""
     patience: Annotated[int, Ge(0)] = 5
-    """validations without any gain after which that fall begins, before the budget asks for it; 0: never"""
+    """validations without any gain after which that fall begins, before the budget asks for it; 0:
+    never"""
     average_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
     """decay per step of the running average of the weights, which is the model that is kept"""
     gradient_norm: Positive = 20.0
@@ -67,7 +68,7 @@ class Optimization:
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A recipe for a model: everything `decode train` needs, and `decode simulate` for a movie of the same kind."""
+    """A recipe for a model: all that `decode train` needs, and `decode simulate` for a movie."""
 
     version: int = 1
     """of this file's layout"""
@@ -80,7 +81,8 @@ class TrainConfig:
     scene: Scene = field(default_factory=Scene)
     """molecules and background"""
     psf: PSFPrior | PupilPrior | MeasuredPSF = field(default_factory=PSFPrior)
-    """point spread function: ranges of a Gaussian, ranges of astigmatic pupils, or a calibrated one's `file`"""
+    """point spread function: ranges of a Gaussian, ranges of astigmatic pupils, or a calibrated
+    `file`"""
     camera: CameraPrior | MeasuredCamera = field(default_factory=CameraPrior)
     """cameras: ranges, or the `file` of one"""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -107,14 +109,14 @@ class TrainConfig:
         return self.psf.files() + self.camera.files()
 
     def localizer(self) -> Localizer:
-        """A network of the recipe's shape, not trained, with the PSF and the camera that it names."""
+        """A network of this shape, not trained, with the PSF and the camera that are named."""
         forward = self.forward_model()
         psfs, camera = forward.psfs, forward.cameras.known
         return Localizer(self.network, psfs.domain, psf=psfs.known, camera=camera)
 
 
 def from_mapping(kind: type[T], content: Mapping[str, Any], source: str) -> T:
-    """Build a dataclass from plain values; unknown keys, wrong types and values out of range are refused.
+    """Build a dataclass from plain values.
 
     Raises:
         ValueError: one sentence that names the source, the key and what is wrong.
@@ -152,7 +154,7 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
 
 
 def _meant(kinds: Sequence[Any], content: Mapping[str, Any]) -> Any:
-    """Of several kinds of a section, the one whose required keys stand there, else the one that knows most of them."""
+    """The kind of a section whose required keys stand there, else that with most of the keys."""
 
     def fits(kind: Any) -> tuple[int, int]:
         fields = dataclasses.fields(kind)
@@ -190,4 +192,5 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> TrainConfig:
     with reading(path, "a recipe", "check its text"):
         config = from_mapping(TrainConfig, content, str(path))
     folder = Path(path).parent
-    return dataclasses.replace(config, psf=config.psf.beside(folder), camera=config.camera.beside(folder))
+    psf, camera = config.psf.beside(folder), config.camera.beside(folder)
+    return dataclasses.replace(config, psf=psf, camera=camera)

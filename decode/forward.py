@@ -44,7 +44,8 @@ class Simulation(NamedTuple):
 @final
 @dataclass(frozen=True)
 class ForwardModel:
-    """The generative model: emitters and background from `scene`, light by `psfs`, counts by `cameras`.
+    """The generative model: emitters and background from `scene`, light by `psfs`, counts by
+    `cameras`.
 
     Every movie draws its own PSF and camera.
 

@@ -18,7 +18,8 @@ PHOTONS, BACKGROUND = 5000.0, 20.0
 WAVELENGTH_NM = 670.0
 """in oil, of the pupil of a PSF that states none: it is not fitted"""
 MAX_MISFIT = 0.3
-"""up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex 1.5"""
+"""up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex
+1.5"""
 
 
 def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPupil:
@@ -53,9 +54,11 @@ def as_pupil(
     wavelength_nm: float = WAVELENGTH_NM,
     n_planes: int = 25,
 ) -> PupilFit:
-    """Describe a PSF by aperture, aberrations and blur, on which a network for many PSFs is conditioned.
+    """Describe a PSF by aperture, aberrations and blur, on which a network for many PSFs is
+    conditioned.
 
-    Aperture, blur and apodization are fitted too, and make up for a wavelength that is not quite right.
+    Aperture, blur and apodization are fitted too, and make up for a wavelength that is not quite
+    right.
 
     Args:
         psf: any PSF of one place in the field.
@@ -64,9 +67,10 @@ def as_pupil(
         n_planes: depths.
 
     Returns:
-        The fit; its `misfit` is the mean squared difference over the noise of 5000 photons on 20 of background, and
-        0 if the PSF is a pupil's.  Its PSF has an `offset_nm` that places it as `psf`, and its `photons` at each depth
-        are those of the pupil for one of `psf`: above 1, as its rings reach beyond the patch of a spline.
+        The fit; its `misfit` is the mean squared difference over the noise of 5000 photons on 20 of
+        background, and 0 if the PSF is a pupil's.  Its PSF has an `offset_nm` that places it as
+        `psf`, and its `photons` at each depth are those of the pupil for one of `psf`: above 1, as
+        its rings reach beyond the patch of a spline.
     """
     side = min(psf.patch_px, 31)
     margin = (psf.patch_px - side) // 2
@@ -89,7 +93,8 @@ def as_pupil(
             free=[*start.parameter_names, "numerical_aperture"],
             max_images=n_planes,
         )
-    # where the fit finds the one source is where the pupil's images are for an emitter in the middle
+    # where the fit finds the one source is where the pupil's images are for an emitter in the
+    # middle
     found = fit.xyz_nm[0] - torch.tensor([side * psf.pixel_size_nm / 2] * 2 + [0.0])
     fit.psf.offset_nm += found
     return replace(fit, xyz_nm=fit.xyz_nm - found, photons=fit.photons / PHOTONS)

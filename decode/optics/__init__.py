@@ -1,1 +1,2 @@
-"""Light to counts and back: point spread functions, cameras and the information bound.  Differentiable and pure."""
+"""Light to counts and back: point spread functions, cameras and the information bound.
+Differentiable and pure."""

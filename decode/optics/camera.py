@@ -15,9 +15,11 @@ from torch.nn.functional import conv2d
 __all__ = ["DARKEST", "Camera", "Noise"]
 
 BAD_CLUSTER_PX = 3
-"""distance over which bad pixels are filled from good ones; in larger clusters they get the mean of the frame"""
+"""distance over which bad pixels are filled from good ones; in larger clusters they get the mean of
+the frame"""
 DARKEST = 0.05
-"""expected photons per pixel; a splined PSF may swing below 0 far from its centre, where no pixel is that dark"""
+"""expected photons per pixel; a splined PSF may swing below 0 far from its centre, where no pixel
+is that dark"""
 
 
 @final
@@ -59,8 +61,9 @@ class Camera:
     """An EMCCD (with `em_gain`) or a CCD / sCMOS camera (without).
 
     Every field is a number, a (y, x) map, or any tensor that broadcasts against the frames.
-    The chain is photons -> electrons (Poisson with `qe`, plus `spurious_e`) -> gamma register (`em_gain`)
-    -> read noise -> ADU (`e_per_adu`, `baseline`), rounded and clipped at `saturation_adu`.
+    The chain is photons -> electrons (Poisson with `qe`, plus `spurious_e`) -> gamma register
+    (`em_gain`) -> read noise -> ADU (`e_per_adu`, `baseline`), rounded and clipped at
+    `saturation_adu`.
     """
 
     baseline: float | Tensor
@@ -78,7 +81,8 @@ class Camera:
     saturation_adu: float = 65535.0
     """largest count the camera writes"""
     bad: Tensor | None = None
-    """True where a pixel is dead, stuck or flickers, and its counts say nothing of the light; None: nowhere"""
+    """True where a pixel is dead, stuck or flickers, and its counts say nothing of the light; None:
+    nowhere"""
 
     def __post_init__(self) -> None:
         values = {f.name: torch.as_tensor(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
@@ -128,7 +132,8 @@ class Camera:
 
     @property
     def excess_factor(self) -> float:
-        """Variance of the counts over that of a Poisson count: 2 for an EMCCD (Robbins and Hadwen, 2003), else 1."""
+        """Variance of the counts over that of a Poisson count: 2 for an EMCCD (Robbins and Hadwen,
+        2003), else 1."""
         return 1.0 if self.em_gain is None else 2.0
 
     @property
@@ -139,7 +144,8 @@ class Camera:
 
     @property
     def noise_floor(self) -> Tensor:
-        """Variance of `to_photons` at no light: read noise, quantization and spurious charge, photons squared."""
+        """Variance of `to_photons` at no light: read noise, quantization and spurious charge,
+        photons squared."""
         gain = 1.0 if self.em_gain is None else self.em_gain
         adu = torch.as_tensor(self.e_per_adu)
         output = torch.as_tensor(self.read_noise_e) ** 2 + adu**2 / 12
@@ -173,7 +179,8 @@ class Camera:
         return Noise(typical.excess, torch.stack(crops))
 
     def to_photons(self, adu: Tensor) -> Tensor:
-        """Undo offset and gain: photons before quantum efficiency, background included, noise untouched.
+        """Undo offset and gain: photons before quantum efficiency, background included, noise
+        untouched.
 
         Args:
             adu: (..., y, x) counts.
@@ -223,8 +230,8 @@ class Camera:
         """
         electrons = torch.poisson(photons.clamp_min(0) * self.qe + self.spurious_e, generator=rng)
         if self.em_gain is not None:
-            # the register is a cascade of weak multiplications: a gamma variate of shape n and scale em_gain
-            # (Basden, Haniff and Mackay, MNRAS 345, 985, 2003)
+            # the register is a cascade of weak multiplications: a gamma variate of shape n and
+            # scale em_gain (Basden, Haniff and Mackay, MNRAS 345, 985, 2003)
             gamma = torch._standard_gamma(electrons.clamp_min(1.0), generator=rng)
             electrons = torch.where(electrons > 0, gamma * self.em_gain, 0.0)
         noise = torch.randn(photons.shape, generator=rng, device=photons.device, dtype=photons.dtype)
@@ -234,16 +241,19 @@ class Camera:
     def log_prob(self, adu: Tensor, photons: Tensor) -> Tensor:
         """Log probability of the counts that `sample` draws, with no Gaussian approximation.
 
-        The read noise is integrated over the width of a count, and the lowest and highest counts collect what was
-        clipped.  Electrons are Poisson; an EM register turns n of them into a gamma variate of shape n, which sums to
-        a Bessel function (Hirsch et al., PLoS ONE 8, e53671, 2013).  Takes about 64 float64 a pixel.
+        The read noise is integrated over the width of a count, and the lowest and highest counts
+        collect what was clipped.  Electrons are Poisson; an EM register turns n of them into a
+        gamma variate of shape n, which sums to a Bessel function (Hirsch et al., PLoS ONE 8,
+        e53671, 2013).  Takes about 64 float64 a pixel.
 
         Args:
             adu: (..., y, x) whole counts.
-            photons: (..., y, x) expected photons before quantum efficiency; broadcasts against `adu`.
+            photons: (..., y, x) expected photons before quantum efficiency; broadcasts against
+                `adu`.
 
         Returns:
-            (..., y, x) natural log of a probability, dtype of `photons`, differentiable in `photons`; 0 in bad pixels.
+            (..., y, x) natural log of a probability, dtype of `photons`, differentiable in
+            `photons`; 0 in bad pixels.
         """
         counts, expected = torch.broadcast_tensors(adu.double(), photons.double())
 
@@ -293,20 +303,23 @@ def _log_interval(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _window(left: Tensor, right: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """[left, right) cut to where the mass is, [low, high); uncut on a side where nothing would be left."""
+    """[left, right) cut to where the mass is, [low, high); uncut on a side where nothing would be
+    left."""
     left = torch.where(low < right, torch.maximum(left, low), left).clamp_min(0)
     return left, torch.where(high > left, torch.minimum(right, high), right)
 
 
 def _log_poisson(rate: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Electrons in [left, right) and their log probability: both (64, n), from rate, left, right (n,)."""
+    """Electrons in [left, right) and their log probability: both (64, n), from rate, left, right
+    (n,)."""
     with torch.no_grad():
         spread = 8 * rate.sqrt() + 16
         left, right = _window(left, right, rate - spread, rate + spread)
         first = left.ceil()
         right = torch.where(right.isinf(), first + spread, right)
         count = (right.ceil() - first).clamp_min(1)
-        # up to 64 numbers of electrons are summed; of more, the sum is smooth enough for Gauss-Legendre
+        # up to 64 numbers of electrons are summed; of more, the sum is smooth enough for
+        # Gauss-Legendre
         index = torch.arange(64, device=rate.device, dtype=rate.dtype)[:, None]
         nodes, weights = (a.to(rate.device)[:, None] for a in (_NODES, _WEIGHTS))
         few = count <= 64
@@ -319,8 +332,8 @@ def _log_poisson(rate: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Ten
 def _log_poisson_gamma(rate: Tensor, gain: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Electrons after the register and their log mass, as `_log_poisson`, but for the mass at zero.
 
-    In t = sqrt(electrons / gain) the density is 2 sqrt(rate) exp(-(t - sqrt(rate))^2) I1e(2 sqrt(rate) t), nearly a
-    Gaussian of the same width at every rate.
+    In t = sqrt(electrons / gain) the density is 2 sqrt(rate) exp(-(t - sqrt(rate))^2) I1e(2
+    sqrt(rate) t), nearly a Gaussian of the same width at every rate.
     """
     root = rate.sqrt()
     with torch.no_grad():

@@ -14,7 +14,13 @@ from decode.optics.spline import SplinePSF
 
 __all__ = ["PSFDescription", "describe", "rebuild"]
 
-FAMILIES: dict[str, type[PSF]] = {family.kind: family for family in (GaussianPSF, SplinePSF, FieldSplinePSF, PupilPSF)}
+_FAMILIES: tuple[type[PSF], ...] = (
+    GaussianPSF,
+    SplinePSF,
+    FieldSplinePSF,
+    PupilPSF,
+)
+FAMILIES = {family.kind: family for family in _FAMILIES}
 """by the name that stands in files; a new family is one more here"""
 
 

@@ -30,13 +30,14 @@ def fisher_information(
 ) -> Tensor:
     """Fisher information of emitters that are each alone in one frame, on a flat background.
 
-    A pixel of mean mu (photons) informs by (d mu)(d mu)^T / (excess_factor * mu / qe + noise_floor): shot noise plus
-    a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653, 2013; EMCCD with twice the shot noise:
-    Mortensen et al., Nature Methods 7, 377, 2010).  The information in dim pixels is in truth higher: at 2 photons a
-    pixel by 4 % (read noise 1.6 e-) and 13 % (EMCCD), for single electrons can be told from none.
+    A pixel of mean mu (photons) informs by (d mu)(d mu)^T / (excess_factor * mu / qe +
+    noise_floor): shot noise plus a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653,
+    2013; EMCCD with twice the shot noise: Mortensen et al., Nature Methods 7, 377, 2010).  The
+    information in dim pixels is in truth higher: at 2 photons a pixel by 4 % (read noise 1.6 e-)
+    and 13 % (EMCCD), for single electrons can be told from none.
 
-    The whole patch counts, also where it hangs over a border.  Camera maps (..., y, x) are read at the patch's pixels;
-    beyond the sensor the nearest pixel stands in.
+    The whole patch counts, also where it hangs over a border.  Camera maps (..., y, x) are read at
+    the patch's pixels; beyond the sensor the nearest pixel stands in.
 
     Args:
         psf: the point spread function.
@@ -81,14 +82,15 @@ def cramer_rao_bound(
     parameters: Tensor | None = None,
     two_d: bool = False,
 ) -> Tensor:
-    """Square root of the Cramer-Rao bound of isolated emitters, every parameter of which is unknown.
+    """Square root of the Cramer-Rao bound of isolated emitters, every parameter of which is
+    unknown.
 
     Arguments are those of `fisher_information`; `two_d` takes z as known.
 
     Returns:
-        (n, 5) standard deviations of x, y, z [nm], photons and background [photons per pixel], dtype of `xyz`;
-        NaN for z where `two_d`, and for whatever the image does not depend on (z of a PSF that is the same
-        at every z); infinite where parameters cannot be told apart.
+        (n, 5) standard deviations of x, y, z [nm], photons and background [photons per pixel],
+        dtype of `xyz`; NaN for z where `two_d`, and for whatever the image does not depend on (z of
+        a PSF that is the same at every z); infinite where parameters cannot be told apart.
     """
     information = fisher_information(psf, camera, xyz, photons, background, parameters=parameters)
     if two_d:
@@ -96,7 +98,8 @@ def cramer_rao_bound(
     own = information.diagonal(dim1=1, dim2=2)
     known = own == 0
     scale = torch.where(known, 1.0, own.sqrt())
-    # correlations, not information, are inverted: units of nm and photons differ by orders of magnitude
+    # correlations, not information, are inverted: units of nm and photons differ by orders of
+    # magnitude
     correlation = information / (scale[:, :, None] * scale[:, None, :]) + torch.diag_embed(known.double())
     inverse, singular = torch.linalg.inv_ex(correlation)
     bound = inverse.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() / scale
@@ -107,7 +110,8 @@ def cramer_rao_bound(
 def _mean_and_slope(
     psf: PSF, xyz: Tensor, photons: Tensor, background: Tensor, parameters: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean photons (n, k, k), their derivatives (n, 5, k, k) in the order of `AXES`, and patch corners (n, 2)."""
+    """Mean photons (n, k, k), their derivatives (n, 5, k, k) in the order of `AXES`, and patch
+    corners (n, 2)."""
     corner = torch.floor(xyz[:, :2] / psf.pixel_size_nm).long() - psf.patch_px // 2
     inside = xyz.clone()
     inside[:, :2] -= corner * psf.pixel_size_nm
@@ -125,7 +129,8 @@ def _mean_and_slope(
 
 
 def _at_patch(value: Tensor, corner: Tensor, patch_px: int) -> Tensor:
-    """A camera's number or (..., y, x) map at the pixels of each patch: (n or 1, patch_px or 1, patch_px or 1)."""
+    """A camera's number or (..., y, x) map at the pixels of each patch: (n or 1, patch_px or 1,
+    patch_px or 1)."""
     value = value.to(corner.device)
     if value.numel() == 1:
         return value.reshape(1, 1, 1)

@@ -15,7 +15,8 @@ __all__ = ["GaussianPSF", "gaussian_width_px"]
 
 @final
 class GaussianPSF(PSF):
-    """A Gaussian whose widths follow the defocus curve of Huang et al., Science 319, 810 (2008), eq. S1.
+    """A Gaussian whose widths follow the defocus curve of Huang et al., Science 319, 810 (2008),
+    eq. S1.
 
     With t = (z - gap) / depth for x and t = (z + gap) / depth for y,
     sigma(z) = sigma0 * sqrt(1 + t^2 + third * t^3 + fourth * t^4).
@@ -24,10 +25,12 @@ class GaussianPSF(PSF):
     Args:
         sigma_nm: width in focus (standard deviation), nm.
         depth_nm: focal depth; at this defocus the width has grown by sqrt(2).
-        gap_nm: half the distance between the focal planes of x and y; positive: x is sharp at z > 0.
+        gap_nm: half the distance between the focal planes of x and y; positive: x is sharp at z >
+            0.
         third, fourth: higher orders of the curve, without unit.
         pixel_size_nm: side of a pixel, nm.
-        patch_px: side of the patch drawn around an emitter; an odd number, 8 sigma keeps all but 1e-4 of the light.
+        patch_px: side of the patch drawn around an emitter; an odd number, 8 sigma keeps all but
+            1e-4 of the light.
 
     Raises:
         ValueError: if a width, a depth or the pixel size is not positive.
@@ -125,7 +128,8 @@ class GaussianPSF(PSF):
 
 @torch.no_grad()
 def gaussian_width_px(psf: PSF) -> float:
-    """Width in pixels of the Gaussian most like a PSF in focus, as it is fitted to molecules on a background.
+    """Width in pixels of the Gaussian most like a PSF in focus, as it is fitted to molecules on a
+    background.
 
     Weighted least squares in a window of 9 x 9 pixels, for 2000 photons on 20 a pixel.
     """

@@ -1,4 +1,5 @@
-"""PSF: the fraction of a molecule's photons that falls into each pixel, and frames rendered from it."""
+"""PSF: the fraction of a molecule's photons that falls into each pixel, and frames rendered from
+it."""
 
 from __future__ import annotations
 
@@ -30,10 +31,11 @@ class Table(NamedTuple):
 
 
 class PSF(nn.Module, ABC):
-    """A point spread function integrated over pixels, differentiable in positions and in its own parameters.
+    """A point spread function integrated over pixels, differentiable in positions and in its own
+    parameters.
 
-    A subclass names its parameters in `parameter_names`; `integrate_pixels` takes one row of them per emitter,
-    so that one batch may hold many microscopes or a PSF that varies over the field.
+    A subclass names its parameters in `parameter_names`; `integrate_pixels` takes one row of them
+    per emitter, so that one batch may hold many microscopes or a PSF that varies over the field.
     """
 
     parameter_names: tuple[str, ...] = ()
@@ -42,7 +44,8 @@ class PSF(nn.Module, ABC):
     free_form: ClassVar[bool] = False
     """whether it takes whatever shape beads have, not only those of an optical model"""
     field_nm: tuple[tuple[float, float], tuple[float, float]] | None = None
-    """(lowest, highest) x and y of the field over which it changes; None: it is the same everywhere"""
+    """(lowest, highest) x and y of the field over which it changes; None: it is the same
+    everywhere"""
 
     def __init__(self, pixel_size_nm: float, patch_px: int) -> None:
         super().__init__()
@@ -104,16 +107,18 @@ class PSF(nn.Module, ABC):
         return ()
 
     def draw_parameters(self, n_movies: int, rng: torch.Generator) -> Tensor:
-        """Parameters of movies, each a part of the field so small that the PSF hardly changes over it.
+        """Parameters of movies, each a part of the field so small that the PSF hardly changes over
+        it.
 
         Returns:
-            (n_movies, len(parameter_names)), or (n_movies, 0) where the PSF is the same all over the
-            field, on the device of `rng`.
+            (n_movies, len(parameter_names)), or (n_movies, 0) where the PSF is the same all over
+            the field, on the device of `rng`.
         """
         return torch.zeros(n_movies, 0, device=rng.device)
 
     def tabulated(self, z_range_nm: tuple[float, float]) -> PSF:
-        """The same images at a cost that allows to draw many emitters: itself, or a spline through them.
+        """The same images at a cost that allows to draw many emitters: itself, or a spline through
+        them.
 
         Args:
             z_range_nm: depths at which it will be drawn.
@@ -160,8 +165,8 @@ def render(
 ) -> Tensor:
     """Expected photons of emitters in frames, without background.
 
-    Patches are drawn and scatter-added, so the cost goes with the number of emitters and not of pixels.
-    Light that falls outside the frame is lost, and emitters outside may shine into it.
+    Patches are drawn and scatter-added, so the cost goes with the number of emitters and not of
+    pixels. Light that falls outside the frame is lost, and emitters outside may shine into it.
 
     Args:
         psf: the point spread function.
@@ -186,7 +191,8 @@ def render(
     origin = torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1)
     inner = xyz - origin.to(xyz.dtype)
 
-    # A frame with a margin of one patch on every side takes patches that hang over the border without a mask.
+    # A frame with a margin of one patch on every side takes patches that hang over the border
+    # without a mask.
     stride_y = width + 2 * k
     steps = torch.arange(k, device=xyz.device)
     first = (frame * (height + 2 * k) + corner[:, 1] + k) * stride_y + corner[:, 0] + k

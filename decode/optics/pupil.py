@@ -1,4 +1,4 @@
-"""PupilPSF: the vectorial image of a freely rotating dipole, from the wave in the objective's pupil."""
+"""PupilPSF: the vectorial image of a freely rotating dipole, from the wave in the pupil."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["PupilPSF", "noll", "zernike"]
 MODES: tuple[tuple[int, int], ...] = (
     (2, -2), (2, 2), (3, -1), (3, 1), (3, -3), (3, 3), (4, 0), (4, 2), (4, -2), (4, 4), (4, -4)
 )  # fmt: skip
-"""(n, m) of the modes a pupil has unless told otherwise: Noll 5 to 15; below these lie phase, position and focus"""
+"""(n, m) of the modes a pupil has unless told otherwise: Noll 5 to 15; below these lie phase,
+position and focus"""
 
 ABERRATIONS = {
     (2, -2): "astigmatism at 45°",
@@ -52,22 +53,25 @@ FIXED_NUMBERS = (
 
 @final
 class PupilPSF(PSF):
-    """The image of a molecule that rotates freely while it shines, seen by an aplanatic objective of high aperture.
+    """The image of a freely rotating molecule by an aplanatic objective of high aperture.
 
-    Three dipoles (along x, y and z) make two field components each in the pupil; each is imaged by itself and the
-    intensities are added.  The field behind a coverslip is that of Novotny and Hecht, Principles of Nano-Optics
-    (2012), eqs 10.32 to 10.38, as used by Mortensen et al., Nature Methods 7, 377 (2010), and Stallinga and Rieger,
-    Optics Express 18, 24461 (2010); light beyond the critical angle is included.  Aberrations are phases in the pupil
-    (Siemons et al., Optics Express 26, 8397, 2018).  The coverslip is taken to match the immersion.
+    Three dipoles (along x, y and z) make two field components each in the pupil; each is imaged by
+    itself and the intensities are added.  The field behind a coverslip is that of Novotny and
+    Hecht, Principles of Nano-Optics (2012), eqs 10.32 to 10.38, as used by Mortensen et al., Nature
+    Methods 7, 377 (2010), and Stallinga and Rieger, Optics Express 18, 24461 (2010); light beyond
+    the critical angle is included.  Aberrations are phases in the pupil (Siemons et al., Optics
+    Express 26, 8397, 2018).  The coverslip is taken to match the immersion.
 
-    z grows away from the objective: an emitter at z > 0 lies beyond the focal plane, as does a bead after its stage
-    has moved z away from the objective.  With `scan="emitter"` z is the height in the sample above the plane in focus,
-    with `scan="stage"` the way of the stage (refracted light is focused deeper than the stage moved).  z = 0 is in
+    z grows away from the objective: an emitter at z > 0 lies beyond the focal plane, as does a bead
+    after its stage has moved z away from the objective.  With `scan="emitter"` z is the height in
+    the sample above the plane in focus, with `scan="stage"` the way of the stage (refracted light
+    is focused deeper than the stage moved).  z = 0 is in
     focus: the best least-squares fit of defocus is taken out of the mismatch of `depth_nm`.
 
-    The wave front is W = sum_nm c_nm Z_nm + mask in nm of path, the phase 2 pi W / wavelength, and the field at r the
-    Fourier sum of exp(i phase + i k r).  A positive (2, 2) makes a spot at z > 0 longer along y, at z < 0 along x.
-    A stack whose z runs the wrong way is fitted equally well by W(-rho) with the other sign, unless indices differ.
+    The wave front is W = sum_nm c_nm Z_nm + mask in nm of path, the phase 2 pi W / wavelength, and
+    the field at r the Fourier sum of exp(i phase + i k r).  A positive (2, 2) makes a spot at z > 0
+    longer along y, at z < 0 along x.  A stack whose z runs the wrong way is fitted equally well by
+    W(-rho) with the other sign, unless indices differ.
 
     Args:
         numerical_aperture: of the objective, at most `immersion_index`.
@@ -79,18 +83,22 @@ class PupilPSF(PSF):
         scan: what z moves: the "emitter", or the "stage" with the sample.
         zernike_nm: coefficients in nm rms by (n, m), m < 0 for sines; None: `MODES`, all 0.
         phase_mask_nm: (grid, grid) path in nm over the pupil, rows along y; None: there is none.
-        blur_nm: standard deviation of a Gaussian blur beyond all this (vibration, spectrum, tube lens).
-        apodization: loss towards the rim, where the amplitude is exp(-apodization) of an aplanatic objective's.
+        blur_nm: standard deviation of a Gaussian blur beyond all this (vibration, spectrum, tube
+            lens).
+        apodization: loss towards the rim, where the amplitude is exp(-apodization) of an aplanatic
+            objective's.
         bead_diameter_nm: of a uniformly bright ball in place of the molecule; 0 for molecules.
-        offset_nm: x, y, z added to every position: where an emitter at the origin is seen, if a calibration says that
-            the image does not lie, or is not in focus, where the emitter's coordinates are.
+        offset_nm: x, y, z added to every position: where an emitter at the origin is seen, if a
+            calibration says that the image does not lie, or is not in focus, where the emitter's
+            coordinates are.
         patch_px: side of the patch drawn around an emitter.
-        grid: points across the pupil.  Light that spreads further than grid * wavelength / (4 NA) from the emitter
-            comes in from the other side of the patch; None: the least that keeps it out of the patch for what lies
-            a patch away.
+        grid: points across the pupil.  Light that spreads further than grid * wavelength / (4 NA)
+            from the emitter comes in from the other side of the patch; None: the least that keeps
+            it out of the patch for what lies a patch away.
 
     Raises:
-        ValueError: if the aperture, an index or a size is impossible, or the mask does not fit the grid.
+        ValueError: if the aperture, an index or a size is impossible, or the mask does not fit the
+            grid.
     """
 
     kind = "pupil"
@@ -241,10 +249,11 @@ class PupilPSF(PSF):
     def to_spline(
         self, *, z_range_nm: tuple[float, float], z_step_nm: float = 20.0, oversampling: int = 2, patch_px: int = 0
     ) -> SplinePSF:
-        """The same images as a `SplinePSF`, whose cost does not go with the pupil: for drawing many emitters.
+        """The same images as a `SplinePSF`, whose cost does not go with the pupil.
 
         Args:
-            z_range_nm: first and last depth; the spline levels off within two planes of them, so go beyond the need.
+            z_range_nm: first and last depth; the spline levels off within two planes of them, so go
+                beyond the need.
             z_step_nm: distance between planes.
             oversampling: voxels along the side of a pixel.
             patch_px: side of the patch that holds light; 0: that of this PSF.
@@ -277,7 +286,8 @@ class PupilPSF(PSF):
     def _image(self, xyz: Tensor, parameters: Tensor | None, centres: Tensor) -> Tensor:
         """Light in pixels around (centres, centres) nm: (n, len(centres), len(centres)).
 
-        All that follows the field is linear in the intensity, so it is done on the spectrum, where pixel, blur, bead
+        All that follows the field is linear in the intensity, so it is done on the spectrum, where
+        pixel, blur, bead
         and position are products: exact, and x and y cost nothing.
         """
         dtype = xyz.dtype
@@ -296,7 +306,8 @@ class PupilPSF(PSF):
         f2 = fy[:, None] ** 2 + fx**2
         transfer = torch.exp(-2 * (pi * blur_nm) ** 2 * f2)
         if self.bead_diameter_nm:
-            # a ball's shadow: 3 (sin q - q cos q) / q^3; below 0.03 the series, for the difference cancels
+            # a ball's shadow: 3 (sin q - q cos q) / q^3; below 0.03 the series, for the difference
+            # cancels
             q = pi * self.bead_diameter_nm * f2.clamp_min(1e-12).sqrt()
             safe = q.clamp_min(0.03)
             ball = 3 * (safe.sin() - safe * safe.cos()) / safe**3
@@ -338,8 +349,9 @@ class PupilPSF(PSF):
         kz_s = torch.complex(below, beyond)
         kz_i = (n_i**2 - lateral**2).clamp_min(1e-6).sqrt()
 
-        # Fresnel transmission over kz_s (the Weyl expansion's 1 / kz_s cancels it at grazing), times the square root
-        # of kz_i that keeps the energy of a ray when the sphere of rays becomes a flat pupil
+        # Fresnel transmission over kz_s (the Weyl expansion's 1 / kz_s cancels it at grazing),
+        # times the square root of kz_i that keeps the energy of a ray when the sphere of rays
+        # becomes a flat pupil
         p = kz_i.sqrt() * 2 * n_s * n_i / (n_i**2 * kz_s + n_s**2 * kz_i)
         s = kz_i.sqrt() * 2 / (kz_s + kz_i)
         radial = p * kz_s / n_s
@@ -375,13 +387,16 @@ class PupilPSF(PSF):
         n = 2 * self.grid
         image = torch.fft.ifft2(wave[:, None] * fields, s=(n, n), norm="ortho")
         intensity = (image.real**2 + image.imag**2).sum(1)  # the slope of abs() costs as much as the transform
-        # the light of the pupil's area; the grid's own is less, for a cell on the rim has its part in amplitude
+        # the light of the pupil's area; the grid's own is less, for a cell on the rim has its part
+        # in amplitude
         light = (cover * decay**2 * fields.abs().square().sum(0)).sum((1, 2))
         return intensity / light[:, None, None]
 
 
 def zernike(n: int, m: int, rho: Tensor, azimuth: Tensor) -> Tensor:
-    """Zernike polynomial with mean square 1 over the unit disc (Noll, J. Opt. Soc. Am. 66, 207, 1976, eqs 1 and 2).
+    """Zernike polynomial with mean square 1 over the unit disc.
+
+    Noll, J. Opt. Soc. Am. 66, 207 (1976), eqs 1 and 2.
 
     Args:
         n, m: radial order and azimuthal frequency; m >= 0 is the cosine, m < 0 the sine.

@@ -18,23 +18,27 @@ from decode.optics.psf import PSF
 __all__ = ["SplinePSF", "spline_weights"]
 
 CUBIC = ((1 / 6, 2 / 3, 1 / 6, 0.0), (-0.5, 0.0, 0.5, 0.0), (0.5, -1.0, 0.5, 0.0), (-1 / 6, 0.5, -0.5, 1 / 6))
-"""of the powers 0 to 3 of the position between two coefficients, in the weights of the four around it"""
+"""of the powers 0 to 3 of the position between two coefficients, in the weights of the four around
+it"""
 
 
 @final
 class SplinePSF(PSF):
-    """A cubic B-spline in x, y and z, as in Babcock and Zhuang, Sci. Rep. 7, 552 (2017); twice differentiable.
+    """A cubic B-spline in x, y and z, as in Babcock and Zhuang, Sci. Rep. 7, 552 (2017); twice
+    differentiable.
 
-    Beyond its sides the spline goes on with coefficients of 0, so that light falls smoothly to nothing within two
-    voxels; a patch then holds the same light wherever in its pixel the emitter sits.  Beyond its first and last plane
-    it stays as it is there; the mirror assumed there makes it level off, which is felt for two planes inward.
+    Beyond its sides the spline goes on with coefficients of 0, so that light falls smoothly to
+    nothing within two voxels; a patch then holds the same light wherever in its pixel the emitter
+    sits.  Beyond its first and last plane it stays as it is there; the mirror assumed there makes
+    it level off, which is felt for two planes inward.
 
     Args:
         coefficients: (z, y, x) of the spline; `from_stack` computes them.
         z_start_nm: z of the first plane.
         z_step_nm: distance between planes.
         pixel_size_nm: side of a camera pixel, nm.
-        centre_px: x, y of the emitter in voxels, from the outer corner of voxel (0, 0); None: the middle.
+        centre_px: x, y of the emitter in voxels, from the outer corner of voxel (0, 0); None: the
+            middle.
         oversampling: voxels along the side of a camera pixel.
         patch_px: side of the patch drawn around an emitter; None: large enough for all the light.
 
@@ -84,8 +88,10 @@ class SplinePSF(PSF):
         """The spline through a stack.
 
         Args:
-            stack: (z, y, x) the fraction of the photons that a camera pixel centred on this voxel catches.
-            z_start_nm, z_step_nm, pixel_size_nm, centre_px, oversampling, patch_px: as for `SplinePSF`.
+            stack: (z, y, x) the fraction of the photons that a camera pixel centred on this voxel
+                catches.
+            z_start_nm, z_step_nm, pixel_size_nm, centre_px, oversampling, patch_px: as for
+                `SplinePSF`.
 
         Raises:
             ValueError: if a plane holds more than all light, or anything is not finite.
@@ -139,7 +145,8 @@ class SplinePSF(PSF):
         Returns:
             (n, patch_px, patch_px).
         """
-        # all pixels of an emitter lie alike between the voxels, so that one set of four weights an axis does for them
+        # all pixels of an emitter lie alike between the voxels, so that one set of four weights an
+        # axis does for them
         (column, row), weight = self._voxels(xy)
         # a product with all planes, most of whose weights are 0, is faster than picking four
         padded = F.pad(planes, (1, 1, 1, 1)).to(mixing.dtype)
@@ -153,7 +160,8 @@ class SplinePSF(PSF):
         return self.mixed_with_slopes(self.coefficients[None], xyz.new_ones(len(xyz), 1), xyz)
 
     def mixed_with_slopes(self, stacks: Tensor, share: Tensor, xyz: Tensor) -> Tensor:
-        """Patches of mixtures of stacks that lie as that of this spline does, and their derivatives by x, y and z.
+        """Patches of mixtures of stacks that lie as that of this spline does, and their derivatives
+        by x, y and z.
 
         Args:
             stacks: (m, z, y, x) coefficients.
@@ -171,7 +179,8 @@ class SplinePSF(PSF):
         corner = self._corner(xyz[:, :2])
         voxel, across = spline_weights(corner)
         across_slopes = spline_slopes(corner) * (-over / self.pixel_size_nm)
-        # voxels of emitters in the middle pixel begin at most so many apart: some taps more, and all of them read alike
+        # voxels of emitters in the middle pixel begin at most so many apart: some taps more, and
+        # all of them read alike
         apart = over + 1
         home = torch.floor(self._corner(xyz.new_full((2,), (k // 2 + 1) * self.pixel_size_nm))).long() - 1
         start = home + torch.div(voxel[..., 0] - home, apart, rounding_mode="floor") * apart
@@ -226,7 +235,8 @@ class SplinePSF(PSF):
         return self.with_coefficients(self.coefficients.detach(), centre_px)
 
     def with_coefficients(self, coefficients: Tensor, centre_px: tuple[float, float] | None = None) -> SplinePSF:
-        """A spline on the same voxels; the emitter stays where it is in them unless `centre_px` says another place."""
+        """A spline on the same voxels; the emitter stays where it is in them unless `centre_px`
+        says another place."""
         return SplinePSF(
             coefficients,
             z_start_nm=self.z_start_nm,
@@ -244,12 +254,14 @@ class SplinePSF(PSF):
         return self._mirrored(plane), weight
 
     def _mirrored(self, plane: Tensor) -> Tensor:
-        """Planes beyond the first and the last stand for those as far inside, as the coefficients were made."""
+        """Planes beyond the first and the last stand for those as far inside, as the coefficients
+        were made."""
         last = max(len(self.coefficients) - 1, 1)
         return (last - (last - plane.abs()).abs()).clamp(0, len(self.coefficients) - 1)
 
     def _slopes_by_z(self, position: Tensor, limit: int) -> Tensor:
-        """(n, 4) slopes per nm of the weights of the planes around a position from the first plane."""
+        """(n, 4) slopes per nm of the weights of the planes around a position from the first
+        plane."""
         inside = (position > 0) & (position < len(self.coefficients) - 1)
         return spline_slopes(position, limit) / self.z_step_nm * inside[:, None]
 
@@ -259,7 +271,8 @@ class SplinePSF(PSF):
         return z.clamp(0, planes - 1), max(planes - 2, 0)
 
     def _voxels(self, xy: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Columns and rows of the padded coefficients that each patch reads (n, m), and weights (n, axis, 4)."""
+        """Columns and rows of the padded coefficients that each patch reads (n, m), and weights (n,
+        axis, 4)."""
         height, width = self.coefficients.shape[1:]
         first, weight = spline_weights(self._corner(xy))
         # as many voxels as fill pixels
@@ -269,13 +282,15 @@ class SplinePSF(PSF):
         return (voxel[:, 0].clamp_max(width + 1), voxel[:, 1].clamp_max(height + 1)), weight
 
     def _corner(self, xy: Tensor) -> Tensor:
-        """Where the centre of the patch's first pixel lies: (n, 2) x, y from the centre of voxel (0, 0)."""
+        """Where the centre of the patch's first pixel lies: (n, 2) x, y from the centre of voxel
+        (0, 0)."""
         centre = xy.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
         return centre - xy * (self.oversampling / self.pixel_size_nm)
 
 
 def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """The four coefficients a cubic B-spline takes at a position: their indices (..., 4) and weights (..., 4)."""
+    """The four coefficients a cubic B-spline takes at a position: their indices (..., 4) and
+    weights (..., 4)."""
     below = torch.floor(position.detach())
     below = below if limit is None else below.clamp_max(limit)
     t = position - below

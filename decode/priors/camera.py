@@ -119,7 +119,8 @@ class CameraPrior(Section):
     hot_pixels: FractionRange = (0.0, 0.01)
     """fraction of an sCMOS's pixels with 3 to 30 times the read noise"""
     bad_pixels: FractionRange = (0.0, 0.0)
-    """fraction of pixels that are known to be bad; a tenth of the movies have a bad column besides"""
+    """fraction of pixels that are known to be bad; a tenth of the movies have a bad column
+    besides"""
     unmapped: Fraction = 0.0
     """fraction of sCMOS movies whose camera is stated by numbers alone"""
     fixed_pattern_e: NonNegativeRange = (0.0, 1.0)
@@ -147,7 +148,8 @@ class CameraPrior(Section):
         return self.stated(self.sample(n_movies, shape, rng), rng)
 
     def sample(self, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
-        """A camera for each movie, all of one kind: fields broadcast against (n_movies, frames, height, width)."""
+        """A camera for each movie, all of one kind: fields broadcast against (n_movies, frames,
+        height, width)."""
         camera = self._sample(n_movies, shape, rng)
         if self.bad_pixels[1] == 0:
             return camera
@@ -158,7 +160,8 @@ class CameraPrior(Section):
         return replace(camera, bad=bad | of_column[:, None, None, :])
 
     def stated(self, camera: Camera, rng: torch.Generator) -> DrawnCamera:
-        """The camera that records, and the one that its user states: without maps for a fraction `unmapped`.
+        """The camera that records, and the one that its user states: without maps for a fraction
+        `unmapped`.
 
         Args:
             camera: from `sample`.
@@ -208,13 +211,14 @@ class CameraPrior(Section):
 
 
 def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Generator) -> Camera:
-    """Windows of a camera's (y, x) maps at random places: fields broadcast against (n_movies, frames, y, x)."""
+    """Windows of a camera's (y, x) maps at random places: fields broadcast against (n_movies,
+    frames, y, x)."""
     if camera.shape is None:
         return camera
     camera = camera.to(rng.device)
     values = {f.name: getattr(camera, f.name) for f in fields(camera)}
-    maps = {name: value for name, value in values.items() if isinstance(value, Tensor) and value.ndim == 2}
-    maps = {name: value for name, value in maps.items() if value.shape != shape}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    maps = {name: v for name, v in tensors.items() if v.ndim == 2 and v.shape != shape}
     if not maps:
         return camera
     sizes = {tuple(value.shape) for value in maps.values()}
@@ -223,7 +227,8 @@ def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Gener
         listed = ", ".join(f"{h} x {w}" for h, w in sizes)
         raise ValueError(f"the camera's maps ({listed} pixels) must be alike and at least {shape[0]} x {shape[1]}")
     corners = torch.rand(n_movies, 2, generator=rng, device=rng.device)
-    tops = (corners * torch.tensor([height - shape[0] + 1, width - shape[1] + 1], device=rng.device)).long().tolist()
+    places = torch.tensor([height - shape[0] + 1, width - shape[1] + 1], device=rng.device)
+    tops = (corners * places).long().tolist()
     cut: dict[str, Any] = {
         name: torch.stack([value[y : y + shape[0], x : x + shape[1]] for y, x in tops])[:, None]
         for name, value in maps.items()

@@ -1,4 +1,5 @@
-"""Priors that draw PSFs: ranges of a Gaussian, ranges of pupils, or a measured PSF, which is a prior of one."""
+"""Priors that draw PSFs: ranges of a Gaussian, ranges of pupils, or a measured PSF, which is a
+prior of one."""
 
 from __future__ import annotations
 
@@ -95,8 +96,8 @@ class MeasuredPSF(Section):
     file: str
     """PSF file (HDF5); in a recipe relative to the recipe"""
     blur_nm: NonNegativeRange = (0.0, 0.0)
-    """standard deviation of a Gaussian blur on top of it; every movie draws its own, and users do not
-    know it"""
+    """standard deviation of a Gaussian blur on top of it; every movie draws its own, and users do
+    not know it"""
 
     def __post_init__(self) -> None:
         check_settings(self)

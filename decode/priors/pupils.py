@@ -25,7 +25,7 @@ from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, c
 __all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
 
 Aperture = Annotated[float, Gt(0), Le(IMMERSION_INDEX)]
-UNTOLD = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
+FURTHER_MODES = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
 """(n, m) of the modes that real objectives have besides, a little"""
 PATCH_PX = 25
 """side of the patch that holds the light of an emitter"""
@@ -39,7 +39,8 @@ class PupilPrior(Section):
     """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is
     conditioned on it.
 
-    Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in wavelengths (rms).
+    Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in
+    wavelengths (rms).
     """
 
     wavelength_px: PositiveRange = (4.0, 7.5)
@@ -47,7 +48,8 @@ class PupilPrior(Section):
     numerical_aperture: tuple[Aperture, Aperture] = (1.15, 1.5)
     """in oil"""
     astigmatism_waves: PositiveRange = (0.05, 0.17)
-    """(2, 2): makes spots beyond focus longer along y; `AstigmaticPupil` mirrors those of the other sign"""
+    """(2, 2): makes spots beyond focus longer along y; `AstigmaticPupil` mirrors those of the other
+    sign"""
     oblique_waves: NonNegative = 0.04
     """largest (2, -2) of either sign"""
     spherical_waves: NonNegative = 0.05
@@ -91,12 +93,14 @@ class PupilPrior(Section):
         share = torch.rand(len(ranges), generator=rng, device=rng.device)
         values = ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0])
         known = dict(zip(self.context, values.tolist(), strict=True))
-        untold = torch.randn(len(UNTOLD), generator=rng, device=rng.device) * self.untold_waves
-        return self.pupil(known, pixel_size_nm, dict(zip(UNTOLD, untold.tolist(), strict=True))), values
+        untold = torch.randn(len(FURTHER_MODES), generator=rng, device=rng.device) * self.untold_waves
+        further = dict(zip(FURTHER_MODES, untold.tolist(), strict=True))
+        return self.pupil(known, pixel_size_nm, further), values
 
     def middle(self, pixel_size_nm: float) -> PupilPSF:
         """The pupil in the middle of all ranges."""
-        return self.pupil({name: (low + high) / 2 for name, (low, high) in self.context.items()}, pixel_size_nm)
+        middles = {name: (low + high) / 2 for name, (low, high) in self.context.items()}
+        return self.pupil(middles, pixel_size_nm)
 
     def pupil(
         self,
@@ -122,7 +126,8 @@ class PupilPrior(Section):
     def context(self) -> dict[str, Range]:
         """Name and range of what the network is conditioned on."""
         largest = {(2, -2): self.oblique_waves, (4, 0): self.spherical_waves}
-        ranges = {mode: (-largest.get(mode, self.others_waves), largest.get(mode, self.others_waves)) for mode in MODES}
+        bounds_of = {mode: largest.get(mode, self.others_waves) for mode in MODES}
+        ranges = {mode: (-most, most) for mode, most in bounds_of.items()}
         ranges[ASTIGMATISM] = self.astigmatism_waves
         others = (self.wavelength_px, self.numerical_aperture, self.blur_px, self.apodization)
         bounds = (*others, *(ranges[mode] for mode in MODES))
@@ -203,7 +208,8 @@ class RoundPupilPrior:
 
 @final
 class PupilBank:
-    """Draws PSFs from a prior; as computing one takes as long as a step of training, it keeps some and renews them.
+    """Draws PSFs from a prior; as computing one takes as long as a step of training, it keeps some
+    and renews them.
 
     Args:
         prior: ranges.

@@ -30,12 +30,13 @@ def log_uniform(bounds: Range, n: int, rng: torch.Generator) -> Tensor:
 class Scene:
     """Ranges from which every movie draws its own blinking, structure and background.
 
-    Molecules switch on at random times and stay on for an exponential time, both continuous, so that first and last
-    frames hold a part of the flux.  Fluxes follow a gamma distribution.
+    Molecules switch on at random times and stay on for an exponential time, both continuous, so
+    that first and last frames hold a part of the flux.  Fluxes follow a gamma distribution.
     """
 
     density_per_um2: NonNegativeRange = (0.0, 3.0)
-    """molecules on at once, per square micrometre; small ones are drawn more often (a square of a uniform number)"""
+    """molecules on at once, per square micrometre; small ones are drawn more often (a square of a
+    uniform number)"""
     flux_photons: PositiveRange = (200.0, 20000.0)
     """mean photons of a molecule in a frame it is fully on; log-uniform"""
     flux_variation: NonNegativeRange = (0.1, 0.8)
@@ -55,11 +56,13 @@ class Scene:
     background_drift: Range = (-0.02, 0.005)
     """relative change of the background from frame to frame"""
     flicker: Fraction = 0.0
-    """fraction of movies whose background jumps between frames: lasers that take turns, flashes, steps, lamp noise"""
+    """fraction of movies whose background jumps between frames: lasers that take turns, flashes,
+    steps, lamp noise"""
     flicker_factor: PositiveRange = (0.2, 5.0)
     """background of the frames that jump over that of the others; log-uniform"""
     flicker_noise: NonNegativeRange = (0.05, 0.4)
-    """standard deviation of the logarithm of the background from frame to frame, where it is noise that flickers"""
+    """standard deviation of the logarithm of the background from frame to frame, where it is noise
+    that flickers"""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -71,7 +74,8 @@ class Scene:
 
         Args:
             n_movies, n_frames: frames are numbered movie * n_frames + frame.
-            shape: (height, width) in pixels; molecules lie up to 4 px outside, their light reaches in.
+            shape: (height, width) in pixels; molecules lie up to 4 px outside, their light reaches
+                in.
             pixel_size_nm: side of a pixel.
             rng: source of randomness; its device is the result's.
 
@@ -87,7 +91,8 @@ class Scene:
             + (self.density_per_um2[1] - self.density_per_um2[0])
             * torch.rand(n_movies, generator=rng, device=rng.device).square()
         )
-        # on at the start, or switched on later: exponential times have no memory, so no warm-up is needed
+        # on at the start, or switched on later: exponential times have no memory, so no warm-up is
+        # needed
         expected = density * area_um2 * (1 + n_frames / on_time)
         movie = torch.repeat_interleave(
             torch.arange(n_movies, device=rng.device), torch.poisson(expected, generator=rng).long()
@@ -134,12 +139,13 @@ class Scene:
         along = (rand(n, 1) - 0.5) * size.max() * 1.4
         across = 20.0 * torch.randn(n, 1, generator=rng, device=rng.device)
         on_line = point[movie, line] + along * direction + across * normal
-        # a molecule beyond the field would shine nowhere: place it anywhere instead, as unspecific labelling
+        # a molecule beyond the field would shine nowhere: place it anywhere instead, as unspecific
+        # labelling
         inside = ((on_line >= 0) & (on_line < size)).all(1) & filamentous[movie]
         return torch.where(inside[:, None], on_line, anywhere)
 
     def sample_background(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
-        """Draw uneven, drifting background: (n_movies, n_frames, height, width) photons per pixel."""
+        """Uneven, drifting background: (n_movies, n_frames, height, width) photons per pixel."""
         height, width = shape
         waves = 4
         y = torch.arange(height, device=rng.device)[:, None]
