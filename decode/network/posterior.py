@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ from decode.emitters import EmitterSet
 __all__ = ["SetPosterior"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+LEAST_SHARE = 0.02
+"""probability of a pixel below which it is part of no molecule"""
+ROUNDS = 3
+"""in which pixels are joined to molecules: a pixel may belong to as many"""
 ROUNDING = 1e-15
 """probabilities of counts are rounded to about this"""
 
@@ -60,7 +64,7 @@ class SetPosterior:
     logit: Tensor
     """log(p / (1 - p)) of an emitter in the pixel"""
     offset_px: Tensor
-    """(n_frames, 2, y, x) centre of the Gaussian before truncation, from the pixel's centre; x, then y"""
+    """(n_frames, 2, y, x) centre of the Gaussian before truncation, from that of the pixel; x, y"""
     offset_sigma_px: Tensor
     """(n_frames, 2, y, x) its width"""
     photons: Tensor
@@ -88,7 +92,7 @@ class SetPosterior:
         return replace(self, **{name: m[..., rows, columns] for name, m in self._maps().items()})
 
     def where(self, usable: Tensor) -> SetPosterior:
-        """The same posterior, but surely no emitter in the frames where (n_frames,) `usable` is False."""
+        """The same posterior, without emitters in frames where (n_frames,) `usable` is False."""
         return replace(self, logit=self.logit.masked_fill(~usable[:, None, None], -torch.inf))
 
     @staticmethod
@@ -112,19 +116,19 @@ class SetPosterior:
         """(n_frames, y, x) of an emitter in the pixel."""
         return torch.sigmoid(self.logit)
 
-    # -- density ------------------------------------------------------------------------------------------------
+    # -- density -----------------------------------------------------------------------------------
 
     def log_prob(self, emitters: EmitterSet) -> Tensor:
         """Log density of the set of emitters of each frame.
 
         Args:
-            emitters: any number in each frame, in any order, in single or double precision; `frame` indexes this
-                posterior's frames.
+            emitters: any number in each frame, in any order, in single or double precision;
+                `frame` indexes this posterior's frames.
 
         Returns:
-            (n_frames,) natural logarithm; the density is per nm^2 (and nm of z) and photon for every emitter.
-            Minus infinity where two emitters share a pixel or one lies outside the frame: such a set has no
-            density here (`thin` keeps what has).
+            (n_frames,) natural logarithm; the density is per nm^2 (and nm of z) and photon for
+            every emitter.  Minus infinity where two emitters share a pixel or one lies outside the
+            frame: such a set has no density here.
         """
         n, height, width = self.logit.shape
         log_density = logsigmoid(-self.logit).sum((1, 2))
@@ -144,7 +148,8 @@ class SetPosterior:
         terms = at(self.logit)  # log p - log(1 - p): the sum above counted the pixel as empty
         for axis in (0, 1):
             centre, width_px = at(self.offset_px[:, axis]), at(self.offset_sigma_px[:, axis])
-            terms = terms + _log_normal(offset[:, axis], centre, width_px) - math.log(self.pixel_size_nm)
+            terms = terms + _log_normal(offset[:, axis], centre, width_px)
+            terms = terms - math.log(self.pixel_size_nm)
             terms = terms - _log_mass(centre, width_px)
         terms = terms + _log_normal(kept.photons, at(self.photons), at(self.photons_sigma))
         if self.z_nm is not None and self.z_sigma_nm is not None:
@@ -153,7 +158,7 @@ class SetPosterior:
         return log_density.masked_fill(impossible, -torch.inf)
 
     def thin(self, emitters: EmitterSet) -> EmitterSet:
-        """The emitters that can have a density: inside the frame, and the brightest of those that share a pixel."""
+        """The emitters that can have a density: inside the frame, the brightest of a pixel."""
         pixel, _, inside = self._pixels(emitters)
         _, height, width = self.logit.shape
         owner = (emitters.frame * height + pixel[:, 1]) * width + pixel[:, 0]
@@ -165,18 +170,18 @@ class SetPosterior:
         return emitters[order[first]]
 
     def _pixels(self, emitters: EmitterSet) -> tuple[Tensor, Tensor, Tensor]:
-        """Which pixel (x, y) owns each emitter, the offset from its centre in px, and whether it is in the frame."""
+        """The pixel (x, y) of each emitter, the offset from its centre in px, and if it exists."""
         _, height, width = self.logit.shape
         position = emitters.xyz[:, :2] / self.pixel_size_nm
         pixel = torch.floor(position).long()
         inside = (pixel >= 0).all(1) & (pixel[:, 0] < width) & (pixel[:, 1] < height)
         return pixel, position - pixel - 0.5, inside
 
-    # -- samples and counts -------------------------------------------------------------------------------------
+    # -- samples and counts ------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, rng: torch.Generator | None = None) -> EmitterSet:
-        """Draw one set of emitters for every frame, from the distribution that `log_prob` describes."""
+        """Draw one set of emitters for every frame, from the density of `log_prob`."""
         uniform = torch.rand(self.logit.shape, generator=rng, device=self.logit.device)
         frame, row, column = torch.nonzero(uniform < self.probability, as_tuple=True)
 
@@ -189,11 +194,12 @@ class SetPosterior:
             centre = self.offset_px[frame, axis, row, column].double()
             width = self.offset_sigma_px[frame, axis, row, column].double()
             u = torch.rand(len(frame), generator=rng, device=frame.device, dtype=torch.float64)
-            # inverse distribution function of the truncated normal, mirrored to the tail where ndtr resolves it
+            # inverse distribution function of the truncated normal, in the tail that ndtr resolves
             sign = torch.where(centre > 0, -1.0, 1.0)
             low, high = (torch.special.ndtr((edge - sign * centre) / width) for edge in (-0.5, 0.5))
             offset = sign * (sign * centre + width * torch.special.ndtri(low + u * (high - low)))
-            xyz[:, axis] = (pixel + 0.5 + offset.clamp(-0.5 + 1e-9, 0.5 - 1e-9)) * self.pixel_size_nm
+            offset = offset.clamp(-0.5 + 1e-9, 0.5 - 1e-9)
+            xyz[:, axis] = (pixel + 0.5 + offset) * self.pixel_size_nm
         if self.z_nm is not None and self.z_sigma_nm is not None:
             xyz[:, 2] = normal(self.z_nm, self.z_sigma_nm)
         photons = normal(self.photons, self.photons_sigma)
@@ -202,103 +208,74 @@ class SetPosterior:
     def count_pmf(self, largest: int | None = None) -> Tensor:
         """Probability of each number of emitters in a frame: Poisson-binomial over the pixels.
 
-        By the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data Anal. 59, 2013).
+        By the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data
+        Anal. 59, 2013).
 
         Args:
-            largest: counts beyond it are not listed; by default ten standard deviations above the mean.
+            largest: counts beyond it are not listed; by default ten standard deviations above the
+                mean.
 
         Returns:
-            (n_frames, largest + 1) float64, rows sum to 1 but for what lies beyond `largest`.  What is less likely
-            than 1e-15 is lost in rounding, and has that much.
+            (n_frames, largest + 1) float64; rows sum to 1 but for what lies beyond `largest`.
+            Probabilities below 1e-15 are lost in rounding, and are that much.
         """
         p = self.probability.detach().double().flatten(1)
         spread = (p * (1 - p)).sum(1).sqrt()
         likely = int(min(p.shape[1], math.ceil(float((p.sum(1) + 10 * spread).max())) + 10))
         largest = likely if largest is None else largest
-        # the transform folds counts at or above its length back onto the small ones: leave room for all that matter
+        # the transform folds counts at or above its length back onto the small ones
         length = max(largest, likely) + 1
         angle = 2 * math.pi * torch.arange(length, device=p.device, dtype=p.dtype) / length
         phase = torch.polar(torch.ones_like(angle), angle)
         characteristic = torch.stack([torch.log(1 - p + p * w).sum(1) for w in phase], 1).exp()
-        return (torch.fft.fft(characteristic, dim=1).real / length)[:, : largest + 1].clamp_min(ROUNDING)
+        pmf = torch.fft.fft(characteristic, dim=1).real / length
+        return pmf[:, : largest + 1].clamp_min(ROUNDING)
 
-    # -- molecules ----------------------------------------------------------------------------------------------
+    # -- molecules ---------------------------------------------------------------------------------
 
     @torch.no_grad()
     def point_estimate(self, threshold: float = 0.5, *, first_frame: int = 0) -> EmitterSet:
         """One row per molecule: the moments of the posterior, given that the molecule exists.
 
-        A molecule near a border holds probability in several pixels.  From the largest probability down, a pixel
-        joins the shares of its neighbours whose mean lies within a pixel of its own, until the molecule's
-        probability is 1; what a neighbour has left over is a molecule of its own.
+        A molecule near a border holds probability in several pixels.  From the largest
+        probability down, a pixel joins the shares of its neighbours whose mean lies within a pixel
+        of its own, until the molecule's probability is 1; what a neighbour has left over is a
+        molecule of its own.
 
         Args:
             threshold: molecules whose probability exceeds it are listed.
             first_frame: number of this posterior's first frame in the movie.
 
         Returns:
-            Molecules in the order of frames, with mean, standard deviations, probability and background.
+            Molecules in the order of frames, with mean, standard deviations, probability and
+            background.
         """
         p = self.probability
-        n, height, width = p.shape
         # a molecule is no more than the pixels around a peak: the rest need not be looked at
-        peaks = max_pool2d(p, 3, stride=1, padding=1) > threshold / 5
-        frame, row, column = torch.nonzero((p > 0.02) & peaks, as_tuple=True)
-        m = len(frame)
-        number = torch.full((n, height + 2, width + 2), -1, dtype=torch.int64, device=p.device)
-        number[frame, row + 1, column + 1] = torch.arange(m, device=p.device)
-        around = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-        neighbour = torch.stack([number[frame, row + 1 + dy, column + 1 + dx] for dy, dx in around], 1)
-        exists = neighbour >= 0
-        neighbour = neighbour.clamp_min(0)
-
+        near_peak = max_pool2d(p, 3, stride=1, padding=1) > threshold / 5
+        frame, row, column = torch.nonzero((p > LEAST_SHARE) & near_peak, as_tuple=True)
         mean, variance = self._moments(frame, row, column)
         share = p[frame, row, column].double()
-        index = torch.arange(m, device=p.device)
-        distance = (mean[neighbour, :2] - mean[:, None, :2]).norm(dim=-1)
-        near = exists & (distance < self.pixel_size_nm)
-        found = []
-        for _ in range(3):
-            beside = torch.where(exists, share[neighbour], 0.0)
-            lower = (beside < share[:, None]) | ((beside == share[:, None]) & (neighbour > index[:, None])) | ~exists
-            peak = (share > threshold / 5) & lower.all(1)
-            # every other pixel offers its share to the nearest peak beside it
-            offer = torch.where(near & peak[neighbour] & ~peak[:, None], distance, torch.inf)
-            best = offer.argmin(1) if m else index
-            goes_to = torch.where(torch.isfinite(offer.amin(1)), neighbour[index, best], -1) if m else index
-            joined = near & peak[:, None] & (goes_to[neighbour] == index[:, None])
-            offered = torch.where(joined, beside, 0.0)
-            fraction = ((1 - share) / offered.sum(1).clamp_min(1e-12)).clamp(0, 1)
-            weight = torch.cat([share[:, None], offered * fraction[:, None]], 1)
-            total = weight.sum(1)
-            molecule = peak & (total > threshold)
-            rows = index[molecule]
-            members = torch.cat([index[:, None], neighbour], 1)[rows]
-            w = (weight[rows] / total[rows, None])[..., None]
-            centre = (w * mean[members]).sum(1)
-            spread = (w * (variance[members] + (mean[members] - centre[:, None]) ** 2)).sum(1)
-            found.append((rows, total[rows], centre, spread.sqrt()))
-            used = molecule[goes_to.clamp_min(0)] & (goes_to >= 0)
-            taken = torch.where(used, fraction[goes_to.clamp_min(0)], 0.0)
-            share = torch.where(peak, 0.0, share * (1 - taken))
-        rows, total, centre, sigma = (torch.cat(c) for c in zip(*found, strict=True))
-        nothing = torch.full_like(sigma[:, :1], torch.nan)
-        order = torch.argsort(rows)
-        rows, total, centre, sigma = rows[order], total[order], centre[order], sigma[order]
-        z_sigma = sigma[:, 3:4] if self.z_nm is not None else nothing[order]
+        beside = _pixels_beside(frame, row, column, shape=p.shape)
+        reach_nm = self.pixel_size_nm
+        molecules = _joined(share, mean, variance, beside, reach_nm=reach_nm, threshold=threshold)
+        rows, centre, sigma = molecules.pixel, molecules.mean, molecules.sigma
+        z_sigma = sigma[:, 3:4]
+        if self.z_nm is None:
+            z_sigma = torch.full_like(z_sigma, torch.nan)
         return EmitterSet(
             frame=frame[rows] + first_frame,
             xyz=torch.stack([centre[:, 0], centre[:, 1], centre[:, 3]], 1).float(),
             photons=centre[:, 2].float(),
             background=self.background[frame[rows], row[rows], column[rows]],
-            probability=total.clamp(max=1.0).float(),
+            probability=molecules.probability.clamp(max=1.0).float(),
             xyz_sigma=torch.cat([sigma[:, :2], z_sigma], 1).float(),
             photons_sigma=sigma[:, 2].float(),
             metadata=self.metadata,
         )
 
     def _moments(self, frame: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of (x, y, photons, z) in pixels, absolute, in nm and photons: (m, 4) float64 each."""
+        """Mean and variance of (x, y, photons, z) in m pixels, nm and photons: (m, 4) float64."""
         means, variances = [], []
         for axis, pixel in ((0, column), (1, row)):
             offset, variance = _truncated_moments(
@@ -318,14 +295,91 @@ class SetPosterior:
         return torch.stack(means, 1), torch.stack(variances, 1)
 
 
+class _Molecules(NamedTuple):
+    """Molecules that were joined from pixels, in the order of these."""
+
+    pixel: Tensor
+    """(n,) the one that holds the largest share"""
+    probability: Tensor
+    """(n,)"""
+    mean: Tensor
+    """(n, 4) of x, y, photons and z"""
+    sigma: Tensor
+    """(n, 4)"""
+
+
+def _pixels_beside(frame: Tensor, row: Tensor, column: Tensor, *, shape: Sequence[int]) -> Tensor:
+    """(m, 8) numbers of the pixels around each of m pixels; -1 for those that are not listed."""
+    n, height, width = shape
+    number = frame.new_full((n, height + 2, width + 2), -1)
+    number[frame, row + 1, column + 1] = torch.arange(len(frame), device=frame.device)
+    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    around = [number[frame, row + 1 + dy, column + 1 + dx] for dy, dx in steps]
+    return torch.stack(around, 1)
+
+
+def _joined(
+    share: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    beside: Tensor,
+    *,
+    reach_nm: float,
+    threshold: float,
+) -> _Molecules:
+    """Molecules from the shares of pixels.
+
+    Args:
+        share: (m,) probability in each pixel.
+        mean, variance: (m, 4) of the molecule in each pixel.
+        beside: (m, 8) from `_pixels_beside`.
+        reach_nm: pixels whose means are further apart show two molecules.
+        threshold: molecules of a smaller probability are left out.
+    """
+    m = len(share)
+    index = torch.arange(m, device=share.device)
+    exists, beside = beside >= 0, beside.clamp_min(0)
+    distance = (mean[beside, :2] - mean[:, None, :2]).norm(dim=-1)
+    near = exists & (distance < reach_nm)
+    found = []
+    for _ in range(ROUNDS if m else 0):
+        theirs = torch.where(exists, share[beside], 0.0)
+        tied = (theirs == share[:, None]) & (beside > index[:, None])
+        lower = (theirs < share[:, None]) | tied | ~exists
+        peak = (share > threshold / 5) & lower.all(1)
+        # every other pixel offers its share to the nearest peak beside it
+        offer = torch.where(near & peak[beside] & ~peak[:, None], distance, torch.inf)
+        to = torch.where(torch.isfinite(offer.amin(1)), beside[index, offer.argmin(1)], -1)
+        joins = near & peak[:, None] & (to[beside] == index[:, None])
+        offered = torch.where(joins, theirs, 0.0)
+        fraction = ((1 - share) / offered.sum(1).clamp_min(1e-12)).clamp(0, 1)
+        weight = torch.cat([share[:, None], offered * fraction[:, None]], 1)
+        total = weight.sum(1)
+        molecule = peak & (total > threshold)
+        pixel = index[molecule]
+        members = torch.cat([index[:, None], beside], 1)[pixel]
+        w = (weight[pixel] / total[pixel, None])[..., None]
+        centre = (w * mean[members]).sum(1)
+        spread = (w * (variance[members] + (mean[members] - centre[:, None]) ** 2)).sum(1)
+        found.append(_Molecules(pixel, total[pixel], centre, spread.sqrt()))
+        used = molecule[to.clamp_min(0)] & (to >= 0)
+        taken = torch.where(used, fraction[to.clamp_min(0)], 0.0)
+        share = torch.where(peak, 0.0, share * (1 - taken))
+    if not found:
+        return _Molecules(index, share, mean, variance)
+    together = [torch.cat(parts) for parts in zip(*found, strict=True)]
+    order = torch.argsort(together[0])
+    return _Molecules(*(values[order] for values in together))
+
+
 def _log_normal(value: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
     """Log density of a normal distribution."""
     return -0.5 * ((value - mean) / sigma) ** 2 - sigma.log() - LOG_SQRT_2PI
 
 
 def _log_mass(centre: Tensor, sigma: Tensor) -> Tensor:
-    """Log of the probability that a normal variate falls into [-0.5, 0.5]; both tails keep full precision."""
-    # mirrored so that the interval lies to the left of the centre's other side, where log_ndtr resolves it
+    """Log probability of a normal variate in [-0.5, 0.5]; both tails keep full precision."""
+    # mirrored so that the interval lies in the left tail, which log_ndtr resolves
     distance = centre.abs()
     low = torch.special.log_ndtr((-0.5 - distance) / sigma)
     high = torch.special.log_ndtr((0.5 - distance) / sigma)
@@ -333,7 +387,10 @@ def _log_mass(centre: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _truncated_moments(centre: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a normal variate truncated to [-0.5, 0.5] (Johnson, Kotz and Balakrishnan, 1994, 13.10)."""
+    """Mean and variance of a normal variate truncated to [-0.5, 0.5].
+
+    Johnson, Kotz and Balakrishnan, 1994, 13.10.
+    """
     log_mass = _log_mass(centre, sigma)
     low, high = (-0.5 - centre) / sigma, (0.5 - centre) / sigma
     density_low = torch.exp(-0.5 * low**2 - LOG_SQRT_2PI - log_mass)
