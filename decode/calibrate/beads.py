@@ -19,10 +19,12 @@ from decode.optics.camera import Camera, Noise
 
 __all__ = ["Bead", "BeadSet", "RejectedBead", "find_beads"]
 
-UNLIKENESS = 0.03
-"""by how much less than most a bead may correlate with the median of all; more is something else: two beads, or dirt"""
-DRIFT_PX = 0.5
-"""a bead that moves further between the lower and the upper half of its stack than most is loose"""
+LEAST_DISTANCE = 0.8
+"""of beads, in sides of a patch"""
+LARGEST_UNLIKENESS = 0.03
+"""of a bead to the median of all: correlation less than that of most; two beads, dirt have more"""
+LARGEST_DRIFT_PX = 0.5
+"""of a bead from the lower to the upper half of its stack, more than most; loose ones have more"""
 
 
 @final
@@ -145,8 +147,9 @@ def find_beads(
 ) -> tuple[list[Bead], list[RejectedBead]]:
     """Find beads, whatever the shape of the PSF.
 
-    The mean over z of an engineered PSF may have several lobes; bright maxima that are nearer to one another than half
-    a patch are taken as one bead, its centre being the centroid of all its light.
+    The mean over z of an engineered PSF may have several lobes; bright maxima that are nearer to
+    one another than half a patch are taken as one bead, its centre being the centroid of all its
+    light.
 
     Args:
         stacks: (z, y, x) photons each, all of the same number of planes.
@@ -164,34 +167,59 @@ def find_beads(
     for number, stack in enumerate(stacks):
         if min(stack.shape[1:]) < patch_px:
             raise ValueError(
-                f"the bead stack is {stack.shape[2]} x {stack.shape[1]} pixels, smaller than the patch of {patch_px};"
-                " choose a smaller one"
+                f"the bead stack is {stack.shape[2]} x {stack.shape[1]} pixels, smaller than the "
+                f"patch of {patch_px}; choose a smaller one"
             )
         clipped = None if saturated is None else saturated[number]
         centres = _centres(stack.mean(0).double().numpy(), patch_px)
         distance = cdist(centres, centres) + np.where(np.eye(len(centres)), np.inf, 0)
         for (x, y), nearest in zip(centres.tolist(), distance.min(1, initial=np.inf), strict=True):
             corner = (round(x - patch_px / 2), round(y - patch_px / 2))
-            columns, rows = (slice(c, c + patch_px) for c in corner)
-            overhangs = min(corner) < 0 or rows.stop > stack.shape[1] or columns.stop > stack.shape[2]
-            reason = ""
-            if nearest < 0.8 * patch_px:
-                reason = f"another bead is {nearest:.0f} px away, its light overlaps"
-            elif overhangs:
-                reason = "too near to the border of the frame"
-            elif clipped is not None and bool(clipped[:, rows, columns].any()):
-                reason = "saturated: it fills the camera's range; record it with less light"
+            reason = _fault(corner, patch_px, stack, nearest=nearest, clipped=clipped)
             if reason:
                 rejected.append(RejectedBead(stack=number, centre_px=(x, y), reason=reason))
                 continue
-            photons = stack[:, rows, columns]
-            beads.append(Bead(stack=number, corner_px=corner, centre_px=(x, y), photons=photons))
+            columns, rows = (slice(c, c + patch_px) for c in corner)
+            beads.append(
+                Bead(
+                    stack=number,
+                    corner_px=corner,
+                    centre_px=(x, y),
+                    photons=stack[:, rows, columns],
+                )
+            )
     if not beads and not rejected:
-        raise ValueError(
-            "no bead was found: no spot stands out of the mean over z; check the file, and the baseline of the camera"
-        )
+        why = "no spot stands out of the mean over z"
+        raise ValueError(f"no bead was found: {why}; check the file, and the baseline of the camera")
     good, odd = _alike(beads)
     return good, rejected + odd
+
+
+def _fault(
+    corner_px: tuple[int, int],
+    patch_px: int,
+    stack: Tensor,
+    *,
+    nearest: float,
+    clipped: Tensor | None,
+) -> str:
+    """Why a crop cannot be used, in words; empty if it can.
+
+    Args:
+        corner_px: x, y of its first pixel.
+        patch_px: its side.
+        stack: (z, y, x).
+        nearest: pixels to the next bead.
+        clipped: (z, y, x) pixels at the camera's limit.
+    """
+    if nearest < LEAST_DISTANCE * patch_px:
+        return f"another bead is {nearest:.0f} px away, its light overlaps"
+    columns, rows = (slice(c, c + patch_px) for c in corner_px)
+    if min(corner_px) < 0 or rows.stop > stack.shape[1] or columns.stop > stack.shape[2]:
+        return "too near to the border of the frame"
+    if clipped is not None and bool(clipped[:, rows, columns].any()):
+        return "saturated: it fills the camera's range; record it with less light"
+    return ""
 
 
 def _centres(projection: npt.NDArray[np.float64], patch_px: int) -> npt.NDArray[np.float64]:
@@ -200,7 +228,8 @@ def _centres(projection: npt.NDArray[np.float64], patch_px: int) -> npt.NDArray[
     level = np.median(smooth)
     noise = 1.4826 * np.median(np.abs(smooth - level)) + 1e-9
     contrast = smooth - level
-    # a tenth of the brightest leaves out rings and scattered light, six standard deviations leave out noise
+    # a tenth of the brightest leaves out rings and scattered light, six standard deviations leave
+    # out noise
     peaks = peak_local_max(  # type: ignore[no-untyped-call]
         smooth, min_distance=2, threshold_abs=level + max(6 * noise, 0.1 * contrast.max())
     )
@@ -209,7 +238,8 @@ def _centres(projection: npt.NDArray[np.float64], patch_px: int) -> npt.NDArray[
     y, x = (np.arange(side) + 0.5 for side in projection.shape)
     light = np.clip(projection - level - 2 * noise, 0, None)
     centres = peaks + 0.5
-    # lobes of one bead that were taken for two draw nearer as each takes in the other's light, and are joined then
+    # lobes of one bead that were taken for two draw nearer as each takes in the other's light, and
+    # are joined then
     for _ in range(5):
         centres = _joined(centres, patch_px / 2)
         for i, (cy, cx) in enumerate(centres):
@@ -233,7 +263,8 @@ def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
     if len(beads) < 3:
         return beads, []
     pictures = torch.stack([_normalized(bead) for bead in beads])
-    likeness = (pictures * pictures.median(0).values).flatten(1).sum(1) / pictures.median(0).values.norm()
+    middle = pictures.median(0).values
+    likeness = (pictures * middle).flatten(1).sum(1) / middle.norm()
     usual = float(likeness.median())
     half = pictures.shape[1] // 2
     moved = torch.stack([_centroid(p[half:]) - _centroid(p[:half]) for p in pictures])
@@ -242,9 +273,9 @@ def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
     for bead, like, way in zip(beads, likeness.tolist(), moved.tolist(), strict=True):
         reason = ""
         # noise makes all of them unlike
-        if 1 - like > UNLIKENESS + 3 * (1 - usual):
+        if 1 - like > LARGEST_UNLIKENESS + 3 * (1 - usual):
             reason = f"unlike the others (correlation {like:.2f}): two beads in one, or dirt"
-        elif way > DRIFT_PX:
+        elif way > LARGEST_DRIFT_PX:
             reason = f"it moved by {way:.1f} px during the scan: not stuck to the glass"
         if reason:
             rejected.append(RejectedBead(stack=bead.stack, centre_px=bead.centre_px, reason=reason))
@@ -254,7 +285,7 @@ def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
 
 
 def _normalized(bead: Bead) -> Tensor:
-    """A crop without background, moved to its middle by the fraction of a pixel and blurred, of norm 1."""
+    """A crop without background, centred to the fraction of a pixel and blurred, of norm 1."""
     light = bead.photons.double() - bead.photons.double().flatten(1).median(1).values[:, None, None]
     x, y = (bead.photons.shape[2] / 2 - (bead.centre_px[i] - bead.corner_px[i]) for i in (0, 1))
     moved = shift(light.numpy(), (0, y, x), order=1, mode="nearest")

@@ -21,7 +21,7 @@ __all__ = ["fit_gaussian"]
 def fit_gaussian(
     crops: Tensor, z_nm: Tensor, noise: Noise, pixel_size_nm: float, xy: Tensor, n_steps: int = 100
 ) -> Steps[BeadFit]:
-    """Fit the defocus curve, positions and brightnesses by gradient descent (L-BFGS) through the PSF.
+    """Fit defocus curve, positions and brightnesses by gradient descent (L-BFGS) through the PSF.
 
     Args:
         crops: (n, z, y, x) measured photons, background included.
@@ -34,19 +34,37 @@ def fit_gaussian(
     n, planes, side, _ = crops.shape
     background = torch.stack([border_background(crop, noise[i]) for i, crop in enumerate(crops)])
     photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
-    psf = GaussianPSF(1.3 * pixel_size_nm, pixel_size_nm=pixel_size_nm, depth_nm=500.0, patch_px=side)
+    psf = GaussianPSF(
+        1.3 * pixel_size_nm,
+        pixel_size_nm=pixel_size_nm,
+        depth_nm=500.0,
+        patch_px=side,
+    )
 
     def fit(gap: float) -> tuple[float, list[Tensor]]:
-        # sigma0, depth, gap, third, fourth, each in units in which a change of 1 is felt about alike
+        # sigma0, depth, gap, third, fourth, in units of which a change matters about alike
         curve = torch.tensor([1.3, 5.0, gap, 0.0, 0.0])
         unknown = [curve, torch.zeros(n, 2), torch.zeros(n, planes), background.log()]
         for u in unknown:
             u.requires_grad_()
-        optimizer = torch.optim.LBFGS(unknown, max_iter=n_steps, history_size=20, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            unknown,
+            max_iter=n_steps,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            lost = _deviance(unknown, psf, crops, z_nm, noise, pixel_size_nm, xy, photons)
+            lost = _deviance(
+                unknown,
+                psf,
+                crops=crops,
+                z_nm=z_nm,
+                noise=noise,
+                xy=xy,
+                photons=photons,
+            )
             lost.backward()
             return lost
 
@@ -81,10 +99,10 @@ def fit_gaussian(
 def _deviance(
     unknown: list[Tensor],
     psf: GaussianPSF,
+    *,
     crops: Tensor,
     z_nm: Tensor,
     noise: Noise,
-    pixel_size_nm: float,
     xy: Tensor,
     photons: Tensor,
 ) -> Tensor:
@@ -92,14 +110,16 @@ def _deviance(
     curve, shift, light, level = unknown
     n, planes, side, _ = crops.shape
     names = {
-        "psf.sigma_nm": curve[0].abs() * pixel_size_nm,
+        "psf.sigma_nm": curve[0].abs() * psf.pixel_size_nm,
         "psf.depth_nm": curve[1].abs() * 100,
         "psf.gap_nm": curve[2] * 100,
         "psf.orders": curve[3:],
     }
-    at = torch.cat([(xy + 10 * shift)[:, None].expand(n, planes, 2), z_nm[None, :, None].expand(n, -1, 1)], 2)
-    share = torch.func.functional_call(_Image(psf), names, (at.flatten(0, 1),)).view(n, planes, side, side)
-    expected = (photons * (0.1 * light).exp())[..., None, None] * share + level.exp()[:, None, None, None]
+    xy_of_planes = (xy + 10 * shift)[:, None].expand(n, planes, 2)
+    at = torch.cat([xy_of_planes, z_nm[None, :, None].expand(n, -1, 1)], 2).flatten(0, 1)
+    share = torch.func.functional_call(_Image(psf), names, (at,)).view(n, planes, side, side)
+    bright = photons * (0.1 * light).exp()
+    expected = bright[..., None, None] * share + level.exp()[:, None, None, None]
     return scaled_deviance(crops, expected, noise.excess, noise.floor).mean()
 
 

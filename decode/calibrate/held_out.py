@@ -9,7 +9,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool1d, pad
 
 from decode.calibrate.beads import BeadSet
 from decode.calibrate.spline import BeadFit, jitter_of
@@ -27,15 +27,15 @@ __all__ = [
     "usable_range",
 ]
 
-WITHIN_FACTOR = 2.5
-"""a depth is usable where the spread is at most so many times the best"""
+LARGEST_SPREAD_OVER_BEST = 2.5
+"""a depth is usable where spread and bound are at most so many times their best"""
 LARGEST_BIAS_NM = (10.0, 10.0, 20.0)
-"""of x, y, z in a usable depth: about the precision of a bright molecule, to which a bias should not add"""
+"""of x, y, z in a usable depth: about the precision of a bright molecule"""
 POOLED_NM = 100.0
 """neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
-LOST_NM = 150.0
-"""an error in z of more than this, and of more than six times the bound, is another depth that looked alike"""
-LOST_PART = 0.05
+LOST_NM, LOST_BOUNDS = 150.0, 6.0
+"""an error in z of more nm, and of more times the bound, is another depth that looks alike"""
+LARGEST_LOST_PART = 0.05
 """of the beads may be found at another depth where depth is usable"""
 
 
@@ -56,16 +56,16 @@ class Range(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """Beads localized with a PSF that was fitted to the other beads: maximum likelihood, plane by plane."""
+    """Beads localized, plane by plane, with a PSF that was fitted to the other beads."""
 
     z_nm: Tensor
     """(z,) where the stage had the planes"""
     error_nm: Tensor
     """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
     bound_nm: Tensor
-    """(n, z, 3) Cramer-Rao bound of the pixels that were looked at; infinite where they do not tell"""
+    """(n, z, 3) Cramer-Rao bound of the pixels used; infinite where they do not tell"""
     jitter_nm: Tensor
-    """(n, z, 3) how far the stage strayed in each plane, as the other beads of the stack tell; part of `error_nm`"""
+    """(n, z, 3) of the stage, as the other beads of the stack tell it; part of `error_nm`"""
 
     def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
         """(z, 3) mean error of all beads, averaged over neighbouring planes.
@@ -78,14 +78,20 @@ class HeldOut:
         mean = self.error_nm[:, use].mean(0)
         spacing = float(self.z_nm.diff().median()) if len(self.z_nm) > 1 else smooth_nm
         width = min(2 * round(smooth_nm / spacing / 2) + 1, 2 * (len(mean) // 2) + 1)
-        pooled = torch.nn.functional.avg_pool1d(mean.T[:, None], width, 1, width // 2, count_include_pad=False)
+        pooled = avg_pool1d(mean.T[:, None], width, 1, width // 2, count_include_pad=False)
         return pooled[:, 0].T[: len(mean)]
 
     def summary(self, within: float = math.inf) -> dict[str, tuple[float, float, float]]:
-        """RMS over z of bias, error and bound, and their ratio, for x, y, z; with the stage's jitter and without it."""
-        # a spline levels off at its ends, where no depth is told
-        told = self.bound_nm.isfinite().all(2).all(0)
-        use = (self.z_nm.abs() <= within) & told
+        """RMS over z of bias, error and bound in x, y, z, with the stage's jitter and without it.
+
+        Args:
+            within: only planes with |z| up to this.
+
+        Returns:
+            By name; lengths in nm.
+        """
+        # a spline levels off at its ends, where images do not depend on depth
+        use = (self.z_nm.abs() <= within) & self.bound_nm.isfinite().all(2).all(0)
         error, bound = self.error_nm[:, use], self.bound_nm[:, use]
         steady = error - self.jitter_nm[:, use]
         steady = steady - steady.median(1, keepdim=True).values
@@ -104,7 +110,7 @@ class HeldOut:
         return {name: (float(v[0]), float(v[1]), float(v[2])) for name, v in figures.items()}
 
     def steady(self) -> HeldOut:
-        """The same without what the stage strayed, those found at another depth replaced by the median of the beads."""
+        """The same without the stage's jitter; beads found at another depth err by the median."""
         error = self.error_nm - self.jitter_nm
         error = error - error.median(1, keepdim=True).values
         error = torch.where(self.lost()[..., None], error.median(0).values, error)
@@ -113,7 +119,7 @@ class HeldOut:
     def lost(self) -> Tensor:
         """(n, z) which beads were found at another depth, that looks alike."""
         error, bound = self.error_nm[..., 2].abs(), self.bound_nm[..., 2].nan_to_num(0, 0)
-        return (error > LOST_NM) & (error > 6 * bound)
+        return (error > LOST_NM) & (error > LOST_BOUNDS * bound)
 
     def inside(self, found: Range) -> Tensor:
         """(z,) which planes lie within a range."""
@@ -121,15 +127,19 @@ class HeldOut:
 
     def among(self, use: Tensor) -> HeldOut:
         """The same in some of its planes."""
-        names = ("error_nm", "bound_nm", "jitter_nm")
-        return replace(self, z_nm=self.z_nm[use], **{name: getattr(self, name)[:, use] for name in names})
+        return HeldOut(
+            z_nm=self.z_nm[use],
+            error_nm=self.error_nm[:, use],
+            bound_nm=self.bound_nm[:, use],
+            jitter_nm=self.jitter_nm[:, use],
+        )
 
     def pooled(self, values: Tensor) -> Tensor:
         """Values (z, 3) averaged over neighbouring planes."""
         return replace(self, error_nm=values[None]).bias_nm(smooth_nm=POOLED_NM)
 
     def spread_nm(self) -> Tensor:
-        """(z, 3) standard deviation over the beads, over neighbouring planes; the stage moves all of them alike."""
+        """(z, 3) standard deviation over the beads, averaged over neighbouring planes."""
         error = self.error_nm
         variance = (error - error.mean(0)).square().sum(0) / (len(error) - 1)
         return self.pooled(variance).sqrt()
@@ -139,27 +149,42 @@ class HeldOut:
         return self.bound_nm.nan_to_num(math.inf, math.inf).square().mean(0).sqrt()
 
     def checks(self, lateral: bool = False) -> dict[str, Tensor]:
-        """(z,) which planes pass, by what is said of those that do not."""
-        steady = self.steady()
-        axes = [0, 1] if lateral else [2]
-        spread, bound, bias = steady.spread_nm(), self.rms_bound_nm(), steady.bias_nm(smooth_nm=POOLED_NM)
-        n, pooled = len(self.error_nm), max(1.0, POOLED_NM / float(self.z_nm.diff().median()))
-        lost = torch.zeros_like(bias)
+        """(z,) which planes pass, by what is said of those that do not.
+
+        Args:
+            lateral: in x and y only.
+        """
+        steady, own_error = self.steady(), 1 / math.sqrt(len(self.error_nm) * self._pooled_planes)
+        spread, bias = steady.spread_nm(), steady.bias_nm(smooth_nm=POOLED_NM)
+        straight = bias.abs() - 2 * own_error * spread <= torch.tensor(LARGEST_BIAS_NM)
+        lost = torch.zeros(len(self.z_nm))
         if not lateral:
-            lost = self.pooled(self.lost().float().mean(0)[:, None].expand(-1, 3))
-            bound = torch.where(lost <= LOST_PART, bound, math.inf)
-        # the least of many noisy spreads lies too low: the best is theirs where the bound is in its lowest third
-        best = spread.gather(0, bound.argsort(0)[: max(1, len(bound) // 3)]).square().mean(0).sqrt()
-        own_error = 1 + 2 / math.sqrt(2 * (n - 1) * pooled)
-        sharp = (spread / own_error <= WITHIN_FACTOR * best) & bound.isfinite()
-        sharp &= bound <= WITHIN_FACTOR * bound.min(0).values
-        straight = bias.abs() - 2 * spread / math.sqrt(n * pooled) <= torch.tensor(LARGEST_BIAS_NM)
+            lost = self.pooled(self.lost().float().mean(0)[:, None].expand(-1, 3))[:, 0]
+        alike = lost <= LARGEST_LOST_PART
+        axes = [0, 1] if lateral else [2]
+        sharp = self._sharp(spread, alike)[:, axes].all(1)
         return {
-            "beads are found at another depth": lost[:, 0] <= LOST_PART,
-            f"the spread is over {WITHIN_FACTOR:g} times its best": sharp[:, axes].all(1),
+            "beads are found at another depth": alike,
+            f"the spread is over {LARGEST_SPREAD_OVER_BEST:g} times its best": sharp,
             f"the bias in x or y is over {LARGEST_BIAS_NM[0]:g} nm": straight[:, :2].all(1),
             f"the bias in z is over {LARGEST_BIAS_NM[2]:g} nm": straight[:, 2] | lateral,
         }
+
+    @property
+    def _pooled_planes(self) -> float:
+        """Planes over which spread and bias are averaged."""
+        return max(1.0, POOLED_NM / float(self.z_nm.diff().median()))
+
+    def _sharp(self, spread: Tensor, alike: Tensor) -> Tensor:
+        """(z, 3) where spread (z, 3) and bound are near their best, of planes told apart (z,)."""
+        bound = torch.where(alike[:, None], self.rms_bound_nm(), math.inf)
+        # the least of many noisy spreads lies too low: the best is that of the third of least bound
+        lowest = bound.argsort(0)[: max(1, len(bound) // 3)]
+        best = spread.gather(0, lowest).square().mean(0).sqrt()
+        freedom = (len(self.error_nm) - 1) * self._pooled_planes
+        own_error = 1 + 2 / math.sqrt(2 * freedom)
+        near = spread / own_error <= LARGEST_SPREAD_OVER_BEST * best
+        return near & bound.isfinite() & (bound <= LARGEST_SPREAD_OVER_BEST * bound.min(0).values)
 
 
 def leave_one_out(
@@ -212,10 +237,11 @@ def _localized(fit: BeadFit, beads: BeadSet, i: int, xyz: Tensor) -> Fit:
 def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     """The depths over which beads that were not fitted are found well.
 
-    Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and its bound finite and
-    within the same of the best bound, the bias is at most 10 nm in x, y and 20 nm in z, and no more than one in twenty
-    beads is found at another depth.  The stage's jitter is taken off; spread and bias get twice their own error's
-    benefit, so that few beads widen the range and not noise narrows it.
+    Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and
+    its bound finite and within the same of the best bound, the bias is at most 10 nm in x, y and 20
+    nm in z, and no more than one in twenty beads is found at another depth.  The stage's jitter is
+    taken off; spread and bias get twice their own error's benefit, so that few beads widen the
+    range and not noise narrows it.
 
     Args:
         held_out: of a calibration.
@@ -226,7 +252,9 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     """
     good = torch.stack([*held_out.checks(lateral).values()]).all(0)
     low, high = _longest_run(good.tolist())
-    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1])) if high - low > 1 else None
+    if high - low < 2:
+        return None
+    return Range(float(held_out.z_nm[low]), float(held_out.z_nm[high - 1]))
 
 
 @final
@@ -239,12 +267,14 @@ class Precision:
     error_nm: Tensor
     """(z, 3) rms over the beads and 100 nm of depth"""
     bound_nm: Tensor
-    """(z, 3) Cramer-Rao bound of their light, rms over the beads; infinite where an image does not tell"""
+    """(z, 3) Cramer-Rao bound, rms over the beads; infinite where an image does not tell"""
 
 
 def precision(held_out: HeldOut) -> Precision:
-    """Error in x, y and z against the bound; as in the verdict without the stage's jitter, and without beads that were
-    found at another depth."""
+    """Error in x, y and z against the bound.
+
+    As in the verdict without the stage's jitter, and without beads found at another depth.
+    """
     error = held_out.pooled(held_out.steady().error_nm.square().mean(0)).sqrt()
     return Precision(z_nm=held_out.z_nm, error_nm=error, bound_nm=held_out.rms_bound_nm())
 

@@ -1,4 +1,4 @@
-"""The pupil from the blinking movie itself, starting from a nominal pupil or one whose microscope has drifted."""
+"""The pupil from the blinking movie itself, starting from a nominal or a stale one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of
+from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of, spread
 from decode.defects import defects_of, with_bad_pixels
 from decode.io.cameras import CameraFile
 from decode.io.movies.tiff import open_movie
@@ -23,6 +23,8 @@ __all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored", "refine_in_situ
 
 FEWEST_SPOTS = 20
 """fewer do not fill the depth of focus"""
+UNDETERMINED_NM = 50.0
+"""standard deviation of a Zernike coefficient from which the spots do not tell it"""
 DECISIVE = 5.0
 """log-likelihood by which one explanation must beat the other to be believed: odds of 150 to 1"""
 
@@ -32,20 +34,21 @@ DECISIVE = 5.0
 class InSituFit:
     """The pupil that explains the spots, and what the spots cannot tell about it.
 
-    Images of a pupil W at z and of its mirror -W(-rho) at -z are the same (the fields are complex conjugates) unless
-    the sample's refractive index differs from the immersion's.  So the direction of z is not in the movie: it is that
-    of the pupil the fit started from, if this has aberrations that tell it.  And z is measured in units of the depth
-    of focus: its scale is as right as numerical aperture, wavelength and index are.
+    Images of a pupil W at z and of its mirror -W(-rho) at -z are the same (the fields are complex
+    conjugates) unless the sample's refractive index differs from the immersion's.  So the direction
+    of z is not in the movie: it is that of the pupil the fit started from, if this has aberrations
+    that tell it.  And z is measured in units of the depth of focus: its scale is as right as
+    numerical aperture, wavelength and index are.
     """
 
     fit: PupilFit
     """pupil, positions and light of the spots used; its z is relative to the pupil's focus"""
     used: Tensor
-    """(n,) bool, which of the spots given were used; the others are not explained by one molecule each"""
+    """(n,) bool, which of the spots were used; the others are not explained by one molecule"""
     mirror_ratio: float
     """log-likelihood by which the pupil beats its mirror"""
     side_ratio: float
-    """median over spots of the log-likelihood by which their z beats the best on the other side of focus"""
+    """median log-likelihood by which the z of a spot beats the best on the other side of focus"""
     sign_known: bool
     """whether the direction of z is known: from the movie, or else from the pupil at the start"""
     undetermined: tuple[str, ...]
@@ -57,37 +60,51 @@ class InSituFit:
 
     @property
     def sides_differ(self) -> bool:
-        """Whether a spot looks different above and below focus; if not, z of a molecule is known up to its sign."""
+        """Whether spots differ above and below focus; if not, z is known up to its sign."""
         return self.side_ratio > DECISIVE
 
     @property
     def verdict(self) -> str:
         """What the movie does not tell, in plain sentences."""
-        said = []
-        if not self.sides_differ:
-            said.append(
-                "The PSF looks the same above and below focus, so only the distance of a molecule from focus can be "
-                "known, not the side: use it in 2D, or add astigmatism."
-            )
-        elif not self.sign_known:
-            said.append(
-                "This pupil and its mirror image explain the movie equally well, and the starting PSF does not say "
-                "which is right: z may be upside down. Start from a PSF with the right sign of astigmatism, or "
-                "calibrate with beads."
-            )
-        elif self.mirror_ratio < DECISIVE:
-            said.append("The direction of z is that of the starting PSF; the movie itself does not tell it.")
-        if "numerical_aperture" in self.fit.names:
-            aperture, deviation = self.fit["numerical_aperture"]
-            said.append(f"The scale of z is known to {200 * deviation / aperture:.1f} %, by way of the aperture's fit.")
-        else:
-            said.append("The scale of z is as right as the stated numerical aperture, wavelength and refractive index.")
+        said = [self._direction(), self._scale()]
         if self.undetermined:
             said.append(f"The spots do not tell {', '.join(self.undetermined)}.")
-        return " ".join(said)
+        return " ".join(filter(None, said))
+
+    def _direction(self) -> str:
+        if not self.sides_differ:
+            return (
+                "The PSF looks the same above and below focus, so only the distance of a molecule "
+                "from focus can be known, not the side: use it in 2D, or add astigmatism."
+            )
+        if not self.sign_known:
+            return (
+                "This pupil and its mirror image explain the movie equally well, and the starting "
+                "PSF does not say which is right: z may be upside down. Start from a PSF with the "
+                "right sign of astigmatism, or calibrate with beads."
+            )
+        if self.mirror_ratio < DECISIVE:
+            stated = "The direction of z is that of the starting PSF"
+            return f"{stated}; the movie itself does not tell it."
+        return ""
+
+    def _scale(self) -> str:
+        if "numerical_aperture" not in self.fit.names:
+            stated = "the stated numerical aperture, wavelength and refractive index"
+            return f"The scale of z is as right as {stated}."
+        aperture, deviation = self.fit["numerical_aperture"]
+        known = f"{200 * deviation / aperture:.1f} %"
+        return f"The scale of z is known to {known}, by way of the aperture's fit."
 
 
-def crop_spots(light: Tensor, *, psf: PupilPSF, camera: Camera, max_spots: int = 200, snr: float = 8.0) -> Tensor:
+def crop_spots(
+    light: Tensor,
+    *,
+    psf: PupilPSF,
+    camera: Camera,
+    max_spots: int = 200,
+    snr: float = 8.0,
+) -> Tensor:
     """Bright spots that stand alone, cut from a movie.
 
     Args:
@@ -123,8 +140,8 @@ def crop_spots(light: Tensor, *, psf: PupilPSF, camera: Camera, max_spots: int =
             strength.append(float(ratio[y, x]))
     if len(crops) < FEWEST_SPOTS:
         raise ValueError(
-            f"only {len(crops)} spots of the movie are bright and stand alone, {FEWEST_SPOTS} are needed; "
-            f"give more frames, or calibrate with beads"
+            f"only {len(crops)} spots of the movie are bright and stand alone, "
+            f"{FEWEST_SPOTS} are needed; give more frames, or calibrate with beads"
         )
     chosen = torch.tensor(strength).argsort(descending=True)[:max_spots].sort().values
     return torch.stack(crops)[chosen]
@@ -138,27 +155,31 @@ def refine_in_situ(
     Args:
         movie: TIFF movie; some of its molecules stand alone.
         camera: of the movie.
-        start: a stale calibration, or a nominal pupil; its range of depth is where molecules are looked for.
+        start: a stale calibration, or a nominal pupil; its range of depth is where molecules are
+            looked for.
         n_frames: frames to look at, spread over the movie.
 
     Returns:
         The refined PSF, and what the movie cannot tell about it, in plain sentences.
 
     Raises:
-        ValueError: if the PSF is no pupil, its pixels are not the camera's, or too few molecules stand alone.
+        ValueError: if the PSF is no pupil, its pixels are not the camera's, or too few molecules
+            stand alone.
     """
     psf = start.psf
     if not isinstance(psf, PupilPSF):
-        raise ValueError("only a pupil can be refined by a movie; make one with `decode calibrate psf --model pupil`")
+        command = "decode calibrate psf --model pupil"
+        raise ValueError(f"only a pupil can be refined by a movie; make one with `{command}`")
     if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
-        raise ValueError(f"the PSF's pixels are {psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm")
+        sizes = f"{psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm"
+        raise ValueError(f"the PSF's pixels are {sizes}")
     with open_movie(movie) as frames:
         own = with_bad_pixels(frames, camera.camera)
         unusable = defects_of(frames, own).frames
         usable = torch.tensor([i for i in range(len(frames)) if i not in unusable])
-        spread = torch.linspace(0, len(usable) - 1, min(len(usable), n_frames)).round().long().unique()
-        chosen = usable[spread].tolist()
-        adu = torch.stack([torch.from_numpy(frames.read(i, i + 1)[0].astype("float32")) for i in chosen])
+        chosen = usable[spread(len(usable), n_frames).unique()].tolist()
+        images = [frames.read(i, i + 1)[0].astype("float32") for i in chosen]
+        adu = torch.stack([torch.from_numpy(image) for image in images])
     spots = crop_spots(own.without_bad(own.to_photons(adu)), psf=psf, camera=camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)
     found = fit_in_situ(spots, psf=psf, camera=camera.camera, z_range_nm=depth)
@@ -175,10 +196,11 @@ def fit_in_situ(
     z_range_nm: float = 700.0,
     steps: int = 8,
 ) -> InSituFit:
-    """Refine the pupil by the likelihood of single molecules at unknown x, y, z, photons and background.
+    """Refine the pupil by the likelihood of single molecules whose place and light are unknown.
 
     Args:
-        spots: (n, patch_px, patch_px) photons before quantum efficiency, one molecule in each; see `crop_spots`.
+        spots: (n, patch_px, patch_px) photons before quantum efficiency, one molecule in each; see
+            `crop_spots`.
         psf: where the fit starts; its even aberrations (n even) say which way z runs.
         camera: gives the noise.
         free: names of what is fitted, see `fit_images`; None: aberrations and blur.
@@ -189,11 +211,13 @@ def fit_in_situ(
         ValueError: if there are too few spots or their shape is wrong.
     """
     if len(spots) < FEWEST_SPOTS:
-        raise ValueError(f"{len(spots)} spots do not tell a pupil, at least {FEWEST_SPOTS} are needed")
+        needed = f"at least {FEWEST_SPOTS} are needed"
+        raise ValueError(f"{len(spots)} spots do not tell a pupil, {needed}")
     source = torch.arange(len(spots))
-    free = tuple(name for name in psf.parameter_names if name != "apodization") if free is None else free
+    if free is None:
+        free = tuple(name for name in psf.parameter_names if name != "apodization")
 
-    def fit(start: PupilPSF, xyz: Tensor, which: Tensor, names: tuple[str, ...], steps: int) -> PupilFit:
+    def fit(start: PupilPSF, xyz: Tensor, which: Tensor, steps: int) -> PupilFit:
         n = int(which.sum())
         return fit_images(
             spots[which],
@@ -202,28 +226,37 @@ def fit_in_situ(
             psf=start,
             xyz_nm=xyz,
             camera=camera,
-            free=names,
+            free=free,
             steps=steps,
         )
 
     used = torch.ones(len(spots), dtype=torch.bool)
-    found = fit(psf, _start(spots, psf, camera, z_range_nm), used, free, steps)
-    # what one molecule does not explain (neighbours) must not bend the pupil; z of the rest may have been caught on
-    # the wrong side while the pupil was wrong
+    found = fit(psf, _start(spots, psf, camera, z_range_nm), used, steps)
+    # what one molecule does not explain (neighbours) must not bend the pupil; z of the rest may
+    # have been caught on the wrong side while the pupil was wrong
     used = _explained(spots, found, camera)
-    found = fit(found.psf, _start(spots[used], found.psf, camera, z_range_nm), used, free, 2 * steps)
+    found = fit(found.psf, _start(spots[used], found.psf, camera, z_range_nm), used, 2 * steps)
 
-    mirror = fit(mirrored(found.psf), found.xyz_nm * found.xyz_nm.new_tensor([1, 1, -1]), used, free, 3)
+    upside_down = found.xyz_nm * found.xyz_nm.new_tensor([1, 1, -1])
+    mirror_ratio = fit(mirrored(found.psf), upside_down, used, 3).loss - found.loss
     opposite = _other_side(spots[used], found, camera, z_range_nm)
-    deviation = found.covariance.diagonal().clamp_min(0).sqrt()
-    limits = [50.0 if name.startswith("zernike") else torch.inf for name in found.names]
     return InSituFit(
         fit=found,
         used=used,
-        mirror_ratio=mirror.loss - found.loss,
+        mirror_ratio=mirror_ratio,
         side_ratio=float(opposite.median()),
-        sign_known=mirror.loss - found.loss > DECISIVE or _nearer_than_mirror(found.psf, psf),
-        undetermined=tuple(n for n, d, limit in zip(found.names, deviation.tolist(), limits, strict=True) if d > limit),
+        sign_known=mirror_ratio > DECISIVE or _nearer_than_mirror(found.psf, psf),
+        undetermined=_undetermined(found),
+    )
+
+
+def _undetermined(found: PupilFit) -> tuple[str, ...]:
+    """Zernike coefficients that the spots leave open."""
+    deviations = found.covariance.diagonal().clamp_min(0).sqrt().tolist()
+    return tuple(
+        name
+        for name, deviation in zip(found.names, deviations, strict=True)
+        if name.startswith("zernike") and deviation > UNDETERMINED_NM
     )
 
 
@@ -240,7 +273,7 @@ def mirrored(psf: PupilPSF) -> PupilPSF:
 
 
 def _nearer_than_mirror(found: PupilPSF, start: PupilPSF) -> bool:
-    """Whether the start decides between a pupil and its mirror: by what of it is even, and more than in passing."""
+    """Whether even aberrations of the start decide clearly between a pupil and its mirror."""
     even = torch.tensor([n % 2 == 0 for n, _ in start.modes], dtype=torch.bool)
     before, after = start.zernike_nm.detach()[even], found.zernike_nm.detach()[even]
     return float((after - before).norm()) < 0.7 * float((after + before).norm())
@@ -248,14 +281,15 @@ def _nearer_than_mirror(found: PupilPSF, start: PupilPSF) -> bool:
 
 @torch.no_grad()
 def _losses(spots: Tensor, psf: PupilPSF, camera: Camera, xyz: Tensor) -> Tensor:
-    """Negative quasi-log-likelihood (n, k) of each spot at k places (n, k, 3), with its best light and background."""
+    """(n, k) negative quasi-log-likelihood of spots at places (n, k, 3), with their best light."""
     slope, floor = noise_of(camera)
     columns = []
     for place in xyz.unbind(1):
         share = torch.cat([psf.integrate_pixels(part) for part in place.split(64)]).double()
         light = brightness(spots.double(), share, slope, floor)
         mean = light[:, 0, None, None] * share + light[:, 1, None, None] + floor
-        columns.append((mean - (spots.double() + floor) * mean.clamp_min(1e-3).log()).sum((1, 2)) / slope)
+        lost = mean - (spots.double() + floor) * mean.clamp_min(1e-3).log()
+        columns.append(lost.sum((1, 2)) / slope)
     return torch.stack(columns, 1)
 
 
@@ -267,11 +301,13 @@ def _start(spots: Tensor, psf: PupilPSF, camera: Camera, z_range_nm: float) -> T
     middle = spots.shape[-1] / 2 * psf.pixel_size_nm
     # far from the middle there is more noise than light
     window = torch.exp(-(((at - middle) / (3.5 * psf.pixel_size_nm)) ** 2) / 2)
-    light = (spots - spots[:, border].median(1).values[:, None, None]).clamp_min(0) * window * window[:, None]
+    dark = spots[:, border].median(1).values[:, None, None]
+    light = (spots - dark).clamp_min(0) * window * window[:, None]
     total = light.sum((1, 2)).clamp_min(1e-6)
     xy = torch.stack([(light.sum(1) * at).sum(1), (light.sum(2) * at).sum(1)], 1) / total[:, None]
     z = torch.linspace(-z_range_nm, z_range_nm, 2 * round(z_range_nm / 100) + 1, dtype=spots.dtype)
-    places = torch.cat([xy[:, None].expand(-1, len(z), 2), z[None, :, None].expand(len(spots), -1, 1)], 2)
+    depths = z[None, :, None].expand(len(spots), -1, 1)
+    places = torch.cat([xy[:, None].expand(-1, len(z), 2), depths], 2)
     places = places - psf.offset_nm.to(spots.dtype)
     best = _losses(spots, psf, camera, places).argmin(1)
     return places[torch.arange(len(spots)), best]
@@ -291,7 +327,7 @@ def _explained(spots: Tensor, found: PupilFit, camera: Camera) -> Tensor:
 
 
 def _other_side(spots: Tensor, found: PupilFit, camera: Camera, z_range_nm: float) -> Tensor:
-    """Log-likelihood by which the z of each spot well out of focus beats all z on the other side of focus."""
+    """(m,) log-likelihood by which the z of spots out of focus beats all on the other side."""
     xyz = found.xyz_nm + found.psf.offset_nm.to(spots.dtype)
     out = xyz[:, 2].abs() > 150
     if out.sum() < 5:

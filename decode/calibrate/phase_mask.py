@@ -21,7 +21,13 @@ ROUGHNESS_RAD = 0.5
 """standard deviation of the prior of how much the phase changes from cell to cell"""
 START_BLUR_NM = 30.0
 """what Zernike polynomials do not describe, their fit takes for blur"""
-RATES = {"phase_mask_nm": 0.1, "xyz": 3.0, "blur_nm": 2.0, "apodization": 0.01, "numerical_aperture": 0.004}
+RATES = {
+    "phase_mask_nm": 0.1,
+    "xyz": 3.0,
+    "blur_nm": 2.0,
+    "apodization": 0.01,
+    "numerical_aperture": 0.004,
+}
 """of Adam: radians, nm, nm, and without unit"""
 
 
@@ -36,10 +42,10 @@ def fit_phase_mask(
     max_images: int = 60,
     steps: int = 200,
 ) -> Steps[PupilFit]:
-    """A free phase mask besides Zernike coefficients, blur and (if asked) aperture, from bead stacks.
+    """A free phase mask besides Zernike coefficients, blur and (if asked) aperture, from beads.
 
-    Where Zernike coefficients alone lead, and vortices of either sense, which no gradient makes of a smooth phase, are
-    where it starts; the best of them is followed to the end.
+    Where Zernike coefficients alone lead, and vortices of either sense, which no gradient makes of
+    a smooth phase, are where it starts; the best of them is followed to the end.
 
     Args:
         stacks, z_nm, psf, camera, free, max_images: as `fit_pupil` takes them.
@@ -51,21 +57,46 @@ def fit_phase_mask(
     Raises:
         ValueError: if shapes do not fit, or an image is not finite.
     """
-    plain = fit_pupil.steps(stacks, z_nm=z_nm, psf=psf, camera=camera, free=free, max_images=max_images, steps=2)
+    plain = fit_pupil.steps(
+        stacks,
+        z_nm=z_nm,
+        psf=psf,
+        camera=camera,
+        free=free,
+        max_images=max_images,
+        steps=2,
+    )
     zernike = yield from part(plain, 0.0, 0.1)
     beads, planes = stacks.shape[:2]
     chosen = spread(planes, max(5, max_images // beads))
-    images, source = stacks[:, chosen].flatten(0, 1), torch.arange(beads).repeat_interleave(len(chosen))
+    images = stacks[:, chosen].flatten(0, 1)
+    source = torch.arange(beads).repeat_interleave(len(chosen))
     z = z_nm[chosen].repeat(beads)
     best: tuple[float, PupilPSF, Tensor] | None = None
     for turn, start in enumerate(_starts(zernike.psf, psf)):
-        trial = _descend(images, source, z, start, zernike.xyz_nm, camera, free, steps // 4)
+        trial = _descend(
+            images,
+            source=source,
+            z_nm=z,
+            psf=start,
+            xyz_nm=zernike.xyz_nm,
+            camera=camera,
+            free=free,
+            steps=steps // 4,
+        )
         found, xyz, loss = yield from part(trial, 0.1 + 0.13 * turn, 0.23 + 0.13 * turn)
         if best is None or loss < best[0]:
             best = loss, found, xyz
     assert best is not None
     whole = refine_phase_mask.steps(
-        images, source=source, z_nm=z, psf=best[1], xyz_nm=best[2], camera=camera, free=free, steps=steps
+        images,
+        source=source,
+        z_nm=z,
+        psf=best[1],
+        xyz_nm=best[2],
+        camera=camera,
+        free=free,
+        steps=steps,
     )
     return (yield from part(whole, 0.49, 1.0))
 
@@ -84,16 +115,28 @@ def refine_phase_mask(
 ) -> Steps[PupilFit]:
     """The phase mask by gradient descent, then all else with `fit_images`.
 
-    Phase retrieval as in Ferdman et al., Opt. Express 28, 10179 (2020): every cell of the pupil has a phase of its own,
-    and Adam climbs the likelihood of the images, here the quasi-likelihood of `fit_images` with photons and background
-    at their maximum.  A prior on the difference d of the phases of neighbouring cells, of log density
-    (cos d - 1) / `ROUGHNESS_RAD`^2, holds what the images do not tell and takes no notice of whole turns.
+    Phase retrieval as in Ferdman et al., Opt. Express 28, 10179 (2020): every cell of the pupil has
+    a phase of its own, and Adam climbs the likelihood of the images, here the quasi-likelihood of
+    `fit_images` with photons and background at their maximum.  A prior on the difference d of the
+    phases of neighbouring cells, of log density (cos d - 1) / `ROUGHNESS_RAD`^2, holds what the
+    images do not tell and takes no notice of whole turns.
 
     Args:
-        images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have no mask yet.
+        images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have
+            no mask yet.
         steps: of the descent.
     """
-    found, xyz, _ = yield from part(_descend(images, source, z_nm, psf, xyz_nm, camera, free, steps), 0.0, 0.8)
+    descent = _descend(
+        images,
+        source=source,
+        z_nm=z_nm,
+        psf=psf,
+        xyz_nm=xyz_nm,
+        camera=camera,
+        free=free,
+        steps=steps,
+    )
+    found, xyz, _ = yield from part(descent, 0.0, 0.8)
     rest = fit_images.steps(
         images, source=source, z_nm=z_nm, psf=found, xyz_nm=xyz, camera=camera, free=free, steps=5
     )  # fmt: skip
@@ -105,7 +148,8 @@ def _starts(zernike: PupilPSF, plain: PupilPSF) -> list[PupilPSF]:
     for psf, turns in ((zernike, 0), (plain, 1), (plain, -1)):
         start = copy.deepcopy(psf)
         y, x = _pupil(start.grid)
-        start.phase_mask_nm = nn.Parameter(turns * torch.atan2(y, x) * (start.wavelength_nm / (2 * pi)))
+        radian = start.wavelength_nm / (2 * pi)
+        start.phase_mask_nm = nn.Parameter(turns * torch.atan2(y, x) * radian)
         with torch.no_grad():
             start.blur_nm.fill_(START_BLUR_NM)
             start.numerical_aperture.copy_(plain.numerical_aperture)
@@ -123,6 +167,7 @@ def _pupil(grid: int) -> tuple[Tensor, Tensor]:
 
 def _descend(
     images: Tensor,
+    *,
     source: Tensor,
     z_nm: Tensor,
     psf: PupilPSF,
@@ -138,12 +183,14 @@ def _descend(
     radian = psf.wavelength_nm / (2 * pi)
     xyz = xyz_nm.detach().clone().requires_grad_()
     known = psf.parameter_names if free is None else free
-    names = ("phase_mask_nm", *(name for name in ("blur_nm", "apodization", "numerical_aperture") if name in known))
+    besides = ("blur_nm", "apodization", "numerical_aperture")
+    names = ("phase_mask_nm", *(name for name in besides if name in known))
     leaves = {name: getattr(psf, name) for name in names} | {"xyz": xyz}
     for leaf in leaves.values():
         leaf.requires_grad_()
     rates = RATES | {"phase_mask_nm": RATES["phase_mask_nm"] * radian}
-    adam = torch.optim.Adam([{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()], betas=(0.9, 0.99))
+    groups = [{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()]
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
     nominal = float(psf.numerical_aperture.detach())
     slope, floor = noise_of(camera)
     counted = images + floor
@@ -173,10 +220,10 @@ def _descend(
 
 
 def _at_maximum(images: Tensor, share: Tensor, light: Tensor, slope: float, floor: float) -> Tensor:
-    """Photons and background of each image (n, 2) at the maximum of the quasi-likelihood, by reweighting.
+    """(n, 2) photons and background of images at the maximum of the quasi-likelihood.
 
-    The mean of what was found weighs the next round; measured counts would favour dim pixels, and the descent would
-    follow another slope than that of its loss.
+    The mean of what was found weighs the next round; measured counts would favour dim pixels, and
+    the descent would follow another slope than that of its loss.
     """
     if not len(light):
         light = brightness(images, share, slope, floor)
@@ -184,6 +231,7 @@ def _at_maximum(images: Tensor, share: Tensor, light: Tensor, slope: float, floo
     for _ in range(2):
         mean = light[:, 0, None, None] * share + light[:, 1, None, None] + floor
         weighted = design / mean.clamp_min(1e-3).flatten(1)[..., None]
-        light = torch.linalg.solve(weighted.mT @ design, weighted.mT @ images.flatten(1)[..., None])[..., 0]
+        data = images.flatten(1)[..., None]
+        light = torch.linalg.solve(weighted.mT @ design, weighted.mT @ data)[..., 0]
         light = torch.stack([light[:, 0].clamp_min(1), light[:, 1].clamp_min(0)], 1)
     return light

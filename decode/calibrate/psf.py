@@ -31,7 +31,7 @@ PATCH_NM = 3100.0
 SMALLEST_PATCH_PX = 7
 FARTHEST_PX = 5
 """from a bead to its known position"""
-ONE_BEAD = "one bead only: nothing can be held out, so no figure tells how good the PSF is; record more"
+ONE_BEAD = "one bead only: none can be held out, so no figure tells how good the PSF is; record more"
 MODELS = tuple(FAMILIES)
 """names of the families that can be fitted"""
 
@@ -109,7 +109,8 @@ def calibrate_psf(
     """
     family = _family(model, optics or Optics(), positions_nm)
     scan = scan or Scan()
-    recorded = yield from part(read_stacks([Path(p) for p in stacks]), 0.0, 0.03, "reading the beads")
+    reading = read_stacks([Path(path) for path in stacks])
+    recorded = yield from part(reading, 0.0, 0.03, "reading the beads")
     check_maps(camera.camera, recorded)
     depths = depths_of(recorded, scan, z_step_nm=z_step_nm, z_focus=z_focus)
     frames = scan.frames(recorded.n_frames)
@@ -185,7 +186,8 @@ def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family:
     if positions_nm is None:
         return family
     if not family.takes_positions:
-        raise ValueError(f"a {model} has no place for known positions; calibrate a spline or a pupil")
+        advice = "calibrate a spline or a pupil"
+        raise ValueError(f"a {model} has no place for known positions; {advice}")
     if positions_nm.ndim != 2 or positions_nm.shape[1] != 2 or not len(positions_nm):
         shape = tuple(positions_nm.shape)
         raise ValueError(f"known positions have the shape {shape}; give x and y of each, in nm")
@@ -195,14 +197,22 @@ def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family:
 def _patch(asked: int | None, pixel_size_nm: float) -> int:
     patch = asked or 2 * round(PATCH_NM / pixel_size_nm / 2 - 0.5) + 1
     if patch < SMALLEST_PATCH_PX or patch % 2 == 0:
-        raise ValueError(f"the patch is {patch} pixels wide; choose an odd number of {SMALLEST_PATCH_PX} or more")
+        possible = f"an odd number of {SMALLEST_PATCH_PX} or more"
+        raise ValueError(f"the patch is {patch} pixels wide; choose {possible}")
     return patch
 
 
-def _found(stacks: Stacks, frames: Tensor, camera: Camera, patch_px: int) -> tuple[list[Bead], list[RejectedBead]]:
+def _found(
+    stacks: Stacks,
+    frames: Tensor,
+    camera: Camera,
+    patch_px: int,
+) -> tuple[list[Bead], list[RejectedBead]]:
     """Usable beads in the planes, each the sum of some frames (plane, m), and the others."""
-    limits = [largest_count(counts, camera.saturation_adu) for counts in stacks.adu]
-    saturated = [(counts >= limit)[frames].any(1) for counts, limit in zip(stacks.adu, limits, strict=True)]
+    saturated = []
+    for counts in stacks.adu:
+        limit = largest_count(counts, camera.saturation_adu)
+        saturated.append((counts >= limit)[frames].any(1))
     of_plane = camera.of_sum(frames.shape[1])
     planes = [of_plane.to_photons(counts[frames].sum(1)) for counts in stacks.adu]
     beads, rejected = find_beads(planes, patch_px, saturated)
@@ -222,8 +232,8 @@ def _check_positions(beads: Sequence[Bead], positions_nm: Tensor, pixel_size_nm:
     farthest = float(torch.cdist(centre, positions_nm.to(centre)).min(1).values.max())
     if not farthest < FARTHEST_PX * pixel_size_nm:
         raise ValueError(
-            f"a bead lies {farthest:.0f} nm from the nearest of the known positions; they belong to "
-            "another stack, or are not in nm from the outer corner of the first pixel"
+            f"a bead lies {farthest:.0f} nm from the nearest of the known positions; they belong "
+            "to another stack, or are not in nm from the outer corner of the first pixel"
         )
 
 

@@ -71,7 +71,8 @@ def read_stacks(paths: Sequence[Path]) -> Steps[Stacks]:
     if len({len(stack) for stack in stacks}) > 1:
         counts = zip(paths, stacks, strict=True)
         listed = ", ".join(f"{path.name} {len(stack)}" for path, stack in counts)
-        raise ValueError(f"the stacks differ in their number of planes ({listed}); calibrate them apart")
+        differ = "the stacks differ in their number of planes"
+        raise ValueError(f"{differ} ({listed}); calibrate them apart")
     return Stacks(paths=tuple(paths), adu=tuple(stacks), stated_steps_nm=tuple(stated))
 
 
@@ -87,7 +88,8 @@ def check_maps(camera: Camera, stacks: Stacks) -> None:
             if value.ndim >= 2 and value.shape[-2:] != stack.shape[1:]:
                 raise ValueError(
                     f"{path}: its frames are {tuple(stack.shape[1:])} (y, x), the camera's maps "
-                    f"{tuple(value.shape[-2:])}; crop the maps to the region the beads were recorded in"
+                    f"{tuple(value.shape[-2:])}; crop the maps to the region the beads were "
+                    "recorded in"
                 )
 
 
@@ -111,7 +113,8 @@ def depths_of(
     """
     n_planes = len(scan.frames(stacks.n_frames))
     if n_planes < FEWEST_PLANES:
-        raise ValueError(f"the stack has {n_planes} planes; a z-stack of beads needs at least {FEWEST_PLANES}")
+        needed = f"a z-stack of beads needs at least {FEWEST_PLANES}"
+        raise ValueError(f"the stack has {n_planes} planes; {needed}")
     depths = scan.depths()
     if depths is not None:
         if z_step_nm is not None or z_focus is not None:
@@ -129,9 +132,11 @@ def depths_of(
 
 def _stated_step(stated: Sequence[float]) -> float:
     if not stated:
-        raise ValueError("the files do not say how far their planes are apart; state it with --z-step, in nm")
+        unknown = "the files do not say how far their planes are apart"
+        raise ValueError(f"{unknown}; state it with --z-step, in nm")
     if max(stated) > 1.01 * min(stated):
-        raise ValueError(f"the files' planes are {min(stated):g} to {max(stated):g} nm apart; calibrate them apart")
+        apart = f"{min(stated):g} to {max(stated):g} nm apart"
+        raise ValueError(f"the files' planes are {apart}; calibrate them apart")
     return stated[0]
 
 
@@ -142,13 +147,15 @@ def _possible_step(asked: float) -> float:
             "downwards say so with --downwards"
         )
     if not 1 <= asked <= LARGEST_STEP_NM:
-        raise ValueError(f"--z-step is {asked:g} nm, which is no distance of planes; state it in nm")
+        advice = "which is no distance of planes; state it in nm"
+        raise ValueError(f"--z-step is {asked:g} nm, {advice}")
     return asked
 
 
 def _contradictions(step: float, stated: Sequence[float]) -> tuple[str, ...]:
+    taken = f"--z-step says {step:g}: the latter was taken, check it"
     return tuple(
-        f"the file says its planes are {other:g} nm apart, --z-step says {step:g}: the latter was taken, check it"
+        f"the file says its planes are {other:g} nm apart, {taken}"
         for other in set(stated)
         if not math.isclose(other, step, rel_tol=0.02)
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Sharpness", "check_stage", "sharpness"]
 
 USUAL_SLOPE, POSSIBLE_SLOPE = (0.18, 0.72), (0.06, 1.0)
-"""0.25 to 0.53 for objectives of aperture 0.9 to 1.5 with no, astigmatic, helical, tetrapod and vortex phases"""
+"""0.25 to 0.53 for apertures of 0.9 to 1.5 with no, astigmatic, helical, tetrapod, vortex phases"""
 USUAL_PER_UM = (0.3, 1.8)
 """lateral frequency; 0.36 to 1.0 for the same, with pixels of 65 to 160 nm"""
 CHANGED = 0.2
@@ -31,13 +31,15 @@ class Sharpness(NamedTuple):
 def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness | None:
     """Frequencies of through-focus stacks along the axis and across it.
 
-    Two plane waves through the pupil, of directions s and s', beat with the frequency n (s - s') / wavelength
-    (McCutchen, J. Opt. Soc. Am. 54, 240, 1964): laterally with what their angles differ in sine, axially in cosine.
-    The ratio is the slope of the rays between them.  Phases in the pupil say where in the image which pair beats, so
-    that it differs little from one engineered PSF to another, while it is inversely proportional to the step.
+    Two plane waves through the pupil, of directions s and s', beat with the frequency n (s - s') /
+    wavelength (McCutchen, J. Opt. Soc. Am. 54, 240, 1964): laterally with what their angles differ
+    in sine, axially in cosine.  The ratio is the slope of the rays between them.  Phases in the
+    pupil say where in the image which pair beats, so that it differs little from one engineered PSF
+    to another, while it is inversely proportional to the step.
 
-    The energy of differences between planes, D(lag) = noise + (axial frequency * lag)^2 / 2, gives the axial frequency
-    without the noise; products of neighbouring planes, whose noise is independent, the lateral one.
+    The energy of differences between planes, D(lag) = noise + (axial frequency * lag)^2 / 2, gives
+    the axial frequency without the noise; products of neighbouring planes, whose noise is
+    independent, the lateral one.
 
     Args:
         crops: (bead, z, y, x) photons.
@@ -49,17 +51,20 @@ def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness 
     """
     n, planes, side, _ = crops.shape
     light = crops.double()
-    rim = torch.cat([light[..., 0, :], light[..., -1, :], light[..., 0], light[..., -1]], 2).median(2).values
+    sides = light[..., 0, :], light[..., -1, :], light[..., 0], light[..., -1]
+    rim = torch.cat(sides, 2).median(2).values
     taper = torch.hann_window(side, periodic=False, dtype=torch.float64) ** 0.25
     f = torch.fft.fftfreq(side, dtype=torch.float64)
     f2 = f[:, None] ** 2 + f**2
-    spectrum = torch.fft.fft2((light - rim[..., None, None]) * taper[:, None] * taper) * torch.exp(-2 * pi**2 * f2)
+    tapered = (light - rim[..., None, None]) * taper[:, None] * taper
+    spectrum = torch.fft.fft2(tapered) * torch.exp(-2 * pi**2 * f2)
 
     neighbours = (spectrum[:, 1:] * spectrum[:, :-1].conj()).real.sum((0, 1)) / (planes - 1)
     energy, lateral = float(neighbours.sum()), float((neighbours * f2).sum())
     if not (energy > 0 and lateral > 0):
         return None
-    blurred = torch.fft.ifft2(spectrum).real * side  # times the side, so that its energy is the spectrum's
+    # times the side, so that its energy is the spectrum's
+    blurred = torch.fft.ifft2(spectrum).real * side
     changes: list[float] = []
     for lag in range(1, max(3, planes // 2)):
         change = (blurred[:, lag:] - blurred[:, :-lag]).square().sum() / (planes - lag)
@@ -97,19 +102,20 @@ def check_stage(crops: Tensor, step_nm: float, pixel_size_nm: float) -> tuple[st
         change = "smaller" if per_um < USUAL_PER_UM[0] else "larger"
         sentence = (
             f"beads' images vary with {per_um:.2g} periods/um in x and y, where microscopes have "
-            f"{USUAL_PER_UM[0]:g} to {USUAL_PER_UM[1]:g}: the pixel size ({pixel_size_nm:g} nm) is {doubt}"
-            f"wrong by a factor, it should be {change}"
+            f"{USUAL_PER_UM[0]:g} to {USUAL_PER_UM[1]:g}: the pixel size ({pixel_size_nm:g} nm) is "
+            f"{doubt}wrong by a factor, it should be {change}"
         )
     elif not USUAL_SLOPE[0] <= slope <= USUAL_SLOPE[1]:
         change = "smaller" if slope < USUAL_SLOPE[0] else "larger"
         sentence = (
-            f"beads change with z {slope:.2g} times as fast as with x and y, where microscopes have "
-            f"{USUAL_SLOPE[0]:g} to {USUAL_SLOPE[1]:g}: --z-step ({step_nm:g} nm) is {doubt}wrong by a "
-            f"factor, it should be {change}"
+            f"beads change with z {slope:.2g} times as fast as with x and y, where microscopes "
+            f"have {USUAL_SLOPE[0]:g} to {USUAL_SLOPE[1]:g}: --z-step ({step_nm:g} nm) is {doubt}"
+            f"wrong by a factor, it should be {change}"
         )
     else:
         return ()
     if not possible:
         raise ValueError(sentence)
-    # a Gaussian of 125 nm that is wider by 1.4 at 400 nm, as simulators draw it, has a slope of 0.14
-    return (f"{sentence}, unless this PSF is slow in z, as of a low aperture or drawn as a Gaussian; check it",)
+    # Gaussians of 125 nm, wider by 1.4 at 400 nm, as simulators draw them, have a slope of 0.14
+    unless = "unless this PSF is slow in z, as of a low aperture or drawn as a Gaussian; check it"
+    return (f"{sentence}, {unless}",)

@@ -71,9 +71,8 @@ class Family(ABC):
 
     def __init__(self, optics: Optics) -> None:
         if optics.of_a_pupil:
-            raise ValueError(
-                "sample index, bead diameter and phase mask are of a pupil; calibrate one with --model pupil"
-            )
+            stated = "sample index, bead diameter and phase mask are of a pupil"
+            raise ValueError(f"{stated}; calibrate one with --model pupil")
 
     @abstractmethod
     def fit(self, beads: BeadSet) -> Steps[FamilyFit]:

@@ -27,4 +27,5 @@ class GaussianFamily(Family):
         return 1, 1
 
     def _fitted(self, beads: BeadSet) -> Steps[BeadFit]:
-        return fit_gaussian.steps(beads.crops, beads.z_nm, beads.noise, beads.pixel_size_nm, beads.xy)
+        pixel = beads.pixel_size_nm
+        return fit_gaussian.steps(beads.crops, beads.z_nm, beads.noise, pixel, beads.xy)

@@ -40,7 +40,13 @@ class PupilFamily(Family):
     def fit(self, beads: BeadSet) -> Steps[FamilyFit]:
         psf = self._nominal(beads)
         from_nothing = fit_phase_mask.steps if self.optics.phase_mask else fit_pupil.steps
-        found = yield from from_nothing(beads.crops, z_nm=beads.z_nm, psf=psf, camera=beads.camera, free=_free(psf))
+        found = yield from from_nothing(
+            beads.crops,
+            z_nm=beads.z_nm,
+            psf=psf,
+            camera=beads.camera,
+            free=_free(psf),
+        )
         fit = _in_focus(found, beads)
         return FamilyFit(fit=fit, uniform=fit, without=lambda i: self._without(fit, beads, i))
 
@@ -101,7 +107,8 @@ def _free(psf: PupilPSF) -> list[str]:
 
 
 def _in_focus(found: PupilFit, beads: BeadSet) -> BeadFit:
-    """An emitter is where the centroid of its light in focus is, and in focus with the stage at 0."""
+    """An emitter is where the centroid of its light in focus is, and in focus with the stage at
+    0."""
     psf, side, pixel = found.psf, beads.side_px, beads.pixel_size_nm
     middle = torch.tensor([[side / 2 * pixel] * 2 + [0.0]])
     middle[:, 2] = found.xyz_nm[:, 2].mean()

@@ -52,7 +52,11 @@ class SplineFamily(Family):
         if len(beads) == 1:
             only = _Smoothness(tried_across={}, tried_along={})
             fit = yield from part(_fitted(beads, only), 0.0, 1.0, "fitting the PSF")
-            return FamilyFit(fit=fit, uniform=fit, without=lambda i: _fitted(beads.without(i), only))
+            return FamilyFit(
+                fit=fit,
+                uniform=fit,
+                without=lambda i: _fitted(beads.without(i), only),
+            )
         choosing, fitting, varying = shares(*_work(beads))
         smooth = yield from part(_chosen(beads), *choosing)
         uniform = yield from part(_fitted(beads, smooth), *fitting, "fitting the PSF")
@@ -92,7 +96,8 @@ class SplineFamily(Family):
 
 
 def _work(beads: BeadSet) -> tuple[float, float, float]:
-    """Turns times images of choosing the smoothness, of the fit, and of letting it vary over the field."""
+    """Turns times images of choosing the smoothness, of the fit, and of letting it vary over the
+    field."""
     n, planes = len(beads), len(beads.z_nm)
     tried = len(SMOOTHNESS) * ROUNDS * n / 2
     choosing = tried * (len(_thinned(planes)) + len(_middle(planes)))
@@ -110,7 +115,8 @@ def _middle(planes: int) -> range:
 
 
 def _chosen(beads: BeadSet) -> Steps[_Smoothness]:
-    """The smoothness with which beads that are held out are predicted best: first across, then along z."""
+    """The smoothness with which beads that are held out are predicted best: first across, then
+    along z."""
     smooth = _Smoothness(tried_across={}, tried_along={})
     across = [(s, smooth.along) for s in sorted(SMOOTHNESS, reverse=True)]
     trial = _deviances(beads.at_planes(_thinned(len(beads.z_nm))), across)
@@ -137,7 +143,8 @@ def _deviances(beads: BeadSet, tried: list[tuple[float, float]]) -> Steps[list[f
 
 
 def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit]:
-    """From nothing: a fit of all beads would hand on some of the noise of the one that is left out."""
+    """From nothing: a fit of all beads would hand on some of the noise of the one that is left
+    out."""
     return fit_spline.steps(
         beads.crops,
         beads.z_nm,

@@ -152,8 +152,8 @@ def _spread(evidence: Evidence) -> str:
         return ""
     return (
         f"Beads that were not fitted spread {worst:.1f} times as far in {axis} as their light "
-        "allows: beads differ (field, size, tilt of the coverslip) or the PSF is noisy. Record more "
-        "beads near the middle of the field."
+        "allows: beads differ (field, size, tilt of the coverslip) or the PSF is noisy. Record "
+        "more beads near the middle of the field."
     )
 
 
