@@ -1,4 +1,4 @@
-"""Acquisition: what must be known of a movie to localize in it, completed from the movie and checked against it."""
+"""Acquisition: what must be known of a movie to localize in it, completed and checked."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Acquisition:
     psf_sigma_nm: float | None
     """width of the PSF; None where the model needs none"""
     estimates: tuple[str, ...] = ()
-    """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
+    """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that is wrong with the movie, or does not fit the stated camera or the model"""
+    """a sentence on each thing that is wrong with the movie, or misfits camera or model"""
     usual: UsualFrames | None = None
     """what tells frames that hold no image; None looks at the movie"""
 
@@ -69,7 +69,7 @@ def acquisition_for(
     pixel_size_nm: float | None = None,
     psf_sigma_nm: float | None = None,
 ) -> Acquisition:
-    """All that a model must know of a movie: what is stated, what the model knows, and estimates of the rest.
+    """All that a model must know of a movie: stated, known by the model, or else estimated.
 
     Args:
         movie: from `open_movie`.
@@ -155,8 +155,8 @@ def complete_acquisition(
 def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[str, ...]:
     """What is wrong with a movie or does not fit its camera, a sentence each; takes about a second.
 
-    Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`), and
-    `compare_maps` on some frames.
+    Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`),
+    and `compare_maps` on some frames.
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
@@ -172,7 +172,7 @@ def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[st
 
 
 def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
-    """What does not fit between the pixel size that is taken and the one that the movie's file states."""
+    """What does not fit between the pixel size taken and the one in the movie's file."""
     if movie.pixel_sides_nm is None:
         return ()
     x, y = movie.pixel_sides_nm

@@ -16,7 +16,9 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from decode.estimation.camera import CameraKind
+    from decode.network.localizer import Localizer
     from decode.progress import Steps
+    from decode.verbs.localize import LocalizeProgress
 
 R = TypeVar("R")
 
@@ -177,8 +179,6 @@ def localize(
     from decode.io.psfs import read_psf
     from decode.models import load_model
     from decode.outputs import FORMATS, check_outputs, localize_files
-    from decode.progress import Bar
-    from decode.verbs.localize import localize_file
     from decode.verbs.region import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
@@ -191,55 +191,29 @@ def localize(
     calibrated = None if psf is None else read_psf(psf)
     camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
 
-    def localized(parts: list[Path]) -> dict[str, Any]:
-        movie = parts[0]
-        with Bar(desc=movie.name, unit="frame") as bar:
-            for progress in localize_file(
-                parts,
-                network,
-                out,
-                camera=camera_file,
-                psf=calibrated,
-                pixel_size_nm=pixel_size,
-                psf_sigma_nm=psf_sigma,
-                threshold=threshold,
-                frames=chosen,
-                roi=region,
-                formats=formats or FORMATS,
-                device=device,
-                allow_truncated=allow_truncated,
-                polish=polish,
-            ):
-                if bar.total is None:
-                    bar.reset(progress.frames_total)
-                    for estimate in progress.acquisition.estimates:
-                        bar.write(f"{movie.name}: {estimate}", file=sys.stderr)
-                    for warning in progress.acquisition.warnings:
-                        bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
-                bar.set_postfix(molecules=progress.n_molecules, refresh=False)
-                bar.update(progress.frames_done - bar.n)
-        for remark in progress.remarks:
-            typer.echo(f"{movie.name}: warning: {remark}", err=True)
-        if not as_json:
-            typer.echo(f"{progress.n_molecules} molecules in {progress.frames_total} frames of {movie}")
-            _list(progress.files)
-        return {
-            "movie": str(movie),
-            "frames": progress.frames_total,
-            "molecules": progress.n_molecules,
-            "psf_sigma_nm": progress.acquisition.psf_sigma_nm,
-            "pixel_size_nm": progress.acquisition.pixel_size_nm,
-            "estimates": progress.acquisition.estimates,
-            "warnings": (*progress.acquisition.warnings, *progress.remarks),
-            "files": [str(file) for file in progress.files],
-        }
-
+    options: dict[str, Any] = {
+        "camera": camera_file,
+        "psf": calibrated,
+        "pixel_size_nm": pixel_size,
+        "psf_sigma_nm": psf_sigma,
+        "threshold": threshold,
+        "frames": chosen,
+        "roi": region,
+        "formats": formats or FORMATS,
+        "device": device,
+        "allow_truncated": allow_truncated,
+        "polish": polish,
+    }
     results: list[dict[str, Any]] = []
     codes = [0]
     try:
         for parts in sources:
             try:
-                results.append(localized(parts))
+                done = _localize_one(parts, network, out, options)
+                results.append(_summary(parts[0], done))
+                if not as_json:
+                    typer.echo(f"{done.n_molecules} molecules in {done.frames_total} frames of {parts[0]}")
+                    _list(done.files)
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 codes.append(_say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else ""))
                 results.append({"movie": str(parts[0]), "error": in_plain_words(error)})
@@ -247,6 +221,41 @@ def localize(
         if as_json:
             _print_json(results)
     raise typer.Exit(next((code for code in codes if code), 0))
+
+
+def _localize_one(parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]) -> LocalizeProgress:
+    """A movie, with a bar and what is said of it on stderr."""
+    from decode.progress import Bar
+    from decode.verbs.localize import localize_file
+
+    name = parts[0].name
+    with Bar(desc=name, unit="frame") as bar:
+        for progress in localize_file(parts, model, out, **options):
+            if bar.total is None:
+                bar.reset(progress.frames_total)
+                for estimate in progress.acquisition.estimates:
+                    bar.write(f"{name}: {estimate}", file=sys.stderr)
+                for warning in progress.acquisition.warnings:
+                    bar.write(f"{name}: warning: {warning}", file=sys.stderr)
+            bar.set_postfix(molecules=progress.n_molecules, refresh=False)
+            bar.update(progress.frames_done - bar.n)
+    for remark in progress.remarks:
+        typer.echo(f"{name}: warning: {remark}", err=True)
+    return progress
+
+
+def _summary(movie: Path, done: LocalizeProgress) -> dict[str, Any]:
+    """For `--json`."""
+    return {
+        "movie": str(movie),
+        "frames": done.frames_total,
+        "molecules": done.n_molecules,
+        "psf_sigma_nm": done.acquisition.psf_sigma_nm,
+        "pixel_size_nm": done.acquisition.pixel_size_nm,
+        "estimates": done.acquisition.estimates,
+        "warnings": (*done.acquisition.warnings, *done.remarks),
+        "files": [str(file) for file in done.files],
+    }
 
 
 @app.command()

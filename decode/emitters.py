@@ -32,13 +32,13 @@ class Facts:
     version: str | None = None
     """of the program that localized them"""
     estimates: tuple[str, ...] = ()
-    """a sentence on each fact that was not stated, but taken from the model or estimated from the movie"""
+    """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that is wrong with the movie, or that users of the molecules should know"""
+    """a sentence on each thing that is wrong with the movie or doubtful about the molecules"""
 
     @staticmethod
     def of(metadata: Mapping[str, object]) -> Facts:
-        """The facts that a table's metadata state; what cannot be read as a number is not stated."""
+        """The facts that a table's metadata state, as far as they can be read."""
 
         def number(name: str) -> float | None:
             try:
@@ -153,9 +153,10 @@ class EmitterSet:
 
     @staticmethod
     def cat(sets: Iterable[EmitterSet]) -> EmitterSet:
-        """One table from several, in the order given; a column missing (or absent) in one of them is dropped.
+        """One table from several, in the order given.
 
-        Sets without rows are passed over, so that an empty chunk costs no column.  Metadata is the first set's.
+        A column that is missing (or None) in one of them is dropped.  Sets without rows are passed
+        over, so that an empty chunk costs no column.  Metadata is the first set's.
         """
         everything = list(sets)
         filled = [s for s in everything if len(s)] or everything[:1]

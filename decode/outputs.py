@@ -36,7 +36,9 @@ CAMERA_MAPS = ("offset_map", "gain_map", "read_variance_map")
 def check_outputs(
     outputs: Iterable[Path], *, inputs: Iterable[Path | str | None] = (), folder: Path | None = None
 ) -> None:
-    """Refuse what a verb would write, before it works: files that it reads, files that cannot be written.
+    """Refuse what a verb would write, before it works.
+
+    Files that it reads, and files that cannot be written, are refused.
 
     What processes that were killed have left in the folders of the outputs is swept away.
 
@@ -46,7 +48,8 @@ def check_outputs(
         folder: the one that the verb makes where there is none.
 
     Raises:
-        ValueError: if an output is an input, by whatever name or link, or would overwrite another output.
+        ValueError: if an output is an input, by whatever name or link, or would overwrite another
+            output.
         OSError: if an output cannot be written.
     """
     outputs = list(outputs)
@@ -197,7 +200,7 @@ def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
 
 
 def _check_sidecars(outputs: Sequence[Path]) -> None:
-    """The YAML of a Picasso table stands under the table's name, as a camera or a recipe of the user's may."""
+    """Refuse a Picasso table whose YAML has the name of another file, as a camera or a recipe."""
     for table in outputs:
         sidecar = table.with_suffix(".yaml")
         if table.suffix.lower() == ".hdf5" and sidecar in outputs and sidecar.exists() and not table.exists():

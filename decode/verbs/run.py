@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from decode.io.psfs import write_psf
 from decode.io.tables import read_table
 from decode.models import NEAREST
 from decode.network.localizer import Localizer
-from decode.outputs import check_outputs, run_files
+from decode.outputs import check_outputs, model_files, psf_files, recipe_files, run_files
 from decode.training.checkpoint import ResumeError
 from decode.training.loop import Progress, check_budget
 from decode.verbs.estimate import estimate
@@ -39,6 +39,11 @@ from decode.verbs.localize import localize_file
 from decode.verbs.train import starting_model, train_steps
 
 __all__ = ["RunProgress", "run", "run_steps"]
+
+AS_IT_WAS = "as it was"
+"""message of a stage that is not made again"""
+UNFINISHED = 0.999
+"""largest fraction of a stage whose files are not complete"""
 
 
 @final
@@ -154,19 +159,49 @@ def run_steps(
             warnings=check_camera(frames, camera.camera, camera.pixel_size_nm),
         )
     out.mkdir(parents=True, exist_ok=True)
-    done = _Done(out / "run.json")
-    psf_file, recipe, model_file = out / "psf.h5", out / "train.yaml", out / "model.safetensors"
-    camera_file = out / "camera.yaml"
-
-    key = _key(
-        _marks(stacks),
-        repr(camera),
-        z_step_nm,
-        z_focus,
-        scan,
-        None if positions_nm is None else positions_nm.tolist(),
+    made = _Made(out)
+    key = yield from _calibrated(
+        made,
+        stacks,
+        camera,
+        z_step_nm=z_step_nm,
+        z_focus=z_focus,
+        scan=scan,
+        positions_nm=positions_nm,
     )
-    if not done.has("calibrate", key, psf_file):
+    key = yield from _estimated(made, movie, camera, key)
+    yield from _trained(made, key, settings=settings, minutes=minutes, device=device)
+    yield from _localized(made, movie, camera, device=device, polish=polish)
+
+
+@final
+class _Made:
+    """What the stages make in a folder, and which of it is there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.psf, self.report = psf_files(folder / "psf.h5")
+        self.camera = folder / "camera.yaml"
+        self.recipe, self.picture = recipe_files(folder / "train.yaml")
+        self.model, self.record, self.checkpoint = model_files(folder / "model.safetensors")
+        self.done = _Done(folder / "run.json")
+
+
+def _calibrated(
+    made: _Made,
+    stacks: Sequence[Path],
+    camera: CameraFile,
+    *,
+    z_step_nm: float | None,
+    z_focus: int | None,
+    scan: Scan | None,
+    positions_nm: Tensor | None,
+) -> Generator[RunProgress, None, str]:
+    """The PSF; returns the key of its inputs."""
+    positions = None if positions_nm is None else positions_nm.tolist()
+    key = _key(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
+    message = AS_IT_WAS
+    if not made.done.has("calibrate", key, made.psf):
         yield RunProgress(stage="calibrate", fraction=0.0)
         calibration = calibrate_psf(
             stacks,
@@ -176,91 +211,93 @@ def run_steps(
             scan=scan,
             positions_nm=positions_nm,
         )
-        write_psf(psf_file, calibration.file)
-        save_report(calibration, out / "psf.html")
-        done.note("calibrate", key)
+        write_psf(made.psf, calibration.file)
+        save_report(calibration, made.report)
+        made.done.note("calibrate", key)
         message = "\n".join(verdict(calibration))
-    else:
-        message = "as it was"
-    yield RunProgress(
-        stage="calibrate", fraction=1.0, message=message, files=(psf_file, out / "psf.html")
-    )
+    files = (made.psf, made.report)
+    yield RunProgress(stage="calibrate", fraction=1.0, message=message, files=files)
+    return key
 
+
+def _estimated(
+    made: _Made, movie: Path, camera: CameraFile, key: str
+) -> Generator[RunProgress, None, str]:
+    """The recipe; returns the key of its inputs."""
     key = _key(key, _marks([movie]))
-    if not done.has("estimate", key, recipe, camera_file):
+    message = AS_IT_WAS
+    if not made.done.has("estimate", key, made.recipe, made.camera):
         yield RunProgress(stage="estimate", fraction=0.0)
-        write_camera(camera_file, camera)
-        estimated = estimate(movie, camera=camera, psf=psf_file)
-        estimated.write(recipe, psf_file=psf_file.name, camera_file=camera_file)
-        done.note("estimate", key)
+        write_camera(made.camera, camera)
+        estimated = estimate(movie, camera=camera, psf=made.psf)
+        estimated.write(made.recipe, psf_file=made.psf.name, camera_file=made.camera)
+        made.done.note("estimate", key)
         message = str(estimated)
-    else:
-        message = "as it was"
-    yield RunProgress(
-        stage="estimate",
-        fraction=1.0,
-        message=message,
-        files=(recipe, recipe.with_suffix(".png"), camera_file),
-    )
-
-    # a recipe that the user has edited since is trained as it is
-    config = load_config(recipe, settings)
-    key = _key(key, recipe.read_text(encoding="utf-8"), list(settings), minutes)
-    if not done.has("train", key, model_file):
-        resume = done.has("training", key)
-        if not resume:
-            _set_aside(model_file)
-        done.forget("train")  # from now on the model is another
-        done.note("training", key)
-        message = ""
-        for step in _trained(config, model_file, minutes=minutes, device=device, resume=resume):
-            if step.validation is not None:
-                message = ", ".join(
-                    f"{name} {value:.3g}" for name, value in step.validation.items()
-                )
-            yield RunProgress(stage="train", fraction=min(step.fraction, 0.999), message=message)
-        done.note("train", key)
-    else:
-        message = "as it was"
-    yield RunProgress(
-        stage="train",
-        fraction=1.0,
-        message=message,
-        files=(model_file, model_file.with_suffix(".json")),
-    )
-
-    model = Localizer.load(model_file)
-    for progress in localize_file(movie, model, out, camera=camera, device=device, polish=polish):
-        share = progress.frames_done / progress.frames_total
-        if not progress.files:
-            yield RunProgress(
-                stage="localize",
-                fraction=min(share, 0.999),
-                message=f"{progress.n_molecules} molecules",
-            )
-    message = "\n".join([f"{progress.n_molecules} molecules", *progress.remarks])
-    yield RunProgress(stage="localize", fraction=1.0, message=message, files=progress.files)
+    files = (made.recipe, made.picture, made.camera)
+    yield RunProgress(stage="estimate", fraction=1.0, message=message, files=files)
+    return key
 
 
 def _trained(
-    config: TrainConfig, model_file: Path, *, minutes: float, device: str, resume: bool
+    made: _Made, key: str, *, settings: Sequence[str], minutes: float, device: str
+) -> Iterator[RunProgress]:
+    """The model.  A recipe that the user has edited since is trained as it is."""
+    config = load_config(made.recipe, settings)
+    key = _key(key, made.recipe.read_text(encoding="utf-8"), list(settings), minutes)
+    message = AS_IT_WAS
+    if not made.done.has("train", key, made.model):
+        resume = made.done.has("training", key)
+        if not resume:
+            _set_aside(made.checkpoint)
+        made.done.forget("train")  # from now on the model is another
+        made.done.note("training", key)
+        message = ""
+        for step in _training(config, made, minutes=minutes, device=device, resume=resume):
+            if step.validation is not None:
+                figures = (f"{name} {value:.3g}" for name, value in step.validation.items())
+                message = ", ".join(figures)
+            fraction = min(step.fraction, UNFINISHED)
+            yield RunProgress(stage="train", fraction=fraction, message=message)
+        made.done.note("train", key)
+    files = (made.model, made.record)
+    yield RunProgress(stage="train", fraction=1.0, message=message, files=files)
+
+
+def _training(
+    config: TrainConfig, made: _Made, *, minutes: float, device: str, resume: bool
 ) -> Iterator[Progress]:
     """A training that goes on from a sound checkpoint, if it is to, or else begins."""
     start = starting_model(NEAREST, config)
-    steps = partial(train_steps, config, model_file, start=start, minutes=minutes, device=device)
+    steps = partial(train_steps, config, made.model, start=start, minutes=minutes, device=device)
     if resume:
         try:
             yield from steps(resume=True)
             return
         except ResumeError:  # stopped before its first checkpoint, or this was damaged
-            _set_aside(model_file)
+            _set_aside(made.checkpoint)
     yield from steps()
 
 
-def _set_aside(model_file: Path) -> None:
-    checkpoint = model_file.with_suffix(".checkpoint")
+def _localized(
+    made: _Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
+) -> Iterator[RunProgress]:
+    """Tables and picture."""
+    model = Localizer.load(made.model)
+    for progress in localize_file(
+        movie, model, made.folder, camera=camera, device=device, polish=polish
+    ):
+        fraction = min(progress.frames_done / progress.frames_total, UNFINISHED)
+        message = f"{progress.n_molecules} molecules"
+        if not progress.files:
+            yield RunProgress(stage="localize", fraction=fraction, message=message)
+    message = "\n".join([message, *progress.remarks])
+    yield RunProgress(stage="localize", fraction=1.0, message=message, files=progress.files)
+
+
+def _set_aside(checkpoint: Path) -> None:
     if checkpoint.is_file():
-        checkpoint.replace(checkpoint.with_stem(f"{model_file.stem}-before"))
+        model = checkpoint.stem
+        checkpoint.replace(checkpoint.with_stem(f"{model}-before"))
 
 
 @final
