@@ -126,8 +126,8 @@ class PupilPSF(PSF):
         sample_index = immersion_index if sample_index is None else sample_index
         if not 0 < numerical_aperture <= immersion_index:
             raise ValueError(
-                f"numerical_aperture is {numerical_aperture}, must be positive and at most the immersion's "
-                f"refractive index {immersion_index}"
+                f"numerical_aperture is {numerical_aperture}, must be positive and at most the "
+                f"immersion's refractive index {immersion_index}"
             )
         if not (wavelength_nm > 0 and sample_index >= 1):
             raise ValueError(f"wavelength_nm ({wavelength_nm}) must be positive, sample_index ({sample_index}) >= 1")
@@ -135,14 +135,13 @@ class PupilPSF(PSF):
             raise ValueError("depth_nm, blur_nm and bead_diameter_nm must not be negative")
         if scan not in ("emitter", "stage"):
             raise ValueError(f'scan is "{scan}", must be "emitter" or "stage"')
-        if phase_mask_nm is not None:
-            grid = len(phase_mask_nm) if grid is None else grid
-        elif grid is None:
-            grid = 2 * ceil(2 * patch_px * pixel_size_nm * numerical_aperture / wavelength_nm)
+        if grid is None and phase_mask_nm is not None:
+            grid = len(phase_mask_nm)
+        if grid is None:
+            reach = patch_px * pixel_size_nm * numerical_aperture / wavelength_nm
+            grid = 2 * ceil(2 * reach)
         if grid not in range(4, LARGEST + 1, 2):
             raise ValueError(f"grid is {grid}, must be even and from 4 to {LARGEST}")
-        if phase_mask_nm is not None and phase_mask_nm.shape != (grid, grid):
-            raise ValueError(f"the phase mask has shape {tuple(phase_mask_nm.shape)}, expected ({grid}, {grid})")
         given = dict.fromkeys(MODES, 0.0) if zernike_nm is None else zernike_nm
         self.modes = tuple(given)
         self.parameter_names = (*(f"zernike_{n}_{m}_nm" for n, m in self.modes), "blur_nm", "apodization")
@@ -157,29 +156,49 @@ class PupilPSF(PSF):
         self.zernike_nm = nn.Parameter(torch.tensor([float(c) for c in given.values()]))
         self.blur_nm = nn.Parameter(torch.tensor(float(blur_nm)))
         self.apodization = nn.Parameter(torch.tensor(float(apodization)))
-        self.phase_mask_nm = None if phase_mask_nm is None else nn.Parameter(phase_mask_nm.detach().clone())
+        self.phase_mask_nm = self._mask(phase_mask_nm)
         self.offset_nm: Tensor
+        self.register_buffer("offset_nm", torch.tensor([float(v) for v in offset_nm]))
+        self._register_grid()
+
+    def _mask(self, phase_mask_nm: Tensor | None) -> nn.Parameter | None:
+        """A phase mask as a parameter of its own.
+
+        Raises:
+            ValueError: if it is not (grid, grid).
+        """
+        if phase_mask_nm is None:
+            return None
+        expected = (self.grid, self.grid)
+        if phase_mask_nm.shape != expected:
+            shape = tuple(phase_mask_nm.shape)
+            raise ValueError(f"the phase mask has shape {shape}, expected {expected}")
+        return nn.Parameter(phase_mask_nm.detach().clone())
+
+    def _register_grid(self) -> None:
+        """What does not change of the pupil: coordinates, cover of the cells, and modes."""
         self._rho: Tensor
         self._cos: Tensor
         self._sin: Tensor
         self._cover: Tensor
         self._basis: Tensor
-
-        self.register_buffer("offset_nm", torch.tensor([float(v) for v in offset_nm]))
+        grid = self.grid
         at = (torch.arange(grid, dtype=torch.float64) + 0.5) * 2 / grid - 1
-        rho, azimuth = torch.hypot(at, at[:, None]), torch.atan2(at[:, None].expand(grid, grid), at.expand(grid, grid))
-        rho = rho.clamp_max(1)  # the middle of a cell on the rim may lie outside
+        y, x = torch.meshgrid(at, at, indexing="ij")
+        azimuth = torch.atan2(y, x)
+        rho = torch.hypot(x, y).clamp_max(1)  # the middle of a cell on the rim may lie outside
         fine = (torch.arange(16, dtype=torch.float64) + 0.5) / 16 - 0.5
         fine = (at[:, None] + fine * 2 / grid).flatten()
-        cover = (torch.hypot(fine, fine[:, None]) <= 1).double().view(grid, 16, grid, 16).mean((1, 3))
+        within = torch.hypot(fine, fine[:, None]) <= 1
         basis = [zernike(n, m, rho, azimuth) for n, m in self.modes]
-        for name, value in {
+        buffers = {
             "_rho": rho,
             "_cos": azimuth.cos(),
             "_sin": azimuth.sin(),
-            "_cover": cover,
-            "_basis": torch.stack(basis) if basis else rho.new_zeros(0, grid, grid),
-        }.items():
+            "_cover": within.double().view(grid, 16, grid, 16).mean((1, 3)),
+            "_basis": torch.stack([*basis, rho])[:-1],
+        }
+        for name, value in buffers.items():
             self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
     @property
@@ -306,12 +325,7 @@ class PupilPSF(PSF):
         f2 = fy[:, None] ** 2 + fx**2
         transfer = torch.exp(-2 * (pi * blur_nm) ** 2 * f2)
         if self.bead_diameter_nm:
-            # a ball's shadow: 3 (sin q - q cos q) / q^3; below 0.03 the series, for the difference
-            # cancels
-            q = pi * self.bead_diameter_nm * f2.clamp_min(1e-12).sqrt()
-            safe = q.clamp_min(0.03)
-            ball = 3 * (safe.sin() - safe * safe.cos()) / safe**3
-            transfer = transfer * torch.where(q < 0.03, 1 - q**2 / 10, ball)
+            transfer = transfer * _ball(self.bead_diameter_nm, f2)
         # what is summed over x twice stands for the other half of a real image's spectrum
         twice = torch.full_like(fx, 2)
         twice[0] = twice[-1] = 1
@@ -337,9 +351,8 @@ class PupilPSF(PSF):
         Returns:
             (n, 2 grid, 2 grid); the emitter sits at [0, 0], negative coordinates wrap around.
         """
-        rho, cos, sin, cover, basis = (
-            a.to(z.dtype) for a in (self._rho, self._cos, self._sin, self._cover, self._basis)
-        )
+        grids = (self._rho, self._cover, self._basis)
+        rho, cover, basis = (grid.to(z.dtype) for grid in grids)
         k0 = 2 * pi / self.wavelength_nm
         lateral = aperture * rho
         n_s, n_i = self.sample_index, self.immersion_index
@@ -348,23 +361,7 @@ class PupilPSF(PSF):
         beyond = (lateral**2 - n_s**2).clamp_min(1e-6).sqrt() * (lateral >= n_s)
         kz_s = torch.complex(below, beyond)
         kz_i = (n_i**2 - lateral**2).clamp_min(1e-6).sqrt()
-
-        # Fresnel transmission over kz_s (the Weyl expansion's 1 / kz_s cancels it at grazing),
-        # times the square root of kz_i that keeps the energy of a ray when the sphere of rays
-        # becomes a flat pupil
-        p = kz_i.sqrt() * 2 * n_s * n_i / (n_i**2 * kz_s + n_s**2 * kz_i)
-        s = kz_i.sqrt() * 2 / (kz_s + kz_i)
-        radial = p * kz_s / n_s
-        axial = -p * lateral / n_s
-        fields = torch.stack(
-            [
-                radial * cos**2 + s * sin**2,
-                radial * sin**2 + s * cos**2,
-                sqrt(2) * (radial - s) * cos * sin,  # x sees the dipole along y as y sees that along x
-                axial * cos,
-                axial * sin,
-            ]
-        )
+        fields = self._fields(kz_s, kz_i, lateral)
 
         weight = cover * kz_i
         weight = weight / weight.sum()
@@ -375,8 +372,9 @@ class PupilPSF(PSF):
         light_i = kz_i - mean(kz_i)
         focus = mean(light_i * below) / mean(light_i**2)
         mismatch = self.depth_nm * (below - focus * kz_i)
-        way = below if self.scan == "emitter" else kz_i
-        height = (self.depth_nm + z).clamp_min(0) if self.scan == "emitter" else torch.full_like(z, self.depth_nm)
+        way, height = kz_i, torch.full_like(z, self.depth_nm)
+        if self.scan == "emitter":
+            way, height = below, (self.depth_nm + z).clamp_min(0)
         path = torch.tensordot(zernike_nm, basis, 1) + mismatch
         if self.phase_mask_nm is not None:
             path = path + self.phase_mask_nm.to(z.dtype)
@@ -386,11 +384,50 @@ class PupilPSF(PSF):
         wave = torch.polar(cover * decay, phase)
         n = 2 * self.grid
         image = torch.fft.ifft2(wave[:, None] * fields, s=(n, n), norm="ortho")
-        intensity = (image.real**2 + image.imag**2).sum(1)  # the slope of abs() costs as much as the transform
+        # the slope of abs() costs as much as the transform
+        intensity = (image.real**2 + image.imag**2).sum(1)
         # the light of the pupil's area; the grid's own is less, for a cell on the rim has its part
         # in amplitude
         light = (cover * decay**2 * fields.abs().square().sum(0)).sum((1, 2))
         return intensity / light[:, None, None]
+
+    def _fields(self, kz_s: Tensor, kz_i: Tensor, lateral: Tensor) -> Tensor:
+        """Fields of the dipoles in the pupil: (5, grid, grid) complex.
+
+        x sees the dipole along y as y sees that along x, so that five stand for six.
+
+        Args:
+            kz_s, kz_i: (grid, grid) axial wave numbers in sample and immersion, over that of
+                vacuum.
+            lateral: (grid, grid) lateral wave number, over that of vacuum.
+        """
+        # Fresnel transmission over kz_s (the Weyl expansion's 1 / kz_s cancels it at grazing),
+        # times the square root of kz_i that keeps the energy of a ray when the sphere of rays
+        # becomes a flat pupil
+        n_s, n_i = self.sample_index, self.immersion_index
+        cos, sin = self._cos.to(lateral.dtype), self._sin.to(lateral.dtype)
+        p = kz_i.sqrt() * 2 * n_s * n_i / (n_i**2 * kz_s + n_s**2 * kz_i)
+        s = kz_i.sqrt() * 2 / (kz_s + kz_i)
+        radial = p * kz_s / n_s
+        axial = -p * lateral / n_s
+        return torch.stack(
+            [
+                radial * cos**2 + s * sin**2,
+                radial * sin**2 + s * cos**2,
+                sqrt(2) * (radial - s) * cos * sin,
+                axial * cos,
+                axial * sin,
+            ]
+        )
+
+
+def _ball(diameter_nm: float, f2: Tensor) -> Tensor:
+    """Spectrum of a uniformly bright ball's light at squared frequencies `f2`, nm^-2."""
+    # a ball's shadow: 3 (sin q - q cos q) / q^3; below 0.03 the series, for the difference cancels
+    q = pi * diameter_nm * f2.clamp_min(1e-12).sqrt()
+    safe = q.clamp_min(0.03)
+    ball = 3 * (safe.sin() - safe * safe.cos()) / safe**3
+    return torch.where(q < 0.03, 1 - q**2 / 10, ball)
 
 
 def zernike(n: int, m: int, rho: Tensor, azimuth: Tensor) -> Tensor:

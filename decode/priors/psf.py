@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from decode.conditioning import Conditioning, FieldPosition, GaussianWidth, Unconditioned
-from decode.io.psfs import read_psf
+from decode.io.psfs import PSFFile, read_psf
 from decode.optics.blur import Blur, BlurredPSF, blur_reach
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.priors.drawn import DrawnPSFs, Light, PSFs
 from decode.priors.pupils import PupilBank, RoundPupilPrior
 from decode.priors.scene import log_uniform, uniform
-from decode.priors.section import Section, require_recipe_pixels
+from decode.priors.section import PSFSection, require_recipe_pixels
 from decode.ranges import (
     Fraction,
     FractionRange,
@@ -36,7 +36,7 @@ __all__ = ["FixedPSF", "GaussianPSFs", "MeasuredPSF", "PSFPrior", "SomeByPupils"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PSFPrior(Section):
+class PSFPrior(PSFSection):
     """Ranges of a Gaussian PSF; every movie draws its own."""
 
     sigma_px: PositiveRange = (0.8, 2.0)
@@ -90,7 +90,7 @@ class PSFPrior(Section):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MeasuredPSF(Section):
+class MeasuredPSF(PSFSection):
     """The PSF of a file, as `decode calibrate psf` writes it."""
 
     file: str
@@ -112,12 +112,15 @@ class MeasuredPSF(Section):
         Raises:
             ValueError: if its pixels have another size, or it was not measured at these depths.
         """
-        file = read_psf(self.file)
+        file = self.calibrated()
         require_recipe_pixels(self.file, file.psf.pixel_size_nm, pixel_size_nm)
         low, high = file.z_range_nm
         if low < high and not (low <= z_nm[0] and z_nm[1] <= high):
             raise ValueError(f"scene.z_nm is {list(z_nm)}, but {self.file} was measured from {low:g} to {high:g} nm")
         return FixedPSF(file.psf.tabulated(file.z_range_nm), self.blur_nm)
+
+    def calibrated(self) -> PSFFile:
+        return read_psf(self.file)
 
     def files(self) -> tuple[Path, ...]:
         return (Path(self.file),)

@@ -19,7 +19,7 @@ from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
 from decode.priors.drawn import DrawnPSFs, Light
-from decode.priors.section import Section
+from decode.priors.section import PSFSection
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
 __all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
@@ -35,7 +35,7 @@ FRESH = 0.25
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PupilPrior(Section):
+class PupilPrior(PSFSection):
     """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is
     conditioned on it.
 

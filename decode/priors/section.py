@@ -1,11 +1,13 @@
-"""Section: a part of a recipe that may name files."""
+"""Section: a part of a recipe that may name files, and what every section answers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Section", "require_recipe_pixels"]
+from decode.io.psfs import PSFFile
+
+__all__ = ["PSFSection", "Section", "require_recipe_pixels"]
 
 ALIKE_PIXELS = 0.01
 """relative difference up to which the pixels of a file and of a recipe are taken for the same"""
@@ -25,6 +27,14 @@ class Section:
     def typical(self) -> Self:
         """The section with its main ranges narrowed to their middle, as scores are stated for."""
         return self
+
+
+class PSFSection(Section):
+    """What a recipe says of PSFs."""
+
+    def calibrated(self) -> PSFFile | None:
+        """The PSF file that it names; None where it names none."""
+        return None
 
     def figures(self) -> dict[str, float]:
         """What scores state of a typical section."""

@@ -10,10 +10,8 @@ from pathlib import Path
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import KnownOptics
 from decode.config import TrainConfig, load_config
-from decode.io.psfs import read_psf
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
-from decode.priors.psf import MeasuredPSF
 from decode.training import loop
 
 __all__ = ["conditioned_for", "starting_model", "train", "train_steps"]
@@ -100,9 +98,9 @@ def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
     """
     domain = model.domain
     serves_many = bool(model.network.context_width) and domain.kind.needs_psf
-    if not serves_many or not isinstance(config.psf, MeasuredPSF):
+    file = config.psf.calibrated() if serves_many else None
+    if file is None:
         return model
-    file = read_psf(config.psf.file)
     pupil = partial(calibrated_pupil, file.psf, file.z_range_nm)
     known = domain.conditioning(KnownOptics(pixel_size_nm=config.pixel_size_nm, pupil=pupil))
     shift_px = -known.z_offset_nm / config.pixel_size_nm
