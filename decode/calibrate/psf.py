@@ -31,7 +31,7 @@ PATCH_NM = 3100.0
 SMALLEST_PATCH_PX = 7
 FARTHEST_PX = 5
 """from a bead to its known position"""
-ONE_BEAD = "one bead only: none can be held out, so no figure tells how good the PSF is; record more"
+ALONE = "one bead only: nothing can be held out, so no figure tells how good the PSF is; record more"
 MODELS = tuple(FAMILIES)
 """names of the families that can be fitted"""
 
@@ -136,7 +136,7 @@ def calibrate_psf(
     held_out = yield from part(_tried(beads, made), *trying)
     yield Progress(1.0, "writing down what was found")
     if held_out is None:
-        notes += (ONE_BEAD,)
+        notes += (ALONE,)
     fit, origin = made.fit, "centroid of the light at z = 0"
     if positions_nm is not None:
         fit = family.at_positions(fit, beads.corners_nm, positions_nm)
