@@ -42,7 +42,7 @@ DEPTH_SMOOTHNESS = (0.02, 0.06, 0.2, 0.6)
 FAINT = 0.05
 """of the brightest pixel, up to which light is left out of a centroid"""
 SLOW_NM = 300.0
-"""shifts that change more slowly over depth are never jitter unless other stacks lack them, lest the stage bend z"""
+"""slower shifts over depth count as PSF, not as stage, unless other stacks disagree"""
 CLEAR = 3.0
 """standard errors by which jitter must exceed the noise of the beads to be believed"""
 
@@ -329,7 +329,7 @@ def _place(
     photons: Tensor,
     stack: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A Gauss-Newton step of positions, photons, and if stacks are told of the jitter that the beads of each share."""
+    """A Gauss-Newton step of positions, photons and, given stacks, the jitter that their beads share."""
     n, planes, side, _ = crops.shape
     step, information = torch.zeros(n, planes, 3), torch.zeros(n, planes, 3, 3)
     light = photons.clone()
