@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.atomic import atomic
-from decode.defects import screened
+from decode.defects import Counts, screened
 from decode.estimation.frames import gaussian_kernel, read_frames, shape_of
 from decode.estimation.scene import SceneEstimate
-from decode.io.movies.tiff import Movie
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpec
 
 __all__ = ["Comparison", "compare", "save_comparison"]
 
@@ -33,6 +37,7 @@ RIM_PX = 5
 """at the borders of the frames, faded out before their spectrum is taken"""
 SHOWN = 3
 """frames of each in the picture"""
+NAMES = ("real", "simulated")
 
 
 @final
@@ -75,7 +80,12 @@ class Comparison:
 
 @torch.no_grad()
 def compare(
-    movie: Movie | Tensor | npt.NDArray[Any], camera: Camera, psf: PSF, estimate: SceneEstimate, *, seed: int = 0
+    movie: Counts,
+    camera: Camera,
+    psf: PSF,
+    estimate: SceneEstimate,
+    *,
+    seed: int = 0,
 ) -> Comparison:
     """Simulate a movie from its estimate and compare both.
 
@@ -89,16 +99,15 @@ def compare(
     shape_of(movie)
     movie, camera, _ = screened(movie, camera)
     total, height, width = shape_of(movie)
-    rows, columns = (
-        slice((side - min(side, SIDE_PX)) // 2, (side + min(side, SIDE_PX)) // 2) for side in (height, width)
-    )
+    rows, columns = (_middle(side) for side in (height, width))
     chosen = np.unique(np.linspace(0, total - 1, min(total, FRAMES)).round().astype(int))
     camera = camera.crop(rows, columns)
     real = torch.cat([read_frames(movie, int(i), int(i) + 1, rows, columns) for i in chosen])
     shape = (real.shape[1], real.shape[2])
     rng = torch.Generator().manual_seed(seed)
     adu = camera.sample(_light(psf, estimate, len(chosen), shape, rng), rng)
-    light = torch.stack([camera.without_bad(camera.to_photons(counts)).double() for counts in (real, adu)])
+    seen = [camera.without_bad(camera.to_photons(counts)).double() for counts in (real, adu)]
+    light = torch.stack(seen)
 
     # one bin for a hundredth of the range that all but the brightest pixels span, the last for
     # those
@@ -117,7 +126,19 @@ def compare(
     )
 
 
-def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def _middle(side: int) -> slice:
+    """The middle of a side, as far as it is compared."""
+    compared = min(side, SIDE_PX)
+    return slice((side - compared) // 2, (side + compared) // 2)
+
+
+def _light(
+    psf: PSF,
+    estimate: SceneEstimate,
+    n_frames: int,
+    shape: tuple[int, int],
+    rng: torch.Generator,
+) -> Tensor:
     """(frame, y, x) expected photons."""
     scene = estimate.scene()
     pixel = psf.pixel_size_nm
@@ -138,7 +159,8 @@ def _light(psf: PSF, estimate: SceneEstimate, n_frames: int, shape: tuple[int, i
         kernel = gaussian_kernel(estimate.psf_blur_nm.value / pixel)
         half = len(kernel) // 2
         padded = F.pad(spots[:, None], (half, half, half, half))
-        spots = F.conv2d(F.conv2d(padded, kernel[None, None, None]), kernel[None, None, :, None])[:, 0]
+        along_x = F.conv2d(padded, kernel[None, None, None])
+        spots = F.conv2d(along_x, kernel[None, None, :, None])[:, 0]
     # frames are compared that lie far apart in the movie: the background is its mean over time
     background = scene.sample_background(1, 1, shape, rng)[0]
     return spots + background
@@ -180,39 +202,54 @@ def save_comparison(comparison: Comparison, path: Path | str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    c = comparison
     figure = Figure(figsize=(11, 8), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, 2 * SHOWN)
-    black, white = (float(v) for v in np.quantile(c.real.numpy(), [0.01, 0.998]))
-    shown = np.linspace(0, len(c.real) - 1, SHOWN).round().astype(int)
-    height, width = (side * c.pixel_size_nm / 1e3 for side in c.real.shape[1:])
-    image = None
+    _draw_frames(figure, grid, comparison)
+    _draw_histograms(figure.add_subplot(grid[2, :SHOWN]), comparison)
+    _draw_spectra(figure.add_subplot(grid[2, SHOWN:]), comparison)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_frames(figure: Figure, grid: GridSpec, comparison: Comparison) -> None:
+    """Frames of both on one grey scale, a row each."""
+    real = comparison.real
+    black, white = (float(v) for v in np.quantile(real.numpy(), [0.01, 0.998]))
+    shown = np.linspace(0, len(real) - 1, SHOWN).round().astype(int)
+    height, width = (side * comparison.pixel_size_nm / 1e3 for side in real.shape[1:])
     axes = []
-    for row, (name, frames) in enumerate((("real", c.real), ("simulated", c.simulated))):
+    for row, frames in enumerate((real, comparison.simulated)):
         for column, i in enumerate(shown):
             ax = figure.add_subplot(grid[row, 2 * column : 2 * column + 2])
-            image = ax.imshow(frames[i].numpy(), cmap="gray", vmin=black, vmax=white, extent=(0, width, height, 0))
-            ax.set_title(name, fontsize=10)
+            image = ax.imshow(
+                frames[i].numpy(),
+                cmap="gray",
+                vmin=black,
+                vmax=white,
+                extent=(0, width, height, 0),
+            )
+            ax.set_title(NAMES[row], fontsize=10)
             ax.set_xticks([])
             ax.set_yticks([])
             axes.append(ax)
-    assert image is not None
     axes[SHOWN].set_xlabel(f"{width:.3g} µm wide")
     figure.colorbar(image, ax=axes, label="photons", shrink=0.6)
 
-    ax = figure.add_subplot(grid[2, :SHOWN])
-    middles = (c.edges[1:-2] + c.edges[2:-1]) / 2
-    for name, histogram in zip(("real", "simulated"), c.histograms, strict=True):
+
+def _draw_histograms(ax: Axes, comparison: Comparison) -> None:
+    edges = comparison.edges
+    middles = (edges[1:-2] + edges[2:-1]) / 2
+    for name, histogram in zip(NAMES, comparison.histograms, strict=True):
         ax.step(middles, np.clip(histogram[1:-1], 1e-7, None), where="mid", label=name)
     ax.set(xlabel="photons in a pixel", ylabel="fraction of pixels", yscale="log")
-    ax.set_title(f"overlap {c.histogram_overlap:.1%}", fontsize=10)
+    ax.set_title(f"overlap {comparison.histogram_overlap:.1%}", fontsize=10)
     ax.legend()
-    ax = figure.add_subplot(grid[2, SHOWN:])
-    for name, spectrum in zip(("real", "simulated"), c.spectra, strict=True):
-        ax.plot(c.frequencies, spectrum, label=name)
+
+
+def _draw_spectra(ax: Axes, comparison: Comparison) -> None:
+    for name, spectrum in zip(NAMES, comparison.spectra, strict=True):
+        ax.plot(comparison.frequencies, spectrum, label=name)
     ax.set(xlabel="spatial frequency, 1/µm", ylabel="power, photons²", yscale="log")
-    ax.set_title(f"difference {c.spectrum_difference:.1%}", fontsize=10)
+    ax.set_title(f"difference {comparison.spectrum_difference:.1%}", fontsize=10)
     ax.legend()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

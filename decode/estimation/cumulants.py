@@ -6,16 +6,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decode.estimation.frames import LARGEST_FIELD_PX, gaussian_kernel, middle, read_frames, shape_of
-from decode.io.movies.tiff import Movie
+from decode.defects import Counts
+from decode.estimation.frames import (
+    LARGEST_FIELD_PX,
+    gaussian_kernel,
+    middle,
+    read_frames,
+    shape_of,
+)
 
 __all__ = ["NoiseCumulants", "noise_cumulants", "photon_transfer"]
 
@@ -71,7 +76,7 @@ class NoiseCumulants:
     changed their scale"""
 
 
-def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants | None:
+def noise_cumulants(movie: Counts, *, n_frames: int | None = None) -> NoiseCumulants | None:
     """Cumulants of the noise of pixels, over the frames of a blinking movie in which they are
     steady.
 
@@ -110,7 +115,7 @@ def noise_cumulants(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
     return _classes(pixels, raw) if pixels.shape[1] >= 2 * FEWEST_PIXELS else None
 
 
-def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int | None = None) -> NoiseCumulants:
+def photon_transfer(movie: Counts, *, n_frames: int | None = None) -> NoiseCumulants:
     """Mean and variance of pixels over pairs of consecutive frames, for movies without many steady
     pixels.
 
@@ -134,7 +139,8 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         raw = raw and _is_raw(frames)
         around, mean, flat, peaked = _views(frames)
         light, level = ((values[1:] + values[:-1]) / 2 for values in (around, mean))
-        unrest, square, other = around.diff(dim=0).abs(), flat.diff(dim=0) ** 2 / 2, peaked.diff(dim=0) ** 2 / 2
+        unrest = around.diff(dim=0).abs()
+        square, other = (values.diff(dim=0) ** 2 / 2 for values in (flat, peaked))
         pairs.append(torch.stack([light, unrest, level, square, other / (1 + 1 / 8)]).float())
     pixels = torch.cat(pairs, 1)
     light, unrest, *values = pixels[..., ~_is_hot(pixels[0], pixels[3])].flatten(1)
@@ -147,7 +153,8 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         keep = squares <= OUTLIER_PAIR**2 * squares.median() / 0.455
         change = LEAK * (others[keep].mean() - squares[keep].mean()).clamp_min(0)
         chance = (2 * REPEATED / keep.sum()).sqrt()
-        rows.append(torch.stack([levels[keep].mean(), squares[keep].mean() - change, change, chance]))
+        level, variance = levels[keep].mean(), squares[keep].mean() - change
+        rows.append(torch.stack([level, variance, change, chance]))
     mean, variance, change, chance = torch.stack(rows, 1)
     # the error is that of the variance on a line: a class that came out low by chance is no surer
     # than others
@@ -157,11 +164,11 @@ def photon_transfer(movie: Movie | Tensor | npt.NDArray[Any], *, n_frames: int |
         middle, height = ((weight * values).sum() / weight.sum() for values in (mean, variance))
         spread = (weight * (mean - middle) ** 2).sum()
         slope = (weight * (mean - middle) * variance).sum() / spread
-        error = torch.hypot(chance * (height + slope * (mean - middle)).clamp_min(variance.mean() / 10), change)
+        on_line = (height + slope * (mean - middle)).clamp_min(variance.mean() / 10)
+        error = torch.hypot(chance * on_line, change)
     if not slope > SIGNIFICANT * spread.rsqrt():
-        raise ValueError(
-            "the movie's noise grows with its light by no more than chance and tells no gain; give --camera"
-        )
+        fault = "the movie's noise grows with its light by no more than chance and tells no gain"
+        raise ValueError(f"{fault}; give --camera")
     return NoiseCumulants(
         mean=mean,
         variance=variance,
@@ -190,7 +197,13 @@ def _is_hot(light: Tensor, square: Tensor) -> Tensor:
     return square.median(0).values > (1 + OUTLIER_PAIR * chance) * _median_by(rank, square)
 
 
-def _windows(shape: tuple[int, int, int], n_frames: int | None, *, n_windows: int, n_values: int) -> list[slice]:
+def _windows(
+    shape: tuple[int, int, int],
+    n_frames: int | None,
+    *,
+    n_windows: int,
+    n_values: int,
+) -> list[slice]:
     """Consecutive frames to look at, spread over the movie: if nobody says how many, at least so
     much of both."""
     if shape[0] < 2 or min(shape[1:]) < 16:
@@ -205,12 +218,13 @@ def _windows(shape: tuple[int, int, int], n_frames: int | None, *, n_windows: in
     return [slice(start, start + length) for start in starts.tolist()]
 
 
-def _read(movie: Movie | Tensor | npt.NDArray[Any], window: slice) -> Tensor:
+def _read(movie: Counts, window: slice) -> Tensor:
     """(frame, y, x) float64 ADU of the middle of the field."""
     rows, columns = (middle(side) for side in movie.shape[1:])
     frames = read_frames(movie, window.start, window.stop, rows, columns)
     if not bool(torch.isfinite(frames).all()):
-        raise ValueError("the movie holds NaN or infinite counts; mend it or leave those frames out")
+        remedy = "mend it or leave those frames out"
+        raise ValueError(f"the movie holds NaN or infinite counts; {remedy}")
     return frames
 
 
@@ -226,7 +240,8 @@ def _views(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inner ones, each as the next mask's squared weights; [1 -2 1] along both axes; the pixel
         less the mean of its neighbours.
     """
-    box, flat, bell = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double(), gaussian_kernel(1.0).double()
+    box, flat = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double()
+    bell = gaussian_kernel(1.0).double()
     inner = frames[:, 2:-2, 2:-2]
     hole = bell[2:5]
     pixel = inner[:, 1:-1, 1:-1]
@@ -262,8 +277,9 @@ def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
     statistics = []
     for part in parts:
         n = steady[part].sum(0)
-        mean, *centres = ((steady[part] * values[part]).sum(0) / n.clamp_min(1) for values in masked)
-        first, second = ((values[part] - c) * steady[part] for values, c in zip(masked[1:], centres, strict=True))
+        weight = steady[part]
+        mean, flat, peaked = ((weight * values[part]).sum(0) / n.clamp_min(1) for values in masked)
+        first, second = (masked[1][part] - flat) * weight, (masked[2][part] - peaked) * weight
         k2_flat = (first**2).sum(0) / (n - 1)
         k2_peaked = (second**2).sum(0) / (n - 1) / (1 + 1 / 8)
         k3 = n * (second**3).sum(0) / ((n - 1) * (n - 2)) / (1 - 1 / 64)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from decode.defects import Counts
 from decode.io.movies.tiff import Movie
 
 __all__ = ["Estimate", "blur", "gaussian_kernel", "middle", "read_frames", "shape_of"]
@@ -38,7 +38,7 @@ class Estimate:
         return f"{value} ({low} to {high})"
 
 
-def shape_of(movie: Movie | Tensor | npt.NDArray[Any]) -> tuple[int, int, int]:
+def shape_of(movie: Counts) -> tuple[int, int, int]:
     shape = tuple(movie.shape)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"a movie is (frame, y, x) and not empty, this one has shape {shape}")
@@ -50,7 +50,7 @@ def middle(side: int) -> slice:
     return slice(start, min(side, start + LARGEST_FIELD_PX))
 
 
-def read_frames(movie: Movie | Tensor | npt.NDArray[Any], start: int, stop: int, rows: slice, columns: slice) -> Tensor:
+def read_frames(movie: Counts, start: int, stop: int, rows: slice, columns: slice) -> Tensor:
     """(stop - start, y, x) float64 ADU."""
     frames = movie.read(start, stop) if isinstance(movie, Movie) else movie[start:stop]
     return torch.as_tensor(np.asarray(frames)[:, rows, columns].astype(np.float64))

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decode.estimation.frames import Estimate
 from decode.estimation.scene import SceneEstimate
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
+from decode.ranges import Range
 
 __all__ = ["to_recipe"]
 
 AROUND = 1.5
 """how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt
 too"""
+SIGMA_AROUND = 1.1
+"""as `AROUND`, of the width of a PSF"""
+HEADER = """\
+# Estimated by `decode estimate` from {source}: each range brackets the estimate, whose 95 % \
+interval is in
+# brackets behind it.  Widen a range where you know better; then `decode train` this file.
+"""
+FILAMENTS = "fraction of movies with molecules along lines, which crowd; not estimated"
 NETWORK = (
     "  frame_widths: [16, 32, 48]  # those of the shipped models, whose weights may be the start",
     "  sequence_widths: [32, 48, 64]  # as above",
@@ -50,80 +59,26 @@ def to_recipe(
         z_range_nm: depth in which the PSF was measured; None: what it covers.
         description: what the model is good for.
     """
-    e = estimate
     limits = psf.z_range_nm
     if limits is not None and z_range_nm is not None:
         limits = z_range_nm
-    drift = max(abs(e.background_drift.low), abs(e.background_drift.high), 1e-4) * AROUND
-    scene = [
-        (
-            "density_per_um2",
-            (0.0, max(CROWDED * e.density_per_um2.high, LEAST_CROWDED)),
-            "molecules on at once",
-            e.density_per_um2,
-        ),
-        ("flux_photons", _around(e.flux_photons), "mean of a movie, photons per frame fully on", e.flux_photons),
-        (
-            "flux_variation",
-            (max(0.05, e.flux_variation.low / AROUND), min(1.0, e.flux_variation.high * AROUND)),
-            "standard deviation over mean, between molecules",
-            e.flux_variation,
-        ),
-        ("on_time_frames", _around(e.on_time_frames), "mean time a molecule stays on", e.on_time_frames),
-        ("background_photons", _around(e.background_photons), "photons per pixel", e.background_photons),
-        (
-            "background_contrast",
-            (0.0, max(0.1, AROUND * e.background_contrast.high)),
-            "unevenness over the field",
-            e.background_contrast,
-        ),
-        ("background_drift", (-drift, drift), "relative change from frame to frame", e.background_drift),
-    ]
+    depth = _depth(estimate, limits)
+    axial = depth is not None and estimate.psf_sigma_nm is None
+    # frames that are smaller than an image of a molecule show it whole nowhere
+    size = 32 if psf.patch_px <= 48 else 64
     lines = [
-        f"# Estimated by `decode estimate` from {source}: each range brackets the estimate, whose 95 % interval is in",
-        "# brackets behind it.  Widen a range where you know better; then `decode train` this file.",
+        *HEADER.format(source=source).splitlines(),
         "version: 1",
         f"description: {_quoted(description or f'movies like {source}')}",
         f"pixel_size_nm: {psf.pixel_size_nm:g}",
         "",
         "scene:",
-        *(_line(key, bounds, f"{what}; estimated {estimated}") for key, bounds, what, estimated in scene),
-    ]
-    if limits is None or e.z_low_nm is None or e.z_high_nm is None:
-        flat = True
-        lines += [_line("z_nm", (0.0, 0.0), "the PSF is the same at every depth")]
-    else:
-        flat = False
-        # a few molecules lie deeper than an even slab of the same light
-        margin = 0.3 * (e.z_high_nm.value - e.z_low_nm.value)
-        depth = (max(limits[0], e.z_low_nm.low - margin), min(limits[1], e.z_high_nm.high + margin))
-        lines += [
-            _line("z_nm", depth, f"depth; molecules seem to lie between {e.z_low_nm} and {e.z_high_nm}"),
-            _line("z_share", (0.5, 1.0), "share of that depth a movie fills; not estimated"),
-        ]
-    lines += [
-        "  filaments: 0.4  # fraction of movies with molecules along lines, which crowd; not estimated",
+        *_scene(estimate),
+        *_z(estimate, depth),
+        f"  filaments: 0.4  # {FILAMENTS}",
         "",
         "psf:",
-    ]
-    if isinstance(psf, GaussianPSF):
-        assert e.psf_sigma_nm is not None
-        width = tuple(v / psf.pixel_size_nm for v in (e.psf_sigma_nm.low / 1.1, e.psf_sigma_nm.high * 1.1))
-        lines += [_line("sigma_px", width, f"width in pixels; estimated {e.psf_sigma_nm} nm")]
-        if limits is not None:
-            lines += [f"  depth_nm: {float(psf.depth_nm.detach()):g}  # focal depth, as given"]
-    else:
-        lines += [f"  file: {_quoted(str(psf_file))}  # calibrated from beads"]
-        if e.psf_blur_nm is not None:
-            what = f"Gaussian blur on top of it; estimated {e.psf_blur_nm} nm"
-            # beads and movie come from one microscope: a wide blur is believed only where the movie
-            # rules out a small
-            most = min(max(e.psf_blur_nm.high, 10.0), max(2 * e.psf_blur_nm.low, LITTLE_BLUR_NM))
-            lines += [_line("blur_nm", (e.psf_blur_nm.low, most), what)]
-    axial = not flat and e.psf_sigma_nm is None
-    # frames that are smaller than an image of a molecule show it whole nowhere
-    size = 32 if psf.patch_px <= 48 else 64
-    lines += [
+        *_psf(estimate, psf, psf_file, limits),
         "",
         "camera:",
         f"  file: {_quoted(str(camera_file))}  # the movie's own camera",
@@ -138,7 +93,100 @@ def to_recipe(
     return "\n".join(lines) + "\n"
 
 
-def _around(estimate: Estimate) -> tuple[float, float]:
+def _scene(estimate: SceneEstimate) -> Iterator[str]:
+    """Ranges of what was estimated, but for the depth."""
+    density, variation = estimate.density_per_um2, estimate.flux_variation
+    contrast, drift = estimate.background_contrast, estimate.background_drift
+    crowded = max(CROWDED * density.high, LEAST_CROWDED)
+    fastest = max(abs(drift.low), abs(drift.high), 1e-4) * AROUND
+    yield _estimated("density_per_um2", (0.0, crowded), "molecules on at once", density)
+    yield _estimated(
+        "flux_photons",
+        _around(estimate.flux_photons),
+        "mean of a movie, photons per frame fully on",
+        estimate.flux_photons,
+    )
+    yield _estimated(
+        "flux_variation",
+        (max(0.05, variation.low / AROUND), min(1.0, variation.high * AROUND)),
+        "standard deviation over mean, between molecules",
+        variation,
+    )
+    yield _estimated(
+        "on_time_frames",
+        _around(estimate.on_time_frames),
+        "mean time a molecule stays on",
+        estimate.on_time_frames,
+    )
+    yield _estimated(
+        "background_photons",
+        _around(estimate.background_photons),
+        "photons per pixel",
+        estimate.background_photons,
+    )
+    yield _estimated(
+        "background_contrast",
+        (0.0, max(0.1, AROUND * contrast.high)),
+        "unevenness over the field",
+        contrast,
+    )
+    yield _estimated(
+        "background_drift",
+        (-fastest, fastest),
+        "relative change from frame to frame",
+        drift,
+    )
+
+
+def _depth(estimate: SceneEstimate, limits: Range | None) -> Range | None:
+    """The depth to train for; None where the PSF is the same at every z."""
+    low, high = estimate.z_low_nm, estimate.z_high_nm
+    if limits is None or low is None or high is None:
+        return None
+    # a few molecules lie deeper than an even slab of the same light
+    margin = 0.3 * (high.value - low.value)
+    return (max(limits[0], low.low - margin), min(limits[1], high.high + margin))
+
+
+def _z(estimate: SceneEstimate, depth: Range | None) -> Iterator[str]:
+    if depth is None:
+        yield _line("z_nm", (0.0, 0.0), "the PSF is the same at every depth")
+        return
+    ends = f"{estimate.z_low_nm} and {estimate.z_high_nm}"
+    yield _line("z_nm", depth, f"depth; molecules seem to lie between {ends}")
+    yield _line("z_share", (0.5, 1.0), "share of that depth a movie fills; not estimated")
+
+
+def _psf(
+    estimate: SceneEstimate,
+    psf: PSF,
+    psf_file: Path | str,
+    limits: Range | None,
+) -> Iterator[str]:
+    """The PSF with its width: a Gaussian, or a file and its blur."""
+    sigma, blur = estimate.psf_sigma_nm, estimate.psf_blur_nm
+    if isinstance(psf, GaussianPSF):
+        assert sigma is not None
+        low, high = sigma.low / SIGMA_AROUND, sigma.high * SIGMA_AROUND
+        width = (low / psf.pixel_size_nm, high / psf.pixel_size_nm)
+        yield _line("sigma_px", width, f"width in pixels; estimated {sigma} nm")
+        if limits is not None:
+            yield f"  depth_nm: {float(psf.depth_nm.detach()):g}  # focal depth, as given"
+        return
+    yield f"  file: {_quoted(str(psf_file))}  # calibrated from beads"
+    if blur is None:
+        return
+    # beads and movie come from one microscope: a wide blur is believed only where the movie rules
+    # out a small
+    most = min(max(blur.high, 10.0), max(2 * blur.low, LITTLE_BLUR_NM))
+    yield _line("blur_nm", (blur.low, most), f"Gaussian blur on top of it; estimated {blur} nm")
+
+
+def _estimated(key: str, bounds: Range, what: str, estimate: Estimate) -> str:
+    return _line(key, bounds, f"{what}; estimated {estimate}")
+
+
+def _around(estimate: Estimate) -> Range:
     return (estimate.low / AROUND, estimate.high * AROUND)
 
 
