@@ -1,6 +1,7 @@
 """From raw single-molecule blinking movies to super-resolved molecules with honest uncertainties.
 
-Nouns and verbs are here; a verb takes files or arrays and returns its result: `decode.localize(movie, model=...)`.
+Nouns and verbs are here.  A verb takes files or arrays and returns its result:
+`decode.localize(movie, model=...)`.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    # PyTorch takes seconds to import: it waits until a name is asked for, so that `decode --help` does not
+    # PyTorch takes seconds to import: it waits until a name is asked for; `decode --help` does not
     if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -178,14 +178,14 @@ def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
     x, y = movie.pixel_sides_nm
     if movie.pixel_size_nm is None:
         return (
-            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be squares of "
-            f"{pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
+            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be squares "
+            f"of {pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
         )
     if abs(x / pixel_size_nm - 1) < ALIKE_PIXELS:
         return ()
     return (
-        f"the file states pixels of {x:g} nm, and {pixel_size_nm:g} nm were stated for this movie and "
-        "are taken: all lengths go with it, so check binning and magnification",
+        f"the file states pixels of {x:g} nm, and {pixel_size_nm:g} nm were stated for this movie "
+        "and are taken: all lengths go with it, so check binning and magnification",
     )
 
 
@@ -208,8 +208,8 @@ def _camera_of_model(model: Localizer, movie: Movie) -> Camera | None:
     if camera is None or camera.shape in (None, shape):
         return camera
     raise ValueError(
-        f"no camera was given, and the maps of the one that the model was trained for are {camera.shape} "
-        f"pixels (y, x), the movie's frames {shape}; state the camera of this movie"
+        "no camera was given, and the maps of the one that the model was trained for are "
+        f"{camera.shape} pixels (y, x), the movie's frames {shape}; state the camera of this movie"
     )
 
 

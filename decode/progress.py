@@ -59,7 +59,10 @@ Steps: TypeAlias = Generator[Progress, None, R]
 
 @final
 class Stepwise(Generic[P, R]):
-    """A function written as a generator of its progress: called, it runs to its end; `steps` runs it step by step."""
+    """A function written as a generator of its progress.
+
+    Called, it runs to its end; `steps` runs it step by step.
+    """
 
     def __init__(self, steps: Callable[P, Steps[R]]) -> None:
         update_wrapper(self, steps)
@@ -108,6 +111,15 @@ def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps
 
 
 def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:
-    """Start and stop, for `part`, of parts that take about so much work each; `start` is done before all of them."""
+    """Start and stop, for `part`, of parts that take about so much work each.
+
+    >>> shares(1, 3)
+    [(0.0, 0.25), (0.25, 1.0)]
+
+    Args:
+        work: of each part, in any unit.
+        start: fraction that is done before all of them.
+    """
     total = sum(work)
-    return list(pairwise(start + (1 - start) * done / total for done in accumulate(work, initial=0.0)))
+    done = accumulate(work, initial=0.0)
+    return list(pairwise(start + (1 - start) * before / total for before in done))
