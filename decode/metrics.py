@@ -25,7 +25,10 @@ FORBIDDEN = 1e6
 @final
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Figures of the SMLM Challenge 2016 (Sage et al., Nature Methods 16, 387, 2019); NaN where there is no pair."""
+    """Figures of the SMLM Challenge 2016; NaN where there is no pair.
+
+    Sage et al., Nature Methods 16, 387, 2019.
+    """
 
     tp: int
     """true molecules that were found"""
@@ -146,7 +149,9 @@ def score(
     difference = _differences(truth, prediction, found)
     lateral, axial = np.hypot(difference[:, 0], difference[:, 1]), np.abs(difference[:, 2])
     rmse_lateral, rmse_axial = _root_mean_square(lateral), _root_mean_square(axial)
-    efficiency_lateral = _efficiency(jaccard, rmse_lateral)
+    efficiency_lateral, efficiency_3d = _efficiency(jaccard, rmse_lateral), math.nan
+    if not two_d:
+        efficiency_3d = (efficiency_lateral + _efficiency(jaccard, rmse_axial / 2)) / 2
     return Score(
         tp=tp,
         fp=fp,
@@ -159,13 +164,13 @@ def score(
         median_lateral_nm=float(np.median(lateral)) if tp else math.nan,
         median_axial_nm=float(np.median(axial)) if tp else math.nan,
         efficiency_lateral=efficiency_lateral,
-        efficiency_3d=math.nan if two_d else (efficiency_lateral + _efficiency(jaccard, rmse_axial / 2)) / 2,
+        efficiency_3d=efficiency_3d,
         shift_nm=(float(shift[0]), float(shift[1]), float(shift[2])),
     )
 
 
 def normalized_errors(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> Tensor:
-    """(estimate - truth) / sigma of matched pairs: standard normal where the stated sigmas are honest.
+    """(estimate - truth) / sigma of matched pairs: standard normal where sigmas are calibrated.
 
     Args:
         truth, prediction: the tables; `prediction` states `xyz_sigma`.
@@ -179,15 +184,16 @@ def normalized_errors(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) 
     """
     if prediction.xyz_sigma is None:
         raise ValueError("the table states no uncertainties, so none can be checked")
-    return torch.from_numpy(_differences(truth, prediction, pairs)) / prediction.xyz_sigma.double().cpu()[pairs[:, 1]]
+    sigma = prediction.xyz_sigma.double().cpu()[pairs[:, 1]]
+    return torch.from_numpy(_differences(truth, prediction, pairs)) / sigma
 
 
 def coverage(errors: Tensor, level: float) -> Tensor:
-    """The share of normalized errors within the central interval of a standard normal that holds `level` of it.
+    """Share of normalized errors in the central interval of a standard normal of this level.
 
     Args:
         errors: (pairs, 3) from `normalized_errors`.
-        level: in (0, 1); honest sigmas return just that.
+        level: in (0, 1); calibrated sigmas return just that.
 
     Returns:
         (3,) for x, y, z; NaN where an axis is not estimated.
@@ -204,7 +210,8 @@ def _positions(emitters: EmitterSet) -> npt.NDArray[np.float64]:
 
 def _differences(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> npt.NDArray[np.float64]:
     """Estimate minus truth, (pairs, 3) nm."""
-    estimate, true = _positions(prediction)[pairs[:, 1].numpy()], _positions(truth)[pairs[:, 0].numpy()]
+    estimate = _positions(prediction)[pairs[:, 1].numpy()]
+    true = _positions(truth)[pairs[:, 0].numpy()]
     return np.subtract(estimate, true)
 
 
@@ -229,7 +236,7 @@ def _neighbours(
     predicted_xyz: npt.NDArray[np.float64],
     radius: float,
 ) -> npt.NDArray[np.int64]:
-    """(candidates, 2) rows of the same frame that are near in the plane; a few slightly beyond the radius."""
+    """(candidates, 2) rows of the same frame within the radius, and a few slightly beyond it."""
     if len(truth) == 0 or len(prediction) == 0:
         return np.zeros((0, 2), np.int64)
     radius *= 1 + 1e-9
@@ -246,7 +253,7 @@ def _neighbours(
 def _assign(
     candidates: npt.NDArray[np.int64], cost: npt.NDArray[np.float64], n_truth: int, n_prediction: int
 ) -> npt.NDArray[np.int64]:
-    """The cheapest of the largest assignments, solved apart in each group of candidates that share a molecule."""
+    """The cheapest of the largest assignments, by groups of candidates that share a molecule."""
     size = n_truth + n_prediction
     graph = coo_array((np.ones(len(cost)), (candidates[:, 0], candidates[:, 1] + n_truth)), shape=(size, size))
     _, group = connected_components(graph.tocsr(), directed=False)
@@ -258,10 +265,11 @@ def _assign(
         members = order[start : start + count]
         rows, row = np.unique(candidates[members, 0], return_inverse=True)
         columns, column = np.unique(candidates[members, 1], return_inverse=True)
-        # every row may also take a column of its own, and stays alone then; only what is possible is stored
+        # every row may also take a column of its own, and has no partner then
         alone = np.arange(len(rows))
         ends = np.concatenate([row, alone]), np.concatenate([column, len(columns) + alone])
-        price = np.concatenate([cost[members], np.full(len(rows), FORBIDDEN)]) + 1  # an entry of 0 is none
+        # an entry of 0 is none
+        price = np.concatenate([cost[members], np.full(len(rows), FORBIDDEN)]) + 1
         _, mate = min_weight_full_bipartite_matching(csr_array((price, ends)))
         chosen.append(members[mate[row] == column])
     pairs: npt.NDArray[np.int64] = candidates[np.sort(np.concatenate(chosen))]

@@ -1,4 +1,4 @@
-"""Likelihood of what a camera saw: emitters fitted to it one by one, and a network's molecules refined by it."""
+"""Likelihood of the frames: single emitters fitted, and molecules of a network refined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Likelihood of what a camera saw: maximum-likelihood positions of single emitters under a PSF, with covariance."""
+"""Maximum-likelihood positions of single emitters, with covariance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from decode.optics.psf import PSF
 __all__ = ["Fit", "fit_emitters", "scaled_deviance"]
 
 
-def scaled_deviance(photons: Tensor, expected: Tensor, excess: Tensor | float, floor: Tensor | float) -> Tensor:
+def scaled_deviance(
+    photons: Tensor, expected: Tensor, excess: Tensor | float, floor: Tensor | float
+) -> Tensor:
     """Twice the log-likelihood lost against a perfect model, for light that was measured as `Camera.to_photons` has it.
 
     Divided by their variance per photon, counts plus the floor have the variance of a Poisson count whatever the
@@ -108,7 +110,8 @@ def fit_emitters(
     def image(position: Tensor) -> Tensor:
         """(n, height, width) fraction of light in each pixel of the crops."""
         patch = psf.integrate_pixels(
-            position - torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1), parameters
+            position - torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1),
+            parameters,
         )
         return _placed(patch, corner, rows, columns)
 
@@ -134,7 +137,9 @@ def fit_emitters(
     best = torch.stack([lost for _, lost in starts]).argmin(0)
     p = torch.stack([start for start, _ in starts])[best, torch.arange(n)]
     damping = torch.full((n,), 1e-2, dtype=xyz.dtype)
-    longest = xyz.new_tensor([psf.pixel_size_nm / 2, psf.pixel_size_nm / 2, 150.0, torch.inf, torch.inf])
+    longest = xyz.new_tensor(
+        [psf.pixel_size_nm / 2, psf.pixel_size_nm / 2, 150.0, torch.inf, torch.inf]
+    )
     axes = torch.eye(3, dtype=xyz.dtype)
 
     def deviance(p: Tensor) -> Tensor:
@@ -179,15 +184,25 @@ def fit_emitters(
 
 
 def _information(
-    p: Tensor, image: Callable[[Tensor], Tensor], photons: Tensor, axes: Tensor, excess: float, floor: Tensor
+    p: Tensor,
+    image: Callable[[Tensor], Tensor],
+    photons: Tensor,
+    axes: Tensor,
+    excess: float,
+    floor: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Fisher information (n, 5, 5) and score (n, 5) of x, y, z, photons and background."""
     # emitters are independent, so one forward-mode pass per axis differentiates all of them
-    slopes = [torch.func.jvp(image, (p[:, :3],), (axis.expand(len(p), 3).contiguous(),))[1] for axis in axes]
+    slopes = [
+        torch.func.jvp(image, (p[:, :3],), (axis.expand(len(p), 3).contiguous(),))[1]
+        for axis in axes
+    ]
     share = image(p[:, :3])
     bright = p[:, 3, None, None]
     mean = bright * share + p[:, 4, None, None]
-    slope = torch.stack([*(bright * s for s in slopes), share, torch.ones_like(share)], 1).flatten(2)
+    slope = torch.stack([*(bright * s for s in slopes), share, torch.ones_like(share)], 1).flatten(
+        2
+    )
     weight = (1 / _variance(mean, excess, floor)).flatten(1)
     information = torch.einsum("nik,njk,nk->nij", slope, slope, weight)
     score = torch.einsum("nik,nk->ni", slope, weight * (photons - mean).flatten(1))

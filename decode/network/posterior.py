@@ -128,7 +128,7 @@ class SetPosterior:
         Returns:
             (n_frames,) natural logarithm; the density is per nm^2 (and nm of z) and photon for
             every emitter.  Minus infinity where two emitters share a pixel or one lies outside the
-            frame: such a set has no density here.
+            frame: such a set has no density (`thin` keeps the emitters that have one).
         """
         n, height, width = self.logit.shape
         log_density = logsigmoid(-self.logit).sum((1, 2))
@@ -170,7 +170,7 @@ class SetPosterior:
         return emitters[order[first]]
 
     def _pixels(self, emitters: EmitterSet) -> tuple[Tensor, Tensor, Tensor]:
-        """The pixel (x, y) of each emitter, the offset from its centre in px, and if it exists."""
+        """Pixel (x, y) of each emitter, offset from its centre in px, and if it is in the frame."""
         _, height, width = self.logit.shape
         position = emitters.xyz[:, :2] / self.pixel_size_nm
         pixel = torch.floor(position).long()
