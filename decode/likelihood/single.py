@@ -18,21 +18,24 @@ __all__ = ["Fit", "fit_emitters", "scaled_deviance"]
 def scaled_deviance(
     photons: Tensor, expected: Tensor, excess: Tensor | float, floor: Tensor | float
 ) -> Tensor:
-    """Twice the log-likelihood lost against a perfect model, for light that was measured as `Camera.to_photons` has it.
+    """Twice the log-likelihood lost against a perfect model, for photons of `Camera.to_photons`.
 
-    Divided by their variance per photon, counts plus the floor have the variance of a Poisson count whatever the
-    camera (Huang et al., Nature Methods 10, 653, 2013); its deviance is that of a quasi-likelihood (Wedderburn,
-    Biometrika 61, 439, 1974), whose estimates are unbiased as only mean and variance must be right.
+    Divided by their variance per photon, counts plus the floor have the variance of a Poisson
+    count whatever the camera (Huang et al., Nature Methods 10, 653, 2013); its deviance is that of
+    a quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974), whose estimates are unbiased as only
+    mean and variance must be right.
 
     Args:
         photons: measured photons, also negative ones.
         expected: expected photons; broadcasts.  Less than `DARKEST` is not taken for true.
-        excess: variance of the measured photons per expected photon (`Camera.excess_factor` over `qe`).
+        excess: variance of the measured photons per expected photon (`Camera.excess_factor` over
+            `qe`).
         floor: their variance at no light (`Camera.noise_floor`), photons squared.
 
     Returns:
-        The deviance of every pixel; on average about 1 where the model is right, less where electrons are rare
-        (0.8 at one photon on an EMCCD, whose empty pixels scatter less than the Gaussian they are taken for).
+        The deviance of every pixel; on average about 1 where the model is right, less where
+        electrons are rare (0.8 at one photon on an EMCCD, whose empty pixels scatter less than the
+        Gaussian they are taken for).
     """
     offset = floor / excess**2
     measured = (photons / excess + offset).clamp_min(0)
@@ -81,15 +84,16 @@ def fit_emitters(
 ) -> Fit:
     """Maximum-likelihood position, photons and background of single emitters.
 
-    Levenberg-Marquardt on the deviance with the Fisher information as its Hessian (Smith et al., Nature Methods 7,
-    373, 2010, whose likelihood it maximizes for a camera without read noise).  Depth has many optima: the best of
-    some depths over the whole range starts the fit.
+    Levenberg-Marquardt on the deviance with the Fisher information as its Hessian (Smith et al.,
+    Nature Methods 7, 373, 2010, whose likelihood it maximizes for a camera without read noise).
+    Depth has many optima: the best of some depths over the whole range starts the fit.
 
     Args:
         psf: the point spread function.
         camera: gives the noise; of its maps the medians are taken unless `noise_floor` says more.
         photons: (n, y, x) crops of measured photons, background included.
-        xyz: (n, 3) nm where to start, from the outer corner of the crop; z is looked for over `z_range`.
+        xyz: (n, 3) nm where to start, from the outer corner of the crop; z is looked for over
+            `z_range`.
         z_range: lowest and highest depth allowed, nm.
         z_starts: number of depths tried; 1 keeps that of `xyz`.
         n_steps: most steps of the fit.
@@ -214,7 +218,7 @@ def _variance(mean: Tensor, excess: float, floor: Tensor) -> Tensor:
 
 
 def _placed(patch: Tensor, corner: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Patches (n, k, k) that begin at `corner` (x, y), seen through crops that begin at 0: (n, rows, columns)."""
+    """(n, rows, columns) crops that begin at 0, of patches (n, k, k) that begin at `corner`."""
     k = patch.shape[-1]
     y, x = rows - corner[:, 1:], columns - corner[:, :1]
     inside = ((y >= 0) & (y < k))[:, :, None] & ((x >= 0) & (x < k))[:, None, :]
