@@ -14,14 +14,14 @@ from decode.optics.spline import SplinePSF
 
 __all__ = ["PSFDescription", "describe", "rebuild"]
 
-_FAMILIES: tuple[type[PSF], ...] = (
+FAMILIES: tuple[type[PSF], ...] = (
     GaussianPSF,
     SplinePSF,
     FieldSplinePSF,
     PupilPSF,
 )
-FAMILIES = {family.kind: family for family in _FAMILIES}
-"""by the name that stands in files; a new family is one more here"""
+"""that files can hold; a new family is one more here"""
+BY_KIND = {family.kind: family for family in FAMILIES}
 
 
 class PSFDescription(NamedTuple):
@@ -43,7 +43,7 @@ def describe(psf: PSF) -> PSFDescription:
     Raises:
         TypeError: if no file can hold a PSF of this family.
     """
-    if psf.kind not in FAMILIES:
+    if psf.kind not in BY_KIND:
         raise TypeError(f"a {type(psf).__name__} cannot be written")
     return PSFDescription(psf.kind, psf.settings(), psf.arrays())
 
@@ -56,9 +56,9 @@ def rebuild(description: PSFDescription) -> PSF:
         KeyError, TypeError: if an array or a setting is missing.
     """
     kind, settings, arrays = description
-    if kind not in FAMILIES:
+    if kind not in BY_KIND:
         raise ValueError(f"this version of decode knows no PSF of the kind {kind}; take a newer one")
     for name, array in arrays.items():
         if not bool(array.isfinite().all()):
             raise ValueError(f"the PSF's {name} hold NaN or infinite values")
-    return FAMILIES[kind].rebuilt(dict(settings), arrays)
+    return BY_KIND[kind].rebuilt(dict(settings), arrays)
