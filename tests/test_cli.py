@@ -426,7 +426,7 @@ def test_models_lists_what_is_shipped_and_how_good_it_is(place: Path, monkeypatc
 
 
 def test_doctor_tells_a_model_that_finds_nothing_true(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("doctor", "models"):
+    for module in ("verbs.doctor", "models"):
         monkeypatch.setattr(f"decode.{module}.shipped_models", lambda: {"untrained": place / "model.safetensors"})
     result = run("doctor")
     assert result.exit_code == 1
