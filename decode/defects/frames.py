@@ -1,4 +1,4 @@
-"""Frames of a movie that hold no image, told by what is usual in it."""
+"""Frames of a movie that hold no image: unlike what is usual in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DARK = 0.1
 EMPTY = 0.6
 """share of the usual contrast that a dark frame stays below"""
 FEWEST_PIXELS = 9
-"""of fewer even a blank frame cannot be told"""
+"""of fewer even a blank frame is not recognized"""
 HARMFUL = 0.8
 """standard deviations of a pixel's noise by which the background may change before molecules are
 made up"""

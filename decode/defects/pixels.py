@@ -1,4 +1,4 @@
-"""Pixels that do not show what falls on them, told by the pixels beside them."""
+"""Pixels that do not show what falls on them: unlike the pixels beside them."""
 
 from __future__ import annotations
 

@@ -264,8 +264,8 @@ def _fit_widths(patches: _Patches, sigma_px: float) -> Tensor:
     still = (step[:, :3].abs() < 0.02).all(1)
     central = ((spots.shape[:, :2] - half - 0.5).abs() < 1.5).all(1)
     log_sigma, error = spots.shape[:, 2], scoring.covariance[:, 2, 2].sqrt()
-    told = (error < 0.2) & (log_sigma > math.log(0.35)) & (log_sigma < math.log(0.8 * half))
-    keep = good & still & central & told
+    certain = (error < 0.2) & (log_sigma > math.log(0.35)) & (log_sigma < math.log(0.8 * half))
+    keep = good & still & central & certain
     return torch.stack([log_sigma[keep], error[keep]], 1)
 
 

@@ -125,7 +125,7 @@ def estimate_scene(
     density is that of a frame, their flux what they give in it.
 
     Where molecules crowd so much that pixels are hardly ever dark (some ten on at once per square
-    micrometre), what always shines cannot be told from background, which then comes out too high
+    micrometre), light that never goes off counts as background, which then comes out too high
     and the density too low.
 
     Args:
