@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
+JOBS ?= 2
 BIN = $(VENV)/bin
 # the napari plugin's tests open real windows where there is a display, or X without one (apt-get install xvfb xauth)
 X = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,$(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"))
@@ -16,7 +17,7 @@ demo: $(VENV)/.installed
 	@echo "The molecules are in $(OUT)/blinking_2d.csv, the picture is $(OUT)/blinking_2d.png"
 
 test: $(VENV)/.installed-dev
-	$(X) $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(X) $(BIN)/pytest -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow
