@@ -1,11 +1,14 @@
-"""How accurate a model is, on simulations of its recipe: isolated molecules against the bound, and crowded ones.
+"""How accurate a model is, on simulations of its recipe: isolated molecules against the bound, and
+crowded ones.
 
-    python benchmarks/accuracy.py [--model gaussian-2d] [--recipe train.yaml] [--n 400] [--movies 6] [-o docs/images]
+    python benchmarks/accuracy.py [--model gaussian-2d] [--recipe train.yaml] [--n 400] [--movies 6]
+    [-o docs/images]
 
-Isolated molecules shine in one frame only, so neither network nor bound has more than that frame to go by.  PSF and
-background are in the middle of the recipe's ranges (for a Gaussian, three widths), the cameras an EMCCD and an sCMOS
-in the middle of theirs, or the recipe's own; the noise is that of the seed.  Crowded molecules are scored as the SMLM
-Challenge 2016 does; those below a quarter of the mean flux need not be found.
+Isolated molecules shine in one frame only, so neither network nor bound has more than that frame to
+go by.  PSF and background are in the middle of the recipe's ranges (for a Gaussian, three widths),
+the cameras an EMCCD and an sCMOS in the middle of theirs, or the recipe's own; the noise is that of
+the seed.  Crowded molecules are scored as the SMLM Challenge 2016 does; those below a quarter of
+the mean flux need not be found.
 """
 
 from __future__ import annotations
@@ -57,7 +60,9 @@ def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
         return [
             Optics(
                 f"sigma {sigma} px",
-                GaussianPSF(sigma * config.pixel_size_nm, pixel_size_nm=config.pixel_size_nm, depth_nm=depth),
+                GaussianPSF(
+                    sigma * config.pixel_size_nm, pixel_size_nm=config.pixel_size_nm, depth_nm=depth
+                ),
                 {"psf_sigma_px": sigma},
             )
             for sigma in sigmas
@@ -67,11 +72,16 @@ def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
     if isinstance(psf, PupilPSF) and model.context:
         low, high = config.scene.z_nm
         steps = math.ceil((high - low + 100) / 50)
-        spline = psf.to_spline(z_range_nm=(low - 50, high + 50), z_step_nm=(high - low + 100) / steps)
+        spline = psf.to_spline(
+            z_range_nm=(low - 50, high + 50), z_step_nm=(high - low + 100) / steps
+        )
         return [Optics("middle pupil", spline, AstigmaticPupil.of_pupil(psf).values)]
     context = {}
     if isinstance(psf, FieldSplinePSF):
-        context = {name: sum(ends) / 2 for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)}
+        context = {
+            name: sum(ends) / 2
+            for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)
+        }
     blur = sum(config.psf.blur_nm) / 2 if isinstance(config.psf, MeasuredPSF) else 0.0
     return [Optics("measured", BlurredPSF(psf, blur) if blur > 0 else psf, context)]
 
@@ -107,7 +117,8 @@ def scmos(prior: CameraPrior) -> Camera:
 
 
 def fluxes_of(config: TrainConfig) -> list[float]:
-    """Photons within the recipe's range: round numbers, or its ends and middle where it is narrow."""
+    """Photons within the recipe's range: round numbers, or its ends and middle where it is
+    narrow."""
     low, high = config.scene.flux_photons
     round_numbers = [f for f in (1000.0, 2000.0, 5000.0, 15000.0) if low <= f <= high]
     return round_numbers if len(round_numbers) >= 3 else [low, math.sqrt(low * high), high]
@@ -122,8 +133,10 @@ def isolated_row(r: Isolated) -> str:
     ratio = tuple(e / b for e, b in zip(r.rmse_nm, r.bound_nm, strict=True))
     assert len(ratio) == 3
     return (
-        f"{r.found:5.3f}  {by_axis(r.rmse_nm, '.1f')}  {by_axis(r.bound_nm, '.1f')}  {by_axis(ratio, '.2f')}  "
-        f"{by_axis(r.error_over_sigma, '.2f')}  {by_axis(r.coverage, '.2f')}  {r.photons_ratio:12.3f}"
+        f"{r.found:5.3f}  {by_axis(r.rmse_nm, '.1f')}  {by_axis(r.bound_nm, '.1f')}  "
+        f"{by_axis(ratio, '.2f')}  "
+        f"{by_axis(r.error_over_sigma, '.2f')}  {by_axis(r.coverage, '.2f')}  "
+        f"{r.photons_ratio:12.3f}"
     )
 
 
@@ -152,9 +165,18 @@ class Key(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", default="gaussian-2d", help="name or file")
-    parser.add_argument("--recipe", type=Path, help="the simulations to measure by; default: the model's own record")
-    parser.add_argument("--photons", type=float, nargs="+", help="per molecule; default: some of the recipe's range")
-    parser.add_argument("--background", type=float, nargs="+", help="photons per pixel; default: the recipe's middle")
+    parser.add_argument(
+        "--recipe", type=Path, help="the simulations to measure by; default: the model's own record"
+    )
+    parser.add_argument(
+        "--photons", type=float, nargs="+", help="per molecule; default: some of the recipe's range"
+    )
+    parser.add_argument(
+        "--background",
+        type=float,
+        nargs="+",
+        help="photons per pixel; default: the recipe's middle",
+    )
     parser.add_argument("--depths", type=int, default=7, help="of a 3D model")
     parser.add_argument("--n", type=int, default=400, help="isolated molecules per row")
     parser.add_argument("--movies", type=int, default=6, help="crowded movies per row")
@@ -168,17 +190,21 @@ def main() -> None:
     elif model.record.config:
         config = from_mapping(TrainConfig, model.record.config, f"the record of {arguments.model}")
     else:
-        parser.error(f"{arguments.model} has no record of its training; name a recipe with --recipe")
+        parser.error(
+            f"{arguments.model} has no record of its training; name a recipe with --recipe"
+        )
     axial = model.network.axial
     low, high = config.scene.z_nm
-    # at the very ends of the range the network knows that no molecule lies beyond, which the bound does not
+    # at the very ends of the range the network knows that no molecule lies beyond, which the bound
+    # does not
     depths = torch.linspace(0.9 * low, 0.9 * high, arguments.depths).tolist() if axial else [0.0]
     photons = arguments.photons or fluxes_of(config)
     backgrounds = arguments.background or [math.sqrt(math.prod(config.scene.background_photons))]
 
     print(f"{name}: isolated molecules, {arguments.n} a row")
     print(
-        f"{'camera':6}  {'PSF':13}  photons  background  z, nm  found  {'RMSE x y z, nm':20}  {'bound x y z, nm':20}  "
+        f"{'camera':6}  {'PSF':13}  photons  background  z, nm  found  {'RMSE x y z, nm':20}  "
+        f"{'bound x y z, nm':20}  "
         f"{'RMSE/bound':20}  {'error/sigma':20}  {'within 95 %':20}  photons/true"
     )
     results: dict[Key, Isolated] = {}
@@ -199,21 +225,31 @@ def main() -> None:
                             n=arguments.n,
                         )
                         print(
-                            f"{camera_name:6}  {optics.name:13}  {light:7.0f}  {background:10.1f}  {z:5.0f}  "
-                            + isolated_row(results[key])
+                            f"{camera_name:6}  {optics.name:13}  {light:7.0f}  {background:10.1f}  "
+                            f"{z:5.0f}  " + isolated_row(results[key])
                         )
     print(f"RMSE over bound, root mean squares of all rows: {summary(list(results.values()))}")
     for light in photons:
-        print(f"  at {light:.0f} photons: {summary([r for key, r in results.items() if key.photons == light])}")
+        print(
+            f"  at {light:.0f} photons: "
+            f"{summary([r for key, r in results.items() if key.photons == light])}"
+        )
 
     slices = 5 if axial else 1
-    print(f"\n{name}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a row")
-    rows = characterize(model, config, choose_device(arguments.device), n_movies=arguments.movies, depths=slices)
+    print(
+        f"\n{name}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a "
+        f"row"
+    )
+    rows = characterize(
+        model, config, choose_device(arguments.device), n_movies=arguments.movies, depths=slices
+    )
     print("density, /um2  photons  z, nm  background  Jaccard  RMSE lateral, nm  axial, nm")
     for row in rows:
         print(
-            f"{row['density_per_um2']:13.2f}  {row['flux_photons']:7.0f}  {row.get('z_nm', 0.0):5.0f}  "
-            f"{row['background_photons']:10.1f}  {row['jaccard']:7.3f}  {row['rmse_lateral_nm']:16.1f}  "
+            f"{row['density_per_um2']:13.2f}  {row['flux_photons']:7.0f}  "
+            f"{row.get('z_nm', 0.0):5.0f}  "
+            f"{row['background_photons']:10.1f}  {row['jaccard']:7.3f}  "
+            f"{row['rmse_lateral_nm']:16.1f}  "
             + (f"{row['rmse_axial_nm']:9.1f}" if axial else "        -")
         )
     if arguments.out is not None:
@@ -221,11 +257,16 @@ def main() -> None:
         draw(results, rows, axial, arguments.out / f"accuracy_{name}.png")
 
 
-def draw(results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], axial: bool, file: Path) -> None:
-    """Errors of isolated molecules beside the bound, honesty of the sigmas, and Jaccard index by density."""
+def draw(
+    results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], axial: bool, file: Path
+) -> None:
+    """Errors of isolated molecules beside the bound, honesty of the sigmas, and Jaccard index by
+    density."""
     matplotlib.use("Agg")
     first = next(iter(results))
-    shown = [key for key in results if (key.camera, key.background) == (first.camera, first.background)]
+    shown = [
+        key for key in results if (key.camera, key.background) == (first.camera, first.background)
+    ]
     figure, (errors, honesty, crowded) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     if axial:
         # one curve an axis, at each number of photons, over depth
@@ -234,11 +275,21 @@ def draw(results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], a
             for i, photons in enumerate(light):
                 of = [key for key in shown if key.photons == photons and key.optics == first.optics]
                 z, alpha = [key.z_nm for key in of], (i + 1) / len(light)
-                errors.plot(z, [results[k].rmse_nm[axis] for k in of], f"{color}o-", alpha=alpha, markersize=3,
-                            label=f"{AXES[axis]}, {photons:.0f} photons" if i == len(light) - 1 else None)  # fmt: skip
+                errors.plot(
+                    z,
+                    [results[k].rmse_nm[axis] for k in of],
+                    f"{color}o-",
+                    alpha=alpha,
+                    markersize=3,
+                    label=f"{AXES[axis]}, {photons:.0f} photons" if i == len(light) - 1 else None,
+                )
                 errors.plot(z, [results[k].bound_nm[axis] for k in of], f"{color}--", alpha=alpha)
                 honesty.plot(
-                    z, [results[k].error_over_sigma[axis] for k in of], f"{color}o-", alpha=alpha, markersize=3
+                    z,
+                    [results[k].error_over_sigma[axis] for k in of],
+                    f"{color}o-",
+                    alpha=alpha,
+                    markersize=3,
                 )
         errors.set(xlabel="z, nm", title=f"isolated, {first.camera}: RMSE (dashed: bound)")
         honesty.set(xlabel="z, nm")
@@ -248,10 +299,23 @@ def draw(results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], a
             light = [key.photons for key in of]
             for axis in (0, 1):
                 style, label = ("o-", "s-")[axis], f"{AXES[axis]}, {name}"
-                errors.plot(light, [results[k].rmse_nm[axis] for k in of], f"C{i}{style}", markersize=3, label=label)
-                honesty.plot(light, [results[k].error_over_sigma[axis] for k in of], f"C{i}{style}", markersize=3)
+                errors.plot(
+                    light,
+                    [results[k].rmse_nm[axis] for k in of],
+                    f"C{i}{style}",
+                    markersize=3,
+                    label=label,
+                )
+                honesty.plot(
+                    light,
+                    [results[k].error_over_sigma[axis] for k in of],
+                    f"C{i}{style}",
+                    markersize=3,
+                )
             errors.plot(light, [results[k].bound_nm[0] for k in of], f"C{i}--")
-        errors.set(xlabel="photons", xscale="log", title=f"isolated, {first.camera}: RMSE (dashed: bound)")
+        errors.set(
+            xlabel="photons", xscale="log", title=f"isolated, {first.camera}: RMSE (dashed: bound)"
+        )
         honesty.set(xlabel="photons", xscale="log")
     errors.set(ylabel="nm", yscale="log")
     errors.legend(fontsize=7)

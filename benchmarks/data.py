@@ -12,12 +12,17 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The folder of the movies: an argument, else DECODE_DATA, else beside the project."""
     where = Path(os.environ.get("DECODE_DATA", BESIDE))
-    parser.add_argument("data", type=Path, nargs="?", default=where, help="folder of the movies (DECODE_DATA)")
+    parser.add_argument(
+        "data", type=Path, nargs="?", default=where, help="folder of the movies (DECODE_DATA)"
+    )
 
 
 def folder(data: Path, name: str) -> Path:
     """One movie's folder; without it, the benchmark ends here, with a sentence."""
     if not (data / name).is_dir():
-        print(f"Skipped: there is no folder {name} in {data}; name the folder that holds it, or set DECODE_DATA.")
+        print(
+            f"Skipped: there is no folder {name} in {data}; name the folder that holds it, or set "
+            f"DECODE_DATA."
+        )
         raise SystemExit(0)
     return data / name

@@ -1,13 +1,17 @@
-"""A training step: frames a second, the simulation's share, and the ratio to a network of DECODE's published shape.
+"""A training step: frames a second, the simulation's share, and the ratio to a network of DECODE's
+published shape.
 
-    python benchmarks/decode_step.py [configs/astigmatic-3d.yaml] [--rounds 7] [--threads N] [--device cpu]
+    python benchmarks/decode_step.py [configs/astigmatic-3d.yaml] [--rounds 7] [--threads N]
+    [--device cpu]
 
-DECODE (Speiser et al., Nature Methods 18, 1082, 2021) is built here from its description, network and loss; where
-that leaves a choice, the cheaper is taken (two convolutions a stage, pooling by maximum, 1x1 convolutions before the
-upsampling).  Both train on the same simulated movies, of which every frame gets a loss; DECODE sees each in a window of
-three.  A step is forward pass, loss, backward pass, clipping, optimizer and, for ours, the running average of the
-weights.  The simulation is left out of it for both (DECODE draws ahead, `decode train` as it goes) and timed apart.
-All alternate in one process, each in the memory layout in which it is faster; times and ratios are medians.
+DECODE (Speiser et al., Nature Methods 18, 1082, 2021) is built here from its description, network
+and loss; where that leaves a choice, the cheaper is taken (two convolutions a stage, pooling by
+maximum, 1x1 convolutions before the upsampling).  Both train on the same simulated movies, of which
+every frame gets a loss; DECODE sees each in a window of three.  A step is forward pass, loss,
+backward pass, clipping, optimizer and, for ours, the running average of the weights.  The
+simulation is left out of it for both (DECODE draws ahead, `decode train` as it goes) and timed
+apart. All alternate in one process, each in the memory layout in which it is faster; times and
+ratios are medians.
 """
 
 from __future__ import annotations
@@ -59,7 +63,9 @@ class PlainUNet(nn.Module):
     def __init__(self, n_in: int) -> None:
         super().__init__()
         widths = (WIDTH, 2 * WIDTH, 4 * WIDTH)
-        self.down = nn.ModuleList(Stage(i, o) for i, o in zip((n_in, *widths[:-1]), widths, strict=True))
+        self.down = nn.ModuleList(
+            Stage(i, o) for i, o in zip((n_in, *widths[:-1]), widths, strict=True)
+        )
         self.narrow = nn.ModuleList(nn.Conv2d(2 * o, o, 1) for o in widths[-2::-1])
         self.up = nn.ModuleList(Stage(2 * o, o) for o in widths[-2::-1])
 
@@ -70,7 +76,9 @@ class PlainUNet(nn.Module):
             skips.append(x)
         for skip, narrow, stage in zip(skips[-2::-1], self.narrow, self.up, strict=True):
             # a 1x1 convolution commutes with the repetition of pixels, and is cheaper before it
-            x = stage(torch.cat([skip, interpolate(narrow(x), scale_factor=2.0, mode="nearest")], 1))
+            x = stage(
+                torch.cat([skip, interpolate(narrow(x), scale_factor=2.0, mode="nearest")], 1)
+            )
         return x
 
 
@@ -83,12 +91,14 @@ class Published(nn.Module):
         self.frame_net = PlainUNet(1)
         self.sequence_net = PlainUNet(3 * WIDTH)
         self.heads = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ELU(), nn.Conv2d(WIDTH, n, 1)) for n in (1, 4, 4, 1)
+            nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.ELU(), nn.Conv2d(WIDTH, n, 1))
+            for n in (1, 4, 4, 1)
         )
         nn.init.constant_(self.heads[0][2].bias, -4.0)  # type: ignore[index]
 
     def forward(self, windows: Tensor) -> list[Tensor]:
-        """(n, 3, y, x) to logit (n, 1, y, x), mean and sigma (n, 4, y, x) of x, y, z and photons, and background."""
+        """(n, 3, y, x) to logit (n, 1, y, x), mean and sigma (n, 4, y, x) of x, y, z and
+        photons, and background."""
         features = self.frame_net(windows.flatten(0, 1).unsqueeze(1))
         shared = self.sequence_net(features.unflatten(0, (-1, 3)).flatten(1, 2))
         logit, mean, sigma, background = (head(shared) for head in self.heads)
@@ -96,16 +106,22 @@ class Published(nn.Module):
 
 
 def published_loss(model: Published, batch: Simulation, config: TrainConfig) -> Tensor:
-    """Count, localization and background terms of the paper's Methods, each summed over pixels, a mean over frames."""
+    """Count, localization and background terms of the paper's Methods, each summed over pixels,
+    a mean over frames."""
     photons = batch.camera.to_photons(batch.frames) / 100
     nothing = torch.zeros_like(photons[:, :1])
-    before, after = torch.cat([nothing, photons[:, :-1]], 1), torch.cat([photons[:, 1:], nothing], 1)
+    before, after = (
+        torch.cat([nothing, photons[:, :-1]], 1),
+        torch.cat([photons[:, 1:], nothing], 1),
+    )
     windows = torch.stack([before, photons, after], 2).flatten(0, 1)
     logit, mean, sigma, background = model(windows)
     n, _, height, width = logit.shape
     truth = batch.emitters[batch.emitters.photons >= config.training.min_photons]
     place = truth.xyz[:, :2] / batch.pixel_size_nm
-    truth = truth[((place >= 0) & (place < torch.tensor([width, height], device=place.device))).all(1)]
+    truth = truth[
+        ((place >= 0) & (place < torch.tensor([width, height], device=place.device))).all(1)
+    ]
 
     p = torch.sigmoid(logit).flatten(1)
     variance = (p * (1 - p)).sum(1)
@@ -114,20 +130,33 @@ def published_loss(model: Published, batch: Simulation, config: TrainConfig) -> 
 
     # a mixture over all pixels of the frame for every emitter: (emitters, 4, pixels)
     scale = torch.tensor(SCALE, device=p.device)
-    row, column = torch.meshgrid(*(torch.arange(s, device=p.device) + 0.5 for s in (height, width)), indexing="ij")
+    row, column = torch.meshgrid(
+        *(torch.arange(s, device=p.device) + 0.5 for s in (height, width)), indexing="ij"
+    )
     corner = torch.stack([column, row, torch.zeros_like(row), torch.zeros_like(row)]).flatten(1)
     centre, spread = mean.flatten(2) + corner, sigma.flatten(2)
-    position = torch.cat([truth.xyz[:, :2] / batch.pixel_size_nm, truth.xyz[:, 2:], truth.photons[:, None]], 1) / scale
+    position = (
+        torch.cat(
+            [truth.xyz[:, :2] / batch.pixel_size_nm, truth.xyz[:, 2:], truth.photons[:, None]], 1
+        )
+        / scale
+    )
     deviation = (position[:, :, None] - centre[truth.frame]) / spread[truth.frame]
-    log_density = (-0.5 * deviation.square() - spread.log()[truth.frame]).sum(1) - 2 * math.log(2 * math.pi)
+    log_density = (-0.5 * deviation.square() - spread.log()[truth.frame]).sum(1) - 2 * math.log(
+        2 * math.pi
+    )
     log_weight = (p / p.sum(1, keepdim=True)).clamp_min(1e-12).log()
     location = -torch.logsumexp(log_density + log_weight[truth.frame], 1)
 
-    error = (background.squeeze(1) - batch.background.flatten(0, 1) / 100).square().flatten(1).sum(1)
+    error = (
+        (background.squeeze(1) - batch.background.flatten(0, 1) / 100).square().flatten(1).sum(1)
+    )
     return count.mean() + location.sum() / n + error.mean()
 
 
-def published_step(config: TrainConfig, layout: torch.memory_format, device: torch.device) -> Callable[..., None]:
+def published_step(
+    config: TrainConfig, layout: torch.memory_format, device: torch.device
+) -> Callable[..., None]:
     """A training step of DECODE's shape, by AdamW."""
     model = Published().to(device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -139,12 +168,16 @@ def published_step(config: TrainConfig, layout: torch.memory_format, device: tor
         nn.utils.clip_grad_norm_(model.parameters(), 0.03)
         optimizer.step()
         if not bool(torch.isfinite(loss)):
-            raise RuntimeError("the loss of DECODE's shape is not finite: this is no fair comparison")
+            raise RuntimeError(
+                "the loss of DECODE's shape is not finite: this is no fair comparison"
+            )
 
     return step
 
 
-def own_step(config: TrainConfig, layout: torch.memory_format, device: torch.device) -> Callable[..., None]:
+def own_step(
+    config: TrainConfig, layout: torch.memory_format, device: torch.device
+) -> Callable[..., None]:
     """A step of `decode train`."""
     model = config.localizer().to(device, memory_format=layout)  # type: ignore[call-overload]
     learner = Learner(model, config.training, Processes())
@@ -158,7 +191,11 @@ def own_step(config: TrainConfig, layout: torch.memory_format, device: torch.dev
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("config", nargs="?", default=str(Path(__file__).parents[1] / "configs" / "astigmatic-3d.yaml"))
+    parser.add_argument(
+        "config",
+        nargs="?",
+        default=str(Path(__file__).parents[1] / "configs" / "astigmatic-3d.yaml"),
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--device", default="cpu")
@@ -185,7 +222,10 @@ def main() -> None:
         for layout, memory_format in LAYOUTS.items():
             step = build(config, memory_format, device)
             step(batches[sides[0]][0])
-            tried[layout] = min(seconds(lambda s=step, b=b: s(b), device) for b in batches[sides[0]]), step  # type: ignore[misc]
+            tried[layout] = (
+                min(seconds(lambda s=step, b=b: s(b), device) for b in batches[sides[0]]),
+                step,
+            )  # type: ignore[misc]
         layout = min(tried, key=lambda key: tried[key][0])
         steps[name] = tried[layout][1]
         listed = ", ".join(f"{key} {value[0]:.2f} s" for key, value in tried.items())
@@ -199,12 +239,19 @@ def main() -> None:
         for side in sides:
             batch = batches[side][i % 3]
             for name, step in steps.items():
-                times.setdefault((name, side), []).append(seconds(lambda s=step, b=batch: s(b), device))  # type: ignore[misc]
-            times.setdefault(("simulation", side), []).append(seconds(lambda s=side: simulate(s), device))  # type: ignore[misc]
+                times.setdefault((name, side), []).append(
+                    seconds(lambda s=step, b=batch: s(b), device)
+                )  # type: ignore[misc]
+            times.setdefault(("simulation", side), []).append(
+                seconds(lambda s=side: simulate(s), device)
+            )  # type: ignore[misc]
     rate = {key: n / statistics.median(value) for key, value in times.items()}
 
     molecules = sum(len(b.emitters) for b in batches[sides[0]]) / 3 / n
-    print(f"device {device}, {torch.get_num_threads()} threads, {n} frames a step, {molecules:.1f} molecules a frame")
+    print(
+        f"device {device}, {torch.get_num_threads()} threads, {n} frames a step, {molecules:.1f} "
+        f"molecules a frame"
+    )
     print(f"{'':16}  frame      frames/s  thousand pixels/s")
     for (name, side), value in rate.items():
         print(f"{name:16}  {side} x {side}  {value:10.1f}  {value * side**2 / 1e3:17.1f}")

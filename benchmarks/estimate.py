@@ -1,10 +1,13 @@
-"""What a movie shows, by its moments and by a small neural posterior over the simulator's parameters.
+"""What a movie shows, by its moments and by a small neural posterior over the simulator's
+parameters.
 
-    decode calibrate psf sample_data/beads_3d.tif --camera sample_data/camera.yaml -o psf.h5
-    python benchmarks/estimate.py psf.h5 --camera sample_data/camera.yaml [--movie frames.tif activations.csv]
+    decode calibrate psf sample_data/beads_3d.tif --camera sample_data/camera.yaml -o psf.h5 python
+    benchmarks/estimate.py psf.h5 --camera sample_data/camera.yaml [--movie frames.tif
+    activations.csv]
 
-The posterior (Papamakarios and Murray, NeurIPS 2016: a mixture of Gaussians of full covariance, by maximum likelihood)
-sees the moments that `estimate_scene` fits, or those and frames, and is trained on movies of the prior from which the
+The posterior (Papamakarios and Murray, NeurIPS 2016: a mixture of Gaussians of full covariance, by
+maximum likelihood) sees the moments that `estimate_scene` fits, or those and frames, and is trained
+on movies of the prior from which the
 test movies come.  That favours it: the moments know no such prior.
 """
 
@@ -64,14 +67,19 @@ class Drawn(NamedTuple):
 
 @final
 class TabulatedPSF(PSF):
-    """A PSF looked up on a grid of positions (20 nm along z, an eighth of a pixel): ten times as fast."""
+    """A PSF looked up on a grid of positions (20 nm along z, an eighth of a pixel): ten times as
+    fast."""
 
     def __init__(self, psf: PSF, z_range_nm: tuple[float, float]) -> None:
         super().__init__(psf.pixel_size_nm, psf.patch_px)
         self.z_low_nm, self.subpixels = z_range_nm[0], 8
         self.planes = 1 + round((z_range_nm[1] - z_range_nm[0]) / 20)
-        x = ((torch.arange(self.subpixels) + 0.5) / self.subpixels + psf.patch_px // 2) * psf.pixel_size_nm
-        z, y, x = torch.meshgrid(z_range_nm[0] + 20.0 * torch.arange(self.planes), x, x, indexing="ij")
+        x = (
+            (torch.arange(self.subpixels) + 0.5) / self.subpixels + psf.patch_px // 2
+        ) * psf.pixel_size_nm
+        z, y, x = torch.meshgrid(
+            z_range_nm[0] + 20.0 * torch.arange(self.planes), x, x, indexing="ij"
+        )
         xyz = torch.stack([x, y, z], -1).reshape(-1, 3)
         with torch.no_grad():
             self.patches = torch.cat([psf.integrate_pixels(part) for part in xyz.split(1024)])
@@ -81,20 +89,32 @@ class TabulatedPSF(PSF):
         return self.z_low_nm, self.z_low_nm + 20.0 * (self.planes - 1)
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        cell = ((xyz[:, :2] / self.pixel_size_nm - self.patch_px // 2) * self.subpixels).floor().long()
+        cell = (
+            ((xyz[:, :2] / self.pixel_size_nm - self.patch_px // 2) * self.subpixels).floor().long()
+        )
         x, y = cell.clamp(0, self.subpixels - 1).T
         plane = ((xyz[:, 2] - self.z_low_nm) / 20).round().long().clamp(0, self.planes - 1)
         return self.patches[(plane * self.subpixels + y) * self.subpixels + x]
 
 
-def draw(seed: int, psf: PSF, z_range_nm: tuple[float, float], camera: Camera, frames: int) -> Drawn:
+def draw(
+    seed: int, psf: PSF, z_range_nm: tuple[float, float], camera: Camera, frames: int
+) -> Drawn:
     """A movie of the prior."""
     rng = np.random.default_rng(seed)
-    fixed = {name: (value, value) for name, (a, b) in LOG.items() for value in [math.exp(rng.uniform(*np.log([a, b])))]}
+    fixed = {
+        name: (value, value)
+        for name, (a, b) in LOG.items()
+        for value in [math.exp(rng.uniform(*np.log([a, b])))]
+    }
     blur = rng.uniform(*BLUR_NM)
     middle, reach = sum(z_range_nm) / 2, (z_range_nm[1] - z_range_nm[0]) / 2
     centre, half = middle + reach * rng.uniform(-0.25, 0.25), reach * rng.uniform(0.1, 0.75)
-    contrast, drift, filaments = rng.uniform(0, 0.4), rng.uniform(-5e-4, 5e-4), float(rng.random() < 0.5)
+    contrast, drift, filaments = (
+        rng.uniform(0, 0.4),
+        rng.uniform(-5e-4, 5e-4),
+        float(rng.random() < 0.5),
+    )
     scene = Scene(
         **fixed,
         z_nm=(centre - half, centre + half),
@@ -111,7 +131,9 @@ def draw(seed: int, psf: PSF, z_range_nm: tuple[float, float], camera: Camera, f
     lit = float(emitters.photons[inside].sum()) / values["flux_photons"]
     values["density_per_um2"] = max(lit, 1.0) / frames / (side_nm * 1e-3) ** 2
     values["background_photons"] = float(simulation.background.mean())
-    truth = [math.log(values[name]) for name in LOG] + [v / UNIT_NM for v in (blur, centre - half, centre + half)]
+    truth = [math.log(values[name]) for name in LOG] + [
+        v / UNIT_NM for v in (blur, centre - half, centre + half)
+    ]
     return Drawn(simulation.frames[0], np.array(truth), scene)
 
 
@@ -138,7 +160,9 @@ def summaries(moments: Moments) -> Array:
 def clips(frames: Tensor, camera: Camera) -> Tensor:
     """(CLIPS, CLIP, y, x) square roots of the light of pieces spread over the movie, float16."""
     starts = np.linspace(0, len(frames) - CLIP, CLIPS).round().astype(int)
-    light = torch.stack([camera.to_photons(frames[start : start + CLIP].float()) for start in starts])
+    light = torch.stack(
+        [camera.to_photons(frames[start : start + CLIP].float()) for start in starts]
+    )
     return light.clamp_min(0).sqrt().half()
 
 
@@ -157,7 +181,9 @@ class Movies(NamedTuple):
 class NeuralPosterior(nn.Module):
     """q(parameters | movie), a mixture of Gaussians; the network returns a distribution."""
 
-    def __init__(self, data: Movies, *, frames: bool, components: int = 4, width: int = 128) -> None:
+    def __init__(
+        self, data: Movies, *, frames: bool, components: int = 4, width: int = 128
+    ) -> None:
         super().__init__()
         d = data.truth.shape[1]
         self.d, self.components = d, components
@@ -189,7 +215,8 @@ class NeuralPosterior(nn.Module):
         x = ((features - self.location) / self.scale).clamp(-6, 6)
         if self.convolutions is not None:
             seen = self.convolutions(clips.float().flatten(0, 1) / 10).unflatten(0, clips.shape[:2])
-            # means over field and frames, of the features and of their squares: crowds and brightness
+            # means over field and frames, of the features and of their squares: crowds and
+            # brightness
             x = torch.cat([x, seen.mean((1, 3, 4)), seen.square().mean((1, 3, 4)).sqrt()], -1)
         out = self.network(x).unflatten(-1, (self.components, -1))
         weight, mean, entries = out.split([1, self.d, out.shape[-1] - 1 - self.d], -1)
@@ -197,7 +224,9 @@ class NeuralPosterior(nn.Module):
         mean = self.centre + self.spread * mean
         factor = self.spread[:, None] * _lower(entries, self.d)
         gaussians = torch.distributions.MultivariateNormal(mean, scale_tril=factor)
-        return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=weight[..., 0]), gaussians)
+        return torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(logits=weight[..., 0]), gaussians
+        )
 
 
 def _lower(entries: Tensor, d: int) -> Tensor:
@@ -253,7 +282,8 @@ def quantiles(ensemble: Sequence[NeuralPosterior], features: Tensor, pieces: Ten
 
 
 def of_moments(estimate: SceneEstimate) -> Array:
-    """(parameter, quantile) of the moments' intervals, whose errors are Gaussian in each parameter's scale."""
+    """(parameter, quantile) of the moments' intervals, whose errors are Gaussian in each
+    parameter's scale."""
     rows = []
     for name in PARAMETERS:
         stated = getattr(estimate, name)
@@ -267,12 +297,17 @@ def of_moments(estimate: SceneEstimate) -> Array:
 
 def table(title: str, found: Array, truth: Array) -> None:
     """Errors and coverage of (movie, parameter, quantile) against (movie, parameter)."""
-    print(f"\n{title}: {len(truth)} movies\n{'':20s}  RMSE   median|e|  bias   50 %   95 %   width of 95 %")
+    print(
+        f"\n{title}: {len(truth)} movies\n{'':20s}  RMSE   median|e|  bias   50 %   95 %   width "
+        f"of 95 %"
+    )
     for i, name in enumerate(PARAMETERS):
         unit = 1.0 if name in LOG else UNIT_NM
         error = (found[:, i, 2] - truth[:, i]) * unit
         low, q1, _, q3, high = found[:, i].T
-        inside = [np.mean((a <= truth[:, i]) & (truth[:, i] <= b)) for a, b in ((q1, q3), (low, high))]
+        inside = [
+            np.mean((a <= truth[:, i]) & (truth[:, i] <= b)) for a, b in ((q1, q3), (low, high))
+        ]
         width = float(np.median(high - low)) * unit
         digits = 3 if name in LOG else 0
         numbers = (math.sqrt(np.mean(error**2)), float(np.median(abs(error))), error.mean())
@@ -285,12 +320,15 @@ def table(title: str, found: Array, truth: Array) -> None:
 
 
 @torch.no_grad()
-def true_scene(activations: Path, window: range, frames: Tensor, camera: Camera, psf: PSF) -> dict[str, float]:
-    """What molecules did in these frames (numbered from 0), from a table with the header of the SMLM Challenge.
+def true_scene(
+    activations: Path, window: range, frames: Tensor, camera: Camera, psf: PSF
+) -> dict[str, float]:
+    """What molecules did in these frames (numbered from 0), from a table with the header of the
+    SMLM Challenge.
 
-    A molecule is fully on in frames that are neither its first nor its last; the depth is that of the even slab with
-    the mean and the variance of theirs; photons are those within the PSF's patch, by
-    regression of the light's changes; the background is what light is left without them.
+    A molecule is fully on in frames that are neither its first nor its last; the depth is that of
+    the even slab with the mean and the variance of theirs; photons are those within the PSF's
+    patch, by regression of the light's changes; the background is what light is left without them.
     """
     rows = np.genfromtxt(activations, delimiter=",", skip_header=1)
     _, molecule, count = np.unique(rows[:, 2:5], axis=0, return_inverse=True, return_counts=True)
@@ -328,7 +366,9 @@ def true_scene(activations: Path, window: range, frames: Tensor, camera: Camera,
     }
 
 
-def simulate(arguments: argparse.Namespace, psf: PSF, z_range_nm: tuple[float, float], camera: Camera) -> Movies:
+def simulate(
+    arguments: argparse.Namespace, psf: PSF, z_range_nm: tuple[float, float], camera: Camera
+) -> Movies:
     """Movies to train on, as many as the time allows."""
     features, pieces, truth = [], [], []
     end = time.process_time() + 60 * arguments.minutes
@@ -339,7 +379,11 @@ def simulate(arguments: argparse.Namespace, psf: PSF, z_range_nm: tuple[float, f
         truth.append(movie.truth)
         if time.process_time() > end:
             break
-    return Movies(torch.tensor(np.array(features)).float(), torch.stack(pieces), torch.tensor(np.array(truth)).float())
+    return Movies(
+        torch.tensor(np.array(features)).float(),
+        torch.stack(pieces),
+        torch.tensor(np.array(truth)).float(),
+    )
 
 
 def compare_on_movie(
@@ -357,11 +401,18 @@ def compare_on_movie(
         window = range(start, start + length)
         frames = torch.from_numpy(movie[start : start + length].astype(np.float32))
         truth = true_scene(activations, window, frames, camera, psf.psf)
-        answers = {"moments": of_moments(estimate_scene(frames, camera, psf.psf, z_range_nm=psf.z_range_nm))}
+        answers = {
+            "moments": of_moments(
+                estimate_scene(frames, camera, psf.psf, z_range_nm=psf.z_range_nm)
+            )
+        }
         features = torch.tensor(summaries(measure(frames, camera))).float()
         for name, ensemble in posteriors.items():
             answers[name] = quantiles(ensemble, features, clips(frames, camera))
-        print(f"\n{frames_file}, frames {window.start} to {window.stop - 1}\n{'':20s}  truth  " + "  ".join(answers))
+        print(
+            f"\n{frames_file}, frames {window.start} to {window.stop - 1}\n{'':20s}  truth  "
+            + "  ".join(answers)
+        )
         for i, name in enumerate(PARAMETERS):
             scale = np.exp if name in LOG else lambda v: v * UNIT_NM
             cells = []
@@ -377,11 +428,19 @@ def main() -> None:
     parser.add_argument("psf", type=Path, help="PSF file of `decode calibrate psf`")
     parser.add_argument("--camera", required=True)
     parser.add_argument("--frames", type=int, default=300, help="length of every movie")
-    parser.add_argument("--train", type=int, default=2000, help="most movies to train on; 0: the moments alone")
-    parser.add_argument("--minutes", type=float, default=8.0, help="most processor time to simulate them in")
+    parser.add_argument(
+        "--train", type=int, default=2000, help="most movies to train on; 0: the moments alone"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="most processor time to simulate them in"
+    )
     parser.add_argument("--test", type=int, default=48, help="movies to compare on")
-    parser.add_argument("--movie", nargs=2, action="append", default=[], metavar=("FRAMES", "ACTIVATIONS"))
-    parser.add_argument("--cache", type=Path, help="file that keeps the movies to train on; without: none is kept")
+    parser.add_argument(
+        "--movie", nargs=2, action="append", default=[], metavar=("FRAMES", "ACTIVATIONS")
+    )
+    parser.add_argument(
+        "--cache", type=Path, help="file that keeps the movies to train on; without: none is kept"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     psf, camera = read_psf(arguments.psf), read_camera(arguments.camera).camera
@@ -396,10 +455,18 @@ def main() -> None:
             data = simulate(arguments, fast, psf.z_range_nm, camera)
             if arguments.cache is not None:
                 torch.save(tuple(data), arguments.cache)
-        print(f"{len(data.truth)} movies to train on in {time.process_time() - clock:.0f} s", flush=True)
-        for name, seen, networks, epochs in (("neural", False, 5, 100), ("neural + frames", True, 1, 30)):
+        print(
+            f"{len(data.truth)} movies to train on in {time.process_time() - clock:.0f} s",
+            flush=True,
+        )
+        for name, seen, networks, epochs in (
+            ("neural", False, 5, 100),
+            ("neural + frames", True, 1, 30),
+        ):
             clock = time.process_time()
-            posteriors[name] = [train(data, frames=seen, seed=seed, epochs=epochs) for seed in range(networks)]
+            posteriors[name] = [
+                train(data, frames=seen, seed=seed, epochs=epochs) for seed in range(networks)
+            ]
             print(f"{name}: trained in {time.process_time() - clock:.0f} s", flush=True)
 
     truth: list[Array] = []
@@ -409,7 +476,9 @@ def main() -> None:
         movie = draw(seed, fast, psf.z_range_nm, camera, arguments.frames)
         clock = time.process_time()
         try:
-            of_movie = of_moments(estimate_scene(movie.frames, camera, psf.psf, z_range_nm=psf.z_range_nm))
+            of_movie = of_moments(
+                estimate_scene(movie.frames, camera, psf.psf, z_range_nm=psf.z_range_nm)
+            )
         except ValueError as error:
             print(f"seed {seed}: {error}")
             continue
@@ -422,7 +491,9 @@ def main() -> None:
             found[name].append(quantiles(ensemble, features, clips(movie.frames, camera)))
             seconds[name] += time.process_time() - clock
     for name, values in found.items() if truth else ():
-        table(f"{name}, {seconds[name] / len(truth):.2f} s a movie", np.array(values), np.array(truth))
+        table(
+            f"{name}, {seconds[name] / len(truth):.2f} s a movie", np.array(values), np.array(truth)
+        )
     for frames_file, activations in arguments.movie:
         compare_on_movie(Path(frames_file), Path(activations), arguments, psf, camera, posteriors)
 

@@ -1,15 +1,19 @@
-"""Side by side with Picasso (Schnitzbauer et al., Nature Protocols 12, 1198, 2017) on the same simulated movies.
+"""Side by side with Picasso (Schnitzbauer et al., Nature Protocols 12, 1198, 2017) on the same
+simulated movies.
 
-    python benchmarks/picasso.py [DATA] [--movie sim_2d sim_astigmatic] [--model gaussian-2d my-3d.safetensors]
+    python benchmarks/picasso.py [DATA] [--movie sim_2d sim_astigmatic] [--model gaussian-2d
+    my-3d.safetensors]
 
-Picasso runs in a virtual environment of its own (--venv or PICASSO_VENV), which is made, and `picassosr` installed from
-the Python package index, where there is none.  It gets the camera and, in 3D, its own calibration from the movie's
-beads, both by its Gaussians and by its splines, fitted by maximum likelihood.  Box, least net gradient and the
-share of fits kept by their quality are those with the best efficiency on the very movie that is scored, which no user
-could choose; nothing of ours is chosen that way.  Both tables are scored by `decode.metrics` as the SMLM Challenge
+Picasso runs in a virtual environment of its own (--venv or PICASSO_VENV), which is made, and
+`picassosr` installed from the Python package index, where there is none.  It gets the camera and,
+in 3D, its own calibration from the movie's beads, both by its Gaussians and by its splines, fitted
+by maximum likelihood.  Box, least net gradient and the share of fits kept by their quality are
+those with the best efficiency on the very movie that is scored, which no user could choose; nothing
+of ours is chosen that way.  Both tables are scored by `decode.metrics` as the SMLM Challenge
 does: a constant offset is taken off, and molecules below 300 photons need not be found.
 
-DATA holds sim_2d and sim_astigmatic, each with frames.tif, beads.tif, activations.csv and acquisition.json.
+DATA holds sim_2d and sim_astigmatic, each with frames.tif, beads.tif, activations.csv and
+acquisition.json.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ SETTINGS = {
 """methods and boxes of Picasso that are tried, in 3D and in 2D"""
 GRADIENTS = (1000.0, 1400.0, 2000.0, 2800.0)
 KEPT = (1.0, 0.9, 0.8)
-"""shares of the fits that are kept: those of the least distance to the calibration, or of the largest likelihood"""
+"""shares of the fits that are kept: those of the least distance to the calibration, or of the
+largest likelihood"""
 
 
 def environment(where: Path) -> Path:
@@ -57,17 +62,31 @@ def environment(where: Path) -> Path:
     if not python.is_file():
         print(f"installing picassosr into {where}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(where)], check=True)
-    if subprocess.run([str(python), "-P", "-c", "import picasso"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        [str(python), "-P", "-c", "import picasso"], capture_output=True, check=False
+    ).returncode:
         subprocess.run([str(python), "-m", "pip", "install", "-q", "picassosr"], check=True)
     return python
 
 
-def worker(python: Path, movie: Path, two_d: bool, out: Path, settings: list[str], *more: str) -> dict[str, float]:
+def worker(
+    python: Path, movie: Path, two_d: bool, out: Path, settings: list[str], *more: str
+) -> dict[str, float]:
     """Run Picasso; seconds by setting."""
-    command = [str(python), "-P", str(ROOT / "benchmarks" / "picasso_worker.py"), str(movie), "-o", str(out), *more]
+    command = [
+        str(python),
+        "-P",
+        str(ROOT / "benchmarks" / "picasso_worker.py"),
+        str(movie),
+        "-o",
+        str(out),
+        *more,
+    ]
     command += ["--settings", *settings, *(["--two-d"] if two_d else [])]
     # its calibration shows a figure, which needs no screen
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "Agg"}, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"Picasso failed:\n{done.stderr[-2000:]}")
     seconds: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -75,7 +94,8 @@ def worker(python: Path, movie: Path, two_d: bool, out: Path, settings: list[str
 
 
 def picasso_tables(file: Path, pixel_nm: float) -> dict[str, EmitterSet]:
-    """What Picasso found, by least gradient and share kept, in our coordinates; z with either sign."""
+    """What Picasso found, by least gradient and share kept, in our coordinates; z with either
+    sign."""
     columns = dict(np.load(file))
     quality = -columns["d_zcalib"] if "d_zcalib" in columns else columns["log_likelihood"]
     quality = np.nan_to_num(quality, nan=-np.inf)
@@ -88,7 +108,9 @@ def picasso_tables(file: Path, pixel_nm: float) -> dict[str, EmitterSet]:
         for kept in KEPT:
             rows = above & (quality >= np.quantile(quality[above], 1 - kept))
             for sign in (-1.0, 1.0) if "z" in columns else (1.0,):
-                tables[f"net gradient {gradient:.0f}, {100 * kept:.0f} % kept, z times {sign:+.0f}"] = EmitterSet(
+                tables[
+                    f"net gradient {gradient:.0f}, {100 * kept:.0f} % kept, z times {sign:+.0f}"
+                ] = EmitterSet(
                     frame=torch.from_numpy(columns["frame"][rows].astype(np.int64)),
                     xyz=torch.from_numpy(xyz[rows] * [1.0, 1.0, sign]),
                     photons=torch.from_numpy(columns["photons"][rows]),
@@ -110,15 +132,38 @@ def row(name: str, result: Score, two_d: bool, seconds: float) -> str:
 def pupil_of_beads(movie: Path, step_nm: float, camera: CameraFile, out: Path) -> PSFFile:
     """What a model for many PSFs is told, as a user would have it calibrated."""
     values = {f.name: getattr(camera.camera, f.name) for f in fields(camera.camera)}
-    (out / "camera.yaml").write_text(yaml.safe_dump(values | {"pixel_size_nm": camera.pixel_size_nm}))
-    command = [sys.executable, "-m", "decode", "calibrate", "psf", str(movie / "beads.tif"), "--model", "pupil"]
-    command += ["--camera", str(out / "camera.yaml"), "--z-step", str(step_nm), "-o", str(out / "psf.h5")]
+    (out / "camera.yaml").write_text(
+        yaml.safe_dump(values | {"pixel_size_nm": camera.pixel_size_nm})
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "decode",
+        "calibrate",
+        "psf",
+        str(movie / "beads.tif"),
+        "--model",
+        "pupil",
+    ]
+    command += [
+        "--camera",
+        str(out / "camera.yaml"),
+        "--z-step",
+        str(step_nm),
+        "-o",
+        str(out / "psf.h5"),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return read_psf(out / "psf.h5")
 
 
 def compare(
-    movie: Path, python: Path, models: dict[str, Localizer], psf: PSFFile | None, polish: bool, out: Path
+    movie: Path,
+    python: Path,
+    models: dict[str, Localizer],
+    psf: PSFFile | None,
+    polish: bool,
+    out: Path,
 ) -> None:
     """Print the table of one movie."""
     two_d = movie.name == "sim_2d"
@@ -139,8 +184,12 @@ def compare(
     worker(python, movie, two_d, out, SETTINGS[two_d])
     tried = {}
     for setting in SETTINGS[two_d]:
-        for choice, table in picasso_tables(out / f"{setting.replace(':', '-')}.npz", pixel_nm).items():
-            tried[setting, choice] = score(truth, table, field_nm=(64 * pixel_nm, 64 * pixel_nm), **rules)
+        for choice, table in picasso_tables(
+            out / f"{setting.replace(':', '-')}.npz", pixel_nm
+        ).items():
+            tried[setting, choice] = score(
+                truth, table, field_nm=(64 * pixel_nm, 64 * pixel_nm), **rules
+            )
 
     def efficiency(key: tuple[str, str]) -> float:
         return tried[key].efficiency_lateral if two_d else tried[key].efficiency_3d
@@ -148,9 +197,14 @@ def compare(
     best = max(tried, key=efficiency)
     setting, choice = best
     gradient = choice.split(",")[0].removeprefix("net gradient ")
-    seconds = worker(python, movie, two_d, out, [setting], "--gradient", gradient, "--repeats", "2")[setting]
+    seconds = worker(
+        python, movie, two_d, out, [setting], "--gradient", gradient, "--repeats", "2"
+    )[setting]
     print(f"\n{movie.name}: Picasso's best of {len(tried)} is {setting}, {choice}")
-    print(f"{'program':24}  Jaccard  recall  precision  lateral, nm  axial, nm  efficiency  seconds  offset, nm")
+    print(
+        f"{'program':24}  Jaccard  recall  precision  lateral, nm  axial, nm  efficiency  seconds  "
+        f"offset, nm"
+    )
     print(row("Picasso", tried[best], two_d, seconds))
     for name, model in models.items():
         if model.network.axial is two_d:
@@ -160,12 +214,26 @@ def compare(
             told = pupil_of_beads(movie, known["bead_z_step_nm"], file, out) if psf is None else psf
         start = time.perf_counter()
         for _ in localize_file(
-            movie / "frames.tif", model, out, camera=file, psf=told, formats=("csv",), device="cpu", polish=polish
+            movie / "frames.tif",
+            model,
+            out,
+            camera=file,
+            psf=told,
+            formats=("csv",),
+            device="cpu",
+            polish=polish,
         ):
             pass
         spent = time.perf_counter() - start
         found = replace(read_table(out / "frames.csv"), metadata={})
-        print(row(name, score(truth, found, field_nm=(64 * pixel_nm, 64 * pixel_nm), **rules), two_d, spent))
+        print(
+            row(
+                name,
+                score(truth, found, field_nm=(64 * pixel_nm, 64 * pixel_nm), **rules),
+                two_d,
+                spent,
+            )
+        )
     if not any(model.network.axial is not two_d for model in models.values()):
         print(f"no model for {'2D' if two_d else '3D'} was named: --model PATH")
 
@@ -174,11 +242,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     add_data(parser)
     parser.add_argument("--movie", nargs="+", default=["sim_2d", "sim_astigmatic"])
-    parser.add_argument("--model", nargs="+", default=["gaussian-2d"], help="names or files; each has its movies")
-    parser.add_argument("--psf", type=Path, help="for models that are told their PSF; default: from the beads")
-    parser.add_argument("--polish", action="store_true", help="refine our molecules by the likelihood of the frames")
     parser.add_argument(
-        "--venv", type=Path, default=Path(os.environ.get("PICASSO_VENV", ROOT / "build" / "picasso-venv"))
+        "--model", nargs="+", default=["gaussian-2d"], help="names or files; each has its movies"
+    )
+    parser.add_argument(
+        "--psf", type=Path, help="for models that are told their PSF; default: from the beads"
+    )
+    parser.add_argument(
+        "--polish", action="store_true", help="refine our molecules by the likelihood of the frames"
+    )
+    parser.add_argument(
+        "--venv",
+        type=Path,
+        default=Path(os.environ.get("PICASSO_VENV", ROOT / "build" / "picasso-venv")),
     )
     arguments = parser.parse_args()
     movies = [folder(arguments.data, name) for name in arguments.movie]

@@ -1,9 +1,11 @@
 """Localizes a movie with Picasso, by Picasso's own Python; `benchmarks/picasso.py` runs it.
 
-    build/picasso-venv/bin/python -P benchmarks/picasso_worker.py FOLDER --settings gaussmle:9 -o tables
+    build/picasso-venv/bin/python -P benchmarks/picasso_worker.py FOLDER --settings gaussmle:9 -o
+    tables
 
-FOLDER holds frames.tif, beads.tif and acquisition.json.  -P keeps this folder, where a file is called picasso.py, off
-the import path.  Writes METHOD-BOX.npz for each pair, and prints the seconds of the last localizing of each.
+FOLDER holds frames.tif, beads.tif and acquisition.json.  -P keeps this folder, where a file is
+called picasso.py, off the import path.  Writes METHOD-BOX.npz for each pair, and prints the seconds
+of the last localizing of each.
 """
 
 from __future__ import annotations
@@ -21,12 +23,21 @@ BEAD_GRADIENT = 5000.0
 """net gradient from which a spot of the bead stack is a bead"""
 
 
-def calibration(folder: Path, camera: dict[str, float], step_nm: float, method: str, box: int) -> dict[str, Any]:
+def calibration(
+    folder: Path, camera: dict[str, float], step_nm: float, method: str, box: int
+) -> dict[str, Any]:
     """Picasso's own calibration from the beads, as keyword arguments of its `localize`."""
     beads, info = io.load_movie(str(folder / "beads.tif"))
     if method.startswith("spline"):
         made = spline.calibrate_spline(
-            beads, info, camera, box, BEAD_GRADIENT, step_nm, model="spline-3d", magnification_factor=1.0
+            beads,
+            info,
+            camera,
+            box,
+            BEAD_GRADIENT,
+            step_nm,
+            model="spline-3d",
+            magnification_factor=1.0,
         )
         return {"spline_calibration": made}
     found, _ = localize.localize(
@@ -43,9 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--settings", nargs="+", metavar="METHOD:BOX", required=True)
-    parser.add_argument("--gradient", type=float, default=500.0, help="least net gradient of a spot")
+    parser.add_argument(
+        "--gradient", type=float, default=500.0, help="least net gradient of a spot"
+    )
     parser.add_argument("--two-d", action="store_true")
-    parser.add_argument("--repeats", type=int, default=1, help="a second time, everything is compiled")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="a second time, everything is compiled"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
     known = json.loads((arguments.folder / "acquisition.json").read_text())
@@ -68,7 +83,10 @@ def main() -> None:
             found, _ = localize.localize(
                 movie,
                 camera_info=camera,
-                identification_parameters={"Box Size": int(box), "Min. Net Gradient": arguments.gradient},
+                identification_parameters={
+                    "Box Size": int(box),
+                    "Min. Net Gradient": arguments.gradient,
+                },
                 movie_info=info,
                 fitting_method=method,
                 **extra,

@@ -1,10 +1,13 @@
-"""What polishing gives: error over the Cramer-Rao bound, scores before and after by density, molecules per second.
+"""What polishing gives: error over the Cramer-Rao bound, scores before and after by density,
+molecules per second.
 
-    python benchmarks/polish.py [--model gaussian-2d] [--psf psf.h5] [--n 600] [--movies 4] [--seed 1] [--only whole]
+    python benchmarks/polish.py [--model gaussian-2d] [--psf psf.h5] [--n 600] [--movies 4] [--seed
+    1] [--only whole]
 
-Without a PSF, a Gaussian of 1.3 pixels; with one (or a model that carries one), depths of +-600 nm.  Densities are
-molecules on at once per square micrometre; photons 1000 to 5000 a frame; molecules stay on for 1.5 to 3.5 frames.
-Molecules per second of the whole machine are those of movies on disk, in which the network has found them before.
+Without a PSF, a Gaussian of 1.3 pixels; with one (or a model that carries one), depths of +-600 nm.
+Densities are molecules on at once per square micrometre; photons 1000 to 5000 a frame; molecules
+stay on for 1.5 to 3.5 frames. Molecules per second of the whole machine are those of movies on
+disk, in which the network has found them before.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ from decode.verbs.localize import localize_movie
 from decode.verbs.polish import polish_movie
 
 CAMERAS = {
-    "EMCCD": Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002),
+    "EMCCD": Camera(
+        baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+    ),
     "sCMOS": Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8),
 }
 FIELD_PX = 64
@@ -57,7 +62,10 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
     axial, pixel, side = model.network.axial, psf.pixel_size_nm, 48
     rng = torch.Generator().manual_seed(seed)
     depth = 600.0 if axial else 0.0
-    low, span = torch.tensor([22 * pixel, 22 * pixel, -depth]), torch.tensor([4 * pixel, 4 * pixel, 2 * depth])
+    low, span = (
+        torch.tensor([22 * pixel, 22 * pixel, -depth]),
+        torch.tensor([4 * pixel, 4 * pixel, 2 * depth]),
+    )
     xyz = low + torch.rand(n, 3, generator=rng) * span
     photons = 1000 * 4 ** torch.rand(n, generator=rng)
     background = torch.full((n,), BACKGROUND)
@@ -67,7 +75,14 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
     for i in range(0, n, 32):
         of, light = slice(i, i + 32), photons[i : i + 32]
         frame = 3 * torch.arange(len(light)) + 1
-        mean = render(psf, frame=frame, xyz=xyz[of], photons=light, n_frames=3 * len(light), shape=(side, side))
+        mean = render(
+            psf,
+            frame=frame,
+            xyz=xyz[of],
+            photons=light,
+            n_frames=3 * len(light),
+            shape=(side, side),
+        )
         adu = camera.sample(mean + BACKGROUND, rng)
         found = network_finds(model, psf, camera, adu)
         start = time.process_time()
@@ -75,16 +90,22 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
         seconds += time.process_time() - start
         truth = EmitterSet(frame=frame, xyz=xyz[of], photons=light)
         rows, which = match(truth, found, two_d=not axial).unbind(1)
-        errors = [(table.xyz[which] - truth.xyz[rows]) / bound[of][rows] for table in (found, better)]
+        errors = [
+            (table.xyz[which] - truth.xyz[rows]) / bound[of][rows] for table in (found, better)
+        ]
         over_bound.append((errors[0], errors[1]))
         over_sigma.append(normalized_errors(truth, better, torch.stack([rows, which], 1)))
         assert better.polished is not None
         share.append(better.polished.double())
     axes = slice(0, 3 if axial else 2)
-    before, after = (torch.cat(e)[:, axes].square().mean(0).sqrt().tolist() for e in zip(*over_bound, strict=True))
+    before, after = (
+        torch.cat(e)[:, axes].square().mean(0).sqrt().tolist()
+        for e in zip(*over_bound, strict=True)
+    )
     spread = torch.cat(over_sigma)[:, axes].square().mean(0).sqrt().tolist()
     print(
-        f"  found {len(torch.cat(over_sigma)) / n:.3f}, polished {torch.cat(share).mean():.3f};  RMSE / bound network "
+        f"  found {len(torch.cat(over_sigma)) / n:.3f}, polished {torch.cat(share).mean():.3f};  "
+        f"RMSE / bound network "
         + " ".join(f"{x:.3f}" for x in before)
         + ", polished "
         + " ".join(f"{x:.3f}" for x in after)
@@ -94,10 +115,15 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
     )
 
 
-def whole(model: Localizer, psf: PSF, camera: Camera, density: float, frames: int, rounds: int, seed: int) -> None:
-    """Molecules of a movie on disk that all cores polish in a second; the network has found them before."""
+def whole(
+    model: Localizer, psf: PSF, camera: Camera, density: float, frames: int, rounds: int, seed: int
+) -> None:
+    """Molecules of a movie on disk that all cores polish in a second; the network has found them
+    before."""
     rng = torch.Generator().manual_seed(seed)
-    movie = ForwardModel.of(_scene(model, density), psf, camera).sample(1, frames, (FIELD_PX, FIELD_PX), rng)
+    movie = ForwardModel.of(_scene(model, density), psf, camera).sample(
+        1, frames, (FIELD_PX, FIELD_PX), rng
+    )
     file = PSFFile(psf=psf, z_range_nm=(-600.0, 600.0))
     with TemporaryDirectory() as folder:
         write_movie(Path(folder) / "movie.tif", movie.frames[0].to(torch.uint16).numpy())
@@ -117,8 +143,10 @@ def whole(model: Localizer, psf: PSF, camera: Camera, density: float, frames: in
                 n = sum(len(chunk.molecules) for chunk in polished)
                 rates.append(n / (time.perf_counter() - start))
     print(
-        f"  density {density:.1f}, {n} molecules in {frames} frames: polished {median(rates):.0f} a second "
-        f"(lowest {min(rates):.0f}, highest {max(rates):.0f} of {rounds} rounds) by {torch.get_num_threads()} threads"
+        f"  density {density:.1f}, {n} molecules in {frames} frames: polished {median(rates):.0f} "
+        f"a second "
+        f"(lowest {min(rates):.0f}, highest {max(rates):.0f} of {rounds} rounds) by "
+        f"{torch.get_num_threads()} threads"
     )
 
 
@@ -136,7 +164,9 @@ def _scene(model: Localizer, density: float) -> Scene:
     )
 
 
-def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: int, seed: int) -> None:
+def crowded(
+    model: Localizer, psf: PSF, camera: Camera, density: float, movies: int, seed: int
+) -> None:
     """Blinking movies of 8 frames, half of them filaments, on an uneven background."""
     axial = model.network.axial
     rng = torch.Generator().manual_seed(seed)
@@ -149,7 +179,9 @@ def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: 
         start = time.process_time()
         better = polish(psf, camera, movie.frames[0], found)
         seconds += time.process_time() - start
-        truth, found, better = (replace(t, frame=t.frame + i * frames) for t in (movie.emitters, found, better))
+        truth, found, better = (
+            replace(t, frame=t.frame + i * frames) for t in (movie.emitters, found, better)
+        )
         tables.append((truth, found, better))
     truth, found, better = (EmitterSet.cat(t) for t in zip(*tables, strict=True))
     field = (FIELD_PX * psf.pixel_size_nm,) * 2
@@ -157,11 +189,16 @@ def crowded(model: Localizer, psf: PSF, camera: Camera, density: float, movies: 
     for table in (found, better):
         result = score(truth, table, two_d=not axial, field_nm=field, min_photons=250)
         errors = normalized_errors(truth, table, match(truth, table, two_d=not axial))
-        line += f"   | {result.jaccard:.3f} {result.rmse_lateral_nm:5.1f} {result.median_lateral_nm:5.1f}"
+        line += (
+            f"   | {result.jaccard:.3f} {result.rmse_lateral_nm:5.1f} "
+            f"{result.median_lateral_nm:5.1f}"
+        )
         line += f" {result.rmse_axial_nm:5.1f} {result.efficiency_3d:5.1f}" if axial else ""
         line += f" {result.efficiency_lateral:5.1f}  {errors[:, :2].square().mean().sqrt():.2f}"
     assert better.polished is not None
-    print(f"{line}   | {better.polished.double().mean():.3f}  {len(found) / seconds:.0f}", flush=True)
+    print(
+        f"{line}   | {better.polished.double().mean():.3f}  {len(found) / seconds:.0f}", flush=True
+    )
 
 
 @torch.no_grad()
@@ -172,11 +209,17 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=600, help="isolated molecules")
     parser.add_argument("--movies", type=int, default=4, help="movies per density")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--cameras", nargs="+", default=list(CAMERAS), help="only those the model was trained for")
+    parser.add_argument(
+        "--cameras", nargs="+", default=list(CAMERAS), help="only those the model was trained for"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     arguments = parser.parse_args()
     model = load_model(arguments.model)
-    psf = read_psf(arguments.psf).psf if arguments.psf else model.psf or GaussianPSF(130.0, pixel_size_nm=100.0)
+    psf = (
+        read_psf(arguments.psf).psf
+        if arguments.psf
+        else model.psf or GaussianPSF(130.0, pixel_size_nm=100.0)
+    )
     chosen = {name: CAMERAS[name] for name in arguments.cameras}
     cameras = chosen if model.camera is None else {"the model's camera": model.camera}
     for name, camera in cameras.items():
@@ -188,8 +231,13 @@ def main() -> None:
                 whole(model, psf, camera, density, frames, 3, arguments.seed)
         if "crowded" not in arguments.only:
             continue
-        figures = "Jaccard, lateral RMSE, median" + (", axial RMSE, 3D efficiency" if model.network.axial else "")
-        print(f"  density, molecules | {figures}, efficiency, error over sigma: network | polished | share, per core s")
+        figures = "Jaccard, lateral RMSE, median" + (
+            ", axial RMSE, 3D efficiency" if model.network.axial else ""
+        )
+        print(
+            f"  density, molecules | {figures}, efficiency, error over sigma: network | polished | "
+            f"share, per core s"
+        )
         for density in (0.2, 1.0, 2.0, 4.0):
             movies = arguments.movies * (4 if density < 0.5 else 1)
             crowded(model, psf, camera, density, movies, arguments.seed)

@@ -1,10 +1,12 @@
-"""Ablation of the training recipe: variants trained for the same time on one thread each, on the same PSF.
+"""Ablation of the training recipe: variants trained for the same time on one thread each, on the
+same PSF.
 
     python benchmarks/recipes.py RECIPE --minutes 8 [--only NAME ...] [--at-once 2]
 
-RECIPE is that of a 3D specialist, as `decode estimate` writes it.  All variants but one start from random
-weights, by the same seed, and all are scored on the same simulated movies (`decode.training.validation.Validation`).
-What is not the package's own is in recipes_losses.py, recipes_optimizers.py and recipes_changes.py.
+RECIPE is that of a 3D specialist, as `decode estimate` writes it.  All variants but one start from
+random weights, by the same seed, and all are scored on the same simulated movies
+(`decode.training.validation.Validation`). What is not the package's own is in recipes_losses.py,
+recipes_optimizers.py and recipes_changes.py.
 """
 
 from __future__ import annotations
@@ -116,13 +118,17 @@ VARIANTS = {
     "soft, then owned": Variant(loss=then_owned(soft_association)),
     "mixture, then owned": Variant(loss=then_owned(count_and_mixture)),
     # a fall over no time at all leaves the learning rate constant
-    "schedule-free": Variant(("training.decay_share=1.0e-9",), optimizers=SCHEDULE_FREE, finish=SCHEDULE_FREE.finish),
+    "schedule-free": Variant(
+        ("training.decay_share=1.0e-9",), optimizers=SCHEDULE_FREE, finish=SCHEDULE_FREE.finish
+    ),
     "SOAP": Variant(optimizers=soap),
     "density rising": Variant(change=density_rising),
     "counts standardized": Variant(change=seen_as(counts_standardized)),
     "no logarithm": Variant(change=seen_as(no_logarithm)),
     "five frames": Variant(change=five_frames),
-    "subpixel heads": Variant(loss=loss_with(owned_pixels), change=quarters_of_pixels, read_out=whole_pixels),
+    "subpixel heads": Variant(
+        loss=loss_with(owned_pixels), change=quarters_of_pixels, read_out=whole_pixels
+    ),
     "second pass": Variant(second=second_pass),
     "second pass, same start": Variant(second=partial(second_pass, same_start=True)),
     "distilled": Variant(second=distilled, first=WIDE),
@@ -176,11 +182,15 @@ def trained(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--at-once", type=int, default=2, help="variants trained side by side, a thread each")
+    parser.add_argument(
+        "--at-once", type=int, default=2, help="variants trained side by side, a thread each"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -189,13 +199,26 @@ def main() -> None:
             print(json.dumps(train_one(given.recipe, given.one, given.minutes, Path(folder))))
         return
     waiting, running = list(given.only), dict[str, subprocess.Popen[str]]()
-    print(f"{given.minutes:g} minutes of one processor core each; {given.recipe.name}\n", flush=True)
-    print("| variant | Jaccard | lateral / axial RMSE (nm) | 3D efficiency | error/bound | error/sigma | steps |")
+    print(
+        f"{given.minutes:g} minutes of one processor core each; {given.recipe.name}\n", flush=True
+    )
+    print(
+        "| variant | Jaccard | lateral / axial RMSE (nm) | 3D efficiency | error/bound | "
+        "error/sigma | steps |"
+    )
     print("|---|---|---|---|---|---|---|")
     while waiting or running:
         while waiting and len(running) < given.at_once:
             name = waiting.pop(0)
-            command = [sys.executable, __file__, str(given.recipe), "--minutes", str(given.minutes), "--one", name]
+            command = [
+                sys.executable,
+                __file__,
+                str(given.recipe),
+                "--minutes",
+                str(given.minutes),
+                "--one",
+                name,
+            ]
             running[name] = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         for name, process in list(running.items()):
             if process.poll() is None:
@@ -208,7 +231,8 @@ def main() -> None:
                 continue
             f = json.loads(text.splitlines()[-1])
             print(
-                f"| {name} | {f['jaccard']:.3f} | {f['rmse_lateral_nm']:.1f} / {f['rmse_axial_nm']:.1f} "
+                f"| {name} | {f['jaccard']:.3f} | {f['rmse_lateral_nm']:.1f} / "
+                f"{f['rmse_axial_nm']:.1f} "
                 f"| {f['efficiency']:.1f} | {f['isolated_error_over_bound']:.2f} "
                 f"| {f['isolated_error_over_sigma']:.2f} | {f['steps']} |",
                 flush=True,

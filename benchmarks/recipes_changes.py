@@ -72,7 +72,8 @@ def built(change: Callable[[Localizer], object]) -> None:
     put(Localizer, "__init__", with_change)
 
 
-# -- losses and movies that change with time -----------------------------------------------------------------------
+# -- losses and movies that change with time
+# -----------------------------------------------------------------------
 
 
 def then_owned(first: Density) -> Loss:
@@ -87,8 +88,8 @@ def then_owned(first: Density) -> Loss:
 
 
 def density_rising() -> None:
-    """The highest density rises linearly from a quarter to its whole over the first half (curriculum learning: Bengio
-    et al., ICML 2009)."""
+    """The highest density rises linearly from a quarter to its whole over the first half
+    (curriculum learning: Bengio et al., ICML 2009)."""
     sample = Scene.sample_emitters
 
     def sample_emitters(scene: Scene, *given: Any) -> EmitterSet:
@@ -99,7 +100,8 @@ def density_rising() -> None:
     put(Scene, "sample_emitters", sample_emitters)
 
 
-# -- optimizers ----------------------------------------------------------------------------------------------------
+# -- optimizers
+# --------------------------------------------------------------------------------------------------
 
 
 @final
@@ -125,7 +127,8 @@ def soap(model: Localizer, plan: Optimization) -> list[Optimizer]:
     return [adam, SOAP(weights, plan.learning_rate, weight_decay=plan.weight_decay)]
 
 
-# -- networks ------------------------------------------------------------------------------------------------------
+# -- networks
+# --------------------------------------------------------------------------------------------------
 
 
 def seen_as(change: Callable[[Tensor], Tensor]) -> Callable[[], None]:
@@ -153,12 +156,15 @@ def counts_standardized(images: Tensor) -> Tensor:
 
 
 def five_frames() -> None:
-    """Features of two frames before and two after instead of one; zeros where a movie begins or ends."""
+    """Features of two frames before and two after instead of one; zeros where a movie begins or
+    ends."""
 
     def widen(model: Localizer) -> None:
         model.sequence_net = UNet(5 * model.network.frame_widths[0], model.network.sequence_widths)
 
-    def forward(self: Localizer, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
+    def forward(
+        self: Localizer, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float
+    ) -> SetPosterior:
         b, t, height, width = adu.shape
         features, alpha = self.encode(adu, camera, context)
         longer = pad(features, (0,) * 6 + (2, 2))
@@ -178,10 +184,11 @@ def five_frames() -> None:
 
 
 def quarters_of_pixels() -> None:
-    """Four outputs in each pixel, by pixel shuffle (Shi et al., CVPR 2016): every quarter owns its area.
+    """Four outputs in each pixel, by pixel shuffle (Shi et al., CVPR 2016): every quarter owns its
+    area.
 
-    Photons and z keep their scale, and the expected number of molecules at the start its value; the background is
-    still that of a whole pixel.
+    Photons and z keep their scale, and the expected number of molecules at the start its value; the
+    background is still that of a whole pixel.
     """
     whole = Localizer.decode
 
@@ -197,12 +204,19 @@ def quarters_of_pixels() -> None:
         put(model, "out", nn.Sequential(out, nn.PixelShuffle(2)))
 
     def decode_quarters(
-        self: Localizer, *features: Tensor, alpha: Tensor, shape: tuple[int, int], pixel_size_nm: float, **given: Any
+        self: Localizer,
+        *features: Tensor,
+        alpha: Tensor,
+        shape: tuple[int, int],
+        pixel_size_nm: float,
+        **given: Any,
     ) -> SetPosterior:
         if alpha.ndim and alpha.shape[-1] > 1:
             alpha = alpha.repeat_interleave(2, -1).repeat_interleave(2, -2)
         shape = (2 * shape[0], 2 * shape[1])
-        found = whole(self, *features, alpha=alpha, shape=shape, pixel_size_nm=pixel_size_nm / 2, **given)
+        found = whole(
+            self, *features, alpha=alpha, shape=shape, pixel_size_nm=pixel_size_nm / 2, **given
+        )
         assert found.z_nm is not None
         assert found.z_sigma_nm is not None
         return replace(found, z_nm=2 * found.z_nm, z_sigma_nm=2 * found.z_sigma_nm)
@@ -211,15 +225,17 @@ def quarters_of_pixels() -> None:
     put(Localizer, "decode", decode_quarters)
 
 
-# -- networks that follow on another -------------------------------------------------------------------------------
+# -- networks that follow on another
+# -------------------------------------------------------------------------------
 
 
 def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = False) -> Loss:
     """A network that sees, beside the frames, what a first one leaves unexplained.
 
-    That is the difference between stabilized values: of the counts, and of those expected by the molecules and the
-    background that the first network finds.  It has unit noise where these are right.  With `same_start` its weights
-    start as those of the first network, blind to what is unexplained.
+    That is the difference between stabilized values: of the counts, and of those expected by the
+    molecules and the background that the first network finds.  It has unit noise where these are
+    right.  With `same_start` its weights start as those of the first network, blind to what is
+    unexplained.
     """
     psf: PSF = config.forward_model().psf
     if isinstance(config.psf, MeasuredPSF):
@@ -239,7 +255,9 @@ def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = Fal
             n_frames=len(posterior),
             shape=(adu.shape[-2], adu.shape[-1]),
         )
-        alpha = camera.excess_factor / torch.as_tensor(camera.qe, dtype=torch.float32, device=adu.device)
+        alpha = camera.excess_factor / torch.as_tensor(
+            camera.qe, dtype=torch.float32, device=adu.device
+        )
         floor = camera.noise_floor.to(adu.device) / alpha**2
         seen, expected = (
             2 * torch.sqrt((photons / alpha + floor + 0.375).clamp_min(0.1))
@@ -247,7 +265,9 @@ def second_pass(config: TrainConfig, first: Localizer, *, same_start: bool = Fal
         )
         return (seen - expected).flatten(0, 1)[:, None] / 2
 
-    def forward(self: Localizer, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
+    def forward(
+        self: Localizer, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float
+    ) -> SetPosterior:
         rest[:] = [self._padded(unexplained(adu, camera, context, pixel_size_nm))]
         return plain(self, adu, camera, context, pixel_size_nm)
 

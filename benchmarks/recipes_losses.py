@@ -9,7 +9,14 @@ from typing import cast, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, logsigmoid, max_pool2d, pad, softplus
+from torch.nn.functional import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    logsigmoid,
+    max_pool2d,
+    pad,
+    softplus,
+)
 
 from decode.config import Optimization
 from decode.emitters import EmitterSet
@@ -37,7 +44,12 @@ def cross_entropy(teacher: SetPosterior, student: SetPosterior) -> Tensor:
         centre, sigma = student.offset_px[:, axis], student.offset_sigma_px[:, axis]
         drawn = teacher.offset_px[:, axis].double(), teacher.offset_sigma_px[:, axis].double()
         mean, variance = (moment.float() for moment in _truncated_moments(*drawn))
-        terms = terms + _log_normal(mean, centre, sigma) - 0.5 * variance / sigma**2 - _log_mass(centre, sigma)
+        terms = (
+            terms
+            + _log_normal(mean, centre, sigma)
+            - 0.5 * variance / sigma**2
+            - _log_mass(centre, sigma)
+        )
     for mean_of, sigma_of in (("photons", "photons_sigma"), ("z_nm", "z_sigma_nm")):
         sigma = getattr(student, sigma_of)
         terms = terms + _log_normal(getattr(teacher, mean_of), getattr(student, mean_of), sigma)
@@ -45,11 +57,15 @@ def cross_entropy(teacher: SetPosterior, student: SetPosterior) -> Tensor:
     return -(logsigmoid(-student.logit) + teacher.probability * terms).sum()
 
 
-# -- losses that let a pixel's emitter lie outside the pixel -------------------------------------------------------
+# -- losses that let a pixel's emitter lie outside the pixel
+# -------------------------------------------------------
 
 
-def around(posterior: SetPosterior, emitters: EmitterSet, reach: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pixels around every emitter, their log odds, and its log density under each of them, (n, pixels) each.
+def around(
+    posterior: SetPosterior, emitters: EmitterSet, reach: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The pixels around every emitter, their log odds, and its log density under each of them, (n,
+    pixels) each.
 
     Pixels outside the frame have odds of 0.
     """
@@ -60,24 +76,31 @@ def around(posterior: SetPosterior, emitters: EmitterSet, reach: int) -> tuple[T
     column = (pixel[:, 0, None, None] + steps).expand(-1, len(steps), -1).flatten(1)
     row = (pixel[:, 1, None, None] + steps[:, None]).expand(-1, -1, len(steps)).flatten(1)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = (emitters.frame[:, None] * height + row.clamp(0, height - 1)) * width + column.clamp(0, width - 1)
+    index = (emitters.frame[:, None] * height + row.clamp(0, height - 1)) * width + column.clamp(
+        0, width - 1
+    )
 
     def at(values: Tensor) -> Tensor:
         return values.reshape(-1)[index]
 
-    density = _log_normal(emitters.photons[:, None], at(posterior.photons), at(posterior.photons_sigma))
+    density = _log_normal(
+        emitters.photons[:, None], at(posterior.photons), at(posterior.photons_sigma)
+    )
     for axis, middle in ((0, column), (1, row)):
         offset = position[:, axis, None] - middle - 0.5
         density = density + _log_normal(
             offset, at(posterior.offset_px[:, axis]), at(posterior.offset_sigma_px[:, axis])
         )
     if posterior.z_nm is not None and posterior.z_sigma_nm is not None:
-        density = density + _log_normal(emitters.xyz[:, 2:], at(posterior.z_nm), at(posterior.z_sigma_nm))
+        density = density + _log_normal(
+            emitters.xyz[:, 2:], at(posterior.z_nm), at(posterior.z_sigma_nm)
+        )
     return index, at(posterior.logit).masked_fill(~inside, -1e4), density
 
 
 def soft_association(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """Multi-Bernoulli density, summed over the pixels that may have made each emitter; not exclusive."""
+    """Multi-Bernoulli density, summed over the pixels that may have made each emitter; not
+    exclusive."""
     _, odds, density = around(posterior, emitters, 1)
     return logsigmoid(-posterior.logit).sum() + torch.logsumexp(odds + density, 1).sum()
 
@@ -89,17 +112,22 @@ def best_association(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
 
 
 def belief_propagation(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """Multi-Bernoulli density, summed over the exclusive associations: each pixel has made at most one emitter."""
+    """Multi-Bernoulli density, summed over the exclusive associations: each pixel has made at
+    most one emitter."""
     pixel, odds, density = around(posterior, emitters, 1)
-    return logsigmoid(-posterior.logit).sum() + log_associations(odds + density, pixel, posterior.logit.numel())
+    return logsigmoid(-posterior.logit).sum() + log_associations(
+        odds + density, pixel, posterior.logit.numel()
+    )
 
 
 def log_associations(weight: Tensor, pixel: Tensor, n_pixels: int, iterations: int = 10) -> Tensor:
-    """Logarithm of the sum, over all ways to give each emitter a pixel of its own, of the product of their weights.
+    """Logarithm of the sum, over all ways to give each emitter a pixel of its own, of the product
+    of their weights.
 
-    Minus the Bethe free energy at the fixed point of loopy belief propagation between emitters and pixels (Williams
-    and Lau, IEEE Trans. Aerosp. Electron. Syst. 50, 2942, 2014): exact where their graph is a tree.  It is stationary
-    in the messages, so its gradient, the marginal probabilities of the associations, takes them for constants.
+    Minus the Bethe free energy at the fixed point of loopy belief propagation between emitters and
+    pixels (Williams and Lau, IEEE Trans. Aerosp. Electron. Syst. 50, 2942, 2014): exact where their
+    graph is a tree.  It is stationary in the messages, so its gradient, the marginal probabilities
+    of the associations, takes them for constants.
 
     Args:
         weight: (n, k) logarithms, of each emitter with each of its pixels.
@@ -118,11 +146,16 @@ def log_associations(weight: Tensor, pixel: Tensor, n_pixels: int, iterations: i
     itself = torch.eye(k, dtype=torch.bool, device=weight.device)
     from_pixel = known
     for _ in range(iterations):
-        # for and against each association: by its weight and the emitter's other pixels, then by the pixel's other
-        # emitters; the bound keeps what is all but certain within the range of numbers
-        elsewhere = torch.logsumexp(from_pixel[:, None].expand(-1, k, -1).masked_fill(itself, -torch.inf), 2)
+        # for and against each association: by its weight and the emitter's other pixels, then by
+        # the pixel's other emitters; the bound keeps what is all but certain within the range of
+        # numbers
+        elsewhere = torch.logsumexp(
+            from_pixel[:, None].expand(-1, k, -1).masked_fill(itself, -torch.inf), 2
+        )
         offer = (known - elsewhere).clamp(max=300)
-        rivals = torch.log1p(known.new_zeros(n * k).index_add(0, one, offer.exp().flatten()[other])).view(n, k)
+        rivals = torch.log1p(
+            known.new_zeros(n * k).index_add(0, one, offer.exp().flatten()[other])
+        ).view(n, k)
         from_pixel = known - rivals
     offer = (weight + (offer - known)).flatten()
     most = known.new_zeros(n_pixels).scatter_reduce(0, index, offer.detach(), "amax")
@@ -132,7 +165,8 @@ def log_associations(weight: Tensor, pixel: Tensor, n_pixels: int, iterations: i
 
 
 def count_and_mixture(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """DECODE's loss (Speiser et al., Nature Methods 18, 1082, 2021, eqs 3 to 6), mixture over 5 x 5 pixels."""
+    """DECODE's loss (Speiser et al., Nature Methods 18, 1082, 2021, eqs 3 to 6), mixture over 5
+    x 5 pixels."""
     p = posterior.probability
     n = len(p)
     count = torch.bincount(emitters.frame, minlength=n).to(p)
@@ -164,7 +198,8 @@ def loss_with(density: Density) -> Loss:
 @final
 @dataclass(frozen=True)
 class Unowned:
-    """A posterior whose emitters may lie outside their pixels, and its read-out: DECODE's local peaks of p."""
+    """A posterior whose emitters may lie outside their pixels, and its read-out: DECODE's local
+    peaks of p."""
 
     posterior: SetPosterior
 
@@ -185,9 +220,12 @@ class Unowned:
             return values[frame, row, column]
 
         x, y = (
-            (pixel + 0.5 + at(post.offset_px[:, axis])) * post.pixel_size_nm for axis, pixel in ((0, column), (1, row))
+            (pixel + 0.5 + at(post.offset_px[:, axis])) * post.pixel_size_nm
+            for axis, pixel in ((0, column), (1, row))
         )
-        sigma_x, sigma_y = (at(post.offset_sigma_px[:, axis]) * post.pixel_size_nm for axis in (0, 1))
+        sigma_x, sigma_y = (
+            at(post.offset_sigma_px[:, axis]) * post.pixel_size_nm for axis in (0, 1)
+        )
         assert post.z_nm is not None
         assert post.z_sigma_nm is not None
         return EmitterSet(
@@ -201,7 +239,8 @@ class Unowned:
 
 @final
 class Whole:
-    """Whole pixels of a posterior in which quarters of pixels own their areas; read out like the package's own."""
+    """Whole pixels of a posterior in which quarters of pixels own their areas; read out like the
+    package's own."""
 
     def __init__(self, quarters: SetPosterior) -> None:
         self.quarters = quarters
@@ -213,7 +252,10 @@ class Whole:
 
     def _moments(self, frame: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
         at = [(frame, 2 * row + down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
-        mean, variance = (torch.stack(m) for m in zip(*(self.quarters._moments(*where) for where in at), strict=True))
+        mean, variance = (
+            torch.stack(m)
+            for m in zip(*(self.quarters._moments(*where) for where in at), strict=True)
+        )
         share = torch.stack([self.quarters.probability[where] for where in at])[..., None].double()
         share = share / share.sum(0)
         centre = (share * mean).sum(0)

@@ -13,8 +13,8 @@ from torch import Tensor
 class ScheduleFreeAdamW(torch.optim.Optimizer):
     """Schedule-free AdamW (Defazio et al., NeurIPS 2024, algorithm 1).
 
-    Gradients are taken between the sequence that Adam moves and its average, weighted by squared learning rates; the
-    average, see `average_of`, is the result.
+    Gradients are taken between the sequence that Adam moves and its average, weighted by squared
+    learning rates; the average, see `average_of`, is the result.
     """
 
     def __init__(
@@ -24,7 +24,9 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "done": 0, "total": 0.0})
+        super().__init__(
+            parameters, {"lr": lr, "betas": betas, "eps": eps, "done": 0, "total": 0.0}
+        )
 
     def average_of(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -40,9 +42,15 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
             for p in group["params"]:
                 state = self.state[p]
                 if not state:
-                    state |= {"moved": p.clone(), "average": p.clone(), "square": torch.zeros_like(p)}
+                    state |= {
+                        "moved": p.clone(),
+                        "average": p.clone(),
+                        "square": torch.zeros_like(p),
+                    }
                 square = state["square"].lerp_(p.grad.square(), 1 - decay)
-                direction = p.grad / (square / (1 - decay ** group["done"])).sqrt_().add_(group["eps"])
+                direction = p.grad / (square / (1 - decay ** group["done"])).sqrt_().add_(
+                    group["eps"]
+                )
                 moved = state["moved"].sub_(rate * direction)
                 average = state["average"].lerp_(moved, rate**2 / group["total"])
                 p.copy_(torch.lerp(moved, average, between))
@@ -51,10 +59,12 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
 
 @final
 class SOAP(torch.optim.Optimizer):
-    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv:2409.11321, algorithms 3 and 4).
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv:2409.11321, algorithms
+    3 and 4).
 
-    A convolution's weight counts as the matrix (out, in * height * width), as for Muon.  Every so many steps the bases
-    of both sides are brought up to date by a power iteration and a QR decomposition.
+    A convolution's weight counts as the matrix (out, in * height * width), as for Muon.  Every so
+    many steps the bases of both sides are brought up to date by a power iteration and a QR
+    decomposition.
     """
 
     def __init__(
@@ -79,21 +89,34 @@ class SOAP(torch.optim.Optimizer):
                 products = gradient @ gradient.T, gradient.T @ gradient
                 if not state:  # the first gradient gives the bases alone
                     state["grams"] = list(products)
-                    state["bases"] = [torch.linalg.eigh(gram).eigenvectors.flip(1) for gram in products]
-                    state |= {"momentum": torch.zeros_like(gradient), "square": torch.zeros_like(gradient), "done": 0}
+                    state["bases"] = [
+                        torch.linalg.eigh(gram).eigenvectors.flip(1) for gram in products
+                    ]
+                    state |= {
+                        "momentum": torch.zeros_like(gradient),
+                        "square": torch.zeros_like(gradient),
+                        "done": 0,
+                    }
                     continue
                 state["done"] += 1
                 left, right = state["bases"]
                 momentum = state["momentum"].lerp_(gradient, 1 - slow)
                 square = state["square"].lerp_((left.T @ gradient @ right).square(), 1 - slower)
                 root = (square / (1 - slower ** state["done"])).sqrt_().add_(group["eps"])
-                direction = left @ (left.T @ momentum @ right / root) @ right.T / (1 - slow ** state["done"])
+                direction = (
+                    left
+                    @ (left.T @ momentum @ right / root)
+                    @ right.T
+                    / (1 - slow ** state["done"])
+                )
                 p.mul_(1 - rate * group["weight_decay"])
                 p.sub_(rate * direction.view_as(p))
                 for gram, product in zip(state["grams"], products, strict=True):
                     gram.lerp_(product, 1 - slower)
                 if state["done"] % group["every"] == 0:
-                    for side, (gram, basis) in enumerate(zip(state["grams"], state["bases"], strict=True)):
+                    for side, (gram, basis) in enumerate(
+                        zip(state["grams"], state["bases"], strict=True)
+                    ):
                         # squares belong to directions: they follow where the order changes
                         order = (basis * (gram @ basis)).sum(0).argsort(descending=True)
                         state["square"] = state["square"].index_select(side, order)

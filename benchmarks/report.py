@@ -1,6 +1,7 @@
 """Run the benchmarks one after the other, and write what they print to docs/benchmarks.md.
 
-    python benchmarks/report.py [DATA] [--model gaussian-2d my-3d.safetensors] [--only picasso] [-o docs/benchmarks.md]
+    python benchmarks/report.py [DATA] [--model gaussian-2d my-3d.safetensors] [--only picasso] [-o
+    docs/benchmarks.md]
 
 Those that need the movies of DATA say so and end where it is absent.
 """
@@ -28,18 +29,27 @@ def machine() -> str:
     """What the figures were measured on."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if "model name" in line
+        ]
         cpu = names[0] if names else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     text = (
-        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}; {platform.system()}, "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}, decode {__version__}, {date.today()}"
+        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}; "
+        f"{platform.system()}, "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, decode {__version__}, "
+        f"{date.today()}"
     )
     if hasattr(os, "getloadavg"):
         load = os.getloadavg()[0]
         text += f"; load {load:.1f} at the start"
         if load > 0.5:
-            text += " (not idle: seconds and frames a second are worth little, ratios within one run more)"
+            text += (
+                " (not idle: seconds and frames a second are worth little, ratios within one "
+                "run more)"
+            )
     return text
 
 
@@ -71,11 +81,18 @@ def main() -> None:
     data, models = str(arguments.data), arguments.model
     images = arguments.out.parent / "images"
     # accuracy first: it does not mind company; what is timed, last
-    plan = [(f"Accuracy of {Path(m).stem}", "accuracy.py", ["--model", m, "-o", str(images)]) for m in models]
+    plan = [
+        (f"Accuracy of {Path(m).stem}", "accuracy.py", ["--model", m, "-o", str(images)])
+        for m in models
+    ]
     plan += [
         ("Beside Picasso", "picasso.py", [data, "--model", *models]),
         ("Real movies", "real_movies.py", [data, "-o", str(images)]),
-        *((f"Polishing after {Path(m).stem}", "polish.py", ["--model", m]) for m in models if has_psf(m)),
+        *(
+            (f"Polishing after {Path(m).stem}", "polish.py", ["--model", m])
+            for m in models
+            if has_psf(m)
+        ),
         ("A training step beside DECODE's", "decode_step.py", []),
         ("Cost of the network", "network.py", []),
         ("Long movies", "throughput.py", []),
@@ -97,11 +114,16 @@ def main() -> None:
         parts = [title, f"`benchmarks/{script}` on {where}", f"```text\n{text}\n```"]
         picture = images / f"accuracy_{title.removeprefix('Accuracy of ')}.png"
         if name == "accuracy" and picture.is_file():
-            parts.append(f"![{title}](images/{picture.name})\n\nThe paler a line, the dimmer the molecules.")
+            parts.append(
+                f"![{title}](images/{picture.name})\n\nThe paler a line, the dimmer the molecules."
+            )
         sections[title] = "\n\n".join(parts)
     order = [title for title, *_ in plan]
     kept = sorted(sections, key=lambda title: order.index(title) if title in order else -1)
-    head = "# Benchmarks\n\nWritten by `make bench`; what the scripts do and how is told at their beginning."
+    head = (
+        "# Benchmarks\n\nWritten by `make bench`; what the scripts do and how is told at their "
+        "beginning."
+    )
     arguments.out.write_text("\n\n## ".join([head, *(sections[title] for title in kept)]) + "\n")
     print(f"\nwritten: {arguments.out}")
     if failed:

@@ -2,8 +2,9 @@
 
     python benchmarks/throughput.py [--frames 2000 4000] [--side 256] [--threads N]
 
-The movie is simulated from configs/gaussian-2d.yaml (32 distinct frames, repeated) in a temporary folder.  The bare
-network runs on frames that lie in memory, before and after each movie, in the same process.
+The movie is simulated from configs/gaussian-2d.yaml (32 distinct frames, repeated) in a temporary
+folder.  The bare network runs on frames that lie in memory, before and after each movie, in the
+same process.
 """
 
 from __future__ import annotations
@@ -53,13 +54,21 @@ def measure(frames: int, side: int, threads: int | None) -> None:
     keep_freed_memory()
     recipe = load_config(RECIPE)
     scene = replace(
-        recipe.scene, density_per_um2=(0.5, 0.5), flux_photons=(2000.0, 2000.0), background_photons=(30.0, 30.0)
+        recipe.scene,
+        density_per_um2=(0.5, 0.5),
+        flux_photons=(2000.0, 2000.0),
+        background_photons=(30.0, 30.0),
     )
     forward = replace(recipe, scene=scene).forward_model()
     forward = replace(forward, cameras=FixedCamera(CAMERA))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "movie.tif"
-        some = forward.sample(1, 32, (side, side), torch.Generator().manual_seed(0)).frames[0].to(torch.uint16).numpy()
+        some = (
+            forward.sample(1, 32, (side, side), torch.Generator().manual_seed(0))
+            .frames[0]
+            .to(torch.uint16)
+            .numpy()
+        )
         write_movie(path, some[torch.arange(frames).numpy() % 32])
         del some
         before = bare_network(side)
@@ -77,8 +86,10 @@ def measure(frames: int, side: int, threads: int | None) -> None:
     rate, bare = frames / elapsed, (before + after) / 2
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{frames} x {side} x {side}: {elapsed:.0f} s, {rate:.2f} frames/s, bare network {bare:.2f} frames/s "
-        f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory {peak:.2f} GiB, "
+        f"{frames} x {side} x {side}: {elapsed:.0f} s, {rate:.2f} frames/s, bare network "
+        f"{bare:.2f} frames/s "
+        f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory "
+        f"{peak:.2f} GiB, "
         f"{last.n_molecules} molecules"
     )
 
@@ -88,13 +99,25 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[2000, 4000])
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--one", action="store_true", help="measure in this process (the peak memory is a process's)")
+    parser.add_argument(
+        "--one",
+        action="store_true",
+        help="measure in this process (the peak memory is a process's)",
+    )
     arguments = parser.parse_args()
     if arguments.one:
         measure(arguments.frames[0], arguments.side, arguments.threads)
         return
     for frames in arguments.frames:
-        command = [sys.executable, __file__, "--one", "--frames", str(frames), "--side", str(arguments.side)]
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            "--frames",
+            str(frames),
+            "--side",
+            str(arguments.side),
+        ]
         command += ["--threads", str(arguments.threads)] if arguments.threads else []
         subprocess.run(command, check=True)
 

@@ -1,8 +1,11 @@
-"""How the napari window keeps up: its event loop while it works, a preview, a cancel, sliders over many molecules.
+"""How the napari window keeps up: its event loop while it works, a preview, a cancel, sliders over
+many molecules.
 
-    xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules 500000 1000000]
+    xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules
+    500000 1000000]
 
-In a real window, drawn by whatever OpenGL there is (under Xvfb by the processor, which the work needs too).
+In a real window, drawn by whatever OpenGL there is (under Xvfb by the processor, which the work
+needs too).
 """
 
 from __future__ import annotations
@@ -108,7 +111,8 @@ def table(dock: Any, viewer: Any, n: int, path: Path) -> None:
         turns.append(time.perf_counter() - start)
     cloud.viewer.close()
     print(
-        f"{n} molecules: opened in {opened:.1f} s, slider {1 / np.mean(times):.0f} updates a second, "
+        f"{n} molecules: opened in {opened:.1f} s, slider {1 / np.mean(times):.0f} updates a "
+        f"second, "
         f"points {near:.1f} s after zooming in, 3D turns {1 / np.mean(turns):.0f} times a second"
     )
 
@@ -136,7 +140,10 @@ def measure(n_molecules: list[int], folder: Path) -> None:
         pause(1)  # until all points are drawn
 
     for name in ("first", "second"):
-        print(f"localize, {name} run: event loop held up for {longest_gap(whole_movie):.0f} ms at most")
+        print(
+            f"localize, {name} run: event loop held up for {longest_gap(whole_movie):.0f} ms at "
+            f"most"
+        )
     dock.localize()
     wait(lambda: localize.step.n_found > 500)
     dock.cancel()
@@ -170,10 +177,14 @@ def measure(n_molecules: list[int], folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--molecules", type=int, nargs="+", default=[500_000, 1_000_000])
     arguments = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         # settings of the user's own windows stay what they are
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)

@@ -140,7 +140,9 @@ def complete_acquisition(
     if psf_sigma_nm is None and not psf_known:
         sigma = estimate_psf_sigma(movie, camera, pixel_size_nm)
         psf_sigma_nm = sigma.value
-        said = f"no PSF width was given: a sigma of {sigma} nm was estimated from {sigma.n} molecules"
+        said = (
+            f"no PSF width was given: a sigma of {sigma} nm was estimated from {sigma.n} molecules"
+        )
         estimates = (*estimates, said)
     return Acquisition(
         camera=camera,
@@ -178,7 +180,8 @@ def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
     x, y = movie.pixel_sides_nm
     if movie.pixel_size_nm is None:
         return (
-            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be squares "
+            f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be "
+            f"squares "
             f"of {pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
         )
     if abs(x / pixel_size_nm - 1) < ALIKE_PIXELS:

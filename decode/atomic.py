@@ -31,10 +31,11 @@ NO_ROOM = {
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary name in the folder of `path`: it becomes `path` when the block ends well, else it is deleted.
+    """A temporary name in the folder of `path`: it becomes `path` when the block ends well, else it
+    is deleted.
 
-    What the block has written is on the disk before the name changes, so that a power cut leaves the old file or the
-    new one.
+    What the block has written is on the disk before the name changes, so that a power cut leaves
+    the old file or the new one.
 
     Raises:
         OSError: if nothing can be written there, or the disk fills up inside the block.
@@ -77,7 +78,8 @@ def check_writable(path: str | Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes that were killed left in a folder; what a living one writes is locked, and stays."""
+    """Delete what processes that were killed left in a folder; what a living one writes is
+    locked, and stays."""
     if fcntl is None:
         return
     for left in folder.glob(f"{PREFIX}*"):
@@ -100,7 +102,9 @@ def _begin(temporary: Path, target: Path) -> int:
     if os.path.exists(target.parent) and not os.path.isdir(target.parent):
         raise NotADirectoryError(f"cannot write {target}: {target.parent} is a file, not a folder")
     if not os.path.isdir(target.parent):
-        raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist, make it first")
+        raise FileNotFoundError(
+            f"cannot write {target}: the folder {target.parent} does not exist, make it first"
+        )
     if os.path.isdir(target):
         raise IsADirectoryError(f"cannot write {target}: a folder of that name is in the way")
     if os.path.exists(target) and not os.access(target, os.W_OK):
@@ -130,7 +134,8 @@ def _locked(descriptor: int, path: Path) -> bool:
 
 
 def _errno(error: OSError, temporary: Path) -> int | None:
-    """Why writing failed; NumPy and HDF5 do not say, but then no byte more can be written either."""
+    """Why writing failed; NumPy and HDF5 do not say, but then no byte more can be written
+    either."""
     if error.errno is not None or not temporary.exists():
         return error.errno
     try:

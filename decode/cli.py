@@ -1,4 +1,5 @@
-"""decode: the command line.  A command parses, shows progress and prints; the work is the function of its name."""
+"""decode: the command line.  A command parses, shows progress and prints; the work is the
+function of its name."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-# What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode --help` is instant.
+# What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode
+# --help` is instant.
 
 __all__ = ["app"]
 
@@ -45,7 +47,8 @@ class _Commands(TyperGroup):
 
 
 def _say(error: Exception, ctx: Any, *, about: str = "") -> int:
-    """Print an error as one line on stderr; its exit code.  What no user can cause is raised again, for a traceback."""
+    """Print an error as one line on stderr; its exit code.  What no user can cause is raised
+    again, for a traceback."""
     from decode.errors import in_plain_words
 
     code = _exit_code(error)
@@ -60,7 +63,10 @@ def _exit_code(error: Exception) -> int | None:
     from decode.errors import is_out_of_memory
     from decode.training.course import TrainingError
 
-    if isinstance(error, ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+    if isinstance(
+        error,
+        ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError,
+    ):
         return 2
     return 1 if isinstance(error, OSError | TrainingError) or is_out_of_memory(error) else None
 
@@ -68,7 +74,8 @@ def _exit_code(error: Exception) -> int | None:
 app = typer.Typer(
     cls=_Commands,
     help="Raw single-molecule blinking movies to tables of molecules with uncertainties.",
-    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 130 stopped by Ctrl-C, "
+    "143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -78,39 +85,55 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace what the recipe says.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace what the recipe says."),
 ]
 CameraOption = Annotated[
     Path | None,
     typer.Option(
-        help="Camera file (YAML), or the name of a common camera (see `decode cameras`); without: the model's own, "
-        "where it was trained for one, or estimated."
+        help="Camera file (YAML), or the name of a common camera (see `decode cameras`); "
+        "without: the model's own, where it was trained for one, or estimated."
     ),
 ]
 PixelSize = Annotated[
-    float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's.")
+    float | None,
+    typer.Option(metavar="NM", help="Side of a pixel; without: the camera file's, or the movie's."),
 ]
 TablePixelSize = Annotated[
-    float | None, typer.Option(metavar="NM", help="Side of a pixel, for a table in pixels that does not say it.")
+    float | None,
+    typer.Option(metavar="NM", help="Side of a pixel, for a table in pixels that does not say it."),
 ]
-EmGain = Annotated[float | None, typer.Option(help="EM gain of an EMCCD that is given by its name.")]
+EmGain = Annotated[
+    float | None, typer.Option(help="EM gain of an EMCCD that is given by its name.")
+]
 Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (TIFF).")]
-ZStep = Annotated[float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")]
-ZFocus = Annotated[
-    int | None, typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one.")
+ZStep = Annotated[
+    float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")
 ]
-FramesPerPlane = Annotated[int, typer.Option(metavar="N", help="So many frames in a row show one plane.")]
+ZFocus = Annotated[
+    int | None,
+    typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one."),
+]
+FramesPerPlane = Annotated[
+    int, typer.Option(metavar="N", help="So many frames in a row show one plane.")
+]
 Downwards = Annotated[bool, typer.Option("--downwards", help="Planes fall by the step.")]
 ZOfFrames = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="z of each frame, nm, a line each: for any other order of planes.")
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="z of each frame, nm, a line each: for any other order of planes."
+    ),
 ]
 Positions = Annotated[
-    Path | None, typer.Option(metavar="TABLE", help="Table of where the beads truly are, if that is known.")
+    Path | None,
+    typer.Option(metavar="TABLE", help="Table of where the beads truly are, if that is known."),
 ]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), see configs/.")]
 
 
-calibrate = typer.Typer(no_args_is_help=True, help="The microscope: PSF from beads, camera from frames.")
+calibrate = typer.Typer(
+    no_args_is_help=True, help="The microscope: PSF from beads, camera from frames."
+)
 app.add_typer(calibrate, name="calibrate")
 
 
@@ -124,9 +147,12 @@ def _show_version(show: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the whole traceback of an error.")
+    ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
@@ -136,42 +162,63 @@ def _options(
 def localize(
     ctx: typer.Context,
     movies: Annotated[
-        list[Path], typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame.")
+        list[Path],
+        typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame."),
     ],
-    model: Annotated[str, typer.Option(help="A shipped model (see `decode models`) or a model file.")],
+    model: Annotated[
+        str, typer.Option(help="A shipped model (see `decode models`) or a model file.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     camera: CameraOption = None,
     psf_sigma: Annotated[
-        float | None, typer.Option(metavar="NM", help="Width of the PSF (standard deviation); without: estimated.")
+        float | None,
+        typer.Option(
+            metavar="NM", help="Width of the PSF (standard deviation); without: estimated."
+        ),
     ] = None,
     psf: Annotated[
-        Path | None, typer.Option(help="Calibrated PSF, for a model that serves many, and to polish with.")
+        Path | None,
+        typer.Option(help="Calibrated PSF, for a model that serves many, and to polish with."),
     ] = None,
     polish: Annotated[
-        bool, typer.Option("--polish", help="Refine molecules by the likelihood of the frames; slower.")
+        bool,
+        typer.Option("--polish", help="Refine molecules by the likelihood of the frames; slower."),
     ] = False,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")] = 0.5,
-    frames: Annotated[str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")
+    ] = 0.5,
+    frames: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")
+    ] = None,
     roi: Annotated[
-        str | None, typer.Option(metavar="Y0:Y1,X0:X1", help="Only these rows and columns, counted from 0.")
+        str | None,
+        typer.Option(metavar="Y0:Y1,X0:X1", help="Only these rows and columns, counted from 0."),
     ] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", help="csv (ThunderSTORM), hdf5 (Picasso), png; without: all.")
+        list[str] | None,
+        typer.Option("--format", help="csv (ThunderSTORM), hdf5 (Picasso), png; without: all."),
     ] = None,
     device: Device = "auto",
     allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
+        bool,
+        typer.Option(
+            "--allow-truncated", help="Take the whole frames of a movie that was cut short."
+        ),
     ] = False,
     join: Annotated[
-        bool, typer.Option("--join", help="The files are parts of one movie, in the natural order of their names.")
+        bool,
+        typer.Option(
+            "--join", help="The files are parts of one movie, in the natural order of their names."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture.
 
-    A movie that cannot be localized does not stop the others; the exit code is that of the first one.
+    A movie that cannot be localized does not stop the others; the exit code is that of the first
+    one.
     """
     from decode.errors import in_plain_words
     from decode.io.cameras import camera_inputs, read_camera
@@ -184,12 +231,16 @@ def localize(
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
-    outputs = [file for parts in sources for file in localize_files(parts[0], out, formats or FORMATS)]
+    outputs = [
+        file for parts in sources for file in localize_files(parts[0], out, formats or FORMATS)
+    ]
     inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
     check_outputs(outputs, inputs=inputs, folder=out)
     network = load_model(model)
     calibrated = None if psf is None else read_psf(psf)
-    camera_file = None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
+    camera_file = (
+        None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
+    )
 
     options: dict[str, Any] = {
         "camera": camera_file,
@@ -212,10 +263,14 @@ def localize(
                 done = _localize_one(parts, network, out, options)
                 results.append(_summary(parts[0], done))
                 if not as_json:
-                    typer.echo(f"{done.n_molecules} molecules in {done.frames_total} frames of {parts[0]}")
+                    typer.echo(
+                        f"{done.n_molecules} molecules in {done.frames_total} frames of {parts[0]}"
+                    )
                     _list(done.files)
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                codes.append(_say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else ""))
+                codes.append(
+                    _say(error, ctx, about=f"{parts[0].name}: " if len(sources) > 1 else "")
+                )
                 results.append({"movie": str(parts[0]), "error": in_plain_words(error)})
     finally:  # also of those before a Ctrl-C
         if as_json:
@@ -223,7 +278,9 @@ def localize(
     raise typer.Exit(next((code for code in codes if code), 0))
 
 
-def _localize_one(parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]) -> LocalizeProgress:
+def _localize_one(
+    parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]
+) -> LocalizeProgress:
     """A movie, with a bar and what is said of it on stderr."""
     from decode.progress import Bar
     from decode.verbs.localize import localize_file
@@ -275,13 +332,17 @@ def render(
 @app.command("filter")
 def filter_(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Table to write: .csv (ThunderSTORM) or .hdf5 (Picasso).")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Table to write: .csv (ThunderSTORM) or .hdf5 (Picasso)."),
+    ],
     keep: Annotated[
         list[str],
         typer.Option(
             metavar="COLUMN=LOW:HIGH",
-            help="Range to keep, its ends included; either may be left out. Repeat it for more columns: photons, "
-            "sigma, sigma_z, x, y, z (nm), probability, frame (from 0), background, goodness.",
+            help="Range to keep, its ends included; either may be left out. Repeat it for more "
+            "columns: photons, sigma, sigma_z, x, y, z (nm), probability, frame (from 0), "
+            "background, goodness.",
         ),
     ],
     pixel_size: TablePixelSize = None,
@@ -299,10 +360,17 @@ def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],
     two_d: Annotated[bool, typer.Option("--two-d", help="Leave z out.")] = False,
-    min_photons: Annotated[float, typer.Option(help="True molecules below it need not be found.")] = 0.0,
-    shift: Annotated[bool, typer.Option("--shift", help="Take off a constant offset first, and print it.")] = False,
+    min_photons: Annotated[
+        float, typer.Option(help="True molecules below it need not be found.")
+    ] = 0.0,
+    shift: Annotated[
+        bool, typer.Option("--shift", help="Take off a constant offset first, and print it.")
+    ] = False,
     field: Annotated[
-        str | None, typer.Option(metavar="X,Y", help="Size of the field of view, nm; without: as the tables say.")
+        str | None,
+        typer.Option(
+            metavar="X,Y", help="Size of the field of view, nm; without: as the tables say."
+        ),
     ] = None,
     pixel_size: TablePixelSize = None,
     as_json: Json = False,
@@ -323,10 +391,15 @@ def evaluate(
         _print_json(asdict(result))
         return
     typer.echo(f"found {result.tp}, missed {result.fn}, false {result.fp}")
-    typer.echo(f"Jaccard {result.jaccard:.3f}  precision {result.precision:.3f}  recall {result.recall:.3f}")
+    typer.echo(
+        f"Jaccard {result.jaccard:.3f}  precision {result.precision:.3f}  recall "
+        f"{result.recall:.3f}"
+    )
     axial = "" if two_d else f", axial {result.rmse_axial_nm:.1f} nm"
     typer.echo(f"RMSE lateral {result.rmse_lateral_nm:.1f} nm{axial}")
-    efficiency = f"lateral {result.efficiency_lateral:.1f}" + ("" if two_d else f", 3D {result.efficiency_3d:.1f}")
+    efficiency = f"lateral {result.efficiency_lateral:.1f}" + (
+        "" if two_d else f", 3D {result.efficiency_3d:.1f}"
+    )
     typer.echo(f"efficiency {efficiency} of 100")
     if shift:
         typer.echo("shift taken off: " + ", ".join(f"{s:.1f}" for s in result.shift_nm) + " nm")
@@ -342,15 +415,22 @@ def simulate(
     seed: Annotated[int | None, typer.Option(help="Without: the recipe's.")] = None,
     settings: Settings = None,
 ) -> None:
-    """A movie of the kind a recipe trains on, its molecules (TRUTH) and its camera (MOVIE's name + _camera.yaml)."""
+    """A movie of the kind a recipe trains on, its molecules (TRUTH) and its camera (MOVIE's name
+    + _camera.yaml)."""
     from decode.config import load_config
     from decode.outputs import camera_beside, check_outputs
     from decode.outputs import simulate_files as files_of
     from decode.verbs.simulate import simulate_files
 
     check_outputs(files_of(out, truth), inputs=[config])
-    made = simulate_files(load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed)
-    width = f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm" if made.conditioning.needs_width else ""
+    made = simulate_files(
+        load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed
+    )
+    width = (
+        f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm"
+        if made.conditioning.needs_width
+        else ""
+    )
     typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
     _list([out, truth, camera_beside(out)])
 
@@ -358,15 +438,22 @@ def simulate(
 @app.command()
 def train(
     config: Config,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")],
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long; without: the recipe's steps.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")
+    ],
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long; without: the recipe's steps.")
+    ] = None,
     device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")
+    ] = False,
     start: Annotated[
         str | None,
         typer.Option(
             metavar="nearest|NAME|PATH",
-            help="Start from the weights of this model, or of the shipped one that knows most, not from random ones.",
+            help="Start from the weights of this model, or of the shipped one that knows most, "
+            "not from random ones.",
         ),
     ] = None,
     settings: Settings = None,
@@ -399,11 +486,15 @@ def train(
                     "efficiency": f"{progress.validation['efficiency']:.1f}",
                     "rmse/bound": f"{progress.validation['isolated_error_over_bound']:.2f}",
                 }
-            bar.set_postfix({"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False)
+            bar.set_postfix(
+                {"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False
+            )
             bar.update(progress.fraction - bar.n)
     if not first:
         return
-    typer.echo(f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out")
+    typer.echo(
+        f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out"
+    )
     typer.echo(", ".join(f"{name} {figure}" for name, figure in figures.items()))
     for remark in progress.remarks:
         typer.echo(remark)
@@ -412,9 +503,15 @@ def train(
 
 @app.command()
 def run(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")],
-    beads: Annotated[list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")],
-    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    movie: Annotated[
+        Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
+    ],
+    beads: Annotated[
+        list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")
+    ],
+    camera: Annotated[
+        Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is made.")],
     z_step: ZStep = None,
     z_focus: ZFocus = None,
@@ -424,7 +521,10 @@ def run(
     bead_positions: Positions = None,
     minutes: Annotated[float, typer.Option(help="Of training.")] = 30.0,
     polish: Annotated[
-        bool, typer.Option(help="Refine the molecules by the likelihood of the frames, with the calibrated PSF.")
+        bool,
+        typer.Option(
+            help="Refine the molecules by the likelihood of the frames, with the calibrated PSF."
+        ),
     ] = True,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
@@ -443,7 +543,9 @@ def run(
     check_outputs(run_files(movie, out), inputs=inputs, folder=out)
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     positions = None if bead_positions is None else read_positions(bead_positions)
-    scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
+    scan = read_scan(
+        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
+    )
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
         for progress in run_steps(
@@ -467,7 +569,10 @@ def run(
                 bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
             if progress.files:
                 bar.write(f"{progress.stage}:")
-                for line in (*progress.message.splitlines(), *(str(file) for file in progress.files)):
+                for line in (
+                    *progress.message.splitlines(),
+                    *(str(file) for file in progress.files),
+                ):
                     bar.write(f"  {line}")
             else:
                 bar.set_postfix_str(progress.message, refresh=False)
@@ -477,29 +582,53 @@ def run(
 @calibrate.command("psf")
 def calibrate_psf(
     beads: Beads,
-    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    camera: Annotated[
+        Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
+    ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5; a report is written beside it.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="PSF", help="PSF file, .h5; a report is written beside it."
+        ),
     ],
     z_step: ZStep = None,
     z_focus: ZFocus = None,
     frames_per_plane: FramesPerPlane = 1,
     downwards: Downwards = False,
     z_of_frames: ZOfFrames = None,
-    model: Annotated[str, typer.Option(help="spline (any PSF), pupil (names the aberrations) or gaussian.")] = "spline",
-    patch: Annotated[int | None, typer.Option(metavar="PX", help="Side of the PSF, odd; without: 3.1 um.")] = None,
+    model: Annotated[
+        str, typer.Option(help="spline (any PSF), pupil (names the aberrations) or gaussian.")
+    ] = "spline",
+    patch: Annotated[
+        int | None, typer.Option(metavar="PX", help="Side of the PSF, odd; without: 3.1 um.")
+    ] = None,
     bead_positions: Positions = None,
-    numerical_aperture: Annotated[float, typer.Option(help="Of the objective, for a pupil.")] = 1.45,
-    wavelength: Annotated[float, typer.Option(metavar="NM", help="Of the emission, for a pupil.")] = 670.0,
-    immersion_index: Annotated[float, typer.Option(help="Refractive index of the immersion, for a pupil.")] = 1.518,
+    numerical_aperture: Annotated[
+        float, typer.Option(help="Of the objective, for a pupil.")
+    ] = 1.45,
+    wavelength: Annotated[
+        float, typer.Option(metavar="NM", help="Of the emission, for a pupil.")
+    ] = 670.0,
+    immersion_index: Annotated[
+        float, typer.Option(help="Refractive index of the immersion, for a pupil.")
+    ] = 1.518,
     sample_index: Annotated[
-        float | None, typer.Option(help="Refractive index around the beads, for a pupil; without: the immersion's.")
+        float | None,
+        typer.Option(
+            help="Refractive index around the beads, for a pupil; without: the immersion's."
+        ),
     ] = None,
     bead_diameter: Annotated[
-        float, typer.Option(metavar="NM", min=0.0, help="Of the beads, for a pupil, which is then a molecule's.")
+        float,
+        typer.Option(
+            metavar="NM", min=0.0, help="Of the beads, for a pupil, which is then a molecule's."
+        ),
     ] = 0.0,
     phase_mask: Annotated[
-        bool, typer.Option("--phase-mask", help="Fit a free phase over the pupil besides Zernike polynomials.")
+        bool,
+        typer.Option(
+            "--phase-mask", help="Fit a free phase over the pupil besides Zernike polynomials."
+        ),
     ] = False,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
@@ -517,10 +646,14 @@ def calibrate_psf(
     from decode.outputs import check_outputs, psf_files
 
     out, report = psf_files(out)
-    check_outputs([out, report], inputs=[*beads, *camera_inputs(camera), bead_positions, z_of_frames])
+    check_outputs(
+        [out, report], inputs=[*beads, *camera_inputs(camera), bead_positions, z_of_frames]
+    )
     if model not in MODELS:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
-    scan = read_scan(frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames)
+    scan = read_scan(
+        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
+    )
     camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     if model == "pupil":
         why = unserved(
@@ -542,7 +675,9 @@ def calibrate_psf(
         model=model,
         patch_px=patch,
         positions_nm=None if bead_positions is None else read_positions(bead_positions),
-        optics=Optics(numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask),
+        optics=Optics(
+            numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask
+        ),
     )
     write_psf(out, calibration.file)
     save_report(calibration, report)
@@ -566,7 +701,9 @@ def calibrate_psf(
 
 @calibrate.command("import")
 def calibrate_import(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="_3dcal.mat of SMAP, or HDF5 of uiPSF.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="_3dcal.mat of SMAP, or HDF5 of uiPSF.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5.")],
     pixel_size: PixelSize = None,
     channel: Annotated[int | None, typer.Option(help="Which of several, from 0.")] = None,
@@ -583,16 +720,31 @@ def calibrate_import(
 
 @calibrate.command("in-situ")
 def calibrate_in_situ(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")],
-    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
+    movie: Annotated[
+        Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")
+    ],
+    camera: Annotated[
+        Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5.")],
     psf: Annotated[
-        Path | None, typer.Option(help="Pupil to start from (`calibrate psf --model pupil`); without: no aberrations.")
+        Path | None,
+        typer.Option(
+            help="Pupil to start from (`calibrate psf --model pupil`); without: no aberrations."
+        ),
     ] = None,
-    numerical_aperture: Annotated[float, typer.Option(help="Of the objective, without --psf.")] = 1.45,
-    wavelength: Annotated[float, typer.Option(metavar="NM", help="Of the emission, without --psf.")] = 670.0,
-    immersion_index: Annotated[float, typer.Option(help="Refractive index of the immersion, without --psf.")] = 1.518,
-    n_frames: Annotated[int, typer.Option("--n-frames", min=1, help="Frames to look at, spread over the movie.")] = 500,
+    numerical_aperture: Annotated[
+        float, typer.Option(help="Of the objective, without --psf.")
+    ] = 1.45,
+    wavelength: Annotated[
+        float, typer.Option(metavar="NM", help="Of the emission, without --psf.")
+    ] = 670.0,
+    immersion_index: Annotated[
+        float, typer.Option(help="Refractive index of the immersion, without --psf.")
+    ] = 1.518,
+    n_frames: Annotated[
+        int, typer.Option("--n-frames", min=1, help="Frames to look at, spread over the movie.")
+    ] = 500,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
 ) -> None:
@@ -624,21 +776,31 @@ def calibrate_in_situ(
 @calibrate.command("camera")
 def calibrate_camera(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],
-    dark: Annotated[list[Path] | None, typer.Argument(metavar="[DARK]...", help="TIFF series without light.")] = None,
+    dark: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DARK]...", help="TIFF series without light.")
+    ] = None,
     flat: Annotated[
-        list[Path] | None, typer.Option(metavar="FLAT", help="TIFF series of even light; repeat it, one a light level.")
+        list[Path] | None,
+        typer.Option(
+            metavar="FLAT", help="TIFF series of even light; repeat it, one a light level."
+        ),
     ] = None,
     movie: Annotated[
-        Path | None, typer.Option(help="Without DARK: estimate the camera from it; with: check the maps against it.")
+        Path | None,
+        typer.Option(
+            help="Without DARK: estimate the camera from it; with: check the maps against it."
+        ),
     ] = None,
     pixel_size: Annotated[
         float | None, typer.Option(metavar="NM", help="Side of a pixel; without: the first file's.")
     ] = None,
     gain: Annotated[
-        float | None, typer.Option(metavar="ADU", help="ADU per electron, where there are no flat series.")
+        float | None,
+        typer.Option(metavar="ADU", help="ADU per electron, where there are no flat series."),
     ] = None,
     qe: Annotated[
-        float | None, typer.Option(help="Quantum efficiency; without: a typical one, or 1 with DARK.")
+        float | None,
+        typer.Option(help="Quantum efficiency; without: a typical one, or 1 with DARK."),
     ] = None,
     em_gain: Annotated[float | None, typer.Option(help="EM gain of an EMCCD.")] = None,
     kind: Annotated[
@@ -660,18 +822,24 @@ def calibrate_camera(
     with open_movie(files[0]) as first:
         pixel_size = pixel_size or first.pixel_size_nm
         if pixel_size is None:
-            raise ValueError(f"{files[0]} does not say how large its pixels are; state it with --pixel-size")
+            raise ValueError(
+                f"{files[0]} does not say how large its pixels are; state it with --pixel-size"
+            )
         if dark:
             calibration = work(dark, flat or (), em_gain=em_gain)
             camera = calibration.camera(gain=gain, qe=1.0 if qe is None else qe, em_gain=em_gain)
             notes = calibration.notes
             if qe is None:
-                notes += ("a quantum efficiency of 1 was taken: photons are photoelectrons; state --qe",)
+                notes += (
+                    "a quantum efficiency of 1 was taken: photons are photoelectrons; state --qe",
+                )
             if movie is not None:
                 notes += check_maps(movie, camera)
         else:
             if flat or gain is not None:
-                raise ValueError("--flat and --gain belong to dark series; give those too, or --movie alone")
+                raise ValueError(
+                    "--flat and --gain belong to dark series; give those too, or --movie alone"
+                )
             known = cast("CameraKind | None", kind)
             estimated = estimate_camera(first, kind=known, qe=qe, em_gain=em_gain)
             camera, notes = estimated.camera, estimated.notes
@@ -683,18 +851,28 @@ def calibrate_camera(
 
 @app.command()
 def estimate(
-    movie: Annotated[Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")],
+    movie: Annotated[
+        Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
+    ],
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
-    camera: Annotated[Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")],
+    camera: Annotated[
+        Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Recipe (YAML); a picture is written beside it.")
+    ],
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Take the whole frames of a movie that was cut short.")
+        bool,
+        typer.Option(
+            "--allow-truncated", help="Take the whole frames of a movie that was cut short."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with intervals."""
+    """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with
+    intervals."""
     import os
 
     from decode.io.cameras import camera_inputs
@@ -730,7 +908,8 @@ def estimate(
 
 @app.command()
 def cameras(as_json: Json = False) -> None:
-    """Common cameras, whose names may stand in the place of a camera file: typical values, to be checked."""
+    """Common cameras, whose names may stand in the place of a camera file: typical values, to be
+    checked."""
     from decode.io.cameras import camera_presets
 
     presets = camera_presets()
@@ -748,26 +927,38 @@ def models(as_json: Json = False) -> None:
 
     shipped = {name: load_model(path) for name, path in shipped_models().items()}
     if as_json:
-        _print_json({name: {"context": model.context, **model.record.to_json()} for name, model in shipped.items()})
+        _print_json(
+            {
+                name: {"context": model.context, **model.record.to_json()}
+                for name, model in shipped.items()
+            }
+        )
         return
     for name, model in shipped.items():
         record = model.record
         typer.echo(f"{name}: {record.description}")
         for quantity, (low, high) in model.context.items():
             typer.echo(f"  for {quantity} from {low:g} to {high:g}")
-        typer.echo(f"  trained for {record.steps} steps in {record.minutes:.0f} minutes on {record.hardware}")
+        typer.echo(
+            f"  trained for {record.steps} steps in {record.minutes:.0f} minutes on "
+            f"{record.hardware}"
+        )
         if record.figures is None:
             typer.echo("  an unfinished training: its figures were not measured")
             continue
         typer.echo("  molecules/um^2  photons  Jaccard  RMSE lateral")
         for row in record.figures:
             density, photons = f"{row['density_per_um2']:.2f}", f"{row['flux_photons']:.0f}"
-            typer.echo(f"  {density:>14}  {photons:>7}  {row['jaccard']:7.2f}  {row['rmse_lateral_nm']:9.1f} nm")
+            typer.echo(
+                f"  {density:>14}  {photons:>7}  {row['jaccard']:7.2f}  "
+                f"{row['rmse_lateral_nm']:9.1f} nm"
+            )
 
 
 @app.command()
 def doctor() -> None:
-    """Test the installation: versions, device, models, and a small movie from simulation to score."""
+    """Test the installation: versions, device, models, and a small movie from simulation to
+    score."""
     from decode.verbs.doctor import doctor as run
 
     healthy = True

@@ -164,7 +164,9 @@ class GaussianWidth(Conditioning):
     @classmethod
     def of(cls, optics: KnownOptics, domain: Domain) -> Self:
         if optics.psf_sigma_nm is None:
-            raise ValueError("this model is conditioned on the width of the PSF; give it as --psf-sigma")
+            raise ValueError(
+                "this model is conditioned on the width of the PSF; give it as --psf-sigma"
+            )
         return cls(optics.psf_sigma_nm / optics.pixel_size_nm)
 
     @property
@@ -259,8 +261,11 @@ class AstigmaticPupil(Conditioning):
         return replace(known, optics=nearest, z_nm=calibrated.z_nm, light=calibrated.light)
 
     @staticmethod
-    def require_scale(wavelength_nm: float, immersion_index: float, pixel_size_nm: float, domain: Domain) -> None:
-        """Fail where no aberration makes a pupil one that the network knows: a fit leaves its scale.
+    def require_scale(
+        wavelength_nm: float, immersion_index: float, pixel_size_nm: float, domain: Domain
+    ) -> None:
+        """Fail where no aberration makes a pupil one that the network knows: a fit leaves its
+        scale.
 
         Args:
             wavelength_nm: of the emission, in vacuum.
@@ -290,14 +295,16 @@ class AstigmaticPupil(Conditioning):
         """
         if psf.phase_mask_nm is not None:
             raise ValueError(
-                "the PSF has a phase mask, on which no network for astigmatic pupils is conditioned; train one for it"
+                "the PSF has a phase mask, on which no network for astigmatic pupils is "
+                "conditioned; train one for it"
             )
         zernike_nm = zip(psf.modes, psf.zernike_nm.detach(), strict=True)
         waves = {mode: float(c) / psf.wavelength_nm for mode, c in zernike_nm}
         unknown = [m for m, c in waves.items() if m not in MODES and abs(c) > KNOWN_MODES_WAVES]
         if unknown:
             raise ValueError(
-                f"the PSF has aberrations {sorted(unknown)}, on which no network for astigmatic pupils is conditioned"
+                f"the PSF has aberrations {sorted(unknown)}, on which no network for astigmatic "
+                f"pupils is conditioned"
             )
         mirrored = waves.get(ASTIGMATISM, 0.0) < 0
         signs = {mode: -1 if mirrored and mode[0] % 2 == 0 else 1 for mode in MODES}

@@ -92,7 +92,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.version != 1:
-            raise ValueError(f"version {self.version} of the file's layout is unknown; this decode reads version 1")
+            raise ValueError(
+                f"version {self.version} of the file's layout is unknown; this decode reads "
+                f"version 1"
+            )
         check_settings(self)
 
     def forward_model(self) -> ForwardModel:
@@ -133,7 +136,9 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
     for key, value in content.items():
         where = ".".join((*at, str(key)))
         if key not in hints:
-            raise ValueError(f"{source}: unknown key {brief(where)}; known here: {', '.join(sorted(hints))}")
+            raise ValueError(
+                f"{source}: unknown key {brief(where)}; known here: {', '.join(sorted(hints))}"
+            )
         kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
         if kinds and not isinstance(value, Mapping):
             raise ValueError(f"{source}: {where}: must hold `key: value` lines")

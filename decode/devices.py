@@ -21,7 +21,9 @@ def choose_device(name: str) -> torch.device:
     if kind not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device {name!r} is unknown; choose auto, cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError("PyTorch sees no GPU here; choose the device cpu, or install a CUDA build of torch")
+        raise ValueError(
+            "PyTorch sees no GPU here; choose the device cpu, or install a CUDA build of torch"
+        )
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
@@ -31,8 +33,8 @@ def choose_device(name: str) -> torch.device:
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensor.
 
-    By default every tensor above some megabytes is returned to the system and its pages are zeroed again when the
-    next one is made, which takes a tenth of the time of a training step.
+    By default every tensor above some megabytes is returned to the system and its pages are zeroed
+    again when the next one is made, which takes a tenth of the time of a training step.
     """
     if sys.platform != "linux":
         return

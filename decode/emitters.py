@@ -124,7 +124,8 @@ class EmitterSet:
     photons_sigma: Tensor | None = None
     """(n,) standard deviation, photons"""
     goodness: Tensor | None = None
-    """(n,) deviance of a fit to the frame per degree of freedom: about 1 if it explains the light"""
+    """(n,) deviance of a fit to the frame per degree of freedom: about 1 if it explains the
+    light"""
     polished: Tensor | None = None
     """(n,) bool; whether the likelihood of the frames refined the molecule"""
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
@@ -137,10 +138,14 @@ class EmitterSet:
         for name, column in self.columns().items():
             shape = (n, 3) if name in ("xyz", "xyz_sigma") else (n,)
             if tuple(column.shape) != shape:
-                raise ValueError(f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}")
+                raise ValueError(
+                    f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}"
+                )
         for name, values in self.others.items():
             if values.shape != (n,):
-                raise ValueError(f"EmitterSet.others[{name!r}] has shape {values.shape}, expected {(n,)}")
+                raise ValueError(
+                    f"EmitterSet.others[{name!r}] has shape {values.shape}, expected {(n,)}"
+                )
         if self.frame.dtype.is_floating_point:
             raise ValueError("EmitterSet.frame must hold integers")
 
@@ -149,7 +154,9 @@ class EmitterSet:
         """No molecules."""
         nothing = torch.zeros(0)
         frame = torch.zeros(0, dtype=torch.int64)
-        return EmitterSet(frame=frame, xyz=torch.zeros(0, 3), photons=nothing, metadata=metadata or {})
+        return EmitterSet(
+            frame=frame, xyz=torch.zeros(0, 3), photons=nothing, metadata=metadata or {}
+        )
 
     @staticmethod
     def cat(sets: Iterable[EmitterSet]) -> EmitterSet:
@@ -170,7 +177,11 @@ class EmitterSet:
 
     def columns(self) -> dict[str, Tensor]:
         """The columns that are present and known, by name."""
-        named = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name not in ("others", "metadata"))
+        named = (
+            (f.name, getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("others", "metadata")
+        )
         return {name: column for name, column in named if column is not None}
 
     @property

@@ -21,13 +21,18 @@ def is_out_of_memory(error: Exception) -> bool:
     from torch import OutOfMemoryError
 
     # on the CPU, PyTorch says so by a plain RuntimeError
-    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError | OutOfMemoryError) or "can't allocate memory" in str(
+        error
+    )
 
 
 def in_plain_words(error: Exception) -> str:
     """One sentence without line breaks: what is wrong, and what to do where the error says so."""
     if is_out_of_memory(error):
-        return "there is not enough memory; ask for fewer or smaller frames, or for --device cpu if a GPU is full"
+        return (
+            "there is not enough memory; ask for fewer or smaller frames, or for --device cpu "
+            "if a GPU is full"
+        )
     if isinstance(error, OSError) and error.strerror and error.filename:
         return on_a_line(f"{error.filename}: {error.strerror}")
     return on_a_line(str(error))
@@ -40,9 +45,11 @@ def brief(value: object) -> str:
 
 @contextmanager
 def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") -> Iterator[None]:
-    """Whatever a library raises over the content of a file becomes one sentence with the file's name.
+    """Whatever a library raises over the content of a file becomes one sentence with the file's
+    name.
 
-    An error that names the file already stays as it is, but for its length; so does what the system reports.
+    An error that names the file already stays as it is, but for its length; so does what the system
+    reports.
 
     Args:
         path: the file.
@@ -69,6 +76,7 @@ def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") 
 
 
 def on_a_line(text: str, longest: int = LONGEST) -> str:
-    """A text without line breaks, and without its end if it is longer than a path and a sentence or two."""
+    """A text without line breaks, and without its end if it is longer than a path and a sentence
+    or two."""
     line = " ".join(text[: 4 * longest].split())
     return line if len(line) <= longest else f"{line[: longest - 4]} ..."

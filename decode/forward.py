@@ -78,7 +78,9 @@ class ForwardModel:
         return self.psfs.psf
 
     @torch.no_grad()
-    def sample(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Simulation:
+    def sample(
+        self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator
+    ) -> Simulation:
         """Draw movies with their emitters.
 
         Args:
@@ -105,7 +107,9 @@ class ForwardModel:
         )
 
 
-def _expected(emitters: EmitterSet, background: Tensor, drawn: DrawnPSFs, pixel_size_nm: float) -> Tensor:
+def _expected(
+    emitters: EmitterSet, background: Tensor, drawn: DrawnPSFs, pixel_size_nm: float
+) -> Tensor:
     """Expected photons (n_movies, n_frames, y, x) of emitters on a background of that shape."""
     n_movies, n_frames, height, width = background.shape
     movie = emitters.frame // n_frames

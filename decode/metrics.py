@@ -208,7 +208,9 @@ def _positions(emitters: EmitterSet) -> npt.NDArray[np.float64]:
     return xyz
 
 
-def _differences(truth: EmitterSet, prediction: EmitterSet, pairs: Tensor) -> npt.NDArray[np.float64]:
+def _differences(
+    truth: EmitterSet, prediction: EmitterSet, pairs: Tensor
+) -> npt.NDArray[np.float64]:
     """Estimate minus truth, (pairs, 3) nm."""
     estimate = _positions(prediction)[pairs[:, 1].numpy()]
     true = _positions(truth)[pairs[:, 0].numpy()]
@@ -242,8 +244,12 @@ def _neighbours(
     radius *= 1 + 1e-9
     # frames lie apart along a third axis, so that one tree serves them all
     true_tree, predicted_tree = (
-        # a balanced tree of ties overflows the stack where denormal numbers are flushed (SciPy 1.17)
-        cKDTree(np.column_stack([xyz[:, :2], emitters.frame.cpu().numpy() * (4 * radius + 1)]), balanced_tree=False)
+        # a balanced tree of ties overflows the stack where denormal numbers are flushed (SciPy
+        # 1.17)
+        cKDTree(
+            np.column_stack([xyz[:, :2], emitters.frame.cpu().numpy() * (4 * radius + 1)]),
+            balanced_tree=False,
+        )
         for emitters, xyz in ((truth, true_xyz), (prediction, predicted_xyz))
     )
     near = true_tree.sparse_distance_matrix(predicted_tree, radius, output_type="ndarray")
@@ -251,11 +257,16 @@ def _neighbours(
 
 
 def _assign(
-    candidates: npt.NDArray[np.int64], cost: npt.NDArray[np.float64], n_truth: int, n_prediction: int
+    candidates: npt.NDArray[np.int64],
+    cost: npt.NDArray[np.float64],
+    n_truth: int,
+    n_prediction: int,
 ) -> npt.NDArray[np.int64]:
     """The cheapest of the largest assignments, by groups of candidates that share a molecule."""
     size = n_truth + n_prediction
-    graph = coo_array((np.ones(len(cost)), (candidates[:, 0], candidates[:, 1] + n_truth)), shape=(size, size))
+    graph = coo_array(
+        (np.ones(len(cost)), (candidates[:, 0], candidates[:, 1] + n_truth)), shape=(size, size)
+    )
     _, group = connected_components(graph.tocsr(), directed=False)
     group = group[candidates[:, 0]]
     order = np.argsort(group, kind="stable")

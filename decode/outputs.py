@@ -136,7 +136,9 @@ def localize_files(movie: Path, folder: Path, formats: Sequence[str] = FORMATS) 
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown or not formats:
-        raise ValueError(f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}")
+        raise ValueError(
+            f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}"
+        )
     stem = movie.stem or movie.resolve().stem  # `.` is a folder, too
     named = [folder / f"{stem}.{suffix}" for suffix in FORMATS if suffix in formats]
     return tuple(file for path in named for file in table_inputs(path))
@@ -169,7 +171,8 @@ def _check_inputs(outputs: Sequence[Path], read: Mapping[tuple[int, int], Path])
     for output in outputs:
         if output.exists() and _identity(output) in read:
             raise ValueError(
-                f"{output} would be written over {read[_identity(output)]}, which is read; choose another name or "
+                f"{output} would be written over {read[_identity(output)]}, which is read; choose "
+                f"another name or "
                 "folder with --out"
             )
 
@@ -181,7 +184,8 @@ def _check_each_other(outputs: Sequence[Path]) -> None:
         name = unicodedata.normalize("NFC", str(output.resolve())).casefold()
         if name in seen:
             raise ValueError(
-                f"{seen[name]} and {output} would overwrite each other; rename what is read, or choose another name or "
+                f"{seen[name]} and {output} would overwrite each other; rename what is read, or "
+                f"choose another name or "
                 "folder with --out"
             )
         seen[name] = output
@@ -194,7 +198,8 @@ def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
             within = output.parent.exists() and output.parent.samefile(folder)
             if within and output.suffix.lower() in (".tif", ".tiff"):
                 raise ValueError(
-                    f"{output} would be written into {folder}, whose files are read as frames; choose another folder "
+                    f"{output} would be written into {folder}, whose files are read as frames; "
+                    f"choose another folder "
                     "with --out"
                 )
 
@@ -203,17 +208,27 @@ def _check_sidecars(outputs: Sequence[Path]) -> None:
     """Refuse a Picasso table whose YAML has the name of another file, as a camera or a recipe."""
     for table in outputs:
         sidecar = table.with_suffix(".yaml")
-        if table.suffix.lower() == ".hdf5" and sidecar in outputs and sidecar.exists() and not table.exists():
+        if (
+            table.suffix.lower() == ".hdf5"
+            and sidecar in outputs
+            and sidecar.exists()
+            and not table.exists()
+        ):
             raise ValueError(
-                f"{sidecar} is there and belongs to no table, but would be overwritten by the YAML of {table}; choose "
+                f"{sidecar} is there and belongs to no table, but would be overwritten by the YAML "
+                f"of {table}; choose "
                 "another name or folder with --out"
             )
 
 
 def _check_can_be_made(folder: Path) -> None:
-    highest = [path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()][-1]
+    highest = [
+        path for path in (folder.absolute(), *folder.absolute().parents) if not path.exists()
+    ][-1]
     try:
         check_writable(highest)
     except OSError as error:
         where = highest.parent
-        raise type(error)(f"cannot make the folder {folder} in {where}; choose another one with --out") from error
+        raise type(error)(
+            f"cannot make the folder {folder} in {where}; choose another one with --out"
+        ) from error

@@ -37,13 +37,16 @@ LIMITS = {
     "lt": ("below", operator.lt),
     "le": ("at most", operator.le),
 }
-"""attribute in which a limit of `annotated_types` keeps its number: how to say it, and what holds within"""
+"""attribute in which a limit of `annotated_types` keeps its number: how to say it, and what
+holds within"""
 
 
 def check_settings(settings: object) -> None:
-    """Refuse what the types of a dataclass's fields do not allow; every one with ranges calls it when it is made.
+    """Refuse what the types of a dataclass's fields do not allow; every one with ranges calls it
+    when it is made.
 
-    Numbers must be finite and within the limits of their types, pairs of one type ordered, the lowest first.
+    Numbers must be finite and within the limits of their types, pairs of one type ordered, the
+    lowest first.
 
     Raises:
         ValueError: one sentence that names the field, its value and what it must be.
@@ -51,7 +54,9 @@ def check_settings(settings: object) -> None:
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
         if problem := _problem(value, hint):
-            raise ValueError(f"{name} is {list(value) if isinstance(value, tuple) else value}, {problem}")
+            raise ValueError(
+                f"{name} is {list(value) if isinstance(value, tuple) else value}, {problem}"
+            )
 
 
 def _problem(value: Any, hint: Any) -> str:

@@ -16,7 +16,15 @@ from decode.atomic import atomic
 from decode.emitters import EmitterSet
 from decode.outputs import picture_file
 
-__all__ = ["GAMMA", "HOT", "depth_range", "exposed", "full_brightness", "render_image", "save_picture"]
+__all__ = [
+    "GAMMA",
+    "HOT",
+    "depth_range",
+    "exposed",
+    "full_brightness",
+    "render_image",
+    "save_picture",
+]
 
 CUT = 3.5
 """sigmas after which a Gaussian ends; what is cut off (5e-4) is given back to the rest"""
@@ -42,40 +50,58 @@ def render_image(
     max_sigma_nm: float = 100.0,
     z_range_nm: tuple[float, float] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Molecules per pixel: the sum of normalized Gaussians with the sigmas that each molecule states in x and y.
+    """Molecules per pixel: the sum of normalized Gaussians with the sigmas that each molecule
+    states in x and y.
 
     Gaussians are integrated over the pixels, so the image sums to the number of molecules within.
 
     Args:
         emitters: the table; molecules without a stated sigma are drawn with `min_sigma_nm`.
         pixel_nm: side of a pixel of the picture.
-        extent_nm: (left, top, right, bottom); None takes the field of view if the table's metadata state it, else
-            the box around the molecules.
-        min_sigma_nm, max_sigma_nm: sigmas are kept within these: sharper ones cannot be seen, wider ones hide others.
-        z_range_nm: None for density; else molecules are coloured by depth, from blue at the first to red at the last.
+        extent_nm: (left, top, right, bottom); None takes the field of view if the table's metadata
+            state it, else the box around the molecules.
+        min_sigma_nm, max_sigma_nm: sigmas are kept within these: sharper ones cannot be seen, wider
+            ones hide others.
+        z_range_nm: None for density; else molecules are coloured by depth, from blue at the first
+            to red at the last.
 
     Returns:
-        (height, width) molecules per pixel, or (height, width, 3) the same, red, green and blue, coloured by depth.
+        (height, width) molecules per pixel, or (height, width, 3) the same, red, green and blue,
+        coloured by depth.
 
     Raises:
         ValueError: if the pixel, the extent or the sigmas' limits are not positive.
     """
     left, top, right, bottom = extent_nm or _field(emitters)
     if not (pixel_nm > 0 and right > left and bottom > top and 0 < min_sigma_nm <= max_sigma_nm):
-        raise ValueError("a picture needs a positive pixel size, a positive extent and 0 < min_sigma <= max_sigma")
+        raise ValueError(
+            "a picture needs a positive pixel size, a positive extent and 0 < min_sigma <= "
+            "max_sigma"
+        )
     height, width = math.ceil((bottom - top) / pixel_nm), math.ceil((right - left) / pixel_nm)
-    weights = torch.ones(len(emitters), 1) if z_range_nm is None else _depth_colours(emitters.xyz[:, 2], z_range_nm)
+    weights = (
+        torch.ones(len(emitters), 1)
+        if z_range_nm is None
+        else _depth_colours(emitters.xyz[:, 2], z_range_nm)
+    )
 
-    centre = (emitters.xyz[:, :2].double().cpu() - torch.tensor([left, top], dtype=torch.float64)) / pixel_nm
-    stated = torch.full_like(centre, torch.nan) if emitters.xyz_sigma is None else emitters.xyz_sigma[:, :2].cpu()
+    centre = (
+        emitters.xyz[:, :2].double().cpu() - torch.tensor([left, top], dtype=torch.float64)
+    ) / pixel_nm
+    stated = (
+        torch.full_like(centre, torch.nan)
+        if emitters.xyz_sigma is None
+        else emitters.xyz_sigma[:, :2].cpu()
+    )
     sigma = stated.double().nan_to_num(min_sigma_nm).clamp(min_sigma_nm, max_sigma_nm) / pixel_nm
     radius = torch.ceil(CUT * sigma.amax(1)).long()
     size = torch.tensor([width, height])
     seen = ((centre.floor() >= -radius[:, None]) & (centre.floor() < size + radius[:, None])).all(1)
     centre, sigma, radius, weights = centre[seen], sigma[seen], radius[seen], weights[seen]
 
-    # Molecules of one patch size together, from top to bottom so that neighbours in memory are written together;
-    # a margin of one patch around the picture takes those that hang over its edge.
+    # Molecules of one patch size together, from top to bottom so that neighbours in memory are
+    # written together; a margin of one patch around the picture takes those that hang over its
+    # edge.
     order = torch.from_numpy(np.lexsort((centre[:, 1].numpy(), radius.numpy())))
     margin = 2 * int(radius.max()) + 1 if len(radius) else 0
     stride = width + 2 * margin
@@ -92,8 +118,12 @@ def render_image(
             index = (first[:, None, None] + steps[:, None] * stride + steps).reshape(-1)
             for channel, weight in zip(canvas, weights[rows].T, strict=True):
                 channel.index_add_(0, index, (patches * weight[:, None, None]).reshape(-1))
-    image = canvas.view(-1, height + 2 * margin, stride)[:, margin : margin + height, margin : margin + width]
-    return np.ascontiguousarray((image[0] if z_range_nm is None else image.permute(1, 2, 0)).numpy())
+    image = canvas.view(-1, height + 2 * margin, stride)[
+        :, margin : margin + height, margin : margin + width
+    ]
+    return np.ascontiguousarray(
+        (image[0] if z_range_nm is None else image.permute(1, 2, 0)).numpy()
+    )
 
 
 def save_picture(
@@ -109,15 +139,19 @@ def save_picture(
     gamma: float = GAMMA,
     saturated: float = SATURATED,
 ) -> None:
-    """Write a PNG: density in black, red, yellow and white, or depth in colours with a legend, and a scale bar.
+    """Write a PNG: density in black, red, yellow and white, or depth in colours with a legend, and
+    a scale bar.
 
     Args:
         emitters: the table.
         path: file to write; it appears only when it is complete.
-        pixel_nm: side of a pixel; None takes the smallest of 5, 10, 20, 50, ... nm that needs at most 4096 of them.
+        pixel_nm: side of a pixel; None takes the smallest of 5, 10, 20, 50, ... nm that needs at
+            most 4096 of them.
         extent_nm: (left, top, right, bottom); see `render_image`.
-        z_range_nm: depths of the first and the last colour.  None takes the range of the molecules, rounded to 50 nm.
-        by_depth: colours for depth, or the density; None: colours where that range is wider than 200 nm.
+        z_range_nm: depths of the first and the last colour.  None takes the range of the molecules,
+            rounded to 50 nm.
+        by_depth: colours for depth, or the density; None: colours where that range is wider than
+            200 nm.
         min_sigma_nm, max_sigma_nm: see `render_image`.
         gamma, saturated: see `exposed`.
 
@@ -147,7 +181,8 @@ def save_picture(
 
 
 def full_brightness(density: npt.NDArray[np.float32], *, saturated: float = SATURATED) -> float:
-    """The density that is shown at full brightness, such that a share of the pixels with molecules exceeds it."""
+    """The density that is shown at full brightness, such that a share of the pixels with
+    molecules exceeds it."""
     # far tails of Gaussians are no molecules
     lit = density[density > 1e-3 * density.max(initial=0)]
     return float(np.quantile(lit, 1 - saturated)) if lit.size else 1.0
@@ -156,7 +191,8 @@ def full_brightness(density: npt.NDArray[np.float32], *, saturated: float = SATU
 def exposed(
     image: npt.NDArray[np.float32], *, gamma: float = GAMMA, saturated: float = SATURATED
 ) -> npt.NDArray[np.float32]:
-    """The colours (y, x, 3) between 0 and 1 of a picture that `render_image` drew, of density or in colours of depth.
+    """The colours (y, x, 3) between 0 and 1 of a picture that `render_image` drew, of density or in
+    colours of depth.
 
     Args:
         image: (y, x) or (y, x, 3).
@@ -171,7 +207,8 @@ def exposed(
 
 
 def depth_range(emitters: EmitterSet, *, least_nm: float = 200.0) -> tuple[float, float] | None:
-    """Depths that hold 98 % of the molecules, to 50 nm; None if these span no more than `least_nm`."""
+    """Depths that hold 98 % of the molecules, to 50 nm; None if these span no more than
+    `least_nm`."""
     if len(emitters) == 0:
         return None
     low, high = np.quantile(emitters.xyz[:, 2].double().cpu().numpy(), (0.01, 0.99))
@@ -179,9 +216,12 @@ def depth_range(emitters: EmitterSet, *, least_nm: float = 200.0) -> tuple[float
 
 
 def _patches(centre: Tensor, sigma: Tensor, side: int) -> Tensor:
-    """Gaussians integrated over pixels, each patch summing to 1: (n, side, side) from (n, 2) centres and sigmas."""
+    """Gaussians integrated over pixels, each patch summing to 1: (n, side, side) from (n, 2)
+    centres and sigmas."""
     edges = torch.arange(side + 1)
-    profile: Tensor = torch.special.ndtr(((edges - centre[:, :, None]) / sigma[:, :, None]).float()).diff(dim=2)
+    profile: Tensor = torch.special.ndtr(
+        ((edges - centre[:, :, None]) / sigma[:, :, None]).float()
+    ).diff(dim=2)
     profile = profile / profile.sum(2, keepdim=True)
     return profile[:, 1, :, None] * profile[:, 0, None, :]
 
@@ -203,11 +243,19 @@ def _pixel_for(longest_nm: float) -> float:
     return next(float(step) for step in steps if longest_nm / step <= 4096)
 
 
-def _colour_map(stops: tuple[tuple[float, str], ...], values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _colour_map(
+    stops: tuple[tuple[float, str], ...], values: npt.NDArray[Any]
+) -> npt.NDArray[np.float32]:
     """Colours (..., 3) in [0, 1] of values in [0, 1], straight lines between the stops."""
     at = [position for position, _ in stops]
-    colours = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for _, colour in stops])
-    table = np.stack([np.interp(np.linspace(0, 1, 1024), at, channel) for channel in colours.T], -1, dtype=np.float32)
+    colours = np.array(
+        [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for _, colour in stops]
+    )
+    table = np.stack(
+        [np.interp(np.linspace(0, 1, 1024), at, channel) for channel in colours.T],
+        -1,
+        dtype=np.float32,
+    )
     colour: npt.NDArray[np.float32] = table[np.rint(values * 1023).astype(np.int64)]
     return colour
 
@@ -223,10 +271,13 @@ def _text_size(picture: Image.Image) -> int:
 
 
 def _draw_scale_bar(picture: Image.Image, pixel_nm: float, width: int) -> None:
-    """A white bar of a round length, at most a fifth of the field, at the lower right of the data."""
+    """A white bar of a round length, at most a fifth of the field, at the lower right of the
+    data."""
     lengths = (step * 10**power for power in range(9, -1, -1) for step in (5, 2, 1))
     length_nm = next((length for length in lengths if length <= width * pixel_nm / 5), 1)
-    number, unit = (f"{length_nm / 1000:g} ", "um") if length_nm >= 1000 else (f"{length_nm} ", "nm")
+    number, unit = (
+        (f"{length_nm / 1000:g} ", "um") if length_nm >= 1000 else (f"{length_nm} ", "nm")
+    )
     text = _text_size(picture)
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=text)
     right, bottom = width - text, picture.height - text
@@ -237,7 +288,9 @@ def _draw_scale_bar(picture: Image.Image, pixel_nm: float, width: int) -> None:
     draw.text((start, baseline), number + unit, fill="white", font=font, anchor="ls")
     if unit == "um":  # the font that comes with Pillow has no micro sign: give the u its tail
         stem = round(start + font.getlength(number) + text / 16)
-        draw.rectangle((stem, baseline - 0.3 * text, stem + text // 12, baseline + 0.2 * text), fill="white")
+        draw.rectangle(
+            (stem, baseline - 0.3 * text, stem + text // 12, baseline + 0.2 * text), fill="white"
+        )
 
 
 def _with_depth_legend(picture: Image.Image, z_range_nm: tuple[float, float]) -> Image.Image:

@@ -38,7 +38,11 @@ def main() -> None:
         frames = movie.read(0, len(movie)).astype(np.float64)
     with tempfile.TemporaryDirectory() as folder:
         for _ in localize_file(
-            SAMPLE / "blinking_2d.tif", load_model("gaussian-2d"), folder, camera=camera, device=device
+            SAMPLE / "blinking_2d.tif",
+            load_model("gaussian-2d"),
+            folder,
+            camera=camera,
+            device=device,
         ):
             pass
         picture = Image.open(Path(folder) / "blinking_2d.png").convert("RGB").resize((SIDE, SIDE))

@@ -1,4 +1,5 @@
-"""What is known about a movie before its molecules are localized, and what is said where it does not fit."""
+"""What is known about a movie before its molecules are localized, and what is said where it does
+not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +20,11 @@ COUNTS = np.random.default_rng(0).poisson(120, (6, 16, 20)).astype(np.uint16)
 
 def warnings(movie: Path, pixel_size_nm: float | None = None) -> tuple[str, ...]:
     with open_movie(movie) as frames:
-        stated: dict[str, Any] = {"camera": CAMERA, "pixel_size_nm": pixel_size_nm, "psf_sigma_nm": 130.0}
+        stated: dict[str, Any] = {
+            "camera": CAMERA,
+            "pixel_size_nm": pixel_size_nm,
+            "psf_sigma_nm": 130.0,
+        }
         return complete_acquisition(frames, **stated).warnings
 
 

@@ -56,16 +56,22 @@ def write_array(path: Path) -> None:
 
 
 def write_image(path: Path) -> None:
-    Image.fromarray(np.random.default_rng(1).integers(0, 255, (300, 300), np.uint8)).save(path, format="PNG")
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (300, 300), np.uint8)).save(
+        path, format="PNG"
+    )
 
 
 @pytest.mark.parametrize("write", [write_array, write_image])
 def test_the_cause_is_said_even_where_a_library_does_not(
-    tmp_path: Path, write: Callable[[Path], None], limited_files: Callable[[int], AbstractContextManager[None]]
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    limited_files: Callable[[int], AbstractContextManager[None]],
 ) -> None:
     with (
         limited_files(20_000),
-        pytest.raises(OSError, match=r"cannot write .*a\.bin: the limit on the size of a file is reached"),
+        pytest.raises(
+            OSError, match=r"cannot write .*a\.bin: the limit on the size of a file is reached"
+        ),
         atomic(tmp_path / "a.bin") as temporary,
     ):
         write(temporary)

@@ -49,7 +49,8 @@ def files_in(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a movie, its camera, and an untrained model that sees a molecule in every other pixel."""
+    """A folder with a movie, its camera, and an untrained model that sees a molecule in every
+    other pixel."""
     folder = tmp_path_factory.mktemp("bench")
     torch.manual_seed(5)
     network = NetworkConfig(frame_widths=(8, 8), sequence_widths=(8, 8), head_width=8)
@@ -74,15 +75,26 @@ def place(bench: Path, tmp_path: Path) -> Path:
 
 
 def localize(place: Path, *more: object, movie: str = "movie.tif") -> Result:
-    known = ("--model", place / "model.safetensors", "--camera", place / "camera.yaml", "--psf-sigma", 130)
+    known = (
+        "--model",
+        place / "model.safetensors",
+        "--camera",
+        place / "camera.yaml",
+        "--psf-sigma",
+        130,
+    )
     return run("localize", place / movie, *known, "-o", place / "out", *more)
 
 
-# -- what the commands do ---------------------------------------------------------------------------------------
+# -- what the commands do
+# ---------------------------------------------------------------------------------------
 
 
 def test_help_needs_no_pytorch() -> None:
-    code = "import sys, decode.cli, decode; decode.__all__; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = (
+        "import sys, decode.cli, decode; decode.__all__; sys.exit('torch' in sys.modules or "
+        "'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "localize" in run("--help").output
 
@@ -117,7 +129,9 @@ def warnings_of(result: Result) -> list[str]:
 
 def write_maps(folder: Path, offset: Tensor, gain: Tensor, variance: Tensor) -> Path:
     """A camera file with maps: ADU, ADU per electron, ADU^2."""
-    camera = Camera(baseline=offset, e_per_adu=1 / gain, read_noise_e=variance.sqrt() / gain, qe=0.8)
+    camera = Camera(
+        baseline=offset, e_per_adu=1 / gain, read_noise_e=variance.sqrt() / gain, qe=0.8
+    )
     folder.mkdir()
     write_camera(folder / "camera.yaml", CameraFile(camera=camera, pixel_size_nm=100.0))
     return folder / "camera.yaml"
@@ -132,28 +146,47 @@ def test_maps_that_do_not_fit_the_movie_are_said_once(place: Path, rng: torch.Ge
     movie, psf = place / "movie.tif", place / "psf.h5"
     write_movie(movie, counts.numpy())
     write_psf(psf, PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
-    sentence = "warning: the camera's maps fit the movie only when they are transposed: save them so"
+    sentence = (
+        "warning: the camera's maps fit the movie only when they are transposed: save them so"
+    )
     for camera, expected in ((right, []), (wrong, [f"movie.tif: {sentence}"])):
         result = localize(place, "--camera", camera, "--json")
         assert result.exit_code == 0, result.output
         assert warnings_of(result) == expected
-        assert json.loads(result.stdout)[0]["warnings"] == [line.partition("warning: ")[2] for line in expected]
+        assert json.loads(result.stdout)[0]["warnings"] == [
+            line.partition("warning: ")[2] for line in expected
+        ]
         # the others say the same, whatever else they think of a movie without molecules
-        estimate = run("estimate", movie, "--psf", psf, "--camera", camera, "-o", place / "train.yaml")
+        estimate = run(
+            "estimate", movie, "--psf", psf, "--camera", camera, "-o", place / "train.yaml"
+        )
         assert warnings_of(estimate) == expected
         beads = ("--beads", movie, "--z-step", 20)
-        assert warnings_of(run("run", movie, *beads, "--camera", camera, "-o", place / "all")) == expected
+        assert (
+            warnings_of(run("run", movie, *beads, "--camera", camera, "-o", place / "all"))
+            == expected
+        )
 
     small = write_maps(place / "small", *(m[:40] for m in maps))
     result = localize(place, "--camera", small)
     assert result.exit_code == 2
-    assert "the camera's maps are 40 x 64 pixels, the movie's frames 64 x 64: cut them" in result.stderr
+    assert (
+        "the camera's maps are 40 x 64 pixels, the movie's frames 64 x 64: cut them"
+        in result.stderr
+    )
 
 
 def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path) -> None:
     astigmatic = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=300.0)
     write_psf(place / "psf.h5", PSFFile(psf=astigmatic, z_range_nm=(-500.0, 500.0)))
-    known = ("--psf", place / "psf.h5", "--camera", "andor-ixon-ultra-897", "-o", place / "train.yaml")
+    known = (
+        "--psf",
+        place / "psf.h5",
+        "--camera",
+        "andor-ixon-ultra-897",
+        "-o",
+        place / "train.yaml",
+    )
     without = run("estimate", SAMPLE, *known)
     assert without.exit_code == 2
     assert "has an EM gain that its user sets; state it with --em-gain" in without.stderr
@@ -164,7 +197,14 @@ def test_the_recipe_of_a_common_camera_has_a_camera_file_of_its_own(place: Path)
     written = read_camera(place / recipe["camera"]["file"])
     assert (written.camera.em_gain, written.pixel_size_nm) == (300, 100)
     before = (place / "train_camera.yaml").read_text()
-    again = ("--camera", place / "train_camera.yaml", "--pixel-size", 101, "-o", place / "train.yaml")
+    again = (
+        "--camera",
+        place / "train_camera.yaml",
+        "--pixel-size",
+        101,
+        "-o",
+        place / "train.yaml",
+    )
     result = run("estimate", SAMPLE, "--psf", place / "psf.h5", *again)
     assert result.exit_code == 2
     assert "train_camera.yaml, which is read" in result.stderr
@@ -175,7 +215,8 @@ def test_a_background_beyond_the_training_is_said(place: Path) -> None:
     camera = place / "camera.yaml"
     for e_per_adu, expected in ((45.0, False), (45e2, True)):
         camera.write_text(
-            f"pixel_size_nm: 100\nbaseline: 100\ne_per_adu: {e_per_adu}\nqe: 0.9\nread_noise_e: 74.4\nem_gain: 300\n"
+            f"pixel_size_nm: 100\nbaseline: 100\ne_per_adu: {e_per_adu}\nqe: 0.9\nread_noise_e: "
+            f"74.4\nem_gain: 300\n"
         )
         result = localize(place, "--camera", camera, "--model", "gaussian-2d")
         assert result.exit_code == 0, result.output
@@ -185,7 +226,10 @@ def test_a_background_beyond_the_training_is_said(place: Path) -> None:
 def test_maps_of_a_real_camera_that_lie_transposed_are_said(place: Path, shared_data: Path) -> None:
     folder = shared_data / "storm_scmos_real"
     names = ("offset_adu", "gain_adu_per_electron", "variance_adu2")
-    maps = [torch.from_numpy(tifffile.imread(folder / f"camera_{n}.tif").astype(np.float32)) for n in names]
+    maps = [
+        torch.from_numpy(tifffile.imread(folder / f"camera_{n}.tif").astype(np.float32))
+        for n in names
+    ]
     shutil.copy(folder / "frames.tif", place / "movie.tif")
     for name, each, expected in (("right", maps, 0), ("wrong", [m.T for m in maps], 1)):
         result = localize(place, "--camera", write_maps(place / name, *each), "--roi", "0:9,0:9")
@@ -249,7 +293,9 @@ def test_a_bad_movie_does_not_stop_the_others(place: Path) -> None:
     assert "not a TIFF file" in second["error"]
 
 
-def test_movies_before_a_ctrl_c_are_done_and_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_movies_before_a_ctrl_c_are_done_and_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(place / "movie.tif", place / "second.tif")
     save = decode.verbs.localize.save_picture
 
@@ -266,7 +312,9 @@ def test_movies_before_a_ctrl_c_are_done_and_said(place: Path, monkeypatch: pyte
     assert files_in(place / "out") == ["movie.csv", "movie.png", "second.csv"]
 
 
-def test_tables_are_kept_when_the_picture_cannot_be_drawn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_kept_when_the_picture_cannot_be_drawn(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def drawing(*_: object, **__: object) -> None:
         assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
         raise MemoryError
@@ -276,11 +324,16 @@ def test_tables_are_kept_when_the_picture_cannot_be_drawn(place: Path, monkeypat
     assert result.exit_code == 1
     assert "movie.png: there is not enough memory; written: " in result.stderr
     assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
-    assert len(read_table(place / "out" / "movie.hdf5")) == len(read_table(place / "out" / "movie.csv")) > 0
+    assert (
+        len(read_table(place / "out" / "movie.hdf5"))
+        == len(read_table(place / "out" / "movie.csv"))
+        > 0
+    )
 
 
 def test_what_is_estimated_is_said(place: Path) -> None:
-    """A bright, sparse movie of known width and gain, of which nothing is stated but the pixel size."""
+    """A bright, sparse movie of known width and gain, of which nothing is stated but the pixel
+    size."""
     recipe = {
         "scene": {
             "density_per_um2": [0.3, 0.3],
@@ -292,9 +345,26 @@ def test_what_is_estimated_is_said(place: Path) -> None:
         "camera": {"emccd_fraction": 0},
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    made = run("simulate", place / "recipe.yaml", "--frames", 60, "-o", place / "m.tif", "--truth", place / "t.csv")
+    made = run(
+        "simulate",
+        place / "recipe.yaml",
+        "--frames",
+        60,
+        "-o",
+        place / "m.tif",
+        "--truth",
+        place / "t.csv",
+    )
     assert made.exit_code == 0, made.output
-    known = ("--model", place / "model.safetensors", "-o", place / "out", "--frames", "0:60", "--json")
+    known = (
+        "--model",
+        place / "model.safetensors",
+        "-o",
+        place / "out",
+        "--frames",
+        "0:60",
+        "--json",
+    )
     result = run("localize", place / "m.tif", *known)
     assert result.exit_code == 0, result.output
     (summary,) = json.loads(result.stdout)
@@ -325,7 +395,12 @@ def test_evaluate_asks_for_the_field_of_view_where_nothing_states_it(place: Path
     refused = run("evaluate", table, table, "--two-d")
     assert refused.exit_code == 2
     assert "--field" in refused.stderr
-    assert run("evaluate", table, table, "--two-d", "--field", f"{WIDTH * 100},{HEIGHT * 100}").exit_code == 0
+    assert (
+        run(
+            "evaluate", table, table, "--two-d", "--field", f"{WIDTH * 100},{HEIGHT * 100}"
+        ).exit_code
+        == 0
+    )
     for unfit in ("nan,100", "100,inf", "0,100", "-1,100"):
         refused = run("evaluate", table, table, "--field", unfit)
         assert refused.exit_code == 2
@@ -356,18 +431,41 @@ def test_simulate_is_repeatable_and_its_files_fit_together(place: Path) -> None:
     truth = read_table(place / "a.csv")
     assert len(truth) > 0
     assert bool(((truth.xyz[:, :2] >= 0) & (truth.xyz[:, :2] <= 2400)).all())
-    known = ("--model", place / "model.safetensors", "--camera", place / "a_camera.yaml", "--psf-sigma", 150)
+    known = (
+        "--model",
+        place / "model.safetensors",
+        "--camera",
+        place / "a_camera.yaml",
+        "--psf-sigma",
+        150,
+    )
     assert run("localize", place / "a.tif", *known, "-o", place / "out").exit_code == 0
 
 
-TINY = ("network.frame_widths=[4]", "network.sequence_widths=[4]", "network.head_width=4", "training.size_px=16")
+TINY = (
+    "network.frame_widths=[4]",
+    "network.sequence_widths=[4]",
+    "network.head_width=4",
+    "training.size_px=16",
+)
 
 
 def train(place: Path, *more: object) -> Result:
     """Two steps of a tiny network, to place/new.safetensors."""
-    (place / "recipe.yaml").write_text("training: {steps: 2, movies: 1, frames: 3, validate_every: 1}\n")
+    (place / "recipe.yaml").write_text(
+        "training: {steps: 2, movies: 1, frames: 3, validate_every: 1}\n"
+    )
     settings = [word for setting in TINY for word in ("--set", setting)]
-    return run("train", place / "recipe.yaml", "-o", place / "new.safetensors", "--device", "cpu", *settings, *more)
+    return run(
+        "train",
+        place / "recipe.yaml",
+        "-o",
+        place / "new.safetensors",
+        "--device",
+        "cpu",
+        *settings,
+        *more,
+    )
 
 
 def test_train_writes_a_model_that_localize_takes(place: Path) -> None:
@@ -375,7 +473,10 @@ def test_train_writes_a_model_that_localize_takes(place: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "2 steps" in result.stdout
     known = ("--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
-    assert run("localize", place / "movie.tif", "--model", place / "new.safetensors", *known).exit_code == 0
+    assert (
+        run("localize", place / "movie.tif", "--model", place / "new.safetensors", *known).exit_code
+        == 0
+    )
 
 
 def test_resuming_a_training_that_has_ended_says_so(place: Path) -> None:
@@ -403,9 +504,20 @@ def test_cameras_lists_names_that_stand_for_a_file(place: Path) -> None:
     assert len(presets) >= 5
     (place / "camera.yaml").unlink()
     name = next(
-        name for name in presets if "scmos" in name.lower() or "flash" in name.lower() or "prime" in name.lower()
+        name
+        for name in presets
+        if "scmos" in name.lower() or "flash" in name.lower() or "prime" in name.lower()
     )
-    known = ("--model", place / "model.safetensors", "--camera", name, "--pixel-size", 100, "--psf-sigma", 130)
+    known = (
+        "--model",
+        place / "model.safetensors",
+        "--camera",
+        name,
+        "--pixel-size",
+        100,
+        "--psf-sigma",
+        130,
+    )
     result = run("localize", place / "movie.tif", *known, "-o", place / "out")
     assert result.exit_code == 0, result.output
 
@@ -414,7 +526,9 @@ def test_schema_is_json() -> None:
     assert json.loads(run("schema").stdout)["properties"]["training"]
 
 
-def test_models_lists_what_is_shipped_and_how_good_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_lists_what_is_shipped_and_how_good_it_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(place)
     monkeypatch.setattr("decode.models.shipped_models", lambda: {"tiny": place / "new.safetensors"})
     told = run("models")
@@ -425,9 +539,13 @@ def test_models_lists_what_is_shipped_and_how_good_it_is(place: Path, monkeypatc
     assert told.stdout.count(" nm\n") == len(record["figures"]) > 0
 
 
-def test_doctor_tells_a_model_that_finds_nothing_true(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tells_a_model_that_finds_nothing_true(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("verbs.doctor", "models"):
-        monkeypatch.setattr(f"decode.{module}.shipped_models", lambda: {"untrained": place / "model.safetensors"})
+        monkeypatch.setattr(
+            f"decode.{module}.shipped_models", lambda: {"untrained": place / "model.safetensors"}
+        )
     result = run("doctor")
     assert result.exit_code == 1
     *others, last = result.stdout.splitlines()
@@ -442,7 +560,8 @@ def test_doctor_is_content_with_what_is_shipped() -> None:
     assert result.exit_code == 0, result.output
 
 
-# -- what is wrong is said in one sentence ----------------------------------------------------------------------
+# -- what is wrong is said in one sentence
+# ----------------------------------------------------------------------
 
 
 def wrong_file(place: Path) -> Result:
@@ -461,7 +580,9 @@ def truncated(place: Path) -> Result:
 
 
 def colour(place: Path) -> Result:
-    tifffile.imwrite(place / "rgb.tif", np.zeros((4, HEIGHT, WIDTH, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(
+        place / "rgb.tif", np.zeros((4, HEIGHT, WIDTH, 3), np.uint8), photometric="rgb"
+    )
     return localize(place, movie="rgb.tif")
 
 
@@ -474,7 +595,9 @@ def not_a_number(place: Path) -> Result:
 
 def maps_of_another_shape(place: Path) -> Result:
     tifffile.imwrite(place / "offset.tif", np.full((HEIGHT, HEIGHT), 100, np.float32))
-    camera = {name: value for name, value in CAMERA.items() if name != "baseline"} | {"offset_map": "offset.tif"}
+    camera = {name: value for name, value in CAMERA.items() if name != "baseline"} | {
+        "offset_map": "offset.tif"
+    }
     (place / "camera.yaml").write_text(yaml.safe_dump(camera))
     return localize(place)
 
@@ -488,13 +611,17 @@ def zero_gain_in_a_map(place: Path) -> Result:
     gain = np.full((HEIGHT, WIDTH), 2, np.float32)
     gain[5, 5] = 0
     tifffile.imwrite(place / "gain.tif", gain)
-    camera = {name: value for name, value in CAMERA.items() if name != "e_per_adu"} | {"gain_map": "gain.tif"}
+    camera = {name: value for name, value in CAMERA.items() if name != "e_per_adu"} | {
+        "gain_map": "gain.tif"
+    }
     (place / "camera.yaml").write_text(yaml.safe_dump(camera))
     return localize(place)
 
 
 def missing_key(place: Path) -> Result:
-    (place / "camera.yaml").write_text(yaml.safe_dump({k: v for k, v in CAMERA.items() if k != "baseline"}))
+    (place / "camera.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in CAMERA.items() if k != "baseline"})
+    )
     return localize(place)
 
 
@@ -644,8 +771,18 @@ def estimate_without_a_psf(place: Path) -> Result:
 
 
 def refine_what_is_no_pupil(place: Path) -> Result:
-    write_psf(place / "start.psf", PSFFile(psf=GaussianPSF(120.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
-    known = ("--camera", place / "camera.yaml", "--psf", place / "start.psf", "-o", place / "psf.h5")
+    write_psf(
+        place / "start.psf",
+        PSFFile(psf=GaussianPSF(120.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)),
+    )
+    known = (
+        "--camera",
+        place / "camera.yaml",
+        "--psf",
+        place / "start.psf",
+        "-o",
+        place / "psf.h5",
+    )
     return run("calibrate", "in-situ", place / "movie.tif", *known)
 
 
@@ -671,7 +808,10 @@ BAD: list[tuple[Callable[[Path], Result], str]] = [
     (truncated, "is cut short"),
     (colour, "colour image"),
     (not_a_number, f"frame {N_FRAMES - 1} (from 0) holds NaN"),
-    (maps_of_another_shape, "camera's maps are 20 x 20 pixels, the movie's frames 20 x 28: cut them"),
+    (
+        maps_of_another_shape,
+        "camera's maps are 20 x 20 pixels, the movie's frames 20 x 28: cut them",
+    ),
     (zero_gain, "e_per_adu must be positive"),
     (zero_gain_in_a_map, "gain_map"),
     (missing_key, "baseline is missing"),
@@ -736,13 +876,20 @@ def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
     (place / "disk").mkdir()
     (place / "recipe.yaml").write_text("seed: 1\n")
     arguments = {
-        "localize": "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o disk",
+        "localize": "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o disk",  # noqa: E501
         "simulate": "recipe.yaml --frames 40 -o disk/m.tif --truth disk/t.csv",
     }[what]
     command = f"{sys.executable} -m decode {what} {arguments}"
-    script = f"mount -t tmpfs -o size=32k tmpfs disk || exit 77; {command}; code=$?; ls -A disk; exit $code"
+    script = (
+        f"mount -t tmpfs -o size=32k tmpfs disk || exit 77; {command}; code=$?; ls -A disk; exit "
+        "$code"
+    )
     result = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], cwd=place, capture_output=True, text=True, check=False
+        ["unshare", "-rm", "sh", "-c", script],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode == 77 or "unshare" in result.stderr:
         pytest.skip("a small disk cannot be mounted here")
@@ -752,17 +899,28 @@ def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
 
 
 def test_a_table_that_cannot_be_written_does_not_cost_the_others(place: Path) -> None:
-    """Picasso's table is the longest; the limit is the shell's, in a process of its own, which must not crash."""
+    """Picasso's table is the longest; the limit is the shell's, in a process of its own, which
+    must not crash."""
     localize(place)
-    kept, too_long = (place / "out" / "movie.csv").stat().st_size, (place / "out" / "movie.hdf5").stat().st_size
+    kept, too_long = (
+        (place / "out" / "movie.csv").stat().st_size,
+        (place / "out" / "movie.hdf5").stat().st_size,
+    )
     assert kept + 2**16 < too_long
     shutil.rmtree(place / "out")
-    known = "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o out --format csv --format hdf5"
+    known = (
+        "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o out "
+        "--format csv --format hdf5"
+    )
     script = f"ulimit -f {(kept + 2**16) // 1024}; exec {sys.executable} -m decode localize {known}"
-    result = subprocess.run(["bash", "-c", script], cwd=place, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["bash", "-c", script], cwd=place, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1, result.stderr
     line = result.stderr.splitlines()[-1]
-    assert line.startswith("decode: cannot write out/movie.hdf5: the limit on the size of a file is reached")
+    assert line.startswith(
+        "decode: cannot write out/movie.hdf5: the limit on the size of a file is reached"
+    )
     assert line.endswith("written: out/movie.csv")
     assert files_in(place / "out") == ["movie.csv"]
     assert (place / "out" / "movie.csv").stat().st_size == kept
@@ -784,7 +942,8 @@ def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def started(command: list[str], **pipes: int) -> subprocess.Popen[str]:
-    """A program that hears Ctrl-C, also where the tests run in the background of a shell, which takes it from them."""
+    """A program that hears Ctrl-C, also where the tests run in the background of a shell, which
+    takes it from them."""
 
     def hear() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -795,7 +954,16 @@ def started(command: list[str], **pipes: int) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_work_and_leaves_no_file(place: Path, number: int, code: int) -> None:
-    known = ("--model", "gaussian-2d", "--camera", place / "camera.yaml", "--psf-sigma", 130, "-o", place / "out")
+    known = (
+        "--model",
+        "gaussian-2d",
+        "--camera",
+        place / "camera.yaml",
+        "--psf-sigma",
+        130,
+        "-o",
+        place / "out",
+    )
     command = [sys.executable, "-m", "decode", "localize", *map(str, (SAMPLE, *known))]
     with started(command, stderr=subprocess.PIPE) as process:
         while not list(place.glob("out/.unfinished-*")):

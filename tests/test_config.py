@@ -48,7 +48,9 @@ def test_every_recipe_points_editors_to_the_schema(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     assert first.startswith("# yaml-language-server: $schema=")
     stored = json.loads((path.parent / first.partition("$schema=")[2]).read_text())
-    assert stored == json.loads(json.dumps(schema())), "make it again: decode schema > docs/train.schema.json"
+    assert stored == json.loads(json.dumps(schema())), (
+        "make it again: decode schema > docs/train.schema.json"
+    )
 
 
 def test_what_is_saved_reads_back() -> None:
@@ -67,7 +69,9 @@ def test_every_key_is_described() -> None:
 
 def test_set_replaces_one_value(tmp_path: Path) -> None:
     path = save(tmp_path, {"seed": 3, "training": {"steps": 10}})
-    config = load_config(path, ["training.steps=20", "scene.density_per_um2=[1, 2]", "training.learning_rate=1e-3"])
+    config = load_config(
+        path, ["training.steps=20", "scene.density_per_um2=[1, 2]", "training.learning_rate=1e-3"]
+    )
     assert config.training.steps == 20
     assert config.scene.density_per_um2 == (1.0, 2.0)
     assert config.training.learning_rate == 1e-3
@@ -84,7 +88,10 @@ def test_set_replaces_one_value(tmp_path: Path) -> None:
         ({"scene": {"flux_photons": [500, 100]}}, "flux_photons is .*lowest value must come first"),
         ({"scene": 3}, "scene: must hold"),
         ({"psf": None}, "psf: must hold"),
-        ({"psf": {"file": "psf.h5", "blur_nm": 20}}, r"psf\.blur_nm: must be a list, as \[20, 20\]"),
+        (
+            {"psf": {"file": "psf.h5", "blur_nm": 20}},
+            r"psf\.blur_nm: must be a list, as \[20, 20\]",
+        ),
         (
             {"psf": {"file": "psf.h5", "sigma_px": [1, 2], "depth_nm": 300}},
             r"unknown key 'psf\.depth_nm'; known here: blur_nm, file",
@@ -93,11 +100,17 @@ def test_set_replaces_one_value(tmp_path: Path) -> None:
         ({"psf": {"wavelength_px": [0, 5]}}, r"psf\.wavelength_px"),
         ({"psf": {"sigma_px": [1.3, "wide"]}}, r"psf\.sigma_px\.1: "),
         ({"psf": {"sigma_px": [2.0, 0.8]}}, "psf: sigma_px is .*lowest value must come first"),
-        ({"camera": {"file": "camera.yaml", "qe": [0.5, 0.9]}}, r"unknown key 'camera\.qe'; known here: file"),
+        (
+            {"camera": {"file": "camera.yaml", "qe": [0.5, 0.9]}},
+            r"unknown key 'camera\.qe'; known here: file",
+        ),
         ({"camera": {"qe": [0.5, 1.5]}}, r"camera\.qe\.1: "),
         ({"seed": True}, "seed: must not be true"),
         ({"training": {"optimizer": "sgd"}}, r"training\.optimizer: .*'muon' or 'adamw'"),
-        ({"training": {"learning_rate": float("inf")}}, "training: learning_rate is inf, must be finite"),
+        (
+            {"training": {"learning_rate": float("inf")}},
+            "training: learning_rate is inf, must be finite",
+        ),
         ({"training": {"min_photons": float("nan")}}, r"training\.min_photons"),
         ({"training": {"warm_up_steps": -3}}, r"training\.warm_up_steps: "),
         ({"training": {"gradient_norm": 0}}, r"training\.gradient_norm: "),
@@ -108,7 +121,9 @@ def test_set_replaces_one_value(tmp_path: Path) -> None:
         ([1, 2], "`key: value`"),
     ],
 )
-def test_a_wrong_key_or_value_is_named_in_one_sentence(tmp_path: Path, content: object, sentence: str) -> None:
+def test_a_wrong_key_or_value_is_named_in_one_sentence(
+    tmp_path: Path, content: object, sentence: str
+) -> None:
     path = save(tmp_path, content)
     with pytest.raises(ValueError, match=sentence) as caught:
         load_config(path)
@@ -151,7 +166,9 @@ def test_of_no_range_the_highest_value_comes_first(settings: Any) -> None:
             dataclasses.replace(settings, **{name: (high, low)})
 
 
-@pytest.mark.parametrize("setting", ["training.steps", "seed.deeper=3", "training.stepz=3", "training.steps=[", "=3"])
+@pytest.mark.parametrize(
+    "setting", ["training.steps", "seed.deeper=3", "training.stepz=3", "training.steps=[", "=3"]
+)
 def test_a_wrong_setting_is_named(tmp_path: Path, setting: str) -> None:
     path = save(tmp_path, {"seed": 1})
     with pytest.raises(ValueError, match=r"--set|unknown key"):

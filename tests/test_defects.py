@@ -60,7 +60,8 @@ def test_frames_without_an_image_are_found_with_the_reason(counts: Counts) -> No
     found = defects_of(movie, CAMERA.camera)
     assert found.frames == dict(sorted(reasons.items()))
     assert replace(found, first=10).sentences[0] == (
-        "26 of 200 frames hold no image of the sample and are left out (dark: 10 to 29; blank: 60 to 61, 80, 110, "
+        "26 of 200 frames hold no image of the sample and are left out (dark: 10 to 29; blank: 60 "
+        "to 61, 80, 110, "
         "130; far brighter than those around: 100)"
     )
 
@@ -102,7 +103,9 @@ def test_of_maps_that_do_not_fit_one_sentence_is_said_and_none_of_the_pixels_the
             return Camera(baseline=100 + 80 * hot, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
         return Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5 + 40 * hot, qe=0.8)
 
-    write_movie(tmp_path / "movie.tif", camera_with(hot).sample(torch.full((40, 64, 64), 30.0), rng).numpy())
+    write_movie(
+        tmp_path / "movie.tif", camera_with(hot).sample(torch.full((40, 64, 64), 30.0), rng).numpy()
+    )
     camera = camera_with({"right": hot, "transposed": hot.T, "of another camera": other}[maps])
     with open_movie(tmp_path / "movie.tif") as movie:
         sentences = check_camera(movie, camera, 100.0)
@@ -110,7 +113,11 @@ def test_of_maps_that_do_not_fit_one_sentence_is_said_and_none_of_the_pixels_the
         assert sentences == ()
         return
     (sentence,) = sentences
-    fault = "fit the movie only when they are transposed" if maps == "transposed" else "do not fit the movie: by them"
+    fault = (
+        "fit the movie only when they are transposed"
+        if maps == "transposed"
+        else "do not fit the movie: by them"
+    )
     assert f"the camera's maps {fault}" in sentence
 
 
@@ -136,7 +143,9 @@ def test_what_is_usual_does_not_depend_on_the_part_that_is_judged(counts: Counts
     movie[[0, 31, 32, 199]] = 0
     usual = UsualFrames.of(movie, CAMERA.camera)
     parts = [usual.unusable(movie[i : i + 8], i) for i in range(0, 200, 8)]
-    assert {i: why for part in parts for i, why in part.items()} == defects_of(movie, CAMERA.camera).frames
+    assert {i: why for part in parts for i, why in part.items()} == defects_of(
+        movie, CAMERA.camera
+    ).frames
 
 
 def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts: Counts) -> None:
@@ -151,7 +160,9 @@ def test_a_blank_frame_ends_the_movie_for_those_beside_it(tmp_path: Path, counts
     def run(frames: slice) -> EmitterSet:
         with open_movie(tmp_path / "movie.tif", frames=frames) as movie:
             usual = UsualFrames.of(movie, CAMERA.camera)
-            chunks = sweep(movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual)
+            chunks = sweep(
+                movie, model.eval(), CAMERA.camera, pixel_size_nm=100.0, context={}, usual=usual
+            )
             return EmitterSet.cat(chunk.molecules for chunk in chunks)
 
     whole, parts = run(slice(None)), EmitterSet.cat([run(slice(0, 5)), run(slice(6, 12))])
@@ -175,7 +186,9 @@ def test_nothing_is_found_in_blank_frames_and_as_much_as_before_in_the_others(
             known = acquisition_for(movie, model, camera=CAMERA, psf_sigma_nm=120.0)
             chunks = localize_movie(movie, model, known, polish=polish, device="cpu")
             found.append(EmitterSet.cat(chunk.molecules for chunk in chunks))
-            assert any("4 of 24 frames" in warning for warning in known.warnings) == (name == "blank")
+            assert any("4 of 24 frames" in warning for warning in known.warnings) == (
+                name == "blank"
+            )
     clean, spoilt = found
     assert not np.isin(spoilt.frame, gone).any()
     usable = clean[torch.from_numpy(~np.isin(clean.frame, gone))]
@@ -183,7 +196,9 @@ def test_nothing_is_found_in_blank_frames_and_as_much_as_before_in_the_others(
     assert float(spoilt.photons.median()) == pytest.approx(float(usable.photons.median()), rel=0.05)
     assert spoilt.background is not None
     assert usable.background is not None
-    assert float(spoilt.background.median()) == pytest.approx(float(usable.background.median()), rel=0.05)
+    assert float(spoilt.background.median()) == pytest.approx(
+        float(usable.background.median()), rel=0.05
+    )
 
 
 def test_blank_and_flashed_frames_do_not_change_the_estimate(counts: Counts) -> None:
@@ -191,9 +206,13 @@ def test_blank_and_flashed_frames_do_not_change_the_estimate(counts: Counts) -> 
     spoilt[np.random.default_rng(2).choice(200, 13, replace=False)] = 0
     spoilt[77] += 2000
     psf = GaussianPSF(120.0, pixel_size_nm=100.0)
-    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt))
+    clean, other = (
+        estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt)
+    )
     for name in ("background_photons", "density_per_um2", "flux_photons", "psf_sigma_nm"):
-        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
+        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), (
+            name
+        )
     assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.15)
     assert abs(other.background_drift.value) < 1e-3
 
@@ -202,15 +221,21 @@ def test_frames_before_and_after_a_gap_are_no_neighbours_in_time(counts: Counts)
     psf = GaussianPSF(120.0, pixel_size_nm=100.0)
     spoilt = counts.copy()
     spoilt[np.random.default_rng(1).choice(200, 40, replace=False)] = 0
-    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt))
+    clean, other = (
+        estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in (counts, spoilt)
+    )
     assert other.on_time_frames.value == pytest.approx(clean.on_time_frames.value, rel=0.08)
 
 
 def test_too_few_successive_frames_are_refused(counts: Counts) -> None:
     shuttered = np.concatenate([counts, counts])
     shuttered[np.arange(400) % 10 >= 3] = 0
-    with pytest.raises(ValueError, match="too few of the 120 frames that hold an image are successive"):
-        estimate_scene(torch.from_numpy(shuttered), CAMERA.camera, GaussianPSF(120.0, pixel_size_nm=100.0))
+    with pytest.raises(
+        ValueError, match="too few of the 120 frames that hold an image are successive"
+    ):
+        estimate_scene(
+            torch.from_numpy(shuttered), CAMERA.camera, GaussianPSF(120.0, pixel_size_nm=100.0)
+        )
 
 
 @pytest.mark.parametrize("in_a_file", [False, True])
@@ -248,7 +273,8 @@ def test_bad_pixels_and_columns_are_found_and_named(counts: Counts, n_frames: in
     found = defects_of(movie[:n_frames], CAMERA.camera)
     np.testing.assert_array_equal(found.pixels.bad.numpy(), bad)
     assert found.sentences == (
-        "69 pixels are dead, hot or flickering and left out (column 20, x 40 y 5, x 50 y 12, x 17 y 30, x 33 y 45, "
+        "69 pixels are dead, hot or flickering and left out (column 20, x 40 y 5, x 50 y 12, x 17 "
+        "y 30, x 33 y 45, "
         "x 8 y 50)",
     )
 
@@ -279,12 +305,16 @@ def test_a_pattern_of_offsets_is_said(rng: torch.Generator) -> None:
     pattern = 100 + 12 * torch.randn(48, 48, generator=rng)
     camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
     movie = replace(camera, baseline=pattern).sample(torch.full((60, 48, 48), 20.0), rng)
-    assert any("measure the camera's maps" in sentence for sentence in defects_of(movie, camera).sentences)
+    assert any(
+        "measure the camera's maps" in sentence for sentence in defects_of(movie, camera).sentences
+    )
     assert not defects_of(movie, replace(camera, baseline=pattern)).sentences
 
 
 @pytest.mark.parametrize("polish", [False, True])
-def test_bad_pixels_become_no_molecules_and_cost_none(tmp_path: Path, counts: Counts, polish: bool) -> None:
+def test_bad_pixels_become_no_molecules_and_cost_none(
+    tmp_path: Path, counts: Counts, polish: bool
+) -> None:
     found = []
     for name, frames in (("clean", counts[:24]), ("spoilt", spoilt(counts)[0][:24])):
         write_movie(tmp_path / f"{name}.tif", frames)
@@ -302,9 +332,19 @@ def test_bad_pixels_become_no_molecules_and_cost_none(tmp_path: Path, counts: Co
 def test_bad_pixels_do_not_change_the_estimate(counts: Counts) -> None:
     psf = GaussianPSF(120.0, pixel_size_nm=100.0)
     movies = (counts, spoilt(counts)[0])
-    clean, other = (estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in movies)
-    for name in ("background_photons", "density_per_um2", "flux_photons", "psf_sigma_nm", "on_time_frames"):
-        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), name
+    clean, other = (
+        estimate_scene(torch.from_numpy(frames), CAMERA.camera, psf) for frames in movies
+    )
+    for name in (
+        "background_photons",
+        "density_per_um2",
+        "flux_photons",
+        "psf_sigma_nm",
+        "on_time_frames",
+    ):
+        assert getattr(other, name).value == pytest.approx(getattr(clean, name).value, rel=0.1), (
+            name
+        )
 
 
 def lit(level: npt.NDArray[np.float64], rng: torch.Generator) -> torch.Tensor:
@@ -333,18 +373,33 @@ def test_background_that_changes_between_frames_is_said_of_models_of_steady_ligh
     assert any("from frame to frame" in warning for warning in warnings) == (change == 0.5)
 
 
-@pytest.mark.parametrize("name", ["sim_2d", "sim_astigmatic", "sim_double_helix", "challenge2016_as"])
-def test_molecules_that_blink_do_not_make_the_background_flicker(shared_data: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["sim_2d", "sim_astigmatic", "sim_double_helix", "challenge2016_as"]
+)
+def test_molecules_that_blink_do_not_make_the_background_flicker(
+    shared_data: Path, name: str
+) -> None:
     with open_movie(shared_data / name / "frames.tif") as movie:
         assert UsualFrames.of(movie, CAMERA.camera).flicker(CAMERA.camera) < 0.1
 
 
-def test_polishing_leaves_no_molecule_beyond_the_bead_stack(tmp_path: Path, rng: torch.Generator) -> None:
-    pupil = PupilPSF(numerical_aperture=1.4, wavelength_nm=670.0, zernike_nm={(2, 2): 60.0}, pixel_size_nm=100.0)
+def test_polishing_leaves_no_molecule_beyond_the_bead_stack(
+    tmp_path: Path, rng: torch.Generator
+) -> None:
+    pupil = PupilPSF(
+        numerical_aperture=1.4, wavelength_nm=670.0, zernike_nm={(2, 2): 60.0}, pixel_size_nm=100.0
+    )
     spline = pupil.to_spline(z_range_nm=(-300.0, 300.0))
     n = 40
     xyz = torch.rand(n, 3, generator=rng) * 100 + torch.tensor([1550.0, 1550.0, 400.0])
-    light = render(pupil, frame=torch.arange(n), xyz=xyz, photons=torch.full((n,), 5000.0), n_frames=n, shape=(32, 32))
+    light = render(
+        pupil,
+        frame=torch.arange(n),
+        xyz=xyz,
+        photons=torch.full((n,), 5000.0),
+        n_frames=n,
+        shape=(32, 32),
+    )
     write_movie(tmp_path / "movie.tif", CAMERA.camera.sample(light + 20, rng).numpy())
     start = EmitterSet(
         frame=torch.arange(n),

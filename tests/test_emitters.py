@@ -43,7 +43,9 @@ def test_another_column_has_a_value_for_each_row(table: EmitterSet) -> None:
 
 
 def test_facts_are_the_same_after_a_turn_through_metadata() -> None:
-    facts = Facts(pixel_size_nm=100.0, n_frames=9, height_px=32, width_px=64, movie="a.tif", version="1")
+    facts = Facts(
+        pixel_size_nm=100.0, n_frames=9, height_px=32, width_px=64, movie="a.tif", version="1"
+    )
     assert Facts.of(facts.metadata()) == facts
     assert facts.field_nm == (6400.0, 3200.0)
 

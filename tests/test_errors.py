@@ -19,10 +19,18 @@ def message(error: Exception) -> str:
 
 @pytest.mark.parametrize(
     "error",
-    [KeyError("x"), RecursionError("deep"), MemoryError(), OverflowError(), OSError(22, "Invalid argument")],
+    [
+        KeyError("x"),
+        RecursionError("deep"),
+        MemoryError(),
+        OverflowError(),
+        OSError(22, "Invalid argument"),
+    ],
     ids=lambda error: type(error).__name__,
 )
-def test_whatever_a_library_raises_becomes_a_sentence_with_the_name_of_the_file(error: Exception) -> None:
+def test_whatever_a_library_raises_becomes_a_sentence_with_the_name_of_the_file(
+    error: Exception,
+) -> None:
     text = message(error)
     assert text.startswith(f"{PATH} is not a table, or it is damaged ({type(error).__name__}")
     assert text.endswith("; make or copy it again")
@@ -46,7 +54,11 @@ def test_no_value_is_printed_beyond_a_line() -> None:
     for value in ("x" * 10**6, list(range(10**5)), deep, {"a": "y" * 10**5}, "a\nb"):
         assert len(brief(value)) <= 80
         assert "\n" not in brief(value)
-    for error in (ValueError(f"{PATH} " + "x" * 10**6), KeyError("x" * 10**6), ValueError("a\n" * 5000)):
+    for error in (
+        ValueError(f"{PATH} " + "x" * 10**6),
+        KeyError("x" * 10**6),
+        ValueError("a\n" * 5000),
+    ):
         assert len(message(error)) <= LONGEST
         assert "\n" not in message(error)
         assert len(in_plain_words(error)) <= LONGEST

@@ -1,4 +1,5 @@
-"""A PSF that changes over the field, from its file to the molecules: simulated, told, trained with and localized by."""
+"""A PSF that changes over the field, from its file to the molecules: simulated, told, trained
+with and localized by."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ from decode.verbs.localize import localize_file
 from decode.verbs.sweep import sweep
 
 FIELD_NM = ((0.0, 7000.0), (0.0, 5000.0))
-CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=100.0)
+CAMERA = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=100.0
+)
 SMALL = NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=8)
 
 
@@ -45,7 +48,9 @@ def field_psf() -> FieldSplinePSF:
     """Wider along x the further right, along y the further down."""
     middle = spots(4, 4)
     c = middle.coefficients.detach()
-    changes = torch.stack([spots(5, 4).coefficients.detach() - c, spots(4, 5).coefficients.detach() - c])
+    changes = torch.stack(
+        [spots(5, 4).coefficients.detach() - c, spots(4, 5).coefficients.detach() - c]
+    )
     return FieldSplinePSF(middle, changes, shifts_nm=torch.zeros(2, 2), field_nm=FIELD_NM)
 
 
@@ -57,8 +62,14 @@ def recipe(tmp_path: Path) -> TrainConfig:
         psf=MeasuredPSF(file=str(tmp_path / "psf.h5")),
         camera=MeasuredCamera(file=str(tmp_path / "camera.yaml")),
         network=SMALL,
-        scene=Scene(density_per_um2=(0.5, 1.0), flux_photons=(3000.0, 6000.0), background_photons=(5.0, 20.0)),
-        training=Optimization(steps=2, movies=2, frames=3, size_px=16, validate_every=2, warm_up_steps=1),
+        scene=Scene(
+            density_per_um2=(0.5, 1.0),
+            flux_photons=(3000.0, 6000.0),
+            background_photons=(5.0, 20.0),
+        ),
+        training=Optimization(
+            steps=2, movies=2, frames=3, size_px=16, validate_every=2, warm_up_steps=1
+        ),
     )
 
 
@@ -75,7 +86,8 @@ def test_a_file_holds_the_psf_and_states_the_field(tmp_path: Path) -> None:
 
 
 def test_movies_are_drawn_all_over_the_field(recipe: TrainConfig) -> None:
-    """Each at one place, on which the network is conditioned; a movie on the right has wider spots along x."""
+    """Each at one place, on which the network is conditioned; a movie on the right has wider
+    spots along x."""
     drawn = recipe.forward_model().sample(200, 1, (16, 16), torch.Generator().manual_seed(1))
     known = drawn.conditioning.values
     assert set(known) == {"field_x", "field_y"}
@@ -101,7 +113,10 @@ def test_emitters_of_a_movie_have_the_psf_of_its_place(recipe: TrainConfig) -> N
         of = drawn.emitters[drawn.emitters.frame // 2 == movie]
         for frame, xyz, photons in zip(of.frame, of.xyz, of.photons, strict=True):
             corner = torch.floor(xyz[:2] / 100).long() - own.patch_px // 2
-            patch = photons * own.integrate_pixels((xyz - torch.tensor([*(corner * 100).tolist(), 0]))[None])[0]
+            patch = (
+                photons
+                * own.integrate_pixels((xyz - torch.tensor([*(corner * 100).tolist(), 0]))[None])[0]
+            )
             for j, row in enumerate(range(int(corner[1]), int(corner[1]) + own.patch_px)):
                 for i, column in enumerate(range(int(corner[0]), int(corner[0]) + own.patch_px)):
                     if 0 <= row < 16 and 0 <= column < 16:
@@ -123,9 +138,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     return given
 
 
-@pytest.mark.parametrize(("shape", "remark"), [((50, 70), ""), ((40, 80), "70 x 50 pixels, the movie has 80 x 40")])
+@pytest.mark.parametrize(
+    ("shape", "remark"), [((50, 70), ""), ((40, 80), "70 x 50 pixels, the movie has 80 x 40")]
+)
 def test_pixels_are_told_where_in_the_field_they_lie(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: TrainConfig, shape: tuple[int, int], remark: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: TrainConfig,
+    shape: tuple[int, int],
+    remark: str,
 ) -> None:
     """Also in a region, and beyond the field the nearest place in it."""
     model = recipe.localizer().eval()
@@ -156,8 +177,14 @@ def test_a_model_is_trained_and_localizes_with_it(
     rng = np.random.default_rng(3)
     write_movie(tmp_path / "movie.tif", rng.poisson(140, (4, 60, 90)).astype(np.uint16))
     given = seen(monkeypatch)
-    *_, last = localize_file(tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, device="cpu")
+    *_, last = localize_file(
+        tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, device="cpu"
+    )
     assert given[-1]["field_x"].shape == (60, 90)
     assert any("beyond" in remark or "border" in remark for remark in last.acquisition.estimates)
     with pytest.raises(ValueError, match="trained for pixels of 100 nm"):
-        next(localize_file(tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, pixel_size_nm=160.0))
+        next(
+            localize_file(
+                tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, pixel_size_nm=160.0
+            )
+        )

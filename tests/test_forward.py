@@ -29,9 +29,16 @@ def width_px(movies: Simulation) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("emccd_fraction", [0.0, 1.0])
-def test_counts_become_the_photons_that_were_simulated(rng: torch.Generator, emccd_fraction: float) -> None:
+def test_counts_become_the_photons_that_were_simulated(
+    rng: torch.Generator, emccd_fraction: float
+) -> None:
     prior = CameraPrior(emccd_fraction=emccd_fraction, hot_pixels=(0.0, 0.0))
-    scene = replace(SCENE, density_per_um2=(0.5, 0.5), background_photons=(20.0, 20.0), flux_photons=(500.0, 500.0))
+    scene = replace(
+        SCENE,
+        density_per_um2=(0.5, 0.5),
+        background_photons=(20.0, 20.0),
+        flux_photons=(500.0, 500.0),
+    )
     model = drawn_from(scene, PSFPrior(), prior)
     simulation = model.sample(40, 4, (32, 32), rng)
     photons = simulation.camera.to_photons(simulation.frames)
@@ -63,7 +70,9 @@ def test_the_same_seed_gives_the_same_movie() -> None:
 
 def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> None:
     camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.1)
-    bright = replace(SCENE, flux_photons=(1e4, 1e4), background_photons=(1.0, 1.0), density_per_um2=(0.3, 0.3))
+    bright = replace(
+        SCENE, flux_photons=(1e4, 1e4), background_photons=(1.0, 1.0), density_per_um2=(0.3, 0.3)
+    )
     psf = GaussianPSF(130.0, pixel_size_nm=100.0)
     model = ForwardModel.of(bright, psf, camera)
     s = model.sample(1, 3, (40, 40), rng)
@@ -72,14 +81,24 @@ def test_a_fixed_psf_and_camera_are_used_as_they_are(rng: torch.Generator) -> No
     brightest = s.emitters[s.emitters.photons > 5000]
     for frame, (x, y, _) in zip(brightest.frame.tolist(), brightest.xyz.tolist(), strict=True):
         if 300 < x < 3700 and 300 < y < 3700:
-            around = s.frames[0, frame, int(y // 100) - 1 : int(y // 100) + 2, int(x // 100) - 1 : int(x // 100) + 2]
+            around = s.frames[
+                0,
+                frame,
+                int(y // 100) - 1 : int(y // 100) + 2,
+                int(x // 100) - 1 : int(x // 100) + 2,
+            ]
             assert float(around.max()) > 200, "the light lies at (row, column) = (y, x)"
 
 
 def test_each_movie_says_which_blur_its_psf_has(rng: torch.Generator) -> None:
     scene = replace(SCENE, density_per_um2=(1.0, 1.0), background_photons=(1.0, 1.0), filaments=0.0)
-    sharp, camera = GaussianPSF(110.0, pixel_size_nm=100.0), Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=0.0)
-    simulation = ForwardModel.of(scene, sharp, camera, blur_nm=(20.0, 60.0)).sample(6, 20, (32, 32), rng)
+    sharp, camera = (
+        GaussianPSF(110.0, pixel_size_nm=100.0),
+        Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=0.0),
+    )
+    simulation = ForwardModel.of(scene, sharp, camera, blur_nm=(20.0, 60.0)).sample(
+        6, 20, (32, 32), rng
+    )
     assert len(simulation.psfs) == 6
     for movie, psf in enumerate(simulation.psfs):
         of = simulation.emitters[simulation.emitters.frame // 20 == movie]
@@ -87,7 +106,8 @@ def test_each_movie_says_which_blur_its_psf_has(rng: torch.Generator) -> None:
         seen = camera.to_photons(simulation.frames[movie])
         # what the right blur leaves is less than what none does, and of the size of Poisson noise
         left = [
-            float((seen - 1 - render(p, **place, n_frames=20, shape=(32, 32))).square().mean()) for p in (psf, sharp)
+            float((seen - 1 - render(p, **place, n_frames=20, shape=(32, 32))).square().mean())
+            for p in (psf, sharp)
         ]
         assert left[0] < left[1]
         assert left[0] == pytest.approx(float(seen.mean()), rel=0.1)
@@ -115,13 +135,17 @@ def test_a_share_of_the_movies_has_the_psf_of_an_objective(rng: torch.Generator)
 
 def test_a_camera_stated_without_its_maps_still_records_with_them(rng: torch.Generator) -> None:
     prior = CameraPrior(emccd_fraction=0.0, unmapped=1.0, fixed_pattern_e=(2.0, 2.0))
-    dark = Scene(density_per_um2=(0.0, 0.0), background_photons=(20.0, 20.0), background_drift=(0.0, 0.0))
+    dark = Scene(
+        density_per_um2=(0.0, 0.0), background_photons=(20.0, 20.0), background_drift=(0.0, 0.0)
+    )
     simulation = drawn_from(dark, PSFPrior(), prior).sample(2, 200, (24, 24), rng)
     assert simulation.camera.shape is None, "what is stated are numbers"
     photons = simulation.camera.to_photons(simulation.frames)
     excess = photons.mean(1) - simulation.background.mean(1)
     qe = torch.as_tensor(simulation.camera.qe)
-    assert (excess.flatten(1).std(1) * qe.flatten() > 1.5).all(), "the pattern of 2 electrons stays in the mean"
+    assert (excess.flatten(1).std(1) * qe.flatten() > 1.5).all(), (
+        "the pattern of 2 electrons stays in the mean"
+    )
     mapped = replace(prior, unmapped=0.0)
     simulation = drawn_from(dark, PSFPrior(), mapped).sample(2, 200, (24, 24), rng)
     assert simulation.camera.shape == (24, 24)
@@ -129,7 +153,9 @@ def test_a_camera_stated_without_its_maps_still_records_with_them(rng: torch.Gen
     assert (excess.flatten(1).std(1) < 0.8).all()
 
 
-def test_bad_pixels_come_in_the_share_that_is_asked_for_and_in_columns(rng: torch.Generator) -> None:
+def test_bad_pixels_come_in_the_share_that_is_asked_for_and_in_columns(
+    rng: torch.Generator,
+) -> None:
     prior = CameraPrior(bad_pixels=(0.05, 0.05))
     cameras = [prior.sample(10, (32, 32), rng) for _ in range(20)]
     bad = torch.cat([camera.bad for camera in cameras if camera.bad is not None])

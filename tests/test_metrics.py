@@ -24,7 +24,9 @@ from decode.metrics import coverage, match, normalized_errors, score
 FIELD_NM = (6400.0, 6400.0)
 
 
-def scatter(rng: torch.Generator, n: int, n_frames: int = 20, size_nm: float = 6400.0) -> EmitterSet:
+def scatter(
+    rng: torch.Generator, n: int, n_frames: int = 20, size_nm: float = 6400.0
+) -> EmitterSet:
     """Molecules anywhere in a field."""
     xyz = torch.rand(n, 3, generator=rng, dtype=torch.float64) * size_nm
     xyz[:, 2] = xyz[:, 2] / 5 - 600
@@ -43,7 +45,11 @@ def perturb(
 ) -> EmitterSet:
     """A table as a localizer might return it."""
     seen = truth[torch.rand(len(truth), generator=rng) > missed]
-    noise = torch.randn(seen.xyz.shape, generator=rng, dtype=torch.float64) * torch.tensor([1, 1, 2.5]) * sigma_nm
+    noise = (
+        torch.randn(seen.xyz.shape, generator=rng, dtype=torch.float64)
+        * torch.tensor([1, 1, 2.5])
+        * sigma_nm
+    )
     seen = replace(seen, xyz=seen.xyz + noise + shift_nm)
     wrong = scatter(rng, len(truth) // 5, int(truth.frame.max()) + 1)
     return EmitterSet.cat([seen, wrong])[torch.randperm(len(seen) + len(wrong), generator=rng)]
@@ -53,13 +59,20 @@ def matched_plainly(truth: EmitterSet, prediction: EmitterSet, two_d: bool) -> s
     """One dense assignment a frame."""
     pairs = set()
     for frame in truth.frame.unique():
-        t, p = torch.nonzero(truth.frame == frame)[:, 0].numpy(), torch.nonzero(prediction.frame == frame)[:, 0].numpy()
+        t, p = (
+            torch.nonzero(truth.frame == frame)[:, 0].numpy(),
+            torch.nonzero(prediction.frame == frame)[:, 0].numpy(),
+        )
         delta = truth.xyz.numpy()[t][:, None] - prediction.xyz.numpy()[p]
         lateral, axial = np.linalg.norm(delta[..., :2], axis=2), abs(delta[..., 2])
         forbidden = (lateral > 250) | ((axial > 500) & (not two_d))
         cost = lateral if two_d else np.linalg.norm(delta, axis=2)
         rows, columns = linear_sum_assignment(np.where(forbidden, 1e6, cost))
-        pairs |= {(int(t[r]), int(p[c])) for r, c in zip(rows, columns, strict=True) if not forbidden[r, c]}
+        pairs |= {
+            (int(t[r]), int(p[c]))
+            for r, c in zip(rows, columns, strict=True)
+            if not forbidden[r, c]
+        }
     return pairs
 
 
@@ -70,13 +83,17 @@ def test_match_is_the_assignment_of_every_frame(rng: torch.Generator, n: int, tw
     prediction = perturb(truth, rng, sigma_nm=60) if n else scatter(rng, 7)
     pairs = match(truth, prediction, two_d=two_d)
     assert {(a, b) for a, b in pairs.tolist()} == matched_plainly(truth, prediction, two_d)
-    assert torch.equal(match(prediction, truth, two_d=two_d).flip(1).sort(0).values, pairs.sort(0).values)
+    assert torch.equal(
+        match(prediction, truth, two_d=two_d).flip(1).sort(0).values, pairs.sort(0).values
+    )
 
 
 def test_match_takes_more_pairs_before_shorter_ones() -> None:
     def on_a_line(*x: float) -> EmitterSet:
         xyz = torch.tensor([[value, 0.0, 0.0] for value in x])
-        return EmitterSet(frame=torch.zeros(len(x), dtype=torch.int64), xyz=xyz, photons=torch.ones(len(x)))
+        return EmitterSet(
+            frame=torch.zeros(len(x), dtype=torch.int64), xyz=xyz, photons=torch.ones(len(x))
+        )
 
     # 200 is nearest to 210, but then 0 would be left alone
     assert match(on_a_line(0, 210), on_a_line(200, 440)).tolist() == [[0, 0], [1, 1]]
@@ -90,7 +107,12 @@ def test_a_perfect_table_scores_perfectly(rng: torch.Generator) -> None:
     result = score(truth, truth, field_nm=FIELD_NM)
     inside = ((truth.xyz[:, :2] > 450) & (truth.xyz[:, :2] < 6400 - 450)).all(1)
     assert (result.tp, result.fp, result.fn) == (int(inside.sum()), 0, 0)
-    assert (result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm, result.efficiency_3d) == (1, 0, 0, 100)
+    assert (result.jaccard, result.rmse_lateral_nm, result.rmse_axial_nm, result.efficiency_3d) == (
+        1,
+        0,
+        0,
+        100,
+    )
 
 
 def test_an_empty_table_scores_nothing(rng: torch.Generator) -> None:
@@ -106,7 +128,9 @@ def test_what_lies_outside_or_is_dim_neither_helps_nor_harms() -> None:
     frame = torch.zeros(4, dtype=torch.int64)
     truth = EmitterSet(frame=frame, xyz=xyz, photons=torch.tensor([1000.0, 100, 1000, 1000]))
     # found, dim, near the border but localized inside, and a false one in place of the last
-    found = replace(truth, xyz=xyz + torch.tensor([[30.0, 40, 0], [0, 0, 0], [100, 0, 0], [0, 900, 0]]))
+    found = replace(
+        truth, xyz=xyz + torch.tensor([[30.0, 40, 0], [0, 0, 0], [100, 0, 0], [0, 900, 0]])
+    )
     result = score(truth, found, field_nm=FIELD_NM, min_photons=300)
     assert (result.tp, result.fp, result.fn) == (1, 1, 1)
     assert result.jaccard == pytest.approx(1 / 3)
@@ -120,7 +144,9 @@ def test_a_constant_shift_is_found_and_removed(rng: torch.Generator) -> None:
     result = score(truth, prediction, field_nm=FIELD_NM, remove_shift=True)
     assert result.shift_nm == pytest.approx((80, 80, 80), abs=3)
     assert result.rmse_lateral_nm == pytest.approx(10 * math.sqrt(2), rel=0.1)
-    assert score(truth, prediction, field_nm=FIELD_NM, remove_shift=True, two_d=True).shift_nm[2] == 0
+    assert (
+        score(truth, prediction, field_nm=FIELD_NM, remove_shift=True, two_d=True).shift_nm[2] == 0
+    )
 
 
 @pytest.mark.parametrize(("folder", "sigma_nm"), [("sim_2d", 20), ("challenge2016_as", 90)])
@@ -154,7 +180,9 @@ def test_scores_agree_with_an_independent_scorer(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(
-        sys, "argv", ["score", str(shared_data / folder), str(tmp_path / "table.csv"), "--json", *options]
+        sys,
+        "argv",
+        ["score", str(shared_data / folder), str(tmp_path / "table.csv"), "--json", *options],
     )
     module.main()
     expected: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -180,7 +208,9 @@ def test_normalized_errors_of_honest_sigmas_are_standard_normal(rng: torch.Gener
     truth = scatter(rng, 4000, n_frames=4000)
     sigma = torch.rand(len(truth), 3, generator=rng, dtype=torch.float64) * 20 + 5
     noise = torch.randn(sigma.shape, generator=rng, dtype=torch.float64)
-    stated = sigma * torch.tensor([1.0, 0.5, torch.nan])  # y is overconfident twofold, z not estimated
+    stated = sigma * torch.tensor(
+        [1.0, 0.5, torch.nan]
+    )  # y is overconfident twofold, z not estimated
     order = torch.randperm(len(truth), generator=rng)
     prediction = replace(truth, xyz=truth.xyz + noise * sigma, xyz_sigma=stated)[order]
     errors = normalized_errors(truth, prediction, match(truth, prediction))
@@ -188,7 +218,9 @@ def test_normalized_errors_of_honest_sigmas_are_standard_normal(rng: torch.Gener
     assert errors.std(0)[:2].tolist() == pytest.approx([1, 2], rel=0.04)
     assert errors[:, 2].isnan().all()
     shares = coverage(errors, 0.9)
-    assert shares[:2].tolist() == pytest.approx([0.9, math.erf(1.6449 / 2 / math.sqrt(2))], abs=0.02)
+    assert shares[:2].tolist() == pytest.approx(
+        [0.9, math.erf(1.6449 / 2 / math.sqrt(2))], abs=0.02
+    )
     assert shares[2].isnan()
     with pytest.raises(ValueError, match="states no uncertainties"):
         normalized_errors(truth, truth, match(truth, truth))
@@ -202,8 +234,11 @@ def test_a_movie_is_scored_within_a_second(rng: torch.Generator) -> None:
     assert time.process_time() - start < 2
 
 
-def test_a_crowded_frame_is_scored_in_memory_that_goes_with_its_molecules(rng: torch.Generator) -> None:
-    """30 per square micrometre: all hang together in one group of 4000, of which each has 6 candidates."""
+def test_a_crowded_frame_is_scored_in_memory_that_goes_with_its_molecules(
+    rng: torch.Generator,
+) -> None:
+    """30 per square micrometre: all hang together in one group of 4000, of which each has 6
+    candidates."""
     truth = scatter(rng, 4000, n_frames=1, size_nm=11500.0)
     prediction = replace(truth, xyz=truth.xyz + 20 * torch.randn(4000, 3, generator=rng))
     tracemalloc.start()

@@ -19,7 +19,18 @@ from decode.cli import app
 from decode.outputs import check_outputs, localize_files, run_files
 
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
-FILES = ("m.tif", "b.tif", "t.csv", "t.hdf5", "t.yaml", "data.csv", "table.png", "psf.h5", "r.json", "m.safetensors")
+FILES = (
+    "m.tif",
+    "b.tif",
+    "t.csv",
+    "t.hdf5",
+    "t.yaml",
+    "data.csv",
+    "table.png",
+    "psf.h5",
+    "r.json",
+    "m.safetensors",
+)
 CAMERAS = ("c.yaml", "m.yaml", "train_camera.yaml", "all/camera.yaml")
 RECIPES = ("r.yaml", "s_camera.yaml")
 
@@ -68,7 +79,10 @@ COLLISIONS = {
         "psf.h5 --camera c.yaml -o psf.h5",
     ],
     "calibrate import": ["psf.h5 -o psf.h5", "psf.h5 -o psf.csv"],
-    "calibrate in-situ": ["m.tif --camera c.yaml --psf psf.h5 -o psf.h5", "m.tif --camera c.yaml -o m.tif"],
+    "calibrate in-situ": [
+        "m.tif --camera c.yaml --psf psf.h5 -o psf.h5",
+        "m.tif --camera c.yaml -o m.tif",
+    ],
     "calibrate camera": ["d_offset_map.tif -o d.yaml", "b.tif -o b.tif", "--movie m.tif -o m.tif"],
     "estimate": [
         "m.tif --psf psf.h5 --camera c.yaml -o c.yaml",
@@ -112,12 +126,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("all", "other", "frames", "out"):
         Path(name).mkdir()
-    more = ("other/m.tif", "other/M.tif", "train.tif", "camera.tif", "all/camera_offset_map.tif", "d_offset_map.tif")
+    more = (
+        "other/m.tif",
+        "other/M.tif",
+        "train.tif",
+        "camera.tif",
+        "all/camera_offset_map.tif",
+        "d_offset_map.tif",
+    )
     for name in (*FILES, *more, "offset.tif"):
         Path(name).write_bytes(name.encode())
     for name in CAMERAS:
         Path(name).write_text(yaml.safe_dump(CAMERA))
-    maps = {name: value for name, value in CAMERA.items() if name != "baseline"} | {"offset_map": "offset.tif"}
+    maps = {name: value for name, value in CAMERA.items() if name != "baseline"} | {
+        "offset_map": "offset.tif"
+    }
     Path("maps.yaml").write_text(yaml.safe_dump(maps))
     Path("measured.yaml").write_text("camera: {file: maps.yaml}\n")
     for name in RECIPES:
@@ -128,7 +151,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def call(verb: str, arguments: str) -> Result:
@@ -152,19 +179,33 @@ def options_that_name_files() -> list[tuple[str, str]]:
     for verb, function in verbs(app).items():
         for name, hint in get_type_hints(function, include_extras=True).items():
             kind, *about = get_args(hint) or (hint,)
-            takes_path = Path in (kind, *get_args(kind), *(a for k in get_args(kind) for a in get_args(k)))
-            if takes_path and isinstance(about[0], OptionInfo) and name not in ("out", "truth", "log"):
+            takes_path = Path in (
+                kind,
+                *get_args(kind),
+                *(a for k in get_args(kind) for a in get_args(k)),
+            )
+            if (
+                takes_path
+                and isinstance(about[0], OptionInfo)
+                and name not in ("out", "truth", "log")
+            ):
                 named.append((verb, f"--{name.replace('_', '-')}"))
     return named
 
 
 def test_every_verb_that_writes_files_is_here() -> None:
-    writing = {verb for verb, function in verbs(app).items() if "out" in inspect.signature(function).parameters}
+    writing = {
+        verb
+        for verb, function in verbs(app).items()
+        if "out" in inspect.signature(function).parameters
+    }
     assert writing == set(COLLISIONS) == set(ELSEWHERE)
     assert {verb for verb, _ in options_that_name_files()} == set(VICTIMS)
 
 
-@pytest.mark.parametrize(("verb", "arguments"), [(verb, words) for verb, all_ in COLLISIONS.items() for words in all_])
+@pytest.mark.parametrize(
+    ("verb", "arguments"), [(verb, words) for verb, all_ in COLLISIONS.items() for words in all_]
+)
 def test_nothing_that_is_read_is_overwritten(place: Path, verb: str, arguments: str) -> None:
     before = contents(place)
     result = call(verb, arguments)

@@ -63,7 +63,9 @@ def spline() -> SplinePSF:
 
 def of_beads() -> SplinePSF:
     """As beads give it: all light is what its patch holds."""
-    cut = pupil().to_spline(z_range_nm=(-700.0, 700.0), z_step_nm=50.0, oversampling=1, patch_px=SIDE)
+    cut = pupil().to_spline(
+        z_range_nm=(-700.0, 700.0), z_step_nm=50.0, oversampling=1, patch_px=SIDE
+    )
     coefficients = cut.coefficients.detach()
     return cut.with_coefficients(coefficients / coefficients.sum((1, 2), keepdim=True))
 
@@ -73,7 +75,10 @@ def field() -> FieldSplinePSF:
     c = middle.coefficients.detach()
     change = 0.2 * (c.roll(1, 1) - c)
     return FieldSplinePSF(
-        middle, torch.stack([change, -change.mT]), shifts_nm=torch.ones(2, 2), field_nm=((0.0, 1e4), (0.0, 5e3))
+        middle,
+        torch.stack([change, -change.mT]),
+        shifts_nm=torch.ones(2, 2),
+        field_nm=((0.0, 1e4), (0.0, 5e3)),
     )
 
 
@@ -118,7 +123,9 @@ def test_photons_of_isolated_molecules_are_those_they_sent(kind: str, rng: torch
     known, true = (make() for make in KINDS[kind])
     truth = isolated(60, rng)
     adu = recorded(true, truth, rng)
-    alone = fit_emitters(known, CAMERA, CAMERA.to_photons(adu[::2]), truth.xyz, z_range=(-600.0, 600.0), z_starts=1)
+    alone = fit_emitters(
+        known, CAMERA, CAMERA.to_photons(adu[::2]), truth.xyz, z_range=(-600.0, 600.0), z_starts=1
+    )
     assert 0.95 < alone.photons.mean() / PHOTONS < 1.05
     polished = fit_jointly(known, CAMERA, adu, replace(truth, photons=truth.photons * 1.3))
     assert 0.95 < polished.photons.mean() / PHOTONS < 1.05
@@ -149,11 +156,18 @@ def test_a_network_that_is_told_the_pupil_of_a_spline_counts_the_photons_of_the_
     torch.testing.assert_close(placed.photons_sigma, 100 * placed.photons / PHOTONS)
 
 
-def found_by(model: Localizer, psf: PSF, context: Mapping[str, float], rng: torch.Generator) -> EmitterSet:
+def found_by(
+    model: Localizer, psf: PSF, context: Mapping[str, float], rng: torch.Generator
+) -> EmitterSet:
     """Isolated molecules as a network finds them."""
     truth = isolated(150, rng)
     light = render(
-        psf, frame=truth.frame, xyz=truth.xyz, photons=truth.photons, n_frames=2 * len(truth), shape=(SIDE, SIDE)
+        psf,
+        frame=truth.frame,
+        xyz=truth.xyz,
+        photons=truth.photons,
+        n_frames=2 * len(truth),
+        shape=(SIDE, SIDE),
     ).detach()
     adu = CAMERA.sample(light.clamp_min(0) + BACKGROUND, rng)
     with torch.no_grad():
@@ -170,7 +184,9 @@ def test_gaussian_2d_counts_the_photons_that_were_sent(rng: torch.Generator) -> 
     assert 0.95 < found.photons.mean() / PHOTONS < 1.05
 
 
-def test_astigmatic_3d_counts_the_photons_that_were_sent(told_of_beads: Conditioning, rng: torch.Generator) -> None:
+def test_astigmatic_3d_counts_the_photons_that_were_sent(
+    told_of_beads: Conditioning, rng: torch.Generator
+) -> None:
     model = load_model("astigmatic-3d")
     for psf, told in ((pupil(), conditioning(model, pupil())), (of_beads(), told_of_beads)):
         found = told.placed(found_by(model, psf, told.values, rng))

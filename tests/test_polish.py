@@ -1,4 +1,5 @@
-"""Polished molecules: at the Cramer-Rao bound, honest about it, neighbours and frames jointly, never made worse."""
+"""Polished molecules: at the Cramer-Rao bound, honest about it, neighbours and frames jointly,
+never made worse."""
 
 from __future__ import annotations
 
@@ -30,35 +31,60 @@ from decode.verbs.localize import localize_file, localize_movie
 PIXEL_NM = 100.0
 SIDE = 27
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
-EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
-CAMERAS = {"EMCCD": EMCCD, "sCMOS": Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8)}
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
+CAMERAS = {
+    "EMCCD": EMCCD,
+    "sCMOS": Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8),
+}
 
 
 def astigmatic() -> GaussianPSF:
-    return GaussianPSF(130.0, pixel_size_nm=PIXEL_NM, depth_nm=400.0, gap_nm=200.0, patch_px=21).double()
+    return GaussianPSF(
+        130.0, pixel_size_nm=PIXEL_NM, depth_nm=400.0, gap_nm=200.0, patch_px=21
+    ).double()
 
 
 def with_maps(rng: torch.Generator) -> Camera:
     """Every fifth pixel is noisy, by 10 electrons."""
     noise = torch.where(torch.rand(SIDE, SIDE, generator=rng) < 0.2, 10.0, 1.3)
-    return Camera(baseline=100.0, e_per_adu=0.46 + 0.05 * torch.rand(SIDE, SIDE, generator=rng), read_noise_e=noise)
+    return Camera(
+        baseline=100.0,
+        e_per_adu=0.46 + 0.05 * torch.rand(SIDE, SIDE, generator=rng),
+        read_noise_e=noise,
+    )
 
 
 def one_each(n: int, rng: torch.Generator, *, every: int = 2) -> EmitterSet:
     """One molecule in every second frame, somewhere in the middle, of 1000 to 4000 photons."""
-    xyz = torch.tensor([1300.0, 1300.0, -400.0]) + torch.rand(n, 3, generator=rng) * torch.tensor([100.0, 100.0, 800.0])
+    xyz = torch.tensor([1300.0, 1300.0, -400.0]) + torch.rand(n, 3, generator=rng) * torch.tensor(
+        [100.0, 100.0, 800.0]
+    )
     photons = 1000 * 4 ** torch.rand(n, generator=rng, dtype=torch.float64)
     return EmitterSet(
-        frame=every * torch.arange(n), xyz=xyz.double(), photons=photons, background=torch.full((n,), 20.0).double()
+        frame=every * torch.arange(n),
+        xyz=xyz.double(),
+        photons=photons,
+        background=torch.full((n,), 20.0).double(),
     )
 
 
 def recorded(
-    camera: Camera, truth: EmitterSet, rng: torch.Generator, background: Tensor | None = None, n_frames: int = 0
+    camera: Camera,
+    truth: EmitterSet,
+    rng: torch.Generator,
+    background: Tensor | None = None,
+    n_frames: int = 0,
 ) -> Tensor:
     frames = max(n_frames, int(truth.frame.max()) + 1 if len(truth) else 0)
     light = render(
-        astigmatic(), frame=truth.frame, xyz=truth.xyz, photons=truth.photons, n_frames=frames, shape=(SIDE, SIDE)
+        astigmatic(),
+        frame=truth.frame,
+        xyz=truth.xyz,
+        photons=truth.photons,
+        n_frames=frames,
+        shape=(SIDE, SIDE),
     ).detach()
     return camera.sample(light + (20.0 if background is None else background), rng)
 
@@ -68,7 +94,9 @@ def bound_of(camera: Camera, truth: EmitterSet) -> Tensor:
     return cramer_rao_bound(astigmatic(), camera, truth.xyz, truth.photons, truth.background)
 
 
-def found(truth: EmitterSet, bound: Tensor, rng: torch.Generator, spread: float = 1.2) -> EmitterSet:
+def found(
+    truth: EmitterSet, bound: Tensor, rng: torch.Generator, spread: float = 1.2
+) -> EmitterSet:
     """What a network would say: off by a little more than the bound, and honest about it."""
     off = spread * bound * torch.randn(bound.shape, generator=rng, dtype=bound.dtype)
     return EmitterSet(
@@ -101,8 +129,8 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     assert ((spread > 0.9) & (spread < 1.1)).all(), spread
     assert abs(fit.deviance.mean() - 1) < 0.1
 
-    # this network errs independently of the noise: differences are sqrt(1 + 1 / 1.44) of its sigmas, of which 2.5 are
-    # allowed, and 5 where noise explains the rest
+    # this network errs independently of the noise: differences are sqrt(1 + 1 / 1.44) of its
+    # sigmas, of which 2.5 are allowed, and 5 where noise explains the rest
     better = polish(astigmatic(), camera, adu, start)
     assert better.polished is not None
     assert better.polished.double().mean() > 0.97
@@ -110,8 +138,9 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     error = better.xyz - truth.xyz
     assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()
     assert (root_mean_square(error / better.xyz_sigma) < 1.1).all()
-    # where the fit and the network are apart, one of them errs, which the sigma admits: about a quarter of the distance
-    # for a network whose variance is 1.44 times the fit's, and whose weight is 0.07
+    # where the fit and the network are apart, one of them errs, which the sigma admits: about a
+    # quarter of the distance for a network whose variance is 1.44 times the fit's, and whose weight
+    # is 0.07
     fitted = fit_jointly(astigmatic(), camera, adu, start)
     assert start.xyz_sigma is not None
     share = (0.1 * fitted.xyz_sigma**2 / start.xyz_sigma**2).clamp_max(1)
@@ -120,23 +149,34 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
 
 
 def pair_bound(camera: Camera, truth: EmitterSet) -> Tensor:
-    """(pairs, 2, 3) nm, where x, y, z, photons of both and one background are unknown; by automatic derivatives."""
+    """(pairs, 2, 3) nm, where x, y, z, photons of both and one background are unknown; by
+    automatic derivatives."""
     psf = astigmatic()
     pairs = len(truth) // 2
 
     def image(unknown: Tensor) -> Tensor:
         u = unknown[:, :8].reshape(-1, 4)
         frame = torch.arange(pairs).repeat_interleave(2)
-        light = render(psf, frame=frame, xyz=u[:, :3], photons=u[:, 3], n_frames=pairs, shape=(SIDE, SIDE))
+        light = render(
+            psf, frame=frame, xyz=u[:, :3], photons=u[:, 3], n_frames=pairs, shape=(SIDE, SIDE)
+        )
         return light + unknown[:, 8, None, None]
 
     at = torch.cat([truth.xyz, truth.photons[:, None]], 1).reshape(pairs, 8)
     at = torch.cat([at, torch.full((pairs, 1), 20.0)], 1)
     axes = torch.eye(9, dtype=at.dtype)
-    slopes = torch.stack([torch.func.jvp(image, (at,), (axis.expand_as(at),))[1] for axis in axes], 1).flatten(2)
+    slopes = torch.stack(
+        [torch.func.jvp(image, (at,), (axis.expand_as(at),))[1] for axis in axes], 1
+    ).flatten(2)
     variance = camera.excess_factor * image(at) / camera.qe + camera.noise_floor
     information = torch.einsum("nik,njk,nk->nij", slopes, slopes, 1 / variance.flatten(1))
-    return torch.linalg.inv(information).diagonal(dim1=1, dim2=2)[:, :8].sqrt().reshape(pairs, 2, 4)[:, :, :3].detach()
+    return (
+        torch.linalg.inv(information)
+        .diagonal(dim1=1, dim2=2)[:, :8]
+        .sqrt()
+        .reshape(pairs, 2, 4)[:, :, :3]
+        .detach()
+    )
 
 
 def pairs_of(n: int, rng: torch.Generator, apart_nm: float) -> EmitterSet:
@@ -145,7 +185,11 @@ def pairs_of(n: int, rng: torch.Generator, apart_nm: float) -> EmitterSet:
     step = apart_nm * torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
     xyz = torch.stack([first.xyz, first.xyz + step], 1).flatten(0, 1)
     xyz[:, 2] *= 0.4
-    two = {name: column.repeat_interleave(2) for name, column in first.columns().items() if name != "xyz"}
+    two = {
+        name: column.repeat_interleave(2)
+        for name, column in first.columns().items()
+        if name != "xyz"
+    }
     return EmitterSet(xyz=xyz, **two)
 
 
@@ -153,8 +197,12 @@ def test_pairs_come_to_the_bound_of_pairs(rng: torch.Generator) -> None:
     """300 nm apart, both unknown; the stated covariance counts the neighbour."""
     truth = pairs_of(300, rng, 300.0)
     bound = pair_bound(EMCCD, truth).flatten(0, 1)
-    off = torch.randn(len(truth), 3, generator=rng, dtype=torch.float64) * torch.tensor([15.0, 15.0, 30.0])
-    start = EmitterSet(frame=truth.frame, xyz=truth.xyz + off, photons=truth.photons, background=truth.background)
+    off = torch.randn(len(truth), 3, generator=rng, dtype=torch.float64) * torch.tensor(
+        [15.0, 15.0, 30.0]
+    )
+    start = EmitterSet(
+        frame=truth.frame, xyz=truth.xyz + off, photons=truth.photons, background=truth.background
+    )
     fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), start)
     assert fit.converged.double().mean() > 0.9
     error = (fit.xyz - truth.xyz)[fit.converged]
@@ -185,11 +233,14 @@ def test_a_molecule_that_stays_on_has_one_position(rng: torch.Generator) -> None
 
 
 def test_uneven_background_does_not_draw_molecules_along(rng: torch.Generator) -> None:
-    """20 photons that rise to 50 within the window; without the shape of the background the mean error is 5 sigma."""
+    """20 photons that rise to 50 within the window; without the shape of the background the mean
+    error is 5 sigma."""
     truth = one_each(400, rng)
     slope = 20 + 30 * torch.sigmoid((torch.arange(SIDE) - 15.0) / 3).expand(SIDE, SIDE)
     bound = bound_of(EMCCD, truth)
-    fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng, slope), found(truth, bound, rng))
+    fit = fit_jointly(
+        astigmatic(), EMCCD, recorded(EMCCD, truth, rng, slope), found(truth, bound, rng)
+    )
     bias = (fit.xyz - truth.xyz)[:, :2].mean(0)
     assert (bias.abs() < 0.3 * bound[:, :2].mean(0)).all(), bias
 
@@ -258,7 +309,12 @@ def test_no_molecules_and_no_depth(rng: torch.Generator) -> None:
         xyz_sigma=torch.tensor([[9.0, 9.0, torch.nan]]),
         photons_sigma=torch.tensor([100.0]),
     )
-    light = render(flat, frame=one.frame, xyz=one.xyz, photons=one.photons, n_frames=3, shape=(SIDE, SIDE)) + 20
+    light = (
+        render(
+            flat, frame=one.frame, xyz=one.xyz, photons=one.photons, n_frames=3, shape=(SIDE, SIDE)
+        )
+        + 20
+    )
     polished = polish(flat, EMCCD, EMCCD.sample(light.detach(), rng), one)
     assert polished.polished is not None
     assert polished.xyz_sigma is not None
@@ -269,7 +325,8 @@ def test_no_molecules_and_no_depth(rng: torch.Generator) -> None:
 
 
 def test_most_molecules_in_the_first_frame_where_denormal_numbers_are_flushed() -> None:
-    """A program that uses ours may have set it; SciPy's balanced tree overflows the stack, so in its own process."""
+    """A program that uses ours may have set it; SciPy's balanced tree overflows the stack, so in
+    its own process."""
     script = """
 import torch
 from decode.emitters import EmitterSet
@@ -284,7 +341,9 @@ found = _neighbours(emitters, 650.0)
 assert (frame[found.clamp_min(0)] == frame[:, None])[found >= 0].all()
 _tracks(emitters, xyz, 100 * torch.eye(3).double().expand(n, 3, 3), torch.full((n,), 1e-6))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -326,25 +385,33 @@ def test_a_polished_table(tmp_path: Path) -> None:
     moved = (better.xyz - plain.xyz)[:, :2].norm(dim=1)
     assert 0 < moved.median() < 20
     assert (moved[~better.polished] == 0).all()
-    assert (moved[better.polished] > 0).double().mean() > 0.98, "where the fit says less than the network, it stays"
+    assert (moved[better.polished] > 0).double().mean() > 0.98, (
+        "where the fit says less than the network, it stays"
+    )
 
 
-def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The same table whatever the pieces; and signs of life, which say nothing new."""
     model = load_model("gaussian-2d")
     tables = []
     with open_movie(SAMPLES / "blinking_2d.tif", frames=slice(5, 45)) as movie:
-        acquisition = acquisition_for(movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0)
+        acquisition = acquisition_for(
+            movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0
+        )
         for pixels, frames, seconds in ((2**21, 64, 10.0), (1, 16, 1e-4)):
-            monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", pixels)  # frames come by 40, or by 8
+            monkeypatch.setattr(
+                decode.verbs.sweep, "CHUNK_PIXELS", pixels
+            )  # frames come by 40, or by 8
             monkeypatch.setattr(decode.verbs.polish, "BLOCK_FRAMES", frames)
             monkeypatch.setattr(decode.verbs.polish, "HEARTBEAT_S", seconds)
             chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))
             done = [chunk.frames_done for chunk in chunks]
             assert done == sorted(done)
-            assert sorted({d for d, chunk in zip(done, chunks, strict=True) if len(chunk.molecules)}) == (
-                [40] if frames == 64 else [16, 32, 40]
-            )
+            assert sorted(
+                {d for d, chunk in zip(done, chunks, strict=True) if len(chunk.molecules)}
+            ) == ([40] if frames == 64 else [16, 32, 40])
             assert any(not len(chunk.molecules) for chunk in chunks) == (seconds < 1)
             tables.append(EmitterSet.cat(chunk.molecules for chunk in chunks))
     whole, pieces = tables
@@ -372,7 +439,9 @@ def test_what_a_bad_pixel_reads_changes_no_molecule(rng: torch.Generator) -> Non
     bad[14, 12] = bad[:, 16] = True
     camera = replace(CAMERAS["sCMOS"], bad=bad)
     start = found(truth, bound_of(CAMERAS["sCMOS"], truth), rng)
-    clean, stuck = (polish(astigmatic(), camera, counts, start) for counts in (adu, adu.masked_fill(bad, 65535)))
+    clean, stuck = (
+        polish(astigmatic(), camera, counts, start) for counts in (adu, adu.masked_fill(bad, 65535))
+    )
     torch.testing.assert_close(stuck.xyz, clean.xyz)
     torch.testing.assert_close(stuck.photons, clean.photons)
     assert stuck.polished is not None
@@ -380,7 +449,8 @@ def test_what_a_bad_pixel_reads_changes_no_molecule(rng: torch.Generator) -> Non
 
 
 def test_a_fit_much_more_certain_than_the_network_reaches_the_bound(rng: torch.Generator) -> None:
-    """A network that is unsure, as at the ends of depth, does not draw bright molecules to itself."""
+    """A network that is unsure, as at the ends of depth, does not draw bright molecules to
+    itself."""
     truth = one_each(200, rng)
     truth = replace(truth, photons=torch.full_like(truth.photons, 15000.0))
     camera = CAMERAS["sCMOS"]
@@ -391,10 +461,14 @@ def test_a_fit_much_more_certain_than_the_network_reaches_the_bound(rng: torch.G
     assert better.polished.double().mean() > 0.97, "the others start too far away"
     error = (better.xyz - truth.xyz)[better.polished]
     assert (root_mean_square(error / bound[better.polished, :3]) < 1.15).all()
-    assert (root_mean_square(error / better.xyz_sigma[better.polished]) > 0.8).all(), "and its sigma says so"
+    assert (root_mean_square(error / better.xyz_sigma[better.polished]) > 0.8).all(), (
+        "and its sigma says so"
+    )
 
 
-def test_a_molecule_deeper_than_the_bead_stack_keeps_the_networks_depth(rng: torch.Generator) -> None:
+def test_a_molecule_deeper_than_the_bead_stack_keeps_the_networks_depth(
+    rng: torch.Generator,
+) -> None:
     truth = one_each(40, rng)
     depth = torch.linspace(-300.0, 300.0, 13, dtype=torch.float64)
     middle = torch.full_like(depth, SIDE * PIXEL_NM / 2)

@@ -83,4 +83,7 @@ def test_a_log_file_gets_a_line_a_minute_and_nothing_else(
         bar.write("a warning", file=sys.stderr)
         bar.reset(10)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == [*(f"train {n}/300, loss {n - 1}" for n in (60, 120, 180, 240, 300)), "a warning"]
+    assert lines == [
+        *(f"train {n}/300, loss {n - 1}" for n in (60, 120, 180, 240, 300)),
+        "a warning",
+    ]

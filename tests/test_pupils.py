@@ -28,13 +28,18 @@ from decode.priors.pupils import PupilPrior
 from decode.verbs.localize import localize_file
 from decode.verbs.train import conditioned_for, starting_model
 
-NETWORK = NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8)
-CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0)
+NETWORK = NetworkConfig(
+    frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8, axial=True, context_width=8
+)
+CAMERA = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0, qe=0.9), pixel_size_nm=110.0
+)
 
 
 @pytest.fixture
 def model() -> Localizer:
-    """Not trained, but sure of a molecule in many a pixel, at a depth that goes with what it is told."""
+    """Not trained, but sure of a molecule in many a pixel, at a depth that goes with what it is
+    told."""
     torch.manual_seed(0)
     model = Localizer(NETWORK, PupilPrior().context)
     for name, weight in model.named_parameters():
@@ -99,11 +104,15 @@ def test_pixels_of_another_size_are_refused_before_a_pupil_is_fitted(model: Loca
         raise AssertionError("a fit of seconds")
 
     optics = KnownOptics(pixel_size_nm=100.0, psf_pixel_size_nm=110.0, pupil=fit)
-    with pytest.raises(ValueError, match=r"the PSF was calibrated for pixels of 110 nm, the movie's are 100 nm"):
+    with pytest.raises(
+        ValueError, match=r"the PSF was calibrated for pixels of 110 nm, the movie's are 100 nm"
+    ):
         model.domain.conditioning(optics)
 
 
-def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(model: Localizer, movie: Path) -> None:
+def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(
+    model: Localizer, movie: Path
+) -> None:
     upright = found(movie, model, file(pupil(70.0)))
     turned = found(movie, model, file(pupil(-70.0, z_nm=50.0)))
     assert upright.xyz[:, 2].std() > 20
@@ -111,7 +120,9 @@ def test_a_pupil_upside_down_and_elsewhere_gives_the_same_molecules_there(model:
     # an emitter at z is seen at z + 50, which the network takes for -(z + 50)
     torch.testing.assert_close(turned.xyz[:, 2], -upright.xyz[:, 2] - 50, atol=0.02, rtol=0)
     other = found(movie, model, file(pupil(100.0)))
-    assert len(other) != len(upright) or (other.xyz - upright.xyz).abs().max() > 1, "it hears what it is told"
+    assert len(other) != len(upright) or (other.xyz - upright.xyz).abs().max() > 1, (
+        "it hears what it is told"
+    )
 
 
 def test_a_model_conditioned_on_a_psf_beforehand_puts_molecules_where_one_that_is_given_it_does(
@@ -130,7 +141,9 @@ def test_the_nearest_model_is_the_one_that_knows_the_psf(tmp_path: Path) -> None
     def nearest(psf: PSFFile, network: NetworkConfig) -> Localizer | None:
         write_psf(tmp_path / "psf.h5", psf)
         recipe = TrainConfig(
-            pixel_size_nm=psf.psf.pixel_size_nm, psf=MeasuredPSF(file=str(tmp_path / "psf.h5")), network=network
+            pixel_size_nm=psf.psf.pixel_size_nm,
+            psf=MeasuredPSF(file=str(tmp_path / "psf.h5")),
+            network=network,
         )
         return starting_model(NEAREST, recipe)
 
@@ -156,6 +169,6 @@ def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:
     with pytest.raises(ValueError, match="calibrated for pixels of 100 nm, the movie's are 110 nm"):
         found(movie, model, file(pupil(70.0, pixel_size_nm=100.0)))
     nearly = replace(file(pupil(28.0)), n_beads=1)
-    assert conditioning(model, nearly).values["zernike_2_2_waves"] == PupilPrior().astigmatism_waves[0], (
-        "the nearest does"
-    )
+    assert (
+        conditioning(model, nearly).values["zernike_2_2_waves"] == PupilPrior().astigmatism_waves[0]
+    ), "the nearest does"

@@ -1,4 +1,5 @@
-"""The examples of README and docs run, in order, in a folder with copies of the sample data and the recipes."""
+"""The examples of README and docs run, in order, in a folder with copies of the sample data and
+the recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ from decode.models import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
 
-BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>.*?) -->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>.*?) -->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.M | re.S,
+)
 
 TINY_TRAINING = (
     "training.steps=2",
@@ -40,7 +44,9 @@ class Example(NamedTuple):
 def examples() -> list[Example]:
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return [
-        Example(page.name, text.count("\n", 0, m.start("code")), m["language"], m["code"], m["reason"])
+        Example(
+            page.name, text.count("\n", 0, m.start("code")), m["language"], m["code"], m["reason"]
+        )
         for page in pages
         for text in [page.read_text(encoding="utf-8")]
         for m in BLOCK.finditer(text)
@@ -49,7 +55,8 @@ def examples() -> list[Example]:
 
 
 def commands(console: str) -> list[list[str]]:
-    """The `$ decode ...` lines, without `$`; a backslash at the end of a line joins it with the next."""
+    """The `$ decode ...` lines, without `$`; a backslash at the end of a line joins it with the
+    next."""
     lines = console.replace("\\\n", " ").splitlines()
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ decode ")]
 
@@ -72,8 +79,12 @@ def test_there_are_examples_of_both_kinds() -> None:
     assert {"python", "console"} <= {example.language for example in examples()}
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: f"{example.page} line {example.line}")
-def test_example(example: Example, folder: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "example", examples(), ids=lambda example: f"{example.page} line {example.line}"
+)
+def test_example(
+    example: Example, folder: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if example.reason:
         pytest.skip(f"marked in the README: {example.reason}")
     if "gaussian-2d" not in shipped_models():

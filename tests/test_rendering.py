@@ -20,7 +20,9 @@ from decode.rendering import render_image, save_picture
 EXTENT = (0.0, 0.0, 1200.0, 900.0)
 
 
-def molecules(xyz: list[list[float]], sigma: list[list[float]] | None = None, **metadata: object) -> EmitterSet:
+def molecules(
+    xyz: list[list[float]], sigma: list[list[float]] | None = None, **metadata: object
+) -> EmitterSet:
     return EmitterSet(
         frame=torch.zeros(len(xyz), dtype=torch.int64),
         xyz=torch.tensor(xyz, dtype=torch.float64).reshape(-1, 3),
@@ -66,14 +68,19 @@ def test_images_add_and_count_the_molecules(rng: torch.Generator) -> None:
     )
     image = render_image(table, extent_nm=EXTENT)
     assert image.sum() == pytest.approx(n, rel=1e-4)
-    halves = [render_image(table[rows], extent_nm=EXTENT) for rows in (slice(0, n // 3), slice(n // 3, n))]
+    halves = [
+        render_image(table[rows], extent_nm=EXTENT) for rows in (slice(0, n // 3), slice(n // 3, n))
+    ]
     np.testing.assert_allclose(image, halves[0] + halves[1], atol=1e-4)
     coloured = render_image(table, extent_nm=EXTENT, z_range_nm=(1e5, 2e5))  # all below: one colour
     np.testing.assert_allclose(coloured[..., 2], image, atol=1e-4)
 
 
 def test_the_extent_cuts_the_image_and_nothing_else() -> None:
-    table = molecules([[100.0, 50.0, 0], [500.0, 400.0, 0], [1300.0, 905.0, 0]], [[30.0] * 3, [20.0] * 3, [60.0] * 3])
+    table = molecules(
+        [[100.0, 50.0, 0], [500.0, 400.0, 0], [1300.0, 905.0, 0]],
+        [[30.0] * 3, [20.0] * 3, [60.0] * 3],
+    )
     whole = render_image(table, extent_nm=(-500, -500, 2000, 2000))
     part = render_image(table, extent_nm=(0, 0, 1200, 900))
     np.testing.assert_allclose(part, whole[50:140, 50:170], atol=1e-7)
@@ -87,7 +94,9 @@ def test_sigmas_are_kept_within_their_limits() -> None:
     at = [500.0, 400.0, 0.0]
     limits = {"extent_nm": EXTENT, "min_sigma_nm": 8.0, "max_sigma_nm": 50.0}
     for stated, drawn in ((1.0, 8.0), (500.0, 50.0), (math.nan, 8.0)):
-        image, expected = (render_image(molecules([at], [[s] * 3]), **limits) for s in (stated, drawn))
+        image, expected = (
+            render_image(molecules([at], [[s] * 3]), **limits) for s in (stated, drawn)
+        )
         np.testing.assert_array_equal(image, expected)
     unstated = render_image(molecules([at]), **limits)
     np.testing.assert_array_equal(unstated, render_image(molecules([at], [[8.0] * 3]), **limits))
@@ -98,13 +107,18 @@ def test_sigmas_are_kept_within_their_limits() -> None:
 
 def test_the_field_comes_from_the_movie_or_the_molecules() -> None:
     at = [[130.0, 450.0, 0.0], [1310.0, 620.0, 0.0]]
-    assert render_image(molecules(at, pixel_size_nm=100, width_px=32, height_px=20)).shape == (200, 320)
+    assert render_image(molecules(at, pixel_size_nm=100, width_px=32, height_px=20)).shape == (
+        200,
+        320,
+    )
     assert render_image(molecules(at)).shape == (30, 130)  # 400..700 by 100..1400 nm
     assert render_image(EmitterSet.empty()).shape == (100, 100)
 
 
 def test_depth_is_colour() -> None:
-    table = molecules([[200.0, 200.0, -300.0], [600.0, 200.0, 0.0], [1000.0, 200.0, 300.0]], [[20.0] * 3] * 3)
+    table = molecules(
+        [[200.0, 200.0, -300.0], [600.0, 200.0, 0.0], [1000.0, 200.0, 300.0]], [[20.0] * 3] * 3
+    )
     image = render_image(table, extent_nm=EXTENT, z_range_nm=(-300, 300))
     low, middle, high = (image[20, column] / image[20, column].max() for column in (20, 60, 100))
     assert (low.argmax(), middle.argmax(), high.argmax()) == (2, 1, 0)
@@ -128,23 +142,31 @@ def test_a_picture_is_written(tmp_path: Path, rng: torch.Generator) -> None:
     assert flat.max() == 255
     assert np.median(flat) == 0
 
-    deep = replace(table, xyz=xyz + torch.tensor([0, 0, 1.0]) * torch.linspace(-500, 500, n)[:, None])
+    deep = replace(
+        table, xyz=xyz + torch.tensor([0, 0, 1.0]) * torch.linspace(-500, 500, n)[:, None]
+    )
     save_picture(deep, tmp_path / "deep.png")
     picture = np.asarray(Image.open(tmp_path / "deep.png"))
     assert picture.shape[1] > 1280  # the legend
-    assert (np.ptp(picture[:, 1280:].astype(int), axis=2).max(1) > 100).sum() > 100  # and its colours
+    assert (
+        np.ptp(picture[:, 1280:].astype(int), axis=2).max(1) > 100
+    ).sum() > 100  # and its colours
     save_picture(EmitterSet.empty(), tmp_path / "empty.png")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["deep.png", "empty.png", "flat.png"]
 
 
 def test_a_picture_of_a_large_field_stays_small(tmp_path: Path) -> None:
-    table = molecules([[1000.0, 1000.0, 0.0]], [[10.0] * 3], pixel_size_nm=110, width_px=2048, height_px=200)
+    table = molecules(
+        [[1000.0, 1000.0, 0.0]], [[10.0] * 3], pixel_size_nm=110, width_px=2048, height_px=200
+    )
     save_picture(table, tmp_path / "large.png")
     with Image.open(tmp_path / "large.png") as picture:
         assert max(picture.size) <= 4096
 
 
-def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Image.Image, path: Path, format: str) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -37,8 +37,10 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
     fit = as_pupil(psf, z_range_nm)
     if fit.misfit > MAX_MISFIT:
         raise ValueError(
-            f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times the "
-            "variance of noise at 5000 photons), which this model is for; train a model for it with "
+            f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times "
+            f"the "
+            "variance of noise at 5000 photons), which this model is for; train a model for it "
+            "with "
             "`decode run` or `decode train`"
         )
     z = torch.linspace(*z_range_nm, len(fit.photons))
@@ -76,7 +78,9 @@ def as_pupil(
     margin = (psf.patch_px - side) // 2
     middle = psf.patch_px * psf.pixel_size_nm / 2
     z = torch.linspace(*z_range_nm, n_planes)
-    images = psf.integrate_pixels(torch.stack([torch.full_like(z, middle), torch.full_like(z, middle), z], 1))
+    images = psf.integrate_pixels(
+        torch.stack([torch.full_like(z, middle), torch.full_like(z, middle), z], 1)
+    )
     images = images[:, margin : margin + side, margin : margin + side].clamp_min(0)
     start = PupilPSF(
         numerical_aperture=numerical_aperture,

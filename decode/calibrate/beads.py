@@ -190,7 +190,9 @@ def find_beads(
             )
     if not beads and not rejected:
         why = "no spot stands out of the mean over z"
-        raise ValueError(f"no bead was found: {why}; check the file, and the baseline of the camera")
+        raise ValueError(
+            f"no bead was found: {why}; check the file, and the baseline of the camera"
+        )
     good, odd = _alike(beads)
     return good, rejected + odd
 

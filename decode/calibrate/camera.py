@@ -19,7 +19,14 @@ from decode.defects import defects_of, screened, without_unusable
 from decode.io.movies.tiff import Movie, open_movie
 from decode.optics.camera import Camera
 
-__all__ = ["CameraCalibration", "Frames", "calibrate_camera", "check_maps", "compare_maps", "largest_count"]
+__all__ = [
+    "CameraCalibration",
+    "Frames",
+    "calibrate_camera",
+    "check_maps",
+    "compare_maps",
+    "largest_count",
+]
 
 Frames = str | Path | Movie | Tensor | npt.NDArray[Any]
 """(frame, y, x) ADU: a TIFF file, an open movie, or an array"""
@@ -30,13 +37,15 @@ FEWEST_FRAMES = 10
 CHUNK_BYTES = 2**26
 """of float64 counts in memory at a time"""
 FLAT = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]) / 6
-"""blind to light that is even or changes evenly over the pixels; noise of variance 1 keeps variance 1"""
+"""blind to light that is even or changes evenly over the pixels; noise of variance 1 keeps
+variance 1"""
 AT_LIMIT = 10
 """counts at the largest of so many bits, from which the camera clips there"""
 LEAST_VARIANCE = 0.1
 """ADU^2 of the usual pixel in the dark, from which one that never changes is stuck"""
 MOST_DEAD = 0.01
-"""share of the pixels at the limit in all frames from which these are saturated, not the pixels stuck"""
+"""share of the pixels at the limit in all frames from which these are saturated, not the pixels
+stuck"""
 NAMED = 10
 """pixels in a sentence"""
 LARGEST_CURVATURE = 0.05
@@ -55,7 +64,8 @@ class CameraCalibration:
     """ADU^2, the rounding to whole counts included"""
     read_variance_error: Tensor
     gain: Tensor | None
-    """ADU per electron at the output of the camera, behind an EM register; None where there were no flat frames"""
+    """ADU per electron at the output of the camera, behind an EM register; None where there were
+    no flat frames"""
     gain_error: Tensor | None
     dead: Tensor
     """bool: does not answer to light, and has the gain of the others"""
@@ -85,12 +95,15 @@ class CameraCalibration:
             raise ValueError("the flat frames told the gain; leave the stated one out")
         if self.gain is None and gain is None:
             raise ValueError(
-                "dark frames tell offset and read noise, but no gain: add flat frames at several light levels, or "
+                "dark frames tell offset and read noise, but no gain: add flat frames at several "
+                "light levels, or "
                 "state the ADU per electron of the data sheet"
             )
         if gain is not None and not (math.isfinite(gain) and gain > 0):
             raise ValueError(f"the gain is {gain:g} ADU per electron, must be positive")
-        e_per_adu = 1 / (torch.as_tensor(gain, dtype=torch.float64) if self.gain is None else self.gain)
+        e_per_adu = 1 / (
+            torch.as_tensor(gain, dtype=torch.float64) if self.gain is None else self.gain
+        )
         # `Camera` adds the rounding itself
         read_noise_e = (self.read_variance - 1 / 12).clamp_min(0).sqrt() * e_per_adu
         return Camera(
@@ -109,24 +122,26 @@ def calibrate_camera(
 ) -> CameraCalibration:
     """Offset and read variance of every pixel from dark frames, and its gain from evenly lit ones.
 
-    Frames are read in chunks; means and variances add up in float64 (Chan, Golub and LeVeque, Am. Stat. 37, 242, 1983).
-    With D the mean and V the variance of a pixel at light level k, o and v those in the dark, its gain is the weighted
-    least-squares solution of V_k - v = g (D_k - o) (Huang et al., Nat. Methods 10, 653, 2013, Supplementary Note 1;
-    Janesick, Photon Transfer, SPIE, 2007), the weight being the inverse variance of V_k - g D_k for Poisson counts,
-    2 V_k^2 / (n_k - 1) + g^2 v / n_k.  What a flickering lamp adds to V is taken off: the means of whole frames show
-    it.
+    Frames are read in chunks; means and variances add up in float64 (Chan, Golub and LeVeque, Am.
+    Stat. 37, 242, 1983). With D the mean and V the variance of a pixel at light level k, o and v
+    those in the dark, its gain is the weighted least-squares solution of V_k - v = g (D_k - o)
+    (Huang et al., Nat. Methods 10, 653, 2013, Supplementary Note 1; Janesick, Photon Transfer,
+    SPIE, 2007), the weight being the inverse variance of V_k - g D_k for Poisson counts, 2 V_k^2 /
+    (n_k - 1) + g^2 v / n_k.  What a flickering lamp adds to V is taken off: the means of whole
+    frames show it.
 
     Args:
         dark: one or several series without light; between series the offset may drift.
-        flats: series of steady, even light, one a light level; best four or more, spread up to half of saturation.
+        flats: series of steady, even light, one a light level; best four or more, spread up to half
+            of saturation.
         em_gain: of an EMCCD, whose register doubles the variance; None: there is none.
 
     Returns:
         The maps; without flat frames the gain is None, and a note says so.
 
     Raises:
-        ValueError: in one sentence, if series are too short, of different shapes, saturated, not brighter than the
-            dark, or hold NaN.
+        ValueError: in one sentence, if series are too short, of different shapes, saturated, not
+            brighter than the dark, or hold NaN.
     """
     if em_gain is not None and not em_gain >= 1:
         raise ValueError(f"the EM gain is {em_gain:g}, but must be at least 1")
@@ -138,26 +153,34 @@ def calibrate_camera(
     for each in (*series, *levels):
         if each.mean.shape != series[0].mean.shape:
             raise ValueError(
-                f"{each.name} are {_size(each.mean.shape)} pixels, the dark frames {_size(series[0].mean.shape)}; "
+                f"{each.name} are {_size(each.mean.shape)} pixels, the dark frames "
+                f"{_size(series[0].mean.shape)}; "
                 "take all series with the same region of the sensor"
             )
     n = np.array([each.n for each in series], float)
     offset = np.tensordot(n / n.sum(), np.stack([each.mean for each in series]), 1)
     # within series, for an offset that drifted between them is no read noise
     freedom = n - 1
-    variance = np.tensordot(freedom / freedom.sum(), np.stack([each.variance for each in series]), 1)
+    variance = np.tensordot(
+        freedom / freedom.sum(), np.stack([each.variance for each in series]), 1
+    )
     total, total_freedom = float(n.sum()), float(freedom.sum())
     notes = []
     drift = np.ptp([each.mean.mean() for each in series])
     if drift > 0.5:
-        notes.append(f"the offset differs by {drift:.2g} ADU between the dark series; let the camera cool down first")
+        notes.append(
+            f"the offset differs by {drift:.2g} ADU between the dark series; let the camera cool "
+            f"down first"
+        )
     if not variance.any():
         raise ValueError("the dark frames do not vary; they must be single frames, not an average")
     gain = gain_error = None
     # of a camera whose noise is less than a count, good pixels are as constant
     dead = (variance == 0) & (np.median(variance) > LEAST_VARIANCE)
     if levels:
-        fit, fit_error, dead, remarks = _photon_transfer(levels, offset, variance, total, total_freedom)
+        fit, fit_error, dead, remarks = _photon_transfer(
+            levels, offset, variance, total, total_freedom
+        )
         scale = 1.0 if em_gain is None else 1 / (2 * em_gain)
         gain, gain_error = torch.from_numpy(fit * scale), torch.from_numpy(fit_error * scale)
         notes += remarks
@@ -180,27 +203,42 @@ def calibrate_camera(
 def _photon_transfer(
     levels: Sequence[_Series], offset: Map, dark_variance: Map, n_dark: float, dark_freedom: float
 ) -> tuple[Map, Map, npt.NDArray[np.bool_], list[str]]:
-    """Slope of variance against mean of pixels [ADU per electron], its standard error, where there is none; remarks."""
+    """Slope of variance against mean of pixels [ADU per electron], its standard error, where
+    there is none; remarks."""
     light = np.stack([level.mean - offset for level in levels])
     frames = np.array([level.n for level in levels], float)[:, None, None]
     for level, mean in zip(levels, light, strict=True):
         if np.median(mean) < 3 * math.sqrt(np.median(dark_variance) / level.n):
-            raise ValueError(f"{level.name} are no brighter than the dark frames; give them light, or leave them out")
-    flicker = np.array([level.flicker(mean.mean()) for level, mean in zip(levels, light, strict=True)])
-    excess = np.stack([level.variance for level in levels]) - dark_variance - light**2 * flicker[:, None, None]
+            raise ValueError(
+                f"{level.name} are no brighter than the dark frames; give them light, or leave "
+                f"them out"
+            )
+    flicker = np.array(
+        [level.flicker(mean.mean()) for level, mean in zip(levels, light, strict=True)]
+    )
+    excess = (
+        np.stack([level.variance for level in levels])
+        - dark_variance
+        - light**2 * flicker[:, None, None]
+    )
     lit = light.sum(0)
     answers = lit > 0  # a stuck pixel does not, and 0 / 0 is no gain
     typical = float(np.median(excess.sum(0)[answers] / lit[answers]))
     if not typical > 0:
-        raise ValueError("the variance of the flat frames does not grow with their light and tells no gain")
-    # weights from what is expected, not from what was found: those would favour levels that varied little by chance
+        raise ValueError(
+            "the variance of the flat frames does not grow with their light and tells no gain"
+        )
+    # weights from what is expected, not from what was found: those would favour levels that varied
+    # little by chance
     expected = dark_variance + typical * light.clip(0)
     weight = 1 / (2 * expected**2 / (frames - 1) + typical**2 * dark_variance / frames).clip(1e-12)
     spread = (weight * light**2).sum(0)
     gain = (weight * light * excess).sum(0) / spread.clip(1e-12)
     # the dark frames' error is common to all levels
     common = 2 * dark_variance**2 / dark_freedom + typical**2 * dark_variance / n_dark
-    error = np.sqrt(1 / spread.clip(1e-12) + ((weight * light).sum(0) / spread.clip(1e-12)) ** 2 * common)
+    error = np.sqrt(
+        1 / spread.clip(1e-12) + ((weight * light).sum(0) / spread.clip(1e-12)) ** 2 * common
+    )
 
     notes = []
     dead = ~(gain > 0.2 * typical) | ~np.isfinite(gain)
@@ -212,12 +250,16 @@ def _photon_transfer(
         curvature = float(np.median(surplus / mean.clip(1e-9)) / np.median(gain)) - 1
         if len(levels) > 1 and abs(curvature) > LARGEST_CURVATURE:
             notes.append(
-                f"{level.name} (mean {level.mean.mean():.4g} ADU) alone would give a gain {curvature:+.0%} off: "
+                f"{level.name} (mean {level.mean.mean():.4g} ADU) alone would give a gain "
+                f"{curvature:+.0%} off: "
                 "the camera is not linear there, or their light was not steady"
             )
     lamp = math.sqrt(flicker.max())
     if lamp > 0.01:
-        notes.append(f"the light of the flat frames varied by {lamp:.1%} from frame to frame, which was taken off")
+        notes.append(
+            f"the light of the flat frames varied by {lamp:.1%} from frame to frame, which was "
+            f"taken off"
+        )
     precision = float(np.median(error / gain))
     if precision > 0.05:
         notes.append(f"the gain of a pixel is known to {precision:.0%} only; take more flat frames")
@@ -250,8 +292,12 @@ class _Series:
             name = f"the {what} {movie.path}" if isinstance(movie, Movie) else f"the {what}"
             shape = _shape_of(movie, name)
             if shape[0] < FEWEST_FRAMES:
-                raise ValueError(f"{name} are {shape[0]}; take at least {FEWEST_FRAMES}, better some hundred")
-            with suppress(ValueError):  # of a series without any usable frame there is more to say below
+                raise ValueError(
+                    f"{name} are {shape[0]}; take at least {FEWEST_FRAMES}, better some hundred"
+                )
+            with suppress(
+                ValueError
+            ):  # of a series without any usable frame there is more to say below
                 movie = without_unusable(movie)
             n, mean, squares = 0, np.zeros(shape[1:]), np.zeros(shape[1:])
             means, top, n_top = [], -math.inf, 0
@@ -263,17 +309,22 @@ class _Series:
                 n += m
                 means.append(chunk.mean((1, 2)))
                 highest = float(chunk.max())
-                n_top = (n_top if highest <= top else 0) + int((chunk == highest).sum()) * (highest >= top)
+                n_top = (n_top if highest <= top else 0) + int((chunk == highest).sum()) * (
+                    highest >= top
+                )
                 top = max(top, highest)
         stuck = (squares == 0) & (mean == top)
         if stuck.mean() < MOST_DEAD:
             n_top -= n * int(stuck.sum())
         if _is_limit(top) and n_top > 1e-4 * n * mean.size:
             raise ValueError(f"{name} are saturated at {top:g} ADU; take them with less light")
-        return _Series(name=name, n=n, mean=mean, variance=squares / (n - 1), means=np.concatenate(means))
+        return _Series(
+            name=name, n=n, mean=mean, variance=squares / (n - 1), means=np.concatenate(means)
+        )
 
     def flicker(self, light: float) -> float:
-        """Squared relative change of the light from frame to frame, beyond what noise makes of the frames' means."""
+        """Squared relative change of the light from frame to frame, beyond what noise makes of
+        the frames' means."""
         noise = self.variance.mean() / self.mean.size
         return max(0.0, float(self.means.var(ddof=1) - 4 * noise)) / light**2
 
@@ -291,29 +342,35 @@ class MapsCheck(NamedTuple):
         return (*self.others, self.misplaced) if self.misplaced else self.others
 
 
-def check_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None) -> tuple[str, ...]:
+def check_maps(
+    movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None
+) -> tuple[str, ...]:
     """The sentences of `compare_maps`; nothing where all fits."""
     return compare_maps(movie, camera, n_frames=n_frames, side_px=side_px).sentences
 
 
-def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None) -> MapsCheck:
+def compare_maps(
+    movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None
+) -> MapsCheck:
     """What does not fit between a camera and a movie.
 
-    Hot pixels and the pattern of the offset show how maps lie: the variance of each pixel from frame to frame, and its
-    mean, are compared with the maps' in all eight orientations and, by their cross-correlation, at all shifts.  The
-    offset is compared with what photon transfer makes of quiet dark pixels: mean - (variance - read variance) / gain.
-    Light that goes on or off is taken from that variance by the mask [1 -2 1] along both axes (Immerkaer, Comput. Vis.
-    Image Underst. 64, 300, 1996).
+    Hot pixels and the pattern of the offset show how maps lie: the variance of each pixel from
+    frame to frame, and its mean, are compared with the maps' in all eight orientations and, by
+    their cross-correlation, at all shifts.  The offset is compared with what photon transfer makes
+    of quiet dark pixels: mean - (variance - read variance) / gain. Light that goes on or off is
+    taken from that variance by the mask [1 -2 1] along both axes (Immerkaer, Comput. Vis. Image
+    Underst. 64, 300, 1996).
 
     Args:
         movie: (frame, y, x) ADU.
         camera: with numbers or maps.
         n_frames: largest number of frames to look at, spread over the movie.
-        side_px: of the middle of the frames, which is all that is looked at, as it stays in the middle however maps
-            are turned; None: whole frames.
+        side_px: of the middle of the frames, which is all that is looked at, as it stays in the
+            middle however maps are turned; None: whole frames.
 
     Raises:
-        ValueError: if the maps are not as large as the frames, or the movie is too short or holds NaN.
+        ValueError: if the maps are not as large as the frames, or the movie is too short or holds
+            NaN.
     """
     source = open_movie(movie) if isinstance(movie, str | Path) else nullcontext(movie)
     with source as opened:
@@ -322,9 +379,14 @@ def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px:
             raise ValueError(f"checking a camera takes at least 3 frames, the movie has {shape[0]}")
         size = camera.shape
         if size not in (None, shape[1:]):
-            remedy = "they are transposed" if size == (shape[2], shape[1]) else "cut them to the movie's region"
+            remedy = (
+                "they are transposed"
+                if size == (shape[2], shape[1])
+                else "cut them to the movie's region"
+            )
             raise ValueError(
-                f"the camera's maps are {_size(size)} pixels, the movie's frames {_size(shape[1:])}: {remedy}"
+                f"the camera's maps are {_size(size)} pixels, the movie's frames "
+                f"{_size(shape[1:])}: {remedy}"
             )
         rows, columns = (_middle(side, side_px) for side in shape[1:])
         by_maps = defects_of(opened, camera).pixels.by_maps
@@ -338,7 +400,8 @@ def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px:
     limit = camera.saturation_adu
     if top >= limit or (_is_limit(top) and n_top >= AT_LIMIT):
         sentences.append(
-            f"{n_top} counts of the movie are at the limit of {top:g} ADU: molecules there come out too dim; "
+            f"{n_top} counts of the movie are at the limit of {top:g} ADU: molecules there come "
+            f"out too dim; "
             "take less light or a shorter exposure"
         )
     offset, gain, read = (
@@ -346,13 +409,15 @@ def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px:
         for value in (
             camera.baseline,
             (1 if camera.em_gain is None else camera.em_gain) / torch.as_tensor(camera.e_per_adu),
-            (torch.as_tensor(camera.read_noise_e) / torch.as_tensor(camera.e_per_adu)) ** 2 + 1 / 12,
+            (torch.as_tensor(camera.read_noise_e) / torch.as_tensor(camera.e_per_adu)) ** 2
+            + 1 / 12,
         )
     )
     misplaced = _orientation(mean, variance, offset, read)
     if not misplaced and by_maps:
         misplaced = (
-            f"the camera's maps do not fit the movie: by them {by_maps} pixels look bad that are as those beside them; "
+            f"the camera's maps do not fit the movie: by them {by_maps} pixels look bad that are "
+            f"as those beside them; "
             "they are those of another camera, region or binning"
         )
     if misplaced:
@@ -362,27 +427,35 @@ def compare_maps(movie: Frames, camera: Camera, *, n_frames: int = 500, side_px:
     negative = float((light < -5 * np.sqrt(variance / n))[good].mean())
     if negative > 0.01:
         sentences.append(
-            f"{negative:.0%} of the pixels are darker than their offset, which makes negative photons: the offset is "
+            f"{negative:.0%} of the pixels are darker than their offset, which makes negative "
+            f"photons: the offset is "
             "too high, or was taken from other frames; measure it again"
         )
         return MapsCheck("", tuple(sentences))
     chosen = _dark_and_quiet(mean, variance, read) & ndimage.minimum_filter(good, 3)
     if chosen.sum() < FEWEST_QUIET:
         return MapsCheck("", tuple(sentences))
-    masked_light, masked_read = (ndimage.convolve(image, FLAT**2, mode="nearest") for image in (light, read))
+    masked_light, masked_read = (
+        ndimage.convolve(image, FLAT**2, mode="nearest") for image in (light, read)
+    )
     shift = (masked_light - (noise - masked_read) / (camera.excess_factor * gain))[chosen]
     found, uncertain = float(shift.mean()), float(shift.std() / math.sqrt(len(shift)))
     # a tenth of the light is within what gains are off
     tolerance = max(2.0, 4 * uncertain) + 0.1 * abs(float(light[chosen].mean()))
     if abs(found) > tolerance:
         # the same noise comes from another gain
-        transfer = float((noise - masked_read)[chosen].mean() / masked_light[chosen].mean()) / camera.excess_factor
+        transfer = (
+            float((noise - masked_read)[chosen].mean() / masked_light[chosen].mean())
+            / camera.excess_factor
+        )
         stated = float(torch.as_tensor(camera.e_per_adu, dtype=torch.float64).mean())
         fitting = stated * float(gain[chosen].mean()) / transfer
         inverse = " (the inverse: ADU per electron?)" if 0.75 < fitting * stated < 1.33 else ""
         sentences.append(
-            f"the movie's noise puts the offset {abs(found):.1f} ADU {'above' if found > 0 else 'below'} the camera's: "
-            f"measure it again; or, if the offset is right, e_per_adu is about {fitting:.2g}{inverse}, not {stated:.3g}"
+            f"the movie's noise puts the offset {abs(found):.1f} ADU "
+            f"{'above' if found > 0 else 'below'} the camera's: "
+            f"measure it again; or, if the offset is right, e_per_adu is about "
+            f"{fitting:.2g}{inverse}, not {stated:.3g}"
         )
     return MapsCheck("", tuple(sentences))
 
@@ -407,8 +480,12 @@ SIGNIFICANT = 7.0
 
 def _orientation(mean: Map, variance: Map, offset: Map, read: Map) -> str:
     """A sentence on maps that fit better otherwise; "" where they lie well, or do not tell."""
-    # the maps say how hot a pixel is against its neighbours; what light adds to all of them is taken from the movie
-    pairs = [(np.log(variance.clip(1e-9)), np.log(read + max(0.0, float(np.median(variance - read))))), (mean, offset)]
+    # the maps say how hot a pixel is against its neighbours; what light adds to all of them is
+    # taken from the movie
+    pairs = [
+        (np.log(variance.clip(1e-9)), np.log(read + max(0.0, float(np.median(variance - read))))),
+        (mean, offset),
+    ]
     seen, maps = zip(*((_pattern(a), _pattern(b)) for a, b in pairs), strict=True)
     spectra = [np.fft.rfft2(a) for a in seen]
     shape = mean.shape
@@ -420,21 +497,29 @@ def _orientation(mean: Map, variance: Map, offset: Map, read: Map) -> str:
         for spectrum, pattern in zip(spectra, maps, strict=True):
             turned = pattern.T if swap else pattern
             turned = turned[:: -1 if rows else 1, :: -1 if columns else 1]
-            score += np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(turned)), shape) / math.sqrt(mean.size)
+            score += np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(turned)), shape) / math.sqrt(
+                mean.size
+            )
         score /= math.sqrt(len(maps))
         place = np.unravel_index(score.argmax(), shape)
         if not each:
             as_is = float(score[0, 0])
         if score[place] > best:
             best, name = float(score[place]), each
-            dy, dx = (int((s + side // 2) % side) - side // 2 for s, side in zip(place, shape, strict=True))
+            dy, dx = (
+                int((s + side // 2) % side) - side // 2
+                for s, side in zip(place, shape, strict=True)
+            )
             shift = (dy, dx)
     if best < SIGNIFICANT or as_is > 0.7 * best or (not name and shift == (0, 0)):
         return ""
     what = [name] if name else []
     if shift != (0, 0):
         what.append(f"shifted by {shift[1]} pixels in x and {shift[0]} in y")
-    return f"the camera's maps fit the movie only when they are {' and then '.join(what)}: save them so"
+    return (
+        f"the camera's maps fit the movie only when they are {' and then '.join(what)}: save "
+        "them so"
+    )
 
 
 def _pattern(image: Map) -> Map:
@@ -449,16 +534,20 @@ def _pattern(image: Map) -> Map:
 
 
 def _dark_and_quiet(mean: Map, variance: Map, read: Map) -> npt.NDArray[np.bool_]:
-    """Among the darkest quarter of the pixels the half where least happens, both by those around; no hot ones."""
+    """Among the darkest quarter of the pixels the half where least happens, both by those
+    around; no hot ones."""
     ring = np.ones((7, 7))
     ring[2:5, 2:5] = 0
     usual = read <= 3 * np.median(read)
     count = ndimage.convolve(usual.astype(float), ring, mode="nearest").clip(1)
     around, unrest = (
-        ndimage.convolve(np.where(usual, image, 0), ring, mode="nearest") / count for image in (mean, variance)
+        ndimage.convolve(np.where(usual, image, 0), ring, mode="nearest") / count
+        for image in (mean, variance)
     )
     # beyond the border there is no pixel, and the masks do not hold
-    dark = ndimage.minimum_filter(usual, 3, mode="constant", cval=False) & (around <= np.quantile(around, 0.25))
+    dark = ndimage.minimum_filter(usual, 3, mode="constant", cval=False) & (
+        around <= np.quantile(around, 0.25)
+    )
     return dark & (unrest <= np.median(unrest[dark])) if dark.any() else dark
 
 
@@ -469,7 +558,11 @@ def _middle(size: int, side: int | None) -> slice:
 
 
 def _changes(
-    movie: Movie | Tensor | npt.NDArray[Any], n_frames: int, rows: slice, columns: slice, good: npt.NDArray[np.bool_]
+    movie: Movie | Tensor | npt.NDArray[Any],
+    n_frames: int,
+    rows: slice,
+    columns: slice,
+    good: npt.NDArray[np.bool_],
 ) -> tuple[Map, Map, Map, float, int, int]:
     """Mean, variance and masked variance from frame to frame of every pixel; frames.
 
@@ -477,7 +570,9 @@ def _changes(
     """
     total = movie.shape[0]
     length = min(total, 20)
-    starts = np.linspace(0, total - length, max(1, min(total, n_frames) // length)).round().astype(int)
+    starts = (
+        np.linspace(0, total - length, max(1, min(total, n_frames) // length)).round().astype(int)
+    )
     size = rows.stop - rows.start, columns.stop - columns.start
     mean, squares, masked = (np.zeros(size) for _ in range(3))
     top, n_top, n, n_pairs = -math.inf, 0, 0, 0
@@ -489,7 +584,9 @@ def _changes(
         squares += (steps**2).sum(0) / 2
         masked += (ndimage.convolve(steps, FLAT[None], mode="nearest") ** 2).sum(0) / 2
         highest = float(chunk[:, good].max())
-        n_top = (n_top if highest <= top else 0) + int((chunk[:, good] == highest).sum()) * (highest >= top)
+        n_top = (n_top if highest <= top else 0) + int((chunk[:, good] == highest).sum()) * (
+            highest >= top
+        )
         top, n, n_pairs = max(top, highest), n + length, n_pairs + length - 1
     return mean / n, squares / n_pairs, masked / n_pairs, top, n_top, n
 
@@ -519,12 +616,15 @@ def _read(
 def _shape_of(movie: Movie | Tensor | npt.NDArray[Any], name: str) -> tuple[int, int, int]:
     shape = tuple(movie.shape)
     if len(shape) != 3 or 0 in shape:
-        raise ValueError(f"{name} must be (frame, y, x) of grey values and not empty, but have the shape {shape}")
+        raise ValueError(
+            f"{name} must be (frame, y, x) of grey values and not empty, but have the shape {shape}"
+        )
     return shape[0], shape[1], shape[2]
 
 
 def largest_count(adu: Tensor, stated: float) -> float:
-    """The count at which a camera clips, ADU: the stated one, or a lower one of its bits where counts pile up."""
+    """The count at which a camera clips, ADU: the stated one, or a lower one of its bits where
+    counts pile up."""
     top = float(adu.max())
     piled = _is_limit(top) and int((adu == top).sum()) >= AT_LIMIT
     return min(top, stated) if piled else stated

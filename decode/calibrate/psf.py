@@ -31,7 +31,9 @@ PATCH_NM = 3100.0
 SMALLEST_PATCH_PX = 7
 FARTHEST_PX = 5
 """from a bead to its known position"""
-ALONE = "one bead only: nothing can be held out, so no figure tells how good the PSF is; record more"
+ALONE = (
+    "one bead only: nothing can be held out, so no figure tells how good the PSF is; record more"
+)
 MODELS = tuple(FAMILIES)
 """names of the families that can be fitted"""
 

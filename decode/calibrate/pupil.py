@@ -1,4 +1,5 @@
-"""Fit a PupilPSF to images of beads: aberrations that all share, and where and how bright each image is."""
+"""Fit a PupilPSF to images of beads: aberrations that all share, and where and how bright each
+image is."""
 
 from __future__ import annotations
 
@@ -25,12 +26,14 @@ START_NM = 70.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class PupilFit:
-    """What `fit_images` found.  The quasi-likelihood's curvature gives the covariance, widened by the misfit."""
+    """What `fit_images` found.  The quasi-likelihood's curvature gives the covariance, widened
+    by the misfit."""
 
     psf: PupilPSF
     """the fitted pupil"""
     names: tuple[str, ...]
-    """what was fitted of the pupil, in the order of `covariance`: names of `psf.parameter_names`, numerical_aperture"""
+    """what was fitted of the pupil, in the order of `covariance`: names of
+    `psf.parameter_names`, numerical_aperture"""
     covariance: Tensor
     """(p, p) of the pupil's parameters, everything else being unknown too"""
     xyz_nm: Tensor
@@ -65,17 +68,19 @@ def fit_pupil(
 ) -> Steps[PupilFit]:
     """Aberrations, blur and (if asked) aperture from bead stacks, by maximum quasi-likelihood.
 
-    A through-focus stack tells the sign of an aberration only relative to the direction of z, so this must be right:
-    a stack counted backwards gives the mirrored pupil and fits as well.  The aberrations of `psf` are where the fit
-    starts, with astigmatism of either sign and direction tried besides.
+    A through-focus stack tells the sign of an aberration only relative to the direction of z, so
+    this must be right: a stack counted backwards gives the mirrored pupil and fits as well.  The
+    aberrations of `psf` are where the fit starts, with astigmatism of either sign and direction
+    tried besides.
 
     Args:
         stacks: (bead, z, y, x) photons before quantum efficiency, in square crops around each bead.
         z_nm: (z,) of the planes.
-        psf: the microscope as far as known: aperture, wavelength, indices, `patch_px` = side of the crops.
+        psf: the microscope as far as known: aperture, wavelength, indices, `patch_px` = side of the
+            crops.
         camera: gives the noise (of maps, the median); None: only photons are noisy.
-        free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays within 15 %); None:
-            all but the aperture.
+        free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays
+            within 15 %); None: all but the aperture.
         max_images: planes are thinned out evenly until there are no more images than this.
         steps: largest number of steps of the final fit.
 
@@ -86,17 +91,25 @@ def fit_pupil(
         ValueError: if shapes do not fit, or an image is not finite.
     """
     if stacks.ndim != 4 or stacks.shape[1] != len(z_nm):
-        raise ValueError(f"the stacks have shape {tuple(stacks.shape)}, expected (bead, {len(z_nm)} planes, y, x)")
+        raise ValueError(
+            f"the stacks have shape {tuple(stacks.shape)}, expected (bead, {len(z_nm)} planes, y, "
+            f"x)"
+        )
     beads, planes = stacks.shape[:2]
     if planes < 5:
         raise ValueError(f"{planes} planes do not tell aberrations apart, at least 5 are needed")
     if stacks.shape[2:] != (psf.patch_px, psf.patch_px):
-        raise ValueError(f"the crops are {tuple(stacks.shape[2:])} pixels, the PSF's patch is {psf.patch_px} wide")
+        raise ValueError(
+            f"the crops are {tuple(stacks.shape[2:])} pixels, the PSF's patch is {psf.patch_px} "
+            f"wide"
+        )
     if not bool(torch.isfinite(stacks).all()):
         raise ValueError("the stacks hold values that are not finite")
     xyz = _start(stacks, z_nm, psf)
 
-    def fit(start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int) -> Steps[PupilFit]:
+    def fit(
+        start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int
+    ) -> Steps[PupilFit]:
         return fit_images.steps(
             stacks[chosen][:, planes].flatten(0, 1),
             source=torch.arange(len(chosen)).repeat_interleave(len(planes)),
@@ -113,7 +126,9 @@ def fit_pupil(
     starts, coarse = _starts(psf), []
     for turn, start in enumerate(starts):
         one = fit(start, middling, spread(planes, 15), xyz[middling], 5)
-        coarse.append((yield from part(one, 0.5 * turn / len(starts), 0.5 * (turn + 1) / len(starts))))
+        coarse.append(
+            (yield from part(one, 0.5 * turn / len(starts), 0.5 * (turn + 1) / len(starts)))
+        )
     best = min(coarse, key=lambda found: found.loss)
     xyz = xyz + (best.xyz_nm - xyz[middling])
     whole = fit(best.psf, every, spread(planes, max(5, max_images // beads)), xyz, steps)
@@ -133,11 +148,12 @@ def fit_images(
     prior_nm: float = 100.0,
     steps: int = 20,
 ) -> Steps[PupilFit]:
-    """Fit the pupil that all images share, x, y, z of each source, photons and background of each image.
+    """Fit the pupil that all images share, x, y, z of each source, photons and background of each
+    image.
 
-    Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974) with the damping of Levenberg and
-    Marquardt.  Whatever belongs to one image, then to one source, is eliminated from the normal equations (Schur's
-    complement), so their cost goes with the number of images.
+    Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974) with the damping
+    of Levenberg and Marquardt.  Whatever belongs to one image, then to one source, is eliminated
+    from the normal equations (Schur's complement), so their cost goes with the number of images.
 
     Args:
         images: (n, y, x) photons before quantum efficiency.
@@ -146,8 +162,8 @@ def fit_images(
         psf: where the pupil starts; stays as it is.
         xyz_nm: (m, 3) where the sources start, from the outer corner of the crop.
         camera: gives the noise; None: only photons are noisy.
-        free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays within 15 %); None:
-            all but the aperture.  Of none, only positions and light are fitted.
+        free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays
+            within 15 %); None: all but the aperture.  Of none, only positions and light are fitted.
         prior_nm: standard deviation of a Gaussian prior on every Zernike coefficient, about 0.
         steps: largest number of steps.
 
@@ -160,7 +176,8 @@ def fit_images(
     side = psf.patch_px
     if images.ndim != 3 or images.shape[1:] != (side, side):
         raise ValueError(
-            f"the images have shape {tuple(images.shape)}, expected (n, {side}, {side}) as the PSF's patch"
+            f"the images have shape {tuple(images.shape)}, expected (n, {side}, {side}) as the "
+            f"PSF's patch"
         )
     if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold values that are not finite")
@@ -172,7 +189,9 @@ def fit_images(
     known = (*psf.parameter_names, "numerical_aperture")
     names = psf.parameter_names if free is None else tuple(free)
     if unknown := set(names) - set(known):
-        raise ValueError(f"{sorted(unknown)} are no parameters of this pupil, choose from {', '.join(known)}")
+        raise ValueError(
+            f"{sorted(unknown)} are no parameters of this pupil, choose from {', '.join(known)}"
+        )
     p = len(names)
     # of a row of all that is known, what is fitted
     choose = torch.eye(len(known), dtype=dtype)[[known.index(name) for name in names]]
@@ -195,7 +214,9 @@ def fit_images(
     def model(theta: Tensor, position: Tensor) -> Tensor:
         rows = theta[:-1].expand(len(position), len(theta) - 1)
         if "numerical_aperture" in names:
-            return functional_call(with_aperture, {"psf.numerical_aperture": theta[-1]}, (position, rows))
+            return functional_call(
+                with_aperture, {"psf.numerical_aperture": theta[-1]}, (position, rows)
+            )
         return psf.integrate_pixels(position, rows)
 
     def at(xyz: Tensor) -> Tensor:
@@ -218,7 +239,9 @@ def fit_images(
     damping = 1e-2
     for turn in range(steps):
         yield Progress(turn / steps)
-        reduced, score, back = _normal_equations(model, theta, choose, at(xyz), images, light, slope, floor)
+        reduced, score, back = _normal_equations(
+            model, theta, choose, at(xyz), images, light, slope, floor
+        )
         whole, gradient, inner = _eliminate_sources(reduced, score, source, sources, p, damping)
         whole = whole + fitted @ precision.diag() @ fitted.mT
         gradient = gradient - fitted @ (precision * theta.double())
@@ -226,7 +249,9 @@ def fit_images(
         for _ in range(6):
             change = _inverse(whole + damping * whole.diagonal().diag()) @ gradient
             shift = inner(change)
-            trial = torch.minimum(torch.maximum(theta + (change @ fitted).to(dtype), lowest), highest)
+            trial = torch.minimum(
+                torch.maximum(theta + (change @ fitted).to(dtype), lowest), highest
+            )
             moved = xyz + shift.clamp(-200, 200).to(dtype)
             step = torch.cat([change.expand(len(source), p), shift[source]], 1)
             lit = light + back(step)
@@ -239,11 +264,15 @@ def fit_images(
                 damping = max(damping / 10, 1e-6)
                 break
             damping *= 10
-        if gained < 0.2 + 1e-7 * abs(loss):  # a fraction of a standard deviation, or float32's last digit
+        if gained < 0.2 + 1e-7 * abs(
+            loss
+        ):  # a fraction of a standard deviation, or float32's last digit
             break
 
     reduced, _, _ = _normal_equations(model, theta, choose, at(xyz), images, light, slope, floor)
-    whole, _, _ = _eliminate_sources(reduced, torch.zeros_like(reduced[..., 0]), source, sources, p, 0.0)
+    whole, _, _ = _eliminate_sources(
+        reduced, torch.zeros_like(reduced[..., 0]), source, sources, p, 0.0
+    )
     share = shares(theta, xyz)
     mean = light[:, 0, None, None] * share + light[:, 1, None, None]
     misfit = float(((images - mean) ** 2 / (slope * (mean + floor).clamp_min(1e-3))).mean())
@@ -267,7 +296,8 @@ def fit_images(
 
 
 def noise_of(camera: Camera | None) -> tuple[float, float]:
-    """(slope, floor) of the variance slope * (mean + floor) of a median pixel; None: only photons are noisy."""
+    """(slope, floor) of the variance slope * (mean + floor) of a median pixel; None: only
+    photons are noisy."""
     noise = Noise(1.0, 0.0) if camera is None else camera.typical_noise
     slope = float(noise.excess)
     # an image of few photons has variance even where none is expected
@@ -296,7 +326,8 @@ def spread(n: int, most: int) -> Tensor:
 
 
 def _starts(psf: PupilPSF) -> list[PupilPSF]:
-    """The pupil itself, and with astigmatism of either sign along the axes and the diagonals, as far as it has it."""
+    """The pupil itself, and with astigmatism of either sign along the axes and the diagonals, as
+    far as it has it."""
     starts = [psf]
     angles = [pi / 2 * i for i in range(4)]
     for angle in angles:
@@ -312,7 +343,8 @@ def _starts(psf: PupilPSF) -> list[PupilPSF]:
 
 
 def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
-    """Where each bead is, roughly: the centroid of its sharpest plane, in focus there; (bead, 3) nm."""
+    """Where each bead is, roughly: the centroid of its sharpest plane, in focus there; (bead, 3)
+    nm."""
     border = torch.ones(stacks.shape[-2:], dtype=torch.bool)
     border[1:-1, 1:-1] = False
     dark = stacks[..., border].median(-1).values
@@ -320,7 +352,9 @@ def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
     # the sum of squares over the square of the sum peaks in focus, whatever the brightness
     sharp = light.square().sum((2, 3)) / light.sum((2, 3)).clamp_min(1e-6) ** 2
     width = max(1, stacks.shape[1] // 20)
-    smooth = torch.nn.functional.avg_pool1d(sharp[:, None], 2 * width + 1, 1, width, count_include_pad=False)[:, 0]
+    smooth = torch.nn.functional.avg_pool1d(
+        sharp[:, None], 2 * width + 1, 1, width, count_include_pad=False
+    )[:, 0]
     plane = smooth.argmax(1)
     focus = light[torch.arange(len(stacks)), plane]
     at = (torch.arange(stacks.shape[-1], dtype=stacks.dtype) + 0.5) * psf.pixel_size_nm
@@ -330,11 +364,16 @@ def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
 
 
 def brightness(images: Tensor, share: Tensor, slope: float, floor: float) -> Tensor:
-    """Photons and background of each image (n, y, x) by weighted least squares, given the share (n, y, x): (n, 2)."""
-    weight = 1 / (slope * (images.clamp_min(0) + floor + images.clamp_min(0).mean((1, 2), keepdim=True)))
+    """Photons and background of each image (n, y, x) by weighted least squares, given the share
+    (n, y, x): (n, 2)."""
+    weight = 1 / (
+        slope * (images.clamp_min(0) + floor + images.clamp_min(0).mean((1, 2), keepdim=True))
+    )
     design = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
     weighted = design * weight.flatten(1)[..., None]
-    light = torch.linalg.solve(weighted.mT @ design, (weighted.mT @ images.flatten(1)[..., None]))[..., 0]
+    light = torch.linalg.solve(weighted.mT @ design, (weighted.mT @ images.flatten(1)[..., None]))[
+        ..., 0
+    ]
     return torch.stack([light[:, 0].clamp_min(1), light[:, 1].clamp_min(0)], 1)
 
 
@@ -348,10 +387,12 @@ def _normal_equations(
     slope: float,
     floor: float,
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Information and score of pupil and position of each image, its photons and background eliminated.
+    """Information and score of pupil and position of each image, its photons and background
+    eliminated.
 
     Returns:
-        (n, p + 3, p + 3), (n, p + 3), and what gives the step of (photons, background) for a step of the others.
+        (n, p + 3, p + 3), (n, p + 3), and what gives the step of (photons, background) for a step
+        of the others.
     """
     p = len(choose)
     information, score, coupling, own = [], [], [], []
@@ -393,7 +434,8 @@ def _normal_equations(
 def _eliminate_sources(
     information: Tensor, score: Tensor, source: Tensor, sources: int, p: int, damping: float
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Information and score of the pupil alone, and what gives the positions' step (m, 3) for the pupil's (p,)."""
+    """Information and score of the pupil alone, and what gives the positions' step (m, 3) for
+    the pupil's (p,)."""
     size = p + 3
     total = information.new_zeros(sources, size, size).index_add(0, source, information)
     slope = score.new_zeros(sources, size).index_add(0, source, score)
@@ -412,7 +454,8 @@ def _eliminate_sources(
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Inverse after scaling to a unit diagonal: units of nm and apertures differ by orders of magnitude."""
+    """Inverse after scaling to a unit diagonal: units of nm and apertures differ by orders of
+    magnitude."""
     scale = matrix.diagonal().clamp_min(1e-12).sqrt()
     outer = scale[:, None] * scale
     return torch.linalg.pinv(matrix / outer, hermitian=True) / outer if len(matrix) else matrix

@@ -17,8 +17,9 @@ FEWEST_PLANES = 5
 EVEN = 2.0
 """largest distance of planes over the smallest, up to which the fits take them as evenly spaced"""
 ALIKE = 1.3
-"""squared difference of frames of successive planes over that of frames of one, from which the latter are one plane:
-1.7 in simulated stacks of 100 nm a plane and 8000 photons, 0 to 1.1 in eighteen stacks without repeated planes"""
+"""squared difference of frames of successive planes over that of frames of one, from which the
+latter are one plane: 1.7 in simulated stacks of 100 nm a plane and 8000 photons, 0 to 1.1 in
+eighteen stacks without repeated planes"""
 
 
 @final
@@ -37,19 +38,25 @@ class Scan:
         if self.frames_per_plane < 1:
             raise ValueError(f"--frames-per-plane is {self.frames_per_plane}, must be 1 or more")
         if self.z_nm is not None and (self.frames_per_plane > 1 or self.downwards):
-            raise ValueError("the z of each frame says all: leave --frames-per-plane and --downwards out")
+            raise ValueError(
+                "the z of each frame says all: leave --frames-per-plane and --downwards out"
+            )
 
     def frames(self, n_frames: int) -> Tensor:
         """(plane, m) numbers of the frames that show each plane, from the lowest one upwards.
 
-        Where z are given and planes have different numbers of frames, the first ones of each are taken.
+        Where z are given and planes have different numbers of frames, the first ones of each are
+        taken.
 
         Raises:
             ValueError: if the frames make no whole planes, too few, or unevenly spaced ones.
         """
         if self.z_nm is None:
             if n_frames % self.frames_per_plane:
-                raise ValueError(f"--frames-per-plane {self.frames_per_plane} does not divide the {n_frames} frames")
+                raise ValueError(
+                    f"--frames-per-plane {self.frames_per_plane} does not divide the {n_frames} "
+                    f"frames"
+                )
             planes = torch.arange(n_frames).view(-1, self.frames_per_plane)
             return planes.flip(0) if self.downwards else planes
         if len(self.z_nm) != n_frames:
@@ -64,7 +71,9 @@ class Scan:
         return None if self.z_nm is None else torch.tensor(self.z_nm).round().unique()
 
 
-def read_scan(*, frames_per_plane: int = 1, downwards: bool = False, z_of_frames: Path | str | None = None) -> Scan:
+def read_scan(
+    *, frames_per_plane: int = 1, downwards: bool = False, z_of_frames: Path | str | None = None
+) -> Scan:
     """A scan as it is stated to the verbs that calibrate.
 
     Args:
@@ -93,10 +102,13 @@ def read_depths(path: Path | str) -> tuple[float, ...]:
         raise ValueError(f"{path}: {error}; give the z of each frame in nm, one a line") from None
     gaps = np.diff(np.unique(z.round()))
     if len(gaps) < FEWEST_PLANES - 1 or not np.isfinite(gaps).all():
-        raise ValueError(f"{path} has {len(gaps) + 1} planes; a z-stack of beads needs at least {FEWEST_PLANES}")
+        raise ValueError(
+            f"{path} has {len(gaps) + 1} planes; a z-stack of beads needs at least {FEWEST_PLANES}"
+        )
     if gaps.max() > EVEN * gaps.min():
         raise ValueError(
-            f"{path}: planes are {gaps.min():g} to {gaps.max():g} nm apart; leave frames out until they are evenly "
+            f"{path}: planes are {gaps.min():g} to {gaps.max():g} nm apart; leave frames out until "
+            f"they are evenly "
             "spaced, and round readings of one plane to one number"
         )
     return tuple(z.tolist())
@@ -124,7 +136,8 @@ def check_scan(crops: Tensor) -> None:
         again = difference[np.arange(n - n // k), np.arange(n // k, n)]
         if steps.mean() > ALIKE * again.mean():
             raise ValueError(
-                f"the bead stack goes {k} times through the same {n // k} planes; save one pass alone, or state the z "
+                f"the bead stack goes {k} times through the same {n // k} planes; save one pass "
+                f"alone, or state the z "
                 "of each frame with --z-of-frames"
             )
     half = np.arange(max(1, n // 2 - 1))
@@ -133,19 +146,23 @@ def check_scan(crops: Tensor) -> None:
     sharpest = int(light.square().sum(1).argmax())
     if steps.mean() > ALIKE * back.mean() and not n / 3 < sharpest < 2 * n / 3:
         raise ValueError(
-            "the bead stack goes up and down again: its second half shows the planes of its first; save one way alone, "
+            "the bead stack goes up and down again: its second half shows the planes of its first; "
+            "save one way alone, "
             "or state the z of each frame with --z-of-frames"
         )
     at_ends = {k: _step_at_ends(steps, k) for k in passes}
     most = max(at_ends, key=lambda k: at_ends[k], default=1)
     if at_ends.get(most, 0.0) > ALIKE:
         raise ValueError(
-            f"every {most} frames of the bead stack show one plane; state it with --frames-per-plane {most}"
+            f"every {most} frames of the bead stack show one plane; state it with "
+            f"--frames-per-plane {most}"
         )
 
 
 def _step_at_ends(steps: np.ndarray, k: int) -> float:
     """How much more the image changes from one group of k frames to the next than within them."""
     ends = np.arange(k - 1, len(steps), k)
-    inner = np.concatenate([ends[ends > 0] - 1, ends[ends < len(steps) - 1] + 1]) if k > 2 else ends - 1
+    inner = (
+        np.concatenate([ends[ends > 0] - 1, ends[ends < len(steps) - 1] + 1]) if k > 2 else ends - 1
+    )
     return float(steps[ends].mean() / max(steps[inner].mean(), 1e-12))

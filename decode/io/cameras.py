@@ -33,7 +33,8 @@ MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read
 """numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
 
 BAD_VARIANCE = 1e9
-"""ADU^2, read variance by which a map marks a bad pixel: programs that know of none give it no weight"""
+"""ADU^2, read variance by which a map marks a bad pixel: programs that know of none give it no
+weight"""
 
 NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_adu")
 
@@ -55,19 +56,25 @@ class CameraFile:
 def camera_presets() -> dict[str, str]:
     """Common cameras, by the name that `read_camera` takes: what each is.
 
-    Their values are typical of the model and to be checked: cameras of one model differ by some percent.
+    Their values are typical of the model and to be checked: cameras of one model differ by some
+    percent.
     """
     files = sorted(PRESETS.glob("*.yaml"))
-    return {file.stem: file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for file in files}
+    return {
+        file.stem: file.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        for file in files
+    }
 
 
-def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain: float | None = None) -> CameraFile:
+def read_camera(
+    path: str | Path, *, pixel_size_nm: float | None = None, em_gain: float | None = None
+) -> CameraFile:
     """Read a camera file, or one of `camera_presets`.
 
-    Keys: `pixel_size_nm`, `baseline` (ADU) or `offset_map` (ADU), `e_per_adu` or `gain_map` (ADU per electron),
-    `read_noise_e` (electrons) or `read_variance_map` (ADU^2), and optionally `qe`, `em_gain`, `spurious_e` and
-    `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their paths relative to the file; a read variance of
-    `BAD_VARIANCE` or more marks a bad pixel.
+    Keys: `pixel_size_nm`, `baseline` (ADU) or `offset_map` (ADU), `e_per_adu` or `gain_map` (ADU
+    per electron), `read_noise_e` (electrons) or `read_variance_map` (ADU^2), and optionally `qe`,
+    `em_gain`, `spurious_e` and `saturation_adu` as in `Camera`.  Maps are (y, x) TIFF images, their
+    paths relative to the file; a read variance of `BAD_VARIANCE` or more marks a bad pixel.
 
     Args:
         path: the file; a preset's name where there is no such file.
@@ -75,27 +82,37 @@ def read_camera(path: str | Path, *, pixel_size_nm: float | None = None, em_gain
 
     Raises:
         FileNotFoundError: if the file or one of its maps is missing.
-        ValueError: if a key is unknown, missing or out of range, or a map is no image of positive, finite numbers.
+        ValueError: if a key is unknown, missing or out of range, or a map is no image of positive,
+            finite numbers.
     """
     path, preset = _find(Path(path))
     with reading(path, "a camera file", "check its text"):
         return _read(path, preset=preset, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
 
 
-def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: float | None) -> CameraFile:
+def _read(
+    path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: float | None
+) -> CameraFile:
     content = dict(_mapping(path))
     if preset and em_gain is None and "em_gain" in content:
-        raise ValueError(f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain")
+        raise ValueError(
+            f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain"
+        )
     if em_gain is not None and "em_gain" not in content:
         named = f"the camera {path.stem} has" if preset else f"{path} is of a camera with"
         raise ValueError(f"{named} no EM gain; leave --em-gain out")
     stated = {"pixel_size_nm": pixel_size_nm, "em_gain": em_gain}
     content |= {name: value for name, value in stated.items() if value is not None}
-    numbers = {name: _number(path, name, content[name]) for name in NUMBERS if content.get(name) is not None}
+    numbers = {
+        name: _number(path, name, content[name])
+        for name in NUMBERS
+        if content.get(name) is not None
+    }
     maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
     if "pixel_size_nm" not in numbers:
         raise ValueError(
-            f"the camera {path.stem} says nothing of the optics before it; state the pixel size with --pixel-size"
+            f"the camera {path.stem} says nothing of the optics before it; state the pixel size "
+            f"with --pixel-size"
             if preset
             else f"{path}: pixel_size_nm is missing"
         )
@@ -106,7 +123,10 @@ def _read(path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: flo
             raise ValueError(f"{path}: {name} is missing; state it, or {instead} in its place")
     if len({m.shape for m in maps.values()}) > 1:
         listed = ", ".join(f"{name} {m.shape[0]} x {m.shape[1]}" for name, m in maps.items())
-        raise ValueError(f"{path}: the maps differ in height x width ({listed}); all must be as large as the movie")
+        raise ValueError(
+            f"{path}: the maps differ in height x width ({listed}); all must be as large as the "
+            f"movie"
+        )
 
     fields: dict[str, Any] = dict(numbers)
     pixel_size_nm = fields.pop("pixel_size_nm")
@@ -174,7 +194,9 @@ def write_camera(path: str | Path, file: CameraFile) -> None:
             raise ValueError(f"{path}: a camera file holds one number for {name}, not a map")
     for image, pixels in images.items():
         with atomic(image) as temporary:
-            tifffile.imwrite(temporary, np.asarray(pixels.cpu(), np.float32), photometric="minisblack")
+            tifffile.imwrite(
+                temporary, np.asarray(pixels.cpu(), np.float32), photometric="minisblack"
+            )
     with atomic(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
@@ -188,7 +210,9 @@ def _find(path: Path) -> tuple[Path, bool]:
         return preset, True
     near = difflib.get_close_matches(str(path), camera_presets(), 1)
     if near and not path.suffix:
-        raise FileNotFoundError(f"there is no camera file {path}, and no camera of that name; is it {near[0]}?")
+        raise FileNotFoundError(
+            f"there is no camera file {path}, and no camera of that name; is it {near[0]}?"
+        )
     return path, False
 
 
@@ -220,15 +244,21 @@ def _number(path: Path, name: str, value: object) -> float:
 def _map(path: Path, name: str, value: object) -> Tensor:
     image = path.parent / str(value)
     if not image.is_file():
-        raise FileNotFoundError(f"{path}: {name} is {brief(value)}, and there is no such file beside it")
+        raise FileNotFoundError(
+            f"{path}: {name} is {brief(value)}, and there is no such file beside it"
+        )
     try:
         pixels = read_image(image)
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from error
     if not np.isfinite(pixels).all():
-        raise ValueError(f"{path}: {name} ({image}) holds NaN or infinite values; measure those pixels again")
+        raise ValueError(
+            f"{path}: {name} ({image}) holds NaN or infinite values; measure those pixels again"
+        )
     lowest = pixels.min()
     if name != "offset_map" and (lowest < 0 or (lowest == 0 and name == "gain_map")):
         bound = "positive" if name == "gain_map" else "0 or more"
-        raise ValueError(f"{path}: {name} ({image}) holds {lowest:g}, but must be {bound} everywhere")
+        raise ValueError(
+            f"{path}: {name} ({image}) holds {lowest:g}, but must be {bound} everywhere"
+        )
     return torch.from_numpy(pixels.astype(np.float32))

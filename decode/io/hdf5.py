@@ -1,4 +1,5 @@
-"""HDF5 files of any origin: damage is told in one sentence, and no more is read than a file can hold."""
+"""HDF5 files of any origin: damage is told in one sentence, and no more is read than a file can
+hold."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ COMPRESSION = 1100
 
 
 @contextmanager
-def open_hdf5(path: Path | str, kind: str, remedy: str = "make or copy it again") -> Iterator[h5py.File]:
+def open_hdf5(
+    path: Path | str, kind: str, remedy: str = "make or copy it again"
+) -> Iterator[h5py.File]:
     """An HDF5 file to read; see `reading` for arguments and errors."""
     with reading(path, kind, remedy), h5py.File(path, "r") as file:
         yield file
@@ -49,7 +52,8 @@ def text_of(holder: h5py.Group, name: str) -> str:
 def set_text(holder: h5py.Group, name: str, text: str) -> None:
     """Set an attribute to text of a fixed length.
 
-    HDF5 keeps text of variable length in a heap, and takes a GiB of memory to read one that is damaged.
+    HDF5 keeps text of variable length in a heap, and takes a GiB of memory to read one that is
+    damaged.
     """
     content = text.encode()
     holder.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
@@ -59,7 +63,8 @@ def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
     """The same, if the file holds all of it.
 
     Raises:
-        ValueError: if it is no dataset of plain values, or is said to be larger than what the file stores of it.
+        ValueError: if it is no dataset of plain values, or is said to be larger than what the file
+            stores of it.
     """
     where = brief(dataset.name)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
@@ -68,7 +73,9 @@ def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
         raise ValueError(f"{where} holds {brief(dataset.dtype)}, not numbers")
     compressed = dataset.id.get_create_plist().get_nfilters() > 0
     if dataset.nbytes > dataset.id.get_storage_size() * (COMPRESSION if compressed else 1):
-        raise ValueError(f"{where} has the shape {brief(dataset.shape)}, and the file does not hold so much")
+        raise ValueError(
+            f"{where} has the shape {brief(dataset.shape)}, and the file does not hold so much"
+        )
     return dataset
 
 

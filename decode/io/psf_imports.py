@@ -22,13 +22,17 @@ __all__ = ["import_psf", "read_smap", "read_uipsf"]
 COPY = "copy it again from where it was made"
 
 POWERS = 64
-"""coefficients of each voxel of a cubic spline: four powers along each of three axes, the constant first"""
+"""coefficients of each voxel of a cubic spline: four powers along each of three axes, the
+constant first"""
 
 Stack = npt.NDArray[np.float64]
 
 
-def import_psf(path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None) -> PSFFile:
-    """Read a PSF that another program calibrated; which one, the content of the file says and not its name.
+def import_psf(
+    path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None
+) -> PSFFile:
+    """Read a PSF that another program calibrated; which one, the content of the file says and not
+    its name.
 
     Args:
         path: a `_3dcal.mat` of SMAP or an HDF5 file of uiPSF.
@@ -46,17 +50,25 @@ def import_psf(path: Path | str, pixel_size_nm: float | None = None, channel: in
         own, smap = text_of(h5, "format") == FORMAT, "SXY" in h5 or "cspline" in h5
     if own:
         raise ValueError(f"{path}: is a PSF file of decode already; it needs no import")
-    return read_smap(path, pixel_size_nm, channel) if smap else read_uipsf(path, pixel_size_nm, channel)
+    return (
+        read_smap(path, pixel_size_nm, channel)
+        if smap
+        else read_uipsf(path, pixel_size_nm, channel)
+    )
 
 
-def read_smap(path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None) -> PSFFile:
-    """Read the cubic spline of a SMAP calibration (Li et al., Nature Methods 15, 367, 2018), MATLAB v5 or v7.3.
+def read_smap(
+    path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None
+) -> PSFFile:
+    """Read the cubic spline of a SMAP calibration (Li et al., Nature Methods 15, 367, 2018), MATLAB
+    v5 or v7.3.
 
-    `SXY.cspline.coeff` (or `cspline.coeff`, where the calibration ran outside SMAP) has the axes (row, column, plane,
-    power): the FIRST axis is y of the image and the second x.  The constant terms are the values at the knots, and the
-    spline goes through these.  `x0` is the middle in both axes, counted from 1.  `z0` is the plane of z = 0 as SMAP's
-    fitter counts, from 0.  z grows with the planes of the bead stack; SMAP's tables have it the other way round.
-    SMAP scales the light within its window to 1 in focus.
+    `SXY.cspline.coeff` (or `cspline.coeff`, where the calibration ran outside SMAP) has the axes
+    (row, column, plane, power): the FIRST axis is y of the image and the second x.  The constant
+    terms are the values at the knots, and the spline goes through these.  `x0` is the middle in
+    both axes, counted from 1.  `z0` is the plane of z = 0 as SMAP's fitter counts, from 0.  z grows
+    with the planes of the bead stack; SMAP's tables have it the other way round. SMAP scales the
+    light within its window to 1 in focus.
 
     Args:
         path: the `_3dcal.mat`.
@@ -65,7 +77,8 @@ def read_smap(path: Path | str, pixel_size_nm: float | None = None, channel: int
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: in one sentence, if it is no such calibration, is damaged, or leaves a choice open.
+        ValueError: in one sentence, if it is no such calibration, is damaged, or leaves a choice
+            open.
     """
     path = _existing(path)
     with reading(path, "a 3D calibration of SMAP", COPY):
@@ -75,7 +88,9 @@ def read_smap(path: Path | str, pixel_size_nm: float | None = None, channel: int
 def _smap(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFile:
     found = _cspline_73(path) if h5py.is_hdf5(path) else _cspline_5(path)
     if pixel_size_nm is None:
-        raise ValueError(f"{path}: a SMAP calibration does not state the pixel size; state it, in nm")
+        raise ValueError(
+            f"{path}: a SMAP calibration does not state the pixel size; state it, in nm"
+        )
     knots = _chosen(path, found.knots, channel)
     # the last interval of each axis ends at a knot that has no coefficients of its own
     middle = [size / 2 if found.x0 is None else found.x0 - 1 for size in knots.shape[:2]]
@@ -90,12 +105,16 @@ def _smap(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFi
     )
 
 
-def read_uipsf(path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None) -> PSFFile:
-    """Read the model of single molecules of a uiPSF file (Liu et al., Nature Methods 21, 1082, 2024).
+def read_uipsf(
+    path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None
+) -> PSFFile:
+    """Read the model of single molecules of a uiPSF file (Liu et al., Nature Methods 21, 1082,
+    2024).
 
-    `res/I_model` (z, y, x), or (channel, z, y, x), or `res/channel0/I_model` and so on, in camera pixels; the
-    attribute `params` is JSON that states `pixel_size` x, y and z in um.  z grows with the planes; z = 0 is the middle
-    one, or where `res/zoffset` (depth of the first plane, in planes) has it.  x = y = 0 is the middle pixel.
+    `res/I_model` (z, y, x), or (channel, z, y, x), or `res/channel0/I_model` and so on, in camera
+    pixels; the attribute `params` is JSON that states `pixel_size` x, y and z in um.  z grows with
+    the planes; z = 0 is the middle one, or where `res/zoffset` (depth of the first plane, in
+    planes) has it.  x = y = 0 is the middle pixel.
 
     Args:
         path: the HDF5 file.
@@ -114,7 +133,9 @@ def read_uipsf(path: Path | str, pixel_size_nm: float | None = None, channel: in
 def _uipsf(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFile:
     with open_hdf5(path, "a file of uiPSF", COPY) as h5:
         result = h5["res"]
-        parts = [result[f"channel{i}"] for i in range(len(result)) if f"channel{i}" in result] or [result]
+        parts = [result[f"channel{i}"] for i in range(len(result)) if f"channel{i}" in result] or [
+            result
+        ]
         if any("A_model" in part for part in parts):
             raise ValueError(f"{path}: a 4Pi model interferes two pupils, which no PSF here does")
         models = [array_of(part, "I_model").astype(np.float64) for part in parts]
@@ -151,7 +172,9 @@ class _Cspline(NamedTuple):
 def _cspline_5(path: Path) -> _Cspline:
     with path.open("rb") as stream:
         if not stream.read(20).startswith(b"MATLAB 5.0 MAT-file"):
-            raise ValueError(f"{path}: neither a MATLAB file nor HDF5; SMAP's and uiPSF's PSFs can be imported")
+            raise ValueError(
+                f"{path}: neither a MATLAB file nor HDF5; SMAP's and uiPSF's PSFs can be imported"
+            )
     content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)
     holder = content.get("SXY")
     if isinstance(holder, np.ndarray):
@@ -165,14 +188,17 @@ def _cspline_5(path: Path) -> _Cspline:
 
 
 def _cspline_73(path: Path) -> _Cspline:
-    """The same from an HDF5 file, in which MATLAB has the axes in reverse and cells as references."""
+    """The same from an HDF5 file, in which MATLAB has the axes in reverse and cells as
+    references."""
     with open_hdf5(path, "a 3D calibration of SMAP", COPY) as h5:
         spline = h5["SXY"]["cspline"] if "SXY" in h5 else h5["cspline"]
         if isinstance(spline, h5py.Dataset):
             raise _by_field(path, spline.size)
         coefficients = spline["coeff"]
         cells = coefficients.dtype == h5py.ref_dtype
-        channels = [h5[cell] for cell in array_of(spline, "coeff").flat] if cells else [coefficients]
+        channels = (
+            [h5[cell] for cell in array_of(spline, "coeff").flat] if cells else [coefficients]
+        )
         knots = [_constant_terms(path, stored(c), axis=0) for c in channels]
         dz, z0, x0 = (_first(spline, name) for name in ("dz", "z0", "x0"))
         if dz is None or z0 is None:
@@ -189,7 +215,8 @@ def _constant_terms(path: Path, coefficients: Any, axis: int) -> Stack:
     """(row, column, plane); a dataset is not read whole, as the constants are 1/64 of it."""
     if len(coefficients.shape) != 4 or coefficients.shape[axis] != POWERS:
         raise ValueError(
-            f"{path}: cspline.coeff has shape {tuple(coefficients.shape)}, expected {POWERS} coefficients a voxel"
+            f"{path}: cspline.coeff has shape {tuple(coefficients.shape)}, expected {POWERS} "
+            f"coefficients a voxel"
         )
     constant = coefficients[0].T if axis == 0 else coefficients[..., 0]
     return np.asarray(constant, np.float64)
@@ -198,19 +225,30 @@ def _constant_terms(path: Path, coefficients: Any, axis: int) -> Stack:
 def _uipsf_sizes(path: Path, parameters: Any, pixel_size_nm: float | None) -> tuple[float, float]:
     """Distance of the planes and side of a pixel, nm."""
     try:
-        sides = parameters.get("pixel_size") or {axis: parameters.get(f"pixelsize_{axis}") for axis in "xyz"}
+        sides = parameters.get("pixel_size") or {
+            axis: parameters.get(f"pixelsize_{axis}") for axis in "xyz"
+        }
         x, y, z = (None if sides.get(axis) is None else 1000 * float(sides[axis]) for axis in "xyz")
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"{path}: its params state no pixel_size that can be read") from None
     if z is None:
-        raise ValueError(f"{path}: its params do not state how far the planes are apart (pixel_size, z)")
+        raise ValueError(
+            f"{path}: its params do not state how far the planes are apart (pixel_size, z)"
+        )
     if x is not None and y is not None and abs(x - y) > 0.01 * x:
         raise ValueError(f"{path}: its pixels are {x:g} x {y:g} nm; only square ones can be used")
     stated = x if x is not None else y
     if stated is None and pixel_size_nm is None:
         raise ValueError(f"{path}: it does not state the pixel size; state it, in nm")
-    if stated is not None and pixel_size_nm is not None and abs(stated - pixel_size_nm) > 0.01 * stated:
-        raise ValueError(f"{path}: its pixels are {stated:g} nm wide, not {pixel_size_nm:g}; leave the pixel size out")
+    if (
+        stated is not None
+        and pixel_size_nm is not None
+        and abs(stated - pixel_size_nm) > 0.01 * stated
+    ):
+        raise ValueError(
+            f"{path}: its pixels are {stated:g} nm wide, not {pixel_size_nm:g}; leave the pixel "
+            f"size out"
+        )
     return z, stated if stated is not None else float(pixel_size_nm or 0)
 
 
@@ -229,7 +267,10 @@ def _through(
     What the window holds at z = 0 is taken for all light, and no plane may hold more.
     """
     if not (z_step_nm > 0 and pixel_size_nm > 0):
-        raise ValueError(f"{path}: planes {z_step_nm:g} nm apart and pixels of {pixel_size_nm:g} nm; both must be > 0")
+        raise ValueError(
+            f"{path}: planes {z_step_nm:g} nm apart and pixels of {pixel_size_nm:g} nm; both must "
+            f"be > 0"
+        )
     if not np.isfinite(stack).all():
         raise ValueError(f"{path}: the PSF holds values that are not finite")
     light = stack.sum((1, 2))
@@ -241,14 +282,21 @@ def _through(
     psf = SplinePSF.from_stack(
         stack, z_start_nm=low, z_step_nm=z_step_nm, pixel_size_nm=pixel_size_nm, centre_px=centre_px
     )
-    return PSFFile(psf=psf, z_range_nm=(low, high), sources=(str(path),), z_step_nm=z_step_nm, origin=origin)
+    return PSFFile(
+        psf=psf, z_range_nm=(low, high), sources=(str(path),), z_step_nm=z_step_nm, origin=origin
+    )
 
 
 def _chosen(path: Path, channels: Sequence[Stack], channel: int | None) -> Stack:
     if channel is None and len(channels) > 1:
-        raise ValueError(f"{path}: it holds the PSFs of {len(channels)} channels; choose one, from 0")
+        raise ValueError(
+            f"{path}: it holds the PSFs of {len(channels)} channels; choose one, from 0"
+        )
     if channel is not None and not 0 <= channel < len(channels):
-        raise ValueError(f"{path}: it holds {len(channels)} channel(s), counted from 0; {channel} is none of them")
+        raise ValueError(
+            f"{path}: it holds {len(channels)} channel(s), counted from 0; {channel} is none of "
+            f"them"
+        )
     return channels[channel or 0]
 
 
@@ -260,5 +308,6 @@ def _existing(path: Path | str) -> Path:
 
 def _by_field(path: Path, parts: int) -> ValueError:
     return ValueError(
-        f"{path}: it holds a PSF for each of {parts} parts of the field; calibrate one for the whole field"
+        f"{path}: it holds a PSF for each of {parts} parts of the field; calibrate one for the "
+        f"whole field"
     )

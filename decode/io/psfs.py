@@ -35,7 +35,8 @@ class PSFFile:
     z_range_nm: tuple[float, float]
     """depth over which it was measured, and beyond which nothing is known of it"""
     usable_nm: tuple[float, float] | None = None
-    """depth over which beads that were not fitted were found well; None where there is none, or nothing tells it"""
+    """depth over which beads that were not fitted were found well; None where there is none, or
+    nothing tells it"""
     sources: tuple[str, ...] = ()
     """files it was made from"""
     n_beads: int = 0
@@ -44,7 +45,8 @@ class PSFFile:
     figures: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """of beads that were held out, for x, y, z: as `HeldOut.summary` has them"""
     deviance: float = math.nan
-    """what the PSF leaves of the beads' images, mean over pixels; about 1 where noise explains it"""
+    """what the PSF leaves of the beads' images, mean over pixels; about 1 where noise explains
+    it"""
     origin: str = ""
     """what x = y = 0 means: where in its image an emitter is"""
 
@@ -59,7 +61,11 @@ class PSFFile:
         if self.usable_nm is None:
             return f"measured over z = {measured}"
         usable = f"usable over z = {self.usable_nm[0]:.0f} to {self.usable_nm[1]:.0f} nm"
-        return usable if self.usable_nm == self.z_range_nm else f"{usable} of the {measured} that were measured"
+        return (
+            usable
+            if self.usable_nm == self.z_range_nm
+            else f"{usable} of the {measured} that were measured"
+        )
 
 
 def write_psf(path: Path | str, file: PSFFile) -> None:
@@ -88,7 +94,10 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
         h5.attrs["z_step_nm"] = file.z_step_nm
         h5.attrs["deviance"] = file.deviance
         if file.psf.field_nm is not None:
-            texts["field"] = "lowest and highest x, then y, from the outer corner of the bead stack's first pixel"
+            texts["field"] = (
+                "lowest and highest x, then y, from the outer corner of the bead stack's first "
+                "pixel"
+            )
             h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
         for name, text in texts.items():
             set_text(h5, name, text)
@@ -107,17 +116,23 @@ def read_psf(path: Path | str) -> PSFFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such PSF file; make one with `decode calibrate psf`")
+        raise FileNotFoundError(
+            f"{path}: there is no such PSF file; make one with `decode calibrate psf`"
+        )
     with open_hdf5(path, "a PSF file", "make it again with `decode calibrate psf`") as h5:
         if text_of(h5, "format") != FORMAT:
-            raise ValueError(f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})")
+            raise ValueError(
+                f"{path}: an HDF5 file, but no PSF of this version of decode ({FORMAT})"
+            )
         return _file(h5)
 
 
 def _file(h5: h5py.File) -> PSFFile:
     arrays = {name: torch.from_numpy(array_of(h5, name).astype(np.float32)) for name in h5}
     attributes: dict[str, Any] = dict(h5.attrs)
-    settings, sources, figures = (json.loads(text_of(h5, name)) for name in ("settings", "sources", "figures"))
+    settings, sources, figures = (
+        json.loads(text_of(h5, name)) for name in ("settings", "sources", "figures")
+    )
     low, high = (float(z) for z in attributes["z_range_nm"])
     usable = attributes.get("usable_nm")
     return PSFFile(

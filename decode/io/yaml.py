@@ -1,4 +1,5 @@
-"""YAML files of plain values: bounded in size and depth, and without aliases, which can stand for any amount."""
+"""YAML files of plain values: bounded in size and depth, and without aliases, which can stand
+for any amount."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """
     documents = read_documents(path)
     if len(documents) != 1:
-        raise ValueError(f"{path} is not a file of settings: it must hold one set of `key: value` lines")
+        raise ValueError(
+            f"{path} is not a file of settings: it must hold one set of `key: value` lines"
+        )
     return documents[0]
 
 
@@ -42,7 +45,9 @@ def read_documents(path: Path | str) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path}: too large for a YAML file of settings, which takes some kilobytes")
+        raise ValueError(
+            f"{path}: too large for a YAML file of settings, which takes some kilobytes"
+        )
     with reading(path, "a YAML file", "check its text"):
         documents = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     found = [document for document in documents if document is not None]
@@ -60,9 +65,15 @@ def parse_yaml(text: str, source: str) -> list[Any]:
     depth = 0
     with reading(source, "a YAML text", "check its text"):
         for event in yaml.parse(text, Loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{source}: the alias *{brief(event.anchor)} is not read; write its value out")
-            if depth > MAX_DEPTH or (isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LETTERS):
+                raise ValueError(
+                    f"{source}: the alias *{brief(event.anchor)} is not read; write its value out"
+                )
+            if depth > MAX_DEPTH or (
+                isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LETTERS
+            ):
                 raise ValueError(f"{source}: a value nested or long beyond reason; check its text")
         return list(yaml.load_all(text, Loader))

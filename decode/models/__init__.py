@@ -11,7 +11,8 @@ from decode.network.localizer import Localizer
 __all__ = ["NEAREST", "load_model", "shipped_models", "unserved"]
 
 NEAREST = "nearest"
-"""what a training may start from in place of a name: the shipped model that knows most of what its recipe asks for"""
+"""what a training may start from in place of a name: the shipped model that knows most of what
+its recipe asks for"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -33,7 +34,9 @@ def load_model(name_or_path: str | Path) -> Localizer:
     if not path.exists() and path.suffix == "" and path.name == str(name_or_path):
         near = difflib.get_close_matches(path.name, shipped, 1)
         hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(shipped) or 'none'}"
-        raise FileNotFoundError(f"there is no model {name_or_path}, neither shipped nor as a file here; {hint}")
+        raise FileNotFoundError(
+            f"there is no model {name_or_path}, neither shipped nor as a file here; {hint}"
+        )
     return Localizer.load(path)
 
 

@@ -1,4 +1,5 @@
-"""Localizer: counts of a camera to a SetPosterior; saved and loaded with everything needed to use it."""
+"""Localizer: counts of a camera to a SetPosterior; saved and loaded with everything needed to
+use it."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ FORMAT = "decode-localizer-1"
 N_IMAGES = 3
 """channels in besides the context: stabilized count, its logarithm, the noise floor"""
 FLOOR_OF_BAD = 1e4
-"""noise floor by which the network knows a bad pixel, photons squared: more than any pixel that works has"""
+"""noise floor by which the network knows a bad pixel, photons squared: more than any pixel that
+works has"""
 FIRST = "frame_net.down.0.first.weight"
 """the weights that see them"""
 
@@ -53,8 +55,8 @@ class NetworkConfig:
     axial: bool = False
     """predict z"""
     context_width: Annotated[int, Ge(0)] = 0
-    """channels of the layers through which the context scales and shifts the features of every block; 0: the context
-    is only seen beside the frames, which is enough for a number or two"""
+    """channels of the layers through which the context scales and shifts the features of every
+    block; 0: the context is only seen beside the frames, which is enough for a number or two"""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -66,13 +68,14 @@ class NetworkConfig:
 class Localizer(nn.Module):
     """p(emitters | frames) for movies of any camera.
 
-    Counts become photons by the camera; divided by alpha, the variance of the counts per photon (excess noise over
-    quantum efficiency), they have the noise of a Poisson count plus a floor, whatever the camera.  The network sees
-    their variance-stabilized value 2 sqrt(count + floor + 3/8) (Anscombe, Biometrika 35, 246, 1948, with the read
-    noise of Murtagh, Starck and Bijaoui, Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a
-    Gaussian spot is a parabola at every brightness), the floor, and the context maps: what is known of the PSF.
-    Bad pixels are filled from their neighbours, and to a model that learned from such cameras the floor says so
-    (`FLOOR_OF_BAD`).
+    Counts become photons by the camera; divided by alpha, the variance of the counts per photon
+    (excess noise over quantum efficiency), they have the noise of a Poisson count plus a floor,
+    whatever the camera.  The network sees their variance-stabilized value 2 sqrt(count + floor +
+    3/8) (Anscombe, Biometrika 35, 246, 1948, with the read noise of Murtagh, Starck and Bijaoui,
+    Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a Gaussian spot is a
+    parabola at every brightness), the floor, and the context maps: what is known of the PSF. Bad
+    pixels are filled from their neighbours, and to a model that learned from such cameras the floor
+    says so (`FLOOR_OF_BAD`).
 
     Args:
         network: shape of the network.
@@ -114,7 +117,9 @@ class Localizer(nn.Module):
         self.embedding = nn.Sequential(
             nn.Conv2d(known, through, 1), nn.SiLU(), nn.Conv2d(through, through, 1), nn.SiLU()
         ) if through else None  # fmt: skip
-        self.frame_net = UNet(N_IMAGES if through else N_IMAGES + known, network.frame_widths, through)
+        self.frame_net = UNet(
+            N_IMAGES if through else N_IMAGES + known, network.frame_widths, through
+        )
         self.sequence_net = UNet(3 * width, network.sequence_widths, through)
         self.n_out = 10 if network.axial else 8
         self.head = nn.Conv2d(network.sequence_widths[0], network.head_width, 3, padding=1)
@@ -134,7 +139,8 @@ class Localizer(nn.Module):
         return self._psf[0]
 
     def z_range_nm(self, pixel_size_nm: float) -> tuple[float, float] | None:
-        """Depths that it was trained on, for pixels of a size; None where its record does not say."""
+        """Depths that it was trained on, for pixels of a size; None where its record does not
+        say."""
         depths = self.record.z_nm
         if depths is None:
             return None
@@ -143,7 +149,8 @@ class Localizer(nn.Module):
 
     @property
     def knows_bad_pixels(self) -> bool:
-        """Whether it learns, or has learned, from cameras with bad pixels; to other models they are filled, no more."""
+        """Whether it learns, or has learned, from cameras with bad pixels; to other models they
+        are filled, no more."""
         return self.training or self.record.max_bad_pixels > 0
 
     @property
@@ -168,11 +175,14 @@ class Localizer(nn.Module):
             (b, n_context, 1 or y, 1 or x), scaled so that the training range is [-1, 1].
 
         Raises:
-            ValueError: if a value is missing or unknown, or lies outside the range the network was trained for.
+            ValueError: if a value is missing or unknown, or lies outside the range the network was
+                trained for.
         """
         return self.domain.context_map(values)
 
-    def forward(self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
+    def forward(
+        self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float
+    ) -> SetPosterior:
         """The posterior of every frame of some movies.
 
         Args:
@@ -192,17 +202,21 @@ class Localizer(nn.Module):
         flat = [f.flatten(0, 1) for f in (past, features, future)]
         alpha = alpha.expand(b, t, -1, -1).flatten(0, 1) if alpha.ndim == 4 else alpha
         context = context.expand(b, -1, -1, -1).repeat_interleave(t, 0)
-        return self.decode(*flat, alpha=alpha, context=context, shape=(height, width), pixel_size_nm=pixel_size_nm)
+        return self.decode(
+            *flat, alpha=alpha, context=context, shape=(height, width), pixel_size_nm=pixel_size_nm
+        )
 
     def encode(self, adu: Tensor, camera: Camera, context: Tensor) -> tuple[Tensor, Tensor]:
         """Features of single frames, computed once for each.
 
         Returns:
-            (b, t, features, padded y, padded x), and alpha: variance of the counts per photon, which broadcasts
-            against (b, t, y, x).
+            (b, t, features, padded y, padded x), and alpha: variance of the counts per photon,
+            which broadcasts against (b, t, y, x).
         """
         b, t, height, width = adu.shape
-        alpha = camera.excess_factor / torch.as_tensor(camera.qe, dtype=torch.float32, device=adu.device)
+        alpha = camera.excess_factor / torch.as_tensor(
+            camera.qe, dtype=torch.float32, device=adu.device
+        )
         count = camera.without_bad(camera.to_photons(adu)) / alpha
         floor = (camera.noise_floor.to(adu.device) / alpha**2).expand(b, t, height, width)
         stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
@@ -215,7 +229,9 @@ class Localizer(nn.Module):
             x = torch.cat([x, context.to(adu.device)[:, None].expand(b, t, -1, height, width)], 2)
         x = self._padded(x.flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self._mixed(x)):
-            features = self.frame_net(x, self._embedded(context.expand(b, -1, -1, -1).repeat_interleave(t, 0)))
+            features = self.frame_net(
+                x, self._embedded(context.expand(b, -1, -1, -1).repeat_interleave(t, 0))
+            )
         return features.unflatten(0, (b, t)), alpha
 
     def _padded(self, x: Tensor) -> Tensor:
@@ -241,10 +257,12 @@ class Localizer(nn.Module):
         shape: tuple[int, int],
         pixel_size_nm: float,
     ) -> SetPosterior:
-        """The posterior of frames from the features of each, of the one before and of the one after.
+        """The posterior of frames from the features of each, of the one before and of the one
+        after.
 
         Args:
-            past, now, future: (n, features, padded y, padded x); zeros where a movie begins or ends.
+            past, now, future: (n, features, padded y, padded x); zeros where a movie begins or
+                ends.
             alpha: what `encode` returned, broadcastable against (n, y, x).
             context: (n or 1, n_context, 1 or y, 1 or x) from `context_map`.
             shape: (y, x) without padding.
@@ -269,7 +287,9 @@ class Localizer(nn.Module):
             photons_sigma=photons * torch.exp(raw[:, 6].clamp(-5, 1.5)),
             background=alpha * torch.exp(raw[:, 7].clamp(-5, 9)),
             z_nm=z_nm,
-            z_sigma_nm=pixel_size_nm / 100 * torch.exp(raw[:, 9].clamp(0, 7)) if self.network.axial else None,
+            z_sigma_nm=pixel_size_nm / 100 * torch.exp(raw[:, 9].clamp(0, 7))
+            if self.network.axial
+            else None,
             pixel_size_nm=pixel_size_nm,
         )
 
@@ -280,35 +300,51 @@ class Localizer(nn.Module):
 
     @torch.no_grad()
     def inherit(self, other: Localizer) -> None:
-        """Take over the weights of a trained model; what that has no weights for (context, z) keeps its own.
+        """Take over the weights of a trained model; what that has no weights for (context, z) keeps
+        its own.
 
-        Context maps that only the other model takes are left out, as if they were in the middle of their range;
-        `conditioned_on` puts them elsewhere first.
+        Context maps that only the other model takes are left out, as if they were in the middle of
+        their range; `conditioned_on` puts them elsewhere first.
 
         Raises:
             ValueError: if the networks differ in width or depth.
         """
         if other.embedding is not None and self.embedding is None:
             other = other.conditioned_on(torch.zeros(1, len(other.context), 1, 1))
-        alike = replace(self.network, axial=other.network.axial, context_width=other.network.context_width)
+        alike = replace(
+            self.network, axial=other.network.axial, context_width=other.network.context_width
+        )
         if alike != other.network:
-            raise ValueError("the model to start from has another network than the recipe; use the same, or train anew")
+            raise ValueError(
+                "the model to start from has another network than the recipe; use the same, or "
+                "train anew"
+            )
         mine, theirs = self.state_dict(), other.state_dict()
         for name, weight in theirs.items():
-            if name != FIRST and not (name.startswith("embedding.0.") and list(self.context) != list(other.context)):
-                part = tuple(slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True))
+            if name != FIRST and not (
+                name.startswith("embedding.0.") and list(self.context) != list(other.context)
+            ):
+                part = tuple(
+                    slice(min(a, b)) for a, b in zip(weight.shape, mine[name].shape, strict=True)
+                )
                 mine[name][part] = weight[part]
         if self.embedding is not None and list(self.context) == list(other.context):
             self._keep_meaning(mine, theirs, other.context)
         mine[FIRST][:, :N_IMAGES] = theirs[FIRST][:, :N_IMAGES]
         for i, context in enumerate(self.context if self.embedding is None else ()):
             if context in other.context and other.embedding is None:
-                mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][:, N_IMAGES + list(other.context).index(context)]
+                mine[FIRST][:, N_IMAGES + i] = theirs[FIRST][
+                    :, N_IMAGES + list(other.context).index(context)
+                ]
 
     def _keep_meaning(
-        self, mine: dict[str, Tensor], theirs: dict[str, Tensor], ranges: Mapping[str, tuple[float, float]]
+        self,
+        mine: dict[str, Tensor],
+        theirs: dict[str, Tensor],
+        ranges: Mapping[str, tuple[float, float]],
     ) -> None:
-        """Weights that do with context maps of this model's ranges what another's do with those of its own."""
+        """Weights that do with context maps of this model's ranges what another's do with those
+        of its own."""
         for i, (name, (low, high)) in enumerate(self.context.items()):
             other_low, other_high = ranges[name]
             weight = theirs["embedding.0.weight"][:, i] / (other_high - other_low)
@@ -316,26 +352,35 @@ class Localizer(nn.Module):
             mine["embedding.0.bias"] += weight[:, 0, 0] * (low + high - other_low - other_high)
 
     @torch.no_grad()
-    def conditioned_on(self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0) -> Localizer:
+    def conditioned_on(
+        self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0
+    ) -> Localizer:
         """The model conditioned on one context: as this one in that context, but it takes none.
 
         Args:
             context: (1, n_context, 1, 1) from `context_map`.
-            z_sign, z_shift_px: the new model's z is this sign times this one's, plus so many sides of a pixel.
+            z_sign, z_shift_px: the new model's z is this sign times this one's, plus so many sides
+                of a pixel.
 
         Raises:
             ValueError: if the context is only seen beside the frames, where it cannot be left out.
         """
         if self.embedding is None:
-            raise ValueError("this model sees its context beside the frames, and cannot be without one")
-        model = Localizer(replace(self.network, context_width=0), {}, psf=self.psf, camera=self.camera)
+            raise ValueError(
+                "this model sees its context beside the frames, and cannot be without one"
+            )
+        model = Localizer(
+            replace(self.network, context_width=0), {}, psf=self.psf, camera=self.camera
+        )
         weights = self.state_dict()
         embedded = self._embedded(context)
         for name, module in self.named_modules():
             if name.endswith("modulation"):
                 scale, shift = module(embedded).flatten().chunk(2)
                 first = name.replace("modulation", "first")
-                weights[f"{first}.weight"] = weights[f"{first}.weight"] * (1 + scale)[:, None, None, None]
+                weights[f"{first}.weight"] = (
+                    weights[f"{first}.weight"] * (1 + scale)[:, None, None, None]
+                )
                 weights[f"{first}.bias"] = weights[f"{first}.bias"] * (1 + scale) + shift
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         if self.network.axial:
@@ -345,10 +390,12 @@ class Localizer(nn.Module):
         model.record = self.record
         return model.train(self.training)
 
-    # -- files --------------------------------------------------------------------------------------------------
+    # -- files
+    # ----------------------------------------------------------------------------------------------
 
     def save(self, path: Path | str) -> None:
-        """Write weights and description to one safetensors file; nothing half-written is left behind."""
+        """Write weights and description to one safetensors file; nothing half-written is left
+        behind."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         about: dict[str, Any] = {
             "network": asdict(self.network),
@@ -362,7 +409,11 @@ class Localizer(nn.Module):
         if self.camera is not None:
             values = {f.name: getattr(self.camera, f.name) for f in fields(Camera)}
             about["camera"] = {name: v for name, v in values.items() if not isinstance(v, Tensor)}
-            tensors |= {f"camera.{name}": v.cpu().clone() for name, v in values.items() if isinstance(v, Tensor)}
+            tensors |= {
+                f"camera.{name}": v.cpu().clone()
+                for name, v in values.items()
+                if isinstance(v, Tensor)
+            }
         text = json.dumps(about)  # in the order of the context, which is that of the channels
         metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
         with atomic(path) as temporary:
@@ -373,15 +424,20 @@ class Localizer(nn.Module):
         """Read a model; nothing in the file is executed.
 
         Raises:
-            ValueError: if the file is truncated, was changed after it was written, or is no model of ours.
+            ValueError: if the file is truncated, was changed after it was written, or is no model
+                of ours.
             OSError: if it cannot be read.
         """
         path = Path(path)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; name the model file in it, .safetensors")
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such model file; `decode models` lists the shipped ones")
-        with path.open("rb"):  # a file that may not be read is no missing one, as safetensors takes it for
+            raise FileNotFoundError(
+                f"{path}: there is no such model file; `decode models` lists the shipped ones"
+            )
+        with path.open(
+            "rb"
+        ):  # a file that may not be read is no missing one, as safetensors takes it for
             pass
         with reading(path, "a model file", "copy it again"):
             return cls._read(path)
@@ -392,18 +448,30 @@ class Localizer(nn.Module):
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path}: a safetensors file, but no localizer of this version of decode ({FORMAT})")
+            raise ValueError(
+                f"{path}: a safetensors file, but no localizer of this version of decode ({FORMAT})"
+            )
         if metadata.get("sha256") != _fingerprint(tensors, metadata.get("about", "")):
-            raise ValueError(f"{path}: the file was changed after it was written; take a fresh copy of the model")
+            raise ValueError(
+                f"{path}: the file was changed after it was written; take a fresh copy of the model"
+            )
         about = json.loads(metadata["about"])
-        shape: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()}
-        weights = {name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))}
+        shape: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()
+        }
+        weights = {
+            name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))
+        }
         network = NetworkConfig(**shape)
         if len(network.frame_widths) + len(network.sequence_widths) > len(weights):
             raise ValueError("its weights do not fit its network")
         with torch.device("meta"):  # costs no memory, whatever the file says of its network
             _require_fit(cls(network, about["context"]), weights)
-        psf = PSFDescription(**about["psf"], arrays=_part(tensors, "psf.")) if "psf" in about else None
+        psf = (
+            PSFDescription(**about["psf"], arrays=_part(tensors, "psf."))
+            if "psf" in about
+            else None
+        )
         maps: dict[str, Any] = _part(tensors, "camera.")
         model = cls(
             network,
@@ -427,7 +495,11 @@ def _require_fit(model: Localizer, weights: Mapping[str, Tensor]) -> None:
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _fingerprint(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -13,22 +13,26 @@ __all__ = ["UNet"]
 
 @final
 class UNet(nn.Module):
-    """Two convolutions per level going down and two coming up, joined by addition (Ronneberger et al., 2015).
+    """Two convolutions per level going down and two coming up, joined by addition (Ronneberger et
+    al., 2015).
 
-    No layer looks at statistics of the whole image, so a pixel's features depend on its surroundings alone and
-    a movie can be cut into tiles.
+    No layer looks at statistics of the whole image, so a pixel's features depend on its
+    surroundings alone and a movie can be cut into tiles.
 
     Args:
         n_in: channels in.
         widths: channels per level, full resolution first; each further level halves the resolution.
-        n_context: channels of a context that scales and shifts the features of every block; 0: there is none.
+        n_context: channels of a context that scales and shifts the features of every block; 0:
+            there is none.
     """
 
     def __init__(self, n_in: int, widths: Sequence[int], n_context: int = 0) -> None:
         super().__init__()
         self.widths = tuple(widths)
         ins = [n_in, *self.widths[:-1]]
-        self.down = nn.ModuleList(_Block(i, o, n_context) for i, o in zip(ins, self.widths, strict=True))
+        self.down = nn.ModuleList(
+            _Block(i, o, n_context) for i, o in zip(ins, self.widths, strict=True)
+        )
         pairs = list(zip(self.widths[1:], self.widths[:-1], strict=True))[::-1]
         self.widen = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in pairs)
         self.up = nn.ModuleList(_Block(o, o, n_context) for _, o in pairs)
@@ -55,16 +59,21 @@ class UNet(nn.Module):
         return furthest
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """(n, n_in, y, x), and a context (n, n_context, 1 or y, 1 or x), to (n, widths[0], y, x)."""
+        """(n, n_in, y, x), and a context (n, n_context, 1 or y, 1 or x), to (n, widths[0], y,
+        x)."""
         contexts = [context]
         for _ in self.widths[1:]:
             last = contexts[-1]
-            contexts.append(last if last is None or last.shape[2:] == (1, 1) else avg_pool2d(last, 2))
+            contexts.append(
+                last if last is None or last.shape[2:] == (1, 1) else avg_pool2d(last, 2)
+            )
         skips = []
         for level, block in enumerate(self.down):
             x = block(nn.functional.max_pool2d(x, 2) if level else x, contexts[level])
             skips.append(x)
-        for skip, widen, block, known in zip(skips[-2::-1], self.widen, self.up, contexts[-2::-1], strict=True):
+        for skip, widen, block, known in zip(
+            skips[-2::-1], self.widen, self.up, contexts[-2::-1], strict=True
+        ):
             x = block(skip + interpolate(widen(x), scale_factor=2.0, mode="nearest"), known)
         return x
 
@@ -73,7 +82,8 @@ class UNet(nn.Module):
 class _Block(nn.Module):
     """Two 3x3 convolutions with a residual connection around the second.
 
-    A context scales and shifts what comes out of the first, channel by channel (FiLM: Perez et al., AAAI 2018), so
+    A context scales and shifts what comes out of the first, channel by channel (FiLM: Perez et al.,
+    AAAI 2018), so
     that one network can be many: one for each PSF.
     """
 

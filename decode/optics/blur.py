@@ -37,8 +37,12 @@ def blur_kernel(sigma_px: Tensor, reach: int) -> Tensor:
         (n, 2 reach + 1); rows sum to 1, and may swing a little below 0.
     """
     side = 2 * reach + 1
-    frequency = 2 * pi * torch.arange(reach + 1, dtype=sigma_px.dtype, device=sigma_px.device) / side
-    return torch.fft.irfft(torch.exp(-0.5 * (sigma_px[:, None] * frequency) ** 2), n=side).roll(reach, 1)
+    frequency = (
+        2 * pi * torch.arange(reach + 1, dtype=sigma_px.dtype, device=sigma_px.device) / side
+    )
+    return torch.fft.irfft(torch.exp(-0.5 * (sigma_px[:, None] * frequency) ** 2), n=side).roll(
+        reach, 1
+    )
 
 
 @final
@@ -67,7 +71,9 @@ class BlurredPSF(PSF):
         kernel = self.get_buffer("kernel").to(xyz.dtype)
         reach = len(kernel) // 2
         margin = xyz.new_tensor([reach * self.pixel_size_nm] * 2 + [0.0])
-        image = self.sharp.with_patch(self.patch_px + 2 * reach).integrate_pixels(xyz + margin, parameters)
+        image = self.sharp.with_patch(self.patch_px + 2 * reach).integrate_pixels(
+            xyz + margin, parameters
+        )
         return conv2d(image[:, None], kernel[None, None])[:, 0].clamp_min(0)
 
 

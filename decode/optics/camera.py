@@ -44,14 +44,17 @@ class Noise:
     def __getitem__(self, where: Any) -> Noise:
         """That of some beads or pixels; numbers are those of all."""
         excess, floor = (
-            value[where] if isinstance(value, Tensor) and value.ndim else value for value in (self.excess, self.floor)
+            value[where] if isinstance(value, Tensor) and value.ndim else value
+            for value in (self.excess, self.floor)
         )
         return Noise(excess, floor)
 
     @property
     def typical(self) -> Noise:
         """That of the median pixel, in numbers."""
-        excess, floor = (float(torch.as_tensor(value).median()) for value in (self.excess, self.floor))
+        excess, floor = (
+            float(torch.as_tensor(value).median()) for value in (self.excess, self.floor)
+        )
         return Noise(excess, floor)
 
 
@@ -85,7 +88,11 @@ class Camera:
     nowhere"""
 
     def __post_init__(self) -> None:
-        values = {f.name: torch.as_tensor(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        values = {
+            f.name: torch.as_tensor(v)
+            for f in fields(self)
+            if (v := getattr(self, f.name)) is not None
+        }
         for name, value in values.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(f"camera: {name} must be finite everywhere")
@@ -100,14 +107,18 @@ class Camera:
     def to(self, device: torch.device | str) -> Camera:
         """The same camera with its maps on another device."""
         maps = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: m.to(device) for name, m in maps.items() if isinstance(m, Tensor)}
+        moved: dict[str, Any] = {
+            name: m.to(device) for name, m in maps.items() if isinstance(m, Tensor)
+        }
         return replace(self, **moved)
 
     def crop(self, rows: slice, columns: slice) -> Camera:
         """The camera of a region of the sensor: (y, x) maps are cut, numbers stay."""
         maps = {f.name: getattr(self, f.name) for f in fields(self)}
         cut: dict[str, Any] = {
-            name: m[..., rows, columns] for name, m in maps.items() if isinstance(m, Tensor) and m.ndim >= 2
+            name: m[..., rows, columns]
+            for name, m in maps.items()
+            if isinstance(m, Tensor) and m.ndim >= 2
         }
         return replace(self, **cut)
 
@@ -149,7 +160,9 @@ class Camera:
         gain = 1.0 if self.em_gain is None else self.em_gain
         adu = torch.as_tensor(self.e_per_adu)
         output = torch.as_tensor(self.read_noise_e) ** 2 + adu**2 / 12
-        return (output / gain**2 + self.excess_factor * self.spurious_e) / torch.as_tensor(self.qe) ** 2
+        return (output / gain**2 + self.excess_factor * self.spurious_e) / torch.as_tensor(
+            self.qe
+        ) ** 2
 
     @property
     def noise(self) -> Noise:
@@ -159,7 +172,9 @@ class Camera:
     @property
     def typical_noise(self) -> Noise:
         """Of `to_photons` in the median pixel, in numbers."""
-        qe, floor = (torch.as_tensor(value, dtype=torch.float64) for value in (self.qe, self.noise_floor))
+        qe, floor = (
+            torch.as_tensor(value, dtype=torch.float64) for value in (self.qe, self.noise_floor)
+        )
         return Noise(self.excess_factor / float(qe.median()), float(floor.median()))
 
     def noise_of_crops(self, corners_px: Sequence[tuple[int, int]], side: int) -> Noise:
@@ -234,7 +249,9 @@ class Camera:
             # scale em_gain (Basden, Haniff and Mackay, MNRAS 345, 985, 2003)
             gamma = torch._standard_gamma(electrons.clamp_min(1.0), generator=rng)
             electrons = torch.where(electrons > 0, gamma * self.em_gain, 0.0)
-        noise = torch.randn(photons.shape, generator=rng, device=photons.device, dtype=photons.dtype)
+        noise = torch.randn(
+            photons.shape, generator=rng, device=photons.device, dtype=photons.dtype
+        )
         adu = (electrons + noise * self.read_noise_e) / self.e_per_adu + self.baseline
         return torch.round(adu).clamp_(0, self.saturation_adu)
 
@@ -258,7 +275,11 @@ class Camera:
         counts, expected = torch.broadcast_tensors(adu.double(), photons.double())
 
         def flat(value: float | Tensor) -> Tensor:
-            return torch.as_tensor(value, dtype=torch.float64, device=photons.device).expand_as(counts).flatten()
+            return (
+                torch.as_tensor(value, dtype=torch.float64, device=photons.device)
+                .expand_as(counts)
+                .flatten()
+            )
 
         baseline, e_per_adu = flat(self.baseline), flat(self.e_per_adu)
         gain = flat(1.0 if self.em_gain is None else self.em_gain)
@@ -268,7 +289,10 @@ class Camera:
         low, high = ((counts.flatten() + half - baseline) * e_per_adu for half in (-0.5, 0.5))
         bottom, top = (clip.flatten() for clip in (counts <= 0, counts >= self.saturation_adu))
         # away from the edges of its count an electron number gives the count surely, or never
-        left, right = torch.where(bottom, high, low) - 8 * noise, torch.where(top, low, high) + 8 * noise
+        left, right = (
+            torch.where(bottom, high, low) - 8 * noise,
+            torch.where(top, low, high) + 8 * noise,
+        )
         low, high = low.masked_fill(bottom, -torch.inf), high.masked_fill(top, torch.inf)
 
         def log_integral(part: Tensor | slice, left: Tensor, right: Tensor) -> Tensor:
@@ -276,17 +300,24 @@ class Camera:
                 output, log_mass = _log_poisson(rate[part], left, right)
             else:
                 output, log_mass = _log_poisson_gamma(rate[part], gain[part], left, right)
-            blur = _log_interval((low[part] - output) / noise[part], (high[part] - output) / noise[part])
+            blur = _log_interval(
+                (low[part] - output) / noise[part], (high[part] - output) / noise[part]
+            )
             return torch.logsumexp(log_mass + blur, 0)
 
         log_p = log_integral(slice(None), left, right)
         clipped = top | (bottom & (left > 0))
         if bool(clipped.any()):
-            start, end = torch.where(bottom, -torch.inf, right), torch.where(bottom, left, torch.inf)
+            start, end = (
+                torch.where(bottom, -torch.inf, right),
+                torch.where(bottom, left, torch.inf),
+            )
             rest = log_integral(clipped, start[clipped], end[clipped])
             log_p = log_p.masked_scatter(clipped, torch.logaddexp(log_p[clipped], rest))
         if self.em_gain is not None:
-            log_p = torch.logaddexp(log_p, _log_interval(low / noise, high / noise) - rate)  # no electron, no gain
+            log_p = torch.logaddexp(
+                log_p, _log_interval(low / noise, high / noise) - rate
+            )  # no electron, no gain
         log_p = log_p.reshape(counts.shape).to(photons.dtype)
         return log_p if self.bad is None else log_p.masked_fill(self.bad.to(log_p.device), 0.0)
 
@@ -329,7 +360,9 @@ def _log_poisson(rate: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Ten
     return n, n * rate.log() - rate + constant
 
 
-def _log_poisson_gamma(rate: Tensor, gain: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def _log_poisson_gamma(
+    rate: Tensor, gain: Tensor, left: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
     """Electrons after the register and their log mass, as `_log_poisson`, but for the mass at zero.
 
     In t = sqrt(electrons / gain) the density is 2 sqrt(rate) exp(-(t - sqrt(rate))^2) I1e(2
@@ -343,4 +376,6 @@ def _log_poisson_gamma(rate: Tensor, gain: Tensor, left: Tensor, right: Tensor) 
         nodes, weights = (a.to(rate.device)[:, None] for a in (_NODES, _WEIGHTS))
         t = left + (nodes + 1) / 2 * width
         constant = log(2) + (weights / 2 * width).log()
-    return gain * t**2, constant + root.log() - (t - root) ** 2 + torch.special.i1e(2 * root * t).log()
+    return gain * t**2, constant + root.log() - (t - root) ** 2 + torch.special.i1e(
+        2 * root * t
+    ).log()

@@ -57,7 +57,9 @@ def rebuild(description: PSFDescription) -> PSF:
     """
     kind, settings, arrays = description
     if kind not in BY_KIND:
-        raise ValueError(f"this version of decode knows no PSF of the kind {kind}; take a newer one")
+        raise ValueError(
+            f"this version of decode knows no PSF of the kind {kind}; take a newer one"
+        )
     for name, array in arrays.items():
         if not bool(array.isfinite().all()):
             raise ValueError(f"the PSF's {name} hold NaN or infinite values")

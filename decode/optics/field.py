@@ -53,10 +53,13 @@ class FieldSplinePSF(PSF):
         super().__init__(middle.pixel_size_nm, middle.patch_px)
         if len(changes) not in (2, 5) or changes.shape[1:] != middle.coefficients.shape:
             raise ValueError(
-                f"the changes have shape {tuple(changes.shape)}, expected 2 or 5 of {tuple(middle.coefficients.shape)}"
+                f"the changes have shape {tuple(changes.shape)}, expected 2 or 5 of "
+                f"{tuple(middle.coefficients.shape)}"
             )
         if shifts_nm.shape != (len(changes), 2):
-            raise ValueError(f"the shifts have shape {tuple(shifts_nm.shape)}, expected {(len(changes), 2)}")
+            raise ValueError(
+                f"the shifts have shape {tuple(shifts_nm.shape)}, expected {(len(changes), 2)}"
+            )
         if not all(low < high for low, high in field_nm):
             raise ValueError(f"field_nm is {field_nm}, the lowest x and y must come first")
         self.middle = middle
@@ -108,7 +111,9 @@ class FieldSplinePSF(PSF):
             return self.middle.integrate_pixels_with_slopes(xyz)
         weight = self.basis(parameters)
         stacks = torch.cat([self.middle.coefficients[None], self.changes])
-        moved = torch.cat([xyz[:, :2] - weight[:, 1:] @ self.shifts_nm.to(weight.dtype), xyz[:, 2:]], 1)
+        moved = torch.cat(
+            [xyz[:, :2] - weight[:, 1:] @ self.shifts_nm.to(weight.dtype), xyz[:, 2:]], 1
+        )
         return self.middle.mixed_with_slopes(stacks, weight, moved)
 
     def basis(self, parameters: Tensor) -> Tensor:
@@ -128,7 +133,9 @@ class FieldSplinePSF(PSF):
         )
 
 
-def polynomials(places: Tensor, field_nm: tuple[tuple[float, float], tuple[float, float]], terms: int) -> Tensor:
+def polynomials(
+    places: Tensor, field_nm: tuple[tuple[float, float], tuple[float, float]], terms: int
+) -> Tensor:
     """1, X, Y, X^2, XY, Y^2 at places in a field: (n, 2) nm to (n, terms), `terms` 1, 3 or 6."""
     low, high = places.new_tensor(field_nm).T
     x, y = ((2 * places - low - high) / (high - low)).clamp(-1, 1).T

@@ -68,7 +68,9 @@ def fisher_information(
         floor = _at_patch(camera.noise_floor, corner, psf.patch_px)
         variance = camera.excess_factor * mean.clamp_min(0) / qe + floor
         slope = slope[:, rows].flatten(2).double()
-        information.append(torch.einsum("nik,njk,nk->nij", slope, slope, 1 / variance.flatten(1).double()))
+        information.append(
+            torch.einsum("nik,njk,nk->nij", slope, slope, 1 / variance.flatten(1).double())
+        )
     return torch.cat(information)
 
 
@@ -100,7 +102,9 @@ def cramer_rao_bound(
     scale = torch.where(known, 1.0, own.sqrt())
     # correlations, not information, are inverted: units of nm and photons differ by orders of
     # magnitude
-    correlation = information / (scale[:, :, None] * scale[:, None, :]) + torch.diag_embed(known.double())
+    correlation = information / (scale[:, :, None] * scale[:, None, :]) + torch.diag_embed(
+        known.double()
+    )
     inverse, singular = torch.linalg.inv_ex(correlation)
     bound = inverse.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() / scale
     bound = torch.where(singular[:, None] > 0, torch.inf, bound)
@@ -121,10 +125,15 @@ def _mean_and_slope(
 
     # emitters are independent, so one forward-mode pass per axis differentiates the whole batch
     directions = torch.eye(3, dtype=xyz.dtype, device=xyz.device)
-    tangents = [torch.func.jvp(fraction, (inside,), (d.expand_as(inside).contiguous(),))[1] for d in directions]
+    tangents = [
+        torch.func.jvp(fraction, (inside,), (d.expand_as(inside).contiguous(),))[1]
+        for d in directions
+    ]
     share = fraction(inside)
     light = photons[:, None, None]
-    slope = torch.stack([*(light * tangent for tangent in tangents), share, torch.ones_like(share)], 1)
+    slope = torch.stack(
+        [*(light * tangent for tangent in tangents), share, torch.ones_like(share)], 1
+    )
     return light * share + background[:, None, None], slope, corner
 
 

@@ -90,18 +90,26 @@ class GaussianPSF(PSF):
         sigma = self.sigma_nm if parameters is None else parameters[:, :1]
         t = torch.stack([z - self.gap_nm, z + self.gap_nm], 1) / self.depth_nm
         width = self.widths(z, parameters)
-        slope = sigma**2 * (2 * t + 3 * self.orders[0] * t**2 + 4 * self.orders[1] * t**3) / (2 * self.depth_nm * width)
+        slope = (
+            sigma**2
+            * (2 * t + 3 * self.orders[0] * t**2 + 4 * self.orders[1] * t**3)
+            / (2 * self.depth_nm * width)
+        )
         return torch.where(width**2 > 0.05 * sigma**2, slope, 0.0)
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        edges = torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
+        edges = (
+            torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
+        )
         width = self.widths(xyz[:, 2], parameters)[:, :, None]
         # erf differences, not the density at the centre: pixels are as wide as the PSF's sigma
         fractions: Tensor = torch.special.ndtr((edges - xyz[:, :2, None]) / width).diff(dim=-1)
         return fractions[:, 1, :, None] * fractions[:, 0, None, :]
 
     def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        edges = torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
+        edges = (
+            torch.arange(self.patch_px + 1, device=xyz.device, dtype=xyz.dtype) * self.pixel_size_nm
+        )
         width, widening = self.widths(xyz[:, 2], parameters), self._widening(xyz[:, 2], parameters)
         t = (edges - xyz[:, :2, None]) / width[:, :, None]
         density = torch.exp(-0.5 * t**2) / (math.sqrt(2 * math.pi) * width[:, :, None])
@@ -136,7 +144,13 @@ def gaussian_width_px(psf: PSF) -> float:
     side = 9
     centre = psf.pixel_size_nm * side / 2
     place = torch.tensor([[centre, centre, 0.0]], dtype=torch.float64)
-    image = psf.with_patch(side).integrate_pixels(place.to(torch.get_default_dtype())).double().cpu().view(-1)
+    image = (
+        psf.with_patch(side)
+        .integrate_pixels(place.to(torch.get_default_dtype()))
+        .double()
+        .cpu()
+        .view(-1)
+    )
     weight = 1 / (2000 * image + 20)
     widths = torch.logspace(math.log10(0.4), math.log10(3.0), 200, dtype=torch.float64)
     gaussian = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side)

@@ -88,7 +88,10 @@ class PSF(nn.Module, ABC):
 
         # emitters are independent, so one forward-mode pass per axis differentiates the whole batch
         axes = torch.eye(3, dtype=xyz.dtype, device=xyz.device)
-        slopes = [torch.func.jvp(fraction, (xyz,), (axis.expand_as(xyz).contiguous(),))[1] for axis in axes]
+        slopes = [
+            torch.func.jvp(fraction, (xyz,), (axis.expand_as(xyz).contiguous(),))[1]
+            for axis in axes
+        ]
         return torch.stack([fraction(xyz), *slopes], 1)
 
     def parameters_at(self, xyz: Tensor) -> Tensor | None:
@@ -149,7 +152,10 @@ class PSF(nn.Module, ABC):
         cut = copy(self)
         cut.patch_px = patch_px
         parts = self._modules.items()
-        cut._modules = {name: part.with_patch(patch_px) if isinstance(part, PSF) else part for name, part in parts}
+        cut._modules = {
+            name: part.with_patch(patch_px) if isinstance(part, PSF) else part
+            for name, part in parts
+        }
         return cut
 
 

@@ -130,7 +130,10 @@ class PupilPSF(PSF):
                 f"immersion's refractive index {immersion_index}"
             )
         if not (wavelength_nm > 0 and sample_index >= 1):
-            raise ValueError(f"wavelength_nm ({wavelength_nm}) must be positive, sample_index ({sample_index}) >= 1")
+            raise ValueError(
+                f"wavelength_nm ({wavelength_nm}) must be positive, sample_index ({sample_index}) "
+                f">= 1"
+            )
         if not (depth_nm >= 0 and blur_nm >= 0 and bead_diameter_nm >= 0):
             raise ValueError("depth_nm, blur_nm and bead_diameter_nm must not be negative")
         if scan not in ("emitter", "stage"):
@@ -144,7 +147,11 @@ class PupilPSF(PSF):
             raise ValueError(f"grid is {grid}, must be even and from 4 to {LARGEST}")
         given = dict.fromkeys(MODES, 0.0) if zernike_nm is None else zernike_nm
         self.modes = tuple(given)
-        self.parameter_names = (*(f"zernike_{n}_{m}_nm" for n, m in self.modes), "blur_nm", "apodization")
+        self.parameter_names = (
+            *(f"zernike_{n}_{m}_nm" for n, m in self.modes),
+            "blur_nm",
+            "apodization",
+        )
         self.wavelength_nm = wavelength_nm
         self.sample_index, self.immersion_index = sample_index, immersion_index
         self.depth_nm = depth_nm
@@ -152,7 +159,9 @@ class PupilPSF(PSF):
         self.bead_diameter_nm = bead_diameter_nm
         self.grid = grid
         # known to a per cent or two at best, so a fit may free it; fixed unless it does
-        self.numerical_aperture = nn.Parameter(torch.tensor(float(numerical_aperture)), requires_grad=False)
+        self.numerical_aperture = nn.Parameter(
+            torch.tensor(float(numerical_aperture)), requires_grad=False
+        )
         self.zernike_nm = nn.Parameter(torch.tensor([float(c) for c in given.values()]))
         self.blur_nm = nn.Parameter(torch.tensor(float(blur_nm)))
         self.apodization = nn.Parameter(torch.tensor(float(apodization)))
@@ -228,7 +237,9 @@ class PupilPSF(PSF):
         return cls(phase_mask_nm=mask, zernike_nm=zernike_nm, offset_nm=offset_nm, **settings)
 
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        centres = (torch.arange(self.patch_px, dtype=xyz.dtype, device=xyz.device) + 0.5) * self.pixel_size_nm
+        centres = (
+            torch.arange(self.patch_px, dtype=xyz.dtype, device=xyz.device) + 0.5
+        ) * self.pixel_size_nm
         return self._image(xyz, parameters, centres)
 
     def tabulated(self, z_range_nm: tuple[float, float]) -> SplinePSF:
@@ -266,7 +277,12 @@ class PupilPSF(PSF):
 
     @torch.no_grad()
     def to_spline(
-        self, *, z_range_nm: tuple[float, float], z_step_nm: float = 20.0, oversampling: int = 2, patch_px: int = 0
+        self,
+        *,
+        z_range_nm: tuple[float, float],
+        z_step_nm: float = 20.0,
+        oversampling: int = 2,
+        patch_px: int = 0,
     ) -> SplinePSF:
         """The same images as a `SplinePSF`, whose cost does not go with the pupil.
 
@@ -282,7 +298,9 @@ class PupilPSF(PSF):
         """
         low, high = z_range_nm
         if not (high > low and z_step_nm > 0):
-            raise ValueError(f"z_range_nm is {z_range_nm} in steps of {z_step_nm}, must rise in positive steps")
+            raise ValueError(
+                f"z_range_nm is {z_range_nm} in steps of {z_step_nm}, must rise in positive steps"
+            )
         side = (patch_px or self.patch_px) * oversampling
         voxel = self.pixel_size_nm / oversampling
         centres = (torch.arange(side, dtype=self._rho.dtype, device=self._rho.device) + 0.5) * voxel
@@ -313,10 +331,20 @@ class PupilPSF(PSF):
         xyz = xyz + self.offset_nm.to(dtype)
         modes = len(self.modes)
         zernike_nm = self.zernike_nm if parameters is None else parameters[:, :modes]
-        blur_nm = (self.blur_nm if parameters is None else parameters[:, modes]).to(dtype).reshape(-1, 1, 1)
-        apodization = (self.apodization if parameters is None else parameters[:, modes + 1]).to(dtype).reshape(-1, 1, 1)
+        blur_nm = (
+            (self.blur_nm if parameters is None else parameters[:, modes])
+            .to(dtype)
+            .reshape(-1, 1, 1)
+        )
+        apodization = (
+            (self.apodization if parameters is None else parameters[:, modes + 1])
+            .to(dtype)
+            .reshape(-1, 1, 1)
+        )
         aperture = self.numerical_aperture.to(dtype)
-        spectrum = torch.fft.rfft2(self._intensity(xyz[:, 2], zernike_nm.to(dtype), apodization, aperture))
+        spectrum = torch.fft.rfft2(
+            self._intensity(xyz[:, 2], zernike_nm.to(dtype), apodization, aperture)
+        )
 
         n = 2 * self.grid
         per_nm = 2 * aperture / (self.wavelength_nm * self.grid)
@@ -329,15 +357,25 @@ class PupilPSF(PSF):
         # what is summed over x twice stands for the other half of a real image's spectrum
         twice = torch.full_like(fx, 2)
         twice[0] = twice[-1] = 1
-        to_x = torch.exp(2j * pi * centres[:, None] * fx) * (twice * torch.sinc(fx * self.pixel_size_nm))
+        to_x = torch.exp(2j * pi * centres[:, None] * fx) * (
+            twice * torch.sinc(fx * self.pixel_size_nm)
+        )
         to_y = torch.exp(2j * pi * centres[:, None] * fy) * torch.sinc(fy * self.pixel_size_nm)
-        phase_x, phase_y = torch.exp(-2j * pi * xyz[:, :1] * fx), torch.exp(-2j * pi * xyz[:, 1:2] * fy)
+        phase_x, phase_y = (
+            torch.exp(-2j * pi * xyz[:, :1] * fx),
+            torch.exp(-2j * pi * xyz[:, 1:2] * fy),
+        )
         spectrum = (
-            spectrum * (transfer * (self.pixel_size_nm * per_nm) ** 2) * phase_y[:, :, None] * phase_x[:, None, :]
+            spectrum
+            * (transfer * (self.pixel_size_nm * per_nm) ** 2)
+            * phase_y[:, :, None]
+            * phase_x[:, None, :]
         )
         return ((to_y @ spectrum) @ to_x.mT).real
 
-    def _intensity(self, z: Tensor, zernike_nm: Tensor, apodization: Tensor, aperture: Tensor) -> Tensor:
+    def _intensity(
+        self, z: Tensor, zernike_nm: Tensor, apodization: Tensor, aperture: Tensor
+    ) -> Tensor:
         """Light around the axis, in all 1 but for a little on the rim.
 
         Its period is grid * wavelength / (2 NA), and its steps hold all frequencies.
@@ -448,12 +486,19 @@ def zernike(n: int, m: int, rho: Tensor, azimuth: Tensor) -> Tensor:
         raise ValueError(f"there is no Zernike polynomial of n = {n}, m = {m}")
     half = (n - order) // 2
     radial = sum(
-        ((-1) ** k * comb(n - k, k) * comb(n - 2 * k, half - k) * rho ** (n - 2 * k) for k in range(half + 1)),
+        (
+            (-1) ** k * comb(n - k, k) * comb(n - 2 * k, half - k) * rho ** (n - 2 * k)
+            for k in range(half + 1)
+        ),
         torch.zeros_like(rho),
     )
     if m == 0:
         return sqrt(n + 1) * radial
-    return sqrt(2 * (n + 1)) * radial * (torch.cos(order * azimuth) if m > 0 else torch.sin(order * azimuth))
+    return (
+        sqrt(2 * (n + 1))
+        * radial
+        * (torch.cos(order * azimuth) if m > 0 else torch.sin(order * azimuth))
+    )
 
 
 def noll(index: int) -> tuple[int, int]:

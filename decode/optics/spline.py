@@ -17,7 +17,12 @@ from decode.optics.psf import PSF
 
 __all__ = ["SplinePSF", "spline_weights"]
 
-CUBIC = ((1 / 6, 2 / 3, 1 / 6, 0.0), (-0.5, 0.0, 0.5, 0.0), (0.5, -1.0, 0.5, 0.0), (-1 / 6, 0.5, -0.5, 1 / 6))
+CUBIC = (
+    (1 / 6, 2 / 3, 1 / 6, 0.0),
+    (-0.5, 0.0, 0.5, 0.0),
+    (0.5, -1.0, 0.5, 0.0),
+    (-1 / 6, 0.5, -0.5, 1 / 6),
+)
 """of the powers 0 to 3 of the position between two coefficients, in the weights of the four around
 it"""
 
@@ -61,9 +66,13 @@ class SplinePSF(PSF):
         patch_px: int | None = None,
     ) -> None:
         if coefficients.ndim != 3 or not coefficients.numel():
-            raise ValueError(f"the PSF stack has shape {tuple(coefficients.shape)}, expected (z, y, x)")
+            raise ValueError(
+                f"the PSF stack has shape {tuple(coefficients.shape)}, expected (z, y, x)"
+            )
         if not (z_step_nm > 0 and oversampling >= 1):
-            raise ValueError(f"z_step_nm ({z_step_nm}) and oversampling ({oversampling}) must be positive")
+            raise ValueError(
+                f"z_step_nm ({z_step_nm}) and oversampling ({oversampling}) must be positive"
+            )
         height, width = coefficients.shape[1:]
         x, y = centre_px or (width / 2, height / 2)
         reach = max(x, width - x, y, height - y) + 1.5
@@ -103,9 +112,13 @@ class SplinePSF(PSF):
             raise ValueError("the PSF stack holds values that are not finite")
         light = values.sum((1, 2)).max() / oversampling**2
         if light > 1.001:
-            raise ValueError(f"a plane of the PSF stack holds {light:.4g} of the light; divide the stack by this")
+            raise ValueError(
+                f"a plane of the PSF stack holds {light:.4g} of the light; divide the stack by this"
+            )
         return SplinePSF(
-            torch.as_tensor(spline_filter(values, order=3, mode="mirror"), dtype=torch.get_default_dtype()),
+            torch.as_tensor(
+                spline_filter(values, order=3, mode="mirror"), dtype=torch.get_default_dtype()
+            ),
             z_start_nm=z_start_nm,
             z_step_nm=z_step_nm,
             pixel_size_nm=pixel_size_nm,
@@ -182,7 +195,10 @@ class SplinePSF(PSF):
         # voxels of emitters in the middle pixel begin at most so many apart: some taps more, and
         # all of them read alike
         apart = over + 1
-        home = torch.floor(self._corner(xyz.new_full((2,), (k // 2 + 1) * self.pixel_size_nm))).long() - 1
+        home = (
+            torch.floor(self._corner(xyz.new_full((2,), (k // 2 + 1) * self.pixel_size_nm))).long()
+            - 1
+        )
         start = home + torch.div(voxel[..., 0] - home, apart, rounding_mode="floor") * apart
         taps = voxel - start[..., None]
         x, y = xyz.new_zeros(2, n, 2, 3 + apart)
@@ -207,14 +223,20 @@ class SplinePSF(PSF):
         place = torch.cat([start, plane[:, 1:2]], 1)
         key, order = ((place[:, 0] * 2**20 + place[:, 1]) * 2**20 + place[:, 2]).sort()
         sizes = key.unique_consecutive(return_counts=True)[1]
-        alike = zip(place[order[sizes.cumsum(0) - 1]].tolist(), weight[order].split(sizes.tolist()), strict=True)
+        alike = zip(
+            place[order[sizes.cumsum(0) - 1]].tolist(),
+            weight[order].split(sizes.tolist()),
+            strict=True,
+        )
         drawn = []
         for (left, top), parts in groupby(alike, lambda part: part[0][:2]):
             row, column = top + low[1], left + low[0]
             read = padded[:, :, row : row + span, column : column + span]
             read = read.unfold(2, 3 + apart, over).unfold(3, 3 + apart, over)
             read = read.permute(0, 1, 4, 5, 2, 3).reshape(len(stacks), len(planes), -1, k * k)
-            drawn += [of.flatten(0, 1) @ read[:, p : p + 4].reshape(-1, k * k) for (_, _, p), of in parts]
+            drawn += [
+                of.flatten(0, 1) @ read[:, p : p + 4].reshape(-1, k * k) for (_, _, p), of in parts
+            ]
         image = xyz.new_empty(n, 4, k * k)
         image[order] = torch.cat(drawn).view(n, 4, k * k)
         return image.view(n, 4, k, k)
@@ -234,7 +256,9 @@ class SplinePSF(PSF):
         """The same image, with the emitter at another place of it (as `centre_px` of the class)."""
         return self.with_coefficients(self.coefficients.detach(), centre_px)
 
-    def with_coefficients(self, coefficients: Tensor, centre_px: tuple[float, float] | None = None) -> SplinePSF:
+    def with_coefficients(
+        self, coefficients: Tensor, centre_px: tuple[float, float] | None = None
+    ) -> SplinePSF:
         """A spline on the same voxels; the emitter stays where it is in them unless `centre_px`
         says another place."""
         return SplinePSF(
@@ -276,7 +300,9 @@ class SplinePSF(PSF):
         height, width = self.coefficients.shape[1:]
         first, weight = spline_weights(self._corner(xy))
         # as many voxels as fill pixels
-        reach = torch.arange(self.oversampling * (self.patch_px - 1 + ceil(4 / self.oversampling)), device=xy.device)
+        reach = torch.arange(
+            self.oversampling * (self.patch_px - 1 + ceil(4 / self.oversampling)), device=xy.device
+        )
         # a border of zeros stands for everything outside
         voxel = (first[..., :1] + reach).clamp_min(-1) + 1
         return (voxel[:, 0].clamp_max(width + 1), voxel[:, 1].clamp_max(height + 1)), weight

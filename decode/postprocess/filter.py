@@ -16,7 +16,16 @@ from decode.emitters import EmitterSet
 from decode.io.tables import read_table, write_table
 from decode.outputs import check_outputs, table_files, table_inputs
 
-__all__ = ["COLUMNS", "Column", "Range", "columns_of", "filter_table", "keep", "parse_ranges", "within"]
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Range",
+    "columns_of",
+    "filter_table",
+    "keep",
+    "parse_ranges",
+    "within",
+]
 
 Column = npt.NDArray[Any]
 
@@ -41,7 +50,8 @@ COLUMNS = {
 def columns_of(emitters: EmitterSet) -> dict[str, Column]:
     """(n,) the columns of `COLUMNS` that a table has; one of which no value is known is none.
 
-    In single precision, so that a number is the same whether its file holds digits, floats or doubles.
+    In single precision, so that a number is the same whether its file holds digits, floats or
+    doubles.
     """
     sigma = emitters.xyz_sigma
     columns = {
@@ -54,14 +64,21 @@ def columns_of(emitters: EmitterSet) -> dict[str, Column]:
         "goodness": emitters.goodness,
     }
     numbers = {
-        name: column.detach().cpu().numpy().astype(np.float32) for name, column in columns.items() if column is not None
+        name: column.detach().cpu().numpy().astype(np.float32)
+        for name, column in columns.items()
+        if column is not None
     }
-    known = {name: column for name, column in numbers.items() if not len(column) or np.isfinite(column).any()}
+    known = {
+        name: column
+        for name, column in numbers.items()
+        if not len(column) or np.isfinite(column).any()
+    }
     return known | {"frame": emitters.frame.cpu().numpy()}
 
 
 def within(column: Column, low: float | None, high: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) which values lie in a range, its ends included; a value that is not known lies in any."""
+    """(n,) which values lie in a range, its ends included; a value that is not known lies in
+    any."""
     inside = np.ones(len(column), np.bool_)
     if low is not None:
         inside &= ~(column < low)
@@ -75,7 +92,8 @@ def keep(emitters: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
 
     Args:
         emitters: the table.
-        ranges: lowest and highest value of columns, by their names in `COLUMNS`; None leaves an end open.
+        ranges: lowest and highest value of columns, by their names in `COLUMNS`; None leaves an end
+            open.
 
     Raises:
         ValueError: if the table has no such column.
@@ -84,13 +102,17 @@ def keep(emitters: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
     mask = np.ones(len(emitters), np.bool_)
     for name, (low, high) in ranges.items():
         if name not in columns:
-            raise ValueError(f"the table has no column {name}; it has {', '.join(c for c in COLUMNS if c in columns)}")
+            raise ValueError(
+                f"the table has no column {name}; it has "
+                f"{', '.join(c for c in COLUMNS if c in columns)}"
+            )
         mask &= within(columns[name], low, high)
     return emitters[torch.from_numpy(mask)]
 
 
 def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
-    """Ranges as they are typed, `COLUMN=LOW:HIGH`; of one column that is named twice, what both keep.
+    """Ranges as they are typed, `COLUMN=LOW:HIGH`; of one column that is named twice, what both
+    keep.
 
     Raises:
         ValueError: if a text does not say so, or names no column.
@@ -109,20 +131,32 @@ def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
             or (low is None and high is None)
             or any(end is not None and math.isnan(end) for end in (low, high))
         ):
-            raise ValueError(f"--keep {text}: write it as COLUMN=LOW:HIGH, two numbers of which one may be left out")
+            raise ValueError(
+                f"--keep {text}: write it as COLUMN=LOW:HIGH, two numbers of which one may be left "
+                f"out"
+            )
         if name not in COLUMNS:
-            raise ValueError(f"--keep {text}: there is no column {name}; the columns are {', '.join(COLUMNS)}")
+            raise ValueError(
+                f"--keep {text}: there is no column {name}; the columns are {', '.join(COLUMNS)}"
+            )
         before = ranges.get(name, (None, None))
         low = max((end for end in (before[0], low) if end is not None), default=None)
         high = min((end for end in (before[1], high) if end is not None), default=None)
         if low is not None and high is not None and low > high:
-            raise ValueError(f"--keep {text}: nothing lies between {low:g} and {high:g}; the lower number comes first")
+            raise ValueError(
+                f"--keep {text}: nothing lies between {low:g} and {high:g}; the lower number comes "
+                f"first"
+            )
         ranges[name] = (low, high)
     return ranges
 
 
 def filter_table(
-    table: str | Path, out: str | Path, ranges: Mapping[str, Range], *, pixel_size_nm: float | None = None
+    table: str | Path,
+    out: str | Path,
+    ranges: Mapping[str, Range],
+    *,
+    pixel_size_nm: float | None = None,
 ) -> tuple[int, int]:
     """Write the molecules of a table that lie within all ranges as another table.
 
@@ -130,13 +164,15 @@ def filter_table(
         table: any table that `read_table` reads.
         out: `.csv` for ThunderSTORM, `.hdf5` for Picasso; it appears when it is complete.
         ranges: as `keep` takes them.
-        pixel_size_nm: where the table does not say it and is in pixels, or is to be written in pixels.
+        pixel_size_nm: where the table does not say it and is in pixels, or is to be written in
+            pixels.
 
     Returns:
         How many molecules were kept, and of how many.
 
     Raises:
-        ValueError, OSError: as `keep`, `read_table` and `write_table` do, and if the new table would replace the old.
+        ValueError, OSError: as `keep`, `read_table` and `write_table` do, and if the new table
+            would replace the old.
     """
     check_outputs(table_files(Path(out)), inputs=table_inputs(Path(table)))
     emitters = read_table(table, pixel_size_nm=pixel_size_nm)

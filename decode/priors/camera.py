@@ -174,7 +174,9 @@ class CameraPrior(Section):
             return DrawnCamera(camera, camera)
         spread = uniform(self.fixed_pattern_e, len(e_per_adu), rng)[:, None, None, None]
         pattern = spread * torch.randn(e_per_adu.shape, generator=rng, device=rng.device)
-        middle = [m.flatten(1).median(1).values[:, None, None, None] for m in (e_per_adu, read_noise_e)]
+        middle = [
+            m.flatten(1).median(1).values[:, None, None, None] for m in (e_per_adu, read_noise_e)
+        ]
         recording = replace(camera, baseline=camera.baseline + pattern / e_per_adu)
         return DrawnCamera(recording, replace(camera, e_per_adu=middle[0], read_noise_e=middle[1]))
 
@@ -225,7 +227,10 @@ def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Gener
     (height, width), *others = sizes
     if others or height < shape[0] or width < shape[1]:
         listed = ", ".join(f"{h} x {w}" for h, w in sizes)
-        raise ValueError(f"the camera's maps ({listed} pixels) must be alike and at least {shape[0]} x {shape[1]}")
+        raise ValueError(
+            f"the camera's maps ({listed} pixels) must be alike and at least {shape[0]} x "
+            f"{shape[1]}"
+        )
     corners = torch.rand(n_movies, 2, generator=rng, device=rng.device)
     places = torch.tensor([height - shape[0] + 1, width - shape[1] + 1], device=rng.device)
     tops = (corners * places).long().tolist()

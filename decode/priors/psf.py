@@ -116,7 +116,10 @@ class MeasuredPSF(PSFSection):
         require_recipe_pixels(self.file, file.psf.pixel_size_nm, pixel_size_nm)
         low, high = file.z_range_nm
         if low < high and not (low <= z_nm[0] and z_nm[1] <= high):
-            raise ValueError(f"scene.z_nm is {list(z_nm)}, but {self.file} was measured from {low:g} to {high:g} nm")
+            raise ValueError(
+                f"scene.z_nm is {list(z_nm)}, but {self.file} was measured from {low:g} to "
+                f"{high:g} nm"
+            )
         return FixedPSF(file.psf.tabulated(file.z_range_nm), self.blur_nm)
 
     def calibrated(self) -> PSFFile:
@@ -245,7 +248,9 @@ class FixedPSF:
             return Unconditioned()
         return FieldPosition(*parameters.unbind(1))
 
-    def _blurred(self, psf: PSF, n_movies: int, rng: torch.Generator) -> tuple[Blur | None, list[PSF]]:
+    def _blurred(
+        self, psf: PSF, n_movies: int, rng: torch.Generator
+    ) -> tuple[Blur | None, list[PSF]]:
         """The blur of movies, and the PSF with it of each."""
         widest_px = self.blur_nm[1] / psf.pixel_size_nm
         if widest_px == 0:

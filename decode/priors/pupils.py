@@ -93,7 +93,9 @@ class PupilPrior(PSFSection):
         share = torch.rand(len(ranges), generator=rng, device=rng.device)
         values = ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0])
         known = dict(zip(self.context, values.tolist(), strict=True))
-        untold = torch.randn(len(FURTHER_MODES), generator=rng, device=rng.device) * self.untold_waves
+        untold = (
+            torch.randn(len(FURTHER_MODES), generator=rng, device=rng.device) * self.untold_waves
+        )
         further = dict(zip(FURTHER_MODES, untold.tolist(), strict=True))
         return self.pupil(known, pixel_size_nm, further), values
 
@@ -187,7 +189,9 @@ class RoundPupilPrior:
             return low + (high - low) * float(torch.rand(1, generator=rng, device=rng.device))
 
         for _ in range(100):
-            wavelength = pixel_size_nm * math.exp(between(*(math.log(v) for v in self.wavelength_px)))
+            wavelength = pixel_size_nm * math.exp(
+                between(*(math.log(v) for v in self.wavelength_px))
+            )
             waves = {mode: between(-self.others_waves, self.others_waves) for mode in MODES}
             waves[4, 0] = between(-self.spherical_waves, self.spherical_waves)
             psf = PupilPSF(
@@ -203,7 +207,9 @@ class RoundPupilPrior:
             sigma_px = gaussian_width_px(psf)
             if self.sigma_px[0] <= sigma_px <= self.sigma_px[1]:
                 return psf, torch.tensor([sigma_px], device=rng.device)
-        raise ValueError(f"psf: no pupil of these ranges has a width within sigma_px {list(self.sigma_px)}")
+        raise ValueError(
+            f"psf: no pupil of these ranges has a width within sigma_px {list(self.sigma_px)}"
+        )
 
 
 @final
@@ -253,7 +259,9 @@ class PupilBank:
             self._kept[self._oldest % len(self._kept)] = self._make(rng)
             self._oldest += 1
         self._due %= 1
-        chosen = torch.randint(len(self._kept), (n_movies,), generator=rng, device=rng.device).tolist()
+        chosen = torch.randint(
+            len(self._kept), (n_movies,), generator=rng, device=rng.device
+        ).tolist()
         psfs = [self._kept[i][0] for i in chosen]
         true = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
         own = torch.zeros(n_movies, 0, device=rng.device)

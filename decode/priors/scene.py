@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet
-from decode.ranges import Fraction, FractionRange, NonNegativeRange, PositiveRange, Range, check_settings
+from decode.ranges import (
+    Fraction,
+    FractionRange,
+    NonNegativeRange,
+    PositiveRange,
+    Range,
+    check_settings,
+)
 
 __all__ = ["Scene", "log_uniform", "uniform"]
 
@@ -68,7 +75,12 @@ class Scene:
         check_settings(self)
 
     def sample_emitters(
-        self, n_movies: int, n_frames: int, shape: tuple[int, int], pixel_size_nm: float, rng: torch.Generator
+        self,
+        n_movies: int,
+        n_frames: int,
+        shape: tuple[int, int],
+        pixel_size_nm: float,
+        rng: torch.Generator,
     ) -> EmitterSet:
         """Draw the molecules of some movies, in the frames they shine in.
 
@@ -118,11 +130,19 @@ class Scene:
         last = (end.ceil().long() - 1).clamp(min=first, max=torch.full_like(first, n_frames - 1))
         lasts = last - first + 1
         row = torch.repeat_interleave(torch.arange(n, device=rng.device), lasts)
-        frame = first[row] + torch.arange(len(row), device=rng.device) - (lasts.cumsum(0) - lasts)[row]
+        frame = (
+            first[row] + torch.arange(len(row), device=rng.device) - (lasts.cumsum(0) - lasts)[row]
+        )
         fraction = torch.minimum(end[row], frame + 1.0) - torch.maximum(start[row], frame.float())
-        return EmitterSet(frame=movie[row] * n_frames + frame, xyz=xyz[row], photons=flux[row] * fraction.clamp_min(0))
+        return EmitterSet(
+            frame=movie[row] * n_frames + frame,
+            xyz=xyz[row],
+            photons=flux[row] * fraction.clamp_min(0),
+        )
 
-    def _positions(self, movie: Tensor, n_movies: int, size: Tensor, rng: torch.Generator) -> Tensor:
+    def _positions(
+        self, movie: Tensor, n_movies: int, size: Tensor, rng: torch.Generator
+    ) -> Tensor:
         """(n, 2) nm, anywhere in the field, or along a few straight filaments 20 nm wide."""
         n, lines = len(movie), 5
 
@@ -144,7 +164,9 @@ class Scene:
         inside = ((on_line >= 0) & (on_line < size)).all(1) & filamentous[movie]
         return torch.where(inside[:, None], on_line, anywhere)
 
-    def sample_background(self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+    def sample_background(
+        self, n_movies: int, n_frames: int, shape: tuple[int, int], rng: torch.Generator
+    ) -> Tensor:
         """Uneven, drifting background: (n_movies, n_frames, height, width) photons per pixel."""
         height, width = shape
         waves = 4
@@ -154,7 +176,11 @@ class Scene:
         angle = uniform((0.0, 2 * math.pi), n_movies * waves, rng)
         phase = uniform((0.0, 2 * math.pi), n_movies * waves, rng)
         k = 2 * math.pi / wavelength
-        argument = (k * angle.cos())[:, None, None] * x + (k * angle.sin())[:, None, None] * y + phase[:, None, None]
+        argument = (
+            (k * angle.cos())[:, None, None] * x
+            + (k * angle.sin())[:, None, None] * y
+            + phase[:, None, None]
+        )
         # the waves of one movie sum to unit variance
         pattern = argument.cos().view(n_movies, waves, height, width).sum(1) * (2 / waves) ** 0.5
         level = log_uniform(self.background_photons, n_movies, rng)

@@ -1,4 +1,5 @@
-"""How molecules crowd, as pictures in place of points: counted when and where they are looked at."""
+"""How molecules crowd, as pictures in place of points: counted when and where they are looked
+at."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Mask = npt.NDArray[np.bool_]
 
 @final
 class Density:
-    """Molecules per um2, at several sizes of pixels.  No picture is kept: a million are counted in milliseconds."""
+    """Molecules per um2, at several sizes of pixels.  No picture is kept: a million are counted
+    in milliseconds."""
 
     def __init__(self, *, size_nm: tuple[float, float]) -> None:
         """
@@ -40,10 +42,12 @@ class Density:
             _Level(self, halved, (rows << (halvings - halved), columns << (halvings - halved)))
             for halved in range(halvings)
         ]
-        # napari keeps a copy of the coarsest one: unless it is an array, which is counted again in place
+        # napari keeps a copy of the coarsest one: unless it is an array, which is counted again in
+        # place
         self.coarsest = np.zeros((rows, columns), np.float32)
         self.levels: list[_Level | Picture] = [*finer, self.coarsest]
-        """(y, x), each half as fine as the one before: what napari takes for a picture in several scales"""
+        """(y, x), each half as fine as the one before: what napari takes for a picture in
+        several scales"""
         self._put = self._shown = np.zeros((2, 0), np.int32)
 
     def put(self, emitters: EmitterSet) -> None:
@@ -67,9 +71,18 @@ class Density:
     def count(self, halved: int, rows: range, columns: range) -> Picture:
         """(y, x) molecules per um2 in a window of a level."""
         row, column = self._shown >> halved
-        inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
-        index = (row[inside] - rows.start).astype(np.int64) * len(columns) + (column[inside] - columns.start)
-        counts = np.bincount(index, minlength=len(rows) * len(columns)).reshape(len(rows), len(columns))
+        inside = (
+            (row >= rows.start)
+            & (row < rows.stop)
+            & (column >= columns.start)
+            & (column < columns.stop)
+        )
+        index = (row[inside] - rows.start).astype(np.int64) * len(columns) + (
+            column[inside] - columns.start
+        )
+        counts = np.bincount(index, minlength=len(rows) * len(columns)).reshape(
+            len(rows), len(columns)
+        )
         area_nm2 = (FINEST_NM * 2**halved) ** 2
         return (counts * (NM2_PER_UM2 / area_nm2)).astype(np.float32)
 
@@ -93,7 +106,9 @@ class _Level:
         picture: Picture = self.__array__()[key]
         return picture
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
         return self[:, :].astype(dtype or self.dtype, copy=False)
 
 

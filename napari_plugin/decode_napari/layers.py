@@ -1,8 +1,9 @@
-"""Movies, pictures and molecules as napari layers, and back: half pixel, axis order and scale are decided here only.
+"""Movies, pictures and molecules as napari layers, and back: half pixel, axis order and scale are
+decided here only.
 
-World coordinates are those of the project in um: the origin is the outer corner of pixel (0, 0).  An image, whose pixel
-0 napari centres at 0, is moved by half of its own pixel; molecules are moved by nothing, whatever the images beside
-them.  Axes are (t, y, x); t counts frames from 0.
+World coordinates are those of the project in um: the origin is the outer corner of pixel (0, 0).
+An image, whose pixel 0 napari centres at 0, is moved by half of its own pixel; molecules are moved
+by nothing, whatever the images beside them.  Axes are (t, y, x); t counts frames from 0.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ NM_PER_UNIT = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 
 @final
 class LazyFrames:
-    """A movie as an array that napari slices: frames are read when they are looked at, and only then."""
+    """A movie as an array that napari slices: frames are read when they are looked at, and only
+    then."""
 
     def __init__(self, movie: Movie) -> None:
         self.movie = movie
@@ -77,11 +79,15 @@ class LazyFrames:
         frame = self.movie.read(number, number + 1)[0]
         return frame[tuple(others)] if others else frame
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
         return self.movie.read(0, len(self)).astype(dtype or self.dtype, copy=False)
 
 
-def placement(pixel_size_nm: float, *, n_axes: int = 3, origin_nm: tuple[float, float] = (0.0, 0.0)) -> dict[str, Any]:
+def placement(
+    pixel_size_nm: float, *, n_axes: int = 3, origin_nm: tuple[float, float] = (0.0, 0.0)
+) -> dict[str, Any]:
     """Where an image lies in the world: keyword arguments of a layer.
 
     Args:
@@ -101,7 +107,8 @@ def placement(pixel_size_nm: float, *, n_axes: int = 3, origin_nm: tuple[float, 
 
 
 def movie_layer(movie: Movie, pixel_size_nm: float | None, **metadata: object) -> LayerData:
-    """A movie as a lazy image; without a pixel size it is shown with pixels of 100 nm until one is stated.
+    """A movie as a lazy image; without a pixel size it is shown with pixels of 100 nm until one is
+    stated.
 
     Args:
         movie: from `open_movie`; it stays open as long as the layer.
@@ -140,7 +147,8 @@ def image_layer(
     origin_nm: tuple[float, float] = (0.0, 0.0),
     **options: object,
 ) -> LayerData:
-    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every time.
+    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every
+    time.
 
     Args:
         image: the picture, or the same in several scales, the finest first.
@@ -151,7 +159,8 @@ def image_layer(
     """
     scales = [image] if isinstance(image, np.ndarray) else list(image)
     rgb = scales[0].ndim == 3
-    # napari puts the first pixel of every scale where it puts that of the finest: on their common outer corner
+    # napari puts the first pixel of every scale where it puts that of the finest: on their common
+    # outer corner
     place = placement(pixel_size_nm, n_axes=2, origin_nm=origin_nm)
     several = len(scales) > 1
     return (
@@ -188,11 +197,15 @@ def volume_layer(
     return image, {"name": name, **place, **options}, "image"
 
 
-def pyramid(image: npt.NDArray[np.float32], *, longest_px: int = 2048) -> list[npt.NDArray[np.float32]]:
-    """A picture in several scales, each the mean of two by two pixels of the one before; small ones in one scale.
+def pyramid(
+    image: npt.NDArray[np.float32], *, longest_px: int = 2048
+) -> list[npt.NDArray[np.float32]]:
+    """A picture in several scales, each the mean of two by two pixels of the one before; small ones
+    in one scale.
 
     Args:
-        image: (y, x) or (y, x, 3); a large one gets a margin of zeros on the right and below, of a few pixels.
+        image: (y, x) or (y, x, 3); a large one gets a margin of zeros on the right and below, of a
+            few pixels.
         longest_px: longer side of the coarsest scale, at most.
     """
     halvings = max(0, int(np.ceil(np.log2(max(image.shape[:2]) / longest_px))))
@@ -217,7 +230,9 @@ def points_layer(emitters: EmitterSet, *, name: str = "molecules", **options: ob
     return data, _point_options(emitters, name, 3) | options, "points"
 
 
-def cloud_layer(emitters: EmitterSet, *, name: str = "molecules in 3D", **options: object) -> LayerData:
+def cloud_layer(
+    emitters: EmitterSet, *, name: str = "molecules in 3D", **options: object
+) -> LayerData:
     """Molecules of all frames as points (z, y, x), for a view in 3D; z grows as the table's z."""
     data = emitters.xyz.double().cpu().numpy()[:, ::-1].copy()
     place = {"scale": (UM_PER_NM,) * 3, "axis_labels": ("z", "y", "x"), "units": ("um",) * 3}
@@ -264,11 +279,13 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
 
 
 def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
-    """The table of a Points layer: the points that are shown, as they were moved, added or deleted in the window.
+    """The table of a Points layer: the points that are shown, as they were moved, added or deleted
+    in the window.
 
     Args:
         data: (n, 2 or 3) points (y, x) or (t, y, x) in the layer's own coordinates.
-        options: of the layer, as napari gives them to writers: `features`, `scale`, `translate`, `units`, `metadata`.
+        options: of the layer, as napari gives them to writers: `features`, `scale`, `translate`,
+            `units`, `metadata`.
 
     Raises:
         ValueError: if the layer does not say what a frame or a length is.
@@ -278,7 +295,9 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     from decode.emitters import EmitterSet
 
     points = np.asarray(data, np.float64)
-    features = {str(name): np.asarray(column) for name, column in dict(options.get("features", {})).items()}
+    features = {
+        str(name): np.asarray(column) for name, column in dict(options.get("features", {})).items()
+    }
     facts: dict[str, object] = dict(options.get("metadata", {}).get(FACTS, {}))
     if points.shape[1] == 2 and FRAME in features:
         frame = features[FRAME]
@@ -286,11 +305,14 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         frame = np.rint(points[:, 0])
     else:
         raise ValueError(
-            "molecules are points (t, y, x), or (y, x) with a feature called frame; this layer has neither"
+            "molecules are points (t, y, x), or (y, x) with a feature called frame; this layer has "
+            "neither"
         )
     y, x = _nm(points[:, -2:], options).T
     n = len(points)
-    shown = torch.from_numpy(np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy())
+    shown = torch.from_numpy(
+        np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy()
+    )
 
     known = {FRAME, *(f"{axis}{kind}_nm" for axis in "xyz" for kind in ("", "_sigma"))}
 
@@ -301,10 +323,15 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     z = column("z_nm")
     sigma = [column(f"{axis}_sigma_nm") for axis in "xyz"]
     photons, polished = column("photons"), column("polished")
-    stated = [s if s is not None else torch.full((n,), torch.nan, dtype=torch.float64) for s in sigma]
+    stated = [
+        s if s is not None else torch.full((n,), torch.nan, dtype=torch.float64) for s in sigma
+    ]
     emitters = EmitterSet(
         frame=torch.from_numpy(np.asarray(frame, np.float64)).long(),
-        xyz=torch.stack([torch.from_numpy(x), torch.from_numpy(y), torch.zeros(n).double() if z is None else z], 1),
+        xyz=torch.stack(
+            [torch.from_numpy(x), torch.from_numpy(y), torch.zeros(n).double() if z is None else z],
+            1,
+        ),
         photons=torch.full((n,), torch.nan, dtype=torch.float64) if photons is None else photons,
         xyz_sigma=None if sigma[0] is None else torch.stack(stated, 1),
         background=column("background"),
@@ -326,6 +353,7 @@ def _nm(points: npt.NDArray[np.float64], options: Mapping[str, Any]) -> npt.NDAr
     units = [str(unit) for unit in options.get("units", ("pixel",))][-1:]
     if units[0] not in NM_PER_UNIT:
         raise ValueError(
-            "this Points layer does not say how long its units are; set its scale and its units (um or nm) first"
+            "this Points layer does not say how long its units are; set its scale and its units "
+            "(um or nm) first"
         )
     return (points * scale + shift) * NM_PER_UNIT[units[0]]

@@ -13,7 +13,10 @@ from decode.postprocess.filter import COLUMNS, Column, Range, columns_of, within
 
 __all__ = ["QUANTITIES", "Filter"]
 
-QUANTITIES = {name: COLUMNS[name] for name in ("photons", "sigma", "sigma_z", "probability", "z", "frame", "goodness")}
+QUANTITIES = {
+    name: COLUMNS[name]
+    for name in ("photons", "sigma", "sigma_z", "probability", "z", "frame", "goodness")
+}
 """what molecules are filtered and coloured by in the window, and what to call it"""
 
 
@@ -48,7 +51,8 @@ class Filter:
         return self._bounds[quantity]
 
     def restrict(self, quantity: str, low: float, high: float) -> None:
-        """Let only molecules within a range pass, its ends included; the whole range lifts the restriction."""
+        """Let only molecules within a range pass, its ends included; the whole range lifts the
+        restriction."""
         if quantity not in self.columns:
             return
         lowest, highest = self.bounds(quantity)
@@ -56,7 +60,10 @@ class Filter:
             self.ranges.pop(quantity, None)
             self._within.pop(quantity, None)
         else:
-            self.ranges[quantity] = (None if low <= lowest else low, None if high >= highest else high)
+            self.ranges[quantity] = (
+                None if low <= lowest else low,
+                None if high >= highest else high,
+            )
             self._within[quantity] = within(self.columns[quantity], *self.ranges[quantity])
         self.mask = np.ones(len(self.emitters), np.bool_)
         for passing in self._within.values():
@@ -87,7 +94,8 @@ class Filter:
     def rows_in_view(
         self, left: float, top: float, right: float, bottom: float, *, at_most: int
     ) -> npt.NDArray[np.int64] | None:
-        """Numbers of the molecules that pass in a rectangle (nm), whatever their frame; None if there are too many."""
+        """Numbers of the molecules that pass in a rectangle (nm), whatever their frame; None if
+        there are too many."""
         x, y = self.emitters.xyz[:, 0].numpy(), self.emitters.xyz[:, 1].numpy()
         rows = np.flatnonzero(self.mask & (x >= left) & (x < right) & (y >= top) & (y < bottom))
         return rows if len(rows) <= at_most else None

@@ -1,6 +1,8 @@
-"""What napari opens: tables of molecules as points, movies as lazy images; other files go to the reader they have.
+"""What napari opens: tables of molecules as points, movies as lazy images; other files go to the
+reader they have.
 
-napari asks one plugin only, the one that is preferred for a suffix.  So these readers pass on what shares a suffix with
+napari asks one plugin only, the one that is preferred for a suffix.  So these readers pass on what
+shares a suffix with
 a table or a movie but is none: a picture, a stack of planes, points of napari's own.
 """
 
@@ -13,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decode_napari.density import Density
-from decode_napari.layers import FACTS, LayerData, field_of, image_layer, movie_layer, points_layer, white
+from decode_napari.layers import (
+    FACTS,
+    LayerData,
+    field_of,
+    image_layer,
+    movie_layer,
+    points_layer,
+    white,
+)
 
 if TYPE_CHECKING:
     from decode.emitters import EmitterSet
@@ -36,7 +46,8 @@ Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
 
 def reader_of(path: str | Sequence[str]) -> Reader | None:
-    """The function that reads tables; for other files with their suffixes (napari's points, PSFs) that of others."""
+    """The function that reads tables; for other files with their suffixes (napari's points,
+    PSFs) that of others."""
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
     if paths and all(_is_table(p) for p in paths):
         return _read_tables
@@ -47,13 +58,18 @@ def reader_of(path: str | Sequence[str]) -> Reader | None:
 
 
 def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
-    """The function that opens a movie without reading it; for other TIFF files and folders that of others.
+    """The function that opens a movie without reading it; for other TIFF files and folders that of
+    others.
 
-    A folder with a file for each frame is a movie.  Pictures, colours, several channels, planes of a stated distance
-    and files to be stacked are none of ours.
+    A folder with a file for each frame is a movie.  Pictures, colours, several channels, planes of
+    a stated distance and files to be stacked are none of ours.
     """
     movie = _movie(path) if isinstance(path, str) else None
-    return _reader_of_others(path) if movie is None else lambda _: [movie_layer(movie, movie.pixel_size_nm)]
+    return (
+        _reader_of_others(path)
+        if movie is None
+        else lambda _: [movie_layer(movie, movie.pixel_size_nm)]
+    )
 
 
 def _movie(path: str) -> Movie | None:
@@ -70,7 +86,8 @@ def _movie(path: str) -> Movie | None:
 
 
 def _reader_of_others(path: str | Sequence[str]) -> Reader | None:
-    """That of the one other plugin that reads such files; None where there are several, and napari asks which."""
+    """That of the one other plugin that reads such files; None where there are several, and
+    napari asks which."""
     from npe2 import read
 
     able = _others(path)
@@ -86,11 +103,14 @@ def _others(path: str | Sequence[str]) -> set[str]:
     from npe2 import PluginManager
 
     paths = [path] if isinstance(path, str) else list(path)
-    return {reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers(paths)} - {PLUGIN}
+    return {
+        reader.plugin_name for reader in PluginManager.instance().iter_compatible_readers(paths)
+    } - {PLUGIN}
 
 
 def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader:
-    """The reader of others for tables; where they read nothing either, what the tables lack, as a warning.
+    """The reader of others for tables; where they read nothing either, what the tables lack, as a
+    warning.
 
     napari would open a dialog and ask by which plugin to read a file that none can.
     """
@@ -131,11 +151,15 @@ def _is_table(path: Path) -> bool:
 def _read_tables(path: str | Sequence[str]) -> list[LayerData]:
     from decode.io.tables import read_table
 
-    return [table_layer(read_table(p), Path(p).stem) for p in ([path] if isinstance(path, str) else path)]
+    return [
+        table_layer(read_table(p), Path(p).stem)
+        for p in ([path] if isinstance(path, str) else path)
+    ]
 
 
 def table_layer(emitters: EmitterSet, name: str) -> LayerData:
-    """Molecules as points; very many as the picture of their density, which the widget takes for what it is."""
+    """Molecules as points; very many as the picture of their density, which the widget takes for
+    what it is."""
     if len(emitters) <= MOST_POINTS:
         return points_layer(emitters, name=name)
     density = Density(size_nm=field_of(emitters))

@@ -1,4 +1,5 @@
-"""Molecules that nobody has saved: they are kept as tables in a folder, from the first ones of a run on."""
+"""Molecules that nobody has saved: they are kept as tables in a folder, from the first ones of a
+run on."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def write(emitters: EmitterSet, path: Path) -> None:
     from decode.io.tables import write_table
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"pixel_size_nm": 100.0, **emitters.metadata}  # Picasso's tables are in pixels of some size
+    facts = {
+        "pixel_size_nm": 100.0,
+        **emitters.metadata,
+    }  # Picasso's tables are in pixels of some size
     write_table(replace(emitters, metadata=facts), path)
 
 

@@ -28,7 +28,8 @@ def blinking_2d() -> list[LayerData]:
 
 
 def blinking_3d() -> list[LayerData]:
-    """200 frames of 64 x 64 pixels: filaments over 1.2 um of depth, seen through an astigmatic lens."""
+    """200 frames of 64 x 64 pixels: filaments over 1.2 um of depth, seen through an astigmatic
+    lens."""
     return _movie("blinking_3d.tif")
 
 
@@ -38,5 +39,11 @@ def _movie(name: str) -> list[LayerData]:
     from decode.io.movies.tiff import open_movie
 
     camera = sample_file("camera.yaml")
-    stated = yaml.safe_load(camera.read_text(encoding="utf-8"))  # `read_camera` would import PyTorch
-    return [movie_layer(open_movie(sample_file(name)), float(stated["pixel_size_nm"]), camera=str(camera))]
+    stated = yaml.safe_load(
+        camera.read_text(encoding="utf-8")
+    )  # `read_camera` would import PyTorch
+    return [
+        movie_layer(
+            open_movie(sample_file(name)), float(stated["pixel_size_nm"]), camera=str(camera)
+        )
+    ]

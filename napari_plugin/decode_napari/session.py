@@ -1,7 +1,8 @@
-"""What a microscopist has at hand, step after step: each part is put there by one step and read by those behind it.
+"""What a microscopist has at hand, step after step: each part is put there by one step and read by
+those behind it.
 
-A part is there once it is settled: what is still being checked, or was refused, is not there, and the session says why.
-So no step can work on another movie, model or PSF than the window shows.
+A part is there once it is settled: what is still being checked, or was refused, is not there, and
+the session says why. So no step can work on another movie, model or PSF than the window shows.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ ABSENT = {
 class Session:
     """The parts; `changed` says by name which of them was put, or went.
 
-    Molecules of a run are unsaved until `saved` is called.  They leave the session by `keep` only, which may refuse.
+    Molecules of a run are unsaved until `saved` is called.  They leave the session by `keep` only,
+    which may refuse.
     """
 
     changed = Signal(str)
@@ -104,7 +106,8 @@ class Session:
     def __init__(self, keep: Callable[[Found], None] | None = None) -> None:
         """
         Args:
-            keep: puts unsaved molecules where they are not lost; what it raises keeps them in the session.
+            keep: puts unsaved molecules where they are not lost; what it raises keeps them in the
+                session.
         """
         self.keep = keep
         self.movie: OpenedMovie | None = None
@@ -129,7 +132,8 @@ class Session:
         """Put parts in their places, and tell those who listen.
 
         Raises:
-            OSError: if molecules that are not saved would go, and cannot be kept; then nothing is put.
+            OSError: if molecules that are not saved would go, and cannot be kept; then nothing is
+                put.
         """
         if found is not None:
             self._keep_unsaved(but_of=found.run)

@@ -21,7 +21,8 @@ class Stopped(Exception):
 
 @final
 class Stop(TorchFunctionMode):
-    """A way to stop a verb at its next call of PyTorch: chunks of work between its yields may last many seconds."""
+    """A way to stop a verb at its next call of PyTorch: chunks of work between its yields may
+    last many seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +37,11 @@ class Stop(TorchFunctionMode):
         self._asked.set()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         # but who leaves `no_grad` on the way out must be able to: the thread is used again
         if self._asked.is_set() and func is not torch._C._set_grad_enabled:
@@ -46,7 +51,8 @@ class Stop(TorchFunctionMode):
     def watch(self, verb: Generator[Y, None, R]) -> Generator[Y, None, R]:
         """The same verb, ended by `Stopped` once that is asked for.
 
-        The mode is PyTorch's of one thread, and is left before every yield: who waits there may be on another.
+        The mode is PyTorch's of one thread, and is left before every yield: who waits there may be
+        on another.
         """
         try:
             while True:

@@ -23,5 +23,7 @@ def test_a_spline_of_a_pupil_is_described_as_that_pupil() -> None:
     for mode in fit.psf.modes:
         assert abs(found[mode] / 670 - waves.get(mode, 0.0)) < 0.004, mode
     # lateral position and depth may trade a little with coma and spherical aberration
-    torch.testing.assert_close(fit.psf.offset_nm, torch.tensor([12.0, -8.0, 60.0]), atol=6.0, rtol=0.0)
+    torch.testing.assert_close(
+        fit.psf.offset_nm, torch.tensor([12.0, -8.0, 60.0]), atol=6.0, rtol=0.0
+    )
     assert abs(float(fit.psf.numerical_aperture) - 1.4) < 0.03

@@ -25,7 +25,8 @@ def recorded(
     drift: Tensor | None = None,
     height_nm: Tensor | None = None,
 ) -> Tensor:
-    """(z, y, x) photons with shot noise; `drift` (n, 2) is how many pixels each bead moves over the stack."""
+    """(z, y, x) photons with shot noise; `drift` (n, 2) is how many pixels each bead moves over
+    the stack."""
     n, planes = len(places), len(PLANES_NM)
     psf = GaussianPSF(130.0, pixel_size_nm=PIXEL_NM, depth_nm=450.0, gap_nm=200.0, patch_px=21)
     at = places[None].repeat(planes, 1, 1)
@@ -35,7 +36,9 @@ def recorded(
     xyz = torch.cat([at * PIXEL_NM, depth[:, :, None]], 2)
     light = torch.as_tensor(photons).expand(n).repeat(planes)
     frame = torch.arange(planes).repeat_interleave(n)
-    mean = render(psf, frame=frame, xyz=xyz.flatten(0, 1), photons=light, n_frames=planes, shape=SHAPE)
+    mean = render(
+        psf, frame=frame, xyz=xyz.flatten(0, 1), photons=light, n_frames=planes, shape=SHAPE
+    )
     return torch.poisson(mean.detach() + 10, generator=rng)
 
 
@@ -60,11 +63,14 @@ def test_a_crop_is_a_piece_of_its_stack_with_the_bead_in_its_middle(rng: torch.G
         x, y = bead.corner_px
         piece = stacks[bead.stack][:, y : y + PATCH_PX, x : x + PATCH_PX]
         assert torch.equal(bead.photons, piece)
-        assert all(abs(bead.centre_px[i] - bead.corner_px[i] - PATCH_PX / 2) <= 0.51 for i in (0, 1))
+        assert all(
+            abs(bead.centre_px[i] - bead.corner_px[i] - PATCH_PX / 2) <= 0.51 for i in (0, 1)
+        )
 
 
 def test_two_lobes_are_one_bead_at_their_centre(rng: torch.Generator) -> None:
-    """As of a double helix: lobes five pixels apart that turn about the bead, the light shared between them."""
+    """As of a double helix: lobes five pixels apart that turn about the bead, the light shared
+    between them."""
     planes = len(PLANES_NM)
     angle = torch.linspace(-1.0, 1.0, planes)
     arm = 2.5 * torch.stack([angle.cos(), angle.sin()], 1)
@@ -72,10 +78,19 @@ def test_two_lobes_are_one_bead_at_their_centre(rng: torch.Generator) -> None:
     spots = torch.cat([PLACES[None] + arm[:, None], PLACES[None] - arm[:, None]], 1)
     xyz = torch.cat([spots * PIXEL_NM, torch.zeros(planes, 10, 1)], 2).flatten(0, 1)
     frame = torch.arange(planes).repeat_interleave(10)
-    mean = render(psf, frame=frame, xyz=xyz, photons=torch.full((len(xyz),), 2500.0), n_frames=planes, shape=SHAPE)
+    mean = render(
+        psf,
+        frame=frame,
+        xyz=xyz,
+        photons=torch.full((len(xyz),), 2500.0),
+        n_frames=planes,
+        shape=SHAPE,
+    )
     beads, rejected = find_beads([torch.poisson(mean.detach() + 10, generator=rng)], PATCH_PX)
     assert rejected == []
-    torch.testing.assert_close(centres(beads), PLACES[np.lexsort(PLACES.T.numpy())], atol=0.5, rtol=0)
+    torch.testing.assert_close(
+        centres(beads), PLACES[np.lexsort(PLACES.T.numpy())], atol=0.5, rtol=0
+    )
 
 
 def test_a_close_pair_is_rejected_and_the_others_stay(rng: torch.Generator) -> None:

@@ -58,7 +58,9 @@ def pulls(found: Tensor | None, error: Tensor | None, true: Tensor) -> Tensor:
     return (found - true) / error
 
 
-def test_standard_errors_are_the_errors_found(truth: Camera, calibration: CameraCalibration) -> None:
+def test_standard_errors_are_the_errors_found(
+    truth: Camera, calibration: CameraCalibration
+) -> None:
     """2240 pixels: the spread of their errors over the standard errors is 1 within some percent."""
     e_per_adu = torch.as_tensor(truth.e_per_adu)
     read_variance = (torch.as_tensor(truth.read_noise_e) / e_per_adu) ** 2 + 1 / 12
@@ -73,13 +75,18 @@ def test_standard_errors_are_the_errors_found(truth: Camera, calibration: Camera
     assert calibration.notes == ()
 
 
-def test_a_read_variance_is_read_from_few_and_many_frames_alike(truth: Camera, rng: torch.Generator) -> None:
+def test_a_read_variance_is_read_from_few_and_many_frames_alike(
+    truth: Camera, rng: torch.Generator
+) -> None:
     """Chunks and separate series add up to what NumPy makes of all frames at once."""
     parts = [series(truth, 0, n, rng) for n in (11, 30)]
     found = calibrate_camera(parts)
     every = torch.cat(parts).double()
     torch.testing.assert_close(found.offset, every.mean(0))
-    within = sum((part.double().var(0) * (len(part) - 1) for part in parts), torch.zeros(SHAPE, dtype=torch.float64))
+    within = sum(
+        (part.double().var(0) * (len(part) - 1) for part in parts),
+        torch.zeros(SHAPE, dtype=torch.float64),
+    )
     torch.testing.assert_close(found.read_variance, within / (11 + 30 - 2))
 
 
@@ -90,7 +97,9 @@ def test_a_register_doubles_the_variance_and_is_told(rng: torch.Generator) -> No
     assert found.gain is not None
     assert float(found.gain.mean()) == pytest.approx(1 / 12, rel=0.01)
     made = found.camera(em_gain=200)
-    assert float(made.photons_per_adu.mean()) == pytest.approx(float(truth.photons_per_adu), rel=0.01)
+    assert float(made.photons_per_adu.mean()) == pytest.approx(
+        float(truth.photons_per_adu), rel=0.01
+    )
 
 
 def test_a_flickering_lamp_does_not_change_the_gain(rng: torch.Generator) -> None:
@@ -112,7 +121,9 @@ def test_the_file_holds_the_maps(tmp_path: Path, truth: Camera, rng: torch.Gener
         paths.append(tmp_path / f"{name}.tif")
         write_movie(paths[-1], series(truth, photons, 60, rng).numpy())
     found = calibrate_camera(paths[0], paths[1:])
-    write_camera(tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=110))
+    write_camera(
+        tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=110)
+    )
     read = read_camera(tmp_path / "camera.yaml").camera
     torch.testing.assert_close(read.baseline, found.offset.float())
     torch.testing.assert_close(1 / torch.as_tensor(read.e_per_adu), found.gain.float())  # type: ignore[union-attr]
@@ -203,7 +214,9 @@ def test_a_wrong_offset_is_found(error: float, rng: torch.Generator) -> None:
     if error == 40:
         assert "negative photons" in sentence
     else:
-        found = float(re.search(r"offset ([\d.]+) ADU " + ("below" if error > 0 else "above"), sentence)[1])  # type: ignore[index]
+        found = float(
+            re.search(r"offset ([\d.]+) ADU " + ("below" if error > 0 else "above"), sentence)[1]
+        )  # type: ignore[index]
         assert found == pytest.approx(8, abs=1.5)
 
 
@@ -214,7 +227,8 @@ def test_a_gain_given_for_its_inverse_is_said(rng: torch.Generator) -> None:
     assert check_maps(frames, camera) == ()
     (sentence,) = check_maps(frames, replace(camera, e_per_adu=2.0))
     assert re.search(
-        r"offset .* below .*; or, .* e_per_adu is about 0\.[45].* \(the inverse: ADU per electron", sentence
+        r"offset .* below .*; or, .* e_per_adu is about 0\.[45].* \(the inverse: ADU per electron",
+        sentence,
     )
     (sentence,) = check_maps(frames, replace(camera, e_per_adu=5.0))
     assert re.search(r"e_per_adu is about 0\.[45]\d?, not 5$", sentence)
@@ -242,7 +256,10 @@ def test_a_movie_that_tells_nothing(rng: torch.Generator) -> None:
     with pytest.raises(ValueError, match="at least 3 frames"):
         check_maps(torch.rand(2, 32, 32), Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=1.0))
     with pytest.raises(ValueError, match="NaN"):
-        check_maps(torch.full((5, 32, 32), float("nan")), Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=1.0))
+        check_maps(
+            torch.full((5, 32, 32), float("nan")),
+            Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=1.0),
+        )
 
 
 def test_maps_of_a_real_camera(shared_data: Path) -> None:
@@ -259,16 +276,22 @@ def test_maps_of_a_real_camera(shared_data: Path) -> None:
     assert "above" in sentence
 
 
-@pytest.mark.parametrize("name", ["challenge2016_as", "sim_astigmatic", "sim_2d", "sim_double_helix"])
+@pytest.mark.parametrize(
+    "name", ["challenge2016_as", "sim_astigmatic", "sim_2d", "sim_double_helix"]
+)
 def test_a_right_camera_raises_no_alarm(shared_data: Path, name: str) -> None:
-    right = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+    right = Camera(
+        baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+    )
     movie = shared_data / name / "frames.tif"
     assert check_maps(movie, right) == ()
     assert check_maps(movie, replace(right, e_per_adu=25.0)) != ()
 
 
 @pytest.mark.parametrize("count", [0.0, 100.0, 65535.0])
-def test_a_stuck_pixel_is_named_and_left_out(rng: torch.Generator, tmp_path: Path, count: float) -> None:
+def test_a_stuck_pixel_is_named_and_left_out(
+    rng: torch.Generator, tmp_path: Path, count: float
+) -> None:
     truth = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
     levels = [truth.sample(torch.full((60, 24, 32), light), rng) for light in (0.0, 100.0, 400.0)]
     for frames in levels:
@@ -277,7 +300,9 @@ def test_a_stuck_pixel_is_named_and_left_out(rng: torch.Generator, tmp_path: Pat
     assert any("1 pixel does not answer to light (x 20 y 12)" in note for note in found.notes)
     assert found.gain is not None
     assert float(found.gain.median()) == pytest.approx(2.0, rel=0.03)
-    write_camera(tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=100.0))
+    write_camera(
+        tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=100.0)
+    )
     bad = read_camera(tmp_path / "camera.yaml").camera.bad
     assert bad is not None
     assert torch.nonzero(bad).tolist() == [[12, 20]]

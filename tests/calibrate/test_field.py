@@ -1,4 +1,5 @@
-"""Beads whose aberrations change over the field: the maps predict beads they have not seen, one PSF does not."""
+"""Beads whose aberrations change over the field: the maps predict beads they have not seen, one
+PSF does not."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ PLANES_NM = torch.arange(-400.0, 401.0, 80.0)
 PHOTONS, BACKGROUND = 10000.0, 10.0
 NOISE = Noise(1.0, 0.0)
 CAMERA = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
-STATED = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6), pixel_size_nm=PIXEL_NM)
+STATED = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6), pixel_size_nm=PIXEL_NM
+)
 
 
 def places(n: int, rng: torch.Generator) -> Tensor:
@@ -36,7 +39,8 @@ def places(n: int, rng: torch.Generator) -> Tensor:
 
 
 def light(where: Tensor, xyz: Tensor, change: float) -> Tensor:
-    """(bead, z, y, x) of pupils whose astigmatism grows along x, and coma along y, by 20 nm either way."""
+    """(bead, z, y, x) of pupils whose astigmatism grows along x, and coma along y, by 20 nm
+    either way."""
     pupil = PupilPSF(
         numerical_aperture=1.4,
         wavelength_nm=670.0,
@@ -49,14 +53,22 @@ def light(where: Tensor, xyz: Tensor, change: float) -> Tensor:
     own = torch.stack([60 + 20 * change * x, 20 * change * y, none, none], 1)
     at = xyz[:, None] + torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
     with torch.no_grad():
-        return torch.stack([pupil.integrate_pixels(a, p.expand(len(a), -1)) for a, p in zip(at, own, strict=True)])
+        return torch.stack(
+            [pupil.integrate_pixels(a, p.expand(len(a), -1)) for a, p in zip(at, own, strict=True)]
+        )
 
 
 def beads(n: int, change: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Places in the field, positions in the crops, and crops."""
     where = places(n, rng)
-    xyz = torch.tensor([750.0, 750.0, 0.0]) + (torch.rand(n, 3, generator=rng) - 0.5) * torch.tensor([90.0, 90.0, 30.0])
-    return where, xyz, torch.poisson(PHOTONS * light(where, xyz, change) + BACKGROUND, generator=rng)
+    xyz = torch.tensor([750.0, 750.0, 0.0]) + (
+        torch.rand(n, 3, generator=rng) - 0.5
+    ) * torch.tensor([90.0, 90.0, 30.0])
+    return (
+        where,
+        xyz,
+        torch.poisson(PHOTONS * light(where, xyz, change) + BACKGROUND, generator=rng),
+    )
 
 
 def same_all_over(xyz: Tensor, crops: Tensor) -> BeadFit:
@@ -64,19 +76,31 @@ def same_all_over(xyz: Tensor, crops: Tensor) -> BeadFit:
 
 
 def errors_over_bound(fit: BeadFit, where: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-    """Of x, y and z of new beads, each bead's mean taken off: rms of the error without most of its noise, nm, and rms
-    of the error over the bound."""
+    """Of x, y and z of new beads, each bead's mean taken off: rms of the error without most of
+    its noise, nm, and rms of the error over the bound."""
     n, planes = crops.shape[:2]
     own = where.repeat_interleave(planes, 0) if isinstance(fit.psf, FieldSplinePSF) else None
     start = torch.tensor([SIDE / 2 * PIXEL_NM] * 2 + [0.0]).expand(n * planes, 3)
     found = fit_emitters(
-        fit.psf, CAMERA, crops.flatten(0, 1), start, z_range=(-450.0, 450.0), z_starts=3, n_steps=10, parameters=own
+        fit.psf,
+        CAMERA,
+        crops.flatten(0, 1),
+        start,
+        z_range=(-450.0, 450.0),
+        z_starts=3,
+        n_steps=10,
+        parameters=own,
     )
-    bound = cramer_rao_bound(fit.psf, CAMERA, found.xyz, found.photons, found.background, parameters=own)[:, :3]
+    bound = cramer_rao_bound(
+        fit.psf, CAMERA, found.xyz, found.photons, found.background, parameters=own
+    )[:, :3]
     error = found.xyz.view(n, planes, 3) - torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
     error = (error - error.mean(1, keepdim=True))[:, 1:-1]
     smooth = error.unfold(1, 3, 1).mean(-1)
-    ratio = error.square().mean((0, 1)).sqrt() / bound.view(n, planes, 3)[:, 1:-1].square().mean((0, 1)).sqrt()
+    ratio = (
+        error.square().mean((0, 1)).sqrt()
+        / bound.view(n, planes, 3)[:, 1:-1].square().mean((0, 1)).sqrt()
+    )
     return smooth.square().mean((0, 1)).sqrt(), ratio
 
 
@@ -106,7 +130,9 @@ def test_beads_that_were_not_fitted_are_found_near_the_bound(fits: tuple[BeadFit
 def test_noise_explains_what_a_psf_of_each_place_leaves(fits: tuple[BeadFit, BeadFit]) -> None:
     same, varied = fits
     assert same.deviance > 1.3
-    assert varied.deviance == pytest.approx(0.98, abs=0.04)  # below 1, as the fit takes up a part of the noise
+    assert varied.deviance == pytest.approx(
+        0.98, abs=0.04
+    )  # below 1, as the fit takes up a part of the noise
 
 
 def test_planes_hold_the_same_light_all_over_the_field(fits: tuple[BeadFit, BeadFit]) -> None:
@@ -114,11 +140,15 @@ def test_planes_hold_the_same_light_all_over_the_field(fits: tuple[BeadFit, Bead
     assert isinstance(psf, FieldSplinePSF)
     scale = psf.middle.oversampling**2
     all_of_it = torch.full((len(psf.middle.coefficients),), float(scale))
-    torch.testing.assert_close(psf.middle.coefficients.detach().sum((1, 2)), all_of_it, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        psf.middle.coefficients.detach().sum((1, 2)), all_of_it, rtol=1e-4, atol=0
+    )
     assert float(psf.changes.detach().sum((2, 3)).abs().max()) < 1e-3 * scale
 
 
-def test_everywhere_the_centroid_of_the_light_in_focus_is_the_emitter(fits: tuple[BeadFit, BeadFit]) -> None:
+def test_everywhere_the_centroid_of_the_light_in_focus_is_the_emitter(
+    fits: tuple[BeadFit, BeadFit],
+) -> None:
     psf = fits[1].psf
     assert isinstance(psf, FieldSplinePSF)
     corners = torch.tensor([[0.0, 0.0], [1e4, 0.0], [0.0, 1e4], [1e4, 1e4], [5e3, 5e3]])
@@ -184,7 +214,8 @@ def stack(path: Path, change: float) -> tuple[Path, Tensor]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_bead_stack_becomes_a_psf_of_the_field(tmp_path: Path) -> None:
-    """With figures of beads held out, a report, and the emitter where it is known to be, everywhere."""
+    """With figures of beads held out, a report, and the emitter where it is known to be,
+    everywhere."""
     path, where = stack(tmp_path / "beads.tif", 1.0)
     found = calibrate_psf([path], STATED, z_step_nm=80.0, patch_px=SIDE - 2, positions_nm=where)
     assert isinstance(found.psf, FieldSplinePSF)
@@ -201,4 +232,6 @@ def test_a_bead_stack_becomes_a_psf_of_the_field(tmp_path: Path) -> None:
     write_psf(tmp_path / "psf.h5", found.file)
     again = read_psf(tmp_path / "psf.h5").psf
     at, place = torch.tensor([[900.0, 880.0, 150.0]]), torch.tensor([[2000.0, 9000.0]])
-    torch.testing.assert_close(again.integrate_pixels(at, place), found.psf.integrate_pixels(at, place))
+    torch.testing.assert_close(
+        again.integrate_pixels(at, place), found.psf.integrate_pixels(at, place)
+    )

@@ -20,22 +20,35 @@ EXCESS = 2 / 0.9
 
 def truth(gap_nm: float) -> GaussianPSF:
     return GaussianPSF(
-        138.0, pixel_size_nm=PIXEL_NM, depth_nm=410.0, gap_nm=gap_nm, third=0.08, fourth=0.03, patch_px=SIDE
+        138.0,
+        pixel_size_nm=PIXEL_NM,
+        depth_nm=410.0,
+        gap_nm=gap_nm,
+        third=0.08,
+        fourth=0.03,
+        patch_px=SIDE,
     )
 
 
 def beads(psf: GaussianPSF, light: Tensor, rng: torch.Generator) -> Tensor:
-    """(bead, z, y, x) photons of twice the variance of Poisson and more, as an EMCCD measures them."""
+    """(bead, z, y, x) photons of twice the variance of Poisson and more, as an EMCCD measures
+    them."""
     planes = len(PLANES_NM)
-    at = torch.cat([XY[:, None].expand(2, planes, 2), PLANES_NM[None, :, None].expand(2, planes, 1)], 2)
+    at = torch.cat(
+        [XY[:, None].expand(2, planes, 2), PLANES_NM[None, :, None].expand(2, planes, 1)], 2
+    )
     share = psf.integrate_pixels(at.flatten(0, 1)).detach().view(2, planes, SIDE, SIDE)
-    return EXCESS * torch.poisson((light[..., None, None] * share + BACKGROUND) / EXCESS, generator=rng)
+    return EXCESS * torch.poisson(
+        (light[..., None, None] * share + BACKGROUND) / EXCESS, generator=rng
+    )
 
 
 @pytest.mark.parametrize("gap_nm", [190.0, -190.0, 300.0, -300.0])
 def test_the_curve_comes_back_with_the_sign_of_its_gap(gap_nm: float, rng: torch.Generator) -> None:
     light = 2e4 * (0.7 + 0.6 * torch.rand(2, len(PLANES_NM), generator=rng))
-    found = fit_gaussian(beads(truth(gap_nm), light, rng), PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY + 25)
+    found = fit_gaussian(
+        beads(truth(gap_nm), light, rng), PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY + 25
+    )
     assert isinstance(found.psf, GaussianPSF)
     z = torch.linspace(-500, 500, 41)
     widths, expected = (psf.widths(z).detach() for psf in (found.psf, truth(gap_nm)))
@@ -61,7 +74,9 @@ def test_another_model_than_a_gaussian_shows_in_the_deviance(rng: torch.Generato
     """A lobe that holds a tenth of the light: the deviance says that the fit is wrong."""
     light = torch.full((2, len(PLANES_NM)), 2e4)
     main = beads(truth(190.0), 0.9 * light, rng)
-    lobe = EXCESS * torch.poisson(0.1 * (main.roll(4, 3) - BACKGROUND).clamp_min(0) / EXCESS, generator=rng)
+    lobe = EXCESS * torch.poisson(
+        0.1 * (main.roll(4, 3) - BACKGROUND).clamp_min(0) / EXCESS, generator=rng
+    )
     found = fit_gaussian(main + lobe, PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY)
     right = fit_gaussian(main, PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY)
     assert right.deviance == pytest.approx(1.05, abs=0.05)

@@ -27,7 +27,9 @@ def pupil(blur_nm: float = 40.0, **zernike: float) -> PupilPSF:
     )
 
 
-def spots(psf: PupilPSF, n: int, rng: torch.Generator, z_range_nm: float = 500.0) -> tuple[Tensor, Tensor]:
+def spots(
+    psf: PupilPSF, n: int, rng: torch.Generator, z_range_nm: float = 500.0
+) -> tuple[Tensor, Tensor]:
     """(n, y, x) photons of molecules of 2500 to 7500 photons on 15, and where they are."""
     middle = psf.patch_px * psf.pixel_size_nm / 2
     size = torch.tensor([psf.pixel_size_nm, psf.pixel_size_nm, 2 * z_range_nm])
@@ -37,7 +39,9 @@ def spots(psf: PupilPSF, n: int, rng: torch.Generator, z_range_nm: float = 500.0
     return CAMERA.to_photons(CAMERA.sample(light, rng)), xyz
 
 
-def refine(truth: PupilPSF, start: PupilPSF, rng: torch.Generator, n: int = 50) -> tuple[InSituFit, Tensor]:
+def refine(
+    truth: PupilPSF, start: PupilPSF, rng: torch.Generator, n: int = 50
+) -> tuple[InSituFit, Tensor]:
     images, xyz = spots(truth, n, rng)
     found = fit_in_situ(images, psf=start, camera=CAMERA)
     return found, found.fit.xyz_nm - xyz[found.used]
@@ -64,7 +68,9 @@ def test_without_a_sign_to_start_from_it_does_not_guess(rng: torch.Generator) ->
     assert "upside down" in found.verdict
 
 
-def test_a_pupil_without_even_aberrations_looks_the_same_on_both_sides_of_focus(rng: torch.Generator) -> None:
+def test_a_pupil_without_even_aberrations_looks_the_same_on_both_sides_of_focus(
+    rng: torch.Generator,
+) -> None:
     found, error = refine(pupil(), pupil(), rng)
     assert float(found.psf.zernike_nm.detach().abs().max()) < 6.0
     assert not found.sides_differ
@@ -76,7 +82,9 @@ def test_a_pupils_mirror_is_its_image_upside_down() -> None:
     psf = pupil(astigmatism=50.0, coma=20.0, spherical=10.0)
     up = torch.tensor([[825.0, 825.0, 300.0]])
     down = up * torch.tensor([1.0, 1.0, -1.0])
-    torch.testing.assert_close(mirrored(psf).integrate_pixels(down), psf.integrate_pixels(up), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        mirrored(psf).integrate_pixels(down), psf.integrate_pixels(up), atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(mirrored(mirrored(psf)).zernike_nm, psf.zernike_nm)
 
 

@@ -23,7 +23,9 @@ from decode.optics.pupil import PupilPSF
 PATCH_PX, GRID, PIXEL_NM = 17, 18, 110.0
 PLANES_NM = torch.arange(-500.0, 501.0, 100.0)
 XYZ = torch.tensor([[910.0, 960.0, 30.0], [970.0, 900.0, -20.0]])
-EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
 
 
 def pupil(mask: Tensor | None = None, **settings: Any) -> PupilPSF:
@@ -40,9 +42,12 @@ def pupil(mask: Tensor | None = None, **settings: Any) -> PupilPSF:
 
 
 def vortices(*places: float) -> Tensor:
-    """Phase, as a path in nm, that turns once around each of some places on the x axis; in a row: a double helix."""
+    """Phase, as a path in nm, that turns once around each of some places on the x axis; in a
+    row: a double helix."""
     at = (torch.arange(GRID) + 0.5) * 2 / GRID - 1
-    turns = torch.stack([torch.atan2(at[:, None].expand(GRID, GRID), at.expand(GRID, GRID) - x) for x in places])
+    turns = torch.stack(
+        [torch.atan2(at[:, None].expand(GRID, GRID), at.expand(GRID, GRID) - x) for x in places]
+    )
     return turns.sum(0) * 660 / (2 * torch.pi)
 
 
@@ -54,11 +59,16 @@ def stacks(psf: PupilPSF, rng: torch.Generator, photons: float = 30000.0) -> Ten
 
 def truth(psf: PupilPSF, xyz: Tensor = XYZ) -> Tensor:
     at = xyz[:, None] + torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
-    return psf.integrate_pixels(at.flatten(0, 1)).detach().view(len(xyz), len(PLANES_NM), PATCH_PX, PATCH_PX)
+    return (
+        psf.integrate_pixels(at.flatten(0, 1))
+        .detach()
+        .view(len(xyz), len(PLANES_NM), PATCH_PX, PATCH_PX)
+    )
 
 
 def error(found: PupilPSF, xyz: Tensor, expected: Tensor) -> float:
-    """Of the images of beads, as a fraction of their energy; of what shines beyond the patch nothing is known."""
+    """Of the images of beads, as a fraction of their energy; of what shines beyond the patch
+    nothing is known."""
     images = truth(found, xyz)
     scale = (images * expected).sum() / images.square().sum()
     return float((scale * images - expected).square().sum() / expected.square().sum())
@@ -66,9 +76,14 @@ def error(found: PupilPSF, xyz: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize(
     "places",
-    [pytest.param((0.0,), id="vortex"), pytest.param((-0.5, 0.0, 0.5), id="double helix", marks=pytest.mark.slow)],
+    [
+        pytest.param((0.0,), id="vortex"),
+        pytest.param((-0.5, 0.0, 0.5), id="double helix", marks=pytest.mark.slow),
+    ],
 )
-def test_a_mask_is_recovered_where_zernike_polynomials_fail(places: tuple[float, ...], rng: torch.Generator) -> None:
+def test_a_mask_is_recovered_where_zernike_polynomials_fail(
+    places: tuple[float, ...], rng: torch.Generator
+) -> None:
     psf = pupil(vortices(*places), blur_nm=30.0)
     expected = truth(psf)
     seen = stacks(psf, rng)
@@ -76,10 +91,14 @@ def test_a_mask_is_recovered_where_zernike_polynomials_fail(places: tuple[float,
     masked = fit_phase_mask(seen, z_nm=PLANES_NM, psf=pupil(), camera=EMCCD, steps=120)
     assert masked.misfit < 1.15 < zernike.misfit
     assert error(masked.psf, masked.xyz_nm, expected) < 0.005
-    assert error(masked.psf, masked.xyz_nm, expected) < 0.1 * error(zernike.psf, zernike.xyz_nm, expected)
+    assert error(masked.psf, masked.xyz_nm, expected) < 0.1 * error(
+        zernike.psf, zernike.xyz_nm, expected
+    )
 
 
-def test_the_mask_takes_up_no_more_of_the_noise_than_its_part_of_the_numbers(rng: torch.Generator) -> None:
+def test_the_mask_takes_up_no_more_of_the_noise_than_its_part_of_the_numbers(
+    rng: torch.Generator,
+) -> None:
     """Where Zernike polynomials explain all; 254 cells against 6358 pixels of noise."""
     psf = pupil(zernike_nm={(2, 2): 60.0}, blur_nm=30.0)
     expected = truth(psf)
@@ -100,11 +119,22 @@ def recorded(folder: Path, psf: PupilPSF, rng: torch.Generator) -> Path:
     return folder / "beads.tif"
 
 
-def test_the_size_of_beads_and_the_sample_are_known_to_the_pupil(tmp_path: Path, rng: torch.Generator) -> None:
+def test_the_size_of_beads_and_the_sample_are_known_to_the_pupil(
+    tmp_path: Path, rng: torch.Generator
+) -> None:
     """The command's PSF is a molecule's: sharper than its beads were."""
     bead = pupil(zernike_nm={(2, 2): 60.0}, blur_nm=30.0, sample_index=1.33, bead_diameter_nm=200.0)
     beads = recorded(tmp_path, bead, rng)
-    known = ["--model", "pupil", "--numerical-aperture", "1.4", "--wavelength", "660", "--patch", str(PATCH_PX)]
+    known = [
+        "--model",
+        "pupil",
+        "--numerical-aperture",
+        "1.4",
+        "--wavelength",
+        "660",
+        "--patch",
+        str(PATCH_PX),
+    ]
     known += ["--sample-index", "1.33", "--bead-diameter", "200", "--z-step", "100"]
     paths = ["--camera", str(tmp_path / "camera.yaml"), "-o", str(tmp_path / "psf.h5")]
     result = CliRunner().invoke(app, ["calibrate", "psf", str(beads), *paths, *known])

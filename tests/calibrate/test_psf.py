@@ -1,4 +1,5 @@
-"""From bead stacks to a PSF: origin, figures of held-out beads, and one sentence for whatever is wrong."""
+"""From bead stacks to a PSF: origin, figures of held-out beads, and one sentence for whatever is
+wrong."""
 
 from __future__ import annotations
 
@@ -28,9 +29,13 @@ from decode.optics.spline import SplinePSF
 PIXEL_NM, PATCH_PX, SHAPE = 100.0, 15, (56, 58)
 PLANES_NM = torch.arange(-500.0, 501.0, 50.0)
 PLACES_NM = torch.tensor([[1430.0, 1680.0], [4090.0, 1520.0], [1550.0, 4210.0], [4220.0, 4140.0]])
-CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8), pixel_size_nm=PIXEL_NM)
+CAMERA = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8), pixel_size_nm=PIXEL_NM
+)
 EMCCD = CameraFile(
-    camera=Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002),
+    camera=Camera(
+        baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+    ),
     pixel_size_nm=100.0,
 )
 
@@ -48,13 +53,19 @@ def recorded(seed: int = 1, places: Tensor = PLACES_NM, offset: Tensor | None = 
     xyz = torch.cat([xy, PLANES_NM[:, None, None].expand(planes, n, 1)], 2).flatten(0, 1)
     frame = torch.arange(planes).repeat_interleave(n)
     light = torch.full((len(xyz),), 8000.0)
-    mean = render(psf, frame=frame, xyz=xyz, photons=light, n_frames=planes, shape=SHAPE).detach() + 8
+    mean = (
+        render(psf, frame=frame, xyz=xyz, photons=light, n_frames=planes, shape=SHAPE).detach() + 8
+    )
     return CAMERA.camera.sample(mean, torch.Generator().manual_seed(seed))
 
 
 def write(path: Path, adu: Tensor | np.ndarray, z_step_nm: float | None = None) -> Path:
     stack = np.asarray(adu)
-    facts = {} if z_step_nm is None else {"imagej": True, "metadata": {"spacing": z_step_nm / 1000, "unit": "um"}}
+    facts = (
+        {}
+        if z_step_nm is None
+        else {"imagej": True, "metadata": {"spacing": z_step_nm / 1000, "unit": "um"}}
+    )
     tifffile.imwrite(path, stack.astype(np.uint16), photometric="minisblack", **facts)
     return path
 
@@ -78,7 +89,9 @@ def test_beads_become_a_psf_in_focus_where_the_stage_was_at_0(spline: PSFCalibra
     assert float(distance.max()) < 4.0
 
 
-def test_the_depth_that_is_usable_is_said_alike_by_verdict_and_file(spline: PSFCalibration, tmp_path: Path) -> None:
+def test_the_depth_that_is_usable_is_said_alike_by_verdict_and_file(
+    spline: PSFCalibration, tmp_path: Path
+) -> None:
     assert spline.held_out is not None
     assert spline.file.usable_nm == usable_range(spline.held_out) is not None
     write_psf(tmp_path / "psf.h5", spline.file)
@@ -90,7 +103,8 @@ def test_the_depth_that_is_usable_is_said_alike_by_verdict_and_file(spline: PSFC
 
 
 def test_the_calibration_explains_its_own_beads(spline: PSFCalibration) -> None:
-    """Images drawn from what it states: PSF, places, photons, background and jitter; of the deviance it states."""
+    """Images drawn from what it states: PSF, places, photons, background and jitter; of the
+    deviance it states."""
     deviance = []
     for i, bead in enumerate(spline.beads):
         z = torch.nn.functional.pad(spline.z_nm[:, None], (2, 0))
@@ -105,11 +119,14 @@ def test_the_calibration_explains_its_own_beads(spline: PSFCalibration) -> None:
         mean, floor = expected.detach() + spline.background[i], float(CAMERA.camera.noise_floor)
         deviance.append(float(scaled_deviance(bead.photons, mean, 1 / 0.8, floor).mean()))
     assert np.mean(deviance) == pytest.approx(spline.deviance, abs=0.005)
-    assert spline.deviance == pytest.approx(0.96, abs=0.04)  # below 1, as the fit takes up a part of the noise
+    assert spline.deviance == pytest.approx(
+        0.96, abs=0.04
+    )  # below 1, as the fit takes up a part of the noise
 
 
 def test_held_out_beads_are_found_near_the_bound(spline: PSFCalibration) -> None:
-    """With a PSF that rests on three beads, whose noise alone makes errors sqrt(1 + 1/3) times as large."""
+    """With a PSF that rests on three beads, whose noise alone makes errors sqrt(1 + 1/3) times
+    as large."""
     assert spline.held_out is not None
     figures = spline.held_out.summary(400)
     assert max(figures["bias_nm"][:2]) < 2.0
@@ -119,7 +136,8 @@ def test_held_out_beads_are_found_near_the_bound(spline: PSFCalibration) -> None
 
 
 def test_beads_that_were_held_out_tell_the_smoothness(spline: PSFCalibration) -> None:
-    """The best predicts them nearly as well as the truth would; the least smooth of the weights does not."""
+    """The best predicts them nearly as well as the truth would; the least smooth of the weights
+    does not."""
     assert len(spline.smoothness) > 2
     assert 0.98 < min(spline.smoothness.values()) < 1.08
     assert max(spline.smoothness.values()) > min(spline.smoothness.values()) + 0.01
@@ -135,12 +153,19 @@ def test_a_calibration_is_written_and_read(spline: PSFCalibration, tmp_path: Pat
 
 
 @pytest.mark.parametrize("z_focus", [None, 6])
-def test_known_positions_move_the_origin_and_a_plane_the_focus(z_focus: int | None, tmp_path: Path) -> None:
+def test_known_positions_move_the_origin_and_a_plane_the_focus(
+    z_focus: int | None, tmp_path: Path
+) -> None:
     """The image lies (60, -45) nm beside the beads: so it does of an emitter that the PSF draws."""
     offset = torch.tensor([60.0, -45.0])
     path = write(tmp_path / "beads.tif", recorded(places=PLACES_NM[:2], offset=offset))
     found = calibrate_psf(
-        [path], CAMERA, z_step_nm=50.0, z_focus=z_focus, patch_px=PATCH_PX, positions_nm=PLACES_NM.flip(0)
+        [path],
+        CAMERA,
+        z_step_nm=50.0,
+        z_focus=z_focus,
+        patch_px=PATCH_PX,
+        positions_nm=PLACES_NM.flip(0),
     )
     corner = torch.tensor([bead.corner_px for bead in found.beads]) * PIXEL_NM
     assert float(torch.cdist(found.xyz[:, :2] + corner, PLACES_NM[:2]).min(1).values.max()) < 3.0
@@ -160,20 +185,40 @@ def test_known_positions_move_the_origin_and_a_plane_the_focus(z_focus: int | No
 def test_at_known_positions_the_images_are_the_same(kind: str, rng: torch.Generator) -> None:
     """An emitter at a known position is drawn where the bead was found."""
     if kind == "pupil":
-        psf: PSF = PupilPSF(numerical_aperture=1.4, wavelength_nm=670.0, pixel_size_nm=PIXEL_NM, patch_px=15, grid=20)
+        psf: PSF = PupilPSF(
+            numerical_aperture=1.4,
+            wavelength_nm=670.0,
+            pixel_size_nm=PIXEL_NM,
+            patch_px=15,
+            grid=20,
+        )
     else:
-        psf = SplinePSF(torch.rand(4, 17, 17, generator=rng), z_start_nm=-75, z_step_nm=50, pixel_size_nm=PIXEL_NM)
+        psf = SplinePSF(
+            torch.rand(4, 17, 17, generator=rng),
+            z_start_nm=-75,
+            z_step_nm=50,
+            pixel_size_nm=PIXEL_NM,
+        )
     xyz = torch.tensor([[731.0, 772.0, 20.0], [789.0, 745.0, -20.0]])
     fit = BeadFit(
-        psf=psf, xyz=xyz, photons=torch.ones(2, 1), background=torch.ones(2), jitter=torch.zeros(2, 1, 3), deviance=1.0
+        psf=psf,
+        xyz=xyz,
+        photons=torch.ones(2, 1),
+        background=torch.ones(2),
+        jitter=torch.zeros(2, 1, 3),
+        deviance=1.0,
     )
     before = psf.integrate_pixels(xyz).detach()
     corners = torch.tensor([[2000.0, 400.0], [300.0, 4000.0]])
     offset = torch.tensor([33.0, -21.0])
     positions = (xyz[:, :2] + corners - offset).flip(0)
     moved = FAMILIES[kind](Optics()).at_positions(fit, corners, positions)
-    torch.testing.assert_close(moved.xyz, xyz - torch.nn.functional.pad(offset, (0, 1)), atol=1e-3, rtol=0)
-    torch.testing.assert_close(moved.psf.integrate_pixels(moved.xyz).detach(), before, atol=2e-5, rtol=1e-3)
+    torch.testing.assert_close(
+        moved.xyz, xyz - torch.nn.functional.pad(offset, (0, 1)), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        moved.psf.integrate_pixels(moved.xyz).detach(), before, atol=2e-5, rtol=1e-3
+    )
 
 
 def test_beads_of_several_stacks_make_one_psf(tmp_path: Path) -> None:
@@ -199,7 +244,9 @@ def test_a_gaussian_knows_the_depth_but_not_the_wobble(tmp_path: Path) -> None:
     assert isinstance(found.psf, GaussianPSF)
     assert found.held_out is not None
     bias = found.held_out.summary(400)["bias_nm"]
-    assert bias[0] == pytest.approx(float(wobble(PLANES_NM[2:-2])[:, 0].square().mean().sqrt()), abs=4.0)
+    assert bias[0] == pytest.approx(
+        float(wobble(PLANES_NM[2:-2])[:, 0].square().mean().sqrt()), abs=4.0
+    )
     assert bias[2] < 15
     assert found.deviance > 1.2
 
@@ -265,7 +312,10 @@ def _few(path: Path) -> dict[str, Any]:
 
 
 def _no_bead(path: Path) -> dict[str, Any]:
-    write(path, torch.poisson(torch.full((21, *SHAPE), 110.0), generator=torch.Generator().manual_seed(1)))
+    write(
+        path,
+        torch.poisson(torch.full((21, *SHAPE), 110.0), generator=torch.Generator().manual_seed(1)),
+    )
     return {}
 
 
@@ -277,7 +327,9 @@ def _saturated(path: Path) -> dict[str, Any]:
 
 def _clipped_at_12_bits(path: Path) -> dict[str, Any]:
     stack = recorded()
-    write(path, ((stack - 100) * 4095 / (0.6 * float(stack.max()) - 100) + 100).clamp(0, 4095).round())
+    write(
+        path, ((stack - 100) * 4095 / (0.6 * float(stack.max()) - 100) + 100).clamp(0, 4095).round()
+    )
     return {}
 
 
@@ -362,7 +414,8 @@ def test_no_file_is_no_calibration(tmp_path: Path) -> None:
 def test_held_out_beads_are_found_without_bias_and_near_the_bound(
     stack: str, z_step_nm: float, limits_nm: tuple[float | None, ...], shared_data: Path
 ) -> None:
-    """Each bead localized with the PSF of the others, over 1.4 um of depth; of a 2D PSF in x and y only."""
+    """Each bead localized with the PSF of the others, over 1.4 um of depth; of a 2D PSF in x and
+    y only."""
     found = calibrate_psf([shared_data / stack], EMCCD, z_step_nm=z_step_nm)
     assert len(found.beads) == 6
     assert found.held_out is not None
@@ -370,6 +423,6 @@ def test_held_out_beads_are_found_without_bias_and_near_the_bound(
     for axis, limit in enumerate(limits_nm):
         if limit is not None:
             assert figures["bias_nm"][axis] <= limit
-            # at most 1.15 is asked for, and z of beads_as is 1.17: the PSF that it needs holds hardly any plane's noise
-            # back, and that of five beads makes 1.10
+            # at most 1.15 is asked for, and z of beads_as is 1.17: the PSF that it needs holds
+            # hardly any plane's noise back, and that of five beads makes 1.10
             assert figures["rmse_over_bound"][axis] <= 1.2

@@ -16,7 +16,9 @@ from decode.optics.pupil import PupilPSF
 
 PATCH_PX = 15
 PLANES_NM = torch.arange(-600.0, 601.0, 75.0)
-CHALLENGE = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+CHALLENGE = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
 
 
 def pupil(aperture: float = 1.4, blur_nm: float = 40.0, **zernike: float) -> PupilPSF:
@@ -51,7 +53,9 @@ TWO = torch.tensor([[800.0, 860.0, 60.0], [850.0, 790.0, -90.0]])
         {"oblique": -50.0, "spherical": 15.0},
     ],
 )
-def test_the_pupil_comes_back_from_a_start_without_aberrations(zernike: dict[str, float], rng: torch.Generator) -> None:
+def test_the_pupil_comes_back_from_a_start_without_aberrations(
+    zernike: dict[str, float], rng: torch.Generator
+) -> None:
     truth = pupil(**zernike)
     found = fit_pupil(beads(truth, TWO, rng), z_nm=PLANES_NM, psf=pupil(blur_nm=20.0))
     deviation = found.covariance.diagonal().sqrt()
@@ -68,20 +72,27 @@ def test_the_aperture_can_be_freed(rng: torch.Generator) -> None:
     truth = pupil(1.35, astigmatism=50.0)
     start = pupil(1.45, astigmatism=50.0)
     stack = beads(truth, TWO, rng)
-    found = fit_pupil(stack, z_nm=PLANES_NM, psf=start, free=(*start.parameter_names, "numerical_aperture"))
+    found = fit_pupil(
+        stack, z_nm=PLANES_NM, psf=start, free=(*start.parameter_names, "numerical_aperture")
+    )
     value, deviation = found["numerical_aperture"]
     assert value == pytest.approx(1.35, abs=max(5 * deviation, 0.004))
     assert 0 < deviation < 0.01
 
 
 def test_the_stated_deviation_is_the_spread_found(rng: torch.Generator) -> None:
-    """Over twelve draws of the noise; chi^2 of 12 * 4 normal numbers lies within these limits but once in 10^4."""
+    """Over twelve draws of the noise; chi^2 of 12 * 4 normal numbers lies within these limits
+    but once in 10^4."""
     truth = pupil(astigmatism=50.0, coma=10.0)
     total = 0.0
     for _ in range(12):
         images = beads(truth, TWO[:1], rng, photons=3000.0)[0]
         found = fit_images(
-            images, source=torch.zeros(len(images), dtype=torch.long), z_nm=PLANES_NM, psf=truth, xyz_nm=TWO[:1]
+            images,
+            source=torch.zeros(len(images), dtype=torch.long),
+            z_nm=PLANES_NM,
+            psf=truth,
+            xyz_nm=TWO[:1],
         )
         error = (found.psf.zernike_nm - truth.zernike_nm).detach().double()
         total += float((error**2 / found.covariance.diagonal()[:4]).sum())
@@ -89,15 +100,24 @@ def test_the_stated_deviation_is_the_spread_found(rng: torch.Generator) -> None:
 
 
 def test_a_fixed_pupil_gives_unbiased_positions(rng: torch.Generator) -> None:
-    """With nothing of the pupil free, `fit_images` is the maximum-likelihood localization of every image."""
+    """With nothing of the pupil free, `fit_images` is the maximum-likelihood localization of
+    every image."""
     truth = pupil(astigmatism=60.0)
     n = 60
-    xyz = torch.tensor([825.0, 825.0, 0.0]) + (torch.rand(n, 3, generator=rng) - 0.5) * torch.tensor([100.0, 100, 800])
+    xyz = torch.tensor([825.0, 825.0, 0.0]) + (
+        torch.rand(n, 3, generator=rng) - 0.5
+    ) * torch.tensor([100.0, 100, 800])
     images = torch.poisson(5000 * truth.integrate_pixels(xyz).detach() + 10, generator=rng)
     start = xyz + torch.tensor([30.0, -30.0, 50.0])
     found = fit_images(
-        images, source=torch.arange(n), z_nm=torch.zeros(n), psf=truth, xyz_nm=start, free=(), steps=30
-    )  # fmt: skip
+        images,
+        source=torch.arange(n),
+        z_nm=torch.zeros(n),
+        psf=truth,
+        xyz_nm=start,
+        free=(),
+        steps=30,
+    )
     error = found.xyz_nm - xyz
     spread = error.std(0)
     assert (error.mean(0).abs() < 4 * spread / n**0.5).all()
@@ -106,7 +126,8 @@ def test_a_fixed_pupil_gives_unbiased_positions(rng: torch.Generator) -> None:
 
 
 def test_a_stack_counted_backwards_gives_the_mirrored_pupil(rng: torch.Generator) -> None:
-    """No fit can tell the two, so this one must not pretend: the sign of even aberrations follows that of z."""
+    """No fit can tell the two, so this one must not pretend: the sign of even aberrations
+    follows that of z."""
     stack = beads(pupil(astigmatism=55.0, coma=12.0), TWO[:1], rng)
     up = fit_pupil(stack, z_nm=PLANES_NM, psf=pupil())
     down = fit_pupil(stack, z_nm=-PLANES_NM, psf=pupil())
@@ -130,7 +151,8 @@ def test_wrong_stacks_are_refused(rng: torch.Generator) -> None:
 
 
 def test_the_challenges_astigmatic_beads(shared_data: Path) -> None:
-    """One bead's pupil places another: z bias below 15 nm RMS; astigmatism of single beads agrees to 5 %."""
+    """One bead's pupil places another: z bias below 15 nm RMS; astigmatism of single beads
+    agrees to 5 %."""
     folder = shared_data / "challenge2016_beads"
     movie = torch.from_numpy(tifffile.imread(folder / "beads_as.tif").astype(np.float32))
     truth = np.genfromtxt(folder / "beads_AS_ground_truth.csv", delimiter=",", names=True)
@@ -140,9 +162,14 @@ def test_the_challenges_astigmatic_beads(shared_data: Path) -> None:
     for x, y in zip(first["x_nm"][:2], first["y_nm"][:2], strict=True):
         column, row = int(x // 100) - 12, int(y // 100) - 12
         crops.append(CHALLENGE.to_photons(movie[:, row : row + 25, column : column + 25]))
-    psf = PupilPSF(numerical_aperture=1.45, wavelength_nm=660.0, pixel_size_nm=100.0, blur_nm=30.0, grid=32)
+    psf = PupilPSF(
+        numerical_aperture=1.45, wavelength_nm=660.0, pixel_size_nm=100.0, blur_nm=30.0, grid=32
+    )
     free = (*psf.parameter_names, "numerical_aperture")
-    fits = [fit_pupil(crop[None], z_nm=z, psf=psf, camera=CHALLENGE, free=free, max_images=31) for crop in crops]
+    fits = [
+        fit_pupil(crop[None], z_nm=z, psf=psf, camera=CHALLENGE, free=free, max_images=31)
+        for crop in crops
+    ]
     one, other = (fit["zernike_2_2_nm"][0] for fit in fits)
     assert abs(one - other) < 0.05 * abs(one)
 

@@ -1,4 +1,5 @@
-"""The verdict says of beads that were simulated what they were simulated with; the page holds it and the figures."""
+"""The verdict says of beads that were simulated what they were simulated with; the page holds it
+and the figures."""
 
 from __future__ import annotations
 
@@ -40,7 +41,13 @@ def astigmatic(gap_nm: float = 300.0, sigma_nm: float = 130.0) -> GaussianPSF:
 
 def pupil(**zernike: float) -> PupilPSF:
     modes = {(2, 2): zernike.get("astigmatism", 0.0), (3, 1): zernike.get("coma", 0.0), (4, 0): 0.0}
-    return PupilPSF(numerical_aperture=1.4, wavelength_nm=680.0, pixel_size_nm=PIXEL, patch_px=SIDE, zernike_nm=modes)
+    return PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=680.0,
+        pixel_size_nm=PIXEL,
+        patch_px=SIDE,
+        zernike_nm=modes,
+    )
 
 
 def leaning(slope: float) -> SplinePSF:
@@ -64,7 +71,8 @@ def calibration(
     jitter_nm: float = 0.0,
     rejected: tuple[RejectedBead, ...] = (),
 ) -> PSFCalibration:
-    """As `calibrate_psf` would give it, of beads drawn from `truth`; those held out err by their bound."""
+    """As `calibrate_psf` would give it, of beads drawn from `truth`; those held out err by their
+    bound."""
     psf = psf or astigmatic()
     rng = torch.Generator().manual_seed(7)
     z = torch.linspace(-800, 800, 41)
@@ -75,7 +83,11 @@ def calibration(
     jitter = jitter_nm * torch.randn(len(z), 3, generator=rng)
     beads, expected, bounds = [], [], []
     for i in range(n_beads):
-        at = xyz[i] * torch.tensor([1.0, 1.0, 0.0]) + torch.nn.functional.pad(z[:, None], (2, 0)) + jitter
+        at = (
+            xyz[i] * torch.tensor([1.0, 1.0, 0.0])
+            + torch.nn.functional.pad(z[:, None], (2, 0))
+            + jitter
+        )
         with torch.no_grad():
             drawn = light[i, :, None, None] * (truth or psf).integrate_pixels(at) + background[i]
             expected.append(light[i, :, None, None] * psf.integrate_pixels(at) + background[i])
@@ -90,7 +102,13 @@ def calibration(
     floor = float(camera.noise_floor)
     measured = torch.stack([bead.photons for bead in beads])
     return PSFCalibration(
-        file=PSFFile(psf=psf, z_range_nm=(-800.0, 800.0), sources=("beads<1>.tif",), n_beads=n_beads, z_step_nm=40.0),
+        file=PSFFile(
+            psf=psf,
+            z_range_nm=(-800.0, 800.0),
+            sources=("beads<1>.tif",),
+            n_beads=n_beads,
+            z_step_nm=40.0,
+        ),
         z_nm=z,
         beads=tuple(beads),
         rejected=rejected,
@@ -99,7 +117,9 @@ def calibration(
         background=background,
         jitter_nm=jitter.expand(n_beads, -1, -1),
         deviance=float(scaled_deviance(measured, torch.stack(expected), excess, floor).mean()),
-        held_out=HeldOut(z_nm=z, error_nm=error, bound_nm=bound, jitter_nm=jitter.expand(n_beads, -1, -1))
+        held_out=HeldOut(
+            z_nm=z, error_nm=error, bound_nm=bound, jitter_nm=jitter.expand(n_beads, -1, -1)
+        )
         if n_beads > 1
         else None,
         notes=() if n_beads > 1 else ("one bead only: nothing can be held out",),
@@ -160,7 +180,17 @@ def test_good_beads_are_usable_over_the_depth_their_bound_allows() -> None:
     assert usable.high == pytest.approx(float(allowed[-1]), abs=200)
     first = verdict(found)[0]
     assert first.startswith(f"Usable over z = {usable.low:.0f} to {usable.high:.0f} nm")
-    assert not mentioned(found) & {"explain", "camera", "few", "dim", "bound", "stage", "tilt", "fade", "twins"}
+    assert not mentioned(found) & {
+        "explain",
+        "camera",
+        "few",
+        "dim",
+        "bound",
+        "stage",
+        "tilt",
+        "fade",
+        "twins",
+    }
 
 
 @pytest.mark.parametrize(
@@ -178,7 +208,9 @@ def test_good_beads_are_usable_over_the_depth_their_bound_allows() -> None:
     ],
     ids=["dim", "misfit", "camera", "three", "one", "jitter", "fading", "leaning", "round"],
 )
-def test_the_verdict_names_what_is_wrong_and_nothing_else(made: dict[str, Any], complaint: str) -> None:
+def test_the_verdict_names_what_is_wrong_and_nothing_else(
+    made: dict[str, Any], complaint: str
+) -> None:
     assert mentioned(calibration(**made)) == {complaint}
 
 
@@ -188,7 +220,9 @@ def test_detail_along_z_is_not_said_to_be_the_psf_s_unless_two_stacks_show_it() 
     assert "wander" in mentioned(fine)
     assert "piezo" not in " ".join(verdict(fine))
     smooth = replace(fine, depth_smoothness={0.02: 1.01, 0.2: 1.05})
-    two = replace(fine, beads=tuple(replace(bead, stack=i % 2) for i, bead in enumerate(fine.beads)))
+    two = replace(
+        fine, beads=tuple(replace(bead, stack=i % 2) for i, bead in enumerate(fine.beads))
+    )
     assert "wander" not in mentioned(smooth) | mentioned(two)
 
 
@@ -236,7 +270,8 @@ def test_depths_taken_for_others_are_not_usable() -> None:
 
 
 def test_noise_is_told_from_neighbouring_planes_whatever_the_psf_misses() -> None:
-    """The page states variance = excess * photons + floor: the camera's, also where the PSF is wrong."""
+    """The page states variance = excess * photons + floor: the camera's, also where the PSF is
+    wrong."""
     noise = BeadImages.of(calibration(truth=astigmatic(sigma_nm=160.0))).noise
     assert noise.excess == pytest.approx(1 / 0.8, rel=0.05)
     assert noise.floor == pytest.approx(float(CAMERA.noise_floor), rel=0.3)
@@ -244,7 +279,10 @@ def test_noise_is_told_from_neighbouring_planes_whatever_the_psf_misses() -> Non
 
 def pictures(page: str) -> list[Tensor]:
     sources = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    return [torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(s))).convert("L"))) for s in sources]
+    return [
+        torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(s))).convert("L")))
+        for s in sources
+    ]
 
 
 def test_the_page_stands_alone_and_holds_verdict_pictures_and_tables(tmp_path: Path) -> None:
@@ -271,7 +309,9 @@ def test_one_bead_of_any_psf_makes_a_page(psf: PSF, tmp_path: Path) -> None:
     assert len(pictures(page)) == 3
     if isinstance(psf, PupilPSF):
         # 60 nm of 680 nm are 88 thousandths of a wave; Noll calls (2, 2) number 6
-        assert re.search(r"astigmatism along x and y</td><td>2, 2</td><td>6</td><td>60\.0</td><td>88</td>", page)
+        assert re.search(
+            r"astigmatism along x and y</td><td>2, 2</td><td>6</td><td>60\.0</td><td>88</td>", page
+        )
 
 
 def test_the_picture_is_written(tmp_path: Path) -> None:

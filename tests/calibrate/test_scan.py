@@ -1,4 +1,5 @@
-"""However the stage went through the planes: told so, the PSF is the same; not told, the cause is named."""
+"""However the stage went through the planes: told so, the PSF is the same; not told, the cause
+is named."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from decode.io.cameras import CameraFile
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 
-CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8), pixel_size_nm=100.0)
+CAMERA = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8), pixel_size_nm=100.0
+)
 UPWARDS = torch.arange(-500.0, 501.0, 100.0)
 SIDE = 21
 
@@ -40,10 +43,15 @@ def photons(z: Tensor, gap_nm: float = 180.0) -> Tensor:
         (UPWARDS.flip(0), Scan(downwards=True)),
         (UPWARDS.repeat_interleave(3), Scan(frames_per_plane=3)),
         (UPWARDS.flip(0).repeat_interleave(2), Scan(frames_per_plane=2, downwards=True)),
-        (torch.cat([UPWARDS, UPWARDS.flip(0)]), Scan(z_nm=tuple(torch.cat([UPWARDS, UPWARDS.flip(0)]).tolist()))),
+        (
+            torch.cat([UPWARDS, UPWARDS.flip(0)]),
+            Scan(z_nm=tuple(torch.cat([UPWARDS, UPWARDS.flip(0)]).tolist())),
+        ),
     ],
 )
-def test_the_order_of_the_planes_does_not_matter_when_it_is_told(z: Tensor, scan: Scan, tmp_path: Path) -> None:
+def test_the_order_of_the_planes_does_not_matter_when_it_is_told(
+    z: Tensor, scan: Scan, tmp_path: Path
+) -> None:
     paths = [tmp_path / "upwards.tif", tmp_path / "other.tif"]
     for path, depth in zip(paths, (UPWARDS, z), strict=True):
         tifffile.imwrite(path, recorded(depth).numpy().astype(np.uint16), photometric="minisblack")
@@ -62,7 +70,9 @@ def test_the_order_of_the_planes_does_not_matter_when_it_is_told(z: Tensor, scan
 
 def test_a_sum_of_frames_has_the_noise_of_its_camera() -> None:
     light = torch.full((40_000,), 30.0)
-    frames = torch.stack([CAMERA.camera.sample(light, torch.Generator().manual_seed(i)) for i in range(4)])
+    frames = torch.stack(
+        [CAMERA.camera.sample(light, torch.Generator().manual_seed(i)) for i in range(4)]
+    )
     camera = CAMERA.camera.of_sum(4)
     found = camera.to_photons(frames.sum(0))
     assert float(found.mean()) == pytest.approx(120, rel=0.01)
@@ -138,7 +148,14 @@ def test_a_scan_that_does_not_fit_the_stack_is_refused(
 ) -> None:
     tifffile.imwrite(tmp_path / "beads.tif", recorded(UPWARDS).numpy().astype(np.uint16))
     with pytest.raises(ValueError, match=sentence):
-        calibrate_psf([tmp_path / "beads.tif"], CAMERA, z_step_nm=step, scan=scan, model="gaussian", patch_px=15)
+        calibrate_psf(
+            [tmp_path / "beads.tif"],
+            CAMERA,
+            z_step_nm=step,
+            scan=scan,
+            model="gaussian",
+            patch_px=15,
+        )
     with pytest.raises(ValueError, match="says all"):
         Scan(frames_per_plane=2, z_nm=(1.0, 2.0))
     with pytest.raises(ValueError, match="must be 1 or more"):

@@ -1,4 +1,5 @@
-"""The spline's fit finds the PSF with its wobble, the beads to about their bound, and where the stage strayed."""
+"""The spline's fit finds the PSF with its wobble, the beads to about their bound, and where the
+stage strayed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ PIXEL_NM, SIDE = 100.0, 15
 PHOTONS, BACKGROUND = 8000.0, 8.0
 PLANES_NM = torch.arange(-500.0, 501.0, 50.0)
 NOISE = Noise(1.0, 0.0)
-XYZ = torch.tensor([[745.0, 712.0, 40.0], [781.0, 760.0, -60.0], [702.0, 788.0, 10.0], [728.0, 731.0, 10.0]])
+XYZ = torch.tensor(
+    [[745.0, 712.0, 40.0], [781.0, 760.0, -60.0], [702.0, 788.0, 10.0], [728.0, 731.0, 10.0]]
+)
 """of four beads, from the corner of their crops"""
 
 
@@ -74,7 +77,9 @@ def test_pixels_with_much_read_noise_count_for_little() -> None:
     crops += floor.sqrt() * torch.randn(crops.shape, generator=rng)
     near = XYZ[:, :2] + 20
     told = fit_spline(crops, PLANES_NM, Noise(1.0, floor), PIXEL_NM, near, smoothness=0.2)
-    blind = fit_spline(crops, PLANES_NM, Noise(1.0, float(floor.median())), PIXEL_NM, near, smoothness=0.2)
+    blind = fit_spline(
+        crops, PLANES_NM, Noise(1.0, float(floor.median())), PIXEL_NM, near, smoothness=0.2
+    )
 
     def error(fit: BeadFit) -> float:
         apart = fit.xyz - XYZ
@@ -97,7 +102,9 @@ def random_spline(rng: torch.Generator) -> SplinePSF:
     )
 
 
-def random_view(rng: torch.Generator, jitter_nm: float) -> tuple[SplinePSF, _View, Tensor, Tensor, Tensor]:
+def random_view(
+    rng: torch.Generator, jitter_nm: float
+) -> tuple[SplinePSF, _View, Tensor, Tensor, Tensor]:
     psf = random_spline(rng)
     z = torch.linspace(-120.0, 130.0, 8, dtype=torch.float64)
     xyz = torch.tensor([537.0, 561.0, 12.0], dtype=torch.float64)
@@ -110,7 +117,9 @@ def positions(xyz: Tensor, z: Tensor, jitter: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("jitter_nm", "limit"), [(0.0, 1e-10), (1.0, 2e-3)])
-def test_a_view_is_the_image_of_the_psf(jitter_nm: float, limit: float, rng: torch.Generator) -> None:
+def test_a_view_is_the_image_of_the_psf(
+    jitter_nm: float, limit: float, rng: torch.Generator
+) -> None:
     """Exact without jitter; across the plane jitter enters to first order."""
     psf, view, xyz, z, jitter = random_view(rng, jitter_nm)
     expected = psf.integrate_pixels(positions(xyz, z, jitter)).detach()
@@ -137,19 +146,26 @@ def test_slopes_are_the_derivatives_of_the_image(rng: torch.Generator) -> None:
 
 
 def test_beads_are_placed_to_about_the_bound(rng: torch.Generator) -> None:
-    """Relative to their mean, over six draws of the noise; the bound is that of a known PSF and a steady stage.
+    """Relative to their mean, over six draws of the noise; the bound is that of a known PSF and a
+    steady stage.
 
     Chi^2 of 18 degrees of freedom, over 18, leaves these limits once in a hundred.
     """
     frames = torch.cat([torch.full((len(PLANES_NM), 2), 750.0), PLANES_NM[:, None]], 1)
     every = torch.full((len(frames),), PHOTONS)
     camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
-    information = fisher_information(gaussian(), camera, frames, every, every * BACKGROUND / PHOTONS)
+    information = fisher_information(
+        gaussian(), camera, frames, every, every * BACKGROUND / PHOTONS
+    )
     place, cross, rest = information[:, :3, :3], information[:, :3, 3:], information[:, 3:, 3:]
-    variance = torch.linalg.inv((place - cross @ torch.linalg.inv(rest) @ cross.mT).sum(0)).diagonal()
+    variance = torch.linalg.inv(
+        (place - cross @ torch.linalg.inv(rest) @ cross.mT).sum(0)
+    ).diagonal()
     square = torch.zeros(3, dtype=torch.float64)
     for _ in range(6):
-        found = fitted(torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng).xyz
+        found = fitted(
+            torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng
+        ).xyz
         error = (found - found.mean(0)) - (XYZ - XYZ.mean(0))
         square += error.double().square().sum(0) / variance / 18
     assert (square > 0.35).all(), square
@@ -157,7 +173,8 @@ def test_beads_are_placed_to_about_the_bound(rng: torch.Generator) -> None:
 
 
 def test_the_psf_is_found(fit: BeadFit) -> None:
-    """To 0.4 % of the peak on average, 5 % at worst: the noise of four beads of 8000 photons, smoothed."""
+    """To 0.4 % of the peak on average, 5 % at worst: the noise of four beads of 8000 photons,
+    smoothed."""
     margin = (fit.psf.patch_px - SIDE) // 2
     middle = torch.full((len(PLANES_NM), 2), fit.psf.patch_px / 2 * PIXEL_NM)
     image = fit.psf.integrate_pixels(torch.cat([middle, PLANES_NM[:, None]], 1)).detach()
@@ -166,14 +183,19 @@ def test_the_psf_is_found(fit: BeadFit) -> None:
     peak = float(truth.max())
     assert float((image - truth).square().mean().sqrt()) < 0.004 * peak
     assert float((image - truth).abs().max()) < 0.05 * peak
-    assert fit.deviance == pytest.approx(0.96, abs=0.03)  # below 1, as the fit takes up a part of the noise
+    assert fit.deviance == pytest.approx(
+        0.96, abs=0.03
+    )  # below 1, as the fit takes up a part of the noise
 
 
 def test_the_wobble_is_kept(fit: BeadFit) -> None:
-    """The centre of the image walks over 60 nm; told to 4 nm within 400 nm of focus, and by nothing in focus."""
+    """The centre of the image walks over 60 nm; told to 4 nm within 400 nm of focus, and by
+    nothing in focus."""
     z = PLANES_NM[2:-2]
     middle = fit.psf.patch_px / 2 * PIXEL_NM
-    image = fit.psf.integrate_pixels(torch.cat([torch.full((len(z), 2), middle), z[:, None]], 1)).detach()
+    image = fit.psf.integrate_pixels(
+        torch.cat([torch.full((len(z), 2), middle), z[:, None]], 1)
+    ).detach()
     # near the middle only, where there is light
     grid = (torch.arange(fit.psf.patch_px) + 0.5) * PIXEL_NM - middle
     image = image * (grid.abs() < 7 * PIXEL_NM) * (grid.abs() < 7 * PIXEL_NM)[:, None]
@@ -184,15 +206,19 @@ def test_the_wobble_is_kept(fit: BeadFit) -> None:
 
 
 def test_what_images_cannot_tell_is_agreed_on(fit: BeadFit) -> None:
-    """Beads lie at 0 on average, the stage strays by nothing on average, and every plane holds all light."""
+    """Beads lie at 0 on average, the stage strays by nothing on average, and every plane holds
+    all light."""
     assert float(fit.xyz[:, 2].mean()) == pytest.approx(0, abs=1e-3)
     torch.testing.assert_close(fit.jitter.mean(1), torch.zeros(4, 3), atol=1e-3, rtol=0)
     assert isinstance(fit.psf, SplinePSF)
-    torch.testing.assert_close(fit.psf.coefficients.detach().sum((1, 2)) / 4, torch.ones(len(fit.psf.coefficients)))
+    torch.testing.assert_close(
+        fit.psf.coefficients.detach().sum((1, 2)) / 4, torch.ones(len(fit.psf.coefficients))
+    )
 
 
 def test_agreement_changes_no_image(fit: BeadFit) -> None:
-    """From beads 40 nm higher, a stage that strayed on average, and a PSF off its centre with 1.3 of all light."""
+    """From beads 40 nm higher, a stage that strayed on average, and a PSF off its centre with
+    1.3 of all light."""
     assert isinstance(fit.psf, SplinePSF)
     psf = SplinePSF(
         1.3 * fit.psf.coefficients.detach(),
@@ -204,12 +230,19 @@ def test_agreement_changes_no_image(fit: BeadFit) -> None:
         patch_px=fit.psf.patch_px,
     )
     apart = replace(
-        fit, psf=psf, xyz=fit.xyz + torch.tensor([0.0, 0.0, 40.0]), jitter=fit.jitter + torch.tensor([9.0, -5.0, 12.0])
+        fit,
+        psf=psf,
+        xyz=fit.xyz + torch.tensor([0.0, 0.0, 40.0]),
+        jitter=fit.jitter + torch.tensor([9.0, -5.0, 12.0]),
     )
 
     def images(of: BeadFit) -> Tensor:
         at = of.xyz[:, None] + of.jitter + torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
-        drawn = of.psf.integrate_pixels(at.flatten(0, 1)).detach().view(4, len(PLANES_NM), psf.patch_px, psf.patch_px)
+        drawn = (
+            of.psf.integrate_pixels(at.flatten(0, 1))
+            .detach()
+            .view(4, len(PLANES_NM), psf.patch_px, psf.patch_px)
+        )
         return of.photons[..., None, None] * drawn
 
     agreed = _agree(apart, PLANES_NM)
@@ -219,14 +252,17 @@ def test_agreement_changes_no_image(fit: BeadFit) -> None:
 
 def test_a_lamp_that_flickers_is_told_from_the_psf(rng: torch.Generator) -> None:
     shine = PHOTONS * (0.6 + 0.8 * torch.rand(4, len(PLANES_NM), generator=rng))
-    crops = torch.poisson(shine[..., None, None] * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
+    crops = torch.poisson(
+        shine[..., None, None] * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng
+    )
     ratio = fitted(crops, rng).photons / shine
     assert float(ratio.mean()) == pytest.approx(1.0, abs=0.02)
     assert float(ratio[:, 2:-2].std()) < 0.03
 
 
 def test_where_the_stage_strayed_is_found(rng: torch.Generator) -> None:
-    """Planes nearer than the PSF's detail: then a jump is no change of the PSF, but for what is slow by chance."""
+    """Planes nearer than the PSF's detail: then a jump is no change of the PSF, but for what is
+    slow by chance."""
     planes = torch.arange(-450.0, 451.0, 25.0)
     jitter = torch.randn(len(planes), 3, generator=rng) * torch.tensor([8.0, 8.0, 15.0])
     jitter -= jitter.mean(0)
@@ -241,7 +277,8 @@ def test_where_the_stage_strayed_is_found(rng: torch.Generator) -> None:
 
 
 def test_stacks_have_each_their_own_jitter(rng: torch.Generator) -> None:
-    """Two stacks whose stage wandered slowly, each its own way: what differs between them is found, drift included."""
+    """Two stacks whose stage wandered slowly, each its own way: what differs between them is
+    found, drift included."""
     planes = torch.arange(-450.0, 451.0, 25.0)
     places = torch.cat([XYZ, XYZ + torch.tensor([13.0, -22.0, 0.0])])
     stack = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
@@ -261,8 +298,11 @@ def test_stacks_have_each_their_own_jitter(rng: torch.Generator) -> None:
     assert together.deviance > found.deviance + 0.02
 
 
-def test_jitter_of_one_stack_is_what_is_independent_from_plane_to_plane(rng: torch.Generator) -> None:
-    """Of 400 planes, whose shifts are told to 2 nm: noise is none, a slow swing of 6 nm is none, 6 nm a plane are."""
+def test_jitter_of_one_stack_is_what_is_independent_from_plane_to_plane(
+    rng: torch.Generator,
+) -> None:
+    """Of 400 planes, whose shifts are told to 2 nm: noise is none, a slow swing of 6 nm is none,
+    6 nm a plane are."""
     variance = torch.full((1, 400, 3), 4.0)
     noise = 2 * torch.randn(1, 400, 3, generator=rng)
     swing = 8.5 * torch.sin(torch.arange(400.0) / 4)[:, None]
@@ -295,25 +335,36 @@ def test_jitter_of_several_stacks_is_what_differs_between_them(rng: torch.Genera
 
 
 @pytest.mark.parametrize("truth", ["psf", "stage"])
-def test_detail_of_the_psf_is_told_from_jitter_by_how_long_it_lasts(truth: str, rng: torch.Generator) -> None:
+def test_detail_of_the_psf_is_told_from_jitter_by_how_long_it_lasts(
+    truth: str, rng: torch.Generator
+) -> None:
     """The image swings by 25 nm over 200 nm of depth, or jumps by 8 nm from plane to plane.
 
-    Held-out beads ask for detail along z in the first case, where next to nothing is jitter; in the second much less,
-    and the jitter is found to 3 nm.
+    Held-out beads ask for detail along z in the first case, where next to nothing is jitter; in the
+    second much less, and the jitter is found to 3 nm.
     """
     planes = torch.arange(-300.0, 301.0, 10.0)
-    swing = 25 * torch.sin(planes / 32) if truth == "psf" else 8 * torch.randn(len(planes), generator=rng)
+    swing = (
+        25 * torch.sin(planes / 32)
+        if truth == "psf"
+        else 8 * torch.randn(len(planes), generator=rng)
+    )
     swing = torch.nn.functional.pad((swing - swing.mean())[:, None], (0, 2))
     crops = torch.poisson(2 * PHOTONS * light(XYZ, planes, swing) + BACKGROUND, generator=rng)
-    smooth, fine = held_out_deviance(crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], [(0.1, 0.02), (0.1, 0.06)])
+    smooth, fine = held_out_deviance(
+        crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], [(0.1, 0.02), (0.1, 0.06)]
+    )
     assert (fine < smooth - 0.05) == (truth == "psf")
-    found = fit_spline(crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], smoothness=0.1, depth_smoothness=0.06)
+    found = fit_spline(
+        crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], smoothness=0.1, depth_smoothness=0.06
+    )
     left = found.jitter[0, :, 0] - (0 if truth == "psf" else swing[:, 0])
     assert float(left.square().mean().sqrt()) < 3.0
 
 
 def test_other_beads_are_placed_under_a_psf_that_stays(fit: BeadFit, rng: torch.Generator) -> None:
-    """Two that were not fitted, at other places and heights, against the offset that all positions share."""
+    """Two that were not fitted, at other places and heights, against the offset that all
+    positions share."""
     others = torch.tensor([[768.0, 705.0, 35.0], [719.0, 779.0, -45.0]])
     crops = torch.poisson(PHOTONS * light(others, PLANES_NM) + BACKGROUND, generator=rng)
     placed = place_beads(fit, crops, PLANES_NM, NOISE, others[:, :2] + 15, jitter=fit.jitter[:2])
@@ -328,7 +379,9 @@ def test_other_beads_are_placed_under_a_psf_that_stays(fit: BeadFit, rng: torch.
 def test_held_out_beads_are_predicted_with_each_smoothness(rng: torch.Generator) -> None:
     crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
     tried = sorted(SMOOTHNESS, reverse=True)
-    deviance = held_out_deviance(crops, PLANES_NM, NOISE, PIXEL_NM, XYZ[:, :2], [(s, 0.06) for s in tried])
+    deviance = held_out_deviance(
+        crops, PLANES_NM, NOISE, PIXEL_NM, XYZ[:, :2], [(s, 0.06) for s in tried]
+    )
     assert len(deviance) == len(tried)
     assert 0.98 < min(deviance) < 1.12
     # too smooth is worse than the best
@@ -336,13 +389,16 @@ def test_held_out_beads_are_predicted_with_each_smoothness(rng: torch.Generator)
 
 
 def test_of_several_stacks_whole_ones_are_held_out(rng: torch.Generator) -> None:
-    """A swing of the image that only one stack shows is not predicted, however well its own beads agree on it."""
+    """A swing of the image that only one stack shows is not predicted, however well its own
+    beads agree on it."""
     planes = torch.arange(-300.0, 301.0, 10.0)
     swing = torch.nn.functional.pad(8 * torch.sin(planes[:, None] / 32), (0, 2))
     places, stack = XYZ[[0, 1, 2, 3]], torch.tensor([0, 0, 1, 1])
     crops = torch.cat([light(places[:2], planes, swing), light(places[2:], planes)])
     crops = torch.poisson(5 * PHOTONS * crops + BACKGROUND, generator=rng)
-    smooth, fine = held_out_deviance(crops, planes, NOISE, PIXEL_NM, places[:, :2], [(0.2, 0.02), (0.2, 0.2)], stack)
+    smooth, fine = held_out_deviance(
+        crops, planes, NOISE, PIXEL_NM, places[:, :2], [(0.2, 0.02), (0.2, 0.2)], stack
+    )
     assert fine > smooth
 
 
@@ -351,7 +407,9 @@ def test_a_start_is_taken_up(fit: BeadFit, rng: torch.Generator) -> None:
     crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
     near = XYZ[:, :2] + 10
     few, many = (
-        fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, start=start, n_rounds=n).deviance
+        fit_spline(
+            crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, start=start, n_rounds=n
+        ).deviance
         for start, n in ((fit, 2), (None, 6))
     )
     none = fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, n_rounds=1).deviance
@@ -359,15 +417,22 @@ def test_a_start_is_taken_up(fit: BeadFit, rng: torch.Generator) -> None:
     assert few < none
 
 
-def test_the_penalty_leaves_parabolas_alone_and_is_the_gradient_of_its_square(rng: torch.Generator) -> None:
+def test_the_penalty_leaves_parabolas_alone_and_is_the_gradient_of_its_square(
+    rng: torch.Generator,
+) -> None:
     penalty = _Penalty(0.1 + torch.rand(7, 9, 8, generator=rng))
     z, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in (7, 9, 8)), indexing="ij")
     parabola = 0.3 * z**2 - 0.2 * y**2 + 0.1 * x * y + z
     random = torch.randn(7, 9, 8, generator=rng)
-    assert float(penalty.gradient(parabola).abs().max()) < 1e-3 * float(penalty.gradient(random).abs().max())
+    assert float(penalty.gradient(parabola).abs().max()) < 1e-3 * float(
+        penalty.gradient(random).abs().max()
+    )
     other = torch.randn(7, 9, 8, generator=rng)
     torch.testing.assert_close(
-        (other * penalty.gradient(random)).sum(), (random * penalty.gradient(other)).sum(), rtol=1e-3, atol=1e-2
+        (other * penalty.gradient(random)).sum(),
+        (random * penalty.gradient(other)).sum(),
+        rtol=1e-3,
+        atol=1e-2,
     )
     looser = _Penalty(torch.ones(7, 9, 8), 2.0)
     torch.testing.assert_close(looser.weights[0], torch.full_like(looser.weights[0], 0.25))
@@ -381,7 +446,9 @@ def test_conjugate_gradients_solve_a_system(rng: torch.Generator) -> None:
     root = torch.randn(12, 12, generator=rng, dtype=torch.float64)
     matrix = root @ root.T + torch.eye(12)
     right = torch.randn(12, generator=rng, dtype=torch.float64)
-    found = _conjugate_gradients(lambda x: matrix @ x, right, torch.zeros_like(right), matrix.diagonal(), 40)
+    found = _conjugate_gradients(
+        lambda x: matrix @ x, right, torch.zeros_like(right), matrix.diagonal(), 40
+    )
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-3, atol=1e-4)
 
 

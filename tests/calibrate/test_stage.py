@@ -1,4 +1,5 @@
-"""The distance of planes is checked against the images: beside it no false alarm, far from it one sentence."""
+"""The distance of planes is checked against the images: beside it no false alarm, far from it
+one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from decode.io.movies.tiff import open_movie
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 
-EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 RECORDED = {
     "challenge2016_beads/beads_as.tif": 10.0,
@@ -37,21 +40,31 @@ def crops_of(path: Path) -> Tensor:
 def simulated(psf: PupilPSF, z: Tensor, photons: float, rng: torch.Generator) -> Tensor:
     centre = psf.patch_px * psf.pixel_size_nm / 2
     xyz = torch.stack([torch.full_like(z, centre + 20), torch.full_like(z, centre - 30), z], 1)
-    light = photons * torch.cat([psf.integrate_pixels(part).detach() for part in xyz.split(16)]) + 10
+    light = (
+        photons * torch.cat([psf.integrate_pixels(part).detach() for part in xyz.split(16)]) + 10
+    )
     return EMCCD.to_photons(EMCCD.sample(light.expand(2, *light.shape), rng))
 
 
 def astigmatic() -> tuple[PupilPSF, float]:
     psf = PupilPSF(
-        numerical_aperture=1.45, wavelength_nm=670.0, pixel_size_nm=100.0, patch_px=31, zernike_nm={(2, 2): 80.0}
+        numerical_aperture=1.45,
+        wavelength_nm=670.0,
+        pixel_size_nm=100.0,
+        patch_px=31,
+        zernike_nm={(2, 2): 80.0},
     )
     return psf, 750.0
 
 
 def plain_in_water() -> tuple[PupilPSF, float]:
     psf = PupilPSF(
-        numerical_aperture=1.2, wavelength_nm=580.0, pixel_size_nm=110.0, immersion_index=1.33, patch_px=29
-    )  # fmt: skip
+        numerical_aperture=1.2,
+        wavelength_nm=580.0,
+        pixel_size_nm=110.0,
+        immersion_index=1.33,
+        patch_px=29,
+    )
     return psf, 750.0
 
 
@@ -71,8 +84,12 @@ def vortex() -> tuple[PupilPSF, float]:
     at = (torch.arange(48) + 0.5) / 24 - 1
     turn = torch.atan2(at[:, None].expand(48, 48), at.expand(48, 48)) / (2 * pi)
     psf = PupilPSF(
-        numerical_aperture=1.4, wavelength_nm=670.0, pixel_size_nm=100.0, patch_px=25, phase_mask_nm=670 * turn
-    )  # fmt: skip
+        numerical_aperture=1.4,
+        wavelength_nm=670.0,
+        pixel_size_nm=100.0,
+        patch_px=25,
+        phase_mask_nm=670 * turn,
+    )
     return psf, 750.0
 
 
@@ -81,7 +98,9 @@ def assert_only_the_true_step_passes(crops: Tensor, step: float, pixel: float) -
     assert check_stage(crops, 1.3 * step, pixel) == ()
     assert check_stage(crops, step / 1.3, pixel) == ()
     for factor, change in ((10, "smaller"), (0.1, "larger")):
-        with pytest.raises(ValueError, match=f"wrong by a factor, it should be {change}$") as refused:
+        with pytest.raises(
+            ValueError, match=f"wrong by a factor, it should be {change}$"
+        ) as refused:
             check_stage(crops, factor * step, pixel)
         assert "\n" not in str(refused.value)
     for factor, change in ((3, "smaller"), (1 / 3, "larger")):
@@ -114,7 +133,9 @@ def test_steps_of_simulated_stacks(
     assert_only_the_true_step_passes(simulated(psf, z, photons, rng), reach / 25, psf.pixel_size_nm)
 
 
-def test_the_slope_is_inverse_to_the_step_and_frequencies_to_the_pixel(rng: torch.Generator) -> None:
+def test_the_slope_is_inverse_to_the_step_and_frequencies_to_the_pixel(
+    rng: torch.Generator,
+) -> None:
     crops = simulated(astigmatic()[0], torch.linspace(-500, 500, 21), 5000.0, rng)
     once, twice = sharpness(crops, 50.0, 100.0), sharpness(crops, 100.0, 100.0)
     wide = sharpness(crops, 50.0, 200.0)
@@ -126,7 +147,9 @@ def test_the_slope_is_inverse_to_the_step_and_frequencies_to_the_pixel(rng: torc
 
 
 @pytest.mark.parametrize(("factor", "change"), [(4.0, "smaller"), (0.25, "larger")])
-def test_a_wrong_pixel_size_is_told_from_a_wrong_step(factor: float, change: str, rng: torch.Generator) -> None:
+def test_a_wrong_pixel_size_is_told_from_a_wrong_step(
+    factor: float, change: str, rng: torch.Generator
+) -> None:
     crops = simulated(astigmatic()[0], torch.linspace(-500, 500, 21), 5000.0, rng)
     try:
         (sentence,) = check_stage(crops, 50.0, 100.0 * factor)

@@ -1,4 +1,5 @@
-"""A camera from the movie alone: intervals hold the truth, and what the movie does not tell is said."""
+"""A camera from the movie alone: intervals hold the truth, and what the movie does not tell is
+said."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def movie(
 ) -> torch.Tensor:
     """(frame, y, x) ADU of molecules of 1500 photons on an uneven background."""
     scene = Scene(
-        density_per_um2=(density, density), flux_photons=(1500.0, 1500.0), background_photons=(background, background)
+        density_per_um2=(density, density),
+        flux_photons=(1500.0, 1500.0),
+        background_photons=(background, background),
     )
     psf = PSFPrior(sigma_px=(1.3, 1.3), halo_fraction=(0.0, 0.2))
     model = replace(TrainConfig(scene=scene, psf=psf).forward_model(), cameras=FixedCamera(camera))
@@ -40,7 +43,12 @@ def movie(
 
 def emccd(baseline: float, adu_per_electron: float) -> Camera:
     return Camera(
-        baseline=baseline, e_per_adu=250 / adu_per_electron, read_noise_e=60.0, qe=0.9, em_gain=250.0, spurious_e=0.002
+        baseline=baseline,
+        e_per_adu=250 / adu_per_electron,
+        read_noise_e=60.0,
+        qe=0.9,
+        em_gain=250.0,
+        spurious_e=0.002,
     )
 
 
@@ -51,12 +59,15 @@ def scmos(baseline: float, adu_per_electron: float) -> Camera:
 def off(estimate: CameraEstimate, baseline: float, adu_per_electron: float) -> int:
     """Number of intervals without the truth."""
     gain, dark = estimate.adu_per_electron, estimate.baseline
-    return int(not dark.low <= baseline <= dark.high) + int(not gain.low <= adu_per_electron <= gain.high)
+    return int(not dark.low <= baseline <= dark.high) + int(
+        not gain.low <= adu_per_electron <= gain.high
+    )
 
 
 @pytest.mark.parametrize("make", [emccd, scmos])
 def test_intervals_hold_the_truth(make: Callable[[float, float], Camera]) -> None:
-    """Of 24 intervals of 95 %, 1.2 miss on average and more than 4 in one of a hundred such tests."""
+    """Of 24 intervals of 95 %, 1.2 miss on average and more than 4 in one of a hundred such
+    tests."""
     missed, wrong, widths = 0, 0, []
     gains = (4.0, 9.0, 16.0) if make is emccd else (0.5, 1.2, 2.6)
     for i, (gain, background) in enumerate((g, b) for g in gains for b in (8.0, 20.0, 45.0, 90.0)):
@@ -73,8 +84,11 @@ def test_intervals_hold_the_truth(make: Callable[[float, float], Camera]) -> Non
 
 @pytest.mark.parametrize("stated", [True, False])
 @pytest.mark.parametrize("make", [emccd, scmos])
-def test_a_small_restless_movie_tells_it_roughly(make: Callable[[float, float], Camera], stated: bool) -> None:
-    """Of 16 intervals of 95 %, 0.8 miss on average and more than 3 in one of a hundred such tests."""
+def test_a_small_restless_movie_tells_it_roughly(
+    make: Callable[[float, float], Camera], stated: bool
+) -> None:
+    """Of 16 intervals of 95 %, 0.8 miss on average and more than 3 in one of a hundred such
+    tests."""
     kind: CameraKind = "emccd" if make is emccd else "scmos"
     missed, n_rough, ratios = 0, 0, []
     for i in range(8):
@@ -98,7 +112,9 @@ def test_a_small_restless_movie_tells_it_roughly(make: Callable[[float, float], 
 def test_a_doubted_kind_widens_the_interval(rng: torch.Generator) -> None:
     """A camera between the kinds: twice the gain of an EMCCD is that of an sCMOS camera."""
     frames = movie(scmos(150.0, 4.0), 30, rng, n_frames=300, side=16, density=1.5)
-    found, as_emccd, as_scmos = (estimate_camera(frames, kind=kind) for kind in (None, "emccd", "scmos"))  # type: ignore[arg-type]
+    found, as_emccd, as_scmos = (
+        estimate_camera(frames, kind=kind) for kind in (None, "emccd", "scmos")
+    )  # type: ignore[arg-type]
     assert found.rough
     assert 0.05 < found.emccd_probability < 0.95
     assert found.adu_per_electron.low < as_emccd.adu_per_electron.value
@@ -107,14 +123,18 @@ def test_a_doubted_kind_widens_the_interval(rng: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("make", [emccd, scmos])
-def test_photon_transfer_is_that_of_the_camera(make: Callable[[float, float], Camera], rng: torch.Generator) -> None:
+def test_photon_transfer_is_that_of_the_camera(
+    make: Callable[[float, float], Camera], rng: torch.Generator
+) -> None:
     """From the background up to molecules that blink: what light changed adds no more than 2 %."""
     gain, excess = (8.0, 2.0) if make is emccd else (1.5, 1.0)
     noise = photon_transfer(movie(make(100.0, gain), 10, rng, n_frames=200, side=64, density=1.0))
     read = (60 * gain / 250) ** 2 if make is emccd else (1.4 * gain) ** 2
     variance = excess * gain * (noise.mean - 100) + read
     assert float((noise.mean[-1] - 100) / (noise.mean[0] - 100)) > 5
-    assert ((noise.variance / variance - 1).abs() < 3 * noise.variance_error / variance + 0.02).all()
+    assert (
+        (noise.variance / variance - 1).abs() < 3 * noise.variance_error / variance + 0.02
+    ).all()
     assert float((noise.variance_error / variance).min()) < 0.02
 
 
@@ -209,7 +229,10 @@ def test_doubt_about_the_kind_is_said(rng: torch.Generator) -> None:
         (torch.rand(20, 8, 64), "16 x 16"),
         (torch.rand(20, 64, 64).where(torch.rand(20, 64, 64) > 1e-3, math.nan), "NaN"),
         (torch.rand(20, 64, 64, 3), "frame, y, x"),
-        (torch.randn(40, 64, 64, generator=torch.Generator().manual_seed(1)) * 4 + 100, "no more than chance"),
+        (
+            torch.randn(40, 64, 64, generator=torch.Generator().manual_seed(1)) * 4 + 100,
+            "no more than chance",
+        ),
     ],
 )
 def test_what_tells_no_camera(frames: torch.Tensor, message: str) -> None:
@@ -239,7 +262,9 @@ def test_a_real_scmos_movie(shared_data: Path) -> None:
     assert found.adu_per_electron.value == pytest.approx(2.11, abs=0.2)
 
 
-@pytest.mark.parametrize("name", ["challenge2016_as", "sim_astigmatic", "sim_2d", "sim_double_helix"])
+@pytest.mark.parametrize(
+    "name", ["challenge2016_as", "sim_astigmatic", "sim_2d", "sim_double_helix"]
+)
 def test_emccd_movies_of_other_simulators(shared_data: Path, name: str) -> None:
     found = estimate_camera(tifffile.imread(shared_data / name / "frames.tif"))
     assert found.emccd_probability > 0.95
@@ -249,9 +274,12 @@ def test_emccd_movies_of_other_simulators(shared_data: Path, name: str) -> None:
 
 
 def test_a_real_small_movie_of_another_scale(shared_data: Path) -> None:
-    """Counts were divided by 7 and their offset taken off: about an electron a count, or half with a register."""
+    """Counts were divided by 7 and their offset taken off: about an electron a count, or half
+    with a register."""
     frames = tifffile.imread(shared_data / "storm_microtubules_real" / "frames.tif")
-    found, as_emccd, as_scmos = (estimate_camera(frames, kind=kind) for kind in (None, "emccd", "scmos"))  # type: ignore[arg-type]
+    found, as_emccd, as_scmos = (
+        estimate_camera(frames, kind=kind) for kind in (None, "emccd", "scmos")
+    )  # type: ignore[arg-type]
     for each in (found, as_emccd, as_scmos):
         assert each.rough
         assert each.baseline.low < 0 < each.baseline.high

@@ -1,4 +1,5 @@
-"""A movie and its simulation are compared: alike where the estimate is right, apart where it is not."""
+"""A movie and its simulation are compared: alike where the estimate is right, apart where it is
+not."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def comparisons() -> tuple[Comparison, Comparison]:
     wrong = replace(
         estimate,
         flux_photons=replace(estimate.flux_photons, value=2 * estimate.flux_photons.value),
-        background_photons=replace(estimate.background_photons, value=0.7 * estimate.background_photons.value),
+        background_photons=replace(
+            estimate.background_photons, value=0.7 * estimate.background_photons.value
+        ),
     )
     return compare(frames, CAMERA, PSF, estimate), compare(frames, CAMERA, PSF, wrong)
 
@@ -54,7 +57,8 @@ def test_a_right_estimate_looks_like_the_movie(comparisons: tuple[Comparison, Co
 
 
 def test_molecules_on_a_structure_are_no_difference(rng: torch.Generator) -> None:
-    """A right estimate does not draw the filament at the field's border, nor the background's shape."""
+    """A right estimate does not draw the filament at the field's border, nor the background's
+    shape."""
     scene = Scene(
         density_per_um2=(0.5, 0.5),
         flux_photons=(2500.0, 2500.0),
@@ -66,7 +70,9 @@ def test_molecules_on_a_structure_are_no_difference(rng: torch.Generator) -> Non
     xyz = drawn.xyz.clone()
     xyz[:, 1] = 700 + 0.05 * xyz[:, 1]
     with torch.no_grad():
-        light = render(PSF, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=300, shape=(64, 64))
+        light = render(
+            PSF, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=300, shape=(64, 64)
+        )
     background = 20 + 10 * torch.linspace(0, 6, 64).sin()
     frames = CAMERA.sample(light + background, rng)
     compared = compare(frames, CAMERA, PSF, estimate_scene(frames, CAMERA, PSF))
@@ -78,8 +84,11 @@ def test_histograms_count_every_pixel(comparisons: tuple[Comparison, Comparison]
     np.testing.assert_allclose(comparisons[0].histograms.sum(1), 1)
 
 
-def test_the_power_of_white_noise_is_its_variance(comparisons: tuple[Comparison, Comparison]) -> None:
-    """At the highest frequencies an image of molecules holds noise alone: its variance, by the camera."""
+def test_the_power_of_white_noise_is_its_variance(
+    comparisons: tuple[Comparison, Comparison],
+) -> None:
+    """At the highest frequencies an image of molecules holds noise alone: its variance, by the
+    camera."""
     right = comparisons[0]
     mean = float(right.simulated.mean())
     noise = mean / 0.8 + float(CAMERA.noise_floor)

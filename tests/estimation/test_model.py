@@ -16,7 +16,9 @@ from decode.optics.psf import render
 from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
 
-EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
 ROUND = GaussianPSF(120.0, pixel_size_nm=100.0, patch_px=15)
 
 
@@ -46,7 +48,9 @@ def test_every_start_lies_within_its_bounds(z_range_nm: tuple[float, float] | No
     spline = SplinePSF.from_stack(stack, z_start_nm=-600.0, z_step_nm=60.0, pixel_size_nm=100.0)
     rate = saturation_rate(EMCCD, np.array(STEPS))
     for psf in (ROUND, spline):
-        model = Model(psf, rate=rate, run=50, z_range_nm=z_range_nm, light_of_dark=8.0, light_of_all=9.0)
+        model = Model(
+            psf, rate=rate, run=50, z_range_nm=z_range_nm, light_of_dark=8.0, light_of_all=9.0
+        )
         assert len(model.start) == (7 if z_range_nm is None else 9)
         assert (model.low < model.start).all()
         assert (model.start < model.high).all()
@@ -75,7 +79,9 @@ def test_the_covariance_about_the_mean_of_a_run_is_that_of_centred_frames() -> N
 
 
 @pytest.mark.parametrize("on_time", [0.8, 2.5])
-def test_the_laplace_transform_is_that_of_light_drawn_from_the_scene(rng: torch.Generator, on_time: float) -> None:
+def test_the_laplace_transform_is_that_of_light_drawn_from_the_scene(
+    rng: torch.Generator, on_time: float
+) -> None:
     """A float64 mean over molecules, each in a frame of its own: logarithms of independent
     molecules add up."""
     scene = Scene(
@@ -108,11 +114,18 @@ def test_the_laplace_transform_is_that_of_light_drawn_from_the_scene(rng: torch.
         )
     )
     few = drawn[torch.randperm(len(drawn), generator=rng)[:4000]]
-    xyz = torch.cat([1600 + 100 * torch.rand(len(few), 2, generator=rng), torch.zeros(len(few), 1)], 1)
+    xyz = torch.cat(
+        [1600 + 100 * torch.rand(len(few), 2, generator=rng), torch.zeros(len(few), 1)], 1
+    )
     light = torch.zeros(len(STEPS) + 1, dtype=torch.float64)
     with torch.no_grad():
         image = render(
-            ROUND, frame=torch.arange(len(few)), xyz=xyz, photons=few.photons, n_frames=len(few), shape=(33, 33)
+            ROUND,
+            frame=torch.arange(len(few)),
+            xyz=xyz,
+            photons=few.photons,
+            n_frames=len(few),
+            shape=(33, 33),
         ).double()
     light[0] = image.sum()
     for i, rate in enumerate(rates):

@@ -1,4 +1,5 @@
-"""What blinks in a movie is told from its moments: near the truth, with an interval, and usable as a recipe."""
+"""What blinks in a movie is told from its moments: near the truth, with an interval, and usable
+as a recipe."""
 
 from __future__ import annotations
 
@@ -22,14 +23,18 @@ from decode.optics.psf import PSF, render
 from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
 
-EMCCD = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
 SCMOS = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.4, qe=0.8)
 TRUTH = ("background_photons", "density_per_um2", "flux_photons", "on_time_frames")
 ROUND = GaussianPSF(120.0, pixel_size_nm=100.0, patch_px=15)
 ASTIGMATIC = GaussianPSF(120.0, pixel_size_nm=100.0, depth_nm=350.0, gap_nm=200.0, patch_px=25)
 
 
-def scene(density: float, flux: float, on_time: float, background: float, **more: tuple[float, float]) -> Scene:
+def scene(
+    density: float, flux: float, on_time: float, background: float, **more: tuple[float, float]
+) -> Scene:
     """Every movie the same, its molecules anywhere or on filaments."""
     fixed = {
         "density_per_um2": density,
@@ -40,17 +45,23 @@ def scene(density: float, flux: float, on_time: float, background: float, **more
         "background_contrast": 0.1,
         "background_drift": 0.0,
     }
-    return Scene(**{**{name: (value, value) for name, value in fixed.items()}, **more}, filaments=0.5)
+    return Scene(
+        **{**{name: (value, value) for name, value in fixed.items()}, **more}, filaments=0.5
+    )
 
 
-def movie(psf: PSF, camera: Camera, scene: Scene, rng: torch.Generator, n: int = 400) -> tuple[torch.Tensor, dict]:
+def movie(
+    psf: PSF, camera: Camera, scene: Scene, rng: torch.Generator, n: int = 400
+) -> tuple[torch.Tensor, dict]:
     """(n, 64, 64) ADU, and the truth of what was drawn."""
     simulation = ForwardModel.of(scene, psf, camera).sample(1, n, (64, 64), rng)
     emitters = simulation.emitters
     inside = ((emitters.xyz[:, :2] >= 0) & (emitters.xyz[:, :2] < 6400)).all(1)
     truth = {name: getattr(scene, name)[0] for name in TRUTH}
     truth["background_photons"] = float(simulation.background.mean())
-    truth["density_per_um2"] = float(emitters.photons[inside].sum()) / n / 6.4**2 / truth["flux_photons"]
+    truth["density_per_um2"] = (
+        float(emitters.photons[inside].sum()) / n / 6.4**2 / truth["flux_photons"]
+    )
     return simulation.frames[0], truth
 
 
@@ -88,7 +99,12 @@ def test_the_on_time_of_a_short_movie_is_not_cut_short(rng: torch.Generator) -> 
     ],
 )
 def test_the_scene_of_a_simulated_movie_is_found(
-    rng: torch.Generator, camera: Camera, density: float, flux: float, on_time: float, background: float
+    rng: torch.Generator,
+    camera: Camera,
+    density: float,
+    flux: float,
+    on_time: float,
+    background: float,
 ) -> None:
     frames, truth = movie(ROUND, camera, scene(density, flux, on_time, background), rng)
     estimate = estimate_scene(frames, camera, GaussianPSF(130.0, pixel_size_nm=100.0, patch_px=15))
@@ -104,10 +120,14 @@ def test_the_scene_of_a_simulated_movie_is_found(
 def test_intervals_hold_the_truth(rng: torch.Generator) -> None:
     held = []
     for i in range(10):
-        frames, truth = movie(ROUND, (EMCCD, SCMOS)[i % 2], scene(0.3 + 0.08 * i, 2500.0, 1.0 + 0.2 * i, 20.0), rng)
+        frames, truth = movie(
+            ROUND, (EMCCD, SCMOS)[i % 2], scene(0.3 + 0.08 * i, 2500.0, 1.0 + 0.2 * i, 20.0), rng
+        )
         estimate = estimate_scene(frames, (EMCCD, SCMOS)[i % 2], ROUND)
         intervals = {name: getattr(estimate, name) for name in TRUTH}
-        held += [interval.low <= truth[name] <= interval.high for name, interval in intervals.items()]
+        held += [
+            interval.low <= truth[name] <= interval.high for name, interval in intervals.items()
+        ]
         # an interval that is sure to hold everything says nothing
         assert all(interval.high < 1.6 * interval.low for interval in intervals.values())
     # of 40, 38 are expected; fewer than 33 come by chance once in a hundred
@@ -119,7 +139,9 @@ def test_molecules_that_are_on_for_a_single_frame_are_estimated(rng: torch.Gener
     n, density = 200, 0.2
     molecules = torch.poisson(torch.full((n,), density * 6.4**2), generator=rng).long()
     frame = torch.repeat_interleave(torch.arange(n), molecules)
-    xyz = torch.cat([6400 * torch.rand(len(frame), 2, generator=rng), torch.zeros(len(frame), 1)], 1)
+    xyz = torch.cat(
+        [6400 * torch.rand(len(frame), 2, generator=rng), torch.zeros(len(frame), 1)], 1
+    )
     photons = 1500 * torch._standard_gamma(torch.full((len(frame),), 6.0), generator=rng) / 6
     with torch.no_grad():
         light = render(ROUND, frame=frame, xyz=xyz, photons=photons, n_frames=n, shape=(64, 64))
@@ -147,7 +169,9 @@ def test_the_density_of_a_crowded_filament_is_within_its_interval(seed: int) -> 
     xyz = drawn.xyz.clone()
     xyz[:, 1] = 3200 + 0.01 * (xyz[:, 1] - 3200)
     with torch.no_grad():
-        light = render(ROUND, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=400, shape=(64, 64))
+        light = render(
+            ROUND, frame=drawn.frame, xyz=xyz, photons=drawn.photons, n_frames=400, shape=(64, 64)
+        )
     inside = (xyz[:, 0] >= 0) & (xyz[:, 0] < 6400)
     truth = float(drawn.photons[inside].sum()) / 400 / 6.4**2 / 2500
     found = estimate_scene(SCMOS.sample(20 + light, rng), SCMOS, ROUND).density_per_um2
@@ -167,7 +191,9 @@ def test_depth_is_told_by_an_astigmatic_psf(rng: torch.Generator) -> None:
 
 def test_a_movie_more_blurred_than_its_calibration(rng: torch.Generator) -> None:
     frames, _ = movie(ROUND, EMCCD, scene(0.4, 3000.0, 2.0, 20.0), rng)
-    sharp, true = (as_spline(GaussianPSF(s, pixel_size_nm=100.0), np.zeros(1)) for s in (95.0, 120.0))
+    sharp, true = (
+        as_spline(GaussianPSF(s, pixel_size_nm=100.0), np.zeros(1)) for s in (95.0, 120.0)
+    )
     blur = estimate_scene(frames, EMCCD, sharp).psf_blur_nm
     assert blur is not None
     assert blur.value == pytest.approx(math.sqrt(120**2 - 95**2), rel=0.15)
@@ -177,13 +203,18 @@ def test_a_movie_more_blurred_than_its_calibration(rng: torch.Generator) -> None
 
 
 def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> None:
-    """Movies no more blurred than their PSF too, where the variance that is found is often negative."""
+    """Movies no more blurred than their PSF too, where the variance that is found is often
+    negative."""
     psf = as_spline(ASTIGMATIC, np.arange(-600.0, 601.0, 50.0))
     held = []
     for i in range(8):
         blur, low, high = 6.0 * i, -450.0 + 40 * i, 100.0 + 50 * i
         drawn = scene(0.2 + 0.1 * i, 2500.0, 2.0, 20.0, z_nm=(low, high))
-        frames = ForwardModel.of(drawn, psf, EMCCD, blur_nm=(blur, blur)).sample(1, 150, (48, 48), rng).frames[0]
+        frames = (
+            ForwardModel.of(drawn, psf, EMCCD, blur_nm=(blur, blur))
+            .sample(1, 150, (48, 48), rng)
+            .frames[0]
+        )
         estimate = estimate_scene(frames, EMCCD, psf)
         for interval, truth in (
             (estimate.psf_blur_nm, blur),
@@ -199,7 +230,9 @@ def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> Non
 
 
 def test_drift_of_the_background_is_seen(rng: torch.Generator) -> None:
-    frames, _ = movie(ROUND, EMCCD, scene(0.3, 3000.0, 2.0, 40.0, background_drift=(-5e-4, -5e-4)), rng)
+    frames, _ = movie(
+        ROUND, EMCCD, scene(0.3, 3000.0, 2.0, 40.0, background_drift=(-5e-4, -5e-4)), rng
+    )
     drift = estimate_scene(frames, EMCCD, ROUND).background_drift
     assert drift.value == pytest.approx(-5e-4, abs=2e-4)
     assert drift.high < 0
@@ -212,7 +245,9 @@ def test_a_movie_without_molecules_is_said_to_have_none(rng: torch.Generator) ->
 
 
 def test_a_movie_of_a_few_frames_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 60 frames of 32 x 32 pixels, this movie has 10 of 64 x 64"):
+    with pytest.raises(
+        ValueError, match="at least 60 frames of 32 x 32 pixels, this movie has 10 of 64 x 64"
+    ):
         estimate_scene(torch.rand(10, 64, 64), EMCCD, ROUND)
 
 
@@ -221,7 +256,9 @@ def test_a_recipe_brackets_the_estimate(rng: torch.Generator) -> None:
     drawn = scene(0.5, 4000.0, 2.0, 20.0, z_nm=(-300.0, 300.0))
     frames, truth = movie(psf, EMCCD, drawn, rng, n=200)
     estimate = estimate_scene(frames, EMCCD, psf)
-    text = to_recipe(estimate, psf, psf_file="it's.h5", camera_file="camera.yaml", source="movie.tif")
+    text = to_recipe(
+        estimate, psf, psf_file="it's.h5", camera_file="camera.yaml", source="movie.tif"
+    )
     recipe = yaml.safe_load(text)
     ranges = from_mapping(Scene, recipe["scene"], "recipe")
     for name in TRUTH:
@@ -242,18 +279,25 @@ def test_a_recipe_brackets_the_estimate(rng: torch.Generator) -> None:
 def test_a_recipe_of_a_flat_gaussian(rng: torch.Generator) -> None:
     frames, _ = movie(ROUND, EMCCD, scene(0.5, 4000.0, 2.0, 20.0), rng, n=100)
     estimate = estimate_scene(frames, EMCCD, ROUND)
-    recipe = yaml.safe_load(to_recipe(estimate, ROUND, psf_file="", camera_file="c.yaml", source="movie.tif"))
+    recipe = yaml.safe_load(
+        to_recipe(estimate, ROUND, psf_file="", camera_file="c.yaml", source="movie.tif")
+    )
     low, high = recipe["psf"]["sigma_px"]
     assert low < 1.2 < high
     assert recipe["network"]["axial"] is False
-    tiny = replace(estimate, background_drift=replace(estimate.background_drift, low=-1e-9, value=0.0, high=1e-9))
+    tiny = replace(
+        estimate,
+        background_drift=replace(estimate.background_drift, low=-1e-9, value=0.0, high=1e-9),
+    )
     text = to_recipe(tiny, ROUND, psf_file="", camera_file="c.yaml", source="movie.tif")
     assert all(isinstance(v, float) for v in yaml.safe_load(text)["scene"]["background_drift"])
 
 
 def bead_psf(folder: Path) -> SplinePSF:
     """The mean of six beads that stand on a grid; a plain calibration, for the test alone."""
-    stack = EMCCD.to_photons(torch.from_numpy(tifffile.imread(folder / "beads.tif").astype(np.float64))).numpy()
+    stack = EMCCD.to_photons(
+        torch.from_numpy(tifffile.imread(folder / "beads.tif").astype(np.float64))
+    ).numpy()
     half, mean = 18, []
     for y in (32, 92):
         for x in (24, 64, 104):
@@ -262,7 +306,9 @@ def bead_psf(folder: Path) -> SplinePSF:
             crop = crop - np.median(rim, 1)[:, None, None]
             weight = ndimage.gaussian_filter(crop.mean(0), 1).clip(0)
             where = ndimage.center_of_mass(weight)
-            moved = ndimage.shift(crop, (0, *(half + 1 - c for c in where)), order=3, mode="nearest")
+            moved = ndimage.shift(
+                crop, (0, *(half + 1 - c for c in where)), order=3, mode="nearest"
+            )
             mean.append(moved[:, 1:-1, 1:-1])
     psf = np.mean(mean, 0)
     psf /= psf.sum((1, 2)).max()

@@ -51,11 +51,15 @@ def test_maps_are_turned_into_electrons(tmp_path: Path) -> None:
     offset = np.linspace(98, 103, 15, dtype=np.float32).reshape(shape)
     gain = np.linspace(1.8, 2.4, 15, dtype=np.float32).reshape(shape)
     variance = np.linspace(4, 900, 15, dtype=np.float32).reshape(shape)
-    camera = read_camera(save_maps(tmp_path, offset_map=offset, gain_map=gain, read_variance_map=variance)).camera
+    camera = read_camera(
+        save_maps(tmp_path, offset_map=offset, gain_map=gain, read_variance_map=variance)
+    ).camera
     torch.testing.assert_close(camera.baseline, torch.from_numpy(offset))
     # ADU per electron: 100 electrons stand for 100 * gain counts above the offset
     counts = torch.from_numpy(offset + 100 * gain)
-    torch.testing.assert_close(camera.to_photons(counts), torch.full(shape, 100 / 0.8), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        camera.to_photons(counts), torch.full(shape, 100 / 0.8), rtol=1e-4, atol=0
+    )
     # the spread of the counts in the dark is what the map says, in ADU^2
     read_noise_adu = torch.as_tensor(camera.read_noise_e) / torch.as_tensor(camera.e_per_adu)
     torch.testing.assert_close(read_noise_adu**2, torch.from_numpy(variance))
@@ -78,14 +82,20 @@ def test_numbers_written_read_back(
     em_gain: float | None,
     pixel_size_nm: float,
 ) -> None:
-    camera = Camera(baseline=baseline, e_per_adu=e_per_adu, read_noise_e=noise, qe=qe, em_gain=em_gain)
+    camera = Camera(
+        baseline=baseline, e_per_adu=e_per_adu, read_noise_e=noise, qe=qe, em_gain=em_gain
+    )
     path = tmp_path_factory.mktemp("camera") / "camera.yaml"
     write_camera(path, CameraFile(camera=camera, pixel_size_nm=pixel_size_nm))
     assert read_camera(path) == CameraFile(camera=camera, pixel_size_nm=pixel_size_nm)
 
 
-@pytest.mark.parametrize("e_per_adu", [0.5, torch.linspace(0.3, 0.7, 12).view(3, 4)], ids=["number", "map"])
-def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu: float | torch.Tensor) -> None:
+@pytest.mark.parametrize(
+    "e_per_adu", [0.5, torch.linspace(0.3, 0.7, 12).view(3, 4)], ids=["number", "map"]
+)
+def test_maps_written_read_back(
+    tmp_path: Path, rng: torch.Generator, e_per_adu: float | torch.Tensor
+) -> None:
     camera = Camera(
         baseline=100 + torch.rand(3, 4, generator=rng),
         e_per_adu=e_per_adu,
@@ -106,8 +116,14 @@ def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu:
         ({"baseline": None}, "baseline is missing; state it, or offset_map in its place"),
         ({"pixel_size_nm": None}, "pixel_size_nm is missing"),
         ({"pixel_size_nm": 0}, "pixel_size_nm is 0, must be positive"),
-        ({"pixel_size_nm": 0.1}, "a pixel size of 0.1 nm is no microscope's (10 to 1000); state it in nm: 100, if"),
-        ({"pixel_size_nm": 16000}, "a pixel size of 16000 nm is no microscope's (10 to 1000); state it in nm"),
+        (
+            {"pixel_size_nm": 0.1},
+            "a pixel size of 0.1 nm is no microscope's (10 to 1000); state it in nm: 100, if",
+        ),
+        (
+            {"pixel_size_nm": 16000},
+            "a pixel size of 16000 nm is no microscope's (10 to 1000); state it in nm",
+        ),
         ({"e_per_adu": 0}, "e_per_adu must be positive"),
         ({"em_gain": 0}, "em_gain must be positive"),
         ({"qe": 90}, "qe is a fraction"),
@@ -118,7 +134,9 @@ def test_maps_written_read_back(tmp_path: Path, rng: torch.Generator, e_per_adu:
         ({"offset_map": "offset.tif"}, "offset_map is 'offset.tif', and there is no such file"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(tmp_path: Path, change: dict[str, object], sentence: str) -> None:
+def test_a_wrong_key_or_value_is_named(
+    tmp_path: Path, change: dict[str, object], sentence: str
+) -> None:
     path = save(tmp_path, EMCCD | change)
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         read_camera(path)
@@ -193,7 +211,9 @@ def test_an_em_gain_for_a_file_without_one_is_refused(tmp_path: Path) -> None:
     """It would be taken for an EMCCD, whose light is reckoned in another way."""
     path = tmp_path / "scmos.yaml"
     path.write_text("pixel_size_nm: 100\nbaseline: 100\ne_per_adu: 0.5\nread_noise_e: 1.5\n")
-    with pytest.raises(ValueError, match=r"scmos\.yaml is of a camera with no EM gain; leave --em-gain out"):
+    with pytest.raises(
+        ValueError, match=r"scmos\.yaml is of a camera with no EM gain; leave --em-gain out"
+    ):
         read_camera(path, em_gain=300)
     path.write_text(path.read_text() + "em_gain: 200\n")
     assert read_camera(path, em_gain=300).camera.em_gain == 300
@@ -205,7 +225,9 @@ def test_presets_are_cameras(name: str) -> None:
     text = (PRESETS / f"{name}.yaml").read_text()
     assert "Typical values" in text
     register = "EMCCD" in camera_presets()[name]
-    with pytest.raises(ValueError, match="EM gain that its user sets" if register else "state the pixel size"):
+    with pytest.raises(
+        ValueError, match="EM gain that its user sets" if register else "state the pixel size"
+    ):
         read_camera(name)
     file = read_camera(name, pixel_size_nm=108, em_gain=200 if register else None)
     assert file.pixel_size_nm == 108

@@ -1,7 +1,9 @@
-"""Files with any content: a reader returns, or says in one sentence that names the file what is wrong with it.
+"""Files with any content: a reader returns, or says in one sentence that names the file what is
+wrong with it.
 
-A sample of each format is changed at random: bytes are flipped, cut off and put in, and values, names, shapes and types
-within the format are replaced.  A process of its own reads each, with 5 s of processor time and 1 GB of memory for it.
+A sample of each format is changed at random: bytes are flipped, cut off and put in, and values,
+names, shapes and types within the format are replaced.  A process of its own reads each, with 5 s
+of processor time and 1 GB of memory for it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ from decode.verbs.run import _Done
 SECONDS, BYTES = 5.0, 2**30
 
 MOST_ASKED = 6 * 2**30
-"""bytes of addresses: SciPy asks for as many as the 32 bits of a length may say, and fills no more than there are"""
+"""bytes of addresses: SciPy asks for as many as the 32 bits of a length may say, and fills no
+more than there are"""
 
 Rng = random.Random
 Change = Callable[[Path, Rng], None]
@@ -70,17 +73,53 @@ class Format:
     changes: tuple[Change, ...]
 
 
-# -- what is put in the place of values --------------------------------------------------------------------------------
+# -- what is put in the place of values
+# --------------------------------------------------------------------------------
 
 DEEP: Any = []
 for _ in range(40):
     DEEP = [DEEP]
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 3, 255, 10**9, 2**31, -(2**63), 10**30, 0.0, -0.5, 1e-300, 1e14, 1e300, float("inf"),
-    float("-inf"), float("nan"), "", "nan", "1e999", "x" * 5000, "é\0\n", "../..", [], [0], [1, 2], [1, 2, 3], [[]],
-    ["a"], [float("nan")] * 3, {}, {"a": 1}, {"": None}, DEEP, [0] * 5000,
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    3,
+    255,
+    10**9,
+    2**31,
+    -(2**63),
+    10**30,
+    0.0,
+    -0.5,
+    1e-300,
+    1e14,
+    1e300,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    "",
+    "nan",
+    "1e999",
+    "x" * 5000,
+    "é\0\n",
+    "../..",
+    [],
+    [0],
+    [1, 2],
+    [1, 2, 3],
+    [[]],
+    ["a"],
+    [float("nan")] * 3,
+    {},
+    {"a": 1},
+    {"": None},
+    DEEP,
+    [0] * 5000,
+)
 
 
 def change_tree(tree: Any, rng: Rng) -> Any:
@@ -106,11 +145,16 @@ def change_tree(tree: Any, rng: Rng) -> Any:
 
 
 def change_bytes(path: Path, rng: Rng) -> None:
-    """Flip, overwrite, cut off, take out, or put in, most often near the beginning, where headers stand."""
+    """Flip, overwrite, cut off, take out, or put in, most often near the beginning, where
+    headers stand."""
     content = bytearray(path.read_bytes())
     for _ in range(rng.choice([1, 1, 2, 5, 20])):
-        at = rng.randrange(min(len(content), rng.choice([64, 1024, len(content)]))) if content else 0
-        junk = rng.choice([rng.randbytes(rng.choice([1, 4, 8])), b"\xff" * 8, bytes(8), b"\x7f\xff\xff\xff"])
+        at = (
+            rng.randrange(min(len(content), rng.choice([64, 1024, len(content)]))) if content else 0
+        )
+        junk = rng.choice(
+            [rng.randbytes(rng.choice([1, 4, 8])), b"\xff" * 8, bytes(8), b"\x7f\xff\xff\xff"]
+        )
         kind = rng.randrange(6)
         if kind == 0 and content:
             content[at] ^= 1 << rng.randrange(8)
@@ -134,11 +178,17 @@ def change_yaml(path: Path, rng: Rng) -> None:
     text = yaml.safe_dump_all(documents)
     kind = rng.random()
     if kind < 0.1:
-        text = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '0'] * 9)}]\n" for i in range(12)) + text
+        text = (
+            "".join(
+                f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '0'] * 9)}]\n" for i in range(12)
+            )
+            + text
+        )
     elif kind < 0.2:
         text += f"deep: {'[' * 3000}{']' * rng.choice([0, 3000])}\n"
     elif kind < 0.3:
-        text += f"long: {rng.choice(['1' * 20_000, '1:' * 20_000 + '1', '0x' + 'f' * 9999, '1e' + '9' * 400])}\n"
+        long = ["1" * 20_000, "1:" * 20_000 + "1", "0x" + "f" * 9999, "1e" + "9" * 400]
+        text += f"long: {rng.choice(long)}\n"
     path.write_text(text, encoding="utf-8")
 
 
@@ -163,11 +213,14 @@ def change_text_table(path: Path, rng: Rng) -> None:
             row.insert(at, rng.choice(["1e14", "-7", "1e400", '"', "frame", "x [px]", "#"]))
         if not row:
             row.append("")
-    path.write_text("\n".join(rng.choice([",", ",", ";", "\t"]).join(row) for row in rows), encoding="utf-8")
+    path.write_text(
+        "\n".join(rng.choice([",", ",", ";", "\t"]).join(row) for row in rows), encoding="utf-8"
+    )
 
 
 def change_hdf5(path: Path, rng: Rng) -> None:
-    """An attribute or a dataset: gone, of another type, shape or value, or of a size that nothing could hold."""
+    """An attribute or a dataset: gone, of another type, shape or value, or of a size that
+    nothing could hold."""
     with h5py.File(path, "r+") as file:
         found: list[Any] = [file]
         file.visititems(lambda _, item: found.append(item))
@@ -193,14 +246,20 @@ def change_hdf5(path: Path, rng: Rng) -> None:
         elif kind == 2:
             file.create_group(name)
         elif kind == 3:
-            file.create_dataset(name, (2 ** rng.choice([20, 31]),) * rng.choice([1, 2]), "f4", chunks=True)
+            file.create_dataset(
+                name, (2 ** rng.choice([20, 31]),) * rng.choice([1, 2]), "f4", chunks=True
+            )
         elif kind == 4 and old.dtype.names:
             names = [n for n in old.dtype.names if rng.random() < 0.8] or ["x"]
-            file[name] = np.zeros(old.shape, [(n, rng.choice(["f4", "f8", "i8", "S3", "(2,)f4"])) for n in names])
+            file[name] = np.zeros(
+                old.shape, [(n, rng.choice(["f4", "f8", "i8", "S3", "(2,)f4"])) for n in names]
+            )
         elif kind == 5 and old.dtype.kind in "iuf":
             file[name] = old[..., : rng.randrange(3)] if old.ndim else old
         elif kind == 6 and old.dtype.kind == "f":
-            file[name] = np.where(np.random.default_rng(rng.randrange(99)).random(old.shape) < 0.1, np.nan, old)
+            file[name] = np.where(
+                np.random.default_rng(rng.randrange(99)).random(old.shape) < 0.1, np.nan, old
+            )
 
 
 def _for_hdf5(rng: Rng) -> Any:
@@ -224,7 +283,8 @@ def change_archive(path: Path, rng: Rng) -> None:
 
 
 def change_tags(path: Path, rng: Rng) -> None:
-    """Type, count or value of a tag of any page of a classic, little-endian TIFF, or where the next page stands."""
+    """Type, count or value of a tag of any page of a classic, little-endian TIFF, or where the
+    next page stands."""
     content = bytearray(path.read_bytes())
     offset, entries, ends = int.from_bytes(content[4:8], "little"), [], []
     while offset and len(ends) < 100:
@@ -233,7 +293,23 @@ def change_tags(path: Path, rng: Rng) -> None:
         ends.append(offset + 2 + 12 * n)
         offset = int.from_bytes(content[ends[-1] : ends[-1] + 4], "little")
     for _ in range(rng.choice([1, 1, 2, 4])):
-        size = rng.choice([0, 1, 2, 3, 8, 13, 255, 65535, 2**16, 2**24, 2**31 - 1, 2**32 - 1, rng.randrange(2**32)])
+        size = rng.choice(
+            [
+                0,
+                1,
+                2,
+                3,
+                8,
+                13,
+                255,
+                65535,
+                2**16,
+                2**24,
+                2**31 - 1,
+                2**32 - 1,
+                rng.randrange(2**32),
+            ]
+        )
         if rng.random() < 0.1:
             at, value = rng.choice(ends), rng.choice([size, int.from_bytes(content[4:8], "little")])
             content[at : at + 4] = (value % 2**32).to_bytes(4, "little")
@@ -241,9 +317,13 @@ def change_tags(path: Path, rng: Rng) -> None:
         entry = rng.choice(entries)
         kind = rng.random()
         if kind < 0.15:
-            content[entry : entry + 2] = rng.choice([254, 256, 259, 277, 320, 330, 339, 51123]).to_bytes(2, "little")
+            content[entry : entry + 2] = rng.choice(
+                [254, 256, 259, 277, 320, 330, 339, 51123]
+            ).to_bytes(2, "little")
         elif kind < 0.3:
-            content[entry + 2 : entry + 4] = rng.choice([0, 1, 2, 5, 7, 12, 16, 255]).to_bytes(2, "little")
+            content[entry + 2 : entry + 4] = rng.choice([0, 1, 2, 5, 7, 12, 16, 255]).to_bytes(
+                2, "little"
+            )
         elif kind < 0.5:
             content[entry + 4 : entry + 8] = size.to_bytes(4, "little")
         else:
@@ -252,9 +332,12 @@ def change_tags(path: Path, rng: Rng) -> None:
 
 
 def change_description(path: Path, rng: Rng) -> None:
-    """Numbers and names in the text that describes the movie, each with as many letters as before."""
+    """Numbers and names in the text that describes the movie, each with as many letters as
+    before."""
     content = bytearray(path.read_bytes())
-    start = rng.choice([at for word in (b"ImageJ=", b"<OME", b"{") if (at := content.find(word)) >= 0])
+    start = rng.choice(
+        [at for word in (b"ImageJ=", b"<OME", b"{") if (at := content.find(word)) >= 0]
+    )
     digits = [i for i in range(start, min(start + 700, len(content))) if chr(content[i]).isdigit()]
     for _ in range(rng.choice([1, 2, 5])):
         content[rng.choice(digits)] = ord(rng.choice("0123456789-e.xn"))
@@ -313,7 +396,8 @@ def _other(name: str, tensor: torch.Tensor, rng: Rng) -> dict[str, torch.Tensor]
     return {name: tensor.to(rng.choice([torch.int8, torch.float64, torch.bool]))}
 
 
-# -- samples and readers -----------------------------------------------------------------------------------------------
+# -- samples and readers
+# -----------------------------------------------------------------------------------------------
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8, em_gain=None)
 NETWORK = NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=4)
@@ -336,10 +420,14 @@ def molecules() -> EmitterSet:
 
 def write_decode(path: Path) -> None:
     with h5py.File(path, "w") as file:
-        file.create_group("meta").attrs.update({"xy_unit": "px", "px_size": np.array([100.0, 120.0])})
+        file.create_group("meta").attrs.update(
+            {"xy_unit": "px", "px_size": np.array([100.0, 120.0])}
+        )
         data = file.create_group("data")
         data.update({"xyz": np.ones((9, 3)), "xyz_sig": np.ones((9, 3)), "frame_ix": np.arange(9)})
-        data.update({"phot": np.ones(9), "bg": np.ones(9), "prob": np.ones(9), "phot_sig": h5py.Empty("f")})
+        data.update(
+            {"phot": np.ones(9), "bg": np.ones(9), "prob": np.ones(9), "phot_sig": h5py.Empty("f")}
+        )
 
 
 def write_smlm(path: Path) -> None:
@@ -364,7 +452,9 @@ def write_smap(path: Path, *, v73: bool) -> None:
         return
     with h5py.File(path, "w") as file:
         spline = file.create_group("SXY/cspline")
-        spline.update({"coeff": coefficients.T, **{name: np.array([[v]]) for name, v in numbers.items()}})
+        spline.update(
+            {"coeff": coefficients.T, **{name: np.array([[v]]) for name, v in numbers.items()}}
+        )
 
 
 def write_uipsf(path: Path) -> None:
@@ -381,13 +471,20 @@ def spline() -> SplinePSF:
 
 def field_spline() -> FieldSplinePSF:
     field = ((0.0, 900.0), (0.0, 900.0))
-    return FieldSplinePSF(spline(), torch.zeros(2, 5, 9, 9), shifts_nm=torch.zeros(2, 2), field_nm=field)
+    return FieldSplinePSF(
+        spline(), torch.zeros(2, 5, 9, 9), shifts_nm=torch.zeros(2, 2), field_nm=field
+    )
 
 
 def pupil() -> PupilPSF:
     mask = torch.zeros(16, 16)
     return PupilPSF(
-        numerical_aperture=1.4, wavelength_nm=680.0, pixel_size_nm=100.0, patch_px=9, grid=16, phase_mask_nm=mask
+        numerical_aperture=1.4,
+        wavelength_nm=680.0,
+        pixel_size_nm=100.0,
+        patch_px=9,
+        grid=16,
+        phase_mask_nm=mask,
     )
 
 
@@ -396,7 +493,9 @@ def gaussian() -> GaussianPSF:
 
 
 def psf_writer(psf: Callable[[], PSF]) -> Callable[[Path], None]:
-    return lambda path: write_psf(path, PSFFile(psf=psf(), z_range_nm=(-100.0, 100.0), figures={"a": (1.0, 2.0, 3.0)}))
+    return lambda path: write_psf(
+        path, PSFFile(psf=psf(), z_range_nm=(-100.0, 100.0), figures={"a": (1.0, 2.0, 3.0)})
+    )
 
 
 def write_model(path: Path) -> None:
@@ -406,7 +505,9 @@ def write_model(path: Path) -> None:
 
 
 def write_maps(path: Path) -> None:
-    maps = Camera(baseline=torch.full((8, 9), 100.0), e_per_adu=torch.full((8, 9), 0.5), read_noise_e=1.5)
+    maps = Camera(
+        baseline=torch.full((8, 9), 100.0), e_per_adu=torch.full((8, 9), 0.5), read_noise_e=1.5
+    )
     write_camera(path, CameraFile(camera=maps, pixel_size_nm=100.0))
 
 
@@ -483,8 +584,12 @@ TABLE = (change_bytes, change_hdf5)
 PSF_FILE = (change_bytes, change_hdf5, change_hdf5)
 FORMATS: dict[str, Format] = {
     "tiff": tiff(metadata=None),
-    "tiff-imagej": tiff((change_bytes, change_tags, change_description), imagej=True, metadata={"axes": "TYX"}),
-    "tiff-ome": tiff((change_bytes, change_tags, change_description), ome=True, metadata={"axes": "TYX"}),
+    "tiff-imagej": tiff(
+        (change_bytes, change_tags, change_description), imagej=True, metadata={"axes": "TYX"}
+    ),
+    "tiff-ome": tiff(
+        (change_bytes, change_tags, change_description), ome=True, metadata={"axes": "TYX"}
+    ),
     "tiff-shaped": tiff((change_bytes, change_tags, change_description)),
     "tiff-zlib": tiff(metadata=None, compression="zlib"),
     "tiff-tiles": tiff(metadata=None, tile=(16, 16)),
@@ -509,7 +614,10 @@ FORMATS: dict[str, Format] = {
     ),
     "decode": Format(name="table.h5", make=write_decode, read=read_and_write_table, changes=TABLE),
     "smlm": Format(
-        name="table.smlm", make=write_smlm, read=read_and_write_table, changes=(change_bytes, change_archive)
+        name="table.smlm",
+        make=write_smlm,
+        read=read_and_write_table,
+        changes=(change_bytes, change_archive),
     ),
     "camera": Format(
         name="camera.yaml",
@@ -517,13 +625,23 @@ FORMATS: dict[str, Format] = {
         read=read_camera,
         changes=(change_bytes, change_yaml),
     ),
-    "camera-maps": Format(name="camera.yaml", make=write_maps, read=read_camera, changes=(change_map, change_yaml)),
-    "recipe": Format(name="recipe.yaml", make=write_recipe, read=load_config, changes=(change_bytes, change_yaml)),
+    "camera-maps": Format(
+        name="camera.yaml", make=write_maps, read=read_camera, changes=(change_map, change_yaml)
+    ),
+    "recipe": Format(
+        name="recipe.yaml", make=write_recipe, read=load_config, changes=(change_bytes, change_yaml)
+    ),
     "model": Format(
-        name="m.safetensors", make=write_model, read=Localizer.load, changes=(change_bytes, change_model, change_model)
+        name="m.safetensors",
+        make=write_model,
+        read=Localizer.load,
+        changes=(change_bytes, change_model, change_model),
     ),
     "checkpoint": Format(
-        name="m.checkpoint", make=write_checkpoint, read=read_checkpoint, changes=(change_bytes, change_checkpoint)
+        name="m.checkpoint",
+        make=write_checkpoint,
+        read=read_checkpoint,
+        changes=(change_bytes, change_checkpoint),
     ),
     "note": Format(
         name="run.json",
@@ -532,9 +650,13 @@ FORMATS: dict[str, Format] = {
         changes=(change_bytes, change_json),
     ),
     "psf-spline": Format(name="psf.h5", make=psf_writer(spline), read=read_psf, changes=PSF_FILE),
-    "psf-field": Format(name="psf.h5", make=psf_writer(field_spline), read=read_psf, changes=PSF_FILE),
+    "psf-field": Format(
+        name="psf.h5", make=psf_writer(field_spline), read=read_psf, changes=PSF_FILE
+    ),
     "psf-pupil": Format(name="psf.h5", make=psf_writer(pupil), read=read_psf, changes=PSF_FILE),
-    "psf-gaussian": Format(name="psf.h5", make=psf_writer(gaussian), read=read_psf, changes=PSF_FILE),
+    "psf-gaussian": Format(
+        name="psf.h5", make=psf_writer(gaussian), read=read_psf, changes=PSF_FILE
+    ),
     "smap-5": Format(
         name="a_3dcal.mat",
         make=lambda path: write_smap(path, v73=False),
@@ -547,17 +669,21 @@ FORMATS: dict[str, Format] = {
         read=lambda path: import_psf(path, 100.0),
         changes=TABLE,
     ),
-    "uipsf": Format(name="a.h5", make=write_uipsf, read=lambda path: import_psf(path, None), changes=TABLE),
+    "uipsf": Format(
+        name="a.h5", make=write_uipsf, read=lambda path: import_psf(path, None), changes=TABLE
+    ),
 }
 
 
-# -- the process that reads --------------------------------------------------------------------------------------------
+# -- the process that reads
+# --------------------------------------------------------------------------------------------
 
 
 def read_changed(names: Sequence[str], n: int, first: int, folder: Path) -> None:
     """Read `n` changed samples of each format, leaving out the first ones of all.
 
-    Prints a line of JSON with the place of each before it is read, and another on what is wrong with it.
+    Prints a line of JSON with the place of each before it is read, and another on what is wrong
+    with it.
     """
     warnings.simplefilter("ignore")
     for at, name in enumerate(names):
@@ -577,7 +703,9 @@ def read_changed(names: Sequence[str], n: int, first: int, folder: Path) -> None
             shutil.copytree(sample, changed)
             rng.choice(kind.changes)(changed / kind.name, rng)
             print(json.dumps({"reads": at * n + seed}), flush=True)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process, whatever that is doing
+            signal.setitimer(
+                signal.ITIMER_PROF, SECONDS
+            )  # its signal ends the process, whatever that is doing
             wrong = _wrong(kind, changed / kind.name)
             signal.setitimer(signal.ITIMER_PROF, 0)
             if _peak_bytes() > before + BYTES:
@@ -603,7 +731,11 @@ def _wrong(kind: Format, path: Path) -> str | None:
         if len(message) > LONGEST or "\n" in message:
             return f"no short sentence: {message[:1000]}"
         named = any(str(file.with_suffix("")) in message for file in path.parent.iterdir())
-        return None if named or getattr(error, "filename", None) else f"does not name the file: {message[:300]}"
+        return (
+            None
+            if named or getattr(error, "filename", None)
+            else f"does not name the file: {message[:300]}"
+        )
     except BaseException:
         return traceback.format_exc()[-1500:]
     return None
@@ -616,7 +748,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def failures(names: Sequence[str], n: int, folder: Path) -> list[str]:
-    """What went wrong with `n` changed samples of each format; a process that dies is one failure of many."""
+    """What went wrong with `n` changed samples of each format; a process that dies is one
+    failure of many."""
     found, first = [], 0
     while first < n * len(names):
         folder.mkdir()
@@ -630,7 +763,11 @@ def failures(names: Sequence[str], n: int, folder: Path) -> list[str]:
         last = max((line["reads"] for line in lines if "reads" in line), default=None)
         if last is None:
             return [*found, f"a sample itself cannot be read: {done.stderr[-1500:]}"]
-        how = "more than 5 s" if done.returncode == -signal.SIGPROF else f"exit {done.returncode} {done.stderr[-900:]}"
+        how = (
+            "more than 5 s"
+            if done.returncode == -signal.SIGPROF
+            else f"exit {done.returncode} {done.stderr[-900:]}"
+        )
         found.append(f"{names[last // n]} {last % n}: {how}")
         first = last + 1
     return found

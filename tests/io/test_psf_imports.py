@@ -1,4 +1,5 @@
-"""Files in the layouts of SMAP and uiPSF: the imported PSF draws the image that their own programs draw."""
+"""Files in the layouts of SMAP and uiPSF: the imported PSF draws the image that their own
+programs draw."""
 
 from __future__ import annotations
 
@@ -27,8 +28,11 @@ FOCUS = 10
 
 
 def stack(side: int = SIDE) -> Array:
-    """(z, y, x) a PSF that no mirror and no exchange of axes leaves as it is: astigmatic, with a lobe towards +x."""
-    psf = GaussianPSF(150.0, pixel_size_nm=PIXEL_NM, depth_nm=450.0, gap_nm=180.0, patch_px=side).double()
+    """(z, y, x) a PSF that no mirror and no exchange of axes leaves as it is: astigmatic, with a
+    lobe towards +x."""
+    psf = GaussianPSF(
+        150.0, pixel_size_nm=PIXEL_NM, depth_nm=450.0, gap_nm=180.0, patch_px=side
+    ).double()
     z = (torch.arange(PLANES, dtype=torch.float64) - FOCUS) * STEP_NM
     middle = torch.full_like(z, side / 2 * PIXEL_NM)
     main = torch.stack([middle, middle, z], 1)
@@ -37,7 +41,8 @@ def stack(side: int = SIDE) -> Array:
 
 
 def smap_coefficients(model: Array) -> Array:
-    """(row, column, plane, 64) of a cubic spline through a (z, y, x) stack; powers of the row run fastest."""
+    """(row, column, plane, 64) of a cubic spline through a (z, y, x) stack; powers of the row
+    run fastest."""
     c = np.moveaxis(model, 0, 2)
     for axis in range(3):  # the powers of each axis go to the end
         powers = CubicSpline(np.arange(c.shape[axis]), c, axis=axis).c[::-1]
@@ -46,18 +51,26 @@ def smap_coefficients(model: Array) -> Array:
 
 
 def smap_image(coefficients: Array, row: float, column: float, plane: float, side: int) -> Array:
-    """What SMAP's own simulator draws of an emitter `row`, `column` pixels from the middle of a window."""
+    """What SMAP's own simulator draws of an emitter `row`, `column` pixels from the middle of a
+    window."""
     first = [(coefficients.shape[axis] + 1 - side) // 2 for axis in (0, 1)]
     shift = [-row, -column, plane]
     whole = [int(np.floor(s)) for s in shift]
     t = [s - w for s, w in zip(shift, whole, strict=True)]
-    powers = np.einsum("i,j,k->ijk", *([u**n for n in range(4)] for u in (t[2], t[1], t[0]))).ravel()
+    powers = np.einsum(
+        "i,j,k->ijk", *([u**n for n in range(4)] for u in (t[2], t[1], t[0]))
+    ).ravel()
     rows, columns = (first[a] + whole[a] + np.arange(side) for a in (0, 1))
     return coefficients[rows[:, None], columns[None], whole[2]] @ powers
 
 
 def write_mat_5(path: Path, coefficients: Any, **changed: Any) -> Path:
-    spline = {"coeff": coefficients, "dz": STEP_NM, "z0": float(FOCUS), "x0": float(SIDE // 2 + 1)} | changed
+    spline = {
+        "coeff": coefficients,
+        "dz": STEP_NM,
+        "z0": float(FOCUS),
+        "x0": float(SIDE // 2 + 1),
+    } | changed
     scipy.io.savemat(path, {"SXY": {"cspline": {k: v for k, v in spline.items() if v is not None}}})
     return path
 
@@ -95,9 +108,12 @@ def write_uipsf(path: Path, parameters: Any = None, **arrays: Any) -> Path:
 
 
 def image(psf: PSF, dx: float = 0.0, dy: float = 0.0, z: float = 0.0, side: int = 15) -> Array:
-    """The middle of a patch around an emitter that lies (dx, dy) nm from the middle of the middle pixel."""
+    """The middle of a patch around an emitter that lies (dx, dy) nm from the middle of the
+    middle pixel."""
     middle = psf.patch_px / 2 * PIXEL_NM
-    patch = psf.double().integrate_pixels(torch.tensor([[middle + dx, middle + dy, z]], dtype=torch.float64))
+    patch = psf.double().integrate_pixels(
+        torch.tensor([[middle + dx, middle + dy, z]], dtype=torch.float64)
+    )
     margin = (psf.patch_px - side) // 2
     return patch[0, margin : margin + side, margin : margin + side].detach().numpy()
 
@@ -106,7 +122,9 @@ def assert_is_the_stack(file: PSFFile, scale: float = 1.0) -> None:
     model = stack()
     for plane in (3, FOCUS, 17):
         expected = scale * model[plane, 3:-3, 3:-3]
-        np.testing.assert_allclose(image(file.psf, z=(plane - FOCUS) * STEP_NM), expected, atol=2e-5)
+        np.testing.assert_allclose(
+            image(file.psf, z=(plane - FOCUS) * STEP_NM), expected, atol=2e-5
+        )
 
 
 @pytest.mark.parametrize("kind", ["5", "5 cell", "5 outside SMAP", "7.3", "7.3 cell"])
@@ -116,7 +134,12 @@ def test_smap_in_each_of_its_layouts(tmp_path: Path, kind: str) -> None:
     if kind.startswith("7.3"):
         write_mat_73(path, coefficients, cell="cell" in kind)
     elif kind == "5 outside SMAP":
-        spline = {"coeff": coefficients, "dz": STEP_NM, "z0": float(FOCUS), "x0": float(SIDE // 2 + 1)}
+        spline = {
+            "coeff": coefficients,
+            "dz": STEP_NM,
+            "z0": float(FOCUS),
+            "x0": float(SIDE // 2 + 1),
+        }
         scipy.io.savemat(path, {"cspline": spline, "parameters": {"dz": STEP_NM}})
     else:
         write_mat_5(path, cell(coefficients) if "cell" in kind else coefficients)
@@ -129,9 +152,14 @@ def test_smap_in_each_of_its_layouts(tmp_path: Path, kind: str) -> None:
     assert file.sources == (str(path),)
 
 
-@pytest.mark.parametrize(("row", "column", "plane"), [(0.0, 0.0, 8.0), (0.3, -0.4, 6.25), (-0.2, 0.45, 15.6)])
-def test_it_draws_what_smap_draws_between_the_knots(tmp_path: Path, row: float, column: float, plane: float) -> None:
-    """To 0.2 % of the peak, through other cubic splines; an exchange of x and y would be off by half of it."""
+@pytest.mark.parametrize(
+    ("row", "column", "plane"), [(0.0, 0.0, 8.0), (0.3, -0.4, 6.25), (-0.2, 0.45, 15.6)]
+)
+def test_it_draws_what_smap_draws_between_the_knots(
+    tmp_path: Path, row: float, column: float, plane: float
+) -> None:
+    """To 0.2 % of the peak, through other cubic splines; an exchange of x and y would be off by
+    half of it."""
     coefficients = smap_coefficients(stack())
     file = read_smap(write_mat_5(tmp_path / "a.mat", coefficients), PIXEL_NM)
     expected = smap_image(coefficients, row, column, plane, 15)
@@ -154,7 +182,12 @@ def test_uipsf_in_each_of_its_layouts(tmp_path: Path, layout: str) -> None:
     elif layout == "channels":
         write_uipsf(path, I_model=np.stack([model[:, ::-1], model]), zoffset=zoffset)
     else:
-        write_uipsf(path, channel0__I_model=model[:, ::-1], channel1__I_model=model, channel1__zoffset=zoffset)
+        write_uipsf(
+            path,
+            channel0__I_model=model[:, ::-1],
+            channel1__I_model=model,
+            channel1__zoffset=zoffset,
+        )
     file = import_psf(path, channel=None if layout == "one" else 1)
     assert_is_the_stack(file, 1 / model[FOCUS].sum())
     assert file.z_range_nm == (-FOCUS * STEP_NM, (PLANES - 1 - FOCUS) * STEP_NM)
@@ -174,10 +207,14 @@ def test_an_even_window_of_uipsf_has_its_emitter_in_the_middle_pixel(tmp_path: P
 
 
 def test_no_plane_holds_more_than_all_light(tmp_path: Path) -> None:
-    """Left-over background makes SMAP's outer planes hold more than the one in focus, which is 1 by definition."""
+    """Left-over background makes SMAP's outer planes hold more than the one in focus, which is 1
+    by definition."""
     model = stack() * np.linspace(1, 3, PLANES)[:, None, None]
     file = read_uipsf(write_uipsf(tmp_path / "psf.h5", I_model=model, zoffset=-float(FOCUS)))
-    light = [image(file.psf, z=(plane - FOCUS) * STEP_NM, side=file.psf.patch_px).sum() for plane in (0, FOCUS, 20)]
+    light = [
+        image(file.psf, z=(plane - FOCUS) * STEP_NM, side=file.psf.patch_px).sum()
+        for plane in (0, FOCUS, 20)
+    ]
     assert light[0] < 0.99 * light[1]
     assert light[1:] == pytest.approx([1.0, 1.0], abs=0.01)
 
@@ -287,7 +324,9 @@ def _not_64(path: Path) -> None:
         (_not_64, "expected 64 coefficients"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path: Path, make: Any, sentence: str) -> None:
+def test_what_cannot_be_read_is_said_in_one_sentence(
+    tmp_path: Path, make: Any, sentence: str
+) -> None:
     path = tmp_path / "file"
     make(path)
     with pytest.raises(ValueError, match=sentence) as error:

@@ -36,8 +36,14 @@ def spline() -> PSF:
 
 def gaussian() -> PSF:
     return GaussianPSF(
-        143.0, pixel_size_nm=117.0, depth_nm=420.0, gap_nm=-180.0, third=0.11, fourth=-0.05, patch_px=13
-    )  # fmt: skip
+        143.0,
+        pixel_size_nm=117.0,
+        depth_nm=420.0,
+        gap_nm=-180.0,
+        third=0.11,
+        fourth=-0.05,
+        patch_px=13,
+    )
 
 
 def pupil(**changed: Any) -> PSF:
@@ -68,7 +74,8 @@ def test_the_usable_depth_is_kept_and_said(tmp_path: Path) -> None:
     known = PSFFile(psf=gaussian(), z_range_nm=(-750.0, 750.0), usable_nm=(-750.0, 300.0))
     write_psf(tmp_path / "psf.h5", known)
     assert (
-        read_psf(tmp_path / "psf.h5").depth == "usable over z = -750 to 300 nm of the -750 to 750 nm that were measured"
+        read_psf(tmp_path / "psf.h5").depth
+        == "usable over z = -750 to 300 nm of the -750 to 750 nm that were measured"
     )
     write_psf(tmp_path / "psf.h5", PSFFile(psf=gaussian(), z_range_nm=(-750.0, 750.0)))
     assert read_psf(tmp_path / "psf.h5").usable_nm is None
@@ -91,11 +98,15 @@ def test_the_psf_that_was_written_comes_back(tmp_path: Path, make: Any) -> None:
     back = read_psf(tmp_path / "psf.h5")
     xyz = torch.tensor([[700.0, 760.0, -250.0], [790.0, 702.0, 35.0], [741.0, 745.0, 240.0]])
     assert type(back.psf) is type(psf)
-    torch.testing.assert_close(back.psf.integrate_pixels(xyz), psf.integrate_pixels(xyz), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        back.psf.integrate_pixels(xyz), psf.integrate_pixels(xyz), rtol=1e-5, atol=1e-8
+    )
     assert (back.psf.pixel_size_nm, back.psf.patch_px) == (117.0, psf.patch_px)
     for name in ("z_range_nm", "sources", "n_beads", "z_step_nm", "figures", "origin"):
         assert getattr(back, name) == getattr(file, name), name
-    assert [p.requires_grad for p in back.psf.parameters()] == [p.requires_grad for p in psf.parameters()]
+    assert [p.requires_grad for p in back.psf.parameters()] == [
+        p.requires_grad for p in psf.parameters()
+    ]
 
 
 def test_the_file_says_its_units_and_what_z_is(tmp_path: Path) -> None:
@@ -105,9 +116,14 @@ def test_the_file_says_its_units_and_what_z_is(tmp_path: Path) -> None:
         assert "positive as the stage's z" in text_of(h5, "z")
 
 
-def test_text_has_a_fixed_length_since_a_damaged_heap_of_hdf5_takes_memory_without_bound(tmp_path: Path) -> None:
+def test_text_has_a_fixed_length_since_a_damaged_heap_of_hdf5_takes_memory_without_bound(
+    tmp_path: Path,
+) -> None:
     many = tuple(f"folder/{'long name ' * 10}{i}.tif" for i in range(1000))
-    write_psf(tmp_path / "psf.h5", PSFFile(psf=spline(), z_range_nm=(0, 1), sources=many, origin="Mitte der Kügelchen"))
+    write_psf(
+        tmp_path / "psf.h5",
+        PSFFile(psf=spline(), z_range_nm=(0, 1), sources=many, origin="Mitte der Kügelchen"),
+    )
     with h5py.File(tmp_path / "psf.h5") as h5:
         kinds = {name: h5.attrs.get_id(name).dtype.kind for name in h5.attrs}
     assert "O" not in kinds.values()
@@ -115,8 +131,12 @@ def test_text_has_a_fixed_length_since_a_damaged_heap_of_hdf5_takes_memory_witho
     assert read_psf(tmp_path / "psf.h5").origin == "Mitte der Kügelchen"
 
 
-def test_a_file_of_an_earlier_version_whose_text_has_a_variable_length_is_read(tmp_path: Path) -> None:
-    known = PSFFile(psf=pupil(), z_range_nm=(-310.0, 260.0), sources=("bäder/2.tif",), origin="Kügelchen")
+def test_a_file_of_an_earlier_version_whose_text_has_a_variable_length_is_read(
+    tmp_path: Path,
+) -> None:
+    known = PSFFile(
+        psf=pupil(), z_range_nm=(-310.0, 260.0), sources=("bäder/2.tif",), origin="Kügelchen"
+    )
     write_psf(tmp_path / "new.h5", known)
     with h5py.File(tmp_path / "new.h5") as new, h5py.File(tmp_path / "old.h5", "w") as old:
         for name, value in new.attrs.items():
@@ -125,7 +145,11 @@ def test_a_file_of_an_earlier_version_whose_text_has_a_variable_length_is_read(t
         for name in new:
             new.copy(name, old)
     back = read_psf(tmp_path / "old.h5")
-    assert (back.sources, back.origin, back.z_range_nm) == (known.sources, known.origin, known.z_range_nm)
+    assert (back.sources, back.origin, back.z_range_nm) == (
+        known.sources,
+        known.origin,
+        known.z_range_nm,
+    )
     assert describe(back.psf).settings == describe(known.psf).settings
 
 
@@ -164,7 +188,9 @@ def _foreign_setting(path: Path) -> None:
 
 def _impossible_setting(path: Path) -> None:
     with h5py.File(path, "a") as h5:
-        h5.attrs["settings"] = text_of(h5, "settings").replace('"pixel_size_nm": 117.0', '"pixel_size_nm": -117.0')
+        h5.attrs["settings"] = text_of(h5, "settings").replace(
+            '"pixel_size_nm": 117.0', '"pixel_size_nm": -117.0'
+        )
 
 
 def _unknown_kind(path: Path) -> None:
@@ -230,7 +256,9 @@ def test_a_psf_without_a_format_leaves_no_file(tmp_path: Path) -> None:
     class Flat(PSF):
         z_range_nm = None
 
-        def integrate_pixels(self, xyz: torch.Tensor, parameters: torch.Tensor | None = None) -> torch.Tensor:
+        def integrate_pixels(
+            self, xyz: torch.Tensor, parameters: torch.Tensor | None = None
+        ) -> torch.Tensor:
             return torch.zeros(len(xyz), 3, 3)
 
     with pytest.raises(TypeError, match="Flat"):
@@ -248,6 +276,9 @@ def test_a_limit_on_the_size_of_files_is_said(
 ) -> None:
     """Without a crash of the process, as HDF5 would have it where it cannot write."""
     file = PSFFile(psf=spline(), z_range_nm=(-300.0, 250.0))
-    with limited_files(5000), pytest.raises(OSError, match=r"cannot write .*psf\.h5: the limit on the size of a file"):
+    with (
+        limited_files(5000),
+        pytest.raises(OSError, match=r"cannot write .*psf\.h5: the limit on the size of a file"),
+    ):
         write_psf(tmp_path / "psf.h5", file)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,5 @@
-"""Tables: what is written reads back to the printed digits, and tables of other programs land in our conventions."""
+"""Tables: what is written reads back to the printed digits, and tables of other programs land in
+our conventions."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def molecules(rng: torch.Generator) -> EmitterSet:
     n = 1000
     return EmitterSet(
         frame=torch.randint(0, 50, (n,), generator=rng).sort().values,
-        xyz=(torch.rand(n, 3, generator=rng, dtype=torch.float64) - 0.02) * torch.tensor([9600, 6400, 900]),
+        xyz=(torch.rand(n, 3, generator=rng, dtype=torch.float64) - 0.02)
+        * torch.tensor([9600, 6400, 900]),
         photons=torch.rand(n, generator=rng) * 5000,
         background=torch.rand(n, generator=rng) * 50,
         probability=torch.rand(n, generator=rng),
@@ -56,19 +58,35 @@ def assert_close(read: EmitterSet, written: EmitterSet, **tolerances: float) -> 
 
 # half a unit of the last digit printed, or of a float32
 CSV_DIGITS = {"xyz": 5.001e-4, "xyz_sigma": 5.001e-4, "photons": 5.001e-3, "background": 5.001e-3}
-CSV_DIGITS |= {"photons_sigma": 5.001e-3, "probability": 5.001e-5, "goodness": 5.001e-5, "polished": 0}
-PICASSO_DIGITS = {"xyz": 5e-4, "xyz_sigma": 2e-6, "photons": 0, "background": 0, "photons_sigma": 0, "probability": 0}
+CSV_DIGITS |= {
+    "photons_sigma": 5.001e-3,
+    "probability": 5.001e-5,
+    "goodness": 5.001e-5,
+    "polished": 0,
+}
+PICASSO_DIGITS = {
+    "xyz": 5e-4,
+    "xyz_sigma": 2e-6,
+    "photons": 0,
+    "background": 0,
+    "photons_sigma": 0,
+    "probability": 0,
+}
 PICASSO_DIGITS |= {"goodness": 0, "polished": 0}
 
 
-@pytest.mark.parametrize(("name", "digits"), [("table.csv", CSV_DIGITS), ("table.hdf5", PICASSO_DIGITS)])
+@pytest.mark.parametrize(
+    ("name", "digits"), [("table.csv", CSV_DIGITS), ("table.hdf5", PICASSO_DIGITS)]
+)
 @pytest.mark.parametrize("sigma", ["3d", "2d", "none"])
 def test_tables_read_back(
     tmp_path: Path, molecules: EmitterSet, name: str, digits: dict[str, float], sigma: str
 ) -> None:
     if sigma == "2d":
         xyz_sigma = torch.cat([molecules.xyz_sigma[:, :2], torch.full((1000, 1), torch.nan)], 1)
-        molecules = replace(molecules, xyz=molecules.xyz * torch.tensor([1, 1, 0]), xyz_sigma=xyz_sigma)
+        molecules = replace(
+            molecules, xyz=molecules.xyz * torch.tensor([1, 1, 0]), xyz_sigma=xyz_sigma
+        )
     if sigma == "none":
         molecules = replace(molecules, xyz_sigma=None, probability=None)
     write_table(molecules, tmp_path / name)
@@ -109,7 +127,7 @@ def test_thunderstorm_text(tmp_path: Path) -> None:
     )
     write_table(molecules, tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_text().splitlines() == [
-        '"id","frame","x [nm]","y [nm]","z [nm]","sigma [nm]","intensity [photon]","offset [photon]",'
+        '"id","frame","x [nm]","y [nm]","z [nm]","sigma [nm]","intensity [photon]","offset [photon]",'  # noqa: E501
         '"uncertainty_xy [nm]","uncertainty_x [nm]","uncertainty_y [nm]","probability"',
         "1,1,50,150.125,0,130,1234.57,10,3.536,3,4,0.9877",
         "2,8,1000000,2,3,130,1000000,11,7.071,6,8,1",
@@ -147,7 +165,9 @@ def test_picasso_layout(tmp_path: Path) -> None:
     assert read_table(tmp_path / "table.hdf5").metadata == FIELD
 
 
-def test_picasso_needs_a_pixel_size_and_finds_the_extent(tmp_path: Path, molecules: EmitterSet) -> None:
+def test_picasso_needs_a_pixel_size_and_finds_the_extent(
+    tmp_path: Path, molecules: EmitterSet
+) -> None:
     with pytest.raises(ValueError, match="put pixel_size_nm into"):
         write_table(replace(molecules, metadata={}), tmp_path / "table.hdf5")
     assert list(tmp_path.iterdir()) == []
@@ -155,18 +175,27 @@ def test_picasso_needs_a_pixel_size_and_finds_the_extent(tmp_path: Path, molecul
     write_table(inside, tmp_path / "table.hdf5")
     metadata = read_table(tmp_path / "table.hdf5").metadata
     width, height, _ = torch.floor(inside.xyz / 100).amax(0).int() + 1
-    assert metadata == {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": int(height), "width_px": int(width)}
+    assert metadata == {
+        "pixel_size_nm": 100.0,
+        "n_frames": 50,
+        "height_px": int(height),
+        "width_px": int(width),
+    }
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
-def test_chunks_make_the_same_table_as_one_piece(tmp_path: Path, molecules: EmitterSet, name: str) -> None:
+def test_chunks_make_the_same_table_as_one_piece(
+    tmp_path: Path, molecules: EmitterSet, name: str
+) -> None:
     write_table(molecules, tmp_path / f"whole-{name}")
     with TableWriter(tmp_path / name, molecules.metadata) as table:
         for start, stop in ((0, 0), (0, 1), (1, 700), (700, 700), (700, 1000)):
             table.write(molecules[start:stop])
         assert not (tmp_path / name).exists()
     whole, chunks = read_table(tmp_path / f"whole-{name}"), read_table(tmp_path / name)
-    assert all(torch.equal(whole.columns()[column], chunks.columns()[column]) for column in whole.columns())
+    assert all(
+        torch.equal(whole.columns()[column], chunks.columns()[column]) for column in whole.columns()
+    )
     if name == "table.csv":
         assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
 
@@ -215,7 +244,9 @@ def test_a_limit_on_the_size_of_files_is_said(
 
 
 @pytest.mark.parametrize("n_chunks", [0, 1, 40])
-def test_a_picasso_table_is_no_longer_than_its_rows(tmp_path: Path, molecules: EmitterSet, n_chunks: int) -> None:
+def test_a_picasso_table_is_no_longer_than_its_rows(
+    tmp_path: Path, molecules: EmitterSet, n_chunks: int
+) -> None:
     """What was reserved for it is given back, and is enough."""
     with TableWriter(tmp_path / "table.hdf5", FIELD) as table:
         for _ in range(n_chunks):
@@ -247,10 +278,10 @@ def test_an_empty_table_is_a_table(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        '"id","frame","x [nm]","y [nm]","z [nm]","intensity [photon]","uncertainty_xy [nm]","uncertainty_z [nm]"',
-        '"id","frame","x [um]","y [µm]","z [um]","intensity [photon]","uncertainty [um]","uncertainty_z [um]"',
+        '"id","frame","x [nm]","y [nm]","z [nm]","intensity [photon]","uncertainty_xy [nm]","uncertainty_z [nm]"',  # noqa: E501
+        '"id","frame","x [um]","y [µm]","z [um]","intensity [photon]","uncertainty [um]","uncertainty_z [um]"',  # noqa: E501
         'id,frame,x [px],y [px],z [nm],intensity [photon],"uncertainty [px]",uncertainty_z [nm]',
-        '"id,""frame"",""x [nm]"",""y [nm]"",""z [nm]"",""intensity"",""uncertainty [nm]"",""uncertainty_z [nm]"""',
+        '"id,""frame"",""x [nm]"",""y [nm]"",""z [nm]"",""intensity"",""uncertainty [nm]"",""uncertainty_z [nm]"""',  # noqa: E501
         "Ground-truth,frame,xnano,ynano,znano,intensity,uncertainty,uncertainty_z ",
         "\ufeffid,frame,x_nm,y_nm,z_nm,photons,uncertainty_nm,uncertainty_z_nm",
     ],
@@ -261,7 +292,8 @@ def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
     rows = [(150.0, 2500.0, -30.0, 800.0, 12.0, 25.0), (1.5, 0.5, 300.0, 700.0, 13.0, 26.0)]
     scales = (lateral, lateral, axial, 1, lateral, axial)
     lines = [
-        f"{i},{i + 3}," + ",".join(repr(v * s) for v, s in zip(row, scales, strict=True)) for i, row in enumerate(rows)
+        f"{i},{i + 3}," + ",".join(repr(v * s) for v, s in zip(row, scales, strict=True))
+        for i, row in enumerate(rows)
     ]
     (tmp_path / "table.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
     table = read_table(tmp_path / "table.csv", pixel_size_nm=100)
@@ -277,7 +309,10 @@ def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
     [
         ("frame,x [px],y [px]\n1,2,3\n", "say how large one is"),
         ("frame,x [inch],y [inch]\n1,2,3\n", "lengths in 'inch'"),
-        ("frame,x [nm],y [nm],intensity [ADU]\n1,2,3,4\n", "intensities in 'adu'; export them in photons"),
+        (
+            "frame,x [nm],y [nm],intensity [ADU]\n1,2,3,4\n",
+            "intensities in 'adu'; export them in photons",
+        ),
         ("frame,x [nm]\n1,2\n", "has no column y"),
         ("hello\nworld\n", "has no column frame and no column x and no column y"),
         ("frame,x [nm],y [nm]\n1,2\n", "Expected 3 columns, got 2"),
@@ -299,7 +334,9 @@ HEADER = ["frame", "x [nm]", "y [nm]", "z [nm]", "chi2", "intensity [photon]", "
 ROWS = [(1, 1234.5, 2345.6, -120.0, 0.5, 1500.0, 9.5), (7, 100.25, 50.5, 0.0, 1.25, 800.0, 14.0)]
 
 
-def text(header: list[str], rows: Sequence[Sequence[object]], *, delimiter: str = ",", decimal: str = ".") -> str:
+def text(
+    header: list[str], rows: Sequence[Sequence[object]], *, delimiter: str = ",", decimal: str = "."
+) -> str:
     lines = [delimiter.join(str(cell).replace(".", decimal) for cell in row) for row in rows]
     return "\n".join([delimiter.join(header), *lines, ""])
 
@@ -312,14 +349,29 @@ def text(header: list[str], rows: Sequence[Sequence[object]], *, delimiter: str 
         ("tabs.txt", text(HEADER, ROWS, delimiter="\t").encode("utf-16")),
         ("semicolons.csv", text(HEADER, ROWS, delimiter=";").encode()),
         ("decimal commas.csv", text(HEADER, ROWS, delimiter=";", decimal=",").encode()),
-        ("quoted decimal commas.csv", text(HEADER, [[f'"{v}"' for v in r] for r in ROWS], decimal=",").encode()),
+        (
+            "quoted decimal commas.csv",
+            text(HEADER, [[f'"{v}"' for v in r] for r in ROWS], decimal=",").encode(),
+        ),
         ("last comma.csv", text(HEADER, [(*row, "") for row in ROWS]).encode()),
         ("last commas.csv", text([*HEADER, ""], [(*row, "") for row in ROWS]).encode()),
-        ("rows are numbered.csv", text(["", *HEADER], [(i, *row) for i, row in enumerate(ROWS)]).encode()),
+        (
+            "rows are numbered.csv",
+            text(["", *HEADER], [(i, *row) for i, row in enumerate(ROWS)]).encode(),
+        ),
         ("comment.csv", b"# exported 2020\n\n" + text(HEADER, ROWS).encode()),
-        ("round brackets.csv", text([h.replace("[", "(").replace("]", ")") for h in HEADER], ROWS).encode()),
-        ("smap.csv", text(["frame", "xnm", "ynm", "znm", "chi2", "phot", "locprecnm"], ROWS).encode()),
-        ("both units.csv", text([*HEADER, "x_px", "y_px"], [(*row, 3.0, 4.0) for row in ROWS]).encode()),
+        (
+            "round brackets.csv",
+            text([h.replace("[", "(").replace("]", ")") for h in HEADER], ROWS).encode(),
+        ),
+        (
+            "smap.csv",
+            text(["frame", "xnm", "ynm", "znm", "chi2", "phot", "locprecnm"], ROWS).encode(),
+        ),
+        (
+            "both units.csv",
+            text([*HEADER, "x_px", "y_px"], [(*row, 3.0, 4.0) for row in ROWS]).encode(),
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -337,7 +389,9 @@ def test_texts_of_other_programs_and_spreadsheets_hold_the_same_table(
 
 
 @pytest.mark.parametrize("index", [False, True])
-def test_the_columns_of_picasso_are_in_its_pixels_whatever_the_file(tmp_path: Path, index: bool) -> None:
+def test_the_columns_of_picasso_are_in_its_pixels_whatever_the_file(
+    tmp_path: Path, index: bool
+) -> None:
     header = ["frame", "x", "y", "photons", "sx", "sy", "bg", "lpx", "lpy"]
     rows: list[tuple[object, ...]] = [(4, 0.0, 12.5, 900.0, 1.3, 1.4, 20.0, 0.1, 0.2)]
     if index:
@@ -350,7 +404,10 @@ def test_the_columns_of_picasso_are_in_its_pixels_whatever_the_file(tmp_path: Pa
     assert table.xyz.tolist() == [[50.0, 1300.0, 0.0]]
     assert table.xyz_sigma is not None
     assert table.xyz_sigma[0, :2].tolist() == [10.0, 20.0]
-    assert {name: values.tolist() for name, values in table.others.items()} == {"sx": [1.3], "sy": [1.4]}
+    assert {name: values.tolist() for name, values in table.others.items()} == {
+        "sx": [1.3],
+        "sy": [1.4],
+    }
 
 
 def test_a_stated_pixel_size_stands_in_for_a_missing_one_and_contradicts_no_other(
@@ -367,7 +424,9 @@ def test_a_stated_pixel_size_stands_in_for_a_missing_one_and_contradicts_no_othe
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
-def test_columns_that_mean_nothing_here_stay_with_their_rows(tmp_path: Path, molecules: EmitterSet, name: str) -> None:
+def test_columns_that_mean_nothing_here_stay_with_their_rows(
+    tmp_path: Path, molecules: EmitterSet, name: str
+) -> None:
     others = {
         "group": np.arange(1000) // 7,
         "chi2": np.linspace(0, 1, 1000),
@@ -434,14 +493,26 @@ def test_what_is_no_other_table_is_refused(tmp_path: Path, molecules: EmitterSet
 
 
 @pytest.mark.parametrize("unit", ["px", "nm"])
-def test_decode_files_have_x_along_rows_and_pixel_centres_at_integers(tmp_path: Path, unit: str) -> None:
+def test_decode_files_have_x_along_rows_and_pixel_centres_at_integers(
+    tmp_path: Path, unit: str
+) -> None:
     with h5py.File(tmp_path / "table.h5", "w") as file:
-        file.create_group("meta").attrs.update({"xy_unit": unit, "px_size": np.array([100.0, 120.0])})
+        file.create_group("meta").attrs.update(
+            {"xy_unit": unit, "px_size": np.array([100.0, 120.0])}
+        )
         scale = np.array([1, 1, 1]) if unit == "px" else np.array([100, 120, 1])
         data = file.create_group("data")
         data["xyz"] = np.array([[2.0, 5.0, 33.0]]) * scale
         data["xyz_sig"] = np.array([[0.1, 0.2, 40.0]]) * scale
-        data.update({"phot": [700.0], "bg": [12.0], "frame_ix": [8], "prob": [0.9], "phot_sig": h5py.Empty("f")})
+        data.update(
+            {
+                "phot": [700.0],
+                "bg": [12.0],
+                "frame_ix": [8],
+                "prob": [0.9],
+                "phot_sig": h5py.Empty("f"),
+            }
+        )
     table = read_table(tmp_path / "table.h5")
     assert table.frame.tolist() == [8]
     assert table.xyz[0].tolist() == pytest.approx([5.5 * 120, 2.5 * 100, 33])
@@ -458,7 +529,16 @@ def test_smlm_offsets_and_units_are_applied(tmp_path: Path) -> None:
         "units": ["frame", "nm", "um", "", "photon", "nm", "nm"],
     }
     entry = {"name": "a.bin", "type": "table", "format": "f", "rows": 2, "offset": {"x": -40}}
-    kinds = np.dtype([("f", "<u2"), ("x", "<u2"), ("y", "<f4"), ("p", "u1", (2, 3)), ("i", "<f8"), ("s", "<f4", 2)])
+    kinds = np.dtype(
+        [
+            ("f", "<u2"),
+            ("x", "<u2"),
+            ("y", "<f4"),
+            ("p", "u1", (2, 3)),
+            ("i", "<f8"),
+            ("s", "<f4", 2),
+        ]
+    )
     records = np.array([(3, 100, 1.5, 0, 900, (8, 9)), (4, 200, 2.5, 0, 800, (7, 6))], kinds)
     with zipfile.ZipFile(tmp_path / "table.smlm", "w") as archive:
         archive.writestr("manifest.json", json.dumps({"formats": {"f": layout}, "files": [entry]}))
@@ -488,7 +568,12 @@ def check_decode(table: EmitterSet) -> None:
 def check_picasso(table: EmitterSet) -> None:
     assert table.frame[0] == 2
     assert table.xyz[0].tolist() == pytest.approx([26.077694 * 130, 23.890852 * 130, 0])
-    assert table.metadata == {"pixel_size_nm": 130.0, "n_frames": 5000, "height_px": 32, "width_px": 32}
+    assert table.metadata == {
+        "pixel_size_nm": 130.0,
+        "n_frames": 5000,
+        "height_px": 32,
+        "width_px": 32,
+    }
 
 
 def check_smlm(table: EmitterSet) -> None:
@@ -513,7 +598,8 @@ def test_tables_of_other_programs(
 
 
 def test_picasso_positions_lie_on_the_spots_of_their_movie(shared_data: Path) -> None:
-    """The brightest pixel of a frame with one localization is the one that holds it: no half pixel, no swapped axes."""
+    """The brightest pixel of a frame with one localization is the one that holds it: no half
+    pixel, no swapped axes."""
     frames = np.fromfile(shared_data / "tables" / "testdata.raw", "<u2")
     table = read_table(shared_data / "tables" / "testdata_locs.hdf5")
     frames = frames.reshape(-1, 32, 32)

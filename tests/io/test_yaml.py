@@ -29,7 +29,9 @@ BOMB = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}' if i else '0'] * 9)}]\n" 
         ("a: 1\n---\nb: 2\n", "must hold one set of `key: value` lines"),
     ],
 )
-def test_a_text_without_bounds_or_sense_is_refused_in_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+def test_a_text_without_bounds_or_sense_is_refused_in_a_sentence(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
     path = tmp_path / "file.yaml"
     path.write_text(text)
     began = time.process_time()

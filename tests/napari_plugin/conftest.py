@@ -1,4 +1,5 @@
-"""Tests of the napari plugin, in three tiers: without Qt, with Qt but no display, and in a real window under X."""
+"""Tests of the napari plugin, in three tiers: without Qt, with Qt but no display, and in a real
+window under X."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-HAS_DISPLAY = sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+HAS_DISPLAY = sys.platform != "linux" or bool(
+    os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+)
 if not HAS_DISPLAY:
     # before any Qt is imported: without a display, the default platform ends the whole process
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -35,7 +38,9 @@ def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings and recovered molecules of a test are its own."""
     from qtpy.QtCore import QSettings
 
-    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings"))
+    QSettings.setPath(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
+    )
     monkeypatch.setattr("decode_napari.qt.dock.recovery_folder", lambda: tmp_path / "recovered")
     from napari.settings import get_settings
 
@@ -49,7 +54,11 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     from napari.utils.notifications import notification_manager
 
     said: list[str] = []
-    monkeypatch.setattr(notification_manager, "dispatch", lambda notification: said.append(str(notification.message)))
+    monkeypatch.setattr(
+        notification_manager,
+        "dispatch",
+        lambda notification: said.append(str(notification.message)),
+    )
     return said
 
 

@@ -1,7 +1,9 @@
-"""What is dropped into the window: movies stay on disk, tables become molecules, pictures stay pictures."""
+"""What is dropped into the window: movies stay on disk, tables become molecules, pictures stay
+pictures."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,14 @@ def table() -> EmitterSet:
     )
 
 
+def holds_movie(dock: Any, path: Path) -> bool:
+    return dock.session.movie is not None and dock.session.movie.path == path
+
+
+def holds_table(dock: Any, path: Path) -> bool:
+    return dock.session.found is not None and dock.session.found.source == str(path)
+
+
 def test_files_that_are_dropped_into_the_window(
     make_napari_viewer: Any, qtbot: Any, tmp_path: Path, questions: list[object]
 ) -> None:
@@ -113,7 +123,8 @@ def test_files_that_are_dropped_into_the_window(
         assert isinstance(layer_of(viewer, path).data, LazyFrames), path
         if path != movies[0]:
             confirm(dock, qtbot)
-        qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.movie.path == path, timeout=LONG)  # noqa: B023
+        opened = partial(holds_movie, dock, path)
+        qtbot.waitUntil(opened, timeout=LONG)
     folder = tmp_path / "frames"
     folder.mkdir()
     for i, frame in enumerate(frames):
@@ -122,19 +133,21 @@ def test_files_that_are_dropped_into_the_window(
     drop(viewer, folder)
     assert isinstance(layer_of(viewer, folder).data, LazyFrames)
     confirm(dock, qtbot)
-    qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.movie.path == folder, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.session.movie is not None and dock.session.movie.path == folder, timeout=LONG
+    )
     drop(viewer, tmp_path / "grey.tif", tmp_path / "colours.tif")
     np.testing.assert_array_equal(layer_of(viewer, tmp_path / "grey.tif").data, frames[0])
     assert layer_of(viewer, tmp_path / "colours.tif").rgb
 
     for name in ("table.csv", "table.hdf5"):
         drop(viewer, tmp_path / name)
-        qtbot.waitUntil(
-            lambda: dock.session.found is not None and dock.session.found.source == str(tmp_path / name),  # noqa: B023
-            timeout=LONG,
-        )
+        opened = partial(holds_table, dock, tmp_path / name)
+        qtbot.waitUntil(opened, timeout=LONG)
         assert "table" not in viewer.layers
-        qtbot.waitUntil(lambda: dock.view.points is not None and len(dock.view.points.data) == 3, timeout=LONG)
+        qtbot.waitUntil(
+            lambda: dock.view.points is not None and len(dock.view.points.data) == 3, timeout=LONG
+        )
     assert len(questions) == 1
 
 
@@ -146,7 +159,9 @@ def test_a_movie_and_its_table_that_are_dropped_together_are_both_taken(
     write_movie(tmp_path / "movie.tif", some_frames(), pixel_size_nm=100.0)
     write_table(table(), tmp_path / "movie.hdf5")
     drop(viewer, tmp_path / "movie.tif", tmp_path / "movie.hdf5")
-    qtbot.waitUntil(lambda: dock.session.movie is not None and dock.session.found is not None, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.session.movie is not None and dock.session.found is not None, timeout=LONG
+    )
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
     assert not questions
 
@@ -161,7 +176,11 @@ def test_who_prefers_another_reader_keeps_it(
     get_settings().plugins.extension2reader = stated
     dock = with_widget(viewer)
     assert stated.items() <= get_settings().plugins.extension2reader.items()
-    for name, reader in (("movie.tif", "napari"), ("movie.ome.tiff", "napari"), ("movie.tiff", NAME)):
+    for name, reader in (
+        ("movie.tif", "napari"),
+        ("movie.ome.tiff", "napari"),
+        ("movie.tiff", NAME),
+    ):
         write_movie(tmp_path / name, some_frames(), pixel_size_nm=100.0)
         drop(viewer, tmp_path / name)
         assert layer_of(viewer, tmp_path / name).source.reader_plugin == reader, name

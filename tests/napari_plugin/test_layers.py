@@ -41,11 +41,15 @@ def molecules(rng: torch.Generator) -> EmitterSet:
 
 def test_a_molecule_at_the_centre_of_a_pixel_lies_there_in_images_of_any_pixel_size() -> None:
     """The centre of pixel (row 3, column 5) of 100 nm is x 550, y 350 nm from the outer corner."""
-    one = EmitterSet(frame=torch.tensor([2]), xyz=torch.tensor([[550.0, 350.0, 0.0]]), photons=torch.ones(1))
+    one = EmitterSet(
+        frame=torch.tensor([2]), xyz=torch.tensor([[550.0, 350.0, 0.0]]), photons=torch.ones(1)
+    )
     points = Layer.create(*points_layer(one))
     at = points.data_to_world(points.data[0])
     for pixel_nm, row, column in ((100.0, 3, 5), (10.0, 34.5, 54.5), (1100.0, -0.182, 0.0)):
-        image = Layer.create(*image_layer(np.zeros((100, 100)), pixel_size_nm=pixel_nm, name="image"))
+        image = Layer.create(
+            *image_layer(np.zeros((100, 100)), pixel_size_nm=pixel_nm, name="image")
+        )
         np.testing.assert_allclose(image.world_to_data(at[1:]), (row, column), atol=1e-3)
 
 
@@ -68,11 +72,20 @@ def test_a_large_picture_has_scales_that_hold_the_same_light_at_the_same_place()
 
 def test_a_voxel_lies_in_3d_where_its_molecules_lie() -> None:
     volume = Layer.create(
-        *volume_layer(np.zeros((4, 5, 6)), voxel_nm=(50.0, 100.0, 100.0), origin_nm=(-100.0, 0.0, 0.0), name="volume")
+        *volume_layer(
+            np.zeros((4, 5, 6)),
+            voxel_nm=(50.0, 100.0, 100.0),
+            origin_nm=(-100.0, 0.0, 0.0),
+            name="volume",
+        )
     )
-    one = EmitterSet(frame=torch.tensor([3]), xyz=torch.tensor([[250.0, 150.0, -75.0]]), photons=torch.ones(1))
+    one = EmitterSet(
+        frame=torch.tensor([3]), xyz=torch.tensor([[250.0, 150.0, -75.0]]), photons=torch.ones(1)
+    )
     cloud = Layer.create(*cloud_layer(one))
-    np.testing.assert_allclose(volume.world_to_data(cloud.data_to_world(cloud.data[0])), (0, 1, 2), atol=1e-9)
+    np.testing.assert_allclose(
+        volume.world_to_data(cloud.data_to_world(cloud.data[0])), (0, 1, 2), atol=1e-9
+    )
 
 
 def test_white_is_a_share_of_the_light_and_darkness_has_one_too() -> None:
@@ -86,15 +99,21 @@ def test_movie_and_points_share_time_and_place(tmp_path: Path) -> None:
     write_movie(tmp_path / "movie.tif", np.arange(4 * 6 * 8).reshape(4, 6, 8))
     with open_movie(tmp_path / "movie.tif") as movie:
         layer = Layer.create(*movie_layer(movie, 160.0))
-        one = EmitterSet(frame=torch.tensor([3]), xyz=torch.tensor([[240.0, 80.0, 0.0]]), photons=torch.ones(1))
+        one = EmitterSet(
+            frame=torch.tensor([3]), xyz=torch.tensor([[240.0, 80.0, 0.0]]), photons=torch.ones(1)
+        )
         points = Layer.create(*points_layer(one))
-        np.testing.assert_allclose(layer.world_to_data(points.data_to_world(points.data[0])), (3, 0, 1), atol=1e-9)
+        np.testing.assert_allclose(
+            layer.world_to_data(points.data_to_world(points.data[0])), (3, 0, 1), atol=1e-9
+        )
         assert layer.units == points.units
         assert layer.axis_labels == points.axis_labels == ("t", "y", "x")
 
 
 def test_in_3d_z_is_the_first_axis_in_um() -> None:
-    one = EmitterSet(frame=torch.tensor([3]), xyz=torch.tensor([[240.0, 80.0, -500.0]]), photons=torch.ones(1))
+    one = EmitterSet(
+        frame=torch.tensor([3]), xyz=torch.tensor([[240.0, 80.0, -500.0]]), photons=torch.ones(1)
+    )
     cloud = Layer.create(*cloud_layer(one))
     np.testing.assert_allclose(cloud.data_to_world(cloud.data[0]), (-0.5, 0.08, 0.24), atol=1e-9)
 
@@ -109,7 +128,9 @@ def test_points_give_back_the_table_to_the_last_bit(molecules: EmitterSet) -> No
     assert back.metadata == molecules.metadata
 
 
-def test_points_that_were_deleted_or_moved_in_the_window_are_so_in_the_table(molecules: EmitterSet) -> None:
+def test_points_that_were_deleted_or_moved_in_the_window_are_so_in_the_table(
+    molecules: EmitterSet,
+) -> None:
     layer = Layer.create(*points_layer(molecules))
     layer.selected_data = {0}
     layer.remove_selected()
@@ -120,7 +141,8 @@ def test_points_that_were_deleted_or_moved_in_the_window_are_so_in_the_table(mol
     back = emitters_of(data, options)
     assert len(back) == len(molecules) - 1
     torch.testing.assert_close(
-        back.xyz[0], molecules.xyz[1].double() + torch.tensor([20.0, 50.0, 0.0], dtype=torch.float64)
+        back.xyz[0],
+        molecules.xyz[1].double() + torch.tensor([20.0, 50.0, 0.0], dtype=torch.float64),
     )
 
 
@@ -145,9 +167,15 @@ def test_lazy_frames_slice_as_an_array_does(tmp_path: Path) -> None:
         lazy = LazyFrames(movie)
         assert lazy.shape == frames.shape
         for key in (
-            2, -1, slice(1, 4), slice(None, None, 2), (3, slice(1, 3)), (slice(0, 2), slice(None), 4),
-            (Ellipsis,), (1, 2, 3),
-        ):  # fmt: skip
+            2,
+            -1,
+            slice(1, 4),
+            slice(None, None, 2),
+            (3, slice(1, 3)),
+            (slice(0, 2), slice(None), 4),
+            (Ellipsis,),
+            (1, 2, 3),
+        ):
             np.testing.assert_array_equal(lazy[key], frames[key])
         np.testing.assert_array_equal(np.asarray(lazy), frames)
 

@@ -56,13 +56,17 @@ def test_a_table_that_a_viewer_opens_and_saves_is_the_same_table(
         torch.testing.assert_close(after.columns()[name], column, equal_nan=True, rtol=0, atol=0)
 
 
-def test_all_tables_that_are_read_are_offered(table: EmitterSet, tmp_path: Path, qapp: object) -> None:
+def test_all_tables_that_are_read_are_offered(
+    table: EmitterSet, tmp_path: Path, qapp: object
+) -> None:
     from napari.components import ViewerModel
 
     from decode_napari.qt.panel import TABLES
 
     manifest = PluginManifest.from_distribution(NAME)
-    (reader,) = (each for each in manifest.contributions.readers if each.command.endswith("read_molecules"))
+    (reader,) = (
+        each for each in manifest.contributions.readers if each.command.endswith("read_molecules")
+    )
     assert set(reader.filename_patterns) == {f"*{suffix}" for suffix in SUFFIXES}
     assert all(f"*{suffix}" in TABLES for suffix in SUFFIXES)
     PluginManager.instance().discover()
@@ -96,7 +100,9 @@ def test_a_folder_of_frames_is_opened_as_a_movie_and_another_one_as_others_read_
     for i, frame in enumerate(frames):
         tifffile.imwrite(tmp_path / "frames" / f"img_{i}.tif", frame)
     for i in range(2):
-        tifffile.imwrite(tmp_path / "pictures" / f"{i}.tif", np.zeros((5, 6, 3), np.uint8), photometric="rgb")
+        tifffile.imwrite(
+            tmp_path / "pictures" / f"{i}.tif", np.zeros((5, 6, 3), np.uint8), photometric="rgb"
+        )
     (layer,) = ViewerModel().open(tmp_path / "frames", plugin=NAME)
     assert isinstance(layer.data, LazyFrames)
     assert layer.name == "frames"
@@ -106,7 +112,9 @@ def test_a_folder_of_frames_is_opened_as_a_movie_and_another_one_as_others_read_
     assert layer.data.shape[-3:-1] == (5, 6)
 
 
-def test_other_files_with_the_suffix_of_a_table_are_left_to_others(tmp_path: Path, qapp: object) -> None:
+def test_other_files_with_the_suffix_of_a_table_are_left_to_others(
+    tmp_path: Path, qapp: object
+) -> None:
     from napari.components import ViewerModel
 
     PluginManager.instance().discover()
@@ -116,7 +124,9 @@ def test_other_files_with_the_suffix_of_a_table_are_left_to_others(tmp_path: Pat
     np.testing.assert_array_equal(layer.data, [[1, 2]])
 
 
-def test_a_movie_is_opened_and_its_frames_are_read_as_they_are_looked_at(tmp_path: Path, qapp: object) -> None:
+def test_a_movie_is_opened_and_its_frames_are_read_as_they_are_looked_at(
+    tmp_path: Path, qapp: object
+) -> None:
     from napari.components import ViewerModel
 
     PluginManager.instance().discover()
@@ -150,7 +160,11 @@ def test_a_picture_that_is_no_movie_looks_as_napari_reads_it(
     (ours,) = ViewerModel().open(tmp_path / "picture.tif", plugin=NAME)
     (theirs,) = ViewerModel().open(tmp_path / "picture.tif", plugin="napari")
     np.testing.assert_array_equal(ours.data, picture)
-    assert (type(ours.data), ours.rgb, ours.data.shape) == (type(theirs.data), theirs.rgb, theirs.data.shape)
+    assert (type(ours.data), ours.rgb, ours.data.shape) == (
+        type(theirs.data),
+        theirs.rgb,
+        theirs.data.shape,
+    )
     np.testing.assert_array_equal(ours.scale, theirs.scale)
 
 

@@ -53,7 +53,9 @@ def test_molecules_of_a_frame_are_found_whatever_their_order() -> None:
 
 
 def test_what_is_not_known_passes_and_an_empty_table_has_ranges() -> None:
-    one = EmitterSet(frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.tensor([torch.nan]))
+    one = EmitterSet(
+        frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.tensor([torch.nan])
+    )
     chosen = Filter(one)
     chosen.restrict("photons", 5, 6)
     assert chosen.n_passing == 1
@@ -86,7 +88,9 @@ def test_what_napari_shows_of_a_density_follows_it_at_every_zoom() -> None:
     """napari keeps copies of some scales."""
     molecules = table(5000)
     density = Density(size_nm=(25600.0, 25600.0))
-    layer = Layer.create(*image_layer(density.levels, pixel_size_nm=density.pixel_nm, name="density"))
+    layer = Layer.create(
+        *image_layer(density.levels, pixel_size_nm=density.pixel_nm, name="density")
+    )
     for halved in range(len(density.levels)):
         layer.data_level = halved
         layer.corner_pixels = np.array([[0, 0], np.array(density.levels[halved].shape) - 1])
@@ -135,7 +139,10 @@ def test_a_million_molecules_are_filtered_and_counted_ten_times_a_second() -> No
         density.show(chosen.mask)
         np.asarray(density.levels[-2])
         took.append(time.process_time() - start)
-    print(f"filter and density of 1,000,000 molecules: {1000 * np.median(took):.1f} ms of processor time")
+    print(
+        f"filter and density of 1,000,000 molecules: {1000 * np.median(took):.1f} ms of processor "
+        f"time"
+    )
     assert np.median(took) < 0.2  # 0.1 on a machine that does nothing else
 
 

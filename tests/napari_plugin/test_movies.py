@@ -1,4 +1,5 @@
-"""Movies and tables that come and go in a real window: what it shows is what is worked on, and nothing is lost."""
+"""Movies and tables that come and go in a real window: what it shows is what is worked on, and
+nothing is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def small(tmp_path: Path) -> Path:
 def large(tmp_path: Path) -> Path:
     """10 frames of 128 x 128 pixels."""
     with open_movie(sample_file("blinking_2d.tif")) as movie:
-        write_movie(tmp_path / "large.tif", np.tile(movie.read(30, 40), (1, 2, 2)), pixel_size_nm=100.0)
+        write_movie(
+            tmp_path / "large.tif", np.tile(movie.read(30, 40), (1, 2, 2)), pixel_size_nm=100.0
+        )
     return tmp_path / "large.tif"
 
 
@@ -137,7 +140,11 @@ def test_a_table_that_is_already_in_the_viewer_is_taken_up_when_the_widget_opens
 def test_a_widget_that_cannot_be_built_leaves_nothing_connected(
     viewer: Any, qtbot: Any, small: Path, monkeypatch: pytest.MonkeyPatch, complaints: list[str]
 ) -> None:
-    events = (viewer.layers.events.inserted, viewer.layers.events.removed, viewer.dims.events.current_step)
+    events = (
+        viewer.layers.events.inserted,
+        viewer.layers.events.removed,
+        viewer.dims.events.current_step,
+    )
     before = [len(event.callbacks) for event in events[:2]]
 
     def broken(panel: Panel) -> None:
@@ -175,7 +182,10 @@ def test_a_panel_that_is_closed_and_opened_again_goes_on_where_it_was(
     settle(again, qtbot, small)
     assert again.session.found is found
     n_found = len(found.filter.emitters)
-    qtbot.waitUntil(lambda: again.view.points is not None and len(again.view.points.data) == n_found, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: again.view.points is not None and len(again.view.points.data) == n_found,
+        timeout=LONG,
+    )
     assert again.has_unsaved
     n = len(viewer.layers)
     viewer.dims.set_current_step(0, 5)
@@ -185,7 +195,9 @@ def test_a_panel_that_is_closed_and_opened_again_goes_on_where_it_was(
     assert len(viewer.layers) == n  # one widget looks after them, not two
     assert again.session is session
     again.panel(ExportStep).save_table(tmp_path / "saved.csv")
-    qtbot.waitUntil(lambda: not again.has_unsaved and not kept(tmp_path / "recovered"), timeout=LONG)
+    qtbot.waitUntil(
+        lambda: not again.has_unsaved and not kept(tmp_path / "recovered"), timeout=LONG
+    )
     assert complaints == [f"saved {tmp_path / 'saved.csv'}"]
 
 
@@ -220,10 +232,17 @@ def test_colours_that_are_asked_for_before_the_points_are_drawn_are_those_of_the
     for n in (len(truth), 7):
         write_table(truth[:n], tmp_path / f"{n}.csv")
         dock.panel(InspectStep).open(tmp_path / f"{n}.csv")
-        qtbot.waitUntil(lambda n=n: dock.session.found is not None and len(dock.session.found.filter.emitters) == n)
+        qtbot.waitUntil(
+            lambda n=n: (
+                dock.session.found is not None and len(dock.session.found.filter.emitters) == n
+            )
+        )
         dock.view.recolour("frame")
         dock.view.recolour("photons")
-        qtbot.waitUntil(lambda n=n: dock.view.points is not None and len(dock.view.points.data) == n, timeout=LONG)
+        qtbot.waitUntil(
+            lambda n=n: dock.view.points is not None and len(dock.view.points.data) == n,
+            timeout=LONG,
+        )
         assert dock.view.points.visible
 
 
@@ -234,9 +253,17 @@ def maps_of_another_chip(folder: Path) -> str:
     return str(folder / "other.yaml")
 
 
-@pytest.mark.parametrize("cause", ["maps of another movie", "no EM gain", "a movie that is cut short"])
+@pytest.mark.parametrize(
+    "cause", ["maps of another movie", "no EM gain", "a movie that is cut short"]
+)
 def test_after_a_refused_check_nothing_can_be_localized_and_every_step_says_why(
-    cause: str, viewer: Any, qtbot: Any, small: Path, large: Path, tmp_path: Path, complaints: list[str]
+    cause: str,
+    viewer: Any,
+    qtbot: Any,
+    small: Path,
+    large: Path,
+    tmp_path: Path,
+    complaints: list[str],
 ) -> None:
     dock = open_dock(viewer)
     panel = dock.panel(MovieStep)
@@ -360,13 +387,21 @@ def test_unsaved_molecules_are_kept_when_another_table_is_opened_and_when_it_is_
     assert n_first > n_second
     write_table(read_table(sample_file("blinking_2d_truth.csv"))[:50], tmp_path / "table.csv")
     dock.panel(InspectStep).open(tmp_path / "table.csv")
-    qtbot.waitUntil(lambda: dock.session.found.source.endswith("table.csv") and not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.session.found.source.endswith("table.csv") and not dock.runner.busy,
+        timeout=LONG,
+    )
     tables = kept(tmp_path / "recovered")
     assert sorted(len(read_table(table)) for table in tables) == [n_second, n_first]
-    assert [str(path) in said for path, said in zip(reversed(tables), complaints, strict=True)] == [True, True]
+    assert [str(path) in said for path, said in zip(reversed(tables), complaints, strict=True)] == [
+        True,
+        True,
+    ]
     qtbot.waitUntil(lambda: "molecules before, not saved" in viewer.layers, timeout=LONG)
     layer = viewer.layers["molecules before, not saved"]
-    qtbot.waitUntil(lambda: len(viewer.layers["molecules before, not saved"].data) == n_second, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: len(viewer.layers["molecules before, not saved"].data) == n_second, timeout=LONG
+    )
     assert not layer.visible
     assert layer not in viewer.layers.selection
 
@@ -409,7 +444,9 @@ def test_a_run_that_goes_on_is_kept_on_disk(
     (path,) = kept(tmp_path / "recovered")
     first = path.stat()
     assert first.st_size > 0
-    qtbot.waitUntil(lambda: path.stat().st_mtime_ns > first.st_mtime_ns, timeout=LONG)  # with more of them
+    qtbot.waitUntil(
+        lambda: path.stat().st_mtime_ns > first.st_mtime_ns, timeout=LONG
+    )  # with more of them
     assert dock.runner.busy
     dock.cancel()
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
@@ -419,7 +456,9 @@ def test_a_run_that_goes_on_is_kept_on_disk(
     assert kept(tmp_path / "recovered") == [path]
     found.filter.restrict("photons", 1000.0, 1e9)
     dock.panel(ExportStep).save_table(tmp_path / "bright.csv")
-    qtbot.waitUntil(lambda: (tmp_path / "bright.csv").is_file() and not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: (tmp_path / "bright.csv").is_file() and not dock.runner.busy, timeout=LONG
+    )
     assert dock.has_unsaved  # the others are nowhere else
     dock.panel(InspectStep)._reset()
     found.filter.restrict("photons", *found.filter.bounds("photons"))
@@ -463,7 +502,9 @@ def test_a_new_movie_starts_afresh(
     assert [layer.name for layer in viewer.layers].index("large") == 0
 
 
-def test_a_movie_is_closed_by_its_button(viewer: Any, qtbot: Any, small: Path, complaints: list[str]) -> None:
+def test_a_movie_is_closed_by_its_button(
+    viewer: Any, qtbot: Any, small: Path, complaints: list[str]
+) -> None:
     dock = open_dock(viewer)
     assert not dock.panel(MovieStep).close_button.isEnabled()
     drop(viewer, small)
@@ -481,7 +522,9 @@ def test_a_movie_is_closed_by_its_button(viewer: Any, qtbot: Any, small: Path, c
     assert len(localize(dock, qtbot).filter.emitters) > 100
 
 
-def test_a_movie_whose_layer_is_deleted_is_not_localized(viewer: Any, qtbot: Any, small: Path) -> None:
+def test_a_movie_whose_layer_is_deleted_is_not_localized(
+    viewer: Any, qtbot: Any, small: Path
+) -> None:
     dock = open_dock(viewer)
     drop(viewer, small)
     settle(dock, qtbot, small)

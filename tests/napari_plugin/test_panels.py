@@ -53,14 +53,28 @@ def localize_all(dock: Any, tmp: Path) -> None:
         (MovieStep, lambda dock, tmp: dock.panel(MovieStep).open(tmp / "none.tif"), "none.tif"),
         (LocalizeStep, localize_all, "Open a movie first"),
         (InspectStep, lambda dock, tmp: dock.panel(InspectStep).open(tmp / "none.csv"), "none.csv"),
-        (ExportStep, lambda dock, tmp: dock.panel(ExportStep).save_table(tmp / "a.csv"), "Localize a movie"),
+        (
+            ExportStep,
+            lambda dock, tmp: dock.panel(ExportStep).save_table(tmp / "a.csv"),
+            "Localize a movie",
+        ),
         (PSFStep, lambda dock, tmp: dock.panel(PSFStep).run(), "Open a movie first"),
         (ModelStep, lambda dock, tmp: dock.panel(ModelStep).train(), "To write the model"),
-        (ModelStep, lambda dock, tmp: dock.panel(ModelStep).load("gaussian-3d"), "no model gaussian-3d"),
+        (
+            ModelStep,
+            lambda dock, tmp: dock.panel(ModelStep).load("gaussian-3d"),
+            "no model gaussian-3d",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_its_panel_and_not_in_a_notification(
-    step: Any, spoil: Any, sentence: str, dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
+    step: Any,
+    spoil: Any,
+    sentence: str,
+    dock: Any,
+    qtbot: Any,
+    tmp_path: Path,
+    complaints: list[str],
 ) -> None:
     spoil(dock, tmp_path)
     panel = dock.panel(step)
@@ -94,7 +108,9 @@ def test_a_movie_without_a_pixel_size_marks_the_field_until_it_is_stated(
     panel = dock.panel(MovieStep)
     panel.open(tmp_path / "plain.tif")
     qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
-    assert panel.troubles == ["plain.tif does not say how large its pixels are; state it with pixel size"]
+    assert panel.troubles == [
+        "plain.tif does not say how large its pixels are; state it with pixel size"
+    ]
     assert marked(panel.pixel_size)
     assert not complaints
     dock.refresh_steps()
@@ -105,7 +121,9 @@ def test_a_movie_without_a_pixel_size_marks_the_field_until_it_is_stated(
     assert not marked(panel.pixel_size)
 
 
-def test_an_em_gain_that_is_missing_and_a_wrong_region_mark_their_fields(dock: Any, qtbot: Any, tmp_path: Path) -> None:
+def test_an_em_gain_that_is_missing_and_a_wrong_region_mark_their_fields(
+    dock: Any, qtbot: Any, tmp_path: Path
+) -> None:
     localize = open_sample(dock, qtbot)
     localize.roi.text.setText("10:4000,0:20")
     localize.preview()
@@ -124,7 +142,9 @@ def test_an_em_gain_that_is_missing_and_a_wrong_region_mark_their_fields(dock: A
 def test_a_bead_stack_without_a_distance_of_planes_marks_the_field(
     make_napari_viewer: Any, qtbot: Any, tmp_path: Path
 ) -> None:
-    tifffile.imwrite(tmp_path / "beads.tif", np.full((9, 40, 40), 100, np.uint16), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "beads.tif", np.full((9, 40, 40), 100, np.uint16), photometric="minisblack"
+    )
     viewer = make_napari_viewer(show=True)
     _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
     open_sample(dock, qtbot)
@@ -151,10 +171,15 @@ def test_a_preview_is_seen_to_work_and_can_be_cancelled(dock: Any, qtbot: Any) -
     assert not dock.cancel_button.isEnabled()
 
 
-def test_the_count_of_a_frame_goes_when_the_frame_or_a_setting_changes(dock: Any, qtbot: Any) -> None:
+def test_the_count_of_a_frame_goes_when_the_frame_or_a_setting_changes(
+    dock: Any, qtbot: Any
+) -> None:
     panel = open_sample(dock, qtbot)
     dock.viewer.dims.set_current_step(0, 10)
-    for change in (lambda: dock.viewer.dims.set_current_step(0, 11), lambda: panel.threshold.setValue(0.9)):
+    for change in (
+        lambda: dock.viewer.dims.set_current_step(0, 11),
+        lambda: panel.threshold.setValue(0.9),
+    ):
         panel.preview()
         qtbot.waitUntil(lambda: "molecules in this frame" in panel.state.text(), timeout=LONG)
         dock.refresh_steps()
@@ -186,7 +211,9 @@ viewer.close()
 """
 
 
-@pytest.mark.usefixtures("make_napari_viewer")  # a real window, in a process that has imported nothing
+@pytest.mark.usefixtures(
+    "make_napari_viewer"
+)  # a real window, in a process that has imported nothing
 def test_the_window_lives_while_pytorch_is_imported_and_movies_need_none_of_it() -> None:
     command = [sys.executable, "-c", STARTING, str(sample_file("blinking_3d.tif"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
@@ -208,7 +235,16 @@ def test_every_control_has_a_tooltip(dock: Any) -> None:
 
     from decode_napari.qt.plot import Plot
 
-    kinds = (QAbstractItemView, QAbstractSpinBox, QCheckBox, QComboBox, QLineEdit, QProgressBar, QPushButton, Plot)
+    kinds = (
+        QAbstractItemView,
+        QAbstractSpinBox,
+        QCheckBox,
+        QComboBox,
+        QLineEdit,
+        QProgressBar,
+        QPushButton,
+        Plot,
+    )
     inner = (QAbstractSlider, QAbstractSpinBox, QComboBox, QHeaderView)
     for kind in kinds:
         for widget in dock.findChildren(kind):
@@ -217,10 +253,15 @@ def test_every_control_has_a_tooltip(dock: Any) -> None:
                 continue
             if type(widget.parent()).__name__ == "QFrame":  # the list of a combo box
                 continue
-            assert any(part.toolTip() for part in parts), (type(widget).__name__, widget.accessibleName())
+            assert any(part.toolTip() for part in parts), (
+                type(widget).__name__,
+                widget.accessibleName(),
+            )
 
 
-def test_figures_are_as_wide_as_their_panel_and_open_large_by_a_click(qtbot: Any, tmp_path: Path) -> None:
+def test_figures_are_as_wide_as_their_panel_and_open_large_by_a_click(
+    qtbot: Any, tmp_path: Path
+) -> None:
     from PIL import Image
     from qtpy.QtCore import Qt
 
@@ -244,9 +285,14 @@ def test_a_notice_is_shown_whole(dock: Any, qtbot: Any) -> None:
     dock.resize(400, 800)
     dock.show()
     dock.say(
-        "Kept from a window that was closed: /" + "a_long_folder/" * 12 + "movie.hdf5; open it in the step Inspect."
+        "Kept from a window that was closed: /"
+        + "a_long_folder/" * 12
+        + "movie.hdf5; open it in the step Inspect."
     )
-    qtbot.waitUntil(lambda: dock.message.height() >= dock.message.heightForWidth(dock.message.width()), timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.message.height() >= dock.message.heightForWidth(dock.message.width()),
+        timeout=LONG,
+    )
     assert dock.message.sizeHint().width() <= dock.width()
 
 
@@ -318,6 +364,9 @@ def test_what_was_stated_for_one_movie_must_be_confirmed_for_the_next_unless_tha
     assert "confirm" in dock.panel(LocalizeStep).step.missing()
     dock.viewer.open_sample(NAME, "blinking_2d")
     qtbot.waitUntil(
-        lambda: dock.session.movie is not None and dock.session.movie.path.name == "blinking_2d.tif", timeout=LONG
+        lambda: (
+            dock.session.movie is not None and dock.session.movie.path.name == "blinking_2d.tif"
+        ),
+        timeout=LONG,
     )
     assert dock.session.movie.pixel_size_nm == 100.0

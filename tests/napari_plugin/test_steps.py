@@ -100,8 +100,16 @@ def test_the_movie_step_reads_the_camera_and_counts_photons(session: Session) ->
 
 
 def test_only_presets_of_emccds_ask_for_an_em_gain() -> None:
-    asked = {name: asks_em_gain(name) for name in ("andor-ixon-ultra-897", "pco-edge-4.2", str(CAMERA), None)}
-    assert asked == {"andor-ixon-ultra-897": True, "pco-edge-4.2": False, str(CAMERA): False, None: False}
+    asked = {
+        name: asks_em_gain(name)
+        for name in ("andor-ixon-ultra-897", "pco-edge-4.2", str(CAMERA), None)
+    }
+    assert asked == {
+        "andor-ixon-ultra-897": True,
+        "pco-edge-4.2": False,
+        str(CAMERA): False,
+        None: False,
+    }
 
 
 def test_a_camera_that_is_not_stated_is_estimated_and_said() -> None:
@@ -122,7 +130,9 @@ def test_a_camera_that_is_not_stated_is_estimated_and_said() -> None:
         (MovieSettings(path=CAMERA), "not a TIFF"),
     ],
 )
-def test_what_cannot_be_opened_is_said_in_one_sentence(settings: MovieSettings, sentence: str) -> None:
+def test_what_cannot_be_opened_is_said_in_one_sentence(
+    settings: MovieSettings, sentence: str
+) -> None:
     step = MovieStep(Session())
     step.settings = settings
     with pytest.raises((ValueError, OSError), match=sentence):
@@ -142,7 +152,9 @@ def test_what_cannot_be_opened_is_said_in_one_sentence(settings: MovieSettings, 
         ([(9.0, 9.0), (9.0, 10.0), (10.0, 10.0), (10.0, 9.0)], None),
     ],
 )
-def test_a_region_is_the_pixels_whose_centres_lie_in_it(corners: list[tuple[float, float]], text: str | None) -> None:
+def test_a_region_is_the_pixels_whose_centres_lie_in_it(
+    corners: list[tuple[float, float]], text: str | None
+) -> None:
     if text is None:
         with pytest.raises(ValueError, match="no pixel"):
             region_in(corners, 100.0, (64, 64))
@@ -165,7 +177,9 @@ def test_in_a_region_the_same_molecules_are_found_and_both_copies_find_them(
     movie.settings = replace(movie.settings, allow_truncated=True)
     movie.accept(drain(movie.check()))
     own.model = session.model
-    step.settings = LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24), roi=(slice(4, 40), slice(None, 30)))
+    step.settings = LocalizeSettings(
+        psf_sigma_nm=95.0, frames=(0, 24), roi=(slice(4, 40), slice(None, 30))
+    )
     for report in step.run():
         step.absorb(report)
     step.show(complete=True)
@@ -206,11 +220,16 @@ def test_the_table_is_that_of_the_copied_command_to_the_last_digit(
             assert ours.read_bytes() == theirs.read_bytes()
         else:
             for name, column in read_table(theirs).columns().items():
-                assert torch.equal(read_table(ours).columns()[name].nan_to_num(), column.nan_to_num()), name
+                assert torch.equal(
+                    read_table(ours).columns()[name].nan_to_num(), column.nan_to_num()
+                ), name
 
 
 def test_the_copied_python_does_the_same(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    session: Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     step, inspect = LocalizeStep(session), InspectStep(session)
     step.settings = LocalizeSettings(psf_sigma_nm=95.0, frames=(0, 24))
@@ -236,7 +255,9 @@ def test_a_table_of_another_movie_keeps_its_own_pixels(session: Session, tmp_pat
     write_table(replace(one, metadata={"pixel_size_nm": other}), tmp_path / "other.hdf5")
     found = drain(InspectStep(session).read(tmp_path / "other.hdf5"))
     assert found.filter.emitters.metadata["pixel_size_nm"] == other
-    torch.testing.assert_close(found.filter.emitters.xyz[0], torch.full((3,), 50.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        found.filter.emitters.xyz[0], torch.full((3,), 50.0, dtype=torch.float64)
+    )
     # what does not say it is in those of the movie
     (tmp_path / "locs.csv").write_text("frame,x,y,lpx,lpy\n0,1.5,2.5,0.1,0.1\n")
     found = drain(InspectStep(session).read(tmp_path / "locs.csv"))
@@ -257,7 +278,9 @@ def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_pyth
     assert opened.found is not None
     assert not inspect.as_command()
     some = opened.found.filter
-    some.restrict("photons", float(np.float32(some.emitters.photons[3])), 1e9)  # an end that a molecule lies on
+    some.restrict(
+        "photons", float(np.float32(some.emitters.photons[3])), 1e9
+    )  # an end that a molecule lies on
     some.restrict("sigma", 0, 15.123456789)
     assert 10 < some.n_passing < len(some.emitters) - 10
     drain(export.save_table(tmp_path / f"window{suffix}"))
@@ -295,7 +318,8 @@ def test_a_preview_finds_what_the_whole_run_finds_in_the_frame(session: Session)
 
 
 def test_what_the_molecules_explain_is_taken_from_the_frame(session: Session) -> None:
-    """The light of all molecules leaves little more than noise, in standard deviations; that of none the spots."""
+    """The light of all molecules leaves little more than noise, in standard deviations; that of
+    none the spots."""
     step = InspectStep(session)
     assert session.found is not None
     with_all = drain(step.explain(10))
@@ -363,13 +387,18 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bead"):
         drain(step.calibrate())
     step.settings = PSFSettings(
-        beads=(sample_file("beads_3d.tif"),), out=tmp_path / "psf.h5", z_step_nm=20.0, model="gaussian"
+        beads=(sample_file("beads_3d.tif"),),
+        out=tmp_path / "psf.h5",
+        z_step_nm=20.0,
+        model="gaussian",
     )
     step.accept(drain(step.calibrate()))
     assert step.calibrated is not None
     assert len(step.calibrated.calibration.beads) == 6
     assert step.calibrated.verdict
-    assert {"Beads against the PSF", "Beads that were not fitted"} <= {p.title for p in step.calibrated.pictures}
+    assert {"Beads against the PSF", "Beads that were not fitted"} <= {
+        p.title for p in step.calibrated.pictures
+    }
     assert all(picture.png.startswith(b"\x89PNG") for picture in step.calibrated.pictures)
     assert (tmp_path / "psf.h5").is_file()
     assert (tmp_path / "psf.html").is_file()
@@ -416,7 +445,11 @@ def test_step_command_and_python_calibrate_alike(
         raise ValueError("that is all")
 
     write_table(
-        EmitterSet(frame=torch.zeros(2).long(), xyz=torch.tensor([[1.0, 2, 3], [4, 5, 6]]), photons=torch.ones(2)),
+        EmitterSet(
+            frame=torch.zeros(2).long(),
+            xyz=torch.tensor([[1.0, 2, 3], [4, 5, 6]]),
+            photons=torch.ones(2),
+        ),
         tmp_path / "true.csv",
     )
     (tmp_path / "depths.txt").write_text("\n".join(str(20.0 * i) for i in range(51)))
@@ -435,7 +468,9 @@ def test_step_command_and_python_calibrate_alike(
         exec(compile(step.as_python(), "calibrate", "exec"), {})
     in_window, in_terminal, in_python = calls
     assert in_window == in_terminal == in_python
-    assert ("--phase-mask" in arguments) == (settings.optics is not None and settings.optics.phase_mask)
+    assert ("--phase-mask" in arguments) == (
+        settings.optics is not None and settings.optics.phase_mask
+    )
 
 
 def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:
@@ -466,7 +501,9 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     movie, psf, step = MovieStep(session), PSFStep(session), ModelStep(session)
     movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
     movie.accept(drain(movie.check()))
-    step.settings = TrainSettings(out=Path("mine.safetensors"), minutes=0.05, settings=TINY_SETTINGS)
+    step.settings = TrainSettings(
+        out=Path("mine.safetensors"), minutes=0.05, settings=TINY_SETTINGS
+    )
     assert "PSF" in step.missing_for_training()
     assert not step.as_command()
     assert not step.as_python()
@@ -476,7 +513,11 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(step.as_python(), "train", "exec"), names)
-    assert {path.name for path in tmp_path.iterdir()} >= {"mine.yaml", "mine_camera.yaml", "mine.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "mine.yaml",
+        "mine_camera.yaml",
+        "mine.safetensors",
+    }
     assert capsys.readouterr().out.split()[-2] == "2"
     written = (tmp_path / "mine.yaml").read_text()
     drain(step.train())  # the window's own estimate is the same
@@ -492,10 +533,15 @@ def test_a_training_overwrites_neither_recipe_nor_camera(tmp_path: Path) -> None
     camera.write_text(CAMERA.read_text())
     movie.settings = MovieSettings(path=MOVIE, camera=str(camera))
     movie.accept(drain(movie.check()))
-    write_psf(tmp_path / "psf.h5", PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)))
+    write_psf(
+        tmp_path / "psf.h5",
+        PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)),
+    )
     psf.accept(drain(psf.read(tmp_path / "psf.h5")))
     for chosen in (recipe, None):
-        step.settings = TrainSettings(out=tmp_path / "mine.safetensors", recipe=chosen, minutes=0.05)
+        step.settings = TrainSettings(
+            out=tmp_path / "mine.safetensors", recipe=chosen, minutes=0.05
+        )
         with pytest.raises(ValueError, match=r"would be written over .*mine"):
             drain(step.train())
     assert recipe.read_text() == TINY
@@ -521,7 +567,10 @@ network: {frame_widths: [4], sequence_widths: [4], head_width: 4}
 
 def test_molecules_that_nobody_saved_are_kept_and_never_overwritten(tmp_path: Path) -> None:
     one = EmitterSet(
-        frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.ones(1), metadata={"movie": "a/b.tif"}
+        frame=torch.tensor([0]),
+        xyz=torch.zeros(1, 3),
+        photons=torch.ones(1),
+        metadata={"movie": "a/b.tif"},
     )
     paths = []
     for _ in range(2):

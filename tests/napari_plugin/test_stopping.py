@@ -35,7 +35,9 @@ def opened() -> Session:
     """With the 3D sample and its camera."""
     session = Session()
     step = MovieStep(session)
-    step.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(sample_file("camera.yaml")))
+    step.settings = MovieSettings(
+        path=sample_file("blinking_3d.tif"), camera=str(sample_file("camera.yaml"))
+    )
     checking = step.check()
     while True:
         try:
@@ -52,7 +54,9 @@ def psf_step(tmp_path_factory: pytest.TempPathFactory) -> PSFStep:
     with open_movie(sample_file("beads_3d.tif")) as stack:
         write_movie(folder / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])
     step = PSFStep(opened())
-    step.settings = PSFSettings(beads=(folder / "beads.tif",), out=folder / "psf.h5", z_step_nm=160.0, model="gaussian")
+    step.settings = PSFSettings(
+        beads=(folder / "beads.tif",), out=folder / "psf.h5", z_step_nm=160.0, model="gaussian"
+    )
     return step
 
 
@@ -62,7 +66,9 @@ def model_step(tmp_path_factory: pytest.TempPathFactory) -> ModelStep:
     folder = tmp_path_factory.mktemp("model")
     session = opened()
     psf = GaussianPSF(110.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=200.0, patch_px=21)
-    session.put(psf=ChosenPSF(path=folder / "psf.h5", file=PSFFile(psf=psf, z_range_nm=(-500.0, 500.0))))
+    session.put(
+        psf=ChosenPSF(path=folder / "psf.h5", file=PSFFile(psf=psf, z_range_nm=(-500.0, 500.0)))
+    )
     step = ModelStep(session)
     step.settings = TrainSettings(out=folder / "model.safetensors")
     return step
@@ -101,7 +107,8 @@ def test_an_estimate_says_how_far_it_is(model_step: ModelStep) -> None:
 
 
 def stops_between_any_two_stages(verb: Callable[[], Verb], until: str = "") -> bool:
-    """A stop that is asked for as soon as a stage is reported is the end: nothing more is reported."""
+    """A stop that is asked for as soon as a stage is reported is the end: nothing more is
+    reported."""
     for stage in dict.fromkeys(report.message for report in stages(verb(), until)):
         stop, unwatched = Stop(), verb()
         watched = stop.watch(unwatched)
@@ -115,7 +122,9 @@ def stops_between_any_two_stages(verb: Callable[[], Verb], until: str = "") -> b
     return True
 
 
-def test_a_calibration_stops_between_any_two_stages(psf_step: PSFStep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_calibration_stops_between_any_two_stages(
+    psf_step: PSFStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hasty = Stepwise(partial(fit_gaussian.steps, n_steps=3))
     monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", hasty)
     out = psf_step.settings.out
@@ -129,7 +138,9 @@ def test_a_calibration_stops_between_any_two_stages(psf_step: PSFStep, monkeypat
     assert not out.exists()
 
 
-def test_an_estimate_stops_between_any_two_stages_and_leaves_no_recipe(model_step: ModelStep) -> None:
+def test_an_estimate_stops_between_any_two_stages_and_leaves_no_recipe(
+    model_step: ModelStep,
+) -> None:
     out = model_step.settings.out
     assert out is not None
 

@@ -1,4 +1,5 @@
-"""What the viewer shows of molecules: the same at any zoom, on top of what it belongs to, and never out of date."""
+"""What the viewer shows of molecules: the same at any zoom, on top of what it belongs to, and
+never out of date."""
 
 from __future__ import annotations
 
@@ -72,7 +73,9 @@ def test_rings_keep_their_size_on_the_screen_and_the_selected_molecule_has_a_squ
     for field_um in (25.0, 3.0, 60.0):
         look_at(viewer, 12.8, 12.8, field_um)
         for name in ("molecules", "selected"):
-            qtbot.waitUntil(lambda n=name: abs(on_screen_px(viewer, n) / RINGS_PX[n] - 1) < 0.3, timeout=LONG)
+            qtbot.waitUntil(
+                lambda n=name: abs(on_screen_px(viewer, n) / RINGS_PX[n] - 1) < 0.3, timeout=LONG
+            )
     square = viewer.layers["selected"]
     emitters = dock.session.found.filter.emitters
     np.testing.assert_allclose(square.data[0, 1:], emitters.xyz[7, [1, 0]].numpy())
@@ -108,10 +111,14 @@ def test_the_contrast_of_the_density_follows_the_zoom(dock: Any, qtbot: Any) -> 
         look_at(dock.viewer, 12.8, 12.8, field_um)
         dock.view._follow_camera()
         pixel_um = 0.01 * 2**layer.data_level
-        assert layer.contrast_limits[1] >= 4 / pixel_um**2 * 0.75  # a single molecule is never white
+        assert (
+            layer.contrast_limits[1] >= 4 / pixel_um**2 * 0.75
+        )  # a single molecule is never white
 
 
-def test_colours_that_cannot_be_seen_are_explained_and_seen_ones_follow_at_once(dock: Any, qtbot: Any) -> None:
+def test_colours_that_cannot_be_seen_are_explained_and_seen_ones_follow_at_once(
+    dock: Any, qtbot: Any
+) -> None:
     put(dock, qtbot, table_of(100_000))
     panel = dock.panel(InspectStep)
     look_at(dock.viewer, 12.8, 12.8, 30.0)
@@ -127,7 +134,9 @@ def test_colours_that_cannot_be_seen_are_explained_and_seen_ones_follow_at_once(
     assert not np.allclose(near.face_color, before)
 
 
-def test_a_table_in_2d_is_not_coloured_by_a_depth_that_was_chosen_before(dock: Any, qtbot: Any) -> None:
+def test_a_table_in_2d_is_not_coloured_by_a_depth_that_was_chosen_before(
+    dock: Any, qtbot: Any
+) -> None:
     panel, export = dock.panel(InspectStep), dock.panel(ExportStep)
     put(dock, qtbot, table_of(50))
     panel.colour_by.setCurrentText("z")
@@ -154,15 +163,21 @@ def test_the_picture_that_is_saved_looks_like_the_one_that_is_shown(
     export.pixel.setValue(100.0)
     export.by_depth.setChecked(by_depth)
     export.run()
-    qtbot.waitUntil(lambda: "super-resolved" in viewer.layers and not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: "super-resolved" in viewer.layers and not dock.runner.busy, timeout=LONG
+    )
     export.save_picture(tmp_path / "picture.png")
     qtbot.waitUntil((tmp_path / "picture.png").is_file, timeout=LONG)
-    saved = np.asarray(Image.open(tmp_path / "picture.png"))[:200, :256, :3] / 255.0  # the scale bar is below
+    saved = (
+        np.asarray(Image.open(tmp_path / "picture.png"))[:200, :256, :3] / 255.0
+    )  # the scale bar is below
     layer = viewer.layers["super-resolved"]
     shown = np.asarray(layer.data)
     if not by_depth:
         low, high = layer.contrast_limits
-        shown = layer.colormap.map((np.clip((shown - low) / (high - low), 0, 1) ** layer.gamma).ravel())
+        shown = layer.colormap.map(
+            (np.clip((shown - low) / (high - low), 0, 1) ** layer.gamma).ravel()
+        )
         shown = shown[:, :3].reshape(256, 256, 3)
     assert np.abs(shown[:200] - saved).max() < 0.02
     assert viewer.layers.index(layer) == len(viewer.layers) - 1
@@ -174,13 +189,17 @@ def test_a_picture_of_other_molecules_than_pass_is_marked(dock: Any, qtbot: Any)
     assert inspect.all_frames.isChecked()
     export.pixel.setValue(100.0)
     export.run()
-    qtbot.waitUntil(lambda: "super-resolved" in dock.viewer.layers and not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: "super-resolved" in dock.viewer.layers and not dock.runner.busy, timeout=LONG
+    )
     assert not inspect.all_frames.isChecked()  # their points would cover the picture
     inspect.sliders["photons"].setValue((1000.0, 4000.0))
     qtbot.waitUntil(lambda: "super-resolved, out of date" in dock.viewer.layers, timeout=LONG)
     assert "render it again" in export.state.text()
     export.run()
-    qtbot.waitUntil(lambda: "super-resolved" in dock.viewer.layers and not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: "super-resolved" in dock.viewer.layers and not dock.runner.busy, timeout=LONG
+    )
     assert "again" not in export.state.text()
     assert "super-resolved, out of date" not in dock.viewer.layers
 
@@ -218,7 +237,9 @@ def test_a_movie_that_was_read_whole_is_read_lazily_from_then_on(dock: Any, qtbo
         np.testing.assert_array_equal(layer.data[3], movie.read(3, 4)[0])
 
 
-def test_a_foreign_table_is_a_sentence_and_no_dialog(make_napari_viewer: Any, tmp_path: Path) -> None:
+def test_a_foreign_table_is_a_sentence_and_no_dialog(
+    make_napari_viewer: Any, tmp_path: Path
+) -> None:
     (tmp_path / "foreign.csv").write_text("name;value\na;1\n", encoding="utf-8")
     viewer = make_napari_viewer()
     read = reader_of(str(tmp_path / "foreign.csv"))
@@ -250,7 +271,9 @@ def test_a_model_that_was_trained_here_says_how_long_and_that_it_is_the_one_that
     dock: Any, complaints: list[str]
 ) -> None:
     localizer = dock.session.model.localizer
-    localizer.record = replace(localizer.record, minutes=0.7, steps=120, validation=({"jaccard": 0.12},))
+    localizer.record = replace(
+        localizer.record, minutes=0.7, steps=120, validation=({"jaccard": 0.12},)
+    )
     mine = ChosenModel(name="/data/mine.safetensors", localizer=localizer)
     assert "0.7 minutes, 120 steps; Jaccard 0.12" in card_of(mine).training
     dock.panel(ModelStep)._trained(mine)

@@ -1,4 +1,5 @@
-"""The widgets themselves: on a viewer without a canvas, and in a real window where there is a display."""
+"""The widgets themselves: on a viewer without a canvas, and in a real window where there is a
+display."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ network: {frame_widths: [4], sequence_widths: [4], head_width: 4}
 
 
 def open_sample(dock: Any, qtbot: Any, n_frames: int = 24) -> Any:
-    """The 2D sample in the viewer, checked, and the panel set to its first frames and the PSF's known width."""
+    """The 2D sample in the viewer, checked, and the panel set to its first frames and the PSF's
+    known width."""
     dock.viewer.open_sample(NAME, "blinking_2d")
     qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
     panel = dock.panel(LocalizeStep)
@@ -93,7 +95,8 @@ def table_of(n: int) -> EmitterSet:
 def test_the_whole_job_in_a_real_window(
     make_napari_viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open the sample, localize, filter, export, reopen: what is saved is what the command line writes."""
+    """Open the sample, localize, filter, export, reopen: what is saved is what the command line
+    writes."""
     viewer = make_napari_viewer(show=True)
     _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
     qtbot.waitUntil(lambda: dock.session.model is not None, timeout=LONG)
@@ -107,7 +110,9 @@ def test_the_whole_job_in_a_real_window(
     export = dock.panel(ExportStep)
     export.save_table(tmp_path / "window.csv")
     qtbot.waitUntil((tmp_path / "window.csv").is_file, timeout=LONG)
-    assert (tmp_path / "window.csv").read_bytes() == (tmp_path / "molecules" / "blinking_2d.csv").read_bytes()
+    assert (tmp_path / "window.csv").read_bytes() == (
+        tmp_path / "molecules" / "blinking_2d.csv"
+    ).read_bytes()
 
     low, high = found.filter.bounds("probability")
     dock.panel(InspectStep).sliders["probability"].setValue((0.9, high))
@@ -138,7 +143,8 @@ def test_the_whole_job_in_a_real_window(
 
 
 def test_points_lie_on_their_spots(dock: Any, qtbot: Any) -> None:
-    """Light around isolated bright molecules has its centroid at the point, to a tenth of a pixel on average."""
+    """Light around isolated bright molecules has its centroid at the point, to a tenth of a
+    pixel on average."""
     found = localized(dock, qtbot)
     emitters, movie = found.filter.emitters, dock.viewer.layers["blinking_2d"]
     points = dock.view.points
@@ -157,7 +163,10 @@ def test_points_lie_on_their_spots(dock: Any, qtbot: Any) -> None:
         spot = frames[round(t), row - 3 : row + 4, column - 3 : column + 4]
         light = np.clip(spot - np.quantile(spot, 0.4), 0, None)
         grid = np.arange(-3, 4)
-        centroid = row + light.sum(1) @ grid / light.sum(), column + light.sum(0) @ grid / light.sum()
+        centroid = (
+            row + light.sum(1) @ grid / light.sum(),
+            column + light.sum(0) @ grid / light.sum(),
+        )
         offsets.append((centroid[0] - y, centroid[1] - x))
     assert len(offsets) > 10
     assert np.abs(np.mean(offsets, 0)).max() < 0.1
@@ -177,10 +186,14 @@ def test_molecules_appear_while_it_runs_and_a_cancel_keeps_them(dock: Any, qtbot
     assert took < 10  # a second on a machine that does nothing else
     assert len(dock.session.found.filter.emitters) > 0
     assert "so far" in dock.steps[STEPS.index(LocalizeStep)].done()
-    qtbot.waitUntil(lambda: len(dock.view.points.data) == len(dock.session.found.filter.emitters), timeout=LONG)
+    qtbot.waitUntil(
+        lambda: len(dock.view.points.data) == len(dock.session.found.filter.emitters), timeout=LONG
+    )
 
 
-def test_closing_the_window_loses_nothing_that_was_found(dock: Any, qtbot: Any, tmp_path: Path) -> None:
+def test_closing_the_window_loses_nothing_that_was_found(
+    dock: Any, qtbot: Any, tmp_path: Path
+) -> None:
     open_sample(dock, qtbot, n_frames=0)
     dock.show()
     dock.localize()
@@ -236,7 +249,9 @@ def test_training_shows_curves_pauses_stops_early_and_leaves_the_event_loop_free
     assert "mine.safetensors, trained for" in said
 
 
-def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock: Any, qtbot: Any) -> None:
+def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(
+    dock: Any, qtbot: Any
+) -> None:
     table = table_of(20_000)
     in_frame = [int((table.frame <= frame).sum()) for frame in (0, 1)]
     view, drawn, run = dock.view, [], object()
@@ -244,7 +259,10 @@ def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(dock
     def grow(n: int) -> int:
         """Times that the points are drawn when n molecules are found."""
         drawn.clear()
-        view.show(Found(filter=Filter(table[:n]), source="movie.tif", complete=False, run=run), growing=True)
+        view.show(
+            Found(filter=Filter(table[:n]), source="movie.tif", complete=False, run=run),
+            growing=True,
+        )
         qtbot.waitUntil(lambda: not view._is_new, timeout=LONG)
         return len(drawn)
 
@@ -293,20 +311,30 @@ def test_a_million_molecules_follow_a_slider(dock: Any, qtbot: Any) -> None:
         dock.redraw()
         times.append(time.process_time() - start)
         assert f"{dock.session.found.filter.n_passing:,}" in panel.count.text()
-    print(f"a slider's move over 1,000,000 molecules: {1000 * np.median(times):.0f} ms of processor time")
+    print(
+        f"a slider's move over 1,000,000 molecules: {1000 * np.median(times):.0f} ms of processor "
+        f"time"
+    )
     assert np.median(times) < 0.4  # 0.1 on a machine that does nothing else
     points, source = dock.view.points, dock.session.found.filter
     assert points.name == "molecules of this frame"
     # without a movie, too, the time slider reaches from the first frame to the last
-    assert dock.viewer.dims.nsteps[0] == int(source.emitters.frame.max() - source.emitters.frame.min()) + 1
+    assert (
+        dock.viewer.dims.nsteps[0]
+        == int(source.emitters.frame.max() - source.emitters.frame.min()) + 1
+    )
     for frame in (0, 1234):
         dock.viewer.dims.set_current_step(0, frame)
         n = len(source.rows_in_frame(frame))
-        qtbot.waitUntil(lambda f=frame, n=n: (points.shown & (points.data[:, 0] == f)).sum() == n, timeout=LONG)
+        qtbot.waitUntil(
+            lambda f=frame, n=n: (points.shown & (points.data[:, 0] == f)).sum() == n, timeout=LONG
+        )
         assert n <= points.shown.sum() <= n + 2
 
 
-def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: Any, tmp_path: Path) -> None:
+def test_a_million_molecules_in_a_real_window(
+    make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+) -> None:
     """Opened, seen whole, filtered, and seen close by as points: in 2D and in 3D."""
     n = 1_000_000
     write_table(table_of(n), tmp_path / "table.hdf5")
@@ -315,7 +343,9 @@ def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: An
     _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
     (layer,) = viewer.open(tmp_path / "table.hdf5", plugin=NAME)
     assert layer.multiscale  # no million points, not even for a moment
-    qtbot.waitUntil(lambda: dock.session.found is not None and layer not in viewer.layers, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.session.found is not None and layer not in viewer.layers, timeout=LONG
+    )
     panel, density, found = dock.panel(InspectStep), viewer.layers["density"], dock.session.found
     assert panel.all_frames.isChecked()
     viewer.reset_view()
@@ -328,7 +358,10 @@ def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: An
     assert fifth.mean() < 0.7 * whole.mean()
 
     look_at(viewer, 12.0, 12.0, 2.0)
-    qtbot.waitUntil(lambda: "all frames" in viewer.layers and viewer.layers["all frames"].visible, timeout=20_000)
+    qtbot.waitUntil(
+        lambda: "all frames" in viewer.layers and viewer.layers["all frames"].visible,
+        timeout=20_000,
+    )
     down, right = half_canvas_um(viewer)
     x, y = (found.filter.emitters.xyz[:, i].numpy() / 1000 - 12 for i in (0, 1))
     expected = found.filter.mask & (np.abs(x) < right) & (np.abs(y) < down)
@@ -336,7 +369,9 @@ def test_a_million_molecules_in_a_real_window(make_napari_viewer: Any, qtbot: An
     assert len(viewer.layers["all frames"].data) == pytest.approx(expected.sum(), abs=3)
     assert density.data_level == 0
     panel.sliders["photons"].setValue((0.0, 1000.0))
-    qtbot.waitUntil(lambda: viewer.layers["all frames"].features["photons"].max() <= 1000, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: viewer.layers["all frames"].features["photons"].max() <= 1000, timeout=LONG
+    )
 
     dock.view_in_3d()
     cloud = dock.cloud.viewer
@@ -423,11 +458,16 @@ def test_ellipses_and_the_unexplained_follow_the_frame(dock: Any, qtbot: Any) ->
     assert dock.viewer.layers["left over"].data.shape == (64, 64)
     dock.viewer.dims.set_current_step(0, 11)
     qtbot.waitUntil(
-        lambda: len(dock.viewer.layers["uncertainty"].data) == 24 * len(found.filter.rows_in_frame(11)), timeout=LONG
+        lambda: (
+            len(dock.viewer.layers["uncertainty"].data) == 24 * len(found.filter.rows_in_frame(11))
+        ),
+        timeout=LONG,
     )
     panel.with_ellipses.setChecked(False)
     panel.explained.setChecked(False)
-    assert {"uncertainty", "left over", "re-rendered"}.isdisjoint(layer.name for layer in dock.viewer.layers)
+    assert {"uncertainty", "left over", "re-rendered"}.isdisjoint(
+        layer.name for layer in dock.viewer.layers
+    )
 
 
 def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
@@ -435,14 +475,18 @@ def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
     dock.viewer.dims.set_current_step(0, 10)
     panel.preview()
     qtbot.waitUntil(lambda: "preview" in dock.viewer.layers, timeout=LONG)
-    assert dock.viewer.layers["preview"] not in dock.viewer.layers.selection  # what was chosen stays chosen
+    assert (
+        dock.viewer.layers["preview"] not in dock.viewer.layers.selection
+    )  # what was chosen stays chosen
     many = len(dock.viewer.layers["preview"].data)
     panel.auto.setChecked(True)
     panel.threshold.setValue(0.95)
     qtbot.waitUntil(lambda: len(dock.viewer.layers["preview"].data) < many, timeout=LONG)
 
 
-def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(dock: Any, qtbot: Any, complaints: list[str]) -> None:
+def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(
+    dock: Any, qtbot: Any, complaints: list[str]
+) -> None:
     panel = open_sample(dock, qtbot)
     panel.roi.draw()
     layer = dock.viewer.layers["region"]
@@ -498,7 +542,9 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     assert dock.session.psf is None
     assert not (tmp_path / "psf.h5").exists()
 
-    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3)))
+    monkeypatch.setattr(
+        "decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3))
+    )
     panel.run()
     qtbot.waitUntil(lambda: dock.session.psf is not None, timeout=LONG)
     assert not complaints
@@ -511,8 +557,11 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
         assert set(plot._lines) == {"error", "bound"}
 
 
-def test_the_panel_of_the_psf_states_how_the_stage_went(dock: Any, qtbot: Any, tmp_path: Path) -> None:
-    """As the command line does: a file of depths and an order of planes at once are refused beside the field."""
+def test_the_panel_of_the_psf_states_how_the_stage_went(
+    dock: Any, qtbot: Any, tmp_path: Path
+) -> None:
+    """As the command line does: a file of depths and an order of planes at once are refused
+    beside the field."""
     panel = dock.panel(PSFStep)
     dock.viewer.open_sample(NAME, "blinking_3d")
     qtbot.waitUntil(lambda: dock.session.movie is not None and not dock.runner.busy, timeout=LONG)
@@ -552,7 +601,8 @@ def test_a_camera_of_another_chip_and_a_folder_that_cannot_be_written_are_said(
 
     tifffile.imwrite(tmp_path / "offset.tif", np.full((32, 32), 100, np.float32))
     (tmp_path / "other.yaml").write_text(
-        "pixel_size_nm: 100\noffset_map: offset.tif\ne_per_adu: 1\nread_noise_e: 1\n", encoding="utf-8"
+        "pixel_size_nm: 100\noffset_map: offset.tif\ne_per_adu: 1\nread_noise_e: 1\n",
+        encoding="utf-8",
     )
     open_sample(dock, qtbot)
     dock.panel(MovieStep).set_camera(str(tmp_path / "other.yaml"))
@@ -576,23 +626,30 @@ def test_a_model_for_another_psf_is_said(dock: Any, qtbot: Any) -> None:
     assert "outside the range" in panel.troubles[0]
 
 
-def test_layers_that_are_closed_in_mid_run_come_to_no_harm(dock: Any, qtbot: Any, complaints: list[str]) -> None:
+def test_layers_that_are_closed_in_mid_run_come_to_no_harm(
+    dock: Any, qtbot: Any, complaints: list[str]
+) -> None:
     open_sample(dock, qtbot, n_frames=0)
     dock.localize()
     qtbot.waitUntil(lambda: dock.session.found is not None, timeout=LONG)
     dock.viewer.layers.clear()
     before = dock.panel(LocalizeStep).step.n_found
-    qtbot.waitUntil(lambda: dock.panel(LocalizeStep).step.n_found > before or not dock.runner.busy, timeout=LONG)
+    qtbot.waitUntil(
+        lambda: dock.panel(LocalizeStep).step.n_found > before or not dock.runner.busy, timeout=LONG
+    )
     dock.cancel()
     qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
     assert not complaints
-    qtbot.waitUntil(lambda: dock.view.points is not None, timeout=LONG)  # the molecules are shown again
+    qtbot.waitUntil(
+        lambda: dock.view.points is not None, timeout=LONG
+    )  # the molecules are shown again
 
 
 def test_a_movie_that_napari_opened_is_put_in_its_place(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
 ) -> None:
-    """As when a file is dragged into the viewer: the camera is the one chosen, place and scale follow."""
+    """As when a file is dragged into the viewer: the camera is the one chosen, place and scale
+    follow."""
     with open_movie(sample_file("blinking_2d.tif")) as movie:
         write_movie(tmp_path / "dragged.tif", movie.read(0, 30))
     panel = dock.panel(MovieStep)
@@ -627,7 +684,10 @@ def test_every_widget_can_be_named_and_every_step_reached_by_keys(dock: Any, qtb
     for kind in (QComboBox, QAbstractSpinBox, QCheckBox):
         for panel in dock.panels.values():
             for widget in panel.findChildren(kind):
-                if not isinstance(widget.parent(), (QAbstractSlider, QAbstractSpinBox)) and widget.toolTip():
+                if (
+                    not isinstance(widget.parent(), (QAbstractSlider, QAbstractSpinBox))
+                    and widget.toolTip()
+                ):
                     assert widget.accessibleName() or getattr(widget, "text", str)()
     dock.list.setFocus()
     for row in range(1, len(STEPS)):
@@ -648,6 +708,8 @@ def test_copied_commands_are_in_the_clipboard(dock: Any, qtbot: Any) -> None:
     assert "localize_file" in QApplication.clipboard().text()
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(2, "a few seconds"), (42, "40 s"), (600, "10 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(2, "a few seconds"), (42, "40 s"), (600, "10 min"), (9000, "2.5 h")]
+)
 def test_times_left_are_round(seconds: float, words: str) -> None:
     assert remaining(seconds).startswith(words)

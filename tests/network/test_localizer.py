@@ -31,7 +31,9 @@ def adu(rng: torch.Generator) -> torch.Tensor:
     return SCMOS.sample(torch.full((1, 5, 21, 18), 40.0), rng)
 
 
-def logits(model: Localizer, adu: torch.Tensor, camera: Camera, sigma: float | torch.Tensor = 1.3) -> torch.Tensor:
+def logits(
+    model: Localizer, adu: torch.Tensor, camera: Camera, sigma: float | torch.Tensor = 1.3
+) -> torch.Tensor:
     with torch.no_grad():
         return model(adu, camera, model.context_map({"psf_sigma_px": sigma}), 100.0).logit
 
@@ -55,7 +57,9 @@ def test_gain_and_offset_make_no_difference(model: Localizer, adu: torch.Tensor)
     torch.testing.assert_close(same, logits(model, adu, SCMOS), atol=0.05, rtol=0.05)
 
 
-def test_maps_of_the_camera_and_of_the_context_reach_the_network(model: Localizer, adu: torch.Tensor) -> None:
+def test_maps_of_the_camera_and_of_the_context_reach_the_network(
+    model: Localizer, adu: torch.Tensor
+) -> None:
     noise = torch.full((21, 18), 1.5)
     uniform = logits(model, adu, replace(SCMOS, read_noise_e=noise))
     torch.testing.assert_close(uniform, logits(model, adu, SCMOS))
@@ -75,7 +79,8 @@ def test_context_out_of_range_or_unknown_is_refused(model: Localizer) -> None:
 
 
 def test_photons_scale_with_the_excess_noise(model: Localizer, adu: torch.Tensor) -> None:
-    """Frames of the same whitened counts: the network's photons are in units of the variance per photon."""
+    """Frames of the same whitened counts: the network's photons are in units of the variance per
+    photon."""
     context = model.context_map({"psf_sigma_px": 1.3})
     quiet = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0, qe=1.0)
     half = replace(quiet, qe=0.5)
@@ -86,7 +91,9 @@ def test_photons_scale_with_the_excess_noise(model: Localizer, adu: torch.Tensor
     torch.testing.assert_close(two.offset_px, one.offset_px)
 
 
-def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tmp_path: Path) -> None:
+def test_a_saved_model_is_the_same_model(
+    model: Localizer, adu: torch.Tensor, tmp_path: Path
+) -> None:
     model.record = ModelRecord(minutes=3.5, config={"seed": 1}, others={"of_tomorrow": [1, 2]})
     model.save(tmp_path / "m.safetensors")
     again = Localizer.load(tmp_path / "m.safetensors")
@@ -97,8 +104,12 @@ def test_a_saved_model_is_the_same_model(model: Localizer, adu: torch.Tensor, tm
 
 
 @torch.no_grad()
-def test_a_saved_model_takes_its_context_in_the_same_order(tmp_path: Path, adu: torch.Tensor) -> None:
-    model = Localizer(replace(SMALL, context_width=4), {"wavelength_px": (4.0, 8.0), "apodization": (-1.0, 1.0)})
+def test_a_saved_model_takes_its_context_in_the_same_order(
+    tmp_path: Path, adu: torch.Tensor
+) -> None:
+    model = Localizer(
+        replace(SMALL, context_width=4), {"wavelength_px": (4.0, 8.0), "apodization": (-1.0, 1.0)}
+    )
     for name, weight in model.named_parameters():
         if "modulation" in name:
             weight.normal_(std=0.3)
@@ -112,8 +123,12 @@ def test_a_saved_model_takes_its_context_in_the_same_order(tmp_path: Path, adu: 
 
 def test_a_model_carries_its_psf_and_its_camera(tmp_path: Path, rng: torch.Generator) -> None:
     path = tmp_path / "m.safetensors"
-    psf = SplinePSF(torch.rand(5, 9, 9, generator=rng), z_start_nm=-100.0, z_step_nm=50.0, pixel_size_nm=110.0)
-    camera = replace(SCMOS, baseline=100 + torch.rand(6, 7, generator=rng), read_noise_e=torch.full((6, 7), 1.5))
+    psf = SplinePSF(
+        torch.rand(5, 9, 9, generator=rng), z_start_nm=-100.0, z_step_nm=50.0, pixel_size_nm=110.0
+    )
+    camera = replace(
+        SCMOS, baseline=100 + torch.rand(6, 7, generator=rng), read_noise_e=torch.full((6, 7), 1.5)
+    )
     Localizer(SMALL, {}, psf=psf, camera=camera).save(path)
     again = Localizer.load(path)
     xyz = torch.tensor([[540.0, 610.0, -35.0]])
@@ -124,7 +139,9 @@ def test_a_model_carries_its_psf_and_its_camera(tmp_path: Path, rng: torch.Gener
     assert torch.equal(torch.as_tensor(again.camera.baseline), torch.as_tensor(camera.baseline))
     assert (again.camera.e_per_adu, again.camera.qe, again.camera.em_gain) == (0.5, 0.8, None)
     # the PSF is none of the weights that are trained
-    assert {n for n, _ in again.named_parameters()} == {n for n, _ in Localizer(SMALL, {}).named_parameters()}
+    assert {n for n, _ in again.named_parameters()} == {
+        n for n, _ in Localizer(SMALL, {}).named_parameters()
+    }
 
     with safetensors.safe_open(path, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
@@ -152,7 +169,10 @@ def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: P
         (bytes(changed), "was changed after it was written"),
         (whole[: len(whole) // 2], "it is damaged"),
         (b"PK not a model", "not a model file"),
-        (whole.replace(b"decode-localizer-1", b"decode-localizer-9"), "no localizer of this version"),
+        (
+            whole.replace(b"decode-localizer-1", b"decode-localizer-9"),
+            "no localizer of this version",
+        ),
     ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=reason) as caught:
@@ -163,7 +183,9 @@ def test_a_damaged_file_is_refused_in_one_sentence(model: Localizer, tmp_path: P
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_not_finite_are_refused(model: Localizer, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    model: Localizer, tmp_path: Path, value: float
+) -> None:
     with torch.no_grad():
         model.head.weight[0, 0, 0, 0] = value
     model.save(tmp_path / "m.safetensors")
@@ -171,7 +193,9 @@ def test_weights_that_are_not_finite_are_refused(model: Localizer, tmp_path: Pat
         Localizer.load(tmp_path / "m.safetensors")
 
 
-def test_a_network_is_not_made_before_its_weights_are_there(model: Localizer, tmp_path: Path) -> None:
+def test_a_network_is_not_made_before_its_weights_are_there(
+    model: Localizer, tmp_path: Path
+) -> None:
     model.network = replace(SMALL, frame_widths=(10**6, 10**6))  # terabytes
     model.save(tmp_path / "m.safetensors")
     with pytest.raises(ValueError, match="its weights do not fit its network"):
@@ -205,7 +229,9 @@ def test_no_molecule_lies_deeper_than_the_model_was_trained(adu: torch.Tensor) -
     assert not torch.equal(bound, free)
 
 
-def test_what_a_bad_pixel_reads_does_not_reach_the_network(model: Localizer, adu: torch.Tensor) -> None:
+def test_what_a_bad_pixel_reads_does_not_reach_the_network(
+    model: Localizer, adu: torch.Tensor
+) -> None:
     bad = torch.zeros(21, 18, dtype=torch.bool)
     bad[5, 7] = bad[12, :] = True
     camera = replace(SCMOS, bad=bad)
@@ -214,10 +240,14 @@ def test_what_a_bad_pixel_reads_does_not_reach_the_network(model: Localizer, adu
     # that it is bad does, if the model has learned what that means
     filled = SCMOS.to_photons(adu).where(~bad, camera.without_bad(SCMOS.to_photons(adu)))
     counts = filled / SCMOS.photons_per_adu + SCMOS.baseline
-    torch.testing.assert_close(logits(model, adu, camera), logits(model, counts, SCMOS), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        logits(model, adu, camera), logits(model, counts, SCMOS), rtol=0, atol=1e-5
+    )
     knowing = copy.deepcopy(model)
     knowing.record = ModelRecord(config={"camera": {"bad_pixels": [0.0, 0.01]}})
-    assert not torch.allclose(logits(knowing, adu, camera), logits(model, adu, camera), rtol=0, atol=1e-5)
+    assert not torch.allclose(
+        logits(knowing, adu, camera), logits(model, adu, camera), rtol=0, atol=1e-5
+    )
 
 
 def test_a_model_of_wider_ranges_inherits_what_the_context_means(adu: torch.Tensor) -> None:

@@ -9,7 +9,9 @@ from decode.network.unet import UNet
 
 
 @pytest.mark.parametrize("widths", [(3,), (3, 4), (3, 4, 5)])
-def test_a_pixel_depends_on_pixels_within_the_radius_and_no_further(widths: tuple[int, ...]) -> None:
+def test_a_pixel_depends_on_pixels_within_the_radius_and_no_further(
+    widths: tuple[int, ...],
+) -> None:
     torch.manual_seed(0)
     net = UNet(1, widths).double()
     middle = 48

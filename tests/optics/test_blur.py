@@ -25,4 +25,6 @@ def test_a_blurred_gaussian_is_a_wider_one(blur_nm: float, sigma_nm: float) -> N
     sharp, wide = (GaussianPSF(width, pixel_size_nm=100.0, patch_px=21) for width in widths)
     expected = wide.integrate_pixels(xyz)
     change = float((expected - sharp.integrate_pixels(xyz)).detach().abs().max())
-    torch.testing.assert_close(BlurredPSF(sharp, blur_nm).integrate_pixels(xyz), expected, atol=0.02 * change, rtol=0)
+    torch.testing.assert_close(
+        BlurredPSF(sharp, blur_nm).integrate_pixels(xyz), expected, atol=0.02 * change, rtol=0
+    )

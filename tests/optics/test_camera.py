@@ -13,13 +13,30 @@ from torch import Tensor
 
 from decode.optics.camera import Camera
 
-SCMOS = Camera(baseline=100.3, e_per_adu=0.48, read_noise_e=1.6, qe=0.8, spurious_e=0.05, saturation_adu=4095)
+SCMOS = Camera(
+    baseline=100.3, e_per_adu=0.48, read_noise_e=1.6, qe=0.8, spurious_e=0.05, saturation_adu=4095
+)
 CCD = Camera(baseline=20.0, e_per_adu=4.0, read_noise_e=7.0, qe=0.9, saturation_adu=16383)
 EMCCD = Camera(
-    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002, saturation_adu=16383
+    baseline=100.0,
+    e_per_adu=45.0,
+    read_noise_e=74.4,
+    qe=0.9,
+    em_gain=300.0,
+    spurious_e=0.002,
+    saturation_adu=16383,
 )
-LOW_GAIN = Camera(baseline=200.0, e_per_adu=5.0, read_noise_e=30.0, em_gain=20.0, spurious_e=0.4, saturation_adu=65535)
-CAMERAS = pytest.mark.parametrize("camera", [SCMOS, CCD, EMCCD, LOW_GAIN], ids=["scmos", "ccd", "emccd", "low_gain"])
+LOW_GAIN = Camera(
+    baseline=200.0,
+    e_per_adu=5.0,
+    read_noise_e=30.0,
+    em_gain=20.0,
+    spurious_e=0.4,
+    saturation_adu=65535,
+)
+CAMERAS = pytest.mark.parametrize(
+    "camera", [SCMOS, CCD, EMCCD, LOW_GAIN], ids=["scmos", "ccd", "emccd", "low_gain"]
+)
 PHOTONS = pytest.mark.parametrize("photons", [0.0, 0.3, 5.0, 120.0])
 
 
@@ -33,7 +50,10 @@ def rate(camera: Camera, photons: float) -> float:
 
 def pmf(camera: Camera, photons: float) -> tuple[Tensor, Tensor]:
     """Every count that is at all likely, and its probability."""
-    top = min(camera.saturation_adu, 400 + 25 * (photons + 30) * (camera.em_gain or 1.0) / camera.e_per_adu)
+    top = min(
+        camera.saturation_adu,
+        400 + 25 * (photons + 30) * (camera.em_gain or 1.0) / camera.e_per_adu,
+    )
     counts = torch.arange(top + 1, dtype=torch.float64)
     return counts, camera.log_prob(counts, double(photons).expand_as(counts)).exp()
 
@@ -41,7 +61,9 @@ def pmf(camera: Camera, photons: float) -> tuple[Tensor, Tensor]:
 def edges(camera: Camera, adu: float) -> tuple[float, float]:
     """Electrons at the output between which a count is written."""
     low, high = ((adu + half - camera.baseline) * camera.e_per_adu for half in (-0.5, 0.5))
-    return (-np.inf if adu <= 0 else float(low)), (np.inf if adu >= camera.saturation_adu else float(high))
+    return (-np.inf if adu <= 0 else float(low)), (
+        np.inf if adu >= camera.saturation_adu else float(high)
+    )
 
 
 def poisson_gauss(camera: Camera, adu: float, photons: float) -> float:
@@ -62,7 +84,9 @@ def poisson_gamma_gauss(camera: Camera, adu: float, photons: float) -> float:
     z = np.linspace(-8, 8, 801)
     weight = stats.norm.pdf(z) * (z[1] - z[0])
     n = np.arange(1, int(mean + 12 * np.sqrt(mean) + 40))[:, None]
-    upper, lower = (special.gammainc(n, np.maximum(edge - noise * z, 0) / gain) for edge in (high, low))
+    upper, lower = (
+        special.gammainc(n, np.maximum(edge - noise * z, 0) / gain) for edge in (high, low)
+    )
     none = np.exp(-mean) * (special.ndtr(high / noise) - special.ndtr(low / noise))
     return float(np.log(none + (stats.poisson.pmf(n, mean) * (upper - lower) * weight).sum()))
 
@@ -76,13 +100,16 @@ def test_probabilities_of_all_counts_sum_to_one(camera: Camera, photons: float) 
 @pytest.mark.parametrize("camera", [SCMOS, EMCCD], ids=["scmos", "emccd"])
 @pytest.mark.parametrize("photons", [0.5, 60.0, 300.0])
 def test_the_ends_collect_what_is_clipped(camera: Camera, photons: float) -> None:
-    """A converter of few counts around an offset near 0: its ends hold the tails of the one that does not clip."""
+    """A converter of few counts around an offset near 0: its ends hold the tails of the one that
+    does not clip."""
     span = camera.em_gain or 1.0
     top = float(round(2 + 60 * span / camera.e_per_adu))
     clipping = replace(camera, baseline=2.0, saturation_adu=top)
     shift = 3000.0
     free = replace(camera, baseline=2.0 + shift, saturation_adu=1e6)
-    counts = torch.arange(shift + 100 + 6 * (photons + 60) * span / camera.e_per_adu, dtype=torch.float64)
+    counts = torch.arange(
+        shift + 100 + 6 * (photons + 60) * span / camera.e_per_adu, dtype=torch.float64
+    )
     p = free.log_prob(counts, double(photons).expand_as(counts)).exp()
     below, above = p[counts <= shift].sum().item(), p[counts >= shift + top].sum().item()
     found = clipping.log_prob(double([0.0, top]), double([photons, photons])).exp().tolist()
@@ -133,10 +160,17 @@ def test_drawn_counts_are_as_frequent_as_they_are_probable(
 @pytest.mark.parametrize("noise", [0.3, 1.6, 30.0])
 @pytest.mark.parametrize("e_per_adu", [0.25, 1.0, 5.0])
 @pytest.mark.parametrize("photons", [0.0, 0.5, 10.0, 40.0, 5000.0, 60000.0])
-def test_log_prob_equals_the_sum_over_electrons(noise: float, e_per_adu: float, photons: float) -> None:
-    camera = Camera(baseline=500.0, e_per_adu=e_per_adu, read_noise_e=noise, qe=0.8, saturation_adu=1e6)
+def test_log_prob_equals_the_sum_over_electrons(
+    noise: float, e_per_adu: float, photons: float
+) -> None:
+    camera = Camera(
+        baseline=500.0, e_per_adu=e_per_adu, read_noise_e=noise, qe=0.8, saturation_adu=1e6
+    )
     spread = (photons * 0.8 + noise**2) ** 0.5
-    adu = [float(round(500 + (photons * 0.8 + k * spread) / e_per_adu)) for k in (-4, -2, -0.5, 0, 1, 3, 5)]
+    adu = [
+        float(round(500 + (photons * 0.8 + k * spread) / e_per_adu))
+        for k in (-4, -2, -0.5, 0, 1, 3, 5)
+    ]
     expected = [poisson_gauss(camera, a, photons) for a in adu]
     found = camera.log_prob(double(adu), double(photons).expand(len(adu)))
     likely = np.array(expected) > -35  # a sum of 64-bit numbers cannot follow further
@@ -146,7 +180,9 @@ def test_log_prob_equals_the_sum_over_electrons(noise: float, e_per_adu: float, 
 @pytest.mark.parametrize("full_well", [900.0, 60000.0])
 @pytest.mark.parametrize("noise", [0.5, 12.0])
 def test_saturation_equals_the_sum_over_electrons(full_well: float, noise: float) -> None:
-    camera = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=noise, saturation_adu=100 + full_well)
+    camera = Camera(
+        baseline=100.0, e_per_adu=1.0, read_noise_e=noise, saturation_adu=100 + full_well
+    )
     photons = [full_well + k * full_well**0.5 for k in (-6, -2, -0.3, 0, 1, 4)]
     expected = [poisson_gauss(camera, camera.saturation_adu, value) for value in photons]
     found = camera.log_prob(torch.full((len(photons),), camera.saturation_adu), double(photons))
@@ -159,7 +195,10 @@ def test_log_prob_equals_the_sum_over_register_outputs(camera: Camera, photons: 
     assert camera.em_gain is not None
     mean = rate(camera, photons)
     spread = (2 * mean * camera.em_gain**2 + camera.read_noise_e**2) ** 0.5
-    output = [-2 * camera.read_noise_e, *(mean * camera.em_gain + k * spread for k in (-0.5, 0, 1, 4))]
+    output = [
+        -2 * camera.read_noise_e,
+        *(mean * camera.em_gain + k * spread for k in (-0.5, 0, 1, 4)),
+    ]
     adu = [float(round(camera.baseline + electrons / camera.e_per_adu)) for electrons in output]
     expected = [poisson_gamma_gauss(camera, a, photons) for a in adu]
     found = camera.log_prob(double(adu), double(photons).expand(len(adu)))
@@ -171,7 +210,9 @@ def test_gradient_agrees_with_finite_differences(camera: Camera, rng: torch.Gene
     photons = double([0.2, 3.0, 40.0, 900.0, 50.0, 2.0]).requires_grad_()
     adu = camera.sample(photons.detach(), rng)
     adu[-2], adu[-1] = 0, camera.saturation_adu
-    assert torch.autograd.gradcheck(lambda p: camera.log_prob(adu, p), (photons,), eps=1e-5, atol=1e-5, rtol=1e-4)
+    assert torch.autograd.gradcheck(
+        lambda p: camera.log_prob(adu, p), (photons,), eps=1e-5, atol=1e-5, rtol=1e-4
+    )
 
 
 @CAMERAS
@@ -184,7 +225,9 @@ def test_the_score_is_zero_on_average(camera: Camera) -> None:
 
 @CAMERAS
 def test_counts_beyond_belief_have_a_finite_log_probability_and_gradient(camera: Camera) -> None:
-    adu = double([0.0, camera.saturation_adu, camera.saturation_adu - 1, 0.0, camera.saturation_adu])
+    adu = double(
+        [0.0, camera.saturation_adu, camera.saturation_adu - 1, 0.0, camera.saturation_adu]
+    )
     photons = double([1e5, 0.0, 0.0, 0.0, 1e6]).requires_grad_()
     log_p = camera.log_prob(adu, photons)
     log_p.sum().backward()
@@ -212,10 +255,14 @@ def test_maps_work_pixel_by_pixel(em_gain: float | None, rng: torch.Generator) -
     for y in range(3):
         for x in range(4):
             pixel = Camera(em_gain=em_gain, **{name: m[y, x].item() for name, m in maps.items()})
-            torch.testing.assert_close(together[:, y, x], pixel.log_prob(adu[:, y, x], photons[:, y, x]))
+            torch.testing.assert_close(
+                together[:, y, x], pixel.log_prob(adu[:, y, x], photons[:, y, x])
+            )
             torch.testing.assert_close(back[:, y, x], pixel.to_photons(adu[:, y, x]))
     part = camera.crop(slice(1, 3), slice(0, 2))
-    torch.testing.assert_close(together[:, 1:3, :2], part.log_prob(adu[:, 1:3, :2], photons[:, 1:3, :2]))
+    torch.testing.assert_close(
+        together[:, 1:3, :2], part.log_prob(adu[:, 1:3, :2], photons[:, 1:3, :2])
+    )
 
 
 @CAMERAS
@@ -299,8 +346,12 @@ def test_the_noise_of_a_bead_is_that_of_its_pixels() -> None:
 
 
 def test_noise_is_that_of_the_camera() -> None:
-    camera = Camera(baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002)
+    camera = Camera(
+        baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+    )
     noise = camera.typical_noise
     assert noise.excess == pytest.approx(2 / 0.9)
     assert noise.floor == pytest.approx(float(camera.noise_floor))
-    torch.testing.assert_close(noise.variance(torch.tensor([10.0])), torch.tensor([10 * 2 / 0.9 + noise.floor]))
+    torch.testing.assert_close(
+        noise.variance(torch.tensor([10.0])), torch.tensor([10 * 2 / 0.9 + noise.floor])
+    )

@@ -20,11 +20,18 @@ FIELD_NM = ((1000.0, 13000.0), (-2000.0, 6000.0))
 
 def made(terms: int = 6) -> FieldSplinePSF:
     """Light that grows wider along x and leans along y, in changes that hold no light."""
-    z, y, x = np.meshgrid(np.arange(5) - 2.0, np.arange(20) - 9.5, np.arange(22) - 10.5, indexing="ij")
+    z, y, x = np.meshgrid(
+        np.arange(5) - 2.0, np.arange(20) - 9.5, np.arange(22) - 10.5, indexing="ij"
+    )
     stack = np.exp(-(x**2) / (16 + z) - y**2 / (16 - z))
     stack *= 3.9 / stack.sum((1, 2), keepdims=True)
     middle = SplinePSF.from_stack(
-        stack, z_start_nm=-500, z_step_nm=250, pixel_size_nm=100, oversampling=2, centre_px=(11.3, 9.8)
+        stack,
+        z_start_nm=-500,
+        z_step_nm=250,
+        pixel_size_nm=100,
+        oversampling=2,
+        centre_px=(11.3, 9.8),
     ).double()
     c = middle.coefficients.detach()
     rng = torch.Generator().manual_seed(4)
@@ -68,13 +75,19 @@ def test_the_image_is_the_polynomial_of_the_place(rng: torch.Generator) -> None:
     moved[:, :2] -= weights @ psf.shifts_nm.detach()
     expected = psf.middle.integrate_pixels(moved)
     for weight, change in zip(weights.T, psf.changes.detach(), strict=True):
-        expected = expected + weight[:, None, None] * psf.middle.with_coefficients(change).integrate_pixels(moved)
+        expected = expected + weight[:, None, None] * psf.middle.with_coefficients(
+            change
+        ).integrate_pixels(moved)
     torch.testing.assert_close(psf.integrate_pixels(xyz, where), expected)
 
 
-def test_the_light_is_the_same_all_over_the_field_and_never_more_than_all(rng: torch.Generator) -> None:
+def test_the_light_is_the_same_all_over_the_field_and_never_more_than_all(
+    rng: torch.Generator,
+) -> None:
     psf = made()
-    light = psf.integrate_pixels(near_the_middle(psf, 200, rng), places(200, rng)).sum((1, 2)).detach()
+    light = (
+        psf.integrate_pixels(near_the_middle(psf, 200, rng), places(200, rng)).sum((1, 2)).detach()
+    )
     assert float(light.max()) <= 1
     torch.testing.assert_close(light, torch.full_like(light, 0.975), atol=2e-3, rtol=0)
 
@@ -91,16 +104,22 @@ def test_beyond_the_field_it_is_as_at_the_nearest_place(rng: torch.Generator) ->
     xyz = near_the_middle(psf, 1, rng)
     outside = torch.tensor([[2e4, 1e3]], dtype=torch.float64)
     border = torch.tensor([[13000.0, 1e3]], dtype=torch.float64)
-    torch.testing.assert_close(psf.integrate_pixels(xyz, outside), psf.integrate_pixels(xyz, border))
+    torch.testing.assert_close(
+        psf.integrate_pixels(xyz, outside), psf.integrate_pixels(xyz, border)
+    )
 
 
 def test_gradients_in_position_place_and_coefficients(rng: torch.Generator) -> None:
     psf = made()
     xyz = near_the_middle(psf, 2, rng).requires_grad_()
     where = places(2, rng).requires_grad_()
-    assert torch.autograd.gradcheck(psf.integrate_pixels, (xyz, where), eps=1e-3, atol=1e-8, rtol=1e-4)
+    assert torch.autograd.gradcheck(
+        psf.integrate_pixels, (xyz, where), eps=1e-3, atol=1e-8, rtol=1e-4
+    )
     own = tuple(psf.parameters())
-    assert torch.autograd.gradcheck(lambda *_: psf.integrate_pixels(xyz.detach(), where.detach()), own, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *_: psf.integrate_pixels(xyz.detach(), where.detach()), own, fast_mode=True
+    )
 
 
 def test_a_frame_is_drawn_with_each_emitters_own_psf(rng: torch.Generator) -> None:
@@ -110,7 +129,9 @@ def test_a_frame_is_drawn_with_each_emitters_own_psf(rng: torch.Generator) -> No
     frame = torch.arange(4)
     light = torch.full((4,), 100.0, dtype=torch.float64)
     shape = (psf.patch_px, psf.patch_px)
-    drawn = render(psf, frame=frame, xyz=xyz, photons=light, n_frames=4, shape=shape, parameters=where)
+    drawn = render(
+        psf, frame=frame, xyz=xyz, photons=light, n_frames=4, shape=shape, parameters=where
+    )
     torch.testing.assert_close(drawn, 100 * psf.integrate_pixels(xyz, where))
 
 
@@ -139,6 +160,10 @@ def test_a_description_makes_the_same_psf_again(rng: torch.Generator) -> None:
 )
 def test_what_does_not_fit_is_refused(wrong: dict[str, object], message: str) -> None:
     psf = made(3)
-    given = {"changes": psf.changes.detach(), "shifts_nm": psf.shifts_nm.detach(), "field_nm": FIELD_NM} | wrong
+    given = {
+        "changes": psf.changes.detach(),
+        "shifts_nm": psf.shifts_nm.detach(),
+        "field_nm": FIELD_NM,
+    } | wrong
     with pytest.raises(ValueError, match=message):
         FieldSplinePSF(psf.middle, **given)  # type: ignore[arg-type]

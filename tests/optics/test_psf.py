@@ -29,12 +29,22 @@ def flat_gaussian() -> PSF:
 
 
 def astigmatic_gaussian() -> PSF:
-    return GaussianPSF(130.0, pixel_size_nm=PIXEL_NM, depth_nm=400.0, gap_nm=200.0, third=0.05, fourth=0.1, patch_px=23)
+    return GaussianPSF(
+        130.0,
+        pixel_size_nm=PIXEL_NM,
+        depth_nm=400.0,
+        gap_nm=200.0,
+        third=0.05,
+        fourth=0.1,
+        patch_px=23,
+    )
 
 
 def spline() -> PSF:
     """A lopsided stack, with an emitter that is not in its middle."""
-    z, y, x = np.meshgrid(np.arange(7) - 3.0, np.arange(12) - 5.2, np.arange(14) - 6.1, indexing="ij")
+    z, y, x = np.meshgrid(
+        np.arange(7) - 3.0, np.arange(12) - 5.2, np.arange(14) - 6.1, indexing="ij"
+    )
     stack = np.exp(-(x**2) / (3 + 0.3 * z) - y**2 / (3 - 0.4 * z)) * (1 + 0.2 * np.tanh(x + z))
     return SplinePSF.from_stack(
         stack / stack.sum((1, 2), keepdims=True) * 0.98,
@@ -46,10 +56,14 @@ def spline() -> PSF:
 
 
 def oversampled_spline() -> PSF:
-    z, y, x = np.meshgrid(np.arange(5) - 2.0, np.arange(20) - 9.5, np.arange(20) - 9.5, indexing="ij")
+    z, y, x = np.meshgrid(
+        np.arange(5) - 2.0, np.arange(20) - 9.5, np.arange(20) - 9.5, indexing="ij"
+    )
     stack = np.exp(-(x**2) / (16 + z) - y**2 / (16 - z))
     stack *= 3.9 / stack.sum((1, 2), keepdims=True)  # 2 x 2 voxels a pixel
-    return SplinePSF.from_stack(stack, z_start_nm=-500, z_step_nm=250, pixel_size_nm=PIXEL_NM, oversampling=2)
+    return SplinePSF.from_stack(
+        stack, z_start_nm=-500, z_step_nm=250, pixel_size_nm=PIXEL_NM, oversampling=2
+    )
 
 
 def field_spline() -> PSF:
@@ -58,7 +72,9 @@ def field_spline() -> PSF:
     assert isinstance(middle, SplinePSF)
     change = middle.coefficients.detach().roll(1, 1) - middle.coefficients.detach()
     field = ((0.0, 1e4), (0.0, 5e3))
-    return FieldSplinePSF(middle, 0.2 * torch.stack([change, -change.mT]), shifts_nm=torch.ones(2, 2), field_nm=field)
+    return FieldSplinePSF(
+        middle, 0.2 * torch.stack([change, -change.mT]), shifts_nm=torch.ones(2, 2), field_nm=field
+    )
 
 
 def blurred() -> PSF:
@@ -66,7 +82,15 @@ def blurred() -> PSF:
 
 
 @pytest.fixture(
-    params=[round_gaussian, flat_gaussian, astigmatic_gaussian, spline, oversampled_spline, field_spline, blurred]
+    params=[
+        round_gaussian,
+        flat_gaussian,
+        astigmatic_gaussian,
+        spline,
+        oversampled_spline,
+        field_spline,
+        blurred,
+    ]
 )
 def psf(request: pytest.FixtureRequest) -> PSF:
     made: PSF = request.param()
@@ -98,13 +122,17 @@ def test_fractions_are_not_negative(psf: PSF, rng: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_moving_an_emitter_one_pixel_moves_its_image_one_pixel(psf: PSF, axis: int, rng: torch.Generator) -> None:
+def test_moving_an_emitter_one_pixel_moves_its_image_one_pixel(
+    psf: PSF, axis: int, rng: torch.Generator
+) -> None:
     xyz = in_central_pixel(psf, 20, rng)
     step = PIXEL_NM * torch.eye(3, dtype=torch.float64)[axis]
     here, there = psf.integrate_pixels(xyz), psf.integrate_pixels(xyz + step)
     side = psf.patch_px - 1
     dim = 2 - axis
-    torch.testing.assert_close(there.narrow(dim, 1, side), here.narrow(dim, 0, side), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        there.narrow(dim, 1, side), here.narrow(dim, 0, side), atol=1e-12, rtol=0
+    )
 
 
 def test_gradient_in_the_position(psf: PSF, rng: torch.Generator) -> None:
@@ -119,7 +147,9 @@ def test_slopes_are_the_derivatives_of_the_image(psf: PSF, rng: torch.Generator)
     if psf.parameter_names == ("field_x", "field_y"):
         parameters = torch.rand(50, 2, generator=rng, dtype=torch.float64) * 5000
     found = psf.integrate_pixels_with_slopes(xyz, parameters)
-    torch.testing.assert_close(found[:, 0], psf.integrate_pixels(xyz, parameters), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        found[:, 0], psf.integrate_pixels(xyz, parameters), atol=1e-12, rtol=0
+    )
     for axis in range(3):
         step = 0.01 * torch.eye(3, dtype=torch.float64)[axis]
         above, below = (psf.integrate_pixels(xyz + sign * step, parameters) for sign in (1, -1))
@@ -131,7 +161,9 @@ def test_another_patch_is_cut_from_the_same_image(psf: PSF, rng: torch.Generator
     xyz = in_central_pixel(psf, 20, rng)
     small = psf.with_patch(psf.patch_px - 2)
     inner = xyz - torch.tensor([PIXEL_NM, PIXEL_NM, 0])
-    torch.testing.assert_close(small.integrate_pixels(inner), psf.integrate_pixels(xyz)[:, 1:-1, 1:-1])
+    torch.testing.assert_close(
+        small.integrate_pixels(inner), psf.integrate_pixels(xyz)[:, 1:-1, 1:-1]
+    )
     assert psf.integrate_pixels(xyz).shape[1] == small.patch_px + 2  # the original is as it was
 
 
@@ -166,7 +198,9 @@ def test_a_frame_is_the_sum_of_its_patches(psf: PSF, rng: torch.Generator) -> No
             for x in range(psf.patch_px):
                 if 0 <= row + y < height and 0 <= column + x < width:
                     expected[frame[i], row + y, column + x] += float(photons[i]) * patch[y, x]
-    rendered = render(psf, frame=frame, xyz=xyz, photons=photons, n_frames=n_frames, shape=(height, width))
+    rendered = render(
+        psf, frame=frame, xyz=xyz, photons=photons, n_frames=n_frames, shape=(height, width)
+    )
     np.testing.assert_allclose(rendered.detach().numpy(), expected, atol=1e-9)
 
 
@@ -179,7 +213,12 @@ def test_a_frame_equals_the_region_of_a_larger_frame(psf: PSF, rng: torch.Genera
     small = render(psf, frame=frame, xyz=xyz, photons=photons, n_frames=1, shape=(12, 16))
     shift = torch.tensor([margin, margin, 0]) * PIXEL_NM
     large = render(
-        psf, frame=frame, xyz=xyz + shift, photons=photons, n_frames=1, shape=(12 + 2 * margin, 16 + 2 * margin)
+        psf,
+        frame=frame,
+        xyz=xyz + shift,
+        photons=photons,
+        n_frames=1,
+        shape=(12 + 2 * margin, 16 + 2 * margin),
     )
     torch.testing.assert_close(small, large[:, margin:-margin, margin:-margin], atol=1e-9, rtol=0)
 
@@ -189,7 +228,9 @@ def test_an_emitter_outside_shines_in(psf: PSF) -> None:
         xyz = torch.tensor([[x, 1000.0, 0.0]], dtype=torch.float64)
         one = torch.ones(1, dtype=torch.float64)
         frame = torch.zeros(1, dtype=torch.int64)
-        return render(psf, frame=frame, xyz=xyz, photons=one, n_frames=1, shape=(20, 20)).sum().item()
+        return (
+            render(psf, frame=frame, xyz=xyz, photons=one, n_frames=1, shape=(20, 20)).sum().item()
+        )
 
     assert light(1000.0) > 0.95
     assert 0.01 < light(-60.0) < 0.5
@@ -201,7 +242,9 @@ def test_photons_of_a_frame_are_those_of_its_emitters(psf: PSF, rng: torch.Gener
     xyz = draw(n, rng, low=1500, high=3500)
     photons = torch.rand(n, generator=rng, dtype=torch.float64) * 1000
     frame = torch.arange(n) % 2
-    light = render(psf, frame=frame, xyz=xyz, photons=photons, n_frames=3, shape=(50, 50)).sum((1, 2))
+    light = render(psf, frame=frame, xyz=xyz, photons=photons, n_frames=3, shape=(50, 50)).sum(
+        (1, 2)
+    )
     for i in range(2):
         assert light[i].item() == pytest.approx(photons[frame == i].sum().item(), rel=0.03)
     assert light[2] == 0
@@ -215,7 +258,9 @@ def test_what_is_tabulated_draws_the_same_images(psf: PSF, rng: torch.Generator)
     torch.testing.assert_close(drawn, expected, atol=0.01 * float(expected.max()), rtol=0)
 
 
-def test_parameters_at_a_place_are_a_row_for_each_emitter_or_none_at_all(psf: PSF, rng: torch.Generator) -> None:
+def test_parameters_at_a_place_are_a_row_for_each_emitter_or_none_at_all(
+    psf: PSF, rng: torch.Generator
+) -> None:
     xyz = in_central_pixel(psf, 5, rng)
     rows = psf.parameters_at(xyz)
     if rows is not None:
@@ -223,7 +268,9 @@ def test_parameters_at_a_place_are_a_row_for_each_emitter_or_none_at_all(psf: PS
         assert psf.integrate_pixels(xyz, rows).shape == (5, psf.patch_px, psf.patch_px)
 
 
-def test_outside_its_depths_a_free_form_levels_off_and_a_psf_without_any_is_the_same(psf: PSF) -> None:
+def test_outside_its_depths_a_free_form_levels_off_and_a_psf_without_any_is_the_same(
+    psf: PSF,
+) -> None:
     depths = psf.z_range_nm
     if depths is not None and not psf.free_form:
         return
@@ -248,7 +295,9 @@ def test_what_a_file_holds_of_a_psf_makes_it_again(psf: PSF, rng: torch.Generato
 def test_a_frame_without_emitters_is_dark(psf: PSF) -> None:
     none = torch.zeros(0, dtype=torch.float64)
     frame = torch.zeros(0, dtype=torch.int64)
-    frames = render(psf, frame=frame, xyz=none.reshape(0, 3), photons=none, n_frames=2, shape=(8, 9))
+    frames = render(
+        psf, frame=frame, xyz=none.reshape(0, 3), photons=none, n_frames=2, shape=(8, 9)
+    )
     assert frames.shape == (2, 8, 9)
     assert not frames.any()
 
@@ -281,11 +330,15 @@ def test_one_batch_holds_gaussians_of_many_widths(rng: torch.Generator) -> None:
 
 def test_a_gaussian_has_its_widths() -> None:
     """Standard deviations measured from a finely sampled image; focus of x is at +gap."""
-    psf = GaussianPSF(150.0, pixel_size_nm=20.0, depth_nm=400.0, gap_nm=250.0, patch_px=151).double()
+    psf = GaussianPSF(
+        150.0, pixel_size_nm=20.0, depth_nm=400.0, gap_nm=250.0, patch_px=151
+    ).double()
     xyz = torch.tensor([[1510.0, 1510.0, 250.0]], dtype=torch.float64)
     image = psf.integrate_pixels(xyz)[0].detach()
     at = (torch.arange(151, dtype=torch.float64) + 0.5) * 20 - 1510
-    spread = [float((image.sum(dim) * at**2).sum() / image.sum() - 20**2 / 12) ** 0.5 for dim in (0, 1)]
+    spread = [
+        float((image.sum(dim) * at**2).sum() / image.sum() - 20**2 / 12) ** 0.5 for dim in (0, 1)
+    ]
     assert spread == pytest.approx([150.0, 150 * (1 + (500 / 400) ** 2) ** 0.5], rel=2e-3)
 
 

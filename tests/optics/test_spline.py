@@ -21,7 +21,8 @@ def gaussian(pixel_size_nm: float = 100.0, patch_px: int = 25) -> GaussianPSF:
 
 
 def sampled(oversampling: int) -> Tensor:
-    """A (z, y, x) stack of a Gaussian: each voxel the light of a whole 100 nm pixel centred there."""
+    """A (z, y, x) stack of a Gaussian: each voxel the light of a whole 100 nm pixel centred
+    there."""
     psf = gaussian()
     centre = psf.patch_px / 2 * 100
     side = psf.patch_px * oversampling
@@ -30,7 +31,9 @@ def sampled(oversampling: int) -> Tensor:
         for j in range(oversampling):
             # the emitter moves one way as the voxel grid moves the other
             dx, dy = ((oversampling - 1) / 2 - k for k in (i, j))
-            xyz = torch.tensor([centre + dx * 100 / oversampling, centre + dy * 100 / oversampling, 0.0])
+            xyz = torch.tensor(
+                [centre + dx * 100 / oversampling, centre + dy * 100 / oversampling, 0.0]
+            )
             positions = xyz.double().repeat(len(DEPTHS), 1)
             positions[:, 2] = DEPTHS
             stack[:, j::oversampling, i::oversampling] = psf.integrate_pixels(positions).detach()
@@ -57,7 +60,8 @@ def positions(n: int, rng: torch.Generator) -> Tensor:
 def test_a_sampled_gaussian_comes_back_between_the_voxels(
     oversampling: int, limit: float, rng: torch.Generator
 ) -> None:
-    """With voxels of 0.67 sigma to 0.3 % of the peak; the error goes with the fourth power of their side."""
+    """With voxels of 0.67 sigma to 0.3 % of the peak; the error goes with the fourth power of
+    their side."""
     xyz = positions(100, rng)
     expected, found = gaussian().integrate_pixels(xyz), spline(oversampling).integrate_pixels(xyz)
     peak = expected.amax((1, 2), keepdim=True)
@@ -70,10 +74,14 @@ def test_at_its_voxels_it_is_the_stack() -> None:
     stack[:, [0, -1]] = stack[:, :, [0, -1]] = 0
     stack[:, [1, -2], 1:-1] = stack[:, 1:-1, [1, -2]] = 0
     stack /= 81
-    psf = SplinePSF.from_stack(stack, z_start_nm=100, z_step_nm=25, pixel_size_nm=80, patch_px=9).double()
+    psf = SplinePSF.from_stack(
+        stack, z_start_nm=100, z_step_nm=25, pixel_size_nm=80, patch_px=9
+    ).double()
     centre = 4.5 * 80
     xyz = torch.tensor([[centre, centre, 100 + 25.0 * i] for i in range(6)], dtype=torch.float64)
-    np.testing.assert_allclose(psf.integrate_pixels(xyz).detach()[:, 1:-1, 1:-1], stack[:, 1:-1, 1:-1], atol=1e-8)
+    np.testing.assert_allclose(
+        psf.integrate_pixels(xyz).detach()[:, 1:-1, 1:-1], stack[:, 1:-1, 1:-1], atol=1e-8
+    )
 
 
 def test_the_emitter_is_where_the_centre_says(rng: torch.Generator) -> None:
@@ -91,9 +99,14 @@ def test_the_emitter_is_where_the_centre_says(rng: torch.Generator) -> None:
     )
 
 
-def test_the_light_does_not_depend_on_where_in_the_pixel_the_emitter_sits(rng: torch.Generator) -> None:
+def test_the_light_does_not_depend_on_where_in_the_pixel_the_emitter_sits(
+    rng: torch.Generator,
+) -> None:
     psf = SplinePSF.from_stack(
-        np.random.default_rng(2).random((1, 8, 8)) / 64, z_start_nm=0, z_step_nm=1, pixel_size_nm=100
+        np.random.default_rng(2).random((1, 8, 8)) / 64,
+        z_start_nm=0,
+        z_step_nm=1,
+        pixel_size_nm=100,
     ).double()
     corner = psf.patch_px // 2 * 100
     xyz = corner + 100 * torch.rand(100, 3, generator=rng, dtype=torch.float64)
@@ -104,7 +117,11 @@ def test_the_light_does_not_depend_on_where_in_the_pixel_the_emitter_sits(rng: t
 def test_light_ends_smoothly_beyond_the_sides() -> None:
     """Of a uniform stack, value and slope pass through no jump, and far out there is nothing."""
     psf = SplinePSF(
-        torch.full((1, 4, 4), 1 / 16, dtype=torch.float64), z_start_nm=0, z_step_nm=1, pixel_size_nm=100, patch_px=1
+        torch.full((1, 4, 4), 1 / 16, dtype=torch.float64),
+        z_start_nm=0,
+        z_step_nm=1,
+        pixel_size_nm=100,
+        patch_px=1,
     )
     x = torch.arange(-600.0, 700.0, 0.1, dtype=torch.float64)
     xyz = torch.stack([x, torch.full_like(x, 50.0), torch.zeros_like(x)], 1)
@@ -113,12 +130,16 @@ def test_light_ends_smoothly_beyond_the_sides() -> None:
     curvature = slope.diff() / 0.1
     assert light.max() == pytest.approx(1 / 16)
     assert light[0] == light[-1] == 0
-    assert curvature.abs().max() < 2 / 16 / 100**2  # a B-spline's second derivative is at most 2 per voxel^2
+    assert (
+        curvature.abs().max() < 2 / 16 / 100**2
+    )  # a B-spline's second derivative is at most 2 per voxel^2
 
 
 def test_beyond_its_planes_it_stays_as_at_the_last() -> None:
     psf = spline()
-    xyz = torch.tensor([[1250.0, 1250.0, z] for z in (-400.0, -5000.0, 400.0, 5000.0)], dtype=torch.float64)
+    xyz = torch.tensor(
+        [[1250.0, 1250.0, z] for z in (-400.0, -5000.0, 400.0, 5000.0)], dtype=torch.float64
+    )
     images = psf.integrate_pixels(xyz)
     torch.testing.assert_close(images[0], images[1])
     torch.testing.assert_close(images[2], images[3])
@@ -126,9 +147,13 @@ def test_beyond_its_planes_it_stays_as_at_the_last() -> None:
 
 
 def test_a_single_plane_does_not_depend_on_z() -> None:
-    psf = SplinePSF.from_stack(sampled(1)[8:9], z_start_nm=0, z_step_nm=1, pixel_size_nm=100).double()
+    psf = SplinePSF.from_stack(
+        sampled(1)[8:9], z_start_nm=0, z_step_nm=1, pixel_size_nm=100
+    ).double()
     start = psf.patch_px / 2 * 100
-    xyz = torch.tensor([[start, start, z] for z in (-300.0, 0.0, 20.0)], dtype=torch.float64).requires_grad_()
+    xyz = torch.tensor(
+        [[start, start, z] for z in (-300.0, 0.0, 20.0)], dtype=torch.float64
+    ).requires_grad_()
     images = psf.integrate_pixels(xyz)
     images.square().sum().backward()
     torch.testing.assert_close(images[0], images[2])
@@ -140,7 +165,11 @@ def test_gradient_descent_finds_a_stack(rng: torch.Generator) -> None:
     """Calibration: from images at known positions the coefficients that made them come back."""
     truth = spline()
     psf = SplinePSF(
-        truth.coefficients.detach() * 0 + 1e-3, z_start_nm=-400, z_step_nm=STEP_NM, pixel_size_nm=100, patch_px=25
+        truth.coefficients.detach() * 0 + 1e-3,
+        z_start_nm=-400,
+        z_step_nm=STEP_NM,
+        pixel_size_nm=100,
+        patch_px=25,
     )
     xyz = positions(150, rng)
     images = truth.integrate_pixels(xyz).detach()
@@ -173,4 +202,6 @@ def test_what_is_no_stack_of_fractions_is_refused(stack: np.ndarray, message: st
 
 def test_a_step_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
-        SplinePSF.from_stack(np.ones((3, 5, 5)) / 25, z_start_nm=0, z_step_nm=-50, pixel_size_nm=100)
+        SplinePSF.from_stack(
+            np.ones((3, 5, 5)) / 25, z_start_nm=0, z_step_nm=-50, pixel_size_nm=100
+        )

@@ -45,7 +45,9 @@ def test_every_column_is_a_column_of_the_table_in_its_unit(table: EmitterSet) ->
 
 
 @pytest.mark.parametrize("name", list(COLUMNS))
-def test_what_is_kept_lies_within_the_range_and_what_is_left_does_not(name: str, table: EmitterSet) -> None:
+def test_what_is_kept_lies_within_the_range_and_what_is_left_does_not(
+    name: str, table: EmitterSet
+) -> None:
     column = columns_of(table)[name]
     low, high = np.quantile(column, (0.2, 0.7)).tolist()
     kept = columns_of(keep(table, {name: (low, high)}))[name]
@@ -70,9 +72,13 @@ def test_a_value_that_is_not_known_is_kept(table: EmitterSet) -> None:
 
 
 @pytest.mark.parametrize("out", ["kept.csv", "kept.hdf5"])
-def test_the_command_writes_what_the_function_keeps(out: str, table: EmitterSet, tmp_path: Path) -> None:
+def test_the_command_writes_what_the_function_keeps(
+    out: str, table: EmitterSet, tmp_path: Path
+) -> None:
     write_table(table, tmp_path / "table.hdf5")
-    expected = keep(read_table(tmp_path / "table.hdf5"), {"photons": (1000.0, 4000.0), "z": (None, 3000.0)})
+    expected = keep(
+        read_table(tmp_path / "table.hdf5"), {"photons": (1000.0, 4000.0), "z": (None, 3000.0)}
+    )
     ranges = ("--keep", "photons=1000:", "--keep", "z=:3e3", "--keep", "photons=-5:4000")
     result = run("filter", tmp_path / "table.hdf5", "-o", tmp_path / out, *ranges)
     assert result.exit_code == 0, result.output
@@ -87,7 +93,14 @@ def test_a_table_without_a_pixel_size_becomes_one_in_pixels_where_it_is_stated(
     table: EmitterSet, tmp_path: Path
 ) -> None:
     write_table(table, tmp_path / "table.csv")
-    arguments = ("filter", tmp_path / "table.csv", "-o", tmp_path / "kept.hdf5", "--keep", "frame=:9")
+    arguments = (
+        "filter",
+        tmp_path / "table.csv",
+        "-o",
+        tmp_path / "kept.hdf5",
+        "--keep",
+        "frame=:9",
+    )
     assert run(*arguments).exit_code == 2
     assert run(*arguments, "--pixel-size", 100).exit_code == 0
     assert int(read_table(tmp_path / "kept.hdf5").frame.max()) <= 9
@@ -108,7 +121,9 @@ def test_a_table_without_a_pixel_size_becomes_one_in_pixels_where_it_is_stated(
         (["goodness=1:2"], "the table has no column goodness; it has photons"),
     ],
 )
-def test_a_range_that_cannot_be_is_said_in_one_sentence(ranges: list[str], sentence: str, tmp_path: Path) -> None:
+def test_a_range_that_cannot_be_is_said_in_one_sentence(
+    ranges: list[str], sentence: str, tmp_path: Path
+) -> None:
     one = EmitterSet(frame=torch.tensor([0]), xyz=torch.zeros(1, 3), photons=torch.ones(1))
     write_table(one, tmp_path / "table.csv")
     options = [word for text in ranges for word in ("--keep", text)]

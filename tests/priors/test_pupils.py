@@ -15,7 +15,9 @@ from decode.priors.drawn import DrawnPSFs
 from decode.priors.pupils import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior
 
 BANK = PupilBank(PupilPrior(), 100.0, (-600.0, 600.0), size=6)
-ROUND = PupilBank(RoundPupilPrior(sigma_px=(1.0, 1.5), told_error=0.0), 100.0, (-200.0, 200.0), size=4)
+ROUND = PupilBank(
+    RoundPupilPrior(sigma_px=(1.0, 1.5), told_error=0.0), 100.0, (-200.0, 200.0), size=4
+)
 
 
 def known_of(drawn: DrawnPSFs) -> dict[str, torch.Tensor]:
@@ -23,7 +25,14 @@ def known_of(drawn: DrawnPSFs) -> dict[str, torch.Tensor]:
 
 
 def pupil(sign: float = 1.0, scale: float = 1.0, index: float = 1.518) -> PupilPSF:
-    waves = {(2, 2): 0.1 * sign, (2, -2): 0.02, (3, 1): 0.03, (3, -3): -0.02, (4, 0): 0.04, (4, 2): -0.01}
+    waves = {
+        (2, 2): 0.1 * sign,
+        (2, -2): 0.02,
+        (3, 1): 0.03,
+        (3, -3): -0.02,
+        (4, 0): 0.04,
+        (4, 2): -0.01,
+    }
     wavelength = 600 * scale * index / 1.518
     return PupilPSF(
         numerical_aperture=1.4 * index / 1.518,
@@ -90,7 +99,9 @@ def test_what_users_know_is_what_is_drawn_but_for_their_error() -> None:
         with torch.no_grad():
             seen, expected = psf.integrate_pixels(at), direct.integrate_pixels(at)
             middle = PATCH_PX * 50.0
-            in_focus = direct.with_patch(PATCH_PX).integrate_pixels(torch.tensor([[middle, middle, 0.0]]))
+            in_focus = direct.with_patch(PATCH_PX).integrate_pixels(
+                torch.tensor([[middle, middle, 0.0]])
+            )
         expected = expected / in_focus.sum()
         inner = slice(2, -2)  # beyond, the light of the spline's last voxels ends
         assert (seen - expected)[:, inner, inner].abs().max() < 0.01 * expected.max()
@@ -142,10 +153,17 @@ def test_known_values_lie_in_their_ranges_and_old_psfs_are_renewed() -> None:
 
 
 def test_a_pupil_on_which_no_network_is_conditioned_is_refused() -> None:
-    mask = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, phase_mask_nm=torch.zeros(44, 44))
+    mask = PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=600.0,
+        pixel_size_nm=100.0,
+        phase_mask_nm=torch.zeros(44, 44),
+    )
     with pytest.raises(ValueError, match="phase mask"):
         AstigmaticPupil.of_pupil(mask)
-    high = PupilPSF(numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, zernike_nm={(6, 0): 30.0})
+    high = PupilPSF(
+        numerical_aperture=1.4, wavelength_nm=600.0, pixel_size_nm=100.0, zernike_nm={(6, 0): 30.0}
+    )
     with pytest.raises(ValueError, match="aberrations"):
         AstigmaticPupil.of_pupil(high)
     with pytest.raises(ValueError, match="lowest value must come first"):

@@ -24,7 +24,9 @@ def test_density_flux_and_on_time_are_those_asked_for(rng: torch.Generator) -> N
     )
     area = 4.8 * 3.2
     # what shines at once, counted by the light: flux 1000 times density times area in every frame
-    light = torch.zeros(n_movies * n_frames).index_add(0, molecules.frame[inside], molecules.photons[inside])
+    light = torch.zeros(n_movies * n_frames).index_add(
+        0, molecules.frame[inside], molecules.photons[inside]
+    )
     assert float(light.mean()) == pytest.approx(1000 * area, rel=0.03)
     # stationary: the first frame is as bright as the last
     per_frame = light.view(n_movies, n_frames).mean(0)
@@ -56,9 +58,15 @@ def test_filaments_crowd_the_molecules(rng: torch.Generator) -> None:
 
 
 def test_background_has_its_level_contrast_and_drift(rng: torch.Generator) -> None:
-    scene = Scene(background_photons=(50.0, 50.0), background_contrast=(0.3, 0.3), background_drift=(-0.1, -0.1))
+    scene = Scene(
+        background_photons=(50.0, 50.0),
+        background_contrast=(0.3, 0.3),
+        background_drift=(-0.1, -0.1),
+    )
     background = scene.sample_background(300, 5, (64, 64), rng)
-    assert float(background[:, 0].log().mean()) == pytest.approx(torch.tensor(50.0).log().item(), abs=0.03)
+    assert float(background[:, 0].log().mean()) == pytest.approx(
+        torch.tensor(50.0).log().item(), abs=0.03
+    )
     assert float(background[:, 0].log().std()) == pytest.approx(0.3, abs=0.03)
     torch.testing.assert_close(background[:, 4], background[:, 0] * torch.exp(torch.tensor(-0.4)))
     # smooth: neighbours differ by far less than the field varies
@@ -85,12 +93,16 @@ def test_impossible_ranges_are_refused(field: str, value: object) -> None:
         Scene(**{field: value})  # type: ignore[arg-type]
 
 
-def test_a_background_that_flickers_jumps_by_the_factor_and_keeps_its_shape(rng: torch.Generator) -> None:
+def test_a_background_that_flickers_jumps_by_the_factor_and_keeps_its_shape(
+    rng: torch.Generator,
+) -> None:
     steady = {"background_photons": (50.0, 50.0), "background_drift": (0.0, 0.0)}
     scene = Scene(**steady, flicker=1.0, flicker_factor=(3.0, 3.0))
     background = scene.sample_background(400, 8, (6, 5), rng)
     level = background / background.amin(1, keepdim=True)
-    torch.testing.assert_close(level, level.mean((2, 3), keepdim=True).expand_as(level), msg="one factor a frame")
+    torch.testing.assert_close(
+        level, level.mean((2, 3), keepdim=True).expand_as(level), msg="one factor a frame"
+    )
     jumps = level[:, :, 0, 0]
     of_levels = ((jumps - 1).abs() < 1e-3) | ((jumps - 3).abs() < 1e-3)
     noisy = ~of_levels.all(1)

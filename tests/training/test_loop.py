@@ -39,12 +39,18 @@ from decode.verbs.localize import localize_file
 TINY = TrainConfig(
     seed=3,
     network=NetworkConfig(frame_widths=(8, 12), sequence_widths=(8, 12), head_width=8),
-    scene=Scene(density_per_um2=(0.5, 1.0), flux_photons=(3000.0, 6000.0), background_photons=(5.0, 20.0)),
-    training=Optimization(steps=8, movies=2, frames=3, size_px=16, validate_every=4, warm_up_steps=2),
+    scene=Scene(
+        density_per_um2=(0.5, 1.0), flux_photons=(3000.0, 6000.0), background_photons=(5.0, 20.0)
+    ),
+    training=Optimization(
+        steps=8, movies=2, frames=3, size_px=16, validate_every=4, warm_up_steps=2
+    ),
 )
 
 
-def run(config: TrainConfig, out: Path, stop_at: int | None = None, **options: Any) -> list[Progress]:
+def run(
+    config: TrainConfig, out: Path, stop_at: int | None = None, **options: Any
+) -> list[Progress]:
     reports = []
     for report in train(config, out, device="cpu", report_every=4, **options):
         reports.append(report)
@@ -78,7 +84,10 @@ def test_ranges_of_one_value_train_whatever_the_psf(tmp_path: Path) -> None:
     known = PupilPrior(oblique_waves=0.0, spherical_waves=0.0, others_waves=0.0, blur_px=(0.5, 0.5))
     config = replace(TINY, psf=known, network=replace(TINY.network, axial=True, context_width=4))
     plan = replace(TINY.training, steps=1, validate_every=1, warm_up_steps=0)
-    assert all(math.isfinite(report.loss) for report in run(replace(config, training=plan), tmp_path / "m.safetensors"))
+    assert all(
+        math.isfinite(report.loss)
+        for report in run(replace(config, training=plan), tmp_path / "m.safetensors")
+    )
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf])
@@ -152,7 +161,9 @@ def test_the_model_keeps_the_psf_and_the_camera_of_its_recipe(tmp_path: Path) ->
     first, *_, last = localize_file(tmp_path / "movie.tif", model, tmp_path / "out")
     assert first.acquisition.pixel_size_nm == 110.0
     assert first.acquisition.camera is model.camera
-    assert any("the one that the model was trained for was taken" in e for e in first.acquisition.estimates)
+    assert any(
+        "the one that the model was trained for was taken" in e for e in first.acquisition.estimates
+    )
     assert last.files
 
 
@@ -173,7 +184,9 @@ def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:
     assert last.learning_rate < 0.5 * TINY.training.learning_rate, "the schedule follows the time"
 
 
-def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(tmp_path: Path) -> None:
+def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(
+    tmp_path: Path,
+) -> None:
     bad = {2}
     calls = 0
 
@@ -184,10 +197,18 @@ def test_steps_without_a_finite_loss_are_left_out_and_stop_it_when_they_repeat(t
 
     last = run(TINY, tmp_path / "m.safetensors", loss=loss)[-1]
     assert last.skipped == 1
-    assert all(torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters())
+    assert all(
+        torch.isfinite(p).all() for p in Localizer.load(tmp_path / "m.safetensors").parameters()
+    )
     bad = set(range(1, 1000))
-    with pytest.raises(TrainingError, match=r"diverged for the fourth time .* lower training\.learning_rate"):
-        run(replace(TINY, training=replace(TINY.training, steps=100)), tmp_path / "n.safetensors", loss=loss)
+    with pytest.raises(
+        TrainingError, match=r"diverged for the fourth time .* lower training\.learning_rate"
+    ):
+        run(
+            replace(TINY, training=replace(TINY.training, steps=100)),
+            tmp_path / "n.safetensors",
+            loss=loss,
+        )
 
 
 def test_a_training_that_diverges_goes_on_from_its_last_good_state(tmp_path: Path) -> None:
@@ -201,7 +222,11 @@ def test_a_training_that_diverges_goes_on_from_its_last_good_state(tmp_path: Pat
                 model.out.bias[0] += 30  # a molecule in every pixel
         return loss_of(model, *arguments)
 
-    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors", loss=loss)
+    reports = run(
+        replace(TINY, training=replace(TINY.training, steps=40)),
+        tmp_path / "m.safetensors",
+        loss=loss,
+    )
     assert [r.recovered for r in reports] == [0] * 4 + [1] * 6
     assert reports[4].loss > 10 * abs(reports[3].loss)
     assert reports[5].loss < 2 * abs(reports[3].loss)
@@ -251,7 +276,11 @@ def test_a_single_loss_beyond_all_others_is_no_divergence(tmp_path: Path) -> Non
         calls += 1
         return loss_of(*arguments) + (5000 if calls == 18 else 0)
 
-    reports = run(replace(TINY, training=replace(TINY.training, steps=40)), tmp_path / "m.safetensors", loss=loss)
+    reports = run(
+        replace(TINY, training=replace(TINY.training, steps=40)),
+        tmp_path / "m.safetensors",
+        loss=loss,
+    )
     assert [r.recovered for r in reports] == [0] * 10
     assert max(r.loss for r in reports) <= 2 * abs(reports[0].loss)
 
@@ -261,16 +290,24 @@ def validations(*efficiencies: float) -> list[dict[str, float]]:
 
 
 def test_it_ends_early_when_validation_no_longer_improves() -> None:
-    course = Course(plan=Optimization(patience=3, decay_share=0.25, warm_up_steps=1, learning_rate=1.0))
+    course = Course(
+        plan=Optimization(patience=3, decay_share=0.25, warm_up_steps=1, learning_rate=1.0)
+    )
     assert course.end_after(0.1, validations(10, 20, 30, 40, 41)) == 1, "it improves"
     assert course.rate(0.2, 1000) == 1
     course.end = course.end_after(0.3, validations(10, 40, 40, 40.1, 39.9))
     assert course.converged
     assert course.end == pytest.approx(0.4), "a quarter of the whole is left to fall in"
     assert [course.rate(at, 1000) for at in (0.3, 0.35, 0.4)] == pytest.approx([1, 0.5, 0])
-    assert course.end_after(0.35, validations(10, 40, 40, 40, 40, 40)) == course.end, "once it falls, it ends"
-    honest = [{"efficiency": 40.0, "isolated_error_over_sigma": s} for s in (2.0, 1.9, 1.7, 1.5, 1.3)]
-    assert Course(plan=Optimization(patience=3)).end_after(0.3, honest) == 1, "sigmas still become honest"
+    assert course.end_after(0.35, validations(10, 40, 40, 40, 40, 40)) == course.end, (
+        "once it falls, it ends"
+    )
+    honest = [
+        {"efficiency": 40.0, "isolated_error_over_sigma": s} for s in (2.0, 1.9, 1.7, 1.5, 1.3)
+    ]
+    assert Course(plan=Optimization(patience=3)).end_after(0.3, honest) == 1, (
+        "sigmas still become honest"
+    )
 
 
 def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
@@ -279,8 +316,26 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     recipe.write_text(yaml.safe_dump(to_mapping(config)))
     alone = run(config, tmp_path / "alone.safetensors")
     both = tmp_path / "both.safetensors"
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "decode"]
-    arguments = ["train", str(recipe), "-o", str(both), "--log", str(tmp_path / "log"), "--device", "cpu"]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "decode",
+    ]
+    arguments = [
+        "train",
+        str(recipe),
+        "-o",
+        str(both),
+        "--log",
+        str(tmp_path / "log"),
+        "--device",
+        "cpu",
+    ]
     done = subprocess.run(
         [sys.executable, *command, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -342,10 +397,15 @@ def test_processes_step_by_the_mean_of_their_gradients(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (loss, gradients, weights), (_, _, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    (loss, gradients, weights), (_, _, others) = (
+        torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)
+    )
     torch.manual_seed(0)
     model = config.localizer()
-    batches = [config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(rank)) for rank in (0, 1)]
+    batches = [
+        config.forward_model().sample(2, 3, (16, 16), torch.Generator().manual_seed(rank))
+        for rank in (0, 1)
+    ]
     whole = torch.stack([loss_of(model, batch, config.training) for batch in batches]).mean()
     whole.backward()
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-4, atol=1e-4)
@@ -378,7 +438,10 @@ def test_what_cannot_be_resumed_is_said(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_said(
     tmp_path: Path, limited_files: Callable[[int], AbstractContextManager[None]]
 ) -> None:
-    with limited_files(20_000), pytest.raises(OSError, match=r"cannot write .*m\.checkpoint: the limit"):
+    with (
+        limited_files(20_000),
+        pytest.raises(OSError, match=r"cannot write .*m\.checkpoint: the limit"),
+    ):
         run(TINY, tmp_path / "m.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -29,11 +29,16 @@ PSF = GaussianPSF(120.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=250.0)
 
 
 class Oracle:
-    """Knows where each molecule is, and errs by as much as it is told to; its sigmas are off by a factor."""
+    """Knows where each molecule is, and errs by as much as it is told to; its sigmas are off by
+    a factor."""
 
-    def __init__(self, n: int, z_nm: float, error_nm: tuple[float, float, float], stated: float, axial: bool) -> None:
+    def __init__(
+        self, n: int, z_nm: float, error_nm: tuple[float, float, float], stated: float, axial: bool
+    ) -> None:
         place = 1500 + 1000 * torch.rand(n, 2, generator=torch.Generator().manual_seed(0))
-        noise = torch.randn(n, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor(error_nm)
+        noise = torch.randn(n, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+            error_nm
+        )
         self.estimate = torch.cat([place, torch.full((n, 1), z_nm)], 1) + noise
         self.sigma = stated * torch.tensor(error_nm)
         self.network = SimpleNamespace(axial=axial)
@@ -43,7 +48,9 @@ class Oracle:
         assert not values
         return torch.zeros(1, 0, 1, 1)
 
-    def __call__(self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float) -> SetPosterior:
+    def __call__(
+        self, adu: Tensor, camera: Camera, context: Tensor, pixel_size_nm: float
+    ) -> SetPosterior:
         n, _, height, width = adu.shape
         maps = {name: torch.ones(n, 3, height, width) for name in ("photons", "z", "x", "y")}
         logit = torch.full((n, 3, height, width), -15.0)
@@ -60,7 +67,9 @@ class Oracle:
         return SetPosterior(
             logit=logit.flatten(0, 1),
             offset_px=torch.stack([flat["x"], flat["y"]], 1),
-            offset_sigma_px=torch.stack([sigma * float(self.sigma[0]) / 100, sigma * float(self.sigma[1]) / 100], 1),
+            offset_sigma_px=torch.stack(
+                [sigma * float(self.sigma[0]) / 100, sigma * float(self.sigma[1]) / 100], 1
+            ),
             photons=flat["photons"],
             photons_sigma=flat["photons"],
             background=flat["photons"],
@@ -70,9 +79,13 @@ class Oracle:
         )
 
 
-def isolated(error_nm: tuple[float, float, float], *, stated: float = 1.0, axial: bool = True, n: int = 1500) -> Any:
+def isolated(
+    error_nm: tuple[float, float, float], *, stated: float = 1.0, axial: bool = True, n: int = 1500
+) -> Any:
     model = Oracle(n, 150.0, error_nm, stated, axial)
-    return localize_isolated(cast(Localizer, model), CAMERA, PSF, photons=1000.0, background=10.0, z_nm=150.0, n=n)
+    return localize_isolated(
+        cast(Localizer, model), CAMERA, PSF, photons=1000.0, background=10.0, z_nm=150.0, n=n
+    )
 
 
 def test_errors_and_sigmas_of_isolated_molecules_are_told_per_axis() -> None:
@@ -81,7 +94,8 @@ def test_errors_and_sigmas_of_isolated_molecules_are_told_per_axis() -> None:
     assert result.found == 1
     assert result.rmse_nm == pytest.approx(error, rel=0.06)
     assert result.bias_nm == pytest.approx((0, 0, 0), abs=4)
-    # close to a border of its pixel, a molecule's sigma is smaller, as the other side is another pixel's
+    # close to a border of its pixel, a molecule's sigma is smaller, as the other side is another
+    # pixel's
     assert result.error_over_sigma == pytest.approx((1, 1, 1), rel=0.12)
     assert result.coverage == pytest.approx((0.95, 0.95, 0.95), abs=0.03)
     assert result.photons_ratio == pytest.approx(1.5)
@@ -96,7 +110,9 @@ def test_sigmas_too_small_by_half_are_found_out() -> None:
 def test_the_bound_is_that_of_the_depth() -> None:
     result = isolated((1.0, 1.0, 1.0), n=64)
     xyz = torch.tensor([[2050.0, 2050.0, 150.0]])
-    expected = cramer_rao_bound(PSF, CAMERA, xyz, torch.tensor([1000.0]), torch.tensor([10.0]))[0, :3].tolist()
+    expected = cramer_rao_bound(PSF, CAMERA, xyz, torch.tensor([1000.0]), torch.tensor([10.0]))[
+        0, :3
+    ].tolist()
     assert result.bound_nm == pytest.approx(expected, rel=0.1)
     # nearer the focal plane of x: x is sharper than y
     assert result.bound_nm[0] < result.bound_nm[1]
@@ -104,7 +120,13 @@ def test_the_bound_is_that_of_the_depth() -> None:
 
 def test_without_depth_z_is_left_out() -> None:
     result = isolated((1.0, 2.0, 40.0), axial=False, n=200)
-    for values in (result.rmse_nm, result.bias_nm, result.bound_nm, result.error_over_sigma, result.coverage):
+    for values in (
+        result.rmse_nm,
+        result.bias_nm,
+        result.bound_nm,
+        result.error_over_sigma,
+        result.coverage,
+    ):
         assert math.isnan(values[2])
         assert math.isfinite(values[0] + values[1])
 
@@ -112,7 +134,9 @@ def test_without_depth_z_is_left_out() -> None:
 def table(rows: list[tuple[int, float, float, float]]) -> EmitterSet:
     frame, *xyz = zip(*rows, strict=True)
     return EmitterSet(
-        frame=torch.tensor(frame), xyz=torch.tensor(xyz).T.contiguous(), photons=torch.full((len(rows),), 1000.0)
+        frame=torch.tensor(frame),
+        xyz=torch.tensor(xyz).T.contiguous(),
+        photons=torch.full((len(rows),), 1000.0),
     )
 
 
@@ -120,9 +144,15 @@ def test_slices_of_depth_share_out_every_hit_miss_and_false_find() -> None:
     rng = torch.Generator().manual_seed(5)
     z = (torch.rand(300, generator=rng) * 1000 - 500).tolist()
     place = (torch.rand(300, 2, generator=rng) * 5000).tolist()
-    truth = table([(i // 3, x, y, depth) for i, ((x, y), depth) in enumerate(zip(place, z, strict=True))])
+    truth = table(
+        [(i // 3, x, y, depth) for i, ((x, y), depth) in enumerate(zip(place, z, strict=True))]
+    )
     found = table(
-        [(i // 3, x + 5, y, depth + 60) for i, ((x, y), depth) in enumerate(zip(place, z, strict=True)) if i % 4]
+        [
+            (i // 3, x + 5, y, depth + 60)
+            for i, ((x, y), depth) in enumerate(zip(place, z, strict=True))
+            if i % 4
+        ]
         + [(i, 2500.0, 2500.0, -490.0) for i in range(20)]
     )
     whole = score(truth, found, field_nm=(5000, 5000))

@@ -1,4 +1,5 @@
-"""An estimate of files is that of the arrays in them, and what it writes is a recipe that can be trained."""
+"""An estimate of files is that of the arrays in them, and what it writes is a recipe that can be
+trained."""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ def of_files(movie: Path) -> MovieEstimate:
     return estimate(movie, camera=CAMERA, psf=movie.with_name("psf.h5"))
 
 
-def test_an_estimate_of_files_is_that_of_the_arrays_in_them(movie: Path, of_files: MovieEstimate) -> None:
+def test_an_estimate_of_files_is_that_of_the_arrays_in_them(
+    movie: Path, of_files: MovieEstimate
+) -> None:
     camera = read_camera(CAMERA)
     with open_movie(movie) as opened:
         frames = opened.read(0, len(opened))
@@ -53,7 +56,9 @@ def test_an_estimate_of_files_is_that_of_the_arrays_in_them(movie: Path, of_file
     torch.testing.assert_close(of_arrays.comparison.simulated, comparison.simulated, atol=0, rtol=0)
 
 
-def test_an_estimate_writes_a_recipe_with_all_that_it_names(of_files: MovieEstimate, tmp_path: Path) -> None:
+def test_an_estimate_writes_a_recipe_with_all_that_it_names(
+    of_files: MovieEstimate, tmp_path: Path
+) -> None:
     write_psf(tmp_path / "psf.h5", PSF)
     written = of_files.write(tmp_path / "train.yaml", psf_file="psf.h5")
     assert {file.name for file in written} == {"train.yaml", "train.png", "train_camera.yaml"}
@@ -65,7 +70,9 @@ def test_an_estimate_writes_a_recipe_with_all_that_it_names(of_files: MovieEstim
     assert own["camera"]["file"] == "train_camera.yaml"
 
 
-def test_a_camera_file_that_is_named_is_not_written_again(of_files: MovieEstimate, tmp_path: Path) -> None:
+def test_a_camera_file_that_is_named_is_not_written_again(
+    of_files: MovieEstimate, tmp_path: Path
+) -> None:
     written = of_files.write(tmp_path / "train.yaml", psf_file="psf.h5", camera_file=CAMERA)
     assert {file.name for file in written} == {"train.yaml", "train.png"}
     named = yaml.safe_load((tmp_path / "train.yaml").read_text())["camera"]["file"]

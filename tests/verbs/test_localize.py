@@ -26,9 +26,17 @@ def assert_same(one: EmitterSet, two: EmitterSet) -> None:
 
 
 @pytest.mark.parametrize("polish", [False, True])
-def test_the_molecules_are_those_of_the_table_that_the_command_writes(tmp_path: Path, polish: bool) -> None:
+def test_the_molecules_are_those_of_the_table_that_the_command_writes(
+    tmp_path: Path, polish: bool
+) -> None:
     molecules = decode.localize(
-        MOVIE, model="gaussian-2d", camera=str(CAMERA), psf_sigma_nm=95.0, frames=FRAMES, polish=polish, device="cpu"
+        MOVIE,
+        model="gaussian-2d",
+        camera=str(CAMERA),
+        psf_sigma_nm=95.0,
+        frames=FRAMES,
+        polish=polish,
+        device="cpu",
     )
     *_, last = localize_file(
         MOVIE,
@@ -62,13 +70,20 @@ def test_an_open_movie_and_an_array_are_movies() -> None:
 
 
 def test_what_was_estimated_and_what_is_wrong_is_said_with_the_molecules() -> None:
-    steps = localize.steps(MOVIE, model="gaussian-2d", pixel_size_nm=110.0, psf_sigma_nm=95.0, device="cpu")
+    steps = localize.steps(
+        MOVIE, model="gaussian-2d", pixel_size_nm=110.0, psf_sigma_nm=95.0, device="cpu"
+    )
     said = [next(steps) for _ in range(3)]
     steps.close()
     assert [step.fraction for step in said[:2]] == [0.0, 0.0]
     assert 0 < said[2].fraction <= 1
     molecules = localize(
-        MOVIE, model="gaussian-2d", pixel_size_nm=110.0, psf_sigma_nm=95.0, frames=slice(0, 8), device="cpu"
+        MOVIE,
+        model="gaussian-2d",
+        pixel_size_nm=110.0,
+        psf_sigma_nm=95.0,
+        frames=slice(0, 8),
+        device="cpu",
     )
     assert any("states pixels of 100 nm" in warning for warning in molecules.facts.warnings)
     assert any("gain" in estimate for estimate in molecules.facts.estimates)

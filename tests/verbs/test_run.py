@@ -27,7 +27,9 @@ from decode.verbs import localize as batch
 from decode.verbs.localize import LocalizeProgress
 from decode.verbs.run import RunProgress, _Done, _marks, run_steps
 
-CAMERA = CameraFile(camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0)
+CAMERA = CameraFile(
+    camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0
+)
 TINY = (
     "training.size_px=16",
     "training.movies=1",
@@ -74,15 +76,34 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "movie.tif", folder / "beads.tif"
 
 
-def test_one_command_leads_from_beads_and_movie_to_molecules(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+def test_one_command_leads_from_beads_and_movie_to_molecules(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
     movie, beads = acquisition
     out = tmp_path / "out"
     settings = [word for setting in TINY for word in ("--set", setting)]
-    arguments = [str(movie), "--beads", str(beads), "--z-step", "50", "--camera", str(movie.with_name("camera.yaml"))]
-    result = CliRunner().invoke(app, ["run", *arguments, "-o", str(out), "--minutes", "0.02", *settings])
+    arguments = [
+        str(movie),
+        "--beads",
+        str(beads),
+        "--z-step",
+        "50",
+        "--camera",
+        str(movie.with_name("camera.yaml")),
+    ]
+    result = CliRunner().invoke(
+        app, ["run", *arguments, "-o", str(out), "--minutes", "0.02", *settings]
+    )
     assert result.exit_code == 0, result.output
     made = {path.name for path in out.iterdir()}
-    assert {"psf.h5", "psf.html", "camera.yaml", "train.yaml", "train.png", "model.safetensors"} <= made
+    assert {
+        "psf.h5",
+        "psf.html",
+        "camera.yaml",
+        "train.yaml",
+        "train.png",
+        "model.safetensors",
+    } <= made
     assert {"movie.csv", "movie.hdf5", "movie.yaml", "movie.png"} <= made
     assert read_psf(out / "psf.h5").n_beads == 4
     model = Localizer.load(out / "model.safetensors")
@@ -103,17 +124,37 @@ def test_molecules_are_polished_unless_told_otherwise(
 
     monkeypatch.setattr("decode.verbs.run.localize_file", localize_file)
     for polish in ({}, {"polish": False}):
-        list(run_steps(movie, [beads], CAMERA, tmp_path, z_step_nm=50, minutes=0.02, settings=TINY, **polish))
+        list(
+            run_steps(
+                movie,
+                [beads],
+                CAMERA,
+                tmp_path,
+                z_step_nm=50,
+                minutes=0.02,
+                settings=TINY,
+                **polish,
+            )
+        )
     assert asked == [True, False]
 
 
-def test_stages_are_not_redone_and_a_stopped_training_goes_on(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+def test_stages_are_not_redone_and_a_stopped_training_goes_on(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
     movie, beads = acquisition
 
     def stages(minutes: float, stop_in: str = "") -> list[tuple[str, float, str]]:
         seen = []
         for p in run_steps(
-            movie, [beads], CAMERA, tmp_path, z_step_nm=50.0, minutes=minutes, settings=TINY, device="cpu"
+            movie,
+            [beads],
+            CAMERA,
+            tmp_path,
+            z_step_nm=50.0,
+            minutes=minutes,
+            settings=TINY,
+            device="cpu",
         ):
             seen.append((p.stage, p.fraction, p.message))
             if stop_in == p.stage and p.fraction > 0:
@@ -146,7 +187,13 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
 
     def stages(seed: int) -> Iterator[RunProgress]:
         settings = (*TINY, f"seed={seed}")
-        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
+        known = {
+            "z_step_nm": 50.0,
+            "minutes": 1.0,
+            "settings": settings,
+            "device": "cpu",
+            "polish": False,
+        }
         return run_steps(movie, [beads], CAMERA, tmp_path, **known)
 
     def seed_of_the_model() -> int:
@@ -177,7 +224,13 @@ def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the
 
     def stages(seed: int, stop: bool = False) -> None:
         settings = (*TINY, f"seed={seed}")
-        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": settings, "device": "cpu", "polish": False}
+        known = {
+            "z_step_nm": 50.0,
+            "minutes": 1.0,
+            "settings": settings,
+            "device": "cpu",
+            "polish": False,
+        }
         for p in run_steps(movie, [beads], CAMERA, tmp_path, **known):
             if stop and p.stage == "train" and p.message:
                 break
@@ -197,10 +250,24 @@ def test_a_table_in_the_folder_of_a_movie_does_not_make_it_another_movie(tmp_pat
     assert _marks([tmp_path]) != before
 
 
-DAMAGED = ["", "{", "[]", "[1, 2]", "[[[], 1]]", "3", '"text"', "null", '{"train": [1]}', '{"train": {}}', "[" * 10**5]
+DAMAGED = [
+    "",
+    "{",
+    "[]",
+    "[1, 2]",
+    "[[[], 1]]",
+    "3",
+    '"text"',
+    "null",
+    '{"train": [1]}',
+    '{"train": {}}',
+    "[" * 10**5,
+]
 
 
-@pytest.mark.parametrize("note", [*(text.encode() for text in DAMAGED), b"\xff\xfe\x00", bytes(100)])
+@pytest.mark.parametrize(
+    "note", [*(text.encode() for text in DAMAGED), b"\xff\xfe\x00", bytes(100)]
+)
 def test_a_damaged_note_of_what_was_done_costs_time_only(note: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(note)
     done = _Done(tmp_path / "run.json")
@@ -209,7 +276,9 @@ def test_a_damaged_note_of_what_was_done_costs_time_only(note: bytes, tmp_path: 
     assert _Done(tmp_path / "run.json").has("train", "a key")
 
 
-def test_a_missing_file_is_named_before_anything_is_done(acquisition: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_missing_file_is_named_before_anything_is_done(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
     movie, beads = acquisition
     with pytest.raises(FileNotFoundError, match=r"nowhere\.tif: there is no such file"):
         next(run_steps(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))

@@ -24,9 +24,17 @@ TINY = (
 
 def test_every_public_name_is_there_whatever_was_imported_before() -> None:
     """A module of the same name would hide a verb once it is imported."""
-    script = "import pkgutil, decode; modules = {m.name for m in pkgutil.iter_modules(decode.__path__)}; "
-    script += "assert not modules & set(decode.__all__); [getattr(decode, name) for name in decode.__all__]"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    script = (
+        "import pkgutil, decode; modules = {m.name for m in "
+        "pkgutil.iter_modules(decode.__path__)}; "
+    )
+    script += (
+        "assert not modules & set(decode.__all__); [getattr(decode, name) for name in "
+        "decode.__all__]"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -31,7 +31,9 @@ class ArrayPart:
 
     def __post_init__(self) -> None:
         if self.counts.ndim != 3 or not self.counts.size:
-            raise ValueError(f"a movie has the shape (frames, y, x), this array has {self.counts.shape}")
+            raise ValueError(
+                f"a movie has the shape (frames, y, x), this array has {self.counts.shape}"
+            )
         if self.counts.dtype.kind not in "uif":
             raise ValueError(f"a movie holds counts, this array holds {self.counts.dtype.name}")
 

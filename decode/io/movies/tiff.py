@@ -23,13 +23,22 @@ from decode.atomic import atomic
 from decode.errors import brief, reading
 from decode.io.movies.array import ArrayPart
 
-__all__ = ["Movie", "in_natural_order", "open_array", "open_movie", "read_image", "require_pixel_size", "write_movie"]
+__all__ = [
+    "Movie",
+    "in_natural_order",
+    "open_array",
+    "open_movie",
+    "read_image",
+    "require_pixel_size",
+    "write_movie",
+]
 
 # tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 IMAGEJ_LIMIT = 2**32 - 2**25
-"""bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as BigTIFF)"""
+"""bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as
+BigTIFF)"""
 
 COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
 """what pixels may hold in place of a camera's counts"""
@@ -37,15 +46,26 @@ COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
 SMALL_FRAME = 2**26
 """bytes; as large as the frames of the largest cameras, and read whatever it is compressed to"""
 MOST_COMPRESSION = 1100
-"""times that a larger frame is compressed at most, a little more than zlib does to one without any light"""
+"""times that a larger frame is compressed at most, a little more than zlib does to one without
+any light"""
 
-NM_PER = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "micron": 1e3, "microns": 1e3, r"\u00b5m": 1e3, "mm": 1e6}
+NM_PER = {
+    "nm": 1.0,
+    "um": 1e3,
+    "µm": 1e3,
+    "μm": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    r"\u00b5m": 1e3,
+    "mm": 1e6,
+}
 MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
 PIXEL_SIZES_NM = (10.0, 1000.0)
 """that a microscope may have; what lies beyond is in another unit, or says nothing"""
 MICRO_MANAGER_TAG = 51123
 MOST_CHANNELS = 7
-"""that ImageJ merges: so few images along an axis of channels are colours, more are frames that were mislabelled"""
+"""that ImageJ merges: so few images along an axis of channels are colours, more are frames that
+were mislabelled"""
 LARGEST_COUNT = 2**24
 """beyond it, single precision does not tell successive counts apart"""
 
@@ -63,7 +83,10 @@ class Movie:
     """
 
     def __init__(
-        self, parts: Sequence[_Part | _Folder | ArrayPart], frames: range, kept: npt.NDArray[np.int64] | None = None
+        self,
+        parts: Sequence[_Part | _Folder | ArrayPart],
+        frames: range,
+        kept: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._parts = tuple(parts)
         self._kept = kept
@@ -91,7 +114,10 @@ class Movie:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -101,7 +127,8 @@ class Movie:
             part.close()
 
     def without(self, frames: Collection[int]) -> Movie:
-        """The movie without some of its frames, as if those after them followed on those before; it shares the files.
+        """The movie without some of its frames, as if those after them followed on those before; it
+        shares the files.
 
         Raises:
             ValueError: if no frame is left.
@@ -130,11 +157,14 @@ class Movie:
 
         Raises:
             IndexError: if the movie has no such frames.
-            ValueError: if a frame holds NaN or infinite counts, or larger ones than are told apart here.
+            ValueError: if a frame holds NaN or infinite counts, or larger ones than are told apart
+                here.
             OSError: if the file cannot be read.
         """
         if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}")
+            raise IndexError(
+                f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}"
+            )
         if self._kept is not None and start < stop:
             kept = self._kept[start:stop]
             all_of_them = Movie(self._parts, self.frames)
@@ -152,7 +182,11 @@ class Movie:
             broken = np.flatnonzero(~usable.all(axis=(1, 2)))
             if len(broken):
                 finite = bool(np.isfinite(chunk[broken[0]]).all())
-                holds = f"counts beyond {LARGEST_COUNT}, as no camera writes" if finite else "NaN or infinite counts"
+                holds = (
+                    f"counts beyond {LARGEST_COUNT}, as no camera writes"
+                    if finite
+                    else "NaN or infinite counts"
+                )
                 raise ValueError(
                     f"{self.path}: frame {first + broken[0]} (from 0) holds {holds}; "
                     "mend it or leave it out with --frames"
@@ -181,7 +215,9 @@ class _Part:
     @property
     def handles(self) -> dict[Path, tifffile.FileHandle]:
         """Every file that holds frames of this part."""
-        pages = [] if self.series is None else [page for page in self.series.pages if page is not None]
+        pages = (
+            [] if self.series is None else [page for page in self.series.pages if page is not None]
+        )
         handles = [self.tiff.filehandle, *(page.parent.filehandle for page in pages)]
         return {Path(handle.path).resolve(): handle for handle in handles}
 
@@ -204,8 +240,11 @@ class _Part:
                 if packed and find_spec("imagecodecs") is None:
                     remedy = "pip install 'decode-smlm[io]', which brings more codecs"
                 which, reason = f"frames {start}:{stop}", brief(str(error))
-                raise ValueError(f"{self.path}: {which} cannot be decoded ({reason}); {remedy}") from error
-        # read, not mapped: pages of a mapped file would count as memory in use, up to the whole movie
+                raise ValueError(
+                    f"{self.path}: {which} cannot be decoded ({reason}); {remedy}"
+                ) from error
+        # read, not mapped: pages of a mapped file would count as memory in use, up to the whole
+        # movie
         pixels = shape[1] * shape[2]
         offset = self.block_offset + start * pixels * self.dtype.itemsize
         chunk = np.fromfile(self.path, self.dtype, shape[0] * pixels, offset=offset)
@@ -253,7 +292,10 @@ class _Folder:
 
 
 def open_movie(
-    path: str | Path | Sequence[str | Path], *, frames: slice | None = None, allow_truncated: bool = False
+    path: str | Path | Sequence[str | Path],
+    *,
+    frames: slice | None = None,
+    allow_truncated: bool = False,
 ) -> Movie:
     """Open a TIFF movie without reading its pixels.
 
@@ -268,14 +310,15 @@ def open_movie(
         (10, (2, 64, 64))
 
     Args:
-        path: a file; a folder, whose files are a frame each; or the parts of a movie that was split.  Files are taken
-            in the natural order of their names.
+        path: a file; a folder, whose files are a frame each; or the parts of a movie that was
+            split.  Files are taken in the natural order of their names.
         frames: the frames to keep, from 0, without a step; None keeps all.
         allow_truncated: take the whole frames of a file that was cut short, instead of refusing it.
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if it is not a TIFF movie of grey values, is damaged, or its parts do not fit together.
+        ValueError: if it is not a TIFF movie of grey values, is damaged, or its parts do not fit
+            together.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else in_natural_order(path)
     if not paths:
@@ -283,7 +326,8 @@ def open_movie(
     with ExitStack() as opened:
         parts: list[_Part | _Folder] = []
         for each in paths:
-            # the files of an OME or Micro-Manager series name each other: the first one brings them all
+            # the files of an OME or Micro-Manager series name each other: the first one brings them
+            # all
             if any(each.resolve() in part.handles for part in parts):
                 continue
             opens = _open_folder if each.is_dir() else _open_part
@@ -321,7 +365,10 @@ def require_pixel_size(nm: float) -> None:
     low, high = PIXEL_SIZES_NM
     if not low <= nm <= high:
         meant = f": {1000 * nm:g}, if it was in um" if low <= 1000 * nm <= high else ""
-        raise ValueError(f"a pixel size of {nm:g} nm is no microscope's ({low:g} to {high:g}); state it in nm{meant}")
+        raise ValueError(
+            f"a pixel size of {nm:g} nm is no microscope's ({low:g} to {high:g}); state it in "
+            f"nm{meant}"
+        )
 
 
 def read_image(path: Path) -> npt.NDArray[Any]:
@@ -336,7 +383,9 @@ def read_image(path: Path) -> npt.NDArray[Any]:
         return part.read(0, 1)[0]
 
 
-def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float | None = None) -> None:
+def write_movie(
+    path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float | None = None
+) -> None:
     """Write a movie that ImageJ opens: uint16 where every count is whole and fits, else float32.
 
     Movies beyond 4 GB become BigTIFF.  The file appears under its name only when it is complete.
@@ -352,10 +401,18 @@ def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float
     """
     counts = np.asarray(frames)
     if counts.ndim != 3 or counts.size == 0:
-        raise ValueError(f"a movie to write is (frame, y, x) and not empty, this one has shape {counts.shape}")
-    whole = counts.min() >= 0 and counts.max() <= 65535 and all(np.array_equal(f, np.rint(f)) for f in counts)
+        raise ValueError(
+            f"a movie to write is (frame, y, x) and not empty, this one has shape {counts.shape}"
+        )
+    whole = (
+        counts.min() >= 0
+        and counts.max() <= 65535
+        and all(np.array_equal(f, np.rint(f)) for f in counts)
+    )
     counts = counts.astype(np.uint16 if whole else np.float32, copy=False)
-    options: dict[str, Any] = {"imagej": True} if counts.nbytes < IMAGEJ_LIMIT else {"bigtiff": True}
+    options: dict[str, Any] = (
+        {"imagej": True} if counts.nbytes < IMAGEJ_LIMIT else {"bigtiff": True}
+    )
     metadata = {"axes": "TYX"}
     if pixel_size_nm is not None:
         metadata["unit"] = "um"
@@ -365,11 +422,18 @@ def write_movie(path: str | Path, frames: npt.ArrayLike, *, pixel_size_nm: float
 
 
 def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
-    """A movie of one file a frame; or the file, or the OME series of files, that is alone in its folder."""
-    found = (file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    """A movie of one file a frame; or the file, or the OME series of files, that is alone in its
+    folder."""
+    found = (
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
     files = in_natural_order(found)
     if not files:
-        raise ValueError(f"{path} is a folder without TIFF files; name the movie, or the folder of its frames")
+        raise ValueError(
+            f"{path} is a folder without TIFF files; name the movie, or the folder of its frames"
+        )
     first = _open_part(files[0], allow_truncated=allow_truncated)
     if {file.resolve() for file in files} <= set(first.handles):
         return first
@@ -380,7 +444,8 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
             _check_continues(part, first)
             if part.n_frames > 1:
                 raise ValueError(
-                    f"{file} holds {part.n_frames} frames, and a folder is one movie only where each file is one "
+                    f"{file} holds {part.n_frames} frames, and a folder is one movie only where "
+                    f"each file is one "
                     "frame; name the files themselves, and join those that continue each other"
                 )
     return _Folder(
@@ -397,7 +462,8 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
 def _check_continues(part: _Part | _Folder, first: _Part | _Folder) -> None:
     if (part.frame_shape, part.dtype) != (first.frame_shape, first.dtype):
         raise ValueError(
-            f"{part.path} does not continue {first.path}: its frames are {_describe(part)}, not {_describe(first)}"
+            f"{part.path} does not continue {first.path}: its frames are {_describe(part)}, not "
+            f"{_describe(first)}"
         )
 
 
@@ -415,7 +481,9 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
         except (tifffile.TiffFileError, IndexError) as error:
             raise ValueError(f"{path} holds no image") from error
         if first.samplesperpixel > 1 or first.photometric in COLOURS:
-            raise ValueError(f"{path} is a colour image; save the camera's grey values as one channel")
+            raise ValueError(
+                f"{path} is a colour image; save the camera's grey values as one channel"
+            )
         if first.dtype is None or first.dtype.kind not in "uif":
             raise ValueError(f"{path} holds {first.dtype} pixels, not counts")
 
@@ -425,14 +493,19 @@ def _open_part(path: Path, *, allow_truncated: bool) -> _Part:
         return part
 
 
-def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow_truncated: bool) -> _Part:
+def _lay_out(
+    path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow_truncated: bool
+) -> _Part:
     """Find the frames of a file, and how many of them are whole."""
     first = tiff.pages.first
     frame_shape = (first.imagelength, first.imagewidth)
     announced = _announced_shape(tiff)[-2:] or frame_shape
     if announced != frame_shape:
         listed, stored = (" x ".join(map(str, shape)) for shape in (announced, frame_shape))
-        raise ValueError(f"{path} announces frames of {listed} pixels and holds images of {stored}; export it again")
+        raise ValueError(
+            f"{path} announces frames of {listed} pixels and holds images of {stored}; export it "
+            f"again"
+        )
     if not all(isinstance(side, int) and side > 0 for side in frame_shape):
         raise ValueError("its frames have no size in whole pixels")
     declared = _declared_axes(tiff)
@@ -445,46 +518,64 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
         found = []
     series, block_offset, axes = None, None, {}
     if found:
-        series, block_offset, axes = found[0], found[0].dataoffset, _longer_axes(found[0].axes, found[0].shape)
+        series, block_offset, axes = (
+            found[0],
+            found[0].dataoffset,
+            _longer_axes(found[0].axes, found[0].shape),
+        )
     if math.prod(declared.values()) > math.prod(axes.values()):
         series, block_offset, axes = None, None, declared
         if tiff.is_imagej and first.is_final:
-            # the list of pages stands behind the pixels and is lost first, but ImageJ keeps the pixels in one piece
+            # the list of pages stands behind the pixels and is lost first, but ImageJ keeps the
+            # pixels in one piece
             block_offset = first.dataoffsets[0]
     elif len(found) > 1:
         if not _is_one_after_another(tiff):
             kinds = sorted({f"{' x '.join(map(str, each.shape))} {each.dtype}" for each in found})
             raise ValueError(
-                f"{path} holds {len(found)} series of images ({', '.join(kinds[:3])}); save the movie alone in a file"
+                f"{path} holds {len(found)} series of images ({', '.join(kinds[:3])}); save the "
+                f"movie alone in a file"
             )
         # what the first call announced is a part
         series, block_offset, axes, declared = None, None, {"I": len(tiff.pages)}, {}
     if len(axes) > 1:
         listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
-        raise ValueError(f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of its own")
+        raise ValueError(
+            f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of "
+            f"its own"
+        )
 
     if set(axes) == {"C"} and axes["C"] <= MOST_CHANNELS:
         raise ValueError(
-            f"{path} holds {axes['C']} channels of one frame, which are no movie; save the channel to localize in as a "
+            f"{path} holds {axes['C']} channels of one frame, which are no movie; save the channel "
+            f"to localize in as a "
             "file of its own, or declare channels to be frames (Image > Properties in ImageJ)"
         )
 
     n_frames = math.prod(axes.values())
     if block_offset is None:
         pages = _readable_pages(tiff if series is None else series)
-        absent = [name for name in _ome_files(tiff) if None in pages and not (path.parent / name).exists()]
+        absent = [
+            name for name in _ome_files(tiff) if None in pages and not (path.parent / name).exists()
+        ]
         if absent:
-            raise ValueError(f"{path} continues in {absent[0]}, which is missing; put all files of the series together")
+            raise ValueError(
+                f"{path} continues in {absent[0]}, which is missing; put all files of the series "
+                f"together"
+            )
         n_whole = sum(1 for _ in takewhile(_is_whole, pages))
     else:
         frame_bytes = math.prod(frame_shape) * dtype.itemsize
         n_whole = min(n_frames, (tiff.filehandle.size - block_offset) // frame_bytes)
     if n_whole == 0:
-        raise ValueError(f"{path} is cut short or damaged, without one whole frame; copy or export it again")
+        raise ValueError(
+            f"{path} is cut short or damaged, without one whole frame; copy or export it again"
+        )
     length_is_known = bool(declared) or _list_of_pages_ends(tiff)
     if not allow_truncated and (n_whole < n_frames or not length_is_known):
         raise ValueError(
-            f"{path} is cut short: only {n_whole}{f' of {n_frames}' if length_is_known else ''} frames are whole; "
+            f"{path} is cut short: only {n_whole}{f' of {n_frames}' if length_is_known else ''} "
+            f"frames are whole; "
             "copy or export it again, or take those with --allow-truncated"
         )
     pixel_sides_nm, exposure_ms = _physical_facts(tiff)
@@ -503,7 +594,8 @@ def _lay_out(path: Path, tiff: tifffile.TiffFile, dtype: np.dtype[Any], *, allow
 
 
 def _is_one_after_another(tiff: tifffile.TiffFile) -> bool:
-    """Whether a script wrote the file by `for frame in movie: writer.write(frame)`, which makes each a series."""
+    """Whether a script wrote the file by `for frame in movie: writer.write(frame)`, which makes
+    each a series."""
     kinds = {(series.kind, series.shape[-2:], series.dtype) for series in tiff.series}
     n_images = sum(math.prod(series.shape[:-2]) for series in tiff.series)
     has_all_pages = n_images == len(tiff.pages) or not _list_of_pages_ends(tiff)
@@ -512,11 +604,16 @@ def _is_one_after_another(tiff: tifffile.TiffFile) -> bool:
 
 def _longer_axes(axes: str, shape: Sequence[int]) -> dict[str, int]:
     """The axes besides y and x that are longer than 1."""
-    return {name: length for name, length in zip(axes, shape, strict=True) if name not in "YX" and length > 1}
+    return {
+        name: length
+        for name, length in zip(axes, shape, strict=True)
+        if name not in "YX" and length > 1
+    }
 
 
 def _declared_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
-    """The axes as the program that wrote the file announced them in the first page; empty where it did not."""
+    """The axes as the program that wrote the file announced them in the first page; empty where
+    it did not."""
     if tiff.is_micromanager:  # announces what was planned, not what was taken
         return {}
     if tiff.imagej_metadata is not None:
@@ -529,7 +626,8 @@ def _declared_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
 
 
 def _announced_shape(tiff: tifffile.TiffFile) -> tuple[int, ...]:
-    """(..., y, x) of the array that tifffile was given, without a last axis of one colour; () where it was not."""
+    """(..., y, x) of the array that tifffile was given, without a last axis of one colour; ()
+    where it was not."""
     if not tiff.shaped_metadata:
         return ()
     shape = tuple(tiff.shaped_metadata[0]["shape"])
@@ -550,14 +648,20 @@ def _is_whole(page: _Page | None) -> bool:
         return False
     size = page.parent.filehandle.size
     segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    stored, needed = sum(page.databytecounts), math.prod(page.shape) * page.keyframe.bitspersample // 8
+    stored, needed = (
+        sum(page.databytecounts),
+        math.prod(page.shape) * page.keyframe.bitspersample // 8,
+    )
     if page.keyframe.compression != tifffile.COMPRESSION.NONE:
         needed = 0 if needed <= SMALL_FRAME else needed // MOST_COMPRESSION
-    return needed <= stored and all(offset > 0 and count > 0 and offset + count <= size for offset, count in segments)
+    return needed <= stored and all(
+        offset > 0 and count > 0 and offset + count <= size for offset, count in segments
+    )
 
 
 def _require_an_end(tiff: tifffile.TiffFile) -> None:
-    """Fail where the list of pages leads back into itself: tifffile follows it until the memory is full.
+    """Fail where the list of pages leads back into itself: tifffile follows it until the memory is
+    full.
 
     Raises:
         ValueError: if it does.
@@ -579,7 +683,8 @@ def _order(tiff: tifffile.TiffFile) -> Literal["little", "big"]:
 
 
 def _list_of_pages_ends(tiff: tifffile.TiffFile) -> bool:
-    """Whether the last page points to no other; in a file that was cut short it points beyond the end."""
+    """Whether the last page points to no other; in a file that was cut short it points beyond
+    the end."""
     n_pages = len(tiff.pages)  # walks to the last one
     last = tiff.pages.next_page_offset
     if n_pages == 0 or last is None:
@@ -601,7 +706,8 @@ def _side_of_square(sides_nm: tuple[float, float] | None) -> float | None:
 
 
 def _physical_facts(tiff: tifffile.TiffFile) -> tuple[tuple[float, float] | None, float | None]:
-    """Sides (x, y) of a pixel in nm, and exposure in ms; None where the metadata say nothing that can be believed."""
+    """Sides (x, y) of a pixel in nm, and exposure in ms; None where the metadata say nothing
+    that can be believed."""
     first = tiff.pages.first
     sides: list[float | None] = []
     exposure = None
@@ -611,12 +717,17 @@ def _physical_facts(tiff: tifffile.TiffFile) -> tuple[tuple[float, float] | None
         exposure = _positive(facts.get("Exposure-ms"))
     elif tiff.is_ome:
         image = _ome_element(tiff, "Pixels")
-        sides = [_nm(image.get(f"PhysicalSize{axis}"), image.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+        sides = [
+            _nm(image.get(f"PhysicalSize{axis}"), image.get(f"PhysicalSize{axis}Unit", "µm"))
+            for axis in "XY"
+        ]
         plane = _ome_element(tiff, "Plane")
         seconds = _positive(plane.get("ExposureTime"))
         scale = MS_PER.get(plane.get("ExposureTimeUnit", "s"))
         exposure = seconds * scale if seconds and scale else None
-    elif tiff.imagej_metadata is not None and {"XResolution", "YResolution"} <= {tag.name for tag in first.tags}:
+    elif tiff.imagej_metadata is not None and {"XResolution", "YResolution"} <= {
+        tag.name for tag in first.tags
+    }:
         # pixels per unit; without a unit the 1 pixel per pixel of an uncalibrated image
         unit = str(tiff.imagej_metadata.get("unit"))
         resolutions = (first.tags[f"{axis}Resolution"].value for axis in "XY")

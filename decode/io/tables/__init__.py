@@ -1,4 +1,5 @@
-"""Tables of molecules on disk: ThunderSTORM, Picasso and challenge files; DECODE and SMLM files are read only."""
+"""Tables of molecules on disk: ThunderSTORM, Picasso and challenge files; DECODE and SMLM files
+are read only."""
 
 from __future__ import annotations
 
@@ -31,20 +32,28 @@ FARTHEST_NM = 1e9
 class TableWriter:
     """A table that grows chunk by chunk, so that memory stays bounded; a context manager.
 
-    The file (and a sidecar) appears under its name when the block ends well; after an error there is none.
+    The file (and a sidecar) appears under its name when the block ends well; after an error there
+    is none.
 
     Args:
         path: file to write; without a dialect, `.csv` means ThunderSTORM and `.hdf5` Picasso.
-        metadata: as in `EmitterSet.metadata`.  Picasso needs `pixel_size_nm`; `psf_sigma_nm` is written where known.
-        dialect: the file's format, where the suffix does not say it: "challenge" is the truth of the SMLM Challenge.
+        metadata: as in `EmitterSet.metadata`.  Picasso needs `pixel_size_nm`; `psf_sigma_nm` is
+            written where known.
+        dialect: the file's format, where the suffix does not say it: "challenge" is the truth of
+            the SMLM Challenge.
 
     Raises:
-        ValueError: if the format is unknown, a fact is missing, or a chunk lacks a column that the first one had.
+        ValueError: if the format is unknown, a fact is missing, or a chunk lacks a column that the
+            first one had.
         OSError: if the file cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, metadata: Mapping[str, object] | None = None, *, dialect: TableDialect | None = None
+        self,
+        path: str | Path,
+        metadata: Mapping[str, object] | None = None,
+        *,
+        dialect: TableDialect | None = None,
     ) -> None:
         by_suffix: dict[str, TableDialect] = {".csv": "thunderstorm", ".hdf5": "picasso"}
         chosen = dialect or by_suffix.get(Path(path).suffix.lower())
@@ -57,7 +66,10 @@ class TableWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> bool | None:
         return self._table.__exit__(kind, error, traceback)
 
@@ -67,7 +79,9 @@ class TableWriter:
             self._append(chunk)
 
 
-def write_table(emitters: EmitterSet, path: str | Path, *, dialect: TableDialect | None = None) -> None:
+def write_table(
+    emitters: EmitterSet, path: str | Path, *, dialect: TableDialect | None = None
+) -> None:
     """Write a whole table; see `TableWriter` for formats and errors.
 
     CSV holds 3 digits behind the point for lengths in nm, 2 for photons and 4 for probabilities.
@@ -90,7 +104,8 @@ def write_table(emitters: EmitterSet, path: str | Path, *, dialect: TableDialect
 
 
 def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
-    """Read molecules of ThunderSTORM, Picasso, DECODE, Locan (.smlm), the challenge or this package.
+    """Read molecules of ThunderSTORM, Picasso, DECODE, Locan (.smlm), the challenge or this
+    package.
 
     The columns decide what a text means: it may have commas, semicolons or tabs, decimal commas,
     and the names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and
@@ -128,17 +143,24 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
 
 def _require_places(path: Path, emitters: EmitterSet) -> None:
     if not bool(torch.isfinite(emitters.xyz).all()):
-        raise ValueError(f"{path} has rows without a position (empty, NaN or infinite x, y or z); remove them")
+        raise ValueError(
+            f"{path} has rows without a position (empty, NaN or infinite x, y or z); remove them"
+        )
     if not len(emitters):
         return
     first, farthest = int(emitters.frame.min()), float(emitters.xyz.abs().max())
     if first < 0:
         raise ValueError(f"{path} has frame {first + 1}, but frames in a CSV table count from 1")
     if farthest > FARTHEST_NM:
-        raise ValueError(f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend its unit")
+        raise ValueError(
+            f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend "
+            f"its unit"
+        )
 
 
-_WRITERS: dict[TableDialect, Callable[[Path, Mapping[str, object]], AbstractContextManager[Append]]] = {
+_WRITERS: dict[
+    TableDialect, Callable[[Path, Mapping[str, object]], AbstractContextManager[Append]]
+] = {
     "thunderstorm": thunderstorm_table,
     "picasso": picasso_table,
     "challenge": challenge_table,
@@ -155,7 +177,9 @@ def _read_hdf5(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 
 
 _READERS: dict[str, Callable[[Path, float | None], EmitterSet]] = {
-    **dict.fromkeys((".csv", ".tsv", ".txt", ".xls"), read_csv),  # ThunderSTORM calls tabulated text .xls
+    **dict.fromkeys(
+        (".csv", ".tsv", ".txt", ".xls"), read_csv
+    ),  # ThunderSTORM calls tabulated text .xls
     **dict.fromkeys((".hdf5", ".h5"), _read_hdf5),
     ".smlm": read_smlm,
 }

@@ -1,4 +1,5 @@
-"""Columns of tables, whatever the format: their names, their units, and how they become an EmitterSet."""
+"""Columns of tables, whatever the format: their names, their units, and how they become an
+EmitterSet."""
 
 from __future__ import annotations
 
@@ -62,7 +63,10 @@ def numbers_of(emitters: EmitterSet) -> Columns:
             xyz = columns.pop(triple)
             columns |= {f"{prefix}{axis}": xyz[:, i] for i, axis in enumerate("xyz")}
     whole = {"frame", "polished"}
-    return {name: column.astype(np.int64 if name in whole else np.float64) for name, column in columns.items()}
+    return {
+        name: column.astype(np.int64 if name in whole else np.float64)
+        for name, column in columns.items()
+    }
 
 
 def filled(columns: Columns) -> Columns:
@@ -76,11 +80,15 @@ def filled(columns: Columns) -> Columns:
 
 def require_same(names: list[str], before: list[str]) -> None:
     if names != before:
-        raise ValueError(f"a chunk has the columns {', '.join(names)}, but the table began with {', '.join(before)}")
+        raise ValueError(
+            f"a chunk has the columns {', '.join(names)}, but the table began with "
+            f"{', '.join(before)}"
+        )
 
 
 def unit_of(label: str) -> tuple[str, str]:
-    """Name and unit of a column: `x [nm]`, `x (nm)`, `x_nm`, SMAP's `xnm` and the challenge's `xnano` are the same."""
+    """Name and unit of a column: `x [nm]`, `x (nm)`, `x_nm`, SMAP's `xnm` and the challenge's
+    `xnano` are the same."""
     label = re.sub(r"^(locprecz?|[xyz])(nm|nano)$", r"\1 [nm]", label.strip().lower())
     match = re.fullmatch(r"(.*?)\s*(?:\[(.*)\]|\((.*)\)|_(nm|um|px))?", label)
     assert match is not None  # matches any text on a line
@@ -105,7 +113,9 @@ def from_named(
             raise ValueError(f"{path} is in pixels: say how large one is (--pixel-size, in nm)")
         scales = NM_PER | {"px": pixel_size_nm or 1.0}
         if unit not in scales:
-            raise ValueError(f"{path} has lengths in {brief(unit)}; the units known are nm, um and px")
+            raise ValueError(
+                f"{path} has lengths in {brief(unit)}; the units known are nm, um and px"
+            )
         return scales[unit]
 
     def photons(unit: str) -> float:
@@ -125,7 +135,10 @@ def from_named(
                 used.add(label)
     missing = [name for name in ("frame", "x", "y") if name not in values]
     if missing:
-        raise ValueError(f"{path} is not a table of molecules: it has no column {' and no column '.join(missing)}")
+        raise ValueError(
+            f"{path} is not a table of molecules: it has no column "
+            f"{' and no column '.join(missing)}"
+        )
     if not np.isfinite(values["frame"]).all():
         raise ValueError(f"{path} has rows without a frame; remove them")
     values["frame"] = np.rint(values["frame"]) - first_frame
@@ -134,20 +147,27 @@ def from_named(
     return emitters_of(values, metadata, others)
 
 
-def _label_of(path: Path, units: Mapping[str, tuple[str, str]], choices: tuple[str, ...]) -> str | None:
+def _label_of(
+    path: Path, units: Mapping[str, tuple[str, str]], choices: tuple[str, ...]
+) -> str | None:
     """The label of the first choice that is there, rather in nm than in pixels."""
     for choice in choices:
         found = [label for label, (name, _) in units.items() if name == choice]
         metric = [label for label in found if units[label][1] != "px"] or found
         if len(metric) > 1:
-            raise ValueError(f"{path} has two columns {choice}: {', '.join(map(brief, metric[:2]))}; keep one of them")
+            raise ValueError(
+                f"{path} has two columns {choice}: {', '.join(map(brief, metric[:2]))}; keep one "
+                f"of them"
+            )
         if metric:
             return metric[0]
     return None
 
 
 def emitters_of(
-    values: Mapping[str, npt.NDArray[Any]], metadata: Mapping[str, object], others: Mapping[str, npt.NDArray[Any]]
+    values: Mapping[str, npt.NDArray[Any]],
+    metadata: Mapping[str, object],
+    others: Mapping[str, npt.NDArray[Any]],
 ) -> EmitterSet:
     """The inverse of `numbers_of`; needs frame, x and y."""
     if not (np.abs(values["frame"].astype(np.float64)) < 2**31).all():

@@ -1,4 +1,5 @@
-"""CSV files of ThunderSTORM, which are also written, and of the SMLM Challenge; both count frames from 1."""
+"""CSV files of ThunderSTORM, which are also written, and of the SMLM Challenge; both count
+frames from 1."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ DECIMALS = {"nm": 3, "photon": 2, "": 4}
 
 
 @contextmanager
-def _csv_table(path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, quote: str) -> Iterator[Append]:
+def _csv_table(
+    path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, quote: str
+) -> Iterator[Append]:
     """Open a CSV file and yield the function that appends a chunk to it.
 
     Args:
@@ -67,7 +70,9 @@ def _csv_table(path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, 
                 header = ",".join(f"{quote}{name.replace(',', ' ')}{quote}" for name in names)
                 file.write(f"{header}\n".encode())
                 schema = pa.schema([(name, pa.array(columns[name]).type) for name in names])
-                writer = pa_csv.CSVWriter(file, schema, write_options=pa_csv.WriteOptions(include_header=False))
+                writer = pa_csv.CSVWriter(
+                    file, schema, write_options=pa_csv.WriteOptions(include_header=False)
+                )
             require_same(list(columns), names)
             writer.write_table(pa.table(columns))
             n_rows += len(chunk)
@@ -79,12 +84,18 @@ def _csv_table(path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, 
             writer.close()
 
 
-def thunderstorm_table(path: Path, metadata: Mapping[str, object]) -> AbstractContextManager[Append]:
-    """Frames from 1, nm from the outer corner, photons; uncertainty_xy is the root mean square of x and y."""
+def thunderstorm_table(
+    path: Path, metadata: Mapping[str, object]
+) -> AbstractContextManager[Append]:
+    """Frames from 1, nm from the outer corner, photons; uncertainty_xy is the root mean square
+    of x and y."""
 
     def columns_of(chunk: EmitterSet, n_before: int) -> Columns:
         values = numbers_of(chunk)
-        columns = {"id": np.arange(n_before, n_before + len(chunk)) + 1, "frame": values["frame"] + 1}
+        columns = {
+            "id": np.arange(n_before, n_before + len(chunk)) + 1,
+            "frame": values["frame"] + 1,
+        }
         columns |= {f"{axis} [nm]": values[axis] for axis in "xyz"}
         if "psf_sigma_nm" in metadata:
             columns["sigma [nm]"] = np.full(len(chunk), float(str(metadata["psf_sigma_nm"])))
@@ -92,7 +103,9 @@ def thunderstorm_table(path: Path, metadata: Mapping[str, object]) -> AbstractCo
         if "background" in values:
             columns["offset [photon]"] = values["background"]
         if "sigma_x" in values:
-            columns["uncertainty_xy [nm]"] = np.sqrt((values["sigma_x"] ** 2 + values["sigma_y"] ** 2) / 2)
+            columns["uncertainty_xy [nm]"] = np.sqrt(
+                (values["sigma_x"] ** 2 + values["sigma_y"] ** 2) / 2
+            )
             columns |= {f"uncertainty_{axis} [nm]": values[f"sigma_{axis}"] for axis in "xyz"}
         if "photons_sigma" in values:
             columns["uncertainty_intensity [photon]"] = values["photons_sigma"]
@@ -101,8 +114,14 @@ def thunderstorm_table(path: Path, metadata: Mapping[str, object]) -> AbstractCo
         columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
         written = {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
         names = {unit_of(name)[0] for name in written}
-        theirs = {name: column for name, column in chunk.others.items() if unit_of(name)[0] not in names}
-        return written | theirs | {name: chunk.others[name] for name in STANDING if name in chunk.others}
+        theirs = {
+            name: column for name, column in chunk.others.items() if unit_of(name)[0] not in names
+        }
+        return (
+            written
+            | theirs
+            | {name: chunk.others[name] for name in STANDING if name in chunk.others}
+        )
 
     return _csv_table(path, columns_of, quote='"')
 
@@ -112,7 +131,10 @@ def challenge_table(path: Path, metadata: Mapping[str, object]) -> AbstractConte
 
     def columns_of(chunk: EmitterSet, n_before: int) -> Columns:
         values = numbers_of(chunk)
-        columns = {"Ground-truth": np.arange(n_before, n_before + len(chunk)) + 1, "frame": values["frame"] + 1}
+        columns = {
+            "Ground-truth": np.arange(n_before, n_before + len(chunk)) + 1,
+            "frame": values["frame"] + 1,
+        }
         columns |= {f"{axis}nano": rounded(values[axis], "nm") for axis in "xyz"}
         return columns | {"intensity": rounded(values["photons"], "photon")}
 
@@ -125,7 +147,8 @@ def rounded(column: npt.NDArray[Any], unit: str) -> npt.NDArray[Any]:
 
 
 def read_csv(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    """A text with a header, in any of the dialects of `_Layout`; Picasso's columns mean what they mean to Picasso."""
+    """A text with a header, in any of the dialects of `_Layout`; Picasso's columns mean what
+    they mean to Picasso."""
     layout = _layout(path)
     table = pa_csv.read_csv(
         path,
@@ -135,17 +158,27 @@ def read_csv(path: Path, pixel_size_nm: float | None) -> EmitterSet:
         parse_options=pa_csv.ParseOptions(delimiter=layout.delimiter),
         convert_options=pa_csv.ConvertOptions(
             decimal_point=layout.decimal,
-            column_types={label: pa.float64() for label in layout.labels if unit_of(label)[0] in KNOWN},
+            column_types={
+                label: pa.float64() for label in layout.labels if unit_of(label)[0] in KNOWN
+            },
         ),
     )
     # pyarrow gives a column without any value a type of its own
-    columns = {name: _values(table[name]) for name in layout.labels if name and table[name].type != pa.null()}
+    columns = {
+        name: _values(table[name])
+        for name in layout.labels
+        if name and table[name].type != pa.null()
+    }
     bare = {"x", "y"} <= columns.keys()
     if bare and "frame_ix" in columns:
-        raise ValueError(f"{path} is a CSV table of DECODE, which does not say all of its axes; export it as .h5")
+        raise ValueError(
+            f"{path} is a CSV table of DECODE, which does not say all of its axes; export it as .h5"
+        )
     if bare and {"lpx", "lpy", "sx", "sy"} & columns.keys():
         if pixel_size_nm is None:
-            raise ValueError(f"{path} is in Picasso's pixels: say how large one is (--pixel-size, in nm)")
+            raise ValueError(
+                f"{path} is in Picasso's pixels: say how large one is (--pixel-size, in nm)"
+            )
         return emitters_of_locs(path, columns, {"pixel_size_nm": pixel_size_nm})
     return from_named(path, columns, first_frame=1, pixel_size_nm=pixel_size_nm)
 
@@ -173,7 +206,9 @@ def _layout(path: Path) -> _Layout:
         raise ValueError(f"{path} is a spreadsheet, not a text; export it as CSV")
     encoding = _encoding(head)
     lines = head.decode(encoding, errors="ignore").removeprefix("\ufeff").splitlines()
-    n_before = next((i + 1 for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
+    n_before = next(
+        (i + 1 for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0
+    )
     if not n_before:
         raise ValueError(f"{path} is empty")
     header = lines[n_before - 1]
@@ -185,7 +220,11 @@ def _layout(path: Path) -> _Layout:
     cells = list(csv.reader(rows, delimiter=delimiter))
     if cells and len(cells[0]) == len(labels) + 1 and not cells[0][-1].strip():
         labels.append("")
-    commas = any(re.fullmatch(r"\s*-?\d+,\d+(e[-+]?\d+)?\s*", cell, re.IGNORECASE) for row in cells for cell in row)
+    commas = any(
+        re.fullmatch(r"\s*-?\d+,\d+(e[-+]?\d+)?\s*", cell, re.IGNORECASE)
+        for row in cells
+        for cell in row
+    )
     return _Layout(encoding, n_before, _told_apart(path, labels), delimiter, "," if commas else ".")
 
 
@@ -200,7 +239,8 @@ def _encoding(head: bytes) -> str:
 
 
 def _told_apart(path: Path, labels: list[str]) -> list[str]:
-    """The labels; a column that means something here may stand there once, of others the second gets a number."""
+    """The labels; a column that means something here may stand there once, of others the second
+    gets a number."""
     distinct: list[str] = []
     seen: Counter[str] = Counter()
     for label in labels:

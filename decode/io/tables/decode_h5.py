@@ -20,7 +20,9 @@ def read_decode(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Emi
     data, attributes = file["data"], file["meta"].attrs
     rows_columns = attributes.get("px_size", pixel_size_nm)
     if rows_columns is None or isinstance(rows_columns, h5py.Empty):
-        raise ValueError(f"{path} does not say how large a pixel is: state it (--pixel-size, in nm)")
+        raise ValueError(
+            f"{path} does not say how large a pixel is: state it (--pixel-size, in nm)"
+        )
     size = np.broadcast_to(np.asarray(rows_columns, np.float64), 2)
     if not (np.isfinite(size) & (size > 0)).all():
         raise ValueError(f"{path}: px_size is {brief(rows_columns)}, must be positive")
@@ -28,12 +30,23 @@ def read_decode(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Emi
     if unit not in ("px", "nm"):
         raise ValueError(f"{path} has lengths in {brief(unit)}; DECODE writes px or nm")
     scale = np.append(size, 1.0) if unit == "px" else np.ones(3)
-    columns = {name: array_of(data, name) for name, column in data.items() if column.shape is not None}
+    columns = {
+        name: array_of(data, name) for name, column in data.items() if column.shape is not None
+    }
     y, x, z = ((columns.pop("xyz") * scale) + np.append(size / 2, 0.0)).T
     values: Columns = {"x": x, "y": y, "z": z, "frame": columns.pop("frame_ix")}
     if "xyz_sig" in columns:
-        values |= dict(zip(("sigma_y", "sigma_x", "sigma_z"), (columns.pop("xyz_sig") * scale).T, strict=True))
-    same = {"photons": "phot", "photons_sigma": "phot_sig", "background": "bg", "probability": "prob"}
+        values |= dict(
+            zip(("sigma_y", "sigma_x", "sigma_z"), (columns.pop("xyz_sig") * scale).T, strict=True)
+        )
+    same = {
+        "photons": "phot",
+        "photons_sigma": "phot_sig",
+        "background": "bg",
+        "probability": "prob",
+    }
     values |= {name: columns.pop(theirs) for name, theirs in same.items() if theirs in columns}
     others = {name: column for name, column in columns.items() if column.shape == x.shape}
-    return emitters_of(values, {"pixel_size_nm": float(size[0])} if size[0] == size[1] else {}, others)
+    return emitters_of(
+        values, {"pixel_size_nm": float(size[0])} if size[0] == size[1] else {}, others
+    )

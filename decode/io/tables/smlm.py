@@ -29,15 +29,21 @@ def read_smlm(path: Path, pixel_size_nm: float | None) -> EmitterSet:
         layout = manifest["formats"][entry["format"]]
         fields = [
             (name, np.dtype(kind).newbyteorder("<"), tuple(np.atleast_1d(shape).astype(int)))
-            for name, kind, shape in zip(layout["headers"], layout["dtype"], layout["shape"], strict=True)
+            for name, kind, shape in zip(
+                layout["headers"], layout["dtype"], layout["shape"], strict=True
+            )
         ]
-        records = np.frombuffer(_content(archive, entry["name"]), np.dtype(fields), int(entry["rows"]))
+        records = np.frombuffer(
+            _content(archive, entry["name"]), np.dtype(fields), int(entry["rows"])
+        )
     labelled = {}
     for name, unit in zip(layout["headers"], layout["units"], strict=True):
         # a column may hold a whole patch in each row; such a one is none of ours
         if records[name].size == len(records):
             offset = float(entry["offset"].get(name, 0))
-            labelled[f"{name} [{unit}]" if unit else name] = records[name].reshape(len(records)) + offset
+            labelled[f"{name} [{unit}]" if unit else name] = (
+                records[name].reshape(len(records)) + offset
+            )
     return from_named(path, labelled, first_frame=0, pixel_size_nm=pixel_size_nm)
 
 

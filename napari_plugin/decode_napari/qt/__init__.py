@@ -4,7 +4,8 @@ from __future__ import annotations
 
 
 def __getattr__(name: str) -> object:
-    # napari asks for the widget in the thread of the window, and what it needs takes seconds to import
+    # napari asks for the widget in the thread of the window, and what it needs takes seconds to
+    # import
     if name == "DecodeDock":
         from decode_napari.qt.waiting import import_in_a_thread
 

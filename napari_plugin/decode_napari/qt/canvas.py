@@ -15,11 +15,14 @@ def own(viewer: Any) -> Any:
 def make_current(viewer: Any) -> None:
     """Make the context of a viewer's canvas the current one; a viewer without a canvas has none.
 
-    napari deletes the programs and textures of a layer as soon as it is removed, in whichever context is current: often
-    that of Qt, which composes the window.  Contexts share their objects, but Mesa's software renderer ends the process
-    at the next drawing (a null pointer in swrast_dri.so below glDrawArrays).
+    napari deletes the programs and textures of a layer as soon as it is removed, in whichever
+    context is current: often that of Qt, which composes the window.  Contexts share their objects,
+    but Mesa's software renderer ends the process at the next drawing (a null pointer in
+    swrast_dri.so below glDrawArrays).
     """
-    canvas = getattr(getattr(getattr(own(viewer), "window", None), "_qt_viewer", None), "canvas", None)
+    canvas = getattr(
+        getattr(getattr(own(viewer), "window", None), "_qt_viewer", None), "canvas", None
+    )
     scene = getattr(canvas, "_scene_canvas", None)
     if scene is not None:
         scene.set_current()

@@ -1,4 +1,5 @@
-"""The molecules of all frames in 3D, in a window of their own: points, or a volume that turns to points close by."""
+"""The molecules of all frames in 3D, in a window of their own: points, or a volume that turns to
+points close by."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ class CloudView:
         self._volume: Volume | None = None
         """None where there are few molecules: all are points"""
         self._moved, self._filtered = QTimer(window), QTimer(window)
-        for timer, wait_ms, follow in ((self._moved, 150, self._show_in_view), (self._filtered, 50, self._show)):
+        for timer, wait_ms, follow in (
+            (self._moved, 150, self._show_in_view),
+            (self._filtered, 50, self._show),
+        ):
             timer.setSingleShot(True)
             timer.setInterval(wait_ms)
             timer.timeout.connect(follow)
@@ -111,7 +115,8 @@ class CloudView:
         self._show_in_view()
 
     def _show_in_view(self) -> None:
-        """Of a volume, points of what lies within the canvas, as it is turned, if those are few enough."""
+        """Of a volume, points of what lies within the canvas, as it is turned, if those are few
+        enough."""
         source = self._source
         if not self.is_open or source is None or self._volume is None:
             return
@@ -121,7 +126,9 @@ class CloudView:
         zyx = source.emitters.xyz.numpy()[:, ::-1]
         within = source.mask.copy()
         for direction, half in zip((up, across), half_canvas_um(self.viewer), strict=True):
-            along = zyx @ direction.astype(zyx.dtype) * UM_PER_NM - direction @ np.asarray(camera.center)
+            along = zyx @ direction.astype(zyx.dtype) * UM_PER_NM - direction @ np.asarray(
+                camera.center
+            )
             within &= np.abs(along) < half
         rows = np.flatnonzero(within)
         if len(rows) <= MOST_IN_VIEW:
@@ -131,7 +138,9 @@ class CloudView:
 
     def _put_points(self, rows: npt.NDArray[np.int64]) -> None:
         assert self._source is not None
-        data, options, _ = cloud_layer(self._source.emitters[torch.from_numpy(rows)], name=POINTS, **LOOK)
+        data, options, _ = cloud_layer(
+            self._source.emitters[torch.from_numpy(rows)], name=POINTS, **LOOK
+        )
         if POINTS in self.viewer.layers:
             layer: Points = self.viewer.layers[POINTS]
             layer.selected_data = set()

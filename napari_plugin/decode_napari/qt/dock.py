@@ -1,4 +1,5 @@
-"""The dock widget: the steps as a list that lights up, the panel of the one chosen, and how far the work is."""
+"""The dock widget: the steps as a list that lights up, the panel of the one chosen, and how far
+the work is."""
 
 from __future__ import annotations
 
@@ -110,7 +111,9 @@ class DecodeDock(QWidget):
         column.setContentsMargins(4, 4, 4, 4)
         self.list = QListWidget()
         self.list.setAccessibleName("steps")
-        self.list.setToolTip("The steps of the job: grey needs something first, blue is ready, green is done")
+        self.list.setToolTip(
+            "The steps of the job: grey needs something first, blue is ready, green is done"
+        )
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.setTextElideMode(Qt.TextElideMode.ElideRight)
         for step in self.steps:
@@ -134,7 +137,9 @@ class DecodeDock(QWidget):
 
         self.progress = QProgressBar()
         self.progress.setAccessibleName("progress")
-        self.progress.setToolTip("How far the work is; below it what is being done, and the time that is left")
+        self.progress.setToolTip(
+            "How far the work is; below it what is being done, and the time that is left"
+        )
         self.progress.setTextVisible(True)
         self.cancel_button = button("Cancel", "End the work; what was found stays", self.cancel)
         line = QHBoxLayout()
@@ -146,8 +151,12 @@ class DecodeDock(QWidget):
         self.message.setAccessibleName("what is being done")
         column.addWidget(self.message)
         copies = QHBoxLayout()
-        self.command_button = button("Copy as CLI command", "What was done here, for a terminal", self._copy_command)
-        self.python_button = button("Copy as Python", "What was done here, for a script", self._copy_python)
+        self.command_button = button(
+            "Copy as CLI command", "What was done here, for a terminal", self._copy_command
+        )
+        self.python_button = button(
+            "Copy as Python", "What was done here, for a script", self._copy_python
+        )
         copies.addWidget(self.command_button)
         copies.addWidget(self.python_button)
         column.addLayout(copies)
@@ -166,7 +175,9 @@ class DecodeDock(QWidget):
         self._idle("")
         found = kept(recovery_folder())
         if found:
-            self.say(f"Kept from a window that was closed: {found[0]}; open it in the step Inspect.")
+            self.say(
+                f"Kept from a window that was closed: {found[0]}; open it in the step Inspect."
+            )
         for panel in self.panels.values():
             panel.begin()
         if self.session.found is not None:
@@ -175,7 +186,8 @@ class DecodeDock(QWidget):
         self.installEventFilter(self)
 
     def follow(self, signal: Any, slot: Callable[..., None]) -> None:
-        """Connect to a signal of the viewer or the session, until this dock is closed: they outlive it."""
+        """Connect to a signal of the viewer or the session, until this dock is closed: they
+        outlive it."""
         signal.connect(slot)
         self._following.append((signal, slot))
 
@@ -205,7 +217,9 @@ class DecodeDock(QWidget):
         self.cancel_button.setEnabled(True)
         self.message.setText(title)
         self._uses_movie = uses_movie
-        self.runner.start(title, verb, reported=reported, returned=returned, ended=ended, failed=failed)
+        self.runner.start(
+            title, verb, reported=reported, returned=returned, ended=ended, failed=failed
+        )
         if not self.runner.busy:
             self._idle("")
         self.refresh_steps()
@@ -252,7 +266,8 @@ class DecodeDock(QWidget):
         self.keeper.discard()
 
     def start_afresh(self) -> None:
-        """Another movie begins: what was found in the one before goes from the window, with all that was made of it.
+        """Another movie begins: what was found in the one before goes from the window, with all
+        that was made of it.
 
         Raises:
             OSError: if it is not saved and cannot be kept; then it stays.
@@ -334,7 +349,9 @@ class DecodeDock(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         # napari closes a panel by taking the widget out of its dock
-        taken_out = watched is self and event.type() == QEvent.Type.ParentChange and self.parent() is None
+        taken_out = (
+            watched is self and event.type() == QEvent.Type.ParentChange and self.parent() is None
+        )
         if taken_out:
             self._leave(viewer_stays=True)
         elif event.type() == QEvent.Type.Close:
@@ -358,7 +375,8 @@ class DecodeDock(QWidget):
         self.refresh_steps()
 
     def _set_aside(self, before: Found) -> None:
-        """Unsaved molecules gave way to others: they stay as a layer too, which waits to be seen."""
+        """Unsaved molecules gave way to others: they stay as a layer too, which waits to be
+        seen."""
         if self.session.found is None:  # another movie begins
             return
         data, options, kind = table_layer(before.filter.emitters, UNSAVED)
@@ -388,7 +406,9 @@ class DecodeDock(QWidget):
             if not report.fraction or self._since is None:
                 self._since, self._from = now, report.fraction
             elif report.fraction > self._from:
-                seconds = (now - self._since) / (report.fraction - self._from) * (1 - report.fraction)
+                seconds = (
+                    (now - self._since) / (report.fraction - self._from) * (1 - report.fraction)
+                )
                 left = f"; {remaining(seconds)}" if report.fraction < 1 else ""
         self.message.setText(f"{report.message}{left}")
 

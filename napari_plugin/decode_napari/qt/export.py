@@ -20,7 +20,9 @@ __all__ = ["ExportPanel"]
 NAME = "super-resolved"
 STALE = f"{NAME}, out of date"
 LIGHT: dict[str, Any] = {
-    "colormap": Colormap([colour for _, colour in HOT], controls=[at for at, _ in HOT], name="decode hot"),
+    "colormap": Colormap(
+        [colour for _, colour in HOT], controls=[at for at, _ in HOT], name="decode hot"
+    ),
     "gamma": GAMMA,
 }
 """as saved pictures have it"""
@@ -33,12 +35,20 @@ class ExportPanel(Panel):
         self.step = step
         self._layer: Any = None
         """the picture in the viewer"""
-        self.pixel = self.row("pixel", number(1, 1000, 10, unit="nm"), "Side of a pixel of the picture, nm")
-        self.by_depth = self.row(
-            "depth", QCheckBox("in colours, blue low and red high"), "Colour molecules by z instead of by density"
+        self.pixel = self.row(
+            "pixel", number(1, 1000, 10, unit="nm"), "Side of a pixel of the picture, nm"
         )
-        self.render_button = button("Render", "Each molecule a Gaussian as wide as its uncertainty", self.run)
-        self.table_button = button("Save table…", "The molecules that pass: .csv or .hdf5", self._ask_table)
+        self.by_depth = self.row(
+            "depth",
+            QCheckBox("in colours, blue low and red high"),
+            "Colour molecules by z instead of by density",
+        )
+        self.render_button = button(
+            "Render", "Each molecule a Gaussian as wide as its uncertainty", self.run
+        )
+        self.table_button = button(
+            "Save table…", "The molecules that pass: .csv or .hdf5", self._ask_table
+        )
         self.picture_button = button("Save picture…", "A PNG with a scale bar", self._ask_picture)
         for each in (self.render_button, self.table_button, self.picture_button):
             self.column.addWidget(each)
@@ -93,7 +103,11 @@ class ExportPanel(Panel):
         if rendered.image.ndim == 2:
             options = LIGHT | {"contrast_limits": (0.0, full_brightness(rendered.image))}
         data, settings, _ = image_layer(
-            pyramid(rendered.image), pixel_size_nm=rendered.pixel_nm, name=NAME, origin_nm=rendered.origin_nm, **options
+            pyramid(rendered.image),
+            pixel_size_nm=rendered.pixel_nm,
+            name=NAME,
+            origin_nm=rendered.origin_nm,
+            **options,
         )
         self._layer = viewer.add_image(data, **settings)
         self.dock.panel(InspectStep).all_frames.setChecked(False)  # they would cover it
@@ -107,7 +121,9 @@ class ExportPanel(Panel):
         show_info(f"saved {path}")
 
     def _ask_table(self) -> None:
-        path = self.ask_save("Save table", f"{self._stem()}.csv", "ThunderSTORM (*.csv);;Picasso (*.hdf5)")
+        path = self.ask_save(
+            "Save table", f"{self._stem()}.csv", "ThunderSTORM (*.csv);;Picasso (*.hdf5)"
+        )
         if path is not None:
             self.save_table(path)
 

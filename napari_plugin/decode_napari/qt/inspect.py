@@ -35,7 +35,8 @@ __all__ = ["InspectPanel"]
 
 COLOUR = "inspect/colour by"
 CROWDED = (
-    f"More than {MOST_IN_VIEW:,} molecules are in view: they are the density, which has no colours. Zoom in for points."
+    f"More than {MOST_IN_VIEW:,} molecules are in view: they are the density, which has no "
+    "colours. Zoom in for points."
 )
 
 
@@ -51,7 +52,9 @@ class InspectPanel(Panel):
         files = QHBoxLayout()
         self.open_button = button("Open table…", "Open molecules that were saved before", self._ask)
         self.kept_button = button(
-            "Open kept table…", "Open molecules that nobody had saved: they are kept in a folder", self._ask_kept
+            "Open kept table…",
+            "Open molecules that nobody had saved: they are kept in a folder",
+            self._ask_kept,
         )
         files.addWidget(self.open_button)
         files.addWidget(self.kept_button)
@@ -71,7 +74,9 @@ class InspectPanel(Panel):
                 words(quantity), slider, f"Keep molecules whose {meaning} lies between the ends"
             )
         self.colour_by = self.row(
-            "colour by", choice([words(q) for q in QUANTITIES]), "What the colours of the points say"
+            "colour by",
+            choice([words(q) for q in QUANTITIES]),
+            "What the colours of the points say",
         )
         self.colour_by.textActivated.connect(self._choose_colour)
         self.colour_by.currentTextChanged.connect(self._coloured)
@@ -80,18 +85,25 @@ class InspectPanel(Panel):
         self.column.addWidget(self.crowded)
         crowded = dock.view.crowded
         crowded.connect(lambda is_so: self.crowded.setVisible(is_so))
-        self.crowded.destroyed.connect(lambda: crowded.disconnect())  # a viewer may outlive its panels
+        self.crowded.destroyed.connect(
+            lambda: crowded.disconnect()
+        )  # a viewer may outlive its panels
         self.with_ellipses = QCheckBox("uncertainty ellipses")
-        self.with_ellipses.setToolTip("One standard deviation, of the molecules of this frame; zoom in to see them")
+        self.with_ellipses.setToolTip(
+            "One standard deviation, of the molecules of this frame; zoom in to see them"
+        )
         self.with_ellipses.toggled.connect(self._ellipses)
         self.explained = QCheckBox("re-rendered and left over")
         self.explained.setToolTip(
-            "What the molecules that pass make of this frame, photons, and what they leave, in standard deviations of "
+            "What the molecules that pass make of this frame, photons, and what they leave, in "
+            "standard deviations of "
             "the noise"
         )
         self.explained.toggled.connect(self._explain_toggled)
         self.all_frames = QCheckBox("points of all frames")
-        self.all_frames.setToolTip("Shown where few enough are in view: zoom in; from afar they are the density")
+        self.all_frames.setToolTip(
+            "Shown where few enough are in view: zoom in; from afar they are the density"
+        )
         self.all_frames.toggled.connect(self._all_frames)
         self._all_frames_chosen = False
         self.all_frames.clicked.connect(self._choose_all_frames)
@@ -102,7 +114,9 @@ class InspectPanel(Panel):
         self.column.addLayout(checks)
         tools = QHBoxLayout()
         tools.addWidget(button("Show all", "Lift all restrictions", self._reset))
-        self.cloud_button = button("View in 3D", "Molecules of all frames in a window of their own", self._cloud)
+        self.cloud_button = button(
+            "View in 3D", "Molecules of all frames in a window of their own", self._cloud
+        )
         tools.addWidget(self.cloud_button)
         self.column.addLayout(tools)
 
@@ -110,18 +124,23 @@ class InspectPanel(Panel):
         self.table = QTableView()
         self.table.setModel(self.rows)
         self.table.setAccessibleName("molecules")
-        self.table.setToolTip("The molecules that pass; a row selects its molecule in the viewer, and goes there")
+        self.table.setToolTip(
+            "The molecules that pass; a row selects its molecule in the viewer, and goes there"
+        )
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         for header in (self.table.horizontalHeader(), self.table.verticalHeader()):
             header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.table.verticalHeader().setDefaultSectionSize(20)
         self.table.setMinimumHeight(150)
-        self.table.selectionModel().currentRowChanged.connect(lambda now, _: self._row_chosen(now.row()))
+        self.table.selectionModel().currentRowChanged.connect(
+            lambda now, _: self._row_chosen(now.row())
+        )
         self.column.addWidget(self.table, 1)
         dock.view.picked.connect(self._picked)
 
-        # sliders move faster than a window draws: the latest state is drawn, those between are skipped
+        # sliders move faster than a window draws: the latest state is drawn, those between are
+        # skipped
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(0)
@@ -133,7 +152,8 @@ class InspectPanel(Panel):
         self._rested.timeout.connect(self._settle)
         self._colour = dock.memory.text(COLOUR) or self.colour_by.currentText()
         """that the user has chosen; a table may lack it"""
-        # layers are changed only once the one that is being inserted is there, and nothing else is being done
+        # layers are changed only once the one that is being inserted is there, and nothing else is
+        # being done
         self._opened: list[Any] = []
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -145,7 +165,9 @@ class InspectPanel(Panel):
     def begin(self) -> None:
         viewer = self.dock.viewer
         self.dock.follow(viewer.dims.events.current_step, lambda _: self._frame_changed())
-        self.dock.follow(viewer.layers.events.inserted, lambda event: self._layer_opened(event.value))
+        self.dock.follow(
+            viewer.layers.events.inserted, lambda event: self._layer_opened(event.value)
+        )
         for layer in viewer.layers:
             self._layer_opened(layer)
 
@@ -189,7 +211,8 @@ class InspectPanel(Panel):
             self._soon.start()
 
     def _adopt(self) -> None:
-        """A table that napari opened, as by a drag, becomes the molecules at hand; the first of several."""
+        """A table that napari opened, as by a drag, becomes the molecules at hand; the first of
+        several."""
         if not self._opened or self.dock.runner.busy:
             return
         layer = self._opened[0]
@@ -281,7 +304,9 @@ class InspectPanel(Panel):
         self.dock.memory.set_text(COLOUR, chosen)
 
     def _coloured(self, chosen: str) -> None:
-        self.dock.view.recolour(next(quantity for quantity in QUANTITIES if words(quantity) == chosen))
+        self.dock.view.recolour(
+            next(quantity for quantity in QUANTITIES if words(quantity) == chosen)
+        )
 
     def _ellipses(self, on: bool) -> None:
         self.dock.view.with_ellipses = on
@@ -329,7 +354,10 @@ class InspectPanel(Panel):
         index = self.rows.index(row, 0)
         selection = self.table.selectionModel()
         selection.blockSignals(True)
-        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+        flags = (
+            QItemSelectionModel.SelectionFlag.ClearAndSelect
+            | QItemSelectionModel.SelectionFlag.Rows
+        )
         selection.setCurrentIndex(index, flags)
         selection.blockSignals(False)
         self.table.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
@@ -341,7 +369,9 @@ class InspectPanel(Panel):
             self.open(path)
 
     def _ask_kept(self) -> None:
-        name, _ = QFileDialog.getOpenFileName(self, "Open kept table", str(self.dock.keeper.folder), TABLES)
+        name, _ = QFileDialog.getOpenFileName(
+            self, "Open kept table", str(self.dock.keeper.folder), TABLES
+        )
         if name:
             self.open(Path(name))
 

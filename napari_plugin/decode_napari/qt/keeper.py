@@ -1,4 +1,5 @@
-"""Keeps the molecules that nobody has saved in the folder of recovered ones, while they are found and when they go."""
+"""Keeps the molecules that nobody has saved in the folder of recovered ones, while they are
+found and when they go."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ LARGEST_SHARE = 0.05
 
 @final
 class Keeper(QObject):
-    """One file a run, written anew as the table grows; it goes once the user has saved the molecules."""
+    """One file a run, written anew as the table grows; it goes once the user has saved the
+    molecules."""
 
     set_aside = Signal(object)
     """molecules that were not saved, once the session holds others or none"""
@@ -69,10 +71,13 @@ class Keeper(QObject):
             if self.session.is_saved:
                 self.discard()
 
-        self._writer.start("keeping what was found", verb, returned=written, failed=failed, ended=ended)
+        self._writer.start(
+            "keeping what was found", verb, returned=written, failed=failed, ended=ended
+        )
 
     def keep_now(self) -> None:
-        """Write the session's molecules, if nobody has saved them and the file does not hold them yet.
+        """Write the session's molecules, if nobody has saved them and the file does not hold them
+        yet.
 
         Raises:
             OSError: if that fails.
@@ -103,7 +108,11 @@ class Keeper(QObject):
         QTimer.singleShot(0, lambda: self.set_aside.emit(found))
 
     def _is_due(self, found: Found) -> bool:
-        return not self.session.is_saved and self._written is not found and len(found.filter.emitters) > 0
+        return (
+            not self.session.is_saved
+            and self._written is not found
+            and len(found.filter.emitters) > 0
+        )
 
     def _place(self, found: Found) -> Path:
         if self._path is None or self._run is not found.run:

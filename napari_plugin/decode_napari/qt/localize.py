@@ -32,7 +32,9 @@ class LocalizePanel(Panel):
         self._count = ""
         """what is said of it, as long as movie, frame and settings are the same"""
         self.threshold = self.row(
-            "threshold", number(0, 1, 0.5, digits=2), "Smallest probability of a molecule to be listed, 0 to 1"
+            "threshold",
+            number(0, 1, 0.5, digits=2),
+            "Smallest probability of a molecule to be listed, 0 to 1",
         )
         self.threshold.setSingleStep(0.05)
         self.psf_sigma = self.row(
@@ -41,19 +43,31 @@ class LocalizePanel(Panel):
             "Width of the PSF (standard deviation), nm, for a model that is told it",
         )
         self.polish = self.row(
-            "polish", QCheckBox(), "Refine molecules by the likelihood of the frames; slower, with a goodness of fit"
+            "polish",
+            QCheckBox(),
+            "Refine molecules by the likelihood of the frames; slower, with a goodness of fit",
         )
-        self.first = self.row("first frame", number(0, 1e9, 0, digits=0), "Counted from 0", option="frames")
+        self.first = self.row(
+            "first frame", number(0, 1e9, 0, digits=0), "Counted from 0", option="frames"
+        )
         self.stop_before = self.row(
-            "stop before", number(0, 1e9, 0, digits=0, none="the end"), "The frame behind the last one to localize"
+            "stop before",
+            number(0, 1e9, 0, digits=0, none="the end"),
+            "The frame behind the last one to localize",
         )
-        self.roi = self.row("ROI", RegionField(dock.viewer), "Rows and columns to localize in, counted from 0")
+        self.roi = self.row(
+            "ROI", RegionField(dock.viewer), "Rows and columns to localize in, counted from 0"
+        )
         self.roi.text.setAccessibleName("ROI")
         self.auto = self.row(
-            "preview", QCheckBox("of the current frame, as settings change"), "Localize the frame that is shown"
+            "preview",
+            QCheckBox("of the current frame, as settings change"),
+            "Localize the frame that is shown",
         )
         buttons = QHBoxLayout()
-        self.preview_button = button("Preview frame", "Localize only the frame that is shown", self.preview)
+        self.preview_button = button(
+            "Preview frame", "Localize only the frame that is shown", self.preview
+        )
         self.run_button = button("Localize all", "Localize the whole movie", self.run)
         buttons.addWidget(self.preview_button)
         buttons.addWidget(self.run_button)
@@ -103,7 +117,8 @@ class LocalizePanel(Panel):
             self.state.setText(self.step.done() or "Ready.")
 
     def run(self) -> None:
-        """Localize all frames; molecules appear while it runs, and those of the run before are kept."""
+        """Localize all frames; molecules appear while it runs, and those of the run before are
+        kept."""
         try:
             self.dock.keeper.keep_now()
         except OSError as error:
@@ -161,7 +176,8 @@ class LocalizePanel(Panel):
 
     def _reported(self, report: Report) -> None:
         self.step.absorb(report)
-        # a table that grows is drawn no more than a few times a second, and less often the longer that takes
+        # a table that grows is drawn no more than a few times a second, and less often the longer
+        # that takes
         now = time.monotonic()
         if report.molecules is not None and now > self._shown:
             self.step.show()

@@ -16,7 +16,9 @@ class Memory:
     """Binds widgets to names: their values are restored now and stored whenever they change."""
 
     def __init__(self) -> None:
-        self._store = QSettings(QSettings.Format.IniFormat, QSettings.Scope.UserScope, "decode-smlm", "napari")
+        self._store = QSettings(
+            QSettings.Format.IniFormat, QSettings.Scope.UserScope, "decode-smlm", "napari"
+        )
 
     def bind(self, name: str, widget: QWidget) -> None:
         value = self._store.value(name)

@@ -32,7 +32,9 @@ class ModelPanel(Panel):
         self._before: ChosenModel | None = None
         """the model that gave way to one that is being loaded"""
         self._curves: dict[str, tuple[list[float], list[float]]] = {}
-        self.model = self.row("model", choice([*_shipped(), FROM_FILE]), "The network that localizes")
+        self.model = self.row(
+            "model", choice([*_shipped(), FROM_FILE]), "The network that localizes"
+        )
         self.model.activated.connect(lambda _: self._chosen())
         self.about = note()
         self.column.addWidget(self.about)
@@ -42,17 +44,23 @@ class ModelPanel(Panel):
         self.form = type(self.form)()  # the rows that follow stand in the box
         inner.addLayout(self.form)
         self.recipe = self.row(
-            "recipe", choice([FROM_MOVIE, "choose a recipe…"]), "What is simulated: estimated, or a YAML file"
+            "recipe",
+            choice([FROM_MOVIE, "choose a recipe…"]),
+            "What is simulated: estimated, or a YAML file",
         )
         self.recipe.activated.connect(lambda _: self._recipe_chosen())
         self.start_from = self.row(
             "start from",
             choice([FROM_NEAREST, *_shipped(), FROM_NOTHING]),
-            "Weights to start from: fine-tuning is quicker; the nearest model is the one that knows this PSF",
+            "Weights to start from: fine-tuning is quicker; the nearest model is the one that "
+            "knows this PSF",
         )
         self.minutes = self.row("minutes", number(0.1, 100_000, 30), "Of training")
         self.out = self.row(
-            "write to", QLineEdit(), "Model file, .safetensors; it is written at every validation", option="out"
+            "write to",
+            QLineEdit(),
+            "Model file, .safetensors; it is written at every validation",
+            option="out",
         )
         self.changes = self.row(
             "changes",
@@ -62,12 +70,16 @@ class ModelPanel(Panel):
         )
         browse = button("Choose…", "Where to write the model", self._ask_out)
         self.resume = QCheckBox("go on from its last checkpoint")
-        self.resume.setToolTip("Of the model file above, with the same recipe: what was trained is not lost")
+        self.resume.setToolTip(
+            "Of the model file above, with the same recipe: what was trained is not lost"
+        )
         inner.addWidget(self.resume)
         buttons = QHBoxLayout()
         self.train_button = button("Train", "Simulate and train", self.train)
         self.pause_button = button("Pause", "Halt the training, or let it go on", self._pause)
-        self.stop_button = button("Stop early", "End now; the weights of the last validation are kept", self._stop)
+        self.stop_button = button(
+            "Stop early", "End now; the weights of the last validation are kept", self._stop
+        )
         for each in (browse, self.train_button, self.pause_button, self.stop_button):
             buttons.addWidget(each)
         inner.addLayout(buttons)
@@ -104,7 +116,11 @@ class ModelPanel(Panel):
             card = card_of(model)
             told = f" It must be told {', '.join(card.context)}." if card.context else ""
             trained = f"{card.training[:1].upper()}{card.training[1:]}."
-            lines = [f"{card.description[:1].upper()}{card.description[1:]}.{told}", trained, *card.figures[:4]]
+            lines = [
+                f"{card.description[:1].upper()}{card.description[1:]}.{told}",
+                trained,
+                *card.figures[:4],
+            ]
             self.about.setText("\n".join(lines))
         else:
             why = self.step.session.why_not("model")
@@ -123,7 +139,10 @@ class ModelPanel(Panel):
             self.blame(error)
 
         self.dock.loader.start(
-            f"loading {name}", lambda: self.step.load(name), returned=loaded or self._loaded, failed=refused
+            f"loading {name}",
+            lambda: self.step.load(name),
+            returned=loaded or self._loaded,
+            failed=refused,
         )
 
     def train(self) -> None:
@@ -161,7 +180,11 @@ class ModelPanel(Panel):
             x, y = self._curves.setdefault(name, ([], []))
             x.append(minutes)
             y.append(value)
-        for plot, name in ((self.loss, "loss"), (self.jaccard, "jaccard"), (self.error, "rmse_lateral_nm")):
+        for plot, name in (
+            (self.loss, "loss"),
+            (self.jaccard, "jaccard"),
+            (self.error, "rmse_lateral_nm"),
+        ):
             if name in report.figures:
                 plot.set_lines({name: self._curves[name]})
 
@@ -170,15 +193,24 @@ class ModelPanel(Panel):
         if out is not None and out.is_file():
             self._add(str(out))
             if self.step.session.model is None or self.step.session.model.name != str(out):
-                self.load(str(out), self._trained)  # stopped early: the weights of the last validation
+                self.load(
+                    str(out), self._trained
+                )  # stopped early: the weights of the last validation
         self.refresh()
 
     def _trained(self, model: ChosenModel) -> None:
         """A model that was trained here localizes from now on, and that is said."""
         before = self.step.session.model or self._before
         self._loaded(model)
-        instead = "" if before is None or before.name == model.name else f" in place of {Path(before.name).name}"
-        show_info(f"{Path(model.name).name}, {card_of(model).training}, is the model that localizes now{instead}")
+        instead = (
+            ""
+            if before is None or before.name == model.name
+            else f" in place of {Path(before.name).name}"
+        )
+        show_info(
+            f"{Path(model.name).name}, {card_of(model).training}, is the model that localizes "
+            f"now{instead}"
+        )
 
     def _loaded(self, model: ChosenModel) -> None:
         self.step.accept(model)

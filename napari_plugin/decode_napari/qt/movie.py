@@ -43,21 +43,28 @@ class MoviePanel(Panel):
         self._camera: str | None = None
 
         files = QHBoxLayout()
-        self.open_button = button("Open movie…", "Open a TIFF movie; frames are read as they are looked at", self._ask)
+        self.open_button = button(
+            "Open movie…", "Open a TIFF movie; frames are read as they are looked at", self._ask
+        )
         self.close_button = button(
-            "Close movie", "Close the movie, and begin afresh: molecules that are not saved are kept", self.close_movie
+            "Close movie",
+            "Close the movie, and begin afresh: molecules that are not saved are kept",
+            self.close_movie,
         )
         files.addWidget(self.open_button)
         files.addWidget(self.close_button)
         self.column.insertLayout(1, files)
         self.movies = self.row(
-            "movie", choice([]), "The movie to work on, of those that were opened here; the one before is closed"
+            "movie",
+            choice([]),
+            "The movie to work on, of those that were opened here; the one before is closed",
         )
         self.movies.activated.connect(lambda _: self._movie_chosen())
         self.camera = self.row(
             "camera",
             choice([ESTIMATE, *camera_presets(), FROM_FILE]),
-            "Turns counts into photons: a preset (typical values, to be checked), a camera file, or an estimate",
+            "Turns counts into photons: a preset (typical values, to be checked), a camera file, "
+            "or an estimate",
         )
         self.camera.activated.connect(lambda _: self._camera_chosen())
         self.pixel_size = self.row(
@@ -66,7 +73,9 @@ class MoviePanel(Panel):
             "Side of a pixel in the sample, nm",
         )
         self.em_gain = self.row(
-            "EM gain", number(0, 2000, 0, digits=0, none="none"), "Gain of the register, for an EMCCD preset"
+            "EM gain",
+            number(0, 2000, 0, digits=0, none="none"),
+            "Gain of the register, for an EMCCD preset",
         )
         self.allow_truncated = self.row(
             "cut short",
@@ -83,8 +92,12 @@ class MoviePanel(Panel):
         for name, box in (("pixel size", self.pixel_size), ("EM gain", self.em_gain)):
             box.valueChanged.connect(lambda _, name=name: self._stated(name))
         buttons = QHBoxLayout()
-        self.check_button = button("Check again", "Read the camera again and count photons", self.check)
-        self.go_button = button("Localize", "Localize the whole movie with the model chosen", self._localize)
+        self.check_button = button(
+            "Check again", "Read the camera again and count photons", self.check
+        )
+        self.go_button = button(
+            "Localize", "Localize the whole movie with the model chosen", self._localize
+        )
         buttons.addWidget(self.check_button)
         buttons.addWidget(self.go_button)
         self.column.addLayout(buttons)
@@ -98,7 +111,8 @@ class MoviePanel(Panel):
         self._restore_camera()
         self._for_next.clear()
         self._offer_remembered()
-        # layers are changed only once the one that is being inserted is there, and nothing else is being done
+        # layers are changed only once the one that is being inserted is there, and nothing else is
+        # being done
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
@@ -116,7 +130,9 @@ class MoviePanel(Panel):
         before = self.step.session.movie
         if before is not None:
             self._path = before.path
-            for name in tuple(self.remembered.waiting):  # they are this movie's: only the panel was closed
+            for name in tuple(
+                self.remembered.waiting
+            ):  # they are this movie's: only the panel was closed
                 self.remembered.settle(name)
             self.step.session.withdraw("movie")
             layers = [layer for layer in layers if path_of(layer) == str(before.path)]
@@ -125,7 +141,14 @@ class MoviePanel(Panel):
 
     def refresh(self) -> None:
         is_free, is_open = not self.dock.movie_in_use, self._layer is not None
-        for widget in (self.open_button, self.movies, self.camera, self.pixel_size, self.em_gain, self.allow_truncated):
+        for widget in (
+            self.open_button,
+            self.movies,
+            self.camera,
+            self.pixel_size,
+            self.em_gain,
+            self.allow_truncated,
+        ):
             widget.setEnabled(is_free)
         for each in (self.close_button, self.check_button):
             each.setEnabled(is_free and is_open)
@@ -174,17 +197,24 @@ class MoviePanel(Panel):
         self.refresh()
 
     def check(self) -> None:
-        """Read the movie and its camera in a thread; until it is checked, there is no movie to work on."""
+        """Read the movie and its camera in a thread; until it is checked, there is no movie to
+        work on."""
         path = None if self._layer is None else path_of(self._layer)
         if path is None:
-            self.blame(ValueError("no movie is open: open a TIFF file, or drag one into the viewer"))
+            self.blame(
+                ValueError("no movie is open: open a TIFF file, or drag one into the viewer")
+            )
             return
         self._settle_what_the_movie_states()
-        if self.remembered.ask({"camera", "pixel size"} | ({"EM gain"} if asks_em_gain(self._named()) else set())):
+        if self.remembered.ask(
+            {"camera", "pixel size"} | ({"EM gain"} if asks_em_gain(self._named()) else set())
+        ):
             self.forgive()
             if self.dock.runner.title == CHECKING:
                 self.dock.runner.stop()
-            self.step.session.withdraw("movie", "confirm the settings that are remembered, in the step Movie")
+            self.step.session.withdraw(
+                "movie", "confirm the settings that are remembered, in the step Movie"
+            )
             return
         named = self._named()
         self.step.settings = MovieSettings(
@@ -200,7 +230,9 @@ class MoviePanel(Panel):
             session.withdraw("movie", f"the movie is checked once this has ended: {runner.title}")
             return
         session.withdraw("movie", "the movie is being checked")
-        self.work(CHECKING, self.step.check, returned=self._checked, ended=self._check_ended, anew=True)
+        self.work(
+            CHECKING, self.step.check, returned=self._checked, ended=self._check_ended, anew=True
+        )
 
     def _checked(self, checked: MovieCheck) -> None:
         if self._layer is None:
@@ -213,7 +245,9 @@ class MoviePanel(Panel):
                 setattr(self._layer, name, value)
             self.dock.viewer.reset_view()
         _, height, width = checked.movie.shape
-        self.dock.view.prepare((width * checked.movie.pixel_size_nm, height * checked.movie.pixel_size_nm))
+        self.dock.view.prepare(
+            (width * checked.movie.pixel_size_nm, height * checked.movie.pixel_size_nm)
+        )
 
     def _failed(self, error: Exception) -> None:
         super()._failed(error)
@@ -222,7 +256,10 @@ class MoviePanel(Panel):
     def _check_ended(self) -> None:
         session = self.step.session
         if session.why_not("movie") == "the movie is being checked":
-            session.withdraw("movie", "the check of the movie was cancelled: check it again" if self._layer else "")
+            session.withdraw(
+                "movie",
+                "the check of the movie was cancelled: check it again" if self._layer else "",
+            )
 
     def _say(self) -> None:
         """What the check brought, or why there is no movie to work on."""
@@ -273,10 +310,13 @@ class MoviePanel(Panel):
             values["EM gain"] = self.em_gain.text()
         if self._named() is not None:
             values["camera"] = self.camera.currentText()
-        self.remembered.offer({name: value for name, value in values.items() if name not in self._for_next})
+        self.remembered.offer(
+            {name: value for name, value in values.items() if name not in self._for_next}
+        )
 
     def _settle_what_the_movie_states(self) -> None:
-        """Its own pixel size goes before one that is remembered, or was stated for another movie."""
+        """Its own pixel size goes before one that is remembered, or was stated for another
+        movie."""
         data, known = self._layer.data, self.step.settings.path
         states = bool(self._layer.metadata.get("camera"))
         if isinstance(data, LazyFrames):
@@ -317,13 +357,17 @@ class MoviePanel(Panel):
         self._show_which()
 
     def _take_up(self) -> None:
-        """Choose the movie that came into the viewer, the last of several; check again what waits for it."""
+        """Choose the movie that came into the viewer, the last of several; check again what
+        waits for it."""
         layers = [layer for layer in self._arrived if layer in self.dock.viewer.layers]
         self._arrived.clear()
         for layer in layers:
             self._list(layer)
         if layers and self.dock.movie_in_use:
-            show_info(f"{layers[-1].name} waits in the list of movies; not yet ended: {self.dock.runner.title}")
+            show_info(
+                f"{layers[-1].name} waits in the list of movies; not yet ended: "
+                f"{self.dock.runner.title}"
+            )
             others = layers
         else:
             others = layers[:-1]
@@ -359,9 +403,12 @@ class MoviePanel(Panel):
         self.check()
 
     def _is_another(self, path: Path) -> bool:
-        """Whether what is at hand was not made of this movie; a table that was opened before any movie may be."""
+        """Whether what is at hand was not made of this movie; a table that was opened before any
+        movie may be."""
         found = self.step.session.found
-        was_found_elsewhere = found is not None and found.acquisition is not None and Path(found.source) != path
+        was_found_elsewhere = (
+            found is not None and found.acquisition is not None and Path(found.source) != path
+        )
         return was_found_elsewhere or self._path not in (None, path)
 
     def _began_afresh(self) -> bool:
@@ -378,7 +425,9 @@ class MoviePanel(Panel):
             self.movies.addItem(layer.name, path_of(layer))
 
     def _show_which(self) -> None:
-        self.movies.setCurrentIndex(-1 if self._layer is None else self.movies.findData(path_of(self._layer)))
+        self.movies.setCurrentIndex(
+            -1 if self._layer is None else self.movies.findData(path_of(self._layer))
+        )
 
     def _movie_chosen(self) -> None:
         path = self.movies.currentData()
@@ -390,7 +439,8 @@ class MoviePanel(Panel):
 
 
 def _read_lazily(layer: Any) -> None:
-    """Frames of a movie that napari's own reader has read whole: from now on they are read as they are looked at."""
+    """Frames of a movie that napari's own reader has read whole: from now on they are read as
+    they are looked at."""
     if isinstance(layer.data, LazyFrames):
         return
     try:
@@ -406,7 +456,15 @@ def _read_lazily(layer: Any) -> None:
 def path_of(layer: Any) -> str | None:
     """The TIFF that an image layer shows, if it is a movie."""
     data = getattr(layer, "data", None)
-    if type(layer).__name__ != "Image" or getattr(data, "ndim", 0) != 3 or getattr(layer, "rgb", False):
+    if (
+        type(layer).__name__ != "Image"
+        or getattr(data, "ndim", 0) != 3
+        or getattr(layer, "rgb", False)
+    ):
         return None
     path = str(layer.metadata.get("path") or layer.source.path or "")
-    return path or None if isinstance(data, LazyFrames) or path.lower().endswith((".tif", ".tiff")) else None
+    return (
+        path or None
+        if isinstance(data, LazyFrames) or path.lower().endswith((".tif", ".tiff"))
+        else None
+    )

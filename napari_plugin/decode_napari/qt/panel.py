@@ -1,4 +1,5 @@
-"""What all panels share: rows with labels that a screen reader reads, and files that are asked for."""
+"""What all panels share: rows with labels that a screen reader reads, and files that are asked
+for."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class Field:
 
 
 class Panel(QWidget):
-    """The widgets of one step: a subclass lays them out when it is made, and refreshes them as the session changes."""
+    """The widgets of one step: a subclass lays them out when it is made, and refreshes them as
+    the session changes."""
 
     def __init__(self, step: Step, dock: DecodeDock) -> None:
         super().__init__()
@@ -89,12 +91,17 @@ class Panel(QWidget):
     def forget(self) -> None:
         """Let go of what belongs to the movie that was worked on: another one begins."""
 
-    def work(self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any) -> None:
-        """Run a verb, as `DecodeDock.start` does; what it refuses is said here, and stays until it is tried again."""
+    def work(
+        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
+    ) -> None:
+        """Run a verb, as `DecodeDock.start` does; what it refuses is said here, and stays until
+        it is tried again."""
         self.forgive()
         self.dock.start(title, verb, failed=self._failed, **hooks)
 
-    def look(self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any) -> None:
+    def look(
+        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
+    ) -> None:
         """The same for a quick look, in place of the one before."""
         self.forgive()
         self.dock.previewer.start(title, verb, failed=self.blame, **hooks)
@@ -121,12 +128,21 @@ class Panel(QWidget):
             self.trouble.show()
 
     def _field_of(self, sentence: str) -> Field | None:
-        """The first field whose option a sentence names; else the one whose label it holds first."""
-        shown = {name: field for name, field in self._fields.items() if field.form.isRowVisible(field.widget)}
+        """The first field whose option a sentence names; else the one whose label it holds
+        first."""
+        shown = {
+            name: field
+            for name, field in self._fields.items()
+            if field.form.isRowVisible(field.widget)
+        }
         named = (shown[option] for option in OPTION.findall(sentence) if option in shown)
-        labels = "|".join(sorted((re.escape(field.label) for field in shown.values()), key=len, reverse=True))
+        labels = "|".join(
+            sorted((re.escape(field.label) for field in shown.values()), key=len, reverse=True)
+        )
         told = re.search(rf"\b({labels})\b", sentence) if shown else None
-        return next(named, None) or next((field for field in shown.values() if told and field.label == told[1]), None)
+        return next(named, None) or next(
+            (field for field in shown.values() if told and field.label == told[1]), None
+        )
 
     def forgive(self) -> None:
         """Take away all that was said to be wrong."""
@@ -163,7 +179,9 @@ class Panel(QWidget):
         trouble = _trouble()
         self.form.addRow(trouble)
         self.form.setRowVisible(trouble, False)
-        self._fields[option or label.lower().replace(" ", "-")] = Field(label, self.form, widget, trouble)
+        self._fields[option or label.lower().replace(" ", "-")] = Field(
+            label, self.form, widget, trouble
+        )
         return widget
 
     def ask_open(self, title: str, kinds: str) -> Path | None:
@@ -178,7 +196,9 @@ class Panel(QWidget):
         return paths
 
     def ask_save(self, title: str, name: str, kinds: str) -> Path | None:
-        chosen, _ = QFileDialog.getSaveFileName(self, title, str(Path(self.dock.memory.folder()) / name), kinds)
+        chosen, _ = QFileDialog.getSaveFileName(
+            self, title, str(Path(self.dock.memory.folder()) / name), kinds
+        )
         return self._remembered(chosen)
 
     def _remembered(self, name: str) -> Path | None:
@@ -213,7 +233,9 @@ def button(text: str, tip: str, clicked: Any) -> QPushButton:
     return made
 
 
-def number(low: float, high: float, value: float, *, unit: str = "", digits: int = 1, none: str = "") -> QDoubleSpinBox:
+def number(
+    low: float, high: float, value: float, *, unit: str = "", digits: int = 1, none: str = ""
+) -> QDoubleSpinBox:
     """A number with its unit; the lowest value reads as `none`, where that is given."""
     box = QDoubleSpinBox()
     box.setDecimals(digits)

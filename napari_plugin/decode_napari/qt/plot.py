@@ -1,4 +1,5 @@
-"""A small plot, drawn by the window itself: a figure of matplotlib takes longer than the window may stand still."""
+"""A small plot, drawn by the window itself: a figure of matplotlib takes longer than the window
+may stand still."""
 
 from __future__ import annotations
 
@@ -77,9 +78,13 @@ class Plot(QWidget):
         faint.setAlpha(60)
         frame = QRectF(LEFT, TOP, self.width() - LEFT - RIGHT, self.height() - TOP - BOTTOM)
         painter.setPen(text)
-        painter.drawText(QRectF(LEFT, 0, frame.width(), TOP), Qt.AlignmentFlag.AlignLeft, self._title)
         painter.drawText(
-            QRectF(LEFT, self.height() - 15, frame.width(), 15), Qt.AlignmentFlag.AlignHCenter, self._x_label
+            QRectF(LEFT, 0, frame.width(), TOP), Qt.AlignmentFlag.AlignLeft, self._title
+        )
+        painter.drawText(
+            QRectF(LEFT, self.height() - 15, frame.width(), 15),
+            Qt.AlignmentFlag.AlignHCenter,
+            self._x_label,
         )
         painter.setPen(QPen(faint, 1))
         painter.drawRect(frame)
@@ -110,9 +115,13 @@ class Plot(QWidget):
             painter.drawLine(spot, QPointF(frame.right(), spot.y()))
             painter.setPen(text)
             box = QRectF(0, spot.y() - 7, LEFT - 4, 14)
-            painter.drawText(box, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, f"{value:g}")
+            painter.drawText(
+                box, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter, f"{value:g}"
+            )
         if self._bars is not None:
-            for count, start, stop in zip(self._bars[0], self._bars[1][:-1], self._bars[1][1:], strict=True):
+            for count, start, stop in zip(
+                self._bars[0], self._bars[1][:-1], self._bars[1][1:], strict=True
+            ):
                 painter.fillRect(QRectF(at(start, count), at(stop, 0)), QColor(INK[0]))
             return
         key = frame.right()

@@ -1,4 +1,5 @@
-"""Which plugin napari opens movies and tables with: asked for no more once the widget has been open."""
+"""Which plugin napari opens movies and tables with: asked for no more once the widget has been
+open."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from decode_napari.readers import PLUGIN
 
 __all__ = ["prefer_own_reader"]
 
-# sets of letters: they match both cases, and napari takes them for less specific than any `*.tif` that a user states
+# sets of letters: they match both cases, and napari takes them for less specific than any `*.tif`
+# that a user states
 PATTERNS = {
     ".tif": "*.[tT][iI][fF]",
     ".tiff": "*.[tT][iI][fF][fF]",

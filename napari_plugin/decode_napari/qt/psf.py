@@ -42,12 +42,18 @@ class PSFPanel(Panel):
         self._beads: tuple[Path, ...] = ()
         self._layers: list[Any] = []
         choose = QHBoxLayout()
-        choose.addWidget(button("Bead stacks…", "z-stacks of beads, TIFF, recorded alike", self._ask_beads))
-        choose.addWidget(button("Open PSF…", "A PSF file that was calibrated before", self._ask_psf))
+        choose.addWidget(
+            button("Bead stacks…", "z-stacks of beads, TIFF, recorded alike", self._ask_beads)
+        )
+        choose.addWidget(
+            button("Open PSF…", "A PSF file that was calibrated before", self._ask_psf)
+        )
         self.column.insertLayout(1, choose)
         self.beads = self.row("beads", QLabel("none chosen"), "z-stacks of beads")
         self.z_step = self.row(
-            "z step", number(0, 1000, 0, unit="nm", none="as the file states"), "Planes rise by it, nm"
+            "z step",
+            number(0, 1000, 0, unit="nm", none="as the file states"),
+            "Planes rise by it, nm",
         )
         self.z_focus = self.row(
             "focus plane",
@@ -56,31 +62,45 @@ class PSFPanel(Panel):
             option="z-focus",
         )
         self.frames_per_plane = self.row(
-            "frames per plane", number(1, 1000, 1, digits=0), "So many frames in a row show one plane"
+            "frames per plane",
+            number(1, 1000, 1, digits=0),
+            "So many frames in a row show one plane",
         )
-        self.downwards = self.row("downwards", QCheckBox("planes fall by the step"), "The stage went downwards")
+        self.downwards = self.row(
+            "downwards", QCheckBox("planes fall by the step"), "The stage went downwards"
+        )
         self.z_of_frames = self._row_of_file(
             "z of frames",
-            "Text file with the z of each frame in nm, a line each: for any other order of planes; empty: one after "
+            "Text file with the z of each frame in nm, a line each: for any other order of planes; "
+            "empty: one after "
             "another, a step apart",
             TEXTS,
         )
         self.positions = self._row_of_file(
             "bead positions",
-            "Table of where the beads truly are (x, y of its first frame), if that is known; empty: an emitter is "
+            "Table of where the beads truly are (x, y of its first frame), if that is known; "
+            "empty: an emitter is "
             "where the centroid of its light in focus is",
             TABLES,
         )
-        self.model = self.row("model", choice(MODELS), "spline for any PSF, pupil names the aberrations")
+        self.model = self.row(
+            "model", choice(MODELS), "spline for any PSF, pupil names the aberrations"
+        )
         usual = Optics()
         self.aperture = self.row(
-            "numerical aperture", number(0.1, 2, usual.numerical_aperture, digits=3), "Of the objective"
+            "numerical aperture",
+            number(0.1, 2, usual.numerical_aperture, digits=3),
+            "Of the objective",
         )
         self.wavelength = self.row(
-            "wavelength", number(200, 2000, usual.wavelength_nm, unit="nm"), "Of the emission, in vacuum, nm"
+            "wavelength",
+            number(200, 2000, usual.wavelength_nm, unit="nm"),
+            "Of the emission, in vacuum, nm",
         )
         self.immersion = self.row(
-            "immersion index", number(1, 2, usual.immersion_index, digits=4), "Refractive index of the immersion"
+            "immersion index",
+            number(1, 2, usual.immersion_index, digits=4),
+            "Refractive index of the immersion",
         )
         self.sample = self.row(
             "sample index",
@@ -93,7 +113,9 @@ class PSFPanel(Panel):
             "Of the beads, nm: their size is taken out, the PSF is that of a molecule",
         )
         self.phase_mask = self.row(
-            "phase mask", QCheckBox("free phase"), "Fit a free phase over the pupil besides Zernike polynomials"
+            "phase mask",
+            QCheckBox("free phase"),
+            "Fit a free phase over the pupil besides Zernike polynomials",
         )
         self._of_pupil = {
             "numerical aperture": self.aperture,
@@ -103,9 +125,13 @@ class PSFPanel(Panel):
             "bead diameter": self.diameter,
             "phase mask": self.phase_mask,
         }
-        self.out = self.row("write to", QLineEdit(), "PSF file, .h5; a report is written beside it", option="out")
+        self.out = self.row(
+            "write to", QLineEdit(), "PSF file, .h5; a report is written beside it", option="out"
+        )
         buttons = QHBoxLayout()
-        self.run_button = button("Calibrate", "Find the beads, fit the PSF, try it on beads left out", self.run)
+        self.run_button = button(
+            "Calibrate", "Find the beads, fit the PSF, try it on beads left out", self.run
+        )
         self.report_button = button("Open report", "The whole report in a browser", self._report)
         buttons.addWidget(self.run_button)
         buttons.addWidget(self.report_button)
@@ -126,8 +152,10 @@ class PSFPanel(Panel):
         for plot in self.errors:
             self.column.addWidget(plot)
         self.errors_note = note(
-            "Error: each bead was localized, plane by plane, with a PSF fitted to the others; root mean square over "
-            "the beads and 100 nm of depth, without the stage's jitter. Bound: Cramér-Rao, of their light, which no "
+            "Error: each bead was localized, plane by plane, with a PSF fitted to the others; root "
+            "mean square over "
+            "the beads and 100 nm of depth, without the stage's jitter. Bound: Cramér-Rao, of "
+            "their light, which no "
             "method can beat."
         )
         self.column.addWidget(self.errors_note)
@@ -200,7 +228,9 @@ class PSFPanel(Panel):
             model=self.model.currentText(),
             optics=self._optics() if self.model.currentText() == "pupil" else None,
         )
-        self.work("calibrating the PSF", self.step.calibrate, returned=self._calibrated, uses_movie=True)
+        self.work(
+            "calibrating the PSF", self.step.calibrate, returned=self._calibrated, uses_movie=True
+        )
 
     def _optics(self) -> Optics:
         return Optics(
@@ -232,7 +262,10 @@ class PSFPanel(Panel):
         self.dock.viewer.add_points(
             yx,
             name="beads",
-            features={"used": [used for _, used, _ in spots], "why not": [why for _, _, why in spots]},
+            features={
+                "used": [used for _, used, _ in spots],
+                "why not": [why for _, _, why in spots],
+            },
             border_color=[USED if used == "yes" else REJECTED for _, used, _ in spots],
             face_color="transparent",
             border_width=0.06,
@@ -244,7 +277,10 @@ class PSFPanel(Panel):
         if precision is not None:
             z = precision.z_nm.tolist()
             for axis, plot in enumerate(self.errors):
-                error, bound = precision.error_nm[:, axis].tolist(), precision.bound_nm[:, axis].tolist()
+                error, bound = (
+                    precision.error_nm[:, axis].tolist(),
+                    precision.bound_nm[:, axis].tolist(),
+                )
                 plot.set_lines({"error": (z, error), "bound": (z, bound)})
         self.which.clear()
         self.which.addItems([picture.title for picture in calibrated.pictures])

@@ -20,7 +20,8 @@ __all__ = ["RegionField"]
 
 @final
 class RegionField(QWidget):
-    """Rows and columns as text, and as the first rectangle of a Shapes layer: each follows the other."""
+    """Rows and columns as text, and as the first rectangle of a Shapes layer: each follows the
+    other."""
 
     changed = Signal()
 
@@ -33,7 +34,11 @@ class RegionField(QWidget):
         self.text.setPlaceholderText("all, or Y0:Y1,X0:X1")
         self.text.editingFinished.connect(self._written)
         self.setFocusProxy(self.text)
-        self.button = button("Draw a region", "Draw a rectangle over the movie: its pixels are localized in", self.draw)
+        self.button = button(
+            "Draw a region",
+            "Draw a rectangle over the movie: its pixels are localized in",
+            self.draw,
+        )
         line = QHBoxLayout(self)
         line.setContentsMargins(0, 0, 0, 0)
         line.addWidget(self.text, 1)
@@ -83,7 +88,8 @@ class RegionField(QWidget):
         self._layer.mode = "select" if len(self._layer.data) else "add_rectangle"
 
     def _placement(self, movie: OpenedMovie) -> dict[str, Any]:
-        """That of the movie, so that the layer's own coordinates are pixels, whose centres are whole numbers."""
+        """That of the movie, so that the layer's own coordinates are pixels, whose centres are
+        whole numbers."""
         return placement(movie.pixel_size_nm, n_axes=2)
 
     def _drawn(self) -> None:
@@ -95,7 +101,9 @@ class RegionField(QWidget):
         if rectangle is not None:
             world = [self._layer.data_to_world(corner)[-2:] for corner in rectangle]
             with suppress(ValueError):  # as long as it is not yet larger than a pixel
-                text = region_text(region_in(world, self._movie.pixel_size_nm, self._movie.shape[1:]))
+                text = region_text(
+                    region_in(world, self._movie.pixel_size_nm, self._movie.shape[1:])
+                )
         if text != self.text.text():
             self.text.setText(text)
             self.changed.emit()
@@ -113,10 +121,13 @@ class RegionField(QWidget):
             self._layer.data = []
             if region is not None:
                 (top, bottom, _), (left, right, _) = (
-                    part.indices(side) for part, side in zip(region, self._movie.shape[1:], strict=True)
+                    part.indices(side)
+                    for part, side in zip(region, self._movie.shape[1:], strict=True)
                 )
                 # pixels reach half of their side beyond their centres
-                corners = np.array([[top, left], [top, right], [bottom, right], [bottom, left]]) - 0.5
+                corners = (
+                    np.array([[top, left], [top, right], [bottom, right], [bottom, left]]) - 0.5
+                )
                 self._layer.add_rectangles([corners])
 
     def layer_removed(self, event: Any) -> None:

@@ -1,4 +1,5 @@
-"""Settings that are remembered from an earlier window: shown as such, and used once they are confirmed."""
+"""Settings that are remembered from an earlier window: shown as such, and used once they are
+confirmed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ __all__ = ["Remembered"]
 
 @final
 class Remembered(QWidget):
-    """What was set for another movie, and a button that takes it for this one; hidden where nothing waits."""
+    """What was set for another movie, and a button that takes it for this one; hidden where
+    nothing waits."""
 
     def __init__(self, confirmed: Callable[[], None]) -> None:
         """
@@ -30,7 +32,9 @@ class Remembered(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self._text)
         self.button = button(
-            "Use them for this movie", "Take the settings that are remembered; else state others above", self.confirm
+            "Use them for this movie",
+            "Take the settings that are remembered; else state others above",
+            self.confirm,
         )
         column.addWidget(self.button)
         self.hide()

@@ -154,7 +154,8 @@ def _let_the_window_go_first() -> None:
 
 def _guarded(verb: Verb) -> Generator[Report, None, _End]:
     _let_the_window_go_first()
-    # superqt takes some kinds of errors for signs of a window that is gone: they are handed over as results
+    # superqt takes some kinds of errors for signs of a window that is gone: they are handed over as
+    # results
     try:
         result = yield from verb
     except Stopped:
@@ -181,7 +182,8 @@ def complain(error: Exception) -> None:
 
 
 def sentence_of(error: Exception) -> str:
-    """What is wrong, in the words of the window: what the command line calls --pixel-size is the field `pixel size`."""
+    """What is wrong, in the words of the window: what the command line calls --pixel-size is the
+    field `pixel size`."""
     plain = OPTION.sub(lambda option: option[1].replace("-", " "), in_plain_words(error))
     plain = plain or type(error).__name__
     first = plain.split(maxsplit=1)[0]
@@ -190,7 +192,8 @@ def sentence_of(error: Exception) -> str:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the user can mend it; all else is a fault of the program, whose traceback is worth a report."""
+    """Whether the user can mend it; all else is a fault of the program, whose traceback is worth
+    a report."""
     from decode.training.course import TrainingError
 
     return isinstance(error, ValueError | OSError | TrainingError) or is_out_of_memory(error)

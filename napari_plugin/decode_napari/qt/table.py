@@ -1,4 +1,5 @@
-"""The molecules that pass as rows of a table, read as they are shown: a million rows cost nothing."""
+"""The molecules that pass as rows of a table, read as they are shown: a million rows cost
+nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ class MoleculeRows(QAbstractTableModel):
             self._source = source
             features = features_of(source.emitters)
             known = {name: features[name] for name in HEADINGS if name in features}
-            self._columns = {name: column for name, column in known.items() if np.nan_to_num(column).any()}
+            self._columns = {
+                name: column for name, column in known.items() if np.nan_to_num(column).any()
+            }
         self.rows = np.flatnonzero(source.mask)
         self.endResetModel()
 
@@ -73,7 +76,9 @@ class MoleculeRows(QAbstractTableModel):
             return str(int(value))
         return f"{value:.2f}" if name == "probability" else f"{value:.1f}"
 
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> object:
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> object:
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         if orientation == Qt.Orientation.Vertical:

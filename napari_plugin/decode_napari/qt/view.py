@@ -1,4 +1,5 @@
-"""The molecules in the viewer: points, ellipses, density, and what the molecules leave of a frame."""
+"""The molecules in the viewer: points, ellipses, density, and what the molecules leave of a
+frame."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from decode_napari.steps.inspect import Explained, ellipses
 __all__ = ["MOST_POINTS", "MoleculeView", "camera_of", "colours_of", "half_canvas_um"]
 
 MOST_POINTS = 20_000
-"""of a table; one of more is an image, with points of the current frame and of what is seen close by"""
+"""of a table; one of more is an image, with points of the current frame and of what is seen
+close by"""
 MOST_ELLIPSES = 2_000
 MOST_IN_VIEW = 5_000
 """of all frames; more are nothing but the image until the user zooms in"""
@@ -51,7 +53,8 @@ ROW = "molecule"
 
 @final
 class MoleculeView:
-    """Layers that follow a table and its filter; a layer that the user has closed comes back with the next table."""
+    """Layers that follow a table and its filter; a layer that the user has closed comes back
+    with the next table."""
 
     picked = Signal(int)
     """the number of a molecule that was selected in the viewer"""
@@ -80,7 +83,8 @@ class MoleculeView:
         self.with_ellipses = False
         self.all_frames = False
         """show the molecules of all frames as points, where few enough are in view"""
-        # a layer that is being inserted changes the step too: layers are changed only once that is over
+        # a layer that is being inserted changes the step too: layers are changed only once that is
+        # over
         self._soon = QTimer()
         self._soon.setSingleShot(True)
         self._soon.setInterval(0)
@@ -105,7 +109,8 @@ class MoleculeView:
         return int(step[0]) if len(step) > 2 else 0
 
     def prepare(self, size_nm: tuple[float, float]) -> None:
-        """Make the layers of points and density while nothing hurries: the first drawing takes a moment.
+        """Make the layers of points and density while nothing hurries: the first drawing takes a
+        moment.
 
         Args:
             size_nm: width and height of the movie.
@@ -115,7 +120,8 @@ class MoleculeView:
             self._density_of(size_nm)
 
     def show(self, found: Found, *, growing: bool = False) -> None:
-        """Show a table; one that grows keeps its layers.  The points follow when the event loop comes round again."""
+        """Show a table; one that grows keeps its layers.  The points follow when the event loop
+        comes round again."""
         if self._found is None or found.filter is not self._found.filter:
             self.mark(None)
         self._found, self._growing = found, growing
@@ -167,7 +173,9 @@ class MoleculeView:
             if layer is not None:
                 layer.visible = False
             return
-        data, options, _ = points_layer(self._found.filter.emitters[torch.from_numpy(rows)], name="all frames")
+        data, options, _ = points_layer(
+            self._found.filter.emitters[torch.from_numpy(rows)], name="all frames"
+        )
         flat = {name: options[name][1:] for name in ("scale", "axis_labels", "units")}
         features = {ROW: rows, **options["features"]}
         if layer is None:
@@ -208,7 +216,9 @@ class MoleculeView:
             if at:
                 with points.selected_data.events.blocked():
                     points.selected_data = set(at)
-                self._viewer.layers.selection.active = points  # napari highlights in the active layer only
+                self._viewer.layers.selection.active = (
+                    points  # napari highlights in the active layer only
+                )
                 points.refresh()
 
     def mark(self, molecule: int | None) -> None:
@@ -230,7 +240,9 @@ class MoleculeView:
         """Show what the molecules make of a frame, and what they leave."""
         model, residual = explained.model, explained.residual
         low, high = float(np.percentile(model, 1)), float(model.max())
-        self._set_image("re-rendered", model, pixel_size_nm, (low, max(high, low + 1)), colormap="gray")
+        self._set_image(
+            "re-rendered", model, pixel_size_nm, (low, max(high, low + 1)), colormap="gray"
+        )
         self._set_image("left over", residual, pixel_size_nm, (-REACH, REACH), colormap="PiYG")
 
     def hide_explained(self) -> None:
@@ -268,7 +280,9 @@ class MoleculeView:
         # points that the user has closed come back with the next table, not with the next frame
         if self._found is None or not (self._is_new or self.points is not None):
             return
-        if not self._seen():  # nobody waits, and a window that was never shown does not say when it goes
+        if (
+            not self._seen()
+        ):  # nobody waits, and a window that was never shown does not say when it goes
             _all(self._stages)
         elif next(self._stages, DONE) is not DONE:
             self._soon.start()
@@ -328,7 +342,8 @@ class MoleculeView:
             self._light()
 
     def _light(self) -> None:
-        """The contrast of the density as it is seen: close by, its pixels are smaller and hold other numbers."""
+        """The contrast of the density as it is seen: close by, its pixels are smaller and hold
+        other numbers."""
         layer: Image | None = self._alive("density")
         if layer is None or self._density is None:
             return
@@ -336,8 +351,13 @@ class MoleculeView:
         pixel_um = self._density.pixel_nm * 2**level * UM_PER_NM
         down, right = half_canvas_um(self._viewer)
         rows, columns = (
-            range(max(0, int((middle - half) / pixel_um)), min(side, int((middle + half) / pixel_um) + 1))
-            for middle, half, side in zip((y, x), (down, right), self._density.levels[level].shape, strict=True)
+            range(
+                max(0, int((middle - half) / pixel_um)),
+                min(side, int((middle + half) / pixel_um) + 1),
+            )
+            for middle, half, side in zip(
+                (y, x), (down, right), self._density.levels[level].shape, strict=True
+            )
         )
         if not rows or not columns:
             return
@@ -346,7 +366,12 @@ class MoleculeView:
             layer.contrast_limits_range = layer.contrast_limits = (0.0, most)
 
     def _set_image(
-        self, name: str, image: npt.NDArray[Any], pixel_nm: float, limits: tuple[float, float], **options: Any
+        self,
+        name: str,
+        image: npt.NDArray[Any],
+        pixel_nm: float,
+        limits: tuple[float, float],
+        **options: Any,
     ) -> None:
         layer: Image | None = self._alive(name)
         if layer is not None:
@@ -356,7 +381,9 @@ class MoleculeView:
             layer.data = image
             layer.contrast_limits = limits
             return
-        data, settings, _ = image_layer(image, pixel_size_nm=pixel_nm, name=name, contrast_limits=limits, **options)
+        data, settings, _ = image_layer(
+            image, pixel_size_nm=pixel_nm, name=name, contrast_limits=limits, **options
+        )
         self._layers[name] = self._add("image", data, **settings)
         self._below_points(self._layers[name])
 
@@ -368,14 +395,17 @@ class MoleculeView:
                 layers.move(layers.index(layer), layers.index(points))
 
     def _show_points(self) -> Iterator[None]:
-        """Points of the table, or of this frame of a large one; those that do not pass are there, but not shown."""
+        """Points of the table, or of this frame of a large one; those that do not pass are
+        there, but not shown."""
         yield  # what else has changed is drawn first
         assert self._found is not None
         source = self._found.filter
         # a table that grows is drawn again and again: the other frames' points wait for its end
         few = not self._growing and len(source.emitters) <= MOST_POINTS
         rows = np.arange(len(source.emitters)) if few else source.all_in_frame(self.frame)
-        if not few and not self._growing:  # the time slider reaches from the first frame to the last, movie or none
+        if (
+            not few and not self._growing
+        ):  # the time slider reaches from the first frame to the last, movie or none
             rows = np.union1d(rows, source.first_and_last())
         what = (self._found.run if self._growing else source, None if few else self.frame)
         # it grows at its end: those of this frame, once they are there, stay
@@ -402,11 +432,13 @@ class MoleculeView:
             layer = self._layers["molecules"] = self._add("points", data, **options)
             self._link(layer)
         else:
-            # a layer that is not seen is not drawn for each of what it is told, but once, when it is seen again
+            # a layer that is not seen is not drawn for each of what it is told, but once, when it
+            # is seen again
             with layer.selected_data.events.blocked(), layer.events.blocker_all():
                 seen = layer.visible
                 if len(data) < len(layer.data):
-                    # napari draws a colour that changes at the points it has sliced last, and slices what is seen only
+                    # napari draws a colour that changes at the points it has sliced last, and
+                    # slices what is seen only
                     layer.visible, layer.data = True, data[:0]
                 layer.visible = False
                 try:
@@ -434,7 +466,8 @@ class MoleculeView:
         self._colour()
 
     def _colour(self) -> None:
-        """The points that are drawn, in colours of their own table: another may have been put, and wait to be drawn."""
+        """The points that are drawn, in colours of their own table: another may have been put,
+        and wait to be drawn."""
         if len(self._rows) and self.points is not None and len(self.points.data) == len(self._rows):
             self.points.border_color = colours_of(self._source, self._rows, self.colour_by)
 
@@ -467,11 +500,18 @@ class MoleculeView:
             return
         place = {"scale": (UM_PER_NM, UM_PER_NM), "axis_labels": ("y", "x"), "units": ("um", "um")}
         self._layers["uncertainty"] = self._add(
-            "vectors", chords, name="uncertainty", edge_width=2.0, edge_color="white", vector_style="line", **place
+            "vectors",
+            chords,
+            name="uncertainty",
+            edge_width=2.0,
+            edge_color="white",
+            vector_style="line",
+            **place,
         )
 
     def _add(self, kind: str, data: Any, **options: Any) -> Any:
-        """A new layer; what the user has selected stays selected, and with it the controls that he sees."""
+        """A new layer; what the user has selected stays selected, and with it the controls that
+        he sees."""
         selection = self._viewer.layers.selection
         chosen, active = set(selection), selection.active
         layer = getattr(self._viewer, f"add_{kind}")(data, **options)
@@ -492,14 +532,19 @@ def _all(stages: Iterator[None]) -> None:
         pass
 
 
-def colours_of(source: Filter, rows: npt.NDArray[np.int64], quantity: str) -> npt.NDArray[np.float32]:
-    """(n, 4) colours of molecules by a quantity, from its 2 % to its 98 % quantile in the whole table."""
+def colours_of(
+    source: Filter, rows: npt.NDArray[np.int64], quantity: str
+) -> npt.NDArray[np.float32]:
+    """(n, 4) colours of molecules by a quantity, from its 2 % to its 98 % quantile in the whole
+    table."""
     column = source.columns.get(quantity, source.columns["frame"])
     some = column[:: max(1, len(column) // 20_000)]
     some = some[np.isfinite(some)]
     low, high = np.quantile(some, (0.02, 0.98)).tolist() if len(some) else (0.0, 1.0)
     share = np.clip((column[rows] - low) / max(high - low, 1e-9), 0, 1)
-    colours: npt.NDArray[np.float32] = ensure_colormap(COLORMAP).map(np.nan_to_num(share)).astype(np.float32)
+    colours: npt.NDArray[np.float32] = (
+        ensure_colormap(COLORMAP).map(np.nan_to_num(share)).astype(np.float32)
+    )
     return colours
 
 

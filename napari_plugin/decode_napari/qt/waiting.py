@@ -15,7 +15,8 @@ POLL_MS = 20
 
 
 def import_in_a_thread(*modules: str) -> None:
-    """Import modules; the window is drawn meanwhile, but takes no clicks: there would be two widgets.
+    """Import modules; the window is drawn meanwhile, but takes no clicks: there would be two
+    widgets.
 
     Raises:
         ImportError: as the import does.

@@ -1,4 +1,5 @@
-"""The steps of the job, in order.  A new one joins by its place in this list; no other step knows of it."""
+"""The steps of the job, in order.  A new one joins by its place in this list; no other step
+knows of it."""
 
 from __future__ import annotations
 
@@ -12,4 +13,11 @@ from decode_napari.steps.step import Step
 
 __all__ = ["STEPS"]
 
-STEPS: tuple[type[Step], ...] = (MovieStep, PSFStep, ModelStep, LocalizeStep, InspectStep, ExportStep)
+STEPS: tuple[type[Step], ...] = (
+    MovieStep,
+    PSFStep,
+    ModelStep,
+    LocalizeStep,
+    InspectStep,
+    ExportStep,
+)

@@ -83,7 +83,8 @@ class ExportStep(Step):
         """Write the molecules that pass: `.csv` for ThunderSTORM, `.hdf5` for Picasso.
 
         Raises:
-            ValueError, OSError: as `decode.io.tables.write_table` does, and if a file that was opened would be lost.
+            ValueError, OSError: as `decode.io.tables.write_table` does, and if a file that was
+                opened would be lost.
         """
         from decode.outputs import check_outputs, table_files
 
@@ -116,7 +117,8 @@ class ExportStep(Step):
 
     @property
     def saved_all(self) -> bool:
-        """Whether the table that was saved last holds all molecules, those too that the filter leaves out."""
+        """Whether the table that was saved last holds all molecules, those too that the filter
+        leaves out."""
         found, (run, ranges) = self.session.found, self._saved_of
         return found is not None and run is found.run and not ranges
 
@@ -128,17 +130,22 @@ class ExportStep(Step):
         if ranges:
             line, table = keep_command(table, ranges)
             lines = [line]
-        return " && ".join([*lines, command("decode", "render", table, o=table.with_suffix(".png"))])
+        return " && ".join(
+            [*lines, command("decode", "render", table, o=table.with_suffix(".png"))]
+        )
 
     def as_python(self) -> str:
         if self.session.found is None:
             return ""
         imports, lines = keep_call(*self._on_disk(self.session.found))
         picture = f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})"
-        return "\n".join([*imports, "from decode.rendering import render_image", "", *lines, picture])
+        return "\n".join(
+            [*imports, "from decode.rendering import render_image", "", *lines, picture]
+        )
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
-        """The table on disk that leads to the molecules that pass, and the ranges that are still to be applied."""
+        """The table on disk that leads to the molecules that pass, and the ranges that are still
+        to be applied."""
         if self.saved is not None and self._saved_of == (found.run, found.filter.ranges):
             return self.saved, {}
         return table_of(found), found.filter.ranges
@@ -166,23 +173,33 @@ def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
         return 0.0, 0.0, *field_nm
     if not len(emitters):
         raise ValueError("no molecule passes the filter; there is nothing to render")
-    low, high = emitters.xyz[:, :2].amin(0).floor().tolist(), emitters.xyz[:, :2].amax(0).ceil().tolist()
+    low, high = (
+        emitters.xyz[:, :2].amin(0).floor().tolist(),
+        emitters.xyz[:, :2].amax(0).ceil().tolist(),
+    )
     return low[0], low[1], high[0] + 1, high[1] + 1
 
 
-def _render(emitters: EmitterSet, settings: RenderSettings, of: Drawn | None) -> Generator[Report, None, Rendered]:
+def _render(
+    emitters: EmitterSet, settings: RenderSettings, of: Drawn | None
+) -> Generator[Report, None, Rendered]:
     from decode.rendering import depth_range, exposed, render_image
 
     extent = _field(emitters)
     longest = max(extent[2] - extent[0], extent[3] - extent[1])
     if longest / settings.pixel_nm > 16384:
-        raise ValueError(f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger --pixel")
+        raise ValueError(
+            f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger "
+            f"--pixel"
+        )
     yield Report(message=f"rendering {len(emitters)} molecules")
     z_range = depth_range(emitters, least_nm=0.0) if settings.by_depth else None
     image = render_image(emitters, pixel_nm=settings.pixel_nm, extent_nm=extent, z_range_nm=z_range)
     if image.ndim == 3:  # napari shows colours between 0 and 1
         image = exposed(image)
-    return Rendered(image=image, of=of, pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1]))
+    return Rendered(
+        image=image, of=of, pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1])
+    )
 
 
 def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Path]:
@@ -193,9 +210,17 @@ def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Pat
     return path
 
 
-def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) -> Generator[Report, None, Path]:
+def _save_picture(
+    emitters: EmitterSet, path: Path, settings: RenderSettings
+) -> Generator[Report, None, Path]:
     from decode.rendering import save_picture
 
     yield Report(message=f"writing {path.name}")
-    save_picture(emitters, path, pixel_nm=settings.pixel_nm, extent_nm=_field(emitters), by_depth=settings.by_depth)
+    save_picture(
+        emitters,
+        path,
+        pixel_nm=settings.pixel_nm,
+        extent_nm=_field(emitters),
+        by_depth=settings.by_depth,
+    )
     return path

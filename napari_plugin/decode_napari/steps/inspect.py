@@ -67,16 +67,19 @@ class InspectStep(Step):
     def explain(self, frame: int) -> Generator[Report, None, Explained]:
         """What the molecules of a frame that pass make of it, and what is left.
 
-        Background is what they leave of the frame, blurred by a micrometre: what is left over are spots.
+        Background is what they leave of the frame, blurred by a micrometre: what is left over are
+            spots.
 
         Raises:
-            ValueError: if there is no movie, the molecules are of a movie of another size, or nothing tells its camera
-                or its PSF.
+            ValueError: if there is no movie, the molecules are of a movie of another size, or
+                nothing tells its camera or its PSF.
         """
         movie, found = self.session.movie, self.session.found
         if movie is None or found is None:
             why = self.session.why_not("movie") or self.session.why_not("found")
-            raise ValueError(f"to explain a frame, both its movie and its molecules must be there: {why}")
+            raise ValueError(
+                f"to explain a frame, both its movie and its molecules must be there: {why}"
+            )
         _check_field(movie, found.filter.emitters)
         psf, camera = self._psf(found), self._camera(found)
         rows = found.filter.rows_in_frame(frame)
@@ -103,11 +106,17 @@ class InspectStep(Step):
         sigma_nm = found.filter.emitters.facts.psf_sigma_nm
         if sigma_nm is not None and self.session.movie is not None:
             return GaussianPSF(sigma_nm, pixel_size_nm=self.session.movie.pixel_size_nm)
-        raise ValueError("this table does not say which PSF its molecules have: calibrate one in the step PSF")
+        raise ValueError(
+            "this table does not say which PSF its molecules have: calibrate one in the step PSF"
+        )
 
     def as_command(self) -> str:
         found = self.session.found
-        return "" if found is None or not found.filter.ranges else keep_command(table_of(found), found.filter.ranges)[0]
+        return (
+            ""
+            if found is None or not found.filter.ranges
+            else keep_command(table_of(found), found.filter.ranges)[0]
+        )
 
     def as_python(self) -> str:
         found = self.session.found
@@ -123,7 +132,9 @@ def table_of(found: Found) -> Path:
     return source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
 
 
-def ellipses(emitters: EmitterSet, rows: npt.NDArray[np.int64], *, widths: float = 1.0) -> npt.NDArray[np.float64]:
+def ellipses(
+    emitters: EmitterSet, rows: npt.NDArray[np.int64], *, widths: float = 1.0
+) -> npt.NDArray[np.float64]:
     """Uncertainties as polygons.
 
     Args:
@@ -163,17 +174,29 @@ def _check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
     """Refuse molecules whose table states a field of another size than the movie's."""
     _, height, width = movie.shape
     here = {"height_px": height, "width_px": width, "pixel_size_nm": movie.pixel_size_nm}
-    stated = {name: float(str(emitters.metadata[name])) for name in here if name in emitters.metadata}
-    other = [f"{name} {fact:g} for {here[name]:g}" for name, fact in stated.items() if not np.isclose(fact, here[name])]
+    stated = {
+        name: float(str(emitters.metadata[name])) for name in here if name in emitters.metadata
+    }
+    other = [
+        f"{name} {fact:g} for {here[name]:g}"
+        for name, fact in stated.items()
+        if not np.isclose(fact, here[name])
+    ]
     if other:
         raise ValueError(
-            f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): open theirs, "
+            f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): "
+            f"open theirs, "
             "or localize this one"
         )
 
 
 def _explain(
-    opened: OpenedMovie, frame: int, emitters: EmitterSet, rows: npt.NDArray[np.int64], psf: PSF, camera: Camera
+    opened: OpenedMovie,
+    frame: int,
+    emitters: EmitterSet,
+    rows: npt.NDArray[np.int64],
+    psf: PSF,
+    camera: Camera,
 ) -> Generator[Report, None, Explained]:
     import torch
     from scipy.ndimage import gaussian_filter
@@ -199,15 +222,20 @@ def _explain(
             shape=(measured.shape[0], measured.shape[1]),
             parameters=psf.parameters_at(xyz),
         )[0].numpy()
-    background = gaussian_filter(measured - light, BACKGROUND_NM / psf.pixel_size_nm, mode="nearest")
+    background = gaussian_filter(
+        measured - light, BACKGROUND_NM / psf.pixel_size_nm, mode="nearest"
+    )
     model = light + background
     noise = _noise(camera, torch.from_numpy(model)).numpy()
     return Explained(
-        frame=frame, model=model.astype(np.float32), residual=((measured - model) / noise).astype(np.float32)
+        frame=frame,
+        model=model.astype(np.float32),
+        residual=((measured - model) / noise).astype(np.float32),
     )
 
 
 def _noise(camera: Camera, photons: Tensor) -> Tensor:
-    """Standard deviation of what is measured of an image (y, x), photons: each pixel of an sCMOS has its own."""
+    """Standard deviation of what is measured of an image (y, x), photons: each pixel of an sCMOS
+    has its own."""
     shot = camera.excess_factor * photons.clamp_min(0) / camera.qe
     return (shot + camera.noise_floor).clamp_min(1e-6).sqrt()

@@ -68,11 +68,15 @@ class LocalizeStep(Step):
         if unsettled or model is None:
             return unsettled
         if self.session.psf is None and model.localizer.domain.kind.needs_psf:
-            return f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose another model"
+            return (
+                f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose "
+                "another model"
+            )
         return ""
 
     def asks_psf_sigma(self) -> bool:
-        """Whether the model is told the width of the PSF, rather than one from beads or none at all."""
+        """Whether the model is told the width of the PSF, rather than one from beads or none at
+        all."""
         model = self.session.model
         return model is None or model.localizer.domain.kind.needs_width
 
@@ -95,7 +99,8 @@ class LocalizeStep(Step):
         return self._run(movie, model, self.session.psf, self.settings)
 
     def preview(self, frame: int) -> Generator[Report, None, EmitterSet]:
-        """The molecules of one frame, numbered from 0, with its neighbours in view; of the region, if there is one."""
+        """The molecules of one frame, numbered from 0, with its neighbours in view; of the
+        region, if there is one."""
         movie, model = self._inputs()
         return self._preview(movie, model, self.session.psf, self.settings, frame)
 
@@ -154,7 +159,10 @@ class LocalizeStep(Step):
         movie, model, set_ = self.session.movie, self.session.model, self.settings
         if movie is None or model is None:
             return ""
-        read = ["from decode.verbs.localize import localize_file", "from decode.models import load_model"]
+        read = [
+            "from decode.verbs.localize import localize_file",
+            "from decode.models import load_model",
+        ]
         lines = []
         if movie.camera_name is not None:
             read.insert(1, "from decode.io.cameras import read_camera")
@@ -163,7 +171,9 @@ class LocalizeStep(Step):
         if psf is not None:
             read.insert(-1, "from decode.io.psfs import read_psf")
             lines.append(f"psf = read_psf({str(psf.path)!r})")
-        stated = ["camera=camera"] * (movie.camera_name is not None) + ["psf=psf"] * (psf is not None)
+        stated = ["camera=camera"] * (movie.camera_name is not None) + ["psf=psf"] * (
+            psf is not None
+        )
         verb = call(
             "localize_file",
             repr(str(movie.path)),
@@ -179,7 +189,9 @@ class LocalizeStep(Step):
             device=None if set_.device == "auto" else set_.device,
             allow_truncated=movie.allow_truncated or None,
         )
-        return "\n".join([*read, "", *lines, f"for progress in {verb}:", "    print(progress.n_molecules)"])
+        return "\n".join(
+            [*read, "", *lines, f"for progress in {verb}:", "    print(progress.n_molecules)"]
+        )
 
     def _inputs(self) -> tuple[OpenedMovie, ChosenModel]:
         if self.missing():
@@ -189,12 +201,18 @@ class LocalizeStep(Step):
         return self.session.movie, self.session.model
 
     def _run(
-        self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings
+        self,
+        opened: OpenedMovie,
+        model: ChosenModel,
+        psf: ChosenPSF | None,
+        settings: LocalizeSettings,
     ) -> Generator[Report, None, None]:
         from decode.io.movies.tiff import open_movie
 
         chosen = None if settings.frames is None else slice(*settings.frames)
-        with open_movie(opened.path, frames=chosen, allow_truncated=opened.allow_truncated) as movie:
+        with open_movie(
+            opened.path, frames=chosen, allow_truncated=opened.allow_truncated
+        ) as movie:
             yield Report(message="looking at the movie")
             acquisition = self._acquire(movie, opened, model, settings)
             yield Report(
@@ -211,7 +229,12 @@ class LocalizeStep(Step):
                 yield Report(message=message, fraction=done / len(movie), molecules=chunk.molecules)
 
     def _preview(
-        self, opened: OpenedMovie, model: ChosenModel, psf: ChosenPSF | None, settings: LocalizeSettings, frame: int
+        self,
+        opened: OpenedMovie,
+        model: ChosenModel,
+        psf: ChosenPSF | None,
+        settings: LocalizeSettings,
+        frame: int,
     ) -> Generator[Report, None, EmitterSet]:
         from decode.io.movies.tiff import open_movie
 
@@ -228,7 +251,8 @@ class LocalizeStep(Step):
     def _acquire(
         self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
     ) -> Acquisition:
-        """As `acquisition_for` says; what it estimates from the whole movie is kept for the next preview."""
+        """As `acquisition_for` says; what it estimates from the whole movie is kept for the next
+        preview."""
         from decode.acquisition import acquisition_for
 
         stated = (opened.path, opened.camera_name, opened.em_gain, opened.stated_pixel_size_nm)
@@ -248,8 +272,8 @@ def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int,
     """The pixels whose centres lie in a rectangle.
 
     Args:
-        corners_um: (n, 2) y, x in the window's world: um from the outer corner of pixel (0, 0), so that pixel i reaches
-            from i to i + 1 times its side.
+        corners_um: (n, 2) y, x in the window's world: um from the outer corner of pixel (0, 0), so
+            that pixel i reaches from i to i + 1 times its side.
         pixel_size_nm: side of a pixel.
         shape: (y, x) of the frames; what lies beyond them is cut off.
 
@@ -259,7 +283,9 @@ def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int,
     corners = np.asarray(corners_um, np.float64) * 1000 / pixel_size_nm
     # what was drawn along the pixels' edges is theirs, whatever the last digit of a float
     ends = zip((corners.min(0) - 0.5).round(6), (corners.max(0) - 0.5).round(6), shape, strict=True)
-    rows, columns = (slice(max(0, math.ceil(low)), min(side, math.floor(high) + 1)) for low, high, side in ends)
+    rows, columns = (
+        slice(max(0, math.ceil(low)), min(side, math.floor(high) + 1)) for low, high, side in ends
+    )
     if rows.start >= rows.stop or columns.start >= columns.stop:
         raise ValueError("no pixel of the movie lies in this rectangle; draw it over the movie")
     return rows, columns
@@ -267,11 +293,17 @@ def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int,
 
 def region_text(region: Region) -> str:
     """As `--roi` takes it."""
-    return ",".join(":".join("" if end is None else str(end) for end in (s.start, s.stop)) for s in region)
+    return ",".join(
+        ":".join("" if end is None else str(end) for end in (s.start, s.stop)) for s in region
+    )
 
 
 def _localized(
-    movie: Movie, model: ChosenModel, acquisition: Acquisition, psf: ChosenPSF | None, settings: LocalizeSettings
+    movie: Movie,
+    model: ChosenModel,
+    acquisition: Acquisition,
+    psf: ChosenPSF | None,
+    settings: LocalizeSettings,
 ) -> Iterator[Chunk]:
     from decode.verbs.localize import localize_movie
 

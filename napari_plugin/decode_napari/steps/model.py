@@ -76,10 +76,16 @@ class ModelStep(Step):
             return ""
         movie = self.session.movie
         if movie is None:
-            return f"{self.session.why_not('movie')} to estimate a recipe from it, or choose a recipe"
+            return (
+                f"{self.session.why_not('movie')} to estimate a recipe from it, or choose a recipe"
+            )
         if movie.camera is None:
             return "choose a recipe, or state the movie's camera, to estimate one"
-        return "" if self.session.psf is not None else "choose a recipe, or calibrate a PSF, to estimate one"
+        return (
+            ""
+            if self.session.psf is not None
+            else "choose a recipe, or calibrate a PSF, to estimate one"
+        )
 
     def done(self) -> str:
         return Path(self.session.model.name).name if self.session.model is not None else ""
@@ -96,7 +102,8 @@ class ModelStep(Step):
         self.session.put(model=model)
 
     def train(self) -> Generator[Report, None, ChosenModel]:
-        """Train, from an estimate of the movie where there is no recipe; the last validated weights are kept on disk.
+        """Train, from an estimate of the movie where there is no recipe; the last validated weights
+        are kept on disk.
 
         Raises:
             ValueError, OSError, TrainingError: as `decode.training.loop.train` does.
@@ -128,7 +135,13 @@ class ModelStep(Step):
             )
             lines = [estimate]
         train = command(
-            "decode", "train", recipe, o=set_.out, minutes=set_.minutes, start=set_.start, resume=set_.resume
+            "decode",
+            "train",
+            recipe,
+            o=set_.out,
+            minutes=set_.minutes,
+            start=set_.start,
+            resume=set_.resume,
         )
         for setting in set_.settings:
             train += f" {command('--set', setting)}"
@@ -137,7 +150,11 @@ class ModelStep(Step):
     def as_python(self) -> str:
         model, set_, recipe = self.session.model, self.settings, self._recipe()
         if recipe is None or set_.out is None or self.missing_for_training():
-            return "" if model is None else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
+            return (
+                ""
+                if model is None
+                else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
+            )
         imports = ["from decode.verbs.train import train_steps"]
         lines: list[str] = []
         if set_.recipe is None:
@@ -165,7 +182,9 @@ class ModelStep(Step):
         )
 
     def _recipe(self) -> Path | None:
-        return self.settings.recipe or (self.settings.out and self.settings.out.with_suffix(".yaml"))
+        return self.settings.recipe or (
+            self.settings.out and self.settings.out.with_suffix(".yaml")
+        )
 
 
 def card_of(model: ChosenModel) -> Card:
@@ -180,7 +199,8 @@ def card_of(model: ChosenModel) -> Card:
         ]
     )
     figures = [
-        f"{row['density_per_um2']:g} molecules/um2 of {row['flux_photons']:g} photons: Jaccard {row['jaccard']:.2f}, "
+        f"{row['density_per_um2']:g} molecules/um2 of {row['flux_photons']:g} photons: Jaccard "
+        f"{row['jaccard']:.2f}, "
         f"{row['rmse_lateral_nm']:.0f} nm"
         for row in record.figures or ()
     ]
@@ -238,7 +258,9 @@ def _train(
     ):
         figures = {"minutes": progress.minutes, "loss": progress.loss} | (progress.validation or {})
         message = f"step {progress.step}, {progress.frames_per_second:.0f} frames a second"
-        yield Report(message=message, fraction=progress.fraction, figures=figures, warnings=progress.remarks)
+        yield Report(
+            message=message, fraction=progress.fraction, figures=figures, warnings=progress.remarks
+        )
     return ChosenModel(name=str(settings.out), localizer=load_model(settings.out))
 
 
@@ -258,7 +280,9 @@ def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Rep
     estimated.write(recipe, psf_file=psf.path.resolve())
 
 
-def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> tuple[list[str], list[str]]:
+def _estimate_in_python(
+    movie: OpenedMovie, psf: ChosenPSF, recipe: Path
+) -> tuple[list[str], list[str]]:
     """What `_estimate` does as text: what it imports, and its lines."""
     imports = [
         "from decode.io.cameras import read_camera",

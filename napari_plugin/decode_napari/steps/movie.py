@@ -79,7 +79,8 @@ class MovieStep(Step):
         """Open the movie, read or estimate its camera, and count photons.
 
         Raises:
-            ValueError, OSError: if the movie or the camera cannot be read, or they do not fit together.
+            ValueError, OSError: if the movie or the camera cannot be read, or they do not fit
+                together.
         """
         return _check(self.settings)
 
@@ -95,16 +96,22 @@ class MovieStep(Step):
         if movie is None or movie.camera_name is not None:
             return ""  # a camera that is stated needs no command
         out = movie.path.with_name(f"{movie.path.stem}_camera.yaml")
-        return command("decode", "calibrate", "camera", movie=movie.path, pixel_size=movie.pixel_size_nm, o=out)
+        return command(
+            "decode", "calibrate", "camera", movie=movie.path, pixel_size=movie.pixel_size_nm, o=out
+        )
 
     def as_python(self) -> str:
         movie = self.session.movie
         if movie is None:
             return ""
-        opened = call("open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None)
+        opened = call(
+            "open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None
+        )
         lines = ["from decode import open_movie, read_camera", "", f"movie = {opened}"]
         if movie.camera_name is None:
-            lines[0] = "from decode import open_movie\nfrom decode.estimation import estimate_camera"
+            lines[0] = (
+                "from decode import open_movie\nfrom decode.estimation import estimate_camera"
+            )
             return "\n".join([*lines, "camera = estimate_camera(movie).camera"])
         return "\n".join([*lines, f"camera = {camera_call(movie)}"])
 
@@ -124,7 +131,12 @@ def asks_em_gain(camera: str | None) -> bool:
 
 def camera_call(movie: OpenedMovie) -> str:
     """The Python that reads a movie's camera."""
-    return call("read_camera", repr(movie.camera_name), pixel_size_nm=movie.stated_pixel_size_nm, em_gain=movie.em_gain)
+    return call(
+        "read_camera",
+        repr(movie.camera_name),
+        pixel_size_nm=movie.stated_pixel_size_nm,
+        em_gain=movie.em_gain,
+    )
 
 
 def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
@@ -144,19 +156,25 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
         if settings.camera is not None:
             if pixel_size is None and not Path(settings.camera).is_file():
                 pixel_size = movie.pixel_size_nm  # a preset says nothing of the optics
-            stated = read_camera(settings.camera, pixel_size_nm=pixel_size, em_gain=settings.em_gain)
+            stated = read_camera(
+                settings.camera, pixel_size_nm=pixel_size, em_gain=settings.em_gain
+            )
             warnings = check_camera(movie, stated.camera, stated.pixel_size_nm)
             camera = stated.camera
         elif len(movie) < 3:
             raise ValueError(
-                f"{movie.path.name} has too few frames to estimate its camera from; state it with --camera"
+                f"{movie.path.name} has too few frames to estimate its camera from; state it with "
+                f"--camera"
             )
         else:
             estimated = estimate_camera(movie)
             camera, remarks = estimated.camera, estimated.notes
         pixels_nm = pixel_size or (stated.pixel_size_nm if stated else movie.pixel_size_nm)
         if pixels_nm is None:
-            raise ValueError(f"{movie.path.name} does not say how large its pixels are; state it with --pixel-size")
+            raise ValueError(
+                f"{movie.path.name} does not say how large its pixels are; state it with "
+                f"--pixel-size"
+            )
         if stated is None:
             warnings = check_pixels(movie, pixels_nm)
         yield Report(message="counting photons")
@@ -171,7 +189,9 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
             em_gain=settings.em_gain,
             allow_truncated=settings.allow_truncated,
         )
-    return MovieCheck(movie=opened, counts=counts, edges=edges, remarks=tuple(remarks), warnings=warnings)
+    return MovieCheck(
+        movie=opened, counts=counts, edges=edges, remarks=tuple(remarks), warnings=warnings
+    )
 
 
 def _histogram(movie: Any, camera: Camera) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

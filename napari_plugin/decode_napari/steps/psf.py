@@ -83,7 +83,11 @@ class PSFStep(Step):
         movie = self.session.movie
         if movie is None:
             return f"{self.session.why_not('movie')}; the camera is the movie's"
-        return "" if movie.camera is not None else "state the camera in the step Movie: beads cannot tell it"
+        return (
+            ""
+            if movie.camera is not None
+            else "state the camera in the step Movie: beads cannot tell it"
+        )
 
     def done(self) -> str:
         psf = self.session.psf
@@ -193,7 +197,9 @@ class PSFStep(Step):
         return self.settings.out or self.settings.beads[0].with_name("psf.h5")
 
 
-def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generator[Report, None, Calibrated]:
+def _calibrate(
+    settings: PSFSettings, camera: CameraFile, out: Path
+) -> Generator[Report, None, Calibrated]:
     from decode.calibrate.held_out import precision
     from decode.calibrate.psf import calibrate_psf, read_positions
     from decode.calibrate.report import draw_pictures, save_report, verdict
@@ -204,7 +210,9 @@ def _calibrate(settings: PSFSettings, camera: CameraFile, out: Path) -> Generato
     out, report = psf_files(out)
     check_outputs([out, report], inputs=[*settings.beads, settings.positions, settings.z_of_frames])
     scan = read_scan(
-        frames_per_plane=settings.frames_per_plane, downwards=settings.downwards, z_of_frames=settings.z_of_frames
+        frames_per_plane=settings.frames_per_plane,
+        downwards=settings.downwards,
+        z_of_frames=settings.z_of_frames,
     )
     fit = calibrate_psf.steps(
         settings.beads,

@@ -42,14 +42,18 @@ class Report:
 
 def reports(steps: Steps[R]) -> Generator[Report, None, R]:
     """Work of decode's own, step by step."""
-    return relayed(steps, lambda progress: Report(message=progress.message, fraction=progress.fraction))
+    return relayed(
+        steps, lambda progress: Report(message=progress.message, fraction=progress.fraction)
+    )
 
 
 class Step(ABC):
-    """One step of the job.  It knows no window: verbs are generators of `Report` that may run in any thread.
+    """One step of the job.  It knows no window: verbs are generators of `Report` that may run in
+    any thread.
 
-    A verb reads the session and the step's settings when it is called, and nothing of them afterwards; what it returns
-    is handed to a method of the step, in the thread of the window, which puts it into the session.
+    A verb reads the session and the step's settings when it is called, and nothing of them
+    afterwards; what it returns is handed to a method of the step, in the thread of the window,
+    which puts it into the session.
     """
 
     title: ClassVar[str]
@@ -64,7 +68,8 @@ class Step(ABC):
 
     @abstractmethod
     def missing(self) -> str:
-        """What must be there before this step can do anything, in a sentence; "" where nothing is missing."""
+        """What must be there before this step can do anything, in a sentence; "" where nothing
+        is missing."""
 
     @abstractmethod
     def done(self) -> str:
@@ -86,13 +91,20 @@ def command(*words: object, **options: object) -> str:
         if value is None or value is False:
             continue
         flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
-        line += [flag] if value is True else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        line += (
+            [flag]
+            if value is True
+            else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        )
     return shlex.join(line)
 
 
 def call(function: str, *arguments: str, **options: object) -> str:
     """A call in Python: `arguments` are expressions, options that are None are left out."""
-    parts: Iterable[str] = [*arguments, *(f"{name}={value!r}" for name, value in options.items() if value is not None)]
+    parts: Iterable[str] = [
+        *arguments,
+        *(f"{name}={value!r}" for name, value in options.items() if value is not None),
+    ]
     return f"{function}({', '.join(parts)})"
 
 
@@ -107,7 +119,8 @@ def keep_command(table: Path, ranges: Mapping[str, Range]) -> tuple[str, Path]:
 
 
 def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list[str]]:
-    """The Python that reads the molecules of a table within ranges: what it imports, and what it does."""
+    """The Python that reads the molecules of a table within ranges: what it imports, and what it
+    does."""
     read = f"read_table({str(table)!r})"
     if not ranges:
         return ["from decode import read_table"], [f"molecules = {read}"]

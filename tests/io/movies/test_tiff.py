@@ -1,4 +1,5 @@
-"""Movies: what is on disk is what is read, frame by frame, and a damaged file is refused in a sentence."""
+"""Movies: what is on disk is what is read, frame by frame, and a damaged file is refused in a
+sentence."""
 
 from __future__ import annotations
 
@@ -69,7 +70,9 @@ def save(path: Path, counts: Counts, layout: str) -> Path:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_reads_back_the_same_frames(tmp_path: Path, counts: Counts, layout: str) -> None:
+def test_every_layout_reads_back_the_same_frames(
+    tmp_path: Path, counts: Counts, layout: str
+) -> None:
     with open_movie(save(tmp_path / "movie.tif", counts, layout)) as movie:
         assert movie.shape == counts.shape
         assert len(movie) == 20
@@ -105,8 +108,12 @@ def test_a_truncated_file_is_refused_and_never_read_wrong(
         np.testing.assert_array_equal(movie.read(0, len(movie)), counts[: len(movie)])
 
 
-@pytest.mark.parametrize(("layout", "n_whole"), [("imagej", 12), ("imagej one page", 11), ("pages", 11)])
-def test_allow_truncated_takes_all_whole_frames(tmp_path: Path, counts: Counts, layout: str, n_whole: int) -> None:
+@pytest.mark.parametrize(
+    ("layout", "n_whole"), [("imagej", 12), ("imagej one page", 11), ("pages", 11)]
+)
+def test_allow_truncated_takes_all_whole_frames(
+    tmp_path: Path, counts: Counts, layout: str, n_whole: int
+) -> None:
     path = save(tmp_path / "movie.tif", counts, layout)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * 0.6)])
@@ -119,7 +126,9 @@ def test_allow_truncated_takes_all_whole_frames(tmp_path: Path, counts: Counts, 
 def test_one_page_of_more_than_4_gb(tmp_path: Path) -> None:
     path = tmp_path / "large.tif"
     with pytest.warns(UserWarning, match="truncating ImageJ file"):
-        mapped = tifffile.memmap(path, shape=(34_000, 256, 256), dtype=np.uint16, imagej=True)  # sparse on disk
+        mapped = tifffile.memmap(
+            path, shape=(34_000, 256, 256), dtype=np.uint16, imagej=True
+        )  # sparse on disk
     mapped[33_999, 5, 6] = 77
     mapped.flush()
     del mapped
@@ -139,7 +148,9 @@ def test_parts_are_joined_in_natural_order(tmp_path: Path, counts: Counts) -> No
         np.testing.assert_array_equal(movie.read(0, 20), counts)
         np.testing.assert_array_equal(movie.read(7, 10), counts[7:10])
     other = save(tmp_path / "movie_11.tif", counts[:, :20], "imagej")
-    with pytest.raises(ValueError, match=r"movie_11.tif does not continue .*movie_2.tif: .* 20 x 40 .* 33 x 40"):
+    with pytest.raises(
+        ValueError, match=r"movie_11.tif does not continue .*movie_2.tif: .* 20 x 40 .* 33 x 40"
+    ):
         open_movie([*parts, other])
 
 
@@ -148,7 +159,11 @@ def save_folder(folder: Path, counts: Counts) -> Path:
     folder.mkdir()
     for number, frame in enumerate(counts):
         tifffile.imwrite(
-            folder / f"frame_{number}.tif", frame, imagej=True, resolution=(10, 10), metadata={"unit": "um"}
+            folder / f"frame_{number}.tif",
+            frame,
+            imagej=True,
+            resolution=(10, 10),
+            metadata={"unit": "um"},
         )
     (folder / "notes.txt").write_text("no frame")
     return folder
@@ -172,7 +187,9 @@ def test_a_folder_that_is_no_movie_is_refused(tmp_path: Path, counts: Counts) ->
     with pytest.raises(ValueError, match=r"frame_7.tif is cut short"):
         open_movie(folder)
     tifffile.imwrite(folder / "frame_7.tif", counts[7, :20])
-    with pytest.raises(ValueError, match=r"frame_7.tif does not continue .*frame_0.tif: .* 20 x 40"):
+    with pytest.raises(
+        ValueError, match=r"frame_7.tif does not continue .*frame_0.tif: .* 20 x 40"
+    ):
         open_movie(folder)
     tifffile.imwrite(folder / "frame_7.tif", counts[7:9])
     with pytest.raises(ValueError, match=r"frame_7.tif holds 2 frames, .* each file is one frame"):
@@ -194,8 +211,12 @@ def test_a_last_axis_of_one_colour_is_none(tmp_path: Path, counts: Counts) -> No
 
 
 def test_frames_that_are_stored_as_rows_are_not_called_cut_short(tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "movie.tif", np.ones((9, 1, 1), np.uint16), metadata={"axes": "TYX"})
-    with pytest.raises(ValueError, match="announces frames of 1 x 1 pixels and holds images of 9 x 1; export"):
+    tifffile.imwrite(
+        tmp_path / "movie.tif", np.ones((9, 1, 1), np.uint16), metadata={"axes": "TYX"}
+    )
+    with pytest.raises(
+        ValueError, match="announces frames of 1 x 1 pixels and holds images of 9 x 1; export"
+    ):
         open_movie(tmp_path / "movie.tif")
 
 
@@ -208,7 +229,9 @@ def test_a_codec_that_is_missing_is_named(tmp_path: Path, counts: Counts) -> Non
             f"try: open_movie({str(tmp_path / f'{codec}.tif')!r})\n"
             "except ValueError as error: print(error)"
         )
-        said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
         assert re.search(r"cannot be decoded .* pip install 'decode-smlm\[io\]'", said)
 
 
@@ -226,18 +249,20 @@ def save_ome_series(folder: Path, counts: Counts) -> list[Path]:
     paths = [folder / f"series_{i}.ome.tif" for i in (0, 1)]
     names = [f"urn:uuid:00000000-0000-0000-0000-00000000000{i}" for i in (1, 2)]
     where = "".join(
-        f'<TiffData FirstT="{10 * i}" IFD="0" PlaneCount="10"><UUID FileName="{path.name}">{name}</UUID></TiffData>'
+        f'<TiffData FirstT="{10 * i}" IFD="0" PlaneCount="10"><UUID FileName="{path.name}">{name}</UUID></TiffData>'  # noqa: E501
         for i, (path, name) in enumerate(zip(paths, names, strict=True))
     )
     for i, (path, name) in enumerate(zip(paths, names, strict=True)):
         description = (
-            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{name}"><Image ID="Image:0">'
-            '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="40" SizeY="33" SizeC="1" SizeZ="1" '
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{name}"><Image ID="Image:0">'  # noqa: E501
+            '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="40" SizeY="33" SizeC="1" SizeZ="1" '  # noqa: E501
             'SizeT="20" PhysicalSizeX="0.11" PhysicalSizeY="110" PhysicalSizeYUnit="nm">'
             f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{where}'
             '<Plane TheC="0" TheZ="0" TheT="0" ExposureTime="0.02"/></Pixels></Image></OME>'
         )
-        tifffile.imwrite(path, counts[10 * i : 10 * i + 10], metadata=None, ome=False, description=description)
+        tifffile.imwrite(
+            path, counts[10 * i : 10 * i + 10], metadata=None, ome=False, description=description
+        )
     return paths
 
 
@@ -291,7 +316,9 @@ def test_frames_that_are_not_finite_are_named(tmp_path: Path, value: float) -> N
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint32, np.int32])
-def test_counts_that_single_precision_does_not_tell_apart_are_refused(tmp_path: Path, dtype: type) -> None:
+def test_counts_that_single_precision_does_not_tell_apart_are_refused(
+    tmp_path: Path, dtype: type
+) -> None:
     counts = np.full((5, 8, 9), 2**24, dtype)
     tifffile.imwrite(tmp_path / "bright.tif", counts, photometric="minisblack", metadata=None)
     with open_movie(tmp_path / "bright.tif") as movie:
@@ -323,7 +350,13 @@ def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:
             open_movie(tmp_path / name)
 
     refuse("rgb.tif", np.zeros((5, 8, 9, 3), np.uint8), "colour image", photometric="rgb")
-    refuse("planes.tif", np.zeros((5, 3, 8, 9), np.uint8), "colour", photometric="rgb", planarconfig="separate")
+    refuse(
+        "planes.tif",
+        np.zeros((5, 3, 8, 9), np.uint8),
+        "colour",
+        photometric="rgb",
+        planarconfig="separate",
+    )
     refuse(
         "hyper.tif",
         np.zeros((5, 4, 8, 9), np.uint16),
@@ -383,16 +416,22 @@ def test_only_a_credible_pixel_size_is_believed(
     metadata = {"axes": "TYX"} | ({"unit": unit} if unit else {})
     resolution = (pixels_per_unit, pixels_per_unit)
     frames = np.zeros((2, 8, 9), np.uint16)
-    tifffile.imwrite(tmp_path / "movie.tif", frames, imagej=True, resolution=resolution, metadata=metadata)
+    tifffile.imwrite(
+        tmp_path / "movie.tif", frames, imagej=True, resolution=resolution, metadata=metadata
+    )
     with open_movie(tmp_path / "movie.tif") as movie:
-        assert movie.pixel_size_nm == (None if expected is None else pytest.approx(expected, rel=1e-4))
+        assert movie.pixel_size_nm == (
+            None if expected is None else pytest.approx(expected, rel=1e-4)
+        )
         assert movie.exposure_ms is None
 
 
 def test_micro_manager_facts_are_read(tmp_path: Path) -> None:
     facts = '{"PixelSizeUm": 0.107, "Exposure-ms": 30}'
     tags = [(51123, "s", 0, facts, True)]
-    tifffile.imwrite(tmp_path / "movie.tif", np.zeros((2, 8, 9), np.uint16), metadata=None, extratags=tags)
+    tifffile.imwrite(
+        tmp_path / "movie.tif", np.zeros((2, 8, 9), np.uint16), metadata=None, extratags=tags
+    )
     with open_movie(tmp_path / "movie.tif") as movie:
         assert movie.pixel_size_nm == pytest.approx(107)
         assert movie.exposure_ms == 30
