@@ -560,6 +560,7 @@ TINY_SETTINGS = (
 
 TINY = """
 version: 1
+scene: {density_per_um2: [0.5, 1.0], flux_photons: [1000.0, 3000.0]}  # losses that scatter little
 training: {steps: 100000, movies: 1, frames: 3, size_px: 16, validate_every: 20}
 network: {frame_widths: [4], sequence_widths: [4], head_width: 4}
 """
