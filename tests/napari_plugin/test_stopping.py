@@ -126,7 +126,7 @@ def test_a_calibration_stops_between_any_two_stages(
     psf_step: PSFStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = Stepwise(partial(fit_gaussian.steps, n_steps=3))
-    monkeypatch.setattr("decode.calibrate.psf.fit_gaussian", hasty)
+    monkeypatch.setattr("decode.calibrate.families.gaussian.fit_gaussian", hasty)
     out = psf_step.settings.out
     assert out is not None
 

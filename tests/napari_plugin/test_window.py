@@ -543,7 +543,8 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     assert not (tmp_path / "psf.h5").exists()
 
     monkeypatch.setattr(
-        "decode.calibrate.psf.fit_gaussian", Stepwise(partial(fit_gaussian.steps, n_steps=3))
+        "decode.calibrate.families.gaussian.fit_gaussian",
+        Stepwise(partial(fit_gaussian.steps, n_steps=3)),
     )
     panel.run()
     qtbot.waitUntil(lambda: dock.session.psf is not None, timeout=LONG)
