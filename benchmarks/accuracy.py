@@ -238,7 +238,7 @@ def main() -> None:
     slices = 5 if axial else 1
     print(
         f"\n{name}: crowded molecules, {arguments.movies} movies of 6 frames of 56 x 56 pixels a "
-        f"row"
+        "row"
     )
     rows = characterize(
         model, config, choose_device(arguments.device), n_movies=arguments.movies, depths=slices

@@ -22,7 +22,7 @@ def folder(data: Path, name: str) -> Path:
     if not (data / name).is_dir():
         print(
             f"Skipped: there is no folder {name} in {data}; name the folder that holds it, or set "
-            f"DECODE_DATA."
+            "DECODE_DATA."
         )
         raise SystemExit(0)
     return data / name

@@ -250,7 +250,7 @@ def main() -> None:
     molecules = sum(len(b.emitters) for b in batches[sides[0]]) / 3 / n
     print(
         f"device {device}, {torch.get_num_threads()} threads, {n} frames a step, {molecules:.1f} "
-        f"molecules a frame"
+        "molecules a frame"
     )
     print(f"{'':16}  frame      frames/s  thousand pixels/s")
     for (name, side), value in rate.items():

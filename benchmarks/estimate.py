@@ -299,7 +299,7 @@ def table(title: str, found: Array, truth: Array) -> None:
     """Errors and coverage of (movie, parameter, quantile) against (movie, parameter)."""
     print(
         f"\n{title}: {len(truth)} movies\n{'':20s}  RMSE   median|e|  bias   50 %   95 %   width "
-        f"of 95 %"
+        "of 95 %"
     )
     for i, name in enumerate(PARAMETERS):
         unit = 1.0 if name in LOG else UNIT_NM

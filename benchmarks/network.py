@@ -76,7 +76,7 @@ def main() -> None:
     print(f"device {device}, {torch.get_num_threads()} threads, {n} frames of {side} x {side}")
     print(
         f"network: {macs / (n * side * side) / 1e3:.1f} kMAC a pixel, {n / network_s:.1f} frames a "
-        f"second"
+        "second"
     )
     print(f"arithmetic rate: network {rate:.1f}, bare 48-channel 3x3 convolution {bare:.1f} GMAC/s")
     print(f"ratio {rate / bare:.2f}")

@@ -203,7 +203,7 @@ def compare(
     print(f"\n{movie.name}: Picasso's best of {len(tried)} is {setting}, {choice}")
     print(
         f"{'program':24}  Jaccard  recall  precision  lateral, nm  axial, nm  efficiency  seconds  "
-        f"offset, nm"
+        "offset, nm"
     )
     print(row("Picasso", tried[best], two_d, seconds))
     for name, model in models.items():

@@ -105,7 +105,7 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
     spread = torch.cat(over_sigma)[:, axes].square().mean(0).sqrt().tolist()
     print(
         f"  found {len(torch.cat(over_sigma)) / n:.3f}, polished {torch.cat(share).mean():.3f};  "
-        f"RMSE / bound network "
+        "RMSE / bound network "
         + " ".join(f"{x:.3f}" for x in before)
         + ", polished "
         + " ".join(f"{x:.3f}" for x in after)
@@ -144,7 +144,7 @@ def whole(
                 rates.append(n / (time.perf_counter() - start))
     print(
         f"  density {density:.1f}, {n} molecules in {frames} frames: polished {median(rates):.0f} "
-        f"a second "
+        "a second "
         f"(lowest {min(rates):.0f}, highest {max(rates):.0f} of {rounds} rounds) by "
         f"{torch.get_num_threads()} threads"
     )
@@ -236,7 +236,7 @@ def main() -> None:
         )
         print(
             f"  density, molecules | {figures}, efficiency, error over sigma: network | polished | "
-            f"share, per core s"
+            "share, per core s"
         )
         for density in (0.2, 1.0, 2.0, 4.0):
             movies = arguments.movies * (4 if density < 0.5 else 1)

@@ -166,11 +166,11 @@ def main() -> None:
     places, times = torch.unique((row * 256 + column)[on_hot], return_counts=True)
     print(
         f"  frames in which each such pixel holds one: {times.tolist()} of 11 ({len(places)} "
-        f"pixels)"
+        "pixels)"
     )
     evidence = seen_beside(scmos / "frames.tif", camera, found[on_hot], hot, width_px)
     print(
-        f"  their light in the pixels around, hot ones left out, over its error: "
+        "  their light in the pixels around, hot ones left out, over its error: "
         f"{[round(e, 1) for e in evidence]}"
     )
 

@@ -112,7 +112,7 @@ def table(dock: Any, viewer: Any, n: int, path: Path) -> None:
     cloud.viewer.close()
     print(
         f"{n} molecules: opened in {opened:.1f} s, slider {1 / np.mean(times):.0f} updates a "
-        f"second, "
+        "second, "
         f"points {near:.1f} s after zooming in, 3D turns {1 / np.mean(turns):.0f} times a second"
     )
 
@@ -142,7 +142,7 @@ def measure(n_molecules: list[int], folder: Path) -> None:
     for name in ("first", "second"):
         print(
             f"localize, {name} run: event loop held up for {longest_gap(whole_movie):.0f} ms at "
-            f"most"
+            "most"
         )
     dock.localize()
     wait(lambda: localize.step.n_found > 500)

@@ -181,7 +181,7 @@ def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
     if movie.pixel_size_nm is None:
         return (
             f"the file states pixels of {x:g} x {y:g} nm (x, y), but pixels are taken to be "
-            f"squares "
+            "squares "
             f"of {pixel_size_nm:g} nm: lengths along one axis are wrong unless the file is",
         )
     if abs(x / pixel_size_nm - 1) < ALIKE_PIXELS:

@@ -304,7 +304,7 @@ class AstigmaticPupil(Conditioning):
         if unknown:
             raise ValueError(
                 f"the PSF has aberrations {sorted(unknown)}, on which no network for astigmatic "
-                f"pupils is conditioned"
+                "pupils is conditioned"
             )
         mirrored = waves.get(ASTIGMATISM, 0.0) < 0
         signs = {mode: -1 if mirrored and mode[0] % 2 == 0 else 1 for mode in MODES}

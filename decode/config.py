@@ -94,7 +94,7 @@ class TrainConfig:
         if self.version != 1:
             raise ValueError(
                 f"version {self.version} of the file's layout is unknown; this decode reads "
-                f"version 1"
+                "version 1"
             )
         check_settings(self)
 

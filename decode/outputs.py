@@ -172,7 +172,7 @@ def _check_inputs(outputs: Sequence[Path], read: Mapping[tuple[int, int], Path])
         if output.exists() and _identity(output) in read:
             raise ValueError(
                 f"{output} would be written over {read[_identity(output)]}, which is read; choose "
-                f"another name or "
+                "another name or "
                 "folder with --out"
             )
 
@@ -185,7 +185,7 @@ def _check_each_other(outputs: Sequence[Path]) -> None:
         if name in seen:
             raise ValueError(
                 f"{seen[name]} and {output} would overwrite each other; rename what is read, or "
-                f"choose another name or "
+                "choose another name or "
                 "folder with --out"
             )
         seen[name] = output
@@ -199,7 +199,7 @@ def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
             if within and output.suffix.lower() in (".tif", ".tiff"):
                 raise ValueError(
                     f"{output} would be written into {folder}, whose files are read as frames; "
-                    f"choose another folder "
+                    "choose another folder "
                     "with --out"
                 )
 

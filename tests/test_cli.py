@@ -216,7 +216,7 @@ def test_a_background_beyond_the_training_is_said(place: Path) -> None:
     for e_per_adu, expected in ((45.0, False), (45e2, True)):
         camera.write_text(
             f"pixel_size_nm: 100\nbaseline: 100\ne_per_adu: {e_per_adu}\nqe: 0.9\nread_noise_e: "
-            f"74.4\nem_gain: 300\n"
+            "74.4\nem_gain: 300\n"
         )
         result = localize(place, "--camera", camera, "--model", "gaussian-2d")
         assert result.exit_code == 0, result.output

@@ -38,7 +38,7 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
     if fit.misfit > MAX_MISFIT:
         raise ValueError(
             f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times "
-            f"the "
+            "the "
             "variance of noise at 5000 photons), which this model is for; train a model for it "
             "with "
             "`decode run` or `decode train`"

@@ -170,7 +170,7 @@ def calibrate_camera(
     if drift > 0.5:
         notes.append(
             f"the offset differs by {drift:.2g} ADU between the dark series; let the camera cool "
-            f"down first"
+            "down first"
         )
     if not variance.any():
         raise ValueError("the dark frames do not vary; they must be single frames, not an average")
@@ -211,7 +211,7 @@ def _photon_transfer(
         if np.median(mean) < 3 * math.sqrt(np.median(dark_variance) / level.n):
             raise ValueError(
                 f"{level.name} are no brighter than the dark frames; give them light, or leave "
-                f"them out"
+                "them out"
             )
     flicker = np.array(
         [level.flicker(mean.mean()) for level, mean in zip(levels, light, strict=True)]
@@ -258,7 +258,7 @@ def _photon_transfer(
     if lamp > 0.01:
         notes.append(
             f"the light of the flat frames varied by {lamp:.1%} from frame to frame, which was "
-            f"taken off"
+            "taken off"
         )
     precision = float(np.median(error / gain))
     if precision > 0.05:
@@ -401,7 +401,7 @@ def compare_maps(
     if top >= limit or (_is_limit(top) and n_top >= AT_LIMIT):
         sentences.append(
             f"{n_top} counts of the movie are at the limit of {top:g} ADU: molecules there come "
-            f"out too dim; "
+            "out too dim; "
             "take less light or a shorter exposure"
         )
     offset, gain, read = (
@@ -417,7 +417,7 @@ def compare_maps(
     if not misplaced and by_maps:
         misplaced = (
             f"the camera's maps do not fit the movie: by them {by_maps} pixels look bad that are "
-            f"as those beside them; "
+            "as those beside them; "
             "they are those of another camera, region or binning"
         )
     if misplaced:
@@ -428,7 +428,7 @@ def compare_maps(
     if negative > 0.01:
         sentences.append(
             f"{negative:.0%} of the pixels are darker than their offset, which makes negative "
-            f"photons: the offset is "
+            "photons: the offset is "
             "too high, or was taken from other frames; measure it again"
         )
         return MapsCheck("", tuple(sentences))
@@ -454,7 +454,7 @@ def compare_maps(
         sentences.append(
             f"the movie's noise puts the offset {abs(found):.1f} ADU "
             f"{'above' if found > 0 else 'below'} the camera's: "
-            f"measure it again; or, if the offset is right, e_per_adu is about "
+            "measure it again; or, if the offset is right, e_per_adu is about "
             f"{fitting:.2g}{inverse}, not {stated:.3g}"
         )
     return MapsCheck("", tuple(sentences))

@@ -147,8 +147,8 @@ def try_field(
     )
     if not _clear(gain):
         note = (
-            f"the PSF is taken to be the same all over the field: one that changes predicts "
-            f"held-out beads no better "
+            "the PSF is taken to be the same all over the field: one that changes predicts "
+            "held-out beads no better "
             f"(deviance lower by {share:.2g} +- {error:.1g} %)"
         )
         return FieldTrial(fit, note, gain=gain)

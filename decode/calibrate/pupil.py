@@ -93,7 +93,7 @@ def fit_pupil(
     if stacks.ndim != 4 or stacks.shape[1] != len(z_nm):
         raise ValueError(
             f"the stacks have shape {tuple(stacks.shape)}, expected (bead, {len(z_nm)} planes, y, "
-            f"x)"
+            "x)"
         )
     beads, planes = stacks.shape[:2]
     if planes < 5:
@@ -101,7 +101,7 @@ def fit_pupil(
     if stacks.shape[2:] != (psf.patch_px, psf.patch_px):
         raise ValueError(
             f"the crops are {tuple(stacks.shape[2:])} pixels, the PSF's patch is {psf.patch_px} "
-            f"wide"
+            "wide"
         )
     if not bool(torch.isfinite(stacks).all()):
         raise ValueError("the stacks hold values that are not finite")
@@ -177,7 +177,7 @@ def fit_images(
     if images.ndim != 3 or images.shape[1:] != (side, side):
         raise ValueError(
             f"the images have shape {tuple(images.shape)}, expected (n, {side}, {side}) as the "
-            f"PSF's patch"
+            "PSF's patch"
         )
     if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold values that are not finite")

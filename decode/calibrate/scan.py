@@ -55,7 +55,7 @@ class Scan:
             if n_frames % self.frames_per_plane:
                 raise ValueError(
                     f"--frames-per-plane {self.frames_per_plane} does not divide the {n_frames} "
-                    f"frames"
+                    "frames"
                 )
             planes = torch.arange(n_frames).view(-1, self.frames_per_plane)
             return planes.flip(0) if self.downwards else planes
@@ -108,7 +108,7 @@ def read_depths(path: Path | str) -> tuple[float, ...]:
     if gaps.max() > EVEN * gaps.min():
         raise ValueError(
             f"{path}: planes are {gaps.min():g} to {gaps.max():g} nm apart; leave frames out until "
-            f"they are evenly "
+            "they are evenly "
             "spaced, and round readings of one plane to one number"
         )
     return tuple(z.tolist())
@@ -137,7 +137,7 @@ def check_scan(crops: Tensor) -> None:
         if steps.mean() > ALIKE * again.mean():
             raise ValueError(
                 f"the bead stack goes {k} times through the same {n // k} planes; save one pass "
-                f"alone, or state the z "
+                "alone, or state the z "
                 "of each frame with --z-of-frames"
             )
     half = np.arange(max(1, n // 2 - 1))

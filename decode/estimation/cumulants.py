@@ -208,7 +208,7 @@ def _windows(
     much of both."""
     if shape[0] < 2 or min(shape[1:]) < 16:
         raise ValueError(
-            f"estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
+            "estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
             f"{shape[0]} of {shape[1]} x {shape[2]}; give --camera"
         )
     pixels = min(shape[1], LARGEST_FIELD_PX) * min(shape[2], LARGEST_FIELD_PX)

@@ -112,7 +112,7 @@ def _read(
     if "pixel_size_nm" not in numbers:
         raise ValueError(
             f"the camera {path.stem} says nothing of the optics before it; state the pixel size "
-            f"with --pixel-size"
+            "with --pixel-size"
             if preset
             else f"{path}: pixel_size_nm is missing"
         )
@@ -125,7 +125,7 @@ def _read(
         listed = ", ".join(f"{name} {m.shape[0]} x {m.shape[1]}" for name, m in maps.items())
         raise ValueError(
             f"{path}: the maps differ in height x width ({listed}); all must be as large as the "
-            f"movie"
+            "movie"
         )
 
     fields: dict[str, Any] = dict(numbers)

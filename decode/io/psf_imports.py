@@ -216,7 +216,7 @@ def _constant_terms(path: Path, coefficients: Any, axis: int) -> Stack:
     if len(coefficients.shape) != 4 or coefficients.shape[axis] != POWERS:
         raise ValueError(
             f"{path}: cspline.coeff has shape {tuple(coefficients.shape)}, expected {POWERS} "
-            f"coefficients a voxel"
+            "coefficients a voxel"
         )
     constant = coefficients[0].T if axis == 0 else coefficients[..., 0]
     return np.asarray(constant, np.float64)
@@ -247,7 +247,7 @@ def _uipsf_sizes(path: Path, parameters: Any, pixel_size_nm: float | None) -> tu
     ):
         raise ValueError(
             f"{path}: its pixels are {stated:g} nm wide, not {pixel_size_nm:g}; leave the pixel "
-            f"size out"
+            "size out"
         )
     return z, stated if stated is not None else float(pixel_size_nm or 0)
 
@@ -269,7 +269,7 @@ def _through(
     if not (z_step_nm > 0 and pixel_size_nm > 0):
         raise ValueError(
             f"{path}: planes {z_step_nm:g} nm apart and pixels of {pixel_size_nm:g} nm; both must "
-            f"be > 0"
+            "be > 0"
         )
     if not np.isfinite(stack).all():
         raise ValueError(f"{path}: the PSF holds values that are not finite")
@@ -295,7 +295,7 @@ def _chosen(path: Path, channels: Sequence[Stack], channel: int | None) -> Stack
     if channel is not None and not 0 <= channel < len(channels):
         raise ValueError(
             f"{path}: it holds {len(channels)} channel(s), counted from 0; {channel} is none of "
-            f"them"
+            "them"
         )
     return channels[channel or 0]
 
@@ -309,5 +309,5 @@ def _existing(path: Path | str) -> Path:
 def _by_field(path: Path, parts: int) -> ValueError:
     return ValueError(
         f"{path}: it holds a PSF for each of {parts} parts of the field; calibrate one for the "
-        f"whole field"
+        "whole field"
     )

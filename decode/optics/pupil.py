@@ -132,7 +132,7 @@ class PupilPSF(PSF):
         if not (wavelength_nm > 0 and sample_index >= 1):
             raise ValueError(
                 f"wavelength_nm ({wavelength_nm}) must be positive, sample_index ({sample_index}) "
-                f">= 1"
+                ">= 1"
             )
         if not (depth_nm >= 0 and blur_nm >= 0 and bead_diameter_nm >= 0):
             raise ValueError("depth_nm, blur_nm and bead_diameter_nm must not be negative")

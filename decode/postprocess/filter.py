@@ -133,7 +133,7 @@ def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
         ):
             raise ValueError(
                 f"--keep {text}: write it as COLUMN=LOW:HIGH, two numbers of which one may be left "
-                f"out"
+                "out"
             )
         if name not in COLUMNS:
             raise ValueError(
@@ -145,7 +145,7 @@ def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
         if low is not None and high is not None and low > high:
             raise ValueError(
                 f"--keep {text}: nothing lies between {low:g} and {high:g}; the lower number comes "
-                f"first"
+                "first"
             )
         ranges[name] = (low, high)
     return ranges

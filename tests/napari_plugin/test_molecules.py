@@ -141,7 +141,7 @@ def test_a_million_molecules_are_filtered_and_counted_ten_times_a_second() -> No
         took.append(time.process_time() - start)
     print(
         f"filter and density of 1,000,000 molecules: {1000 * np.median(took):.1f} ms of processor "
-        f"time"
+        "time"
     )
     assert np.median(took) < 0.2  # 0.1 on a machine that does nothing else
 

@@ -313,7 +313,7 @@ def test_a_million_molecules_follow_a_slider(dock: Any, qtbot: Any) -> None:
         assert f"{dock.session.found.filter.n_passing:,}" in panel.count.text()
     print(
         f"a slider's move over 1,000,000 molecules: {1000 * np.median(times):.0f} ms of processor "
-        f"time"
+        "time"
     )
     assert np.median(times) < 0.4  # 0.1 on a machine that does nothing else
     points, source = dock.view.points, dock.session.found.filter

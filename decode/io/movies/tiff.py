@@ -445,7 +445,7 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> _Part | _Folder:
             if part.n_frames > 1:
                 raise ValueError(
                     f"{file} holds {part.n_frames} frames, and a folder is one movie only where "
-                    f"each file is one "
+                    "each file is one "
                     "frame; name the files themselves, and join those that continue each other"
                 )
     return _Folder(
@@ -504,7 +504,7 @@ def _lay_out(
         listed, stored = (" x ".join(map(str, shape)) for shape in (announced, frame_shape))
         raise ValueError(
             f"{path} announces frames of {listed} pixels and holds images of {stored}; export it "
-            f"again"
+            "again"
         )
     if not all(isinstance(side, int) and side > 0 for side in frame_shape):
         raise ValueError("its frames have no size in whole pixels")
@@ -534,7 +534,7 @@ def _lay_out(
             kinds = sorted({f"{' x '.join(map(str, each.shape))} {each.dtype}" for each in found})
             raise ValueError(
                 f"{path} holds {len(found)} series of images ({', '.join(kinds[:3])}); save the "
-                f"movie alone in a file"
+                "movie alone in a file"
             )
         # what the first call announced is a part
         series, block_offset, axes, declared = None, None, {"I": len(tiff.pages)}, {}
@@ -542,13 +542,13 @@ def _lay_out(
         listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
         raise ValueError(
             f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of "
-            f"its own"
+            "its own"
         )
 
     if set(axes) == {"C"} and axes["C"] <= MOST_CHANNELS:
         raise ValueError(
             f"{path} holds {axes['C']} channels of one frame, which are no movie; save the channel "
-            f"to localize in as a "
+            "to localize in as a "
             "file of its own, or declare channels to be frames (Image > Properties in ImageJ)"
         )
 
@@ -561,7 +561,7 @@ def _lay_out(
         if absent:
             raise ValueError(
                 f"{path} continues in {absent[0]}, which is missing; put all files of the series "
-                f"together"
+                "together"
             )
         n_whole = sum(1 for _ in takewhile(_is_whole, pages))
     else:
@@ -575,7 +575,7 @@ def _lay_out(
     if not allow_truncated and (n_whole < n_frames or not length_is_known):
         raise ValueError(
             f"{path} is cut short: only {n_whole}{f' of {n_frames}' if length_is_known else ''} "
-            f"frames are whole; "
+            "frames are whole; "
             "copy or export it again, or take those with --allow-truncated"
         )
     pixel_sides_nm, exposure_ms = _physical_facts(tiff)

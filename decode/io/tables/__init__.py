@@ -154,7 +154,7 @@ def _require_places(path: Path, emitters: EmitterSet) -> None:
     if farthest > FARTHEST_NM:
         raise ValueError(
             f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend "
-            f"its unit"
+            "its unit"
         )
 
 

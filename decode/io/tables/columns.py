@@ -157,7 +157,7 @@ def _label_of(
         if len(metric) > 1:
             raise ValueError(
                 f"{path} has two columns {choice}: {', '.join(map(brief, metric[:2]))}; keep one "
-                f"of them"
+                "of them"
             )
         if metric:
             return metric[0]

@@ -159,7 +159,7 @@ def read_picasso(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Em
     if not sidecar.is_file() and pixel_size_nm is None:
         raise FileNotFoundError(
             f"{path} is in pixels: put {sidecar.name}, which says how large one is, beside it, or "
-            f"state --pixel-size"
+            "state --pixel-size"
         )
     # each step of Picasso appends a document, so the last word counts
     documents = read_documents(sidecar) if sidecar.is_file() else []
@@ -190,7 +190,7 @@ def _pixel_size(sidecar: Path, stated: object, given: float | None) -> float:
     if given is not None and abs(given / size - 1) > 0.01:
         raise ValueError(
             f"{sidecar}: pixels of {size:g} nm, not {given:g}; leave --pixel-size out, or mend the "
-            f"file"
+            "file"
         )
     return size
 

@@ -190,7 +190,7 @@ def _render(
     if longest / settings.pixel_nm > 16384:
         raise ValueError(
             f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger "
-            f"--pixel"
+            "--pixel"
         )
     yield Report(message=f"rendering {len(emitters)} molecules")
     z_range = depth_range(emitters, least_nm=0.0) if settings.by_depth else None

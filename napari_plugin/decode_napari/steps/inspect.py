@@ -185,7 +185,7 @@ def _check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
     if other:
         raise ValueError(
             f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): "
-            f"open theirs, "
+            "open theirs, "
             "or localize this one"
         )
 

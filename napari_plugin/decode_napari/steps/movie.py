@@ -164,7 +164,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
         elif len(movie) < 3:
             raise ValueError(
                 f"{movie.path.name} has too few frames to estimate its camera from; state it with "
-                f"--camera"
+                "--camera"
             )
         else:
             estimated = estimate_camera(movie)
@@ -173,7 +173,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
         if pixels_nm is None:
             raise ValueError(
                 f"{movie.path.name} does not say how large its pixels are; state it with "
-                f"--pixel-size"
+                "--pixel-size"
             )
         if stated is None:
             warnings = check_pixels(movie, pixels_nm)
