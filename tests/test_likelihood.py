@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decode.likelihood import Fit, fit_emitters, scaled_deviance
-from decode.optics.camera import Camera
+from decode.optics.camera import Camera, Noise
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 
@@ -188,18 +188,17 @@ def test_the_deviance_of_a_right_model_is_1_a_pixel(
 ) -> None:
     expected = torch.full((40000,), level)
     measured = camera.to_photons(camera.sample(expected, rng))
-    excess = camera.excess_factor / float(camera.qe)
     right, dark, bright = (
-        float(scaled_deviance(measured, m * expected, excess, camera.noise_floor).mean())
+        float(scaled_deviance(measured, m * expected, camera.noise).mean())
         for m in (1.0, 0.95, 1.05)
     )
     assert right == pytest.approx(1.0, abs=0.05)
     assert right < min(dark, bright)
-    assert float(scaled_deviance(expected, expected, excess, camera.noise_floor).abs().max()) < 1e-4
+    assert float(scaled_deviance(expected, expected, camera.noise).abs().max()) < 1e-4
 
 
 def test_for_a_camera_without_noise_it_is_the_deviance_of_poisson() -> None:
     counts, mean = torch.tensor([0.0, 1.0, 7.0]), torch.tensor([0.5, 2.0, 4.0])
     best = torch.distributions.Poisson(counts.clamp_min(1e-30)).log_prob(counts)
     expected = 2 * (best - torch.distributions.Poisson(mean).log_prob(counts))
-    torch.testing.assert_close(scaled_deviance(counts, mean, 1.0, 0.0), expected)
+    torch.testing.assert_close(scaled_deviance(counts, mean, Noise(1.0, 0.0)), expected)

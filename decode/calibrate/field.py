@@ -283,7 +283,7 @@ def fit_field(
     expected = (
         _images(views, w, c) * photons[..., None, None] + start.background[:, None, None, None]
     )
-    deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
+    deviance = float(scaled_deviance(crops, expected, noise).mean())
 
     depth, offset = xyz[:, 2].mean(), _centroids(c, psf, field_nm, terms)
     xyz = xyz + torch.cat([w @ offset, -depth.expand(len(xyz), 1)], 1)

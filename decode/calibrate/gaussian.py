@@ -120,7 +120,7 @@ def _deviance(
     share = torch.func.functional_call(_Image(psf), names, (at,)).view(n, planes, side, side)
     bright = photons * (0.1 * light).exp()
     expected = bright[..., None, None] * share + level.exp()[:, None, None, None]
-    return scaled_deviance(crops, expected, noise.excess, noise.floor).mean()
+    return scaled_deviance(crops, expected, noise).mean()
 
 
 @final

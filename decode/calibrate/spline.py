@@ -182,7 +182,7 @@ def fit_spline(
             for i in range(n)
         ]
     )
-    deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
+    deviance = float(scaled_deviance(crops, expected, noise).mean())
     return _agree(
         BeadFit(
             psf=_with_coefficients(psf, c),
@@ -233,7 +233,7 @@ def place_beads(
             for i in range(len(crops))
         ]
     )
-    deviance = float(scaled_deviance(crops, expected, noise.excess, noise.floor).mean())
+    deviance = float(scaled_deviance(crops, expected, noise).mean())
     return replace(
         fit, xyz=xyz, photons=photons, background=background, jitter=strayed, deviance=deviance
     )

@@ -424,8 +424,8 @@ def _light_of_runs(field: Array, n_runs: int) -> LightParts:
 
 def _steps(light: Tensor, camera: Camera) -> Array:
     """Where the Laplace transform is taken, by the noise of a pixel that holds the median light."""
-    typical = light[:: max(1, len(light) // 100_000)].median().clamp_min(0)
-    variance = camera.excess_factor * typical / _mean(camera.qe) + camera.noise_floor.median()
+    typical = light[:: max(1, len(light) // 100_000)].median()
+    variance = camera.typical_noise.variance(typical, darkest=0.0)
     return np.array(STEPS) / float(variance.clamp_min(1e-2).sqrt())
 
 

@@ -440,15 +440,14 @@ class _Windows:
         if camera.bad is not None:
             counts = counts.masked_fill(camera.bad, 0)
         self.within = pad(counts, (k, k, k, k))
-        self.excess, self.floor = (
-            value
-            if value.numel() == 1
-            else pad(value.expand(height, width), (k, k, k, k), value=1.0).flatten()
-            for value in (
-                camera.excess_factor / torch.as_tensor(camera.qe, dtype=dtype, device=device),
-                camera.noise_floor.to(device, dtype),
-            )
-        )
+
+        def with_margin(value: Tensor) -> Tensor:
+            value = value.to(device, dtype)
+            if value.numel() == 1:
+                return value.reshape(())
+            return pad(value.expand(height, width), (k, k, k, k), value=1.0)
+
+        self.noise = camera.noise.map(with_margin)
         stride = width + 2 * k
         reach = torch.arange(k, device=device)
         self.reach, self.offset = reach, (reach[:, None] * stride + reach).flatten()
@@ -485,11 +484,8 @@ class _Windows:
         k = len(self.reach)
         rest, light = (frames[:, k:-k, k:-k] for frames in (self.photons - self.light, self.light))
         level = rest.median().clamp_min(DARKEST)
-        excess, floor = (
-            value if value.numel() == 1 else value.view_as(self.within)[k:-k, k:-k]
-            for value in (self.excess, self.floor)
-        )
-        weight = self.within[k:-k, k:-k] / (excess * (light.clamp_min(0) + level) + floor)
+        within, noise = self.within[k:-k, k:-k], self.noise[k:-k, k:-k]
+        weight = within / noise.variance(light.clamp_min(0) + level)
         sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / len(rest)) ** 0.5
         above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
         self.background[k:-k, k:-k] = above / below.clamp_min(1e-12)
@@ -508,16 +504,13 @@ class _Windows:
         together = torch.cat([rows[:, None], beside], 1)
         pixel = self.first[rows, None] + self.offset
         shape, within = _taken(self.background, pixel), _taken(self.within, pixel)
-        excess, floor = (
-            value if value.numel() == 1 else _taken(value, pixel)
-            for value in (self.excess, self.floor)
-        )
+        noise = self.noise.map(lambda value: _taken(value, pixel) if value.ndim else value)
         pixel += self.first_of_frame[rows, None]
         measured = _taken(self.photons, pixel)
         height = theta[rows, -1:] - shape[:, shape.shape[1] // 2, None]
         mean = shape.add_(height).add_(_taken(self.light, pixel))
-        deviance = (scaled_deviance(measured, mean, excess, floor) * within).sum(1)
-        root = (within / (excess * mean.clamp_min(DARKEST) + floor)).sqrt_()
+        deviance = (scaled_deviance(measured, mean, noise) * within).sum(1)
+        root = (within / noise.variance(mean)).sqrt_()
         # by positions and photons of the emitter, then of its neighbours, and by the background
         slope = self._seen(together).mul_(root[:, :, None])
         flat = torch.stack([root, root * measured.sub_(mean)], 1)

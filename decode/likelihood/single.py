@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from decode.optics.camera import DARKEST, Camera
+from decode.optics.camera import DARKEST, Camera, Noise
 from decode.optics.psf import PSF
 
 __all__ = ["Fit", "fit_emitters", "scaled_deviance"]
 
 
-def scaled_deviance(
-    photons: Tensor, expected: Tensor, excess: Tensor | float, floor: Tensor | float
-) -> Tensor:
+def scaled_deviance(photons: Tensor, expected: Tensor, noise: Noise) -> Tensor:
     """Twice the log-likelihood lost against a perfect model, for photons of `Camera.to_photons`.
 
     Divided by their variance per photon, counts plus the floor have the variance of a Poisson
@@ -28,18 +26,16 @@ def scaled_deviance(
     Args:
         photons: measured photons, also negative ones.
         expected: expected photons; broadcasts.  Less than `DARKEST` is not taken for true.
-        excess: variance of the measured photons per expected photon (`Camera.excess_factor` over
-            `qe`).
-        floor: their variance at no light (`Camera.noise_floor`), photons squared.
+        noise: of the measured photons.
 
     Returns:
         The deviance of every pixel; on average about 1 where the model is right, less where
         electrons are rare (0.8 at one photon on an EMCCD, whose empty pixels scatter less than the
         Gaussian they are taken for).
     """
-    offset = floor / excess**2
-    measured = (photons / excess + offset).clamp_min(0)
-    mean = expected.clamp_min(DARKEST) / excess + offset
+    offset = noise.floor / noise.excess**2
+    measured = (photons / noise.excess + offset).clamp_min(0)
+    mean = expected.clamp_min(DARKEST) / noise.excess + offset
     return 2 * (mean - measured + torch.xlogy(measured, measured) - measured * mean.log())
 
 
@@ -105,35 +101,37 @@ def fit_emitters(
     """
     n, height, width = photons.shape
     noise = camera.typical_noise
-    excess = float(noise.excess)
-    floor = torch.as_tensor(noise.floor if noise_floor is None else noise_floor, dtype=xyz.dtype)
+    if noise_floor is not None:
+        noise = Noise(noise.excess, noise_floor.to(xyz.dtype))
     photons = photons.to(xyz.dtype)
     corner = torch.floor(xyz[:, :2] / psf.pixel_size_nm).long() - psf.patch_px // 2
-    rows, columns = (torch.arange(side) for side in (height, width))
+    origin = pad(corner * psf.pixel_size_nm, (0, 1))
 
     def image(position: Tensor) -> Tensor:
         """(n, height, width) fraction of light in each pixel of the crops."""
-        patch = psf.integrate_pixels(
-            position - torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1),
-            parameters,
-        )
-        return _placed(patch, corner, rows, columns)
+        patches = psf.integrate_pixels(position - origin, parameters)
+        return _placed(patches[:, None], corner, height, width)[:, 0]
+
+    def image_with_slopes(position: Tensor) -> Tensor:
+        """(n, 4, height, width) that fraction, and its slopes along x, y and z per nm."""
+        patches = psf.integrate_pixels_with_slopes(position - origin, parameters)
+        return _placed(patches, corner, height, width)
 
     def start_at(z: Tensor) -> tuple[Tensor, Tensor]:
         """Photons and background by weighted least squares at depths (n,), and the deviance."""
         position = torch.cat([xyz[:, :2], z[:, None]], 1)
-        share = image(position).flatten(1)
+        share = image(position)
         design = torch.stack([share, torch.ones_like(share)], 1)
-        model = photons.flatten(1).mean(1, keepdim=True)
+        model = photons.mean((1, 2), keepdim=True).expand_as(photons)
         for _ in range(3):  # weighted by the variance that the last model implies
-            weight = 1 / _variance(model, excess, _flat(floor))
-            normal = torch.einsum("nik,njk,nk->nij", design, design, weight)
-            right = torch.einsum("nik,nk->ni", design, weight * photons.flatten(1))
+            weight = 1 / noise.variance(model)
+            normal = torch.einsum("niyx,njyx,nyx->nij", design, design, weight)
+            right = torch.einsum("niyx,nyx->ni", design, weight * photons)
             linear = torch.linalg.solve(normal + 1e-9 * torch.eye(2, dtype=normal.dtype), right)
-            light = linear[:, :1].clamp_min(10), linear[:, 1:].clamp_min(0.01)
-            model = light[0] * share + light[1]
-        lost = scaled_deviance(photons.flatten(1), model, excess, _flat(floor)).sum(1)
-        return torch.cat([position, *light], 1), lost
+            bright, dark = linear[:, 0].clamp_min(10), linear[:, 1].clamp_min(0.01)
+            model = bright[:, None, None] * share + dark[:, None, None]
+        lost = scaled_deviance(photons, model, noise).sum((1, 2))
+        return torch.cat([position, bright[:, None], dark[:, None]], 1), lost
 
     spread = torch.linspace(*z_range, z_starts + 2, dtype=xyz.dtype)[1:-1]
     depths = spread[:, None].expand(-1, n) if z_starts > 1 else xyz[None, :, 2]
@@ -144,16 +142,15 @@ def fit_emitters(
     longest = xyz.new_tensor(
         [psf.pixel_size_nm / 2, psf.pixel_size_nm / 2, 150.0, torch.inf, torch.inf]
     )
-    axes = torch.eye(3, dtype=xyz.dtype)
 
     def deviance(p: Tensor) -> Tensor:
         model = p[:, 3, None, None] * image(p[:, :3]) + p[:, 4, None, None]
-        return scaled_deviance(photons, model, excess, floor).sum((1, 2))
+        return scaled_deviance(photons, model, noise).sum((1, 2))
 
     lost = deviance(p)
     moving = torch.ones(n, dtype=torch.bool)
     for _ in range(n_steps):
-        information, score = _information(p, image, photons, axes, excess, floor)
+        information, score = _information(p, image_with_slopes(p[:, :3]), photons, noise)
         diagonal = information.diagonal(dim1=1, dim2=2).clamp_min(1e-12)
         scale = diagonal.sqrt()
         correlation = information / (scale[:, :, None] * scale[:, None, :])
@@ -172,7 +169,7 @@ def fit_emitters(
         damping = torch.where(better, damping / 5, damping * 5).clamp(1e-7, 1e6)
         if not bool(moving.any()):
             break
-    information, _ = _information(p, image, photons, axes, excess, floor)
+    information, _ = _information(p, image_with_slopes(p[:, :3]), photons, noise)
     scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
     outer = scale[:, :, None] * scale[:, None, :]
     covariance = torch.linalg.pinv(information / outer, hermitian=True) / outer
@@ -187,45 +184,33 @@ def fit_emitters(
     )
 
 
-def _information(
-    p: Tensor,
-    image: Callable[[Tensor], Tensor],
-    photons: Tensor,
-    axes: Tensor,
-    excess: float,
-    floor: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Fisher information (n, 5, 5) and score (n, 5) of x, y, z, photons and background."""
-    # emitters are independent, so one forward-mode pass per axis differentiates all of them
-    slopes = [
-        torch.func.jvp(image, (p[:, :3],), (axis.expand(len(p), 3).contiguous(),))[1]
-        for axis in axes
-    ]
-    share = image(p[:, :3])
-    bright = p[:, 3, None, None]
-    mean = bright * share + p[:, 4, None, None]
-    slope = torch.stack([*(bright * s for s in slopes), share, torch.ones_like(share)], 1).flatten(
-        2
-    )
-    weight = (1 / _variance(mean, excess, floor)).flatten(1)
-    information = torch.einsum("nik,njk,nk->nij", slope, slope, weight)
-    score = torch.einsum("nik,nk->ni", slope, weight * (photons - mean).flatten(1))
+def _information(p: Tensor, image: Tensor, photons: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Fisher information (n, 5, 5) and score (n, 5) of x, y, z, photons and background.
+
+    Args:
+        p: (n, 5) where they are taken.
+        image: (n, 4, y, x) fraction of light and its slopes there.
+        photons: (n, y, x) measured.
+        noise: of the measured photons.
+    """
+    share, slopes = image[:, :1], image[:, 1:]
+    bright, dark = p[:, 3, None, None, None], p[:, 4, None, None]
+    mean = (bright * share)[:, 0] + dark
+    slope = torch.cat([bright * slopes, share, torch.ones_like(share)], 1).flatten(2)
+    weight = 1 / noise.variance(mean)
+    information = torch.einsum("nik,njk,nk->nij", slope, slope, weight.flatten(1))
+    score = torch.einsum("nik,nk->ni", slope, (weight * (photons - mean)).flatten(1))
     return information, score
 
 
-def _variance(mean: Tensor, excess: float, floor: Tensor) -> Tensor:
-    return excess * mean.clamp_min(DARKEST) + floor
-
-
-def _placed(patch: Tensor, corner: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(n, rows, columns) crops that begin at 0, of patches (n, k, k) that begin at `corner`."""
-    k = patch.shape[-1]
-    y, x = rows - corner[:, 1:], columns - corner[:, :1]
+def _placed(patches: Tensor, corner: Tensor, height: int, width: int) -> Tensor:
+    """(n, c, height, width) crops that begin at 0, of patches (n, c, k, k) that begin at
+    `corner`."""
+    k = patches.shape[-1]
+    y = torch.arange(height) - corner[:, 1:]
+    x = torch.arange(width) - corner[:, :1]
     inside = ((y >= 0) & (y < k))[:, :, None] & ((x >= 0) & (x < k))[:, None, :]
-    y, x = y.clamp(0, k - 1), x.clamp(0, k - 1)
-    seen = patch[torch.arange(len(patch))[:, None, None], y[:, :, None], x[:, None, :]]
-    return torch.where(inside, seen, 0.0)
-
-
-def _flat(value: Tensor) -> Tensor:
-    return value.flatten(1) if value.ndim == 3 else value
+    pixel = y.clamp(0, k - 1)[:, :, None] * k + x.clamp(0, k - 1)[:, None, :]
+    pixel = pixel.flatten(1)[:, None].expand(-1, patches.shape[1], -1)
+    seen = patches.flatten(2).gather(2, pixel).unflatten(2, (height, width))
+    return torch.where(inside[:, None], seen, 0.0)

@@ -214,11 +214,10 @@ class Localizer(nn.Module):
             which broadcasts against (b, t, y, x).
         """
         b, t, height, width = adu.shape
-        alpha = camera.excess_factor / torch.as_tensor(
-            camera.qe, dtype=torch.float32, device=adu.device
-        )
+        noise = camera.noise.map(lambda value: value.to(adu.device, torch.float32))
+        alpha, floor = torch.as_tensor(noise.excess), torch.as_tensor(noise.floor)
         count = camera.without_bad(camera.to_photons(adu)) / alpha
-        floor = (camera.noise_floor.to(adu.device) / alpha**2).expand(b, t, height, width)
+        floor = (floor / alpha**2).expand(b, t, height, width)
         stable = 2 * torch.sqrt((count + floor + 0.375).clamp_min(0.1))
         logarithm = torch.log((count + floor).clamp_min(0) + 2)
         stated = floor

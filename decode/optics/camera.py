@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import log
 from typing import Any, final
@@ -37,9 +37,13 @@ class Noise:
     excess: float | Tensor
     floor: float | Tensor
 
-    def variance(self, expected: Tensor) -> Tensor:
-        """Where so many photons are expected; nowhere less than `DARKEST`."""
-        return self.excess * expected.clamp_min(DARKEST) + self.floor
+    def variance(self, expected: Tensor, *, darkest: float = DARKEST) -> Tensor:
+        """Where so many photons are expected; fewer than `darkest` count as that many."""
+        return self.excess * expected.clamp_min(darkest) + self.floor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Noise:
+        """Both `excess` and `floor`, changed in the same way: cut, padded, on another device."""
+        return Noise(change(torch.as_tensor(self.excess)), change(torch.as_tensor(self.floor)))
 
     def __getitem__(self, where: Any) -> Noise:
         """That of some beads or pixels; numbers are those of all."""

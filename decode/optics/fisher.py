@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from decode.optics.camera import Camera
+from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
 
 __all__ = ["AXES", "cramer_rao_bound", "fisher_information"]
@@ -64,9 +64,7 @@ def fisher_information(
         part = slice(i, i + chunk)
         own = None if parameters is None else parameters[part]
         mean, slope, corner = _mean_and_slope(psf, xyz[part], photons[part], background[part], own)
-        qe = _at_patch(torch.as_tensor(camera.qe), corner, psf.patch_px)
-        floor = _at_patch(camera.noise_floor, corner, psf.patch_px)
-        variance = camera.excess_factor * mean.clamp_min(0) / qe + floor
+        variance = _at_patches(camera.noise, corner, psf.patch_px).variance(mean, darkest=0.0)
         slope = slope[:, rows].flatten(2).double()
         information.append(
             torch.einsum("nik,njk,nk->nij", slope, slope, 1 / variance.flatten(1).double())
@@ -119,30 +117,24 @@ def _mean_and_slope(
     corner = torch.floor(xyz[:, :2] / psf.pixel_size_nm).long() - psf.patch_px // 2
     inside = xyz.clone()
     inside[:, :2] -= corner * psf.pixel_size_nm
-
-    def fraction(position: Tensor) -> Tensor:
-        return psf.integrate_pixels(position, parameters)
-
-    # emitters are independent, so one forward-mode pass per axis differentiates the whole batch
-    directions = torch.eye(3, dtype=xyz.dtype, device=xyz.device)
-    tangents = [
-        torch.func.jvp(fraction, (inside,), (d.expand_as(inside).contiguous(),))[1]
-        for d in directions
-    ]
-    share = fraction(inside)
-    light = photons[:, None, None]
-    slope = torch.stack(
-        [*(light * tangent for tangent in tangents), share, torch.ones_like(share)], 1
-    )
-    return light * share + background[:, None, None], slope, corner
+    image = psf.integrate_pixels_with_slopes(inside, parameters)
+    share, slopes = image[:, :1], image[:, 1:]
+    light = photons[:, None, None, None]
+    mean = (light * share)[:, 0] + background[:, None, None]
+    return mean, torch.cat([light * slopes, share, torch.ones_like(share)], 1), corner
 
 
-def _at_patch(value: Tensor, corner: Tensor, patch_px: int) -> Tensor:
-    """A camera's number or (..., y, x) map at the pixels of each patch: (n or 1, patch_px or 1,
-    patch_px or 1)."""
-    value = value.to(corner.device)
-    if value.numel() == 1:
-        return value.reshape(1, 1, 1)
+def _at_patches(noise: Noise, corner: Tensor, patch_px: int) -> Noise:
+    """The noise at the pixels of each patch: (n, patch_px, patch_px) of a map, one number of
+    one."""
     pixels = corner[:, :, None] + torch.arange(patch_px, device=corner.device)
-    column, row = (pixels[:, i].clamp(0, value.shape[-1 - i] - 1) for i in (0, 1))
-    return value.reshape(value.shape[-2:])[row[:, :, None], column[:, None, :]]
+
+    def at_patches(value: Tensor) -> Tensor:
+        value = value.to(corner.device)
+        if value.numel() == 1:
+            return value.reshape(1, 1, 1)
+        height, width = value.shape[-2:]
+        column, row = pixels[:, 0].clamp(0, width - 1), pixels[:, 1].clamp(0, height - 1)
+        return value.reshape(height, width)[row[:, :, None], column[:, None, :]]
+
+    return noise.map(at_patches)

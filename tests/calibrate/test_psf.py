@@ -116,8 +116,8 @@ def test_the_calibration_explains_its_own_beads(spline: PSFCalibration) -> None:
             n_frames=len(z),
             shape=(PATCH_PX, PATCH_PX),
         )
-        mean, floor = expected.detach() + spline.background[i], float(CAMERA.camera.noise_floor)
-        deviance.append(float(scaled_deviance(bead.photons, mean, 1 / 0.8, floor).mean()))
+        mean = expected.detach() + spline.background[i]
+        deviance.append(float(scaled_deviance(bead.photons, mean, CAMERA.camera.noise).mean()))
     assert np.mean(deviance) == pytest.approx(spline.deviance, abs=0.005)
     assert spline.deviance == pytest.approx(
         0.96, abs=0.04

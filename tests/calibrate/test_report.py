@@ -98,8 +98,6 @@ def calibration(
         bounds.append(cramer_rao_bound(psf, CAMERA, at, light[i], background[i])[:, :3])
     bound = torch.stack(bounds)
     error = bound.nan_to_num(500.0) * torch.randn(bound.shape, generator=rng) + jitter
-    excess = camera.excess_factor / float(camera.qe)
-    floor = float(camera.noise_floor)
     measured = torch.stack([bead.photons for bead in beads])
     return PSFCalibration(
         file=PSFFile(
@@ -116,7 +114,7 @@ def calibration(
         photons=light,
         background=background,
         jitter_nm=jitter.expand(n_beads, -1, -1),
-        deviance=float(scaled_deviance(measured, torch.stack(expected), excess, floor).mean()),
+        deviance=float(scaled_deviance(measured, torch.stack(expected), camera.noise).mean()),
         held_out=HeldOut(
             z_nm=z, error_nm=error, bound_nm=bound, jitter_nm=jitter.expand(n_beads, -1, -1)
         )
