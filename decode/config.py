@@ -58,6 +58,9 @@ class Optimization:
     """gradients are clipped to this norm"""
     min_photons: NonNegative = 50.0
     """molecules dimmer than this shine, but the network is not asked to find them"""
+    photons: Literal["total", "core"] = "total"
+    """light by which the photons of a molecule are counted: all, or that in the Gaussian core of
+    its PSF, as the width of the PSF does not tell how much light lies in rings"""
     validate_every: Count = 2000
     """steps between validations and checkpoints"""
 

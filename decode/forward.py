@@ -38,6 +38,8 @@ class Simulation(NamedTuple):
     """(n_movies, p) of these PSFs; p = 0 takes their own"""
     conditioning: Conditioning
     """what the network is conditioned on, with (n_movies,) values as users know them"""
+    core: Tensor
+    """(n_movies,) share of the light of emitters in the Gaussian core of their PSF"""
     pixel_size_nm: float
 
 
@@ -103,6 +105,7 @@ class ForwardModel:
             psfs=list(drawn.psfs),
             psf_parameters=drawn.parameters,
             conditioning=drawn.conditioning,
+            core=drawn.core,
             pixel_size_nm=pixel,
         )
 

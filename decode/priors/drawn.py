@@ -37,6 +37,9 @@ class DrawnPSFs(NamedTuple):
     """(n_movies, p) of these PSFs"""
     conditioning: Conditioning
     """what the network is conditioned on, with (n_movies,) values as users know them"""
+    core: Tensor
+    """(n_movies,) share of the light in the Gaussian core (`core_fraction`); 1 of a PSF that is
+    known as a whole"""
     blur: Blur | None = None
     """on top of all parts"""
 

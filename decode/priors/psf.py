@@ -14,7 +14,7 @@ from torch import Tensor
 from decode.conditioning import Conditioning, FieldPosition, GaussianWidth, Unconditioned
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.blur import Blur, BlurredPSF, blur_reach
-from decode.optics.gaussian import GaussianPSF
+from decode.optics.gaussian import GaussianPSF, core_fraction
 from decode.optics.psf import PSF
 from decode.priors.drawn import DrawnPSFs, Light, PSFs
 from decode.priors.pupils import PupilBank, RoundPupilPrior
@@ -168,14 +168,19 @@ class GaussianPSFs:
         error = torch.randn(n_movies, 1, generator=rng, device=rng.device) * self.prior.told_error
         measured = (sigma_nm / pixel * torch.exp(error)).clamp(*self.prior.sigma_px)
         halo = uniform(self.prior.halo_fraction, n_movies, rng)
+        wide_nm = sigma_nm * self.prior.halo_width
+        middle = sigma_nm.new_tensor([psf.patch_px * pixel / 2] * 2 + [0.0]).expand(n_movies, 3)
+        wide = psf.integrate_pixels(middle, wide_nm)
+        within = core_fraction(wide, sigma_nm[:, 0] / pixel)
         return DrawnPSFs(
             lights=(
                 Light(psf, sigma_nm, 1 - halo),
-                Light(psf, sigma_nm * self.prior.halo_width, halo),
+                Light(psf, wide_nm, halo),
             ),
             psfs=[psf] * n_movies,
             parameters=sigma_nm,
             conditioning=GaussianWidth(measured[:, 0]),
+            core=1 - halo + halo * within,
         )
 
 
@@ -240,6 +245,7 @@ class FixedPSF:
             psfs=psfs,
             parameters=parameters,
             conditioning=self._conditioning(parameters),
+            core=torch.ones(n_movies, device=rng.device),
             blur=blur,
         )
 

@@ -14,7 +14,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
-from decode.optics.gaussian import GaussianPSF, gaussian_width_px
+from decode.optics.gaussian import GaussianPSF, core_fraction, gaussian_width_px
 from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplinePSF
@@ -86,6 +86,11 @@ class PupilPrior(PSFSection):
         low, high = torch.tensor(list(self.context.values()), device=rng.device).unbind(1)
         within = measured.clamp(low, high).unbind(1)
         return AstigmaticPupil(optics=dict(zip(self.context, within, strict=True)))
+
+    def core(self, image: Tensor, values: Tensor) -> Tensor:
+        """Share of the light of (n, y, x) images in focus that is known from the true values: all
+        of it."""
+        return image.new_ones(len(image))
 
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
         """A pupil and its (context,) true values."""
@@ -178,6 +183,10 @@ class RoundPupilPrior:
         measured = values * torch.exp(error)
         return GaussianWidth(measured.clamp(*self.sigma_px)[:, 0])
 
+    def core(self, image: Tensor, values: Tensor) -> Tensor:
+        """Share of the light of (n, y, x) images in focus in the Gaussian of the (n, 1) widths."""
+        return core_fraction(image, values[:, 0])
+
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
         """A pupil and its width (1,) in pixels.
 
@@ -237,7 +246,7 @@ class PupilBank:
         self.psf: PSF = prior.middle(pixel_size_nm)
         self._z_range = (z_range_nm[0] - 50, z_range_nm[1] + 50)
         self._size = size
-        self._kept: list[tuple[SplinePSF, Tensor]] = []
+        self._kept: list[tuple[SplinePSF, Tensor, Tensor]] = []
         self._oldest, self._due = 0, 0.0
 
     known = None
@@ -264,6 +273,7 @@ class PupilBank:
         ).tolist()
         psfs = [self._kept[i][0] for i in chosen]
         true = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
+        core = torch.cat([self._kept[i][2] for i in chosen]).to(rng.device)
         own = torch.zeros(n_movies, 0, device=rng.device)
         shares = torch.eye(n_movies, device=rng.device)
         return DrawnPSFs(
@@ -271,10 +281,12 @@ class PupilBank:
             psfs=psfs,
             parameters=own,
             conditioning=self.prior.known(true, rng),
+            core=core,
         )
 
     @torch.no_grad()
-    def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor]:
+    def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor, Tensor]:
+        """A pupil's spline, its true values, and the (1,) share of its light in the core."""
         psf, values = self.prior.sample(self.pixel_size_nm, rng)
         psf = psf.to(rng.device)
         steps = math.ceil((self._z_range[1] - self._z_range[0]) / 50)
@@ -283,5 +295,6 @@ class PupilBank:
         # photons are those of the light within the patch, as a PSF from beads counts them
         middle = psf.patch_px / 2 * psf.pixel_size_nm
         in_focus = psf.offset_nm.new_tensor([[middle, middle, 0.0]])
-        spline.coefficients.div_(psf.integrate_pixels(in_focus).sum())
-        return spline, values
+        image = psf.integrate_pixels(in_focus)
+        spline.coefficients.div_(image.sum())
+        return spline, values, self.prior.core(image / image.sum(), values[None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias, final
 
 import torch
@@ -12,13 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from decode.config import Optimization
+from decode.emitters import EmitterSet
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.training.muon import Muon
 from decode.training.processes import Processes
 from decode.training.validation import posterior_of
 
-__all__ = ["Learner", "Loss", "OptimizerChoice", "choose_optimizers", "loss_of"]
+__all__ = ["Learner", "Loss", "OptimizerChoice", "choose_optimizers", "counted", "loss_of"]
 
 Loss: TypeAlias = Callable[[Localizer, Simulation, Optimization], Tensor]
 """of a model on simulated movies: a number that can be differentiated"""
@@ -35,10 +37,19 @@ def loss_of(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
     The first in nats per 100 pixels; emitters dimmer than `plan.min_photons` do not count.
     """
     posterior = posterior_of(model, batch)
-    bright = batch.emitters[batch.emitters.photons >= plan.min_photons]
+    bright = counted(batch, plan)
     log_prob = posterior.log_prob(posterior.thin(bright)).sum()
     background_error = posterior.background.log() - batch.background.flatten(0, 1).log()
     return -100 * log_prob / batch.background.numel() + background_error.square().mean()
+
+
+def counted(batch: Simulation, plan: Optimization) -> EmitterSet:
+    """The emitters that a network is asked for, with their photons as the plan counts them."""
+    bright = batch.emitters[batch.emitters.photons >= plan.min_photons]
+    if plan.photons == "total":
+        return bright
+    movie = bright.frame // batch.frames.shape[1]
+    return replace(bright, photons=bright.photons * batch.core[movie])
 
 
 def choose_optimizers(model: Localizer, plan: Optimization) -> list[Optimizer]:

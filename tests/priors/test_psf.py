@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from decode.conditioning import Domain
+from decode.conditioning import Domain, GaussianWidth
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
@@ -62,6 +62,34 @@ def test_a_network_takes_what_the_prior_conditions_it_on(prior: PSFs) -> None:
     context = domain.context_map(drawn.conditioning.values)
     assert context.shape[1] == len(prior.domain)
     assert bool((context.abs() <= 1.00001).all())
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "round pupil"])
+def test_the_core_is_the_part_of_the_light_that_a_gaussian_of_the_known_width_fits(
+    name: str,
+) -> None:
+    section = PSFPrior(told_error=0.0, pupil_fraction=float(name == "round pupil"))
+    drawn = section.at(100.0, Z_NM).draw(N_MOVIES, torch.Generator().manual_seed(3))
+    assert isinstance(drawn.conditioning, GaussianWidth)
+    widths = torch.as_tensor(drawn.conditioning.sigma_px)
+    for movie, sigma_px in enumerate(widths.tolist()):
+        side = drawn.psfs[movie].patch_px
+        middle = torch.tensor([[50.0 * side, 50.0 * side, 0.0]])
+        image = torch.zeros(side, side)
+        for light in drawn.lights:
+            own = light.parameters[movie : movie + 1] if light.parameters.shape[1] else None
+            image += light.share[movie] * light.psf.integrate_pixels(middle, own)[0]
+        core = GaussianPSF(100 * sigma_px, pixel_size_nm=100.0, patch_px=side)
+        design = core.integrate_pixels(middle).view(-1, 1)
+        fitted = torch.linalg.lstsq(design, image.view(-1, 1)).solution
+        assert float(drawn.core[movie]) == pytest.approx(float(fitted), rel=1e-3)
+        assert 0.5 < float(drawn.core[movie]) < 0.99, "rings and halo are outside"
+
+
+@pytest.mark.parametrize("name", ["astigmatic pupil", "one", "one, blurred", "one over a field"])
+def test_all_light_of_a_psf_that_is_known_counts(name: str) -> None:
+    drawn = PRIORS[name].draw(N_MOVIES, torch.Generator().manual_seed(0))
+    assert drawn.core.tolist() == [1.0] * N_MOVIES
 
 
 @pytest.mark.parametrize("psf", [spline(), field_spline()], ids=["spline", "field"])

@@ -31,7 +31,7 @@ from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
 from decode.training.course import MAX_EFFICIENCY_DROP, Course, TrainingError
-from decode.training.learner import loss_of
+from decode.training.learner import counted, loss_of
 from decode.training.loop import Progress, train
 from decode.training.processes import Processes
 from decode.verbs.localize import localize_file
@@ -165,6 +165,15 @@ def test_the_model_keeps_the_psf_and_the_camera_of_its_recipe(tmp_path: Path) ->
         "the one that the model was trained for was taken" in e for e in first.acquisition.estimates
     )
     assert last.files
+
+
+def test_a_network_is_asked_for_the_photons_of_the_core_where_the_recipe_says_so() -> None:
+    recipe = TrainConfig(psf=PSFPrior(halo_fraction=(0.3, 0.3)))
+    batch = recipe.forward_model().sample(3, 2, (16, 16), torch.Generator().manual_seed(0))
+    total, core = (counted(batch, Optimization(photons=kind)) for kind in ("total", "core"))
+    torch.testing.assert_close(core.photons / total.photons, batch.core[total.frame // 2])
+    assert float(batch.core.max()) < 0.85
+    assert float(total.photons.min()) >= 50
 
 
 def test_it_learns(tmp_path: Path) -> None:
