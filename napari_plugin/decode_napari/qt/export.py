@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QCheckBox
 from decode.rendering import GAMMA, HOT, full_brightness
 from decode_napari.layers import image_layer, pyramid
 from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.qt.window import Window
 from decode_napari.steps.export import ExportStep, Rendered, RenderSettings
 from decode_napari.steps.inspect import InspectStep
 
@@ -30,7 +31,7 @@ LIGHT: dict[str, Any] = {
 
 @final
 class ExportPanel(Panel):
-    def __init__(self, step: ExportStep, dock: Any) -> None:
+    def __init__(self, step: ExportStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._layer: Any = None

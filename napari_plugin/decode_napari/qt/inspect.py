@@ -26,6 +26,7 @@ from decode_napari.molecules import QUANTITIES, Filter
 from decode_napari.qt.panel import TABLES, Panel, button, choice, note
 from decode_napari.qt.table import MoleculeRows
 from decode_napari.qt.view import MOST_IN_VIEW, MOST_POINTS
+from decode_napari.qt.window import Window
 from decode_napari.readers import PLUGIN
 from decode_napari.recovery import kept
 from decode_napari.session import Found
@@ -42,7 +43,7 @@ CROWDED = (
 
 @final
 class InspectPanel(Panel):
-    def __init__(self, step: InspectStep, dock: Any) -> None:
+    def __init__(self, step: InspectStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._source: object = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, final
+from typing import final
 
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 from decode.emitters import EmitterSet
 from decode_napari.qt.panel import Panel, button, note, number
 from decode_napari.qt.region import RegionField
+from decode_napari.qt.window import Window
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
 from decode_napari.steps.step import Report
 
@@ -21,7 +22,7 @@ LOOKING = "Looking at this frame…"
 
 @final
 class LocalizePanel(Panel):
-    def __init__(self, step: LocalizeStep, dock: Any) -> None:
+    def __init__(self, step: LocalizeStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._shown = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLayout
@@ -13,6 +13,7 @@ from decode.models import NEAREST, shipped_models
 from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.runner import sentence_of
+from decode_napari.qt.window import Window
 from decode_napari.session import ChosenModel
 from decode_napari.steps.model import FIRST, ModelStep, TrainSettings, card_of
 from decode_napari.steps.step import Report
@@ -26,7 +27,7 @@ FROM_NEAREST, FROM_NOTHING = "the nearest shipped model", "random weights"
 
 @final
 class ModelPanel(Panel):
-    def __init__(self, step: ModelStep, dock: Any) -> None:
+    def __init__(self, step: ModelStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._before: ChosenModel | None = None

@@ -17,6 +17,7 @@ from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.remembered import Remembered
 from decode_napari.qt.runner import sentence_of
+from decode_napari.qt.window import Window
 from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.movie import MovieCheck, MovieSettings, MovieStep, asks_em_gain
 
@@ -29,7 +30,7 @@ CHECKING = "checking the movie"
 
 @final
 class MoviePanel(Panel):
-    def __init__(self, step: MovieStep, dock: Any) -> None:
+    def __init__(self, step: MovieStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._layer: Any = None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import Any, TypeVar, final
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -25,10 +25,8 @@ from qtpy.QtWidgets import (
 from decode.io import tables
 from decode.io.movies import tiff
 from decode_napari.qt.runner import OPTION, complain, is_refusal, sentence_of
+from decode_napari.qt.window import Window
 from decode_napari.steps.step import Report, Step
-
-if TYPE_CHECKING:
-    from decode_napari.qt.dock import DecodeDock
 
 __all__ = ["TABLES", "TIFFS", "Panel", "button", "choice", "note", "number"]
 
@@ -63,7 +61,7 @@ class Panel(QWidget):
     """The widgets of one step: a subclass lays them out when it is made, and refreshes them as
     the session changes."""
 
-    def __init__(self, step: Step, dock: DecodeDock) -> None:
+    def __init__(self, step: Step, dock: Window) -> None:
         super().__init__()
         self._kind = type(step)
         self.dock = dock
@@ -94,7 +92,7 @@ class Panel(QWidget):
     def work(
         self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
     ) -> None:
-        """Run a verb, as `DecodeDock.start` does; what it refuses is said here, and stays until
+        """Run a verb, as `Window.start` does; what it refuses is said here, and stays until
         it is tried again."""
         self.forgive()
         self.dock.start(title, verb, failed=self._failed, **hooks)

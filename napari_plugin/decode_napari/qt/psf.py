@@ -26,6 +26,7 @@ from decode_napari.layers import LazyFrames, placement
 from decode_napari.qt.figure import Figure
 from decode_napari.qt.panel import TABLES, TIFFS, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
+from decode_napari.qt.window import Window
 from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
 
 __all__ = ["PSFPanel"]
@@ -36,7 +37,7 @@ USED, REJECTED = "#57d38c", "#ff6b5e"
 
 @final
 class PSFPanel(Panel):
-    def __init__(self, step: PSFStep, dock: Any) -> None:
+    def __init__(self, step: PSFStep, dock: Window) -> None:
         super().__init__(step, dock)
         self.step = step
         self._beads: tuple[Path, ...] = ()

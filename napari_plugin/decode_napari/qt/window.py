@@ -1,0 +1,75 @@
+"""What a panel asks of the window that it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+
+from decode_napari.qt.keeper import Keeper
+from decode_napari.qt.memory import Memory
+from decode_napari.qt.runner import Runner
+from decode_napari.qt.view import MoleculeView
+from decode_napari.steps.step import Report, Step
+
+__all__ = ["Window"]
+
+
+class Window(Protocol):
+    """The steps of the job for one viewer; `DecodeDock` is one."""
+
+    viewer: Any
+    """napari's"""
+    memory: Memory
+    keeper: Keeper
+    """of molecules that nobody has saved"""
+    runner: Runner
+    """what the user waits for"""
+    previewer: Runner
+    """quick looks, which replace one another"""
+    loader: Runner
+    """models that are loaded"""
+    view: MoleculeView
+
+    @property
+    def movie_in_use(self) -> bool:
+        """Whether a verb works on the movie: what it is and its camera stay until that ends."""
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether there are molecules that nobody has saved."""
+
+    def start(
+        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
+    ) -> None:
+        """Run a verb, unless one is running."""
+
+    def follow(self, signal: Any, slot: Callable[..., None]) -> None:
+        """Connect to a signal of the viewer or the session, until the window is closed."""
+
+    def step(self, kind: type[Step]) -> Step: ...
+
+    def panel(self, kind: type[Step]) -> Any: ...
+
+    def go_to(self, kind: type[Step]) -> None: ...
+
+    def localize(self) -> None:
+        """Go to the step that localizes, and run it on all frames."""
+
+    def saved(self) -> None:
+        """The table at hand is on disk."""
+
+    def start_afresh(self) -> None:
+        """Another movie begins: what was found in the one before goes from the window.
+
+        Raises:
+            OSError: if it is not saved and cannot be kept; then it stays.
+        """
+
+    def view_in_3d(self) -> object:
+        """The molecules that pass, of all frames, in a view of their own."""
+
+    def redraw(self) -> None:
+        """Follow the filter in every view."""
+
+    def refresh_steps(self) -> None:
+        """Light up the steps whose inputs exist."""
