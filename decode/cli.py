@@ -198,7 +198,10 @@ def localize(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="csv (ThunderSTORM), hdf5 (Picasso), png; without: all."),
+        typer.Option(
+            "--format",
+            help="Suffix of a file to write (see: decode formats); without: csv, hdf5 and png.",
+        ),
     ] = None,
     device: Device = "auto",
     allow_truncated: Annotated[
@@ -225,15 +228,14 @@ def localize(
     from decode.io.movies.tiff import in_natural_order
     from decode.io.psfs import read_psf
     from decode.models import load_model
-    from decode.outputs import FORMATS, check_outputs, localize_files
+    from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
     from decode.verbs.region import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
-    outputs = [
-        file for parts in sources for file in localize_files(parts[0], out, formats or FORMATS)
-    ]
+    written = formats or DEFAULT_FORMATS
+    outputs = [file for parts in sources for file in localize_files(parts[0], out, written)]
     inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
     check_outputs(outputs, inputs=inputs, folder=out)
     network = load_model(model)
@@ -250,7 +252,7 @@ def localize(
         "threshold": threshold,
         "frames": chosen,
         "roi": region,
-        "formats": formats or FORMATS,
+        "formats": written,
         "device": device,
         "allow_truncated": allow_truncated,
         "polish": polish,
@@ -334,7 +336,7 @@ def filter_(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help="Table to write: .csv (ThunderSTORM) or .hdf5 (Picasso)."),
+        typer.Option("--out", "-o", help="Table to write; see: decode formats."),
     ],
     keep: Annotated[
         list[str],
@@ -918,6 +920,14 @@ def cameras(as_json: Json = False) -> None:
         return
     for name, about in presets.items():
         typer.echo(f"{name}: {about}")
+
+
+@app.command("formats")
+def formats_() -> None:
+    """The formats of tables that are read and written."""
+    from decode.verbs.formats import formats
+
+    typer.echo(formats())
 
 
 @app.command()

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from decode.atomic import check_writable, sweep
+from decode.io.cameras import MAPS, camera_map
+from decode.io.tables import written_formats
 
 __all__ = [
-    "FORMATS",
+    "DEFAULT_FORMATS",
     "camera_beside",
     "camera_files",
-    "camera_map",
     "check_outputs",
     "localize_files",
     "model_files",
-    "picture_file",
+    "output_formats",
     "psf_file",
     "psf_files",
     "recipe_files",
@@ -26,11 +27,18 @@ __all__ = [
     "table_inputs",
 ]
 
-FORMATS = ("csv", "hdf5", "png")
+DEFAULT_FORMATS = ("csv", "hdf5", "png")
 """ThunderSTORM table, Picasso table (with its YAML) and picture, by their suffix"""
 
-CAMERA_MAPS = ("offset_map", "gain_map", "read_variance_map")
-"""maps of a camera, by the keys of its file"""
+
+def output_formats() -> tuple[str, ...]:
+    """What molecules are written as, by suffix: every table that can be, and the picture.
+
+    >>> output_formats()[:3]
+    ('csv', 'hdf5', 'png')
+    """
+    tables = (suffix.removeprefix(".") for suffix in written_formats())
+    return tuple(dict.fromkeys((*DEFAULT_FORMATS, *tables)))
 
 
 def check_outputs(
@@ -68,30 +76,28 @@ def check_outputs(
 
 
 def table_files(path: Path) -> tuple[Path, ...]:
-    """A table to write, `.csv` or `.hdf5`, with Picasso's YAML."""
-    _check_suffix(path, "tables are", ".csv", ".hdf5")
+    """A table to write, with its sidecar."""
+    _check_suffix(path, "tables are", *written_formats())
     return table_inputs(path)
 
 
 def table_inputs(path: Path) -> tuple[Path, ...]:
-    """A table to read; Picasso's `.hdf5` comes with a YAML."""
-    return (path, path.with_suffix(".yaml")) if path.suffix.lower() == ".hdf5" else (path,)
+    """A table to read, with the sidecar that its format has."""
+    sidecar = _sidecar(path)
+    return (path,) if sidecar is None else (path, sidecar)
 
 
-def picture_file(path: Path) -> Path:
-    _check_suffix(path, "pictures are", ".png")
-    return path
+def _sidecar(table: Path) -> Path | None:
+    found = written_formats().get(table.suffix.lower())
+    if found is None or found.sidecar is None:
+        return None
+    return table.with_suffix(found.sidecar)
 
 
 def camera_files(path: Path) -> tuple[Path, ...]:
     """A camera file and the maps that it may need."""
     _check_suffix(path, "cameras are", ".yaml", ".yml")
-    return (path, *(camera_map(path, name) for name in CAMERA_MAPS))
-
-
-def camera_map(path: Path, name: str) -> Path:
-    """A map beside the camera file that names it."""
-    return path.with_name(f"{path.stem}_{name}.tif")
+    return (path, *(camera_map(path, name) for name in MAPS.values()))
 
 
 def psf_file(path: Path) -> Path:
@@ -128,19 +134,25 @@ def simulate_files(movie: Path, truth: Path) -> tuple[Path, ...]:
     return movie, truth, *camera_files(camera_beside(movie))
 
 
-def localize_files(movie: Path, folder: Path, formats: Sequence[str] = FORMATS) -> tuple[Path, ...]:
+def localize_files(
+    movie: Path, folder: Path, chosen: Sequence[str] = DEFAULT_FORMATS
+) -> tuple[Path, ...]:
     """Tables and a picture in a folder, under the movie's name.
+
+    Args:
+        chosen: of `output_formats`.
 
     Raises:
         ValueError: if a format is unknown, or there is none.
     """
-    unknown = sorted(set(formats) - set(FORMATS))
-    if unknown or not formats:
+    known = output_formats()
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
         raise ValueError(
-            f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(FORMATS)}"
+            f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(known)}"
         )
     stem = movie.stem or movie.resolve().stem  # `.` is a folder, too
-    named = [folder / f"{stem}.{suffix}" for suffix in FORMATS if suffix in formats]
+    named = [folder / f"{stem}.{suffix}" for suffix in known if suffix in chosen]
     return tuple(file for path in named for file in table_inputs(path))
 
 
@@ -205,19 +217,13 @@ def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
 
 
 def _check_sidecars(outputs: Sequence[Path]) -> None:
-    """Refuse a Picasso table whose YAML has the name of another file, as a camera or a recipe."""
+    """Refuse a table whose sidecar has the name of another file, as a camera or a recipe."""
     for table in outputs:
-        sidecar = table.with_suffix(".yaml")
-        if (
-            table.suffix.lower() == ".hdf5"
-            and sidecar in outputs
-            and sidecar.exists()
-            and not table.exists()
-        ):
+        sidecar = _sidecar(table)
+        if sidecar is not None and sidecar in outputs and sidecar.exists() and not table.exists():
             raise ValueError(
-                f"{sidecar} is there and belongs to no table, but would be overwritten by the YAML "
-                f"of {table}; choose "
-                "another name or folder with --out"
+                f"{sidecar} is there and belongs to no table, but would be overwritten by that of "
+                f"{table}; choose another name or folder with --out"
             )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
-from decode.outputs import picture_file
 
 __all__ = [
     "GAMMA",
@@ -22,6 +21,7 @@ __all__ = [
     "depth_range",
     "exposed",
     "full_brightness",
+    "picture_file",
     "render_image",
     "save_picture",
 ]
@@ -178,6 +178,17 @@ def save_picture(
     _draw_scale_bar(picture, pixel, image.shape[1])
     with atomic(picture_file(Path(path))) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def picture_file(path: Path) -> Path:
+    """The same, if it is the name of a picture.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: pictures are written as .png; choose such a name")
+    return path
 
 
 def full_brightness(density: npt.NDArray[np.float32], *, saturated: float = SATURATED) -> float:

@@ -22,9 +22,15 @@ from decode.errors import brief, reading
 from decode.io.movies.tiff import read_image, require_pixel_size
 from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
-from decode.outputs import camera_map
 
-__all__ = ["CameraFile", "camera_inputs", "camera_presets", "read_camera", "write_camera"]
+__all__ = [
+    "CameraFile",
+    "camera_inputs",
+    "camera_map",
+    "camera_presets",
+    "read_camera",
+    "write_camera",
+]
 
 PRESETS = Path(__file__).parents[1] / "cameras"
 """camera files of common models, without pixel size and EM gain"""
@@ -50,6 +56,11 @@ class CameraFile:
 
     def __post_init__(self) -> None:
         require_pixel_size(self.pixel_size_nm)
+
+
+def camera_map(path: Path, name: str) -> Path:
+    """A map beside the camera file that names it."""
+    return path.with_name(f"{path.stem}_{name}.tif")
 
 
 @cache

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from decode.errors import brief, reading
 
-__all__ = ["array_of", "open_hdf5", "set_text", "stored", "text_of"]
+__all__ = ["array_of", "holds", "open_hdf5", "set_text", "stored", "text_of"]
 
 COMPRESSION = 1100
 """times that zlib makes an array of equal bytes smaller, at most"""
+
+SUFFIXES = (".hdf5", ".h5")
 
 
 @contextmanager
@@ -27,6 +29,18 @@ def open_hdf5(
     """An HDF5 file to read; see `reading` for arguments and errors."""
     with reading(path, kind, remedy), h5py.File(path, "r") as file:
         yield file
+
+
+def holds(path: Path, name: str) -> bool:
+    """Whether a file is HDF5 and has an object of that name.
+
+    Raises:
+        ValueError: if it is HDF5 by its content or its suffix, and cannot be opened.
+    """
+    if path.suffix.lower() not in SUFFIXES and not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path, "an HDF5 file", "export it again") as file:
+        return name in file
 
 
 def array_of(holder: h5py.Group, name: str) -> npt.NDArray[Any]:

@@ -22,10 +22,11 @@ from decode.errors import in_plain_words, is_out_of_memory
 from decode.io.cameras import CameraFile, read_camera
 from decode.io.movies.tiff import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
+from decode.io.tables import written_formats
 from decode.io.tables.together import TableWriters
 from decode.models import load_model
 from decode.network.localizer import Localizer
-from decode.outputs import FORMATS, check_outputs, localize_files
+from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import Progress, Steps, Stepwise
 from decode.rendering import save_picture
@@ -218,24 +219,25 @@ def localize_file(
     threshold: float = 0.5,
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     device: str = "auto",
     allow_truncated: bool = False,
     polish: bool = False,
 ) -> Iterator[LocalizeProgress]:
     """Localize a movie file, and write tables and a picture into a folder.
 
-    They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`.  Tables are written while the
-    movie is read, so that memory stays bounded, and appear when that is done, before the picture is
-    drawn; after an error, or when the iteration is given up, there are none.  What cannot be
-    written does not cost the others: they are kept, and the error says so at the end.
+    They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`, or those of `formats`.  Tables are
+    written while the movie is read, so that memory stays bounded, and appear when that is done,
+    before the picture is drawn; after an error, or when the iteration is given up, there are none.
+    What cannot be written does not cost the others: they are kept, and the error says so at the
+    end.
 
     Args:
         path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of
             which the first gives its name.
         model: from `load_model`.
         out: folder, made where there is none.
-        formats: of `FORMATS`.
+        formats: of `decode.outputs.output_formats`.
         camera, pixel_size_nm, psf_sigma_nm, psf, threshold, frames, roi, device, allow_truncated,
         polish:
             as `localize` takes them.
@@ -277,7 +279,7 @@ def localize_file(
 
         facts = acquisition.facts(movie, threshold=threshold).metadata()
         drawn, ends = [], DepthEnds()
-        tabulated = [file for file in files if file.suffix in (".csv", ".hdf5")]
+        tabulated = [file for file in files if file.suffix in written_formats()]
         with TableWriters(tabulated, facts) as tables:
             for chunk in chunks:
                 tables.write(chunk.molecules)

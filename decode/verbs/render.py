@@ -6,8 +6,8 @@ from pathlib import Path
 
 from decode.emitters import EmitterSet
 from decode.io.tables import read_table
-from decode.outputs import check_outputs, picture_file, table_inputs
-from decode.rendering import save_picture
+from decode.outputs import check_outputs, table_inputs
+from decode.rendering import picture_file, save_picture
 
 __all__ = ["render"]
 

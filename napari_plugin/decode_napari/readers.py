@@ -48,8 +48,10 @@ Reader = Callable[[str | Sequence[str]], list[LayerData]]
 def reader_of(path: str | Sequence[str]) -> Reader | None:
     """The function that reads tables; for other files with their suffixes (napari's points,
     PSFs) that of others."""
+    from decode.io.tables import is_table
+
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
-    if paths and all(_is_table(p) for p in paths):
+    if paths and all(map(is_table, paths)):
         return _read_tables
     read_others = _reader_of_others(path)
     if read_others is None and _others(path):
@@ -130,22 +132,6 @@ def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader:
         return found or [(None,)]  # type: ignore[list-item]  # no layer, and no error
 
     return read
-
-
-def _is_table(path: Path) -> bool:
-    """A glance at the head of the file: what it holds is checked when it is read."""
-    try:
-        if path.suffix.lower() in (".csv", ".tsv", ".txt", ".xls"):
-            with path.open("rb") as file:
-                return b"frame" in file.readline(4096).lower()
-        if path.suffix.lower() in (".hdf5", ".h5"):
-            import h5py
-
-            with h5py.File(path, "r") as file:
-                return "locs" in file or "data/xyz" in file
-    except OSError:
-        return False
-    return path.suffix.lower() == ".smlm"
 
 
 def _read_tables(path: str | Sequence[str]) -> list[LayerData]:

@@ -11,8 +11,7 @@ __all__ = ["write_molecules"]
 
 
 def write_molecules(path: str, data: Any, options: dict[str, Any]) -> list[str]:
-    """Write a Points layer as the table that its suffix names: ThunderSTORM's `.csv`, Picasso's
-    `.hdf5`.
+    """Write a Points layer as the table that its suffix names.
 
     Raises:
         ValueError: if the layer does not say what its units are, or Picasso's pixel size is not

@@ -12,7 +12,7 @@ import torch
 from npe2 import PluginManager, PluginManifest
 
 from decode import EmitterSet, read_table, write_movie, write_table
-from decode.io.tables import SUFFIXES
+from decode.io.tables import table_suffixes
 from decode_napari.layers import LazyFrames
 from decode_napari.readers import ForeignTable
 from decode_napari.samples import sample_file
@@ -67,8 +67,8 @@ def test_all_tables_that_are_read_are_offered(
     (reader,) = (
         each for each in manifest.contributions.readers if each.command.endswith("read_molecules")
     )
-    assert set(reader.filename_patterns) == {f"*{suffix}" for suffix in SUFFIXES}
-    assert all(f"*{suffix}" in TABLES for suffix in SUFFIXES)
+    assert set(reader.filename_patterns) == {f"*{suffix}" for suffix in table_suffixes()}
+    assert all(f"*{suffix}" in TABLES for suffix in table_suffixes())
     PluginManager.instance().discover()
     write_table(table, tmp_path / "table.csv")
     text = (tmp_path / "table.csv").read_text()

@@ -1,31 +1,64 @@
-"""Tables of molecules on disk: ThunderSTORM, Picasso and challenge files; DECODE and SMLM files
-are read only."""
+"""Tables of molecules on disk.  A format is a module of this package that declares a `FORMAT`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Self, final
 
 import torch
 
 from decode.emitters import EmitterSet
 from decode.errors import reading
-from decode.io.hdf5 import open_hdf5
-from decode.io.tables.columns import Append
-from decode.io.tables.csv import challenge_table, read_csv, thunderstorm_table
-from decode.io.tables.decode_h5 import read_decode
-from decode.io.tables.picasso import picasso_table, read_picasso
-from decode.io.tables.smlm import read_smlm
+from decode.io.formats import format_of, formats_in, recognized, suffixes_of
+from decode.io.tables.format import OpenTable, TableFormat
 
-__all__ = ["SUFFIXES", "TableDialect", "TableWriter", "read_table", "write_table"]
-
-TableDialect = Literal["thunderstorm", "picasso", "challenge"]
+__all__ = [
+    "TableWriter",
+    "is_table",
+    "read_table",
+    "table_formats",
+    "table_suffixes",
+    "write_table",
+    "written_formats",
+]
 
 FARTHEST_NM = 1e9
 """no stage moves as far as a metre"""
+
+
+def table_formats() -> tuple[TableFormat, ...]:
+    """All formats of tables, in the order of their names.
+
+    >>> "picasso" in [each.name for each in table_formats()]
+    True
+    """
+    return formats_in(__name__)
+
+
+def table_suffixes() -> tuple[str, ...]:
+    """Of the tables that are read."""
+    return suffixes_of(table_formats())
+
+
+def written_formats() -> dict[str, TableFormat]:
+    """What each suffix stands for where a table is written.
+
+    >>> written_formats()[".csv"].title.split()[0]
+    'ThunderSTORM'
+    """
+    writable = (each for each in table_formats() if each.write is not None and each.suffixes)
+    return dict(sorted((each.suffixes[0], each) for each in writable))
+
+
+def is_table(path: Path) -> bool:
+    """Whether a format recognizes a file: a glance, for what it holds is checked when it is
+    read."""
+    try:
+        return recognized(path, table_formats()) is not None
+    except (ValueError, OSError):
+        return False
 
 
 @final
@@ -36,11 +69,11 @@ class TableWriter:
     is none.
 
     Args:
-        path: file to write; without a dialect, `.csv` means ThunderSTORM and `.hdf5` Picasso.
+        path: file to write; without a dialect, its suffix says the format (`written_formats`).
         metadata: as in `EmitterSet.metadata`.  Picasso needs `pixel_size_nm`; `psf_sigma_nm` is
             written where known.
-        dialect: the file's format, where the suffix does not say it: "challenge" is the truth of
-            the SMLM Challenge.
+        dialect: the name of the file's format (`table_formats`), where the suffix does not say it:
+            "challenge" is the truth of the SMLM Challenge.
 
     Raises:
         ValueError: if the format is unknown, a fact is missing, or a chunk lacks a column that the
@@ -53,13 +86,10 @@ class TableWriter:
         path: str | Path,
         metadata: Mapping[str, object] | None = None,
         *,
-        dialect: TableDialect | None = None,
+        dialect: str | None = None,
     ) -> None:
-        by_suffix: dict[str, TableDialect] = {".csv": "thunderstorm", ".hdf5": "picasso"}
-        chosen = dialect or by_suffix.get(Path(path).suffix.lower())
-        if chosen is None:
-            raise ValueError(f"{path}: tables are written as {' or '.join(by_suffix)}")
-        self._table = _WRITERS[chosen](Path(path), metadata or {})
+        path = Path(path)
+        self._table = _format_to_write(path, dialect)(path, metadata or {})
 
     def __enter__(self) -> Self:
         self._append = self._table.__enter__()
@@ -79,9 +109,7 @@ class TableWriter:
             self._append(chunk)
 
 
-def write_table(
-    emitters: EmitterSet, path: str | Path, *, dialect: TableDialect | None = None
-) -> None:
+def write_table(emitters: EmitterSet, path: str | Path, *, dialect: str | None = None) -> None:
     """Write a whole table; see `TableWriter` for formats and errors.
 
     CSV holds 3 digits behind the point for lengths in nm, 2 for photons and 4 for probabilities.
@@ -104,13 +132,13 @@ def write_table(
 
 
 def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
-    """Read molecules of ThunderSTORM, Picasso, DECODE, Locan (.smlm), the challenge or this
-    package.
+    """Read molecules of any format in `table_formats`; the content decides which one it is.
 
-    The columns decide what a text means: it may have commas, semicolons or tabs, decimal commas,
-    and the names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and
-    of all other files from 0.  Where a file has one uncertainty for x and y, both get it; a column
-    the format lacks is None (z: 0, photons: NaN).  Further columns are kept as `others`.
+    The columns of a text decide what it means: it may have commas, semicolons or tabs, decimal
+    commas, and the names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of
+    Picasso and of all other files from 0.  Where a file has one uncertainty for x and y, both get
+    it; a column the format lacks is None (z: 0, photons: NaN).  Further columns are kept as
+    `others`.
 
     Example:
         >>> truth = read_table("sample_data/blinking_2d_truth.csv")
@@ -118,8 +146,7 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
         (8919, 199)
 
     Args:
-        path: `.csv`, `.tsv`, `.txt` or `.xls` (text, as ThunderSTORM writes it), `.hdf5` (with its
-            `.yaml`), `.h5` or `.smlm` file.
+        path: file, beside which a Picasso table has its `.yaml`.
         pixel_size_nm: needed only for tables in pixels without a stated size.
 
     Returns:
@@ -132,11 +159,8 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path}: tables are read from {', '.join(_READERS)} files")
     with reading(path, "a table of molecules", "export it again"):
-        emitters = reader(path, pixel_size_nm)
+        emitters = format_of(path, table_formats(), what="tables").read(path, pixel_size_nm)
         _require_places(path, emitters)
     return emitters
 
@@ -158,30 +182,13 @@ def _require_places(path: Path, emitters: EmitterSet) -> None:
         )
 
 
-_WRITERS: dict[
-    TableDialect, Callable[[Path, Mapping[str, object]], AbstractContextManager[Append]]
-] = {
-    "thunderstorm": thunderstorm_table,
-    "picasso": picasso_table,
-    "challenge": challenge_table,
-}
-
-
-def _read_hdf5(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    with open_hdf5(path, "an HDF5 file", "export it again") as file:
-        if "locs" in file:
-            return read_picasso(path, file, pixel_size_nm)
-        if "data/xyz" in file:
-            return read_decode(path, file, pixel_size_nm)
-    raise ValueError(f"{path} holds neither Picasso's `locs` nor DECODE's `data/xyz`")
-
-
-_READERS: dict[str, Callable[[Path, float | None], EmitterSet]] = {
-    **dict.fromkeys(
-        (".csv", ".tsv", ".txt", ".xls"), read_csv
-    ),  # ThunderSTORM calls tabulated text .xls
-    **dict.fromkeys((".hdf5", ".h5"), _read_hdf5),
-    ".smlm": read_smlm,
-}
-SUFFIXES = tuple(_READERS)
-"""of the tables that are read"""
+def _format_to_write(path: Path, name: str | None) -> OpenTable:
+    by_suffix = written_formats()
+    if name is None and path.suffix.lower() not in by_suffix:
+        raise ValueError(f"{path}: tables are written as {' or '.join(by_suffix)}")
+    by_name = {each.name: each for each in table_formats() if each.write is not None}
+    if name is not None and name not in by_name:
+        raise ValueError(f"there is no format {name!r} to write; choose from {', '.join(by_name)}")
+    chosen = by_suffix[path.suffix.lower()] if name is None else by_name[name]
+    assert chosen.write is not None
+    return chosen.write

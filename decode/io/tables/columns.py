@@ -4,7 +4,7 @@ EmitterSet."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from decode.emitters import EmitterSet
 from decode.errors import brief
 
 __all__ = [
-    "Append",
     "Columns",
     "emitters_of",
     "filled",
@@ -27,9 +26,6 @@ __all__ = [
 ]
 
 Columns = dict[str, npt.NDArray[Any]]
-
-Append = Callable[[EmitterSet], None]
-"""writes a chunk at the end of a table"""
 
 NM_PER = {"nm": 1.0, "": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
 

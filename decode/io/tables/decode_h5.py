@@ -9,13 +9,19 @@ import numpy as np
 
 from decode.emitters import EmitterSet
 from decode.errors import brief
-from decode.io.hdf5 import array_of
+from decode.io.hdf5 import array_of, holds, open_hdf5
 from decode.io.tables.columns import Columns, emitters_of
+from decode.io.tables.format import TableFormat
 
-__all__ = ["read_decode"]
+__all__ = ["FORMAT"]
 
 
-def read_decode(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
+def read_decode(path: Path, pixel_size_nm: float | None) -> EmitterSet:
+    with open_hdf5(path, "an HDF5 file", "export it again") as file:
+        return _emitters(path, file, pixel_size_nm)
+
+
+def _emitters(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
     """x runs along the rows of the image, and pixels have their centres at whole numbers."""
     data, attributes = file["data"], file["meta"].attrs
     rows_columns = attributes.get("px_size", pixel_size_nm)
@@ -50,3 +56,13 @@ def read_decode(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Emi
     return emitters_of(
         values, {"pixel_size_nm": float(size[0])} if size[0] == size[1] else {}, others
     )
+
+
+FORMAT = TableFormat(
+    name="decode",
+    title="DECODE HDF5",
+    content="DECODE's `data/xyz`",
+    suffixes=(".h5", ".hdf5"),
+    recognizes=lambda path: holds(path, "data/xyz"),
+    read=read_decode,
+)

@@ -18,11 +18,12 @@ import yaml
 from decode.atomic import atomic, check_writable
 from decode.emitters import EmitterSet
 from decode.errors import reading
-from decode.io.hdf5 import array_of
-from decode.io.tables.columns import Append, Columns, emitters_of, filled, numbers_of, require_same
+from decode.io.hdf5 import array_of, holds, open_hdf5
+from decode.io.tables.columns import Columns, emitters_of, filled, numbers_of, require_same
+from decode.io.tables.format import Append, TableFormat
 from decode.io.yaml import read_documents
 
-__all__ = ["emitters_of_locs", "picasso_table", "read_picasso"]
+__all__ = ["FORMAT", "emitters_of_locs"]
 
 CHUNK = 16384
 """rows that HDF5 keeps together"""
@@ -151,10 +152,11 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
     }
 
 
-def read_picasso(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
+def read_picasso(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     """`locs` of a file, and how large its pixels are from the sidecar or, where that does not
     say it, as stated."""
-    locs = array_of(file, "locs")
+    with open_hdf5(path, "an HDF5 file", "export it again") as file:
+        locs = array_of(file, "locs")
     sidecar = path.with_suffix(".yaml")
     if not sidecar.is_file() and pixel_size_nm is None:
         raise FileNotFoundError(
@@ -218,3 +220,15 @@ def emitters_of_locs(
     return emitters_of(
         values, facts, {name: column for name, column in locs.items() if name not in known}
     )
+
+
+FORMAT = TableFormat(
+    name="picasso",
+    title="Picasso HDF5",
+    content="Picasso's `locs`",
+    suffixes=(".hdf5", ".h5"),
+    recognizes=lambda path: holds(path, "locs"),
+    read=read_picasso,
+    write=picasso_table,
+    sidecar=".yaml",
+)

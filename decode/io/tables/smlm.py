@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from decode.emitters import EmitterSet
 from decode.io.tables.columns import from_named
+from decode.io.tables.format import TableFormat
 
-__all__ = ["read_smlm"]
+__all__ = ["FORMAT"]
 
 
 MOST_BYTES = 2**31
@@ -53,3 +55,21 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     if size > min(MOST_BYTES, 1100 * archive.getinfo(name).compress_size):
         raise ValueError(f"it says that it holds a table of {size} bytes")
     return archive.read(name)
+
+
+def _is_smlm(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return "manifest.json" in archive.namelist()
+    return False
+
+
+FORMAT = TableFormat(
+    name="smlm",
+    title="SMLM 0.2",
+    content="the manifest of an SMLM file",
+    suffixes=(".smlm",),
+    recognizes=_is_smlm,
+    read=read_smlm,
+)

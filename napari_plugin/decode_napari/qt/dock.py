@@ -26,8 +26,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode.io import tables
 from decode.io.movies import tiff
+from decode.io.tables import table_suffixes
 from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
@@ -472,7 +472,7 @@ def _light(colour: str) -> QIcon:
 
 
 def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in tables.SUFFIXES
+    return path.suffix.lower() in table_suffixes()
 
 
 def _is_movie(path: Path) -> bool:

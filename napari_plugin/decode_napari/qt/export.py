@@ -9,6 +9,7 @@ from napari.utils.colormaps import Colormap
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox
 
+from decode.io.tables import written_formats
 from decode.rendering import GAMMA, HOT, full_brightness
 from decode_napari.layers import image_layer, pyramid
 from decode_napari.qt.panel import Panel, button, note, number
@@ -47,9 +48,7 @@ class ExportPanel(Panel):
         self.render_button = button(
             "Render", "Each molecule a Gaussian as wide as its uncertainty", self.run
         )
-        self.table_button = button(
-            "Save table…", "The molecules that pass: .csv or .hdf5", self._ask_table
-        )
+        self.table_button = button("Save table…", "The molecules that pass", self._ask_table)
         self.picture_button = button("Save picture…", "A PNG with a scale bar", self._ask_picture)
         for each in (self.render_button, self.table_button, self.picture_button):
             self.column.addWidget(each)
@@ -122,9 +121,8 @@ class ExportPanel(Panel):
         show_info(f"saved {path}")
 
     def _ask_table(self) -> None:
-        path = self.ask_save(
-            "Save table", f"{self._stem()}.csv", "ThunderSTORM (*.csv);;Picasso (*.hdf5)"
-        )
+        kinds = (f"{each.title} (*{suffix})" for suffix, each in written_formats().items())
+        path = self.ask_save("Save table", f"{self._stem()}.csv", ";;".join(kinds))
         if path is not None:
             self.save_table(path)
 

@@ -80,7 +80,7 @@ class ExportStep(Step):
         return self.rendered is not None and self.rendered.of != self._drawn()
 
     def save_table(self, path: Path) -> Generator[Report, None, Path]:
-        """Write the molecules that pass: `.csv` for ThunderSTORM, `.hdf5` for Picasso.
+        """Write the molecules that pass, in the format that the suffix says.
 
         Raises:
             ValueError, OSError: as `decode.io.tables.write_table` does, and if a file that was
@@ -100,7 +100,8 @@ class ExportStep(Step):
         Raises:
             ValueError, OSError: as `save_table` does.
         """
-        from decode.outputs import check_outputs, picture_file
+        from decode.outputs import check_outputs
+        from decode.rendering import picture_file
 
         found = self.session.found
         check_outputs([picture_file(path)], inputs=self._opened(found))

@@ -110,7 +110,9 @@ def call(function: str, *arguments: str, **options: object) -> str:
 
 def keep_command(table: Path, ranges: Mapping[str, Range]) -> tuple[str, Path]:
     """The command that filters a table, and the table that it writes."""
-    suffix = table.suffix if table.suffix.lower() in (".csv", ".hdf5") else ".csv"
+    from decode.io.tables import written_formats
+
+    suffix = table.suffix if table.suffix.lower() in written_formats() else ".csv"
     out = table.with_name(f"{table.stem}_filtered{suffix}")
     line = command("decode", "filter", table, o=out)
     for name, (low, high) in ranges.items():

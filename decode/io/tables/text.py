@@ -1,13 +1,13 @@
-"""CSV files of ThunderSTORM, which are also written, and of the SMLM Challenge; both count
-frames from 1."""
+"""Texts with a column for each quantity, of whatever program: how they are laid out, read and
+written."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,32 +23,28 @@ from decode.io.tables.columns import (
     LENGTHS,
     OTHERS,
     PHOTONS,
-    Append,
     Columns,
     filled,
     from_named,
-    numbers_of,
     require_same,
     unit_of,
 )
+from decode.io.tables.format import Append
 from decode.io.tables.picasso import emitters_of_locs
 
-__all__ = ["challenge_table", "read_csv", "thunderstorm_table"]
+__all__ = ["header_of", "read_text", "rounded", "text_table"]
 
 HEAD = 2**16
 """bytes of a text from which its layout is told"""
 
 KNOWN = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
 
-STANDING = ("id", "sigma [nm]")
-"""columns of ThunderSTORM that a table's own values fill where it has them"""
-
 DECIMALS = {"nm": 3, "photon": 2, "": 4}
 """digits behind the point of a CSV column, by its unit"""
 
 
 @contextmanager
-def _csv_table(
+def text_table(
     path: Path, columns_of: Callable[[EmitterSet, int], Columns], *, quote: str
 ) -> Iterator[Append]:
     """Open a CSV file and yield the function that appends a chunk to it.
@@ -84,69 +80,24 @@ def _csv_table(
             writer.close()
 
 
-def thunderstorm_table(
-    path: Path, metadata: Mapping[str, object]
-) -> AbstractContextManager[Append]:
-    """Frames from 1, nm from the outer corner, photons; uncertainty_xy is the root mean square
-    of x and y."""
-
-    def columns_of(chunk: EmitterSet, n_before: int) -> Columns:
-        values = numbers_of(chunk)
-        columns = {
-            "id": np.arange(n_before, n_before + len(chunk)) + 1,
-            "frame": values["frame"] + 1,
-        }
-        columns |= {f"{axis} [nm]": values[axis] for axis in "xyz"}
-        if "psf_sigma_nm" in metadata:
-            columns["sigma [nm]"] = np.full(len(chunk), float(str(metadata["psf_sigma_nm"])))
-        columns["intensity [photon]"] = values["photons"]
-        if "background" in values:
-            columns["offset [photon]"] = values["background"]
-        if "sigma_x" in values:
-            columns["uncertainty_xy [nm]"] = np.sqrt(
-                (values["sigma_x"] ** 2 + values["sigma_y"] ** 2) / 2
-            )
-            columns |= {f"uncertainty_{axis} [nm]": values[f"sigma_{axis}"] for axis in "xyz"}
-        if "photons_sigma" in values:
-            columns["uncertainty_intensity [photon]"] = values["photons_sigma"]
-        if "probability" in values:
-            columns["probability"] = values["probability"]
-        columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
-        written = {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
-        names = {unit_of(name)[0] for name in written}
-        theirs = {
-            name: column for name, column in chunk.others.items() if unit_of(name)[0] not in names
-        }
-        return (
-            written
-            | theirs
-            | {name: chunk.others[name] for name in STANDING if name in chunk.others}
-        )
-
-    return _csv_table(path, columns_of, quote='"')
-
-
-def challenge_table(path: Path, metadata: Mapping[str, object]) -> AbstractContextManager[Append]:
-    """The truth of the SMLM Challenge: frames from 1, nm from the outer corner, photons."""
-
-    def columns_of(chunk: EmitterSet, n_before: int) -> Columns:
-        values = numbers_of(chunk)
-        columns = {
-            "Ground-truth": np.arange(n_before, n_before + len(chunk)) + 1,
-            "frame": values["frame"] + 1,
-        }
-        columns |= {f"{axis}nano": rounded(values[axis], "nm") for axis in "xyz"}
-        return columns | {"intensity": rounded(values["photons"], "photon")}
-
-    return _csv_table(path, columns_of, quote="")
-
-
 def rounded(column: npt.NDArray[Any], unit: str) -> npt.NDArray[Any]:
     """Digits as printed; adding 0 turns -0 into 0."""
     return column if column.dtype.kind == "i" else np.round(column, DECIMALS[unit]) + 0.0
 
 
-def read_csv(path: Path, pixel_size_nm: float | None) -> EmitterSet:
+def header_of(path: Path) -> list[str]:
+    """Labels of a text's columns; none where it is no text."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if b"\0" in head and _encoding(head) != "utf-16":
+        return []
+    try:
+        return _layout(path).labels
+    except ValueError:
+        return []
+
+
+def read_text(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     """A text with a header, in any of the dialects of `_Layout`; Picasso's columns mean what
     they mean to Picasso."""
     layout = _layout(path)

@@ -1,0 +1,93 @@
+"""Formats of files, found by themselves: a module of a package declares its own as `FORMAT`."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, TypeVar, final
+
+__all__ = ["Format", "format_of", "formats_in", "recognized", "suffixes_of"]
+
+Read = TypeVar("Read", bound=Callable[..., Any])
+Write = TypeVar("Write", bound=Callable[..., Any])
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Format(Generic[Read, Write]):
+    """How files of one kind are told from others, read and written."""
+
+    name: str
+    """by which users ask for it"""
+    title: str
+    """what it is, on part of a line"""
+    content: str
+    """what its files hold and others do not"""
+    suffixes: tuple[str, ...]
+    """of its files, lower case; the first is that of files to write.  None has a format that shares
+    all of them with another: it is read by its content, and written where it is named"""
+    recognizes: Callable[[Path], bool]
+    """whether a file or a folder that exists has the content"""
+    read: Read
+    write: Write | None = None
+    sidecar: str | None = None
+    """suffix of a file that stands beside each of its files"""
+    general: bool = False
+    """whether it takes what other formats may know better; then it is asked last"""
+
+
+@cache
+def formats_in(package: str) -> tuple[Format[Any, Any], ...]:
+    """The formats that the modules of a package declare, in the order of their names."""
+    modules = pkgutil.iter_modules(import_module(package).__path__)
+    declared = (
+        getattr(import_module(f"{package}.{module.name}"), "FORMAT", None) for module in modules
+    )
+    found = (each for each in declared if isinstance(each, Format))
+    return tuple(sorted(found, key=lambda each: each.name))
+
+
+def suffixes_of(formats: Sequence[Format[Read, Write]]) -> tuple[str, ...]:
+    """Those of all formats, each once."""
+    return tuple(dict.fromkeys(suffix for each in formats for suffix in each.suffixes))
+
+
+def recognized(path: Path, formats: Sequence[Format[Read, Write]]) -> Format[Read, Write] | None:
+    """The format whose content a file has, whatever the file is called.
+
+    Raises:
+        ValueError: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+    in_turn = sorted(formats, key=lambda each: each.general)
+    return next((each for each in in_turn if each.recognizes(path)), None)
+
+
+def format_of(
+    path: Path, formats: Sequence[Format[Read, Write]], *, what: str
+) -> Format[Read, Write]:
+    """The format to read a file by: that of its content, else the one that its suffix names, whose
+    reader can say what is missing.
+
+    Args:
+        what: is read, in plural.
+
+    Raises:
+        ValueError: if there is no such format, or the file is damaged.
+        OSError: if it cannot be read.
+    """
+    found = recognized(path, formats)
+    if found is not None:
+        return found
+    named = [each for each in formats if path.suffix.lower() in each.suffixes]
+    named = [each for each in named if each.general] or named
+    if not named:
+        listed = ", ".join(suffixes_of(formats))
+        raise ValueError(f"{path}: {what} are read from {listed} files")
+    if len(named) > 1:
+        raise ValueError(f"{path} holds neither {' nor '.join(each.content for each in named)}")
+    return named[0]
