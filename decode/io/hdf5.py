@@ -1,10 +1,14 @@
-"""HDF5 files of any origin: damage is told in one sentence, and no more is read than a file can
-hold."""
+"""HDF5 files of any origin: damage is reported in one sentence, and no more memory is taken than
+a file can fill."""
 
 from __future__ import annotations
 
+import math
+import mmap
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,26 @@ import numpy.typing as npt
 
 from decode.errors import brief, reading
 
-__all__ = ["array_of", "holds", "open_hdf5", "set_text", "stored", "text_of"]
+__all__ = [
+    "array_of",
+    "attribute_of",
+    "holds",
+    "open_hdf5",
+    "set_text",
+    "stored",
+    "text_of",
+]
 
 COMPRESSION = 1100
 """times that zlib makes an array of equal bytes smaller, at most"""
 
 SUFFIXES = (".hdf5", ".h5")
+
+CONTINUATION, ATTRIBUTE = 0x10, 0x0C
+"""types of messages in the header of an object"""
+
+HEAP_ID = 16
+"""bytes by which the header of an object refers to a text: its length comes first"""
 
 
 @contextmanager
@@ -53,21 +71,38 @@ def array_of(holder: h5py.Group, name: str) -> npt.NDArray[Any]:
     return np.asarray(stored(holder[name])[...])
 
 
+def attribute_of(holder: h5py.Group, name: str) -> Any:
+    """The value of an attribute; None if there is none.
+
+    Raises:
+        ValueError: if it is a text longer than the file, or holds other than numbers and text.
+    """
+    if name not in holder.attrs:
+        return None
+    kind = holder.attrs.get_id(name).dtype
+    if kind.hasobject:
+        if h5py.check_string_dtype(kind) is None:
+            raise ValueError(f"the attribute {brief(name)} holds neither numbers nor text")
+        _require_bounded(holder, name)
+    return holder.attrs[name]
+
+
 def text_of(holder: h5py.Group, name: str) -> str:
     """An attribute that holds text, of fixed or of variable length; "" if there is none.
 
     Raises:
-        ValueError: if it is no UTF-8.
+        ValueError: if it is no UTF-8, or as `attribute_of` does.
     """
-    value = holder.attrs.get(name, "")
+    value = attribute_of(holder, name)
+    if value is None:
+        return ""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def set_text(holder: h5py.Group, name: str, text: str) -> None:
     """Set an attribute to text of a fixed length.
 
-    HDF5 keeps text of variable length in a heap, and takes a GiB of memory to read one that is
-    damaged.
+    HDF5 keeps text of variable length in a heap, whose lengths have no checksum.
     """
     content = text.encode()
     holder.attrs.create(name, content, dtype=h5py.string_dtype("utf-8", max(1, len(content))))
@@ -95,3 +130,59 @@ def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
 
 def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
     return [dtype] if dtype.fields is None else [kind for kind, *_ in dtype.fields.values()]
+
+
+def _require_bounded(holder: h5py.Group, name: str) -> None:
+    """HDF5 takes as much memory as the stated length of a text before it looks for the text: up
+    to 4 GiB for one that is damaged.
+
+    Headers of version 2 have checksums, and no damage passes unseen there.
+
+    Raises:
+        ValueError: if a text is stated to be longer than the file, or the header is damaged.
+    """
+    file = holder.file
+    if file.id.get_create_plist().get_sizes() != (8, 8):
+        raise ValueError("it has addresses of less than 64 bits")
+    address = file.userblock_size + h5py.h5o.get_info(holder.id).addr
+    with (
+        open(file.filename, "rb") as stream,
+        closing(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) as content,
+    ):
+        if content[address] != 1:
+            return
+        attributes = _attributes(content, address, file.userblock_size)
+        values = [value for named, value in attributes if named == name.encode()]
+        end = HEAP_ID * holder.attrs.get_id(name).get_space().get_simple_extent_npoints()
+        lengths = [n for value in values for (n,) in struct.iter_unpack("<I12x", value[:end])]
+        if not values or sum(lengths) > len(content):
+            raise ValueError(f"the attribute {brief(name)} is longer than the file")
+
+
+def _attributes(content: mmap.mmap, address: int, base: int) -> Iterator[tuple[bytes, bytes]]:
+    """Names and values of the attributes in the header of an object, version 1 (HDF5 File Format
+    Specification, IV.A.1.a and IV.A.2.m)."""
+    n_messages, size = struct.unpack_from("<2xH4xI", content, address)
+    for kind, message in islice(_messages(content, address + 16, size, base), n_messages):
+        if kind != ATTRIBUTE:
+            continue
+        version, *sizes = struct.unpack_from("<BxHHH", message)
+        start, multiple = (9, 1) if version == 3 else (8, 8 if version == 1 else 1)
+        name = message[start : start + sizes[0]].partition(b"\0")[0]
+        # type and shape lie between name and value
+        yield name, message[start + sum(math.ceil(n / multiple) * multiple for n in sizes) :]
+
+
+def _messages(content: mmap.mmap, start: int, size: int, base: int) -> Iterator[tuple[int, bytes]]:
+    """Type and content of the messages in a block and in those that continue it."""
+    blocks = [(start, size)]
+    for at, n_bytes in blocks:
+        end = at + n_bytes
+        while at + 8 <= end:
+            kind, length = struct.unpack_from("<HH", content, at)
+            message = content[at + 8 : at + 8 + length]
+            if kind == CONTINUATION:
+                further, n_further = struct.unpack_from("<QQ", message)
+                blocks.append((base + further, n_further))
+            yield kind, message
+            at += 8 + length

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from decode.errors import reading
 from decode.io.hdf5 import array_of, open_hdf5, stored, text_of
+from decode.io.mat5 import read_mat5
 from decode.io.psfs import FORMAT, PSFFile
 from decode.optics.spline import SplinePSF
 
@@ -87,6 +87,8 @@ def read_smap(
 
 def _smap(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFFile:
     found = _cspline_73(path) if h5py.is_hdf5(path) else _cspline_5(path)
+    if found.dz_nm is None or found.z0 is None:
+        raise ValueError("it states no dz or no z0")
     if pixel_size_nm is None:
         raise ValueError(
             f"{path}: a SMAP calibration does not state the pixel size; state it, in nm"
@@ -140,7 +142,7 @@ def _uipsf(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFF
             raise ValueError(f"{path}: a 4Pi model interferes two pupils, which no PSF here does")
         models = [array_of(part, "I_model").astype(np.float64) for part in parts]
         offsets = [_first(part, "zoffset") for part in parts]
-        parameters = json.loads(h5.attrs["params"])
+        parameters = json.loads(text_of(h5, "params"))
     if len(models) == 1 and models[0].ndim == 4:
         models, offsets = list(models[0]), offsets * len(models[0])
     stack = _chosen(path, models, channel)
@@ -164,8 +166,8 @@ class _Cspline(NamedTuple):
 
     knots: list[Stack]
     """of each channel, (row, column, plane) values"""
-    dz_nm: float
-    z0: float
+    dz_nm: float | None
+    z0: float | None
     x0: float | None
 
 
@@ -175,16 +177,16 @@ def _cspline_5(path: Path) -> _Cspline:
             raise ValueError(
                 f"{path}: neither a MATLAB file nor HDF5; SMAP's and uiPSF's PSFs can be imported"
             )
-    content = scipy.io.loadmat(path, struct_as_record=False, squeeze_me=True)
-    holder = content.get("SXY")
-    if isinstance(holder, np.ndarray):
-        raise _by_field(path, holder.size)
-    spline: Any = content.get("cspline") if holder is None else holder.cspline
-    coefficients = spline.coeff
-    channels = list(coefficients) if coefficients.dtype == object else [coefficients]
+    content = read_mat5(path)
+    holder: Any = content.get("SXY", content)
+    if isinstance(holder, list):
+        raise _by_field(path, len(holder))
+    spline: Any = holder["cspline"]
+    coefficients = spline["coeff"]
+    channels = coefficients if isinstance(coefficients, list) else [coefficients]
     knots = [_constant_terms(path, c, axis=3) for c in channels]
-    x0 = float(spline.x0) if hasattr(spline, "x0") else None
-    return _Cspline(knots, float(spline.dz), float(spline.z0), x0)
+    numbers = (spline[name].item() if name in spline else None for name in ("dz", "z0", "x0"))
+    return _Cspline(knots, *numbers)
 
 
 def _cspline_73(path: Path) -> _Cspline:
@@ -200,10 +202,7 @@ def _cspline_73(path: Path) -> _Cspline:
             [h5[cell] for cell in array_of(spline, "coeff").flat] if cells else [coefficients]
         )
         knots = [_constant_terms(path, stored(c), axis=0) for c in channels]
-        dz, z0, x0 = (_first(spline, name) for name in ("dz", "z0", "x0"))
-        if dz is None or z0 is None:
-            raise ValueError("it states no dz or no z0")
-        return _Cspline(knots, dz, z0, x0)
+        return _Cspline(knots, *(_first(spline, name) for name in ("dz", "z0", "x0")))
 
 
 def _first(group: h5py.Group, name: str) -> float | None:

@@ -53,9 +53,8 @@ from decode.verbs.run import _Done
 
 SECONDS, BYTES = 5.0, 2**30
 
-MOST_ASKED = 6 * 2**30
-"""bytes of addresses: SciPy asks for as many as the 32 bits of a length may say, and fills no
-more than there are"""
+MOST_ASKED = 2 * BYTES
+"""bytes of addresses, of which fewer are filled"""
 
 Rng = random.Random
 Change = Callable[[Path, Rng], None]

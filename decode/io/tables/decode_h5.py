@@ -9,7 +9,7 @@ import numpy as np
 
 from decode.emitters import EmitterSet
 from decode.errors import brief
-from decode.io.hdf5 import array_of, holds, open_hdf5
+from decode.io.hdf5 import array_of, attribute_of, holds, open_hdf5
 from decode.io.tables.columns import Columns, emitters_of
 from decode.io.tables.format import TableFormat
 
@@ -23,8 +23,9 @@ def read_decode(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 
 def _emitters(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
     """x runs along the rows of the image, and pixels have their centres at whole numbers."""
-    data, attributes = file["data"], file["meta"].attrs
-    rows_columns = attributes.get("px_size", pixel_size_nm)
+    data, meta = file["data"], file["meta"]
+    stated = attribute_of(meta, "px_size")
+    rows_columns = pixel_size_nm if stated is None else stated
     if rows_columns is None or isinstance(rows_columns, h5py.Empty):
         raise ValueError(
             f"{path} does not say how large a pixel is: state it (--pixel-size, in nm)"
@@ -32,7 +33,7 @@ def _emitters(path: Path, file: h5py.File, pixel_size_nm: float | None) -> Emitt
     size = np.broadcast_to(np.asarray(rows_columns, np.float64), 2)
     if not (np.isfinite(size) & (size > 0)).all():
         raise ValueError(f"{path}: px_size is {brief(rows_columns)}, must be positive")
-    unit = attributes.get("xy_unit")
+    unit = attribute_of(meta, "xy_unit")
     if unit not in ("px", "nm"):
         raise ValueError(f"{path} has lengths in {brief(unit)}; DECODE writes px or nm")
     scale = np.append(size, 1.0) if unit == "px" else np.ones(3)
