@@ -198,6 +198,14 @@ def test_a_preference_that_is_taken_back_is_not_stated_again(qtbot: Any) -> None
     assert not get_settings().plugins.extension2reader
 
 
+def test_a_script_without_a_plugin_follows_the_preference(dock: Any, tmp_path: Path) -> None:
+    """napari's default, plugin="napari", asks no other reader."""
+    write_movie(tmp_path / "movie.tif", some_frames(), pixel_size_nm=100.0)
+    (layer,) = dock.viewer.open(tmp_path / "movie.tif", plugin=None)
+    assert layer.source.reader_plugin == NAME
+    assert isinstance(layer.data, LazyFrames)
+
+
 def test_a_table_does_not_take_the_place_of_molecules_that_are_not_saved(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
 ) -> None:
