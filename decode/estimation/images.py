@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.estimation.moments import OFFSETS, REACH_PX
-from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 
 __all__ = ["LEVELS", "ImageMoments", "Images", "Start", "images_of"]
@@ -88,11 +87,11 @@ class Images(ABC):
 
 @final
 class GaussianImages(Images):
-    """The width is the logarithm of the sigma in focus, nm."""
+    """The width is the logarithm of the sigma in focus, nm, which is the parameter of the PSF."""
 
-    def __init__(self, psf: GaussianPSF, planes_nm: Array) -> None:
+    def __init__(self, psf: PSF, planes_nm: Array) -> None:
         super().__init__(psf, planes_nm)
-        log_sigma = math.log(float(psf.sigma_nm.detach()))
+        log_sigma = math.log(psf.settings()["sigma_nm"])
         self.start = Start(log_sigma, 0.5, log_sigma - 1, log_sigma + 1)
 
     def _patches(self, width: float) -> tuple[Tensor, float]:
@@ -116,10 +115,9 @@ class BlurredImages(Images):
 
 
 def images_of(psf: PSF, planes_nm: Array) -> Images:
-    """Images of a PSF at depths: of a Gaussian the width is free, any other may be blurred."""
-    if isinstance(psf, GaussianPSF):
-        return GaussianImages(psf, planes_nm)
-    return BlurredImages(psf, planes_nm)
+    """Images of a PSF at depths, with its own width free or blurred."""
+    family = GaussianImages if psf.free_width else BlurredImages
+    return family(psf, planes_nm)
 
 
 def _positions(psf: PSF, planes_nm: Array) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from decode.estimation.frames import Estimate
 from decode.estimation.scene import SceneEstimate
-from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.ranges import Range
 
@@ -165,13 +164,12 @@ def _psf(
 ) -> Iterator[str]:
     """The PSF with its width: a Gaussian, or a file and its blur."""
     sigma, blur = estimate.psf_sigma_nm, estimate.psf_blur_nm
-    if isinstance(psf, GaussianPSF):
-        assert sigma is not None
+    if sigma is not None:
         low, high = sigma.low / SIGMA_AROUND, sigma.high * SIGMA_AROUND
         width = (low / psf.pixel_size_nm, high / psf.pixel_size_nm)
         yield _line("sigma_px", width, f"width in pixels; estimated {sigma} nm")
         if limits is not None:
-            yield f"  depth_nm: {float(psf.depth_nm.detach()):g}  # focal depth, as given"
+            yield f"  depth_nm: {psf.settings()['depth_nm']:g}  # focal depth, as given"
         return
     yield f"  file: {_quoted(str(psf_file))}  # calibrated from beads"
     if blur is None:

@@ -15,7 +15,6 @@ from decode.estimation.frames import Estimate
 from decode.estimation.model import Model
 from decode.estimation.moments import Moments, measure
 from decode.optics.camera import Camera
-from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.priors.scene import Scene
 from decode.progress import Progress, Steps, Stepwise, part
@@ -162,7 +161,7 @@ def _scene(fit: Fit, model: Model, moments: Moments) -> SceneEstimate:
     on_time = Estimate(1.0, SHORTEST_ON_TIME, 1.0, n)
     if moments.lag:
         on_time = fit.positive(lambda p: p.on_time, n, model_error=ON_TIME_ERROR)
-    given_width = isinstance(model.psf, GaussianPSF)
+    free_width = model.psf.free_width
     return SceneEstimate(
         background_photons=fit.positive(lambda p: p.background, moments.n),
         background_contrast=background_contrast(moments, model, found),
@@ -171,8 +170,8 @@ def _scene(fit: Fit, model: Model, moments: Moments) -> SceneEstimate:
         flux_photons=fit.positive(lambda p: p.flux, n),
         flux_variation=fit.positive(lambda p: p.flux_variation, n),
         on_time_frames=on_time,
-        psf_blur_nm=None if given_width else _blur_nm(fit, model, n),
-        psf_sigma_nm=_sigma_nm(fit, n) if given_width else None,
+        psf_blur_nm=None if free_width else _blur_nm(fit, model, n),
+        psf_sigma_nm=_sigma_nm(fit, n) if free_width else None,
         z_low_nm=_end_of_depth(fit, model, n, end=0),
         z_high_nm=_end_of_depth(fit, model, n, end=1),
         misfit=fit.misfit,

@@ -37,6 +37,7 @@ class GaussianPSF(PSF):
     """
 
     kind = "gaussian"
+    free_width = True
     parameter_names = ("sigma_nm",)
 
     def __init__(
