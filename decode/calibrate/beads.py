@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decode.optics.camera import Camera, Noise
 
-__all__ = ["Bead", "BeadSet", "RejectedBead", "find_beads"]
+__all__ = ["Bead", "BeadSet", "RejectedBead", "border_background", "find_beads"]
 
 LEAST_DISTANCE = 0.8
 """of beads, in sides of a patch"""
@@ -108,8 +108,8 @@ class BeadSet:
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, which: list[int]) -> BeadSet:
-        """Some of them."""
+    def __getitem__(self, which: list[int] | Tensor) -> BeadSet:
+        """Some of them, by number or by a mask."""
         return replace(
             self,
             crops=self.crops[which],
@@ -128,6 +128,11 @@ class BeadSet:
         """(n, 2) x, y in the field, about."""
         return self.corners_nm + self.xy
 
+    def backgrounds(self) -> Tensor:
+        """(n,) photons per pixel, see `border_background`."""
+        each = [border_background(crop, self.noise[i]) for i, crop in enumerate(self.crops)]
+        return torch.stack(each)
+
     def others(self, i: int) -> list[int]:
         """All numbers but that of the i-th bead."""
         return [k for k in range(len(self)) if k != i]
@@ -140,6 +145,27 @@ class BeadSet:
         """The same beads in some of the planes."""
         some = slice(planes.start, planes.stop, planes.step)
         return replace(self, crops=self.crops[:, some], z_nm=self.z_nm[some])
+
+
+def border_background(crop: Tensor, noise: Noise) -> Tensor:
+    """Background of a bead: the light at the border of its crop, where it shines least there.
+
+    Args:
+        crop: (z, y, x) photons.
+        noise: of the crop.
+
+    Returns:
+        () photons per pixel.
+    """
+    border = torch.ones(crop.shape[1:], dtype=torch.bool)
+    border[2:-2, 2:-2] = False
+    dark = crop[:, border].clamp_min(0).median()
+    weight = 1 / noise.variance(dark.expand_as(crop[:1]))[0]
+    level = (crop * weight)[:, border].sum(1) / weight[border].sum()
+    # the least of a few is less than their mean: averaged over planes, it is by a third of its
+    # standard deviation
+    width = max(1, len(level) // 7)
+    return level.unfold(0, width, 1).mean(1).min()
 
 
 def find_beads(

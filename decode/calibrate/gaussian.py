@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decode.calibrate.spline import BeadFit, border_background
+from decode.calibrate.bead_fit import BeadFit
+from decode.calibrate.beads import BeadSet
 from decode.likelihood import scaled_deviance
-from decode.optics.camera import Noise
 from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
 
@@ -18,28 +18,18 @@ __all__ = ["fit_gaussian"]
 
 
 @Stepwise
-def fit_gaussian(
-    crops: Tensor, z_nm: Tensor, noise: Noise, pixel_size_nm: float, xy: Tensor, n_steps: int = 100
-) -> Steps[BeadFit]:
+def fit_gaussian(beads: BeadSet, *, n_steps: int = 100) -> Steps[BeadFit[GaussianPSF]]:
     """Fit defocus curve, positions and brightnesses by gradient descent (L-BFGS) through the PSF.
 
     Args:
-        crops: (n, z, y, x) measured photons, background included.
-        z_nm: (z,) depth of the planes.
-        noise: of the camera.
-        pixel_size_nm: side of a pixel.
-        xy: (n, 2) nm, about where each bead is, from the outer corner of its crop.
+        beads: to fit.
         n_steps: most steps of the descent.
     """
-    n, planes, side, _ = crops.shape
-    background = torch.stack([border_background(crop, noise[i]) for i, crop in enumerate(crops)])
-    photons = (crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
-    psf = GaussianPSF(
-        1.3 * pixel_size_nm,
-        pixel_size_nm=pixel_size_nm,
-        depth_nm=500.0,
-        patch_px=side,
-    )
+    n, planes, side, _ = beads.crops.shape
+    pixel = beads.pixel_size_nm
+    background = beads.backgrounds()
+    photons = (beads.crops - background[:, None, None, None]).sum((2, 3)).clamp_min(1)
+    psf = GaussianPSF(1.3 * pixel, pixel_size_nm=pixel, depth_nm=500.0, patch_px=side)
 
     def fit(gap: float) -> tuple[float, list[Tensor]]:
         # sigma0, depth, gap, third, fourth, in units of which a change matters about alike
@@ -56,15 +46,7 @@ def fit_gaussian(
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            lost = _deviance(
-                unknown,
-                psf,
-                crops=crops,
-                z_nm=z_nm,
-                noise=noise,
-                xy=xy,
-                photons=photons,
-            )
+            lost = _deviance(unknown, psf, beads, photons)
             lost.backward()
             return lost
 
@@ -80,15 +62,15 @@ def fit_gaussian(
     sigma, depth, gap, third, fourth = curve.tolist()
     return BeadFit(
         psf=GaussianPSF(
-            abs(sigma) * pixel_size_nm,
-            pixel_size_nm=pixel_size_nm,
+            abs(sigma) * pixel,
+            pixel_size_nm=pixel,
             depth_nm=abs(depth) * 100,
             gap_nm=gap * 100,
             third=third,
             fourth=fourth,
             patch_px=side,
         ),
-        xyz=F.pad(xy + 10 * shift, (0, 1)),
+        xyz=F.pad(beads.xy + 10 * shift, (0, 1)),
         photons=photons * (0.1 * light).exp(),
         background=level.exp(),
         jitter=torch.zeros(n, planes, 3),
@@ -96,31 +78,29 @@ def fit_gaussian(
     )
 
 
-def _deviance(
-    unknown: list[Tensor],
-    psf: GaussianPSF,
-    *,
-    crops: Tensor,
-    z_nm: Tensor,
-    noise: Noise,
-    xy: Tensor,
-    photons: Tensor,
-) -> Tensor:
-    """Mean over the pixels, for the curve, shifts, log photons and log background in `unknown`."""
+def _deviance(unknown: list[Tensor], psf: GaussianPSF, beads: BeadSet, photons: Tensor) -> Tensor:
+    """Mean over the pixels.
+
+    Args:
+        unknown: curve, shifts, log photons and log background.
+        psf: gives patch and pixels.
+        beads: to fit.
+        photons: (n, z) that log photons of 0 stand for.
+    """
     curve, shift, light, level = unknown
-    n, planes, side, _ = crops.shape
+    n, planes, side, _ = beads.crops.shape
     names = {
         "psf.sigma_nm": curve[0].abs() * psf.pixel_size_nm,
         "psf.depth_nm": curve[1].abs() * 100,
         "psf.gap_nm": curve[2] * 100,
         "psf.orders": curve[3:],
     }
-    xy_of_planes = (xy + 10 * shift)[:, None].expand(n, planes, 2)
-    at = torch.cat([xy_of_planes, z_nm[None, :, None].expand(n, -1, 1)], 2).flatten(0, 1)
+    xy_of_planes = (beads.xy + 10 * shift)[:, None].expand(n, planes, 2)
+    at = torch.cat([xy_of_planes, beads.z_nm[None, :, None].expand(n, -1, 1)], 2).flatten(0, 1)
     share = torch.func.functional_call(_Image(psf), names, (at,)).view(n, planes, side, side)
     bright = photons * (0.1 * light).exp()
     expected = bright[..., None, None] * share + level.exp()[:, None, None, None]
-    return scaled_deviance(crops, expected, noise).mean()
+    return scaled_deviance(beads.crops, expected, beads.noise).mean()
 
 
 @final

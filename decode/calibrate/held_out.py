@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, pad
 
+from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.beads import BeadSet
-from decode.calibrate.spline import BeadFit, jitter_of
+from decode.calibrate.jitter import jitter_of
 from decode.likelihood import Fit, fit_emitters
+from decode.optics.psf import PSF
 from decode.progress import Progress, Steps, part
 
 __all__ = [
@@ -191,7 +193,7 @@ def leave_one_out(
     beads: BeadSet,
     *,
     start_xyz: Tensor,
-    without: Callable[[int], Steps[BeadFit]],
+    without: Callable[[int], Steps[BeadFit[PSF]]],
 ) -> Steps[HeldOut]:
     """Localize each bead, plane by plane, with a PSF of all others.
 
@@ -221,7 +223,7 @@ def leave_one_out(
     )
 
 
-def _localized(fit: BeadFit, beads: BeadSet, i: int, xyz: Tensor) -> Fit:
+def _localized(fit: BeadFit[PSF], beads: BeadSet, i: int, xyz: Tensor) -> Fit:
     """The i-th bead in each plane; without the outermost pixels of its crop."""
     inner = slice(1, -1)
     images = beads.crops[i][:, inner, inner]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -181,7 +181,7 @@ def read_positions(table: Path | str) -> Tensor:
     return emitters.xyz[emitters.frame == emitters.frame.min(), :2].float()
 
 
-def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family:
+def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family[Any]:
     if model not in FAMILIES:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(FAMILIES)}")
     family = FAMILIES[model](optics)
@@ -243,7 +243,7 @@ def _refits(beads: BeadSet) -> int:
     return len(beads) if len(beads) > 1 else 0
 
 
-def _tried(beads: BeadSet, made: FamilyFit) -> Steps[HeldOut | None]:
+def _tried(beads: BeadSet, made: FamilyFit[Any]) -> Steps[HeldOut | None]:
     """Each bead under the PSF of the others; None of a single one."""
     if len(beads) == 1:
         return None

@@ -28,9 +28,9 @@ class FieldSplinePSF(PSF):
 
     Args:
         middle: the PSF in the middle of the field.
-        changes: (2 or 5, z, y, x) of its coefficients.
-        shifts_nm: (2 or 5, 2) by which, as the same polynomials, the emitter lies further along x
-            and y in its image than in the middle of the field.
+        changes: (0, 2 or 5, z, y, x) of its coefficients.
+        shifts_nm: (0, 2 or 5, 2) by which, as the same polynomials, the emitter lies further along
+            x and y in its image than in the middle of the field.
         field_nm: (lowest, highest) x and y of the field.
 
     Raises:
@@ -51,9 +51,9 @@ class FieldSplinePSF(PSF):
         field_nm: tuple[tuple[float, float], tuple[float, float]],
     ) -> None:
         super().__init__(middle.pixel_size_nm, middle.patch_px)
-        if len(changes) not in (2, 5) or changes.shape[1:] != middle.coefficients.shape:
+        if len(changes) not in (0, 2, 5) or changes.shape[1:] != middle.coefficients.shape:
             raise ValueError(
-                f"the changes have shape {tuple(changes.shape)}, expected 2 or 5 of "
+                f"the changes have shape {tuple(changes.shape)}, expected 0, 2 or 5 of "
                 f"{tuple(middle.coefficients.shape)}"
             )
         if shifts_nm.shape != (len(changes), 2):
@@ -129,7 +129,8 @@ class FieldSplinePSF(PSF):
         shift = (weight[1:] @ self.shifts_nm.detach() * scale).tolist()
         centre = self.middle.centre_px
         return self.middle.with_coefficients(
-            self.middle.coefficients.detach() + change, (centre[0] + shift[0], centre[1] + shift[1])
+            self.middle.coefficients.detach() + change,
+            centre_px=(centre[0] + shift[0], centre[1] + shift[1]),
         )
 
 

@@ -44,8 +44,8 @@ class PSF(nn.Module, ABC):
     free_form: ClassVar[bool] = False
     """whether it takes whatever shape beads have, not only those of an optical model"""
     free_width: ClassVar[bool] = False
-    """whether its one parameter is the width in focus, `sigma_nm`, which a movie tells; of any other
-    PSF a movie tells a further blur"""
+    """whether its one parameter is the width in focus, `sigma_nm`, which is estimated from a movie;
+    of any other PSF a further blur is"""
     field_nm: tuple[tuple[float, float], tuple[float, float]] | None = None
     """(lowest, highest) x and y of the field over which it changes; None: it is the same
     everywhere"""

@@ -252,24 +252,38 @@ class SplinePSF(PSF):
         plane, _ = self.planes(z)
         return slope.new_zeros(len(z), len(self.coefficients)).scatter_add(1, plane, slope)
 
+    def across(self, xy: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """Weights of columns and rows of coefficients in the pixels of a patch, and their slopes.
+
+        Args:
+            xy: (2,) nm, of the emitter from the outer corner of the patch.
+            side: of the patch, pixels.
+
+        Returns:
+            Of the columns (2, side, x) and of the rows (2, side, y): weight, and slope per nm.
+        """
+        height, width = self.coefficients.shape[1:]
+        size = max(height, width)
+        at = self._corner(xy)[:, None] + torch.arange(side, device=xy.device) * self.oversampling
+        voxel, weight = spline_weights(at)
+        slope = spline_slopes(at) * (-self.oversampling / self.pixel_size_nm)
+        wide = weight.new_zeros(2, 2, side, size + 2)
+        index = (voxel + 1).clamp(0, size + 1)[:, None].expand(-1, 2, -1, -1)
+        columns, rows = wide.scatter_add(3, index, torch.stack([weight, slope], 1))[..., 1:-1]
+        return columns[..., :width], rows[..., :height]
+
     def moved(self, centre_px: tuple[float, float]) -> SplinePSF:
         """The same image, with the emitter at another place of it (as `centre_px` of the class)."""
-        return self.with_coefficients(self.coefficients.detach(), centre_px)
+        return self.with_coefficients(self.coefficients.detach(), centre_px=centre_px)
 
-    def with_coefficients(
-        self, coefficients: Tensor, centre_px: tuple[float, float] | None = None
-    ) -> SplinePSF:
-        """A spline on the same voxels; the emitter stays where it is in them unless `centre_px`
-        says another place."""
-        return SplinePSF(
-            coefficients,
-            z_start_nm=self.z_start_nm,
-            z_step_nm=self.z_step_nm,
-            pixel_size_nm=self.pixel_size_nm,
-            centre_px=centre_px or self.centre_px,
-            oversampling=self.oversampling,
-            patch_px=self.patch_px,
-        )
+    def with_coefficients(self, coefficients: Tensor, **changed: Any) -> SplinePSF:
+        """A spline with other coefficients, on the same voxels.
+
+        Args:
+            coefficients: (z, y, x).
+            changed: settings that differ, such as `centre_px`.
+        """
+        return SplinePSF(coefficients, **(self.settings() | changed))
 
     def planes(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The planes around each depth (n, 4), and their weights (n, 4)."""

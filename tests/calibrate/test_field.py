@@ -11,17 +11,22 @@ import tifffile
 import torch
 from torch import Tensor
 
-from decode.calibrate.field import fit_field, try_field, uncovered
+from decode.calibrate.bead_fit import BeadFit
+from decode.calibrate.beads import BeadSet
+from decode.calibrate.field import fit_field
+from decode.calibrate.field_trial import try_field, uncovered
 from decode.calibrate.psf import calibrate_psf
 from decode.calibrate.report import save_report
-from decode.calibrate.spline import BeadFit, fit_spline
+from decode.calibrate.spline import fit_spline
 from decode.io.cameras import CameraFile
 from decode.io.psfs import read_psf, write_psf
 from decode.likelihood import fit_emitters
 from decode.optics.camera import Camera, Noise
 from decode.optics.field import FieldSplinePSF, polynomials
 from decode.optics.fisher import cramer_rao_bound
+from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
+from decode.optics.spline import SplinePSF
 
 PIXEL_NM, SIDE = 100.0, 15
 FIELD_NM = ((0.0, 1e4), (0.0, 1e4))
@@ -32,6 +37,9 @@ CAMERA = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
 STATED = CameraFile(
     camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6), pixel_size_nm=PIXEL_NM
 )
+
+
+Fits = tuple[BeadFit[SplinePSF], BeadFit[FieldSplinePSF]]
 
 
 def places(n: int, rng: torch.Generator) -> Tensor:
@@ -58,33 +66,35 @@ def light(where: Tensor, xyz: Tensor, change: float) -> Tensor:
         )
 
 
-def beads(n: int, change: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Places in the field, positions in the crops, and crops."""
+def beads(n: int, change: float, rng: torch.Generator) -> BeadSet:
     where = places(n, rng)
     xyz = torch.tensor([750.0, 750.0, 0.0]) + (
         torch.rand(n, 3, generator=rng) - 0.5
     ) * torch.tensor([90.0, 90.0, 30.0])
-    return (
-        where,
-        xyz,
-        torch.poisson(PHOTONS * light(where, xyz, change) + BACKGROUND, generator=rng),
+    mean = PHOTONS * light(where, xyz, change) + BACKGROUND
+    return BeadSet(
+        crops=torch.poisson(mean, generator=rng),
+        z_nm=PLANES_NM,
+        xy=xyz[:, :2],
+        corners_nm=where - xyz[:, :2],
+        stack=torch.zeros(n, dtype=torch.long),
+        noise=NOISE,
+        camera=CAMERA,
+        pixel_size_nm=PIXEL_NM,
+        field_nm=FIELD_NM,
     )
 
 
-def same_all_over(xyz: Tensor, crops: Tensor) -> BeadFit:
-    return fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, xyz[:, :2], smoothness=0.2, n_rounds=4)
-
-
-def errors_over_bound(fit: BeadFit, where: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+def errors_over_bound(fit: BeadFit[PSF], new: BeadSet) -> tuple[Tensor, Tensor]:
     """Of x, y and z of new beads, each bead's mean taken off: rms of the error without most of
     its noise, nm, and rms of the error over the bound."""
-    n, planes = crops.shape[:2]
-    own = where.repeat_interleave(planes, 0) if isinstance(fit.psf, FieldSplinePSF) else None
+    n, planes = new.crops.shape[:2]
+    own = new.places_nm.repeat_interleave(planes, 0) if fit.psf.field_nm else None
     start = torch.tensor([SIDE / 2 * PIXEL_NM] * 2 + [0.0]).expand(n * planes, 3)
     found = fit_emitters(
         fit.psf,
         CAMERA,
-        crops.flatten(0, 1),
+        new.crops.flatten(0, 1),
         start,
         z_range=(-450.0, 450.0),
         z_starts=3,
@@ -105,29 +115,28 @@ def errors_over_bound(fit: BeadFit, where: Tensor, crops: Tensor) -> tuple[Tenso
 
 
 @pytest.fixture(scope="module")
-def fits() -> tuple[BeadFit, BeadFit]:
+def fits() -> Fits:
     """One PSF for all, and one that changes over the field."""
-    where, xyz, crops = beads(14, 1.0, torch.Generator().manual_seed(3))
-    same = same_all_over(xyz, crops)
+    fitted = beads(14, 1.0, torch.Generator().manual_seed(3))
+    same = fit_spline(fitted, smoothness=0.2, n_rounds=4)
     return same, fit_field(
-        same, crops, PLANES_NM, NOISE, where, FIELD_NM,
-        terms=3, size=1.0, smoothness=0.2, depth_smoothness=0.05, n_rounds=2,
-    )  # fmt: skip
+        same, fitted, terms=3, size=1.0, smoothness=0.2, depth_smoothness=0.05, n_rounds=2
+    )
 
 
-def test_beads_that_were_not_fitted_are_found_near_the_bound(fits: tuple[BeadFit, BeadFit]) -> None:
+def test_beads_that_were_not_fitted_are_found_near_the_bound(fits: Fits) -> None:
     """Of light whose astigmatism and coma change: depth and x; coma along x leaves y alone."""
     same, varied = fits
-    where, _, crops = beads(6, 1.0, torch.Generator().manual_seed(11))
-    bias, ratio = errors_over_bound(varied, where, crops)
-    bias_same, ratio_same = errors_over_bound(same, where, crops)
+    new = beads(6, 1.0, torch.Generator().manual_seed(11))
+    bias, ratio = errors_over_bound(varied, new)
+    bias_same, ratio_same = errors_over_bound(same, new)
     assert float(ratio.max()) < 1.3
     assert float(ratio_same[0]) > 1.4 * float(ratio[0])
     assert float(ratio_same[2]) > 2.5 * float(ratio[2])
     assert float(bias_same[2]) > 4 * float(bias[2])
 
 
-def test_noise_explains_what_a_psf_of_each_place_leaves(fits: tuple[BeadFit, BeadFit]) -> None:
+def test_noise_explains_what_a_psf_of_each_place_leaves(fits: Fits) -> None:
     same, varied = fits
     assert same.deviance > 1.3
     assert varied.deviance == pytest.approx(
@@ -135,9 +144,8 @@ def test_noise_explains_what_a_psf_of_each_place_leaves(fits: tuple[BeadFit, Bea
     )  # below 1, as the fit takes up a part of the noise
 
 
-def test_planes_hold_the_same_light_all_over_the_field(fits: tuple[BeadFit, BeadFit]) -> None:
+def test_planes_hold_the_same_light_all_over_the_field(fits: Fits) -> None:
     psf = fits[1].psf
-    assert isinstance(psf, FieldSplinePSF)
     scale = psf.middle.oversampling**2
     all_of_it = torch.full((len(psf.middle.coefficients),), float(scale))
     torch.testing.assert_close(
@@ -147,10 +155,9 @@ def test_planes_hold_the_same_light_all_over_the_field(fits: tuple[BeadFit, Bead
 
 
 def test_everywhere_the_centroid_of_the_light_in_focus_is_the_emitter(
-    fits: tuple[BeadFit, BeadFit],
+    fits: Fits,
 ) -> None:
     psf = fits[1].psf
-    assert isinstance(psf, FieldSplinePSF)
     corners = torch.tensor([[0.0, 0.0], [1e4, 0.0], [0.0, 1e4], [1e4, 1e4], [5e3, 5e3]])
     middle = psf.patch_px / 2 * PIXEL_NM
     at = torch.tensor([[middle, middle, 0.0]]).expand(len(corners), 3)
@@ -165,9 +172,9 @@ def test_everywhere_the_centroid_of_the_light_in_focus_is_the_emitter(
 def test_held_out_beads_decide() -> None:
     """Maps where there is a change, and one PSF where there is none."""
     for change, terms in ((1.0, 3), (0.0, 1)):
-        where, xyz, crops = beads(12, change, torch.Generator().manual_seed(5))
-        same = same_all_over(xyz, crops)
-        trial = try_field(same, crops, PLANES_NM, NOISE, where, FIELD_NM, smoothness=0.2)
+        some = beads(12, change, torch.Generator().manual_seed(5))
+        same = fit_spline(some, smoothness=0.2, n_rounds=4)
+        trial = try_field(same, some, smoothness=0.2)
         assert trial.terms == terms, trial.note
         assert isinstance(trial.fit.psf, FieldSplinePSF) == (terms > 1)
         assert ("changes linearly" in trial.note) == (terms > 1)
@@ -189,9 +196,9 @@ def test_beads_must_cover_the_field(rng: torch.Generator) -> None:
 
 
 def test_beads_that_do_not_cover_the_field_leave_the_psf_as_it_is(rng: torch.Generator) -> None:
-    where, xyz, crops = beads(2, 0.0, rng)
-    same = fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, xyz[:, :2], smoothness=0.2, n_rounds=1)
-    trial = try_field(same, crops, PLANES_NM, NOISE, where, FIELD_NM, smoothness=0.2)
+    two = beads(2, 0.0, rng)
+    same = fit_spline(two, smoothness=0.2, n_rounds=1)
+    trial = try_field(same, two, smoothness=0.2)
     assert trial.fit is same
     assert "too few" in trial.note
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from decode.calibrate.beads import BeadSet
 from decode.calibrate.gaussian import fit_gaussian
-from decode.optics.camera import Noise
+from decode.optics.camera import Camera, Noise
 from decode.optics.gaussian import GaussianPSF
 
 PIXEL_NM, SIDE = 110.0, 15
@@ -43,13 +44,25 @@ def beads(psf: GaussianPSF, light: Tensor, rng: torch.Generator) -> Tensor:
     )
 
 
+def bead_set(crops: Tensor, xy: Tensor = XY) -> BeadSet:
+    """Beads about at (n, 2) nm."""
+    return BeadSet(
+        crops=crops,
+        z_nm=PLANES_NM,
+        xy=xy,
+        corners_nm=torch.zeros_like(xy),
+        stack=torch.zeros(len(xy), dtype=torch.long),
+        noise=Noise(EXCESS, 0.0),
+        camera=Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0),
+        pixel_size_nm=PIXEL_NM,
+        field_nm=((0.0, 1e4), (0.0, 1e4)),
+    )
+
+
 @pytest.mark.parametrize("gap_nm", [190.0, -190.0, 300.0, -300.0])
 def test_the_curve_comes_back_with_the_sign_of_its_gap(gap_nm: float, rng: torch.Generator) -> None:
     light = 2e4 * (0.7 + 0.6 * torch.rand(2, len(PLANES_NM), generator=rng))
-    found = fit_gaussian(
-        beads(truth(gap_nm), light, rng), PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY + 25
-    )
-    assert isinstance(found.psf, GaussianPSF)
+    found = fit_gaussian(bead_set(beads(truth(gap_nm), light, rng), XY + 25))
     z = torch.linspace(-500, 500, 41)
     widths, expected = (psf.widths(z).detach() for psf in (found.psf, truth(gap_nm)))
     assert ((widths / expected - 1).abs() < 0.01).all()
@@ -65,7 +78,7 @@ def test_a_round_psf_has_no_gap(rng: torch.Generator) -> None:
     """x and y are equally sharp, though the fit starts from either sign."""
     light = torch.full((2, len(PLANES_NM)), 2e4)
     psf = GaussianPSF(138.0, pixel_size_nm=PIXEL_NM, depth_nm=410.0, patch_px=SIDE)
-    found = fit_gaussian(beads(psf, light, rng), PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY)
+    found = fit_gaussian(bead_set(beads(psf, light, rng)))
     widths = found.psf.widths(torch.linspace(-400, 400, 17)).detach()
     assert float((widths[:, 0] / widths[:, 1] - 1).abs().max()) < 0.01
 
@@ -77,7 +90,6 @@ def test_another_model_than_a_gaussian_shows_in_the_deviance(rng: torch.Generato
     lobe = EXCESS * torch.poisson(
         0.1 * (main.roll(4, 3) - BACKGROUND).clamp_min(0) / EXCESS, generator=rng
     )
-    found = fit_gaussian(main + lobe, PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY)
-    right = fit_gaussian(main, PLANES_NM, Noise(EXCESS, 0.0), PIXEL_NM, XY)
+    found, right = (fit_gaussian(bead_set(crops)) for crops in (main + lobe, main))
     assert right.deviance == pytest.approx(1.05, abs=0.05)
     assert found.deviance > right.deviance + 0.3

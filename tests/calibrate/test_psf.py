@@ -12,11 +12,11 @@ import tifffile
 import torch
 from torch import Tensor
 
+from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.families import FAMILIES, Optics
 from decode.calibrate.held_out import HeldOut, usable_range
 from decode.calibrate.psf import PSFCalibration, calibrate_psf
 from decode.calibrate.report import verdict
-from decode.calibrate.spline import BeadFit
 from decode.io.cameras import CameraFile
 from decode.io.psfs import read_psf, write_psf
 from decode.likelihood import scaled_deviance

@@ -9,16 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from decode.calibrate.bead_fit import BeadFit
+from decode.calibrate.bead_view import BeadView
+from decode.calibrate.beads import BeadSet, border_background
+from decode.calibrate.coefficients import Penalty, conjugate_gradients
+from decode.calibrate.jitter import jitter_size, slow_part
 from decode.calibrate.spline import (
     SMOOTHNESS,
-    BeadFit,
-    _agree,
-    _conjugate_gradients,
-    _jitter_size,
-    _Penalty,
-    _slow,
-    _View,
-    border_background,
+    by_convention,
     fit_spline,
     held_out_deviance,
     place_beads,
@@ -31,6 +29,7 @@ from decode.optics.spline import SplinePSF
 PIXEL_NM, SIDE = 100.0, 15
 PHOTONS, BACKGROUND = 8000.0, 8.0
 PLANES_NM = torch.arange(-500.0, 501.0, 50.0)
+CAMERA = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
 NOISE = Noise(1.0, 0.0)
 XYZ = torch.tensor(
     [[745.0, 712.0, 40.0], [781.0, 760.0, -60.0], [702.0, 788.0, 10.0], [728.0, 731.0, 10.0]]
@@ -55,14 +54,38 @@ def light(xyz: Tensor, planes_nm: Tensor, jitter: Tensor | None = None) -> Tenso
     return gaussian().integrate_pixels(at.flatten(0, 1)).detach().view(len(xyz), -1, SIDE, SIDE)
 
 
-def fitted(crops: Tensor, rng: torch.Generator, planes_nm: Tensor = PLANES_NM) -> BeadFit:
+def bead_set(
+    crops: Tensor,
+    xy: Tensor,
+    *,
+    planes_nm: Tensor = PLANES_NM,
+    noise: Noise = NOISE,
+    stack: Tensor | None = None,
+) -> BeadSet:
+    """Beads about at (n, 2) nm, of one stack unless said otherwise."""
+    return BeadSet(
+        crops=crops,
+        z_nm=planes_nm,
+        xy=xy,
+        corners_nm=torch.zeros_like(xy),
+        stack=torch.zeros(len(xy), dtype=torch.long) if stack is None else stack,
+        noise=noise,
+        camera=CAMERA,
+        pixel_size_nm=PIXEL_NM,
+        field_nm=((0.0, 1e4), (0.0, 1e4)),
+    )
+
+
+def fitted(
+    crops: Tensor, rng: torch.Generator, planes_nm: Tensor = PLANES_NM
+) -> BeadFit[SplinePSF]:
     """From about a fifth of a pixel beside the truth."""
     near = XYZ[:, :2] + 20 * torch.randn(len(XYZ), 2, generator=rng)
-    return fit_spline(crops, planes_nm, NOISE, PIXEL_NM, near, smoothness=0.2)
+    return fit_spline(bead_set(crops, near, planes_nm=planes_nm), smoothness=0.2)
 
 
 @pytest.fixture(scope="module")
-def fit() -> BeadFit:
+def fit() -> BeadFit[SplinePSF]:
     rng = torch.Generator().manual_seed(7)
     return fitted(torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng), rng)
 
@@ -76,18 +99,18 @@ def test_pixels_with_much_read_noise_count_for_little() -> None:
     crops = torch.poisson(expected, generator=rng)
     crops += floor.sqrt() * torch.randn(crops.shape, generator=rng)
     near = XYZ[:, :2] + 20
-    told = fit_spline(crops, PLANES_NM, Noise(1.0, floor), PIXEL_NM, near, smoothness=0.2)
-    blind = fit_spline(
-        crops, PLANES_NM, Noise(1.0, float(floor.median())), PIXEL_NM, near, smoothness=0.2
+    weighted, blind = (
+        fit_spline(bead_set(crops, near, noise=noise), smoothness=0.2)
+        for noise in (Noise(1.0, floor), Noise(1.0, float(floor.median())))
     )
 
-    def error(fit: BeadFit) -> float:
+    def error(fit: BeadFit[SplinePSF]) -> float:
         apart = fit.xyz - XYZ
         return float((apart - apart.mean(0)).square().mean().sqrt())
 
-    assert error(told) < 4
-    assert error(told) < 0.5 * error(blind)
-    assert told.deviance < 1.1 < blind.deviance
+    assert error(weighted) < 4
+    assert error(weighted) < 0.5 * error(blind)
+    assert weighted.deviance < 1.1 < blind.deviance
 
 
 def random_spline(rng: torch.Generator) -> SplinePSF:
@@ -104,12 +127,13 @@ def random_spline(rng: torch.Generator) -> SplinePSF:
 
 def random_view(
     rng: torch.Generator, jitter_nm: float
-) -> tuple[SplinePSF, _View, Tensor, Tensor, Tensor]:
+) -> tuple[SplinePSF, BeadView, Tensor, Tensor, Tensor]:
     psf = random_spline(rng)
     z = torch.linspace(-120.0, 130.0, 8, dtype=torch.float64)
     xyz = torch.tensor([537.0, 561.0, 12.0], dtype=torch.float64)
     jitter = jitter_nm * torch.randn(8, 3, generator=rng, dtype=torch.float64)
-    return psf, _View(psf, xyz, jitter, z, 11), xyz, z, jitter
+    view = BeadView(psf, xyz=xyz, jitter=jitter, z_nm=z, side=11)
+    return psf, view, xyz, z, jitter
 
 
 def positions(xyz: Tensor, z: Tensor, jitter: Tensor) -> Tensor:
@@ -153,9 +177,8 @@ def test_beads_are_placed_to_about_the_bound(rng: torch.Generator) -> None:
     """
     frames = torch.cat([torch.full((len(PLANES_NM), 2), 750.0), PLANES_NM[:, None]], 1)
     every = torch.full((len(frames),), PHOTONS)
-    camera = Camera(baseline=0.0, e_per_adu=1.0, read_noise_e=0.0)
     information = fisher_information(
-        gaussian(), camera, frames, every, every * BACKGROUND / PHOTONS
+        gaussian(), CAMERA, frames, every, every * BACKGROUND / PHOTONS
     )
     place, cross, rest = information[:, :3, :3], information[:, :3, 3:], information[:, 3:, 3:]
     variance = torch.linalg.inv(
@@ -172,7 +195,7 @@ def test_beads_are_placed_to_about_the_bound(rng: torch.Generator) -> None:
     assert (square < 2.0).all(), square
 
 
-def test_the_psf_is_found(fit: BeadFit) -> None:
+def test_the_psf_is_found(fit: BeadFit[SplinePSF]) -> None:
     """To 0.4 % of the peak on average, 5 % at worst: the noise of four beads of 8000 photons,
     smoothed."""
     margin = (fit.psf.patch_px - SIDE) // 2
@@ -188,7 +211,7 @@ def test_the_psf_is_found(fit: BeadFit) -> None:
     )  # below 1, as the fit takes up a part of the noise
 
 
-def test_the_wobble_is_kept(fit: BeadFit) -> None:
+def test_the_wobble_is_kept(fit: BeadFit[SplinePSF]) -> None:
     """The centre of the image walks over 60 nm; told to 4 nm within 400 nm of focus, and by
     nothing in focus."""
     z = PLANES_NM[2:-2]
@@ -205,21 +228,19 @@ def test_the_wobble_is_kept(fit: BeadFit) -> None:
     torch.testing.assert_close(centre[len(z) // 2], torch.zeros(2), atol=1.0, rtol=0)
 
 
-def test_what_images_cannot_tell_is_agreed_on(fit: BeadFit) -> None:
+def test_what_images_cannot_tell_is_agreed_on(fit: BeadFit[SplinePSF]) -> None:
     """Beads lie at 0 on average, the stage strays by nothing on average, and every plane holds
     all light."""
     assert float(fit.xyz[:, 2].mean()) == pytest.approx(0, abs=1e-3)
     torch.testing.assert_close(fit.jitter.mean(1), torch.zeros(4, 3), atol=1e-3, rtol=0)
-    assert isinstance(fit.psf, SplinePSF)
     torch.testing.assert_close(
         fit.psf.coefficients.detach().sum((1, 2)) / 4, torch.ones(len(fit.psf.coefficients))
     )
 
 
-def test_agreement_changes_no_image(fit: BeadFit) -> None:
+def test_agreement_changes_no_image(fit: BeadFit[SplinePSF]) -> None:
     """From beads 40 nm higher, a stage that strayed on average, and a PSF off its centre with
     1.3 of all light."""
-    assert isinstance(fit.psf, SplinePSF)
     psf = SplinePSF(
         1.3 * fit.psf.coefficients.detach(),
         z_start_nm=fit.psf.z_start_nm,
@@ -236,7 +257,7 @@ def test_agreement_changes_no_image(fit: BeadFit) -> None:
         jitter=fit.jitter + torch.tensor([9.0, -5.0, 12.0]),
     )
 
-    def images(of: BeadFit) -> Tensor:
+    def images(of: BeadFit[SplinePSF]) -> Tensor:
         at = of.xyz[:, None] + of.jitter + torch.nn.functional.pad(PLANES_NM[:, None], (2, 0))
         drawn = (
             of.psf.integrate_pixels(at.flatten(0, 1))
@@ -245,7 +266,7 @@ def test_agreement_changes_no_image(fit: BeadFit) -> None:
         )
         return of.photons[..., None, None] * drawn
 
-    agreed = _agree(apart, PLANES_NM)
+    agreed = by_convention(apart, PLANES_NM)
     assert float(agreed.xyz[:, 2].mean()) == pytest.approx(0, abs=1e-3)
     torch.testing.assert_close(images(agreed), images(apart), atol=0.5, rtol=2e-3)
 
@@ -287,14 +308,16 @@ def test_stacks_have_each_their_own_jitter(rng: torch.Generator) -> None:
     jitter = jitter - jitter.mean(1, keepdim=True)
     crops = torch.cat([light(places[i : i + 1], planes, jitter[stack[i]]) for i in range(8)])
     crops = torch.poisson(PHOTONS * crops + BACKGROUND, generator=rng)
-    found = fit_spline(crops, planes, NOISE, PIXEL_NM, places[:, :2], smoothness=0.2, stack=stack)
+    two_stacks = bead_set(crops, places[:, :2], planes_nm=planes, stack=stack)
+    found = fit_spline(two_stacks, smoothness=0.2)
     for i in (0, 2):
         assert (found.jitter[stack == stack[i]] == found.jitter[i]).all()
     between, truth = found.jitter[2] - found.jitter[0], jitter[1] - jitter[0]
     inner = slice(2, -2)
     assert ((between - truth)[inner].std(0) < 0.4 * truth[inner].std(0)).all()
     # taken for one stack, half of the beads contradict the other half
-    together = fit_spline(crops, planes, NOISE, PIXEL_NM, places[:, :2], smoothness=0.2)
+    one_stack = replace(two_stacks, stack=torch.zeros_like(stack))
+    together = fit_spline(one_stack, smoothness=0.2)
     assert together.deviance > found.deviance + 0.02
 
 
@@ -307,9 +330,9 @@ def test_jitter_of_one_stack_is_what_is_independent_from_plane_to_plane(
     noise = 2 * torch.randn(1, 400, 3, generator=rng)
     swing = 8.5 * torch.sin(torch.arange(400.0) / 4)[:, None]
     jumps = torch.tensor([6.0, 0.0, 6.0]) * torch.randn(1, 400, 3, generator=rng)
-    torch.testing.assert_close(_jitter_size(noise, variance), torch.zeros(3))
-    torch.testing.assert_close(_jitter_size(noise + swing, variance), torch.zeros(3))
-    found = _jitter_size(noise + swing + jumps, variance)
+    torch.testing.assert_close(jitter_size(noise, variance), torch.zeros(3))
+    torch.testing.assert_close(jitter_size(noise + swing, variance), torch.zeros(3))
+    found = jitter_size(noise + swing + jumps, variance)
     torch.testing.assert_close(found, torch.tensor([6.0, 0.0, 6.0]), atol=0.8, rtol=0)
 
 
@@ -317,9 +340,9 @@ def test_slow_shifts_are_those_that_the_psf_follows_anyway() -> None:
     """A parabola and a wave of 500 nm are slow, a wave of 100 nm is not, of 1 um of depth."""
     z = torch.arange(-500.0, 501.0, 10.0)
     slow = torch.stack([0.00002 * z**2, torch.cos(z / 80)], 1)
-    assert float((_slow(slow, z) - slow).abs().mean()) < 0.1
+    assert float((slow_part(slow, z) - slow).abs().mean()) < 0.1
     fast = torch.cos(z / 16)
-    assert float(_slow(fast, z).abs().max()) < 0.2
+    assert float(slow_part(fast, z).abs().max()) < 0.2
 
 
 def test_jitter_of_several_stacks_is_what_differs_between_them(rng: torch.Generator) -> None:
@@ -330,7 +353,7 @@ def test_jitter_of_several_stacks_is_what_differs_between_them(rng: torch.Genera
     # of incommensurate periods, so that stacks wander independently
     period = torch.tensor([[[5.0]], [[7.0]], [[11.0]]])
     own = torch.tensor([0.0, 5.0, 0.0]) * 1.414 * torch.sin(torch.arange(200.0)[:, None] / period)
-    found = _jitter_size(noise + shared + own, variance)
+    found = jitter_size(noise + shared + own, variance)
     torch.testing.assert_close(found, torch.tensor([0.0, 5.0, 0.0]), atol=0.6, rtol=0)
 
 
@@ -351,23 +374,23 @@ def test_detail_of_the_psf_is_told_from_jitter_by_how_long_it_lasts(
     )
     swing = torch.nn.functional.pad((swing - swing.mean())[:, None], (0, 2))
     crops = torch.poisson(2 * PHOTONS * light(XYZ, planes, swing) + BACKGROUND, generator=rng)
-    smooth, fine = held_out_deviance(
-        crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], [(0.1, 0.02), (0.1, 0.06)]
-    )
+    beads = bead_set(crops, XYZ[:, :2], planes_nm=planes)
+    smooth, fine = held_out_deviance(beads, [(0.1, 0.02), (0.1, 0.06)])
     assert (fine < smooth - 0.05) == (truth == "psf")
-    found = fit_spline(
-        crops, planes, NOISE, PIXEL_NM, XYZ[:, :2], smoothness=0.1, depth_smoothness=0.06
-    )
+    found = fit_spline(beads, smoothness=0.1, depth_smoothness=0.06)
     left = found.jitter[0, :, 0] - (0 if truth == "psf" else swing[:, 0])
     assert float(left.square().mean().sqrt()) < 3.0
 
 
-def test_other_beads_are_placed_under_a_psf_that_stays(fit: BeadFit, rng: torch.Generator) -> None:
+def test_other_beads_are_placed_under_a_psf_that_stays(
+    fit: BeadFit[SplinePSF], rng: torch.Generator
+) -> None:
     """Two that were not fitted, at other places and heights, against the offset that all
     positions share."""
     others = torch.tensor([[768.0, 705.0, 35.0], [719.0, 779.0, -45.0]])
     crops = torch.poisson(PHOTONS * light(others, PLANES_NM) + BACKGROUND, generator=rng)
-    placed = place_beads(fit, crops, PLANES_NM, NOISE, others[:, :2] + 15, jitter=fit.jitter[:2])
+    beads = bead_set(crops, others[:, :2] + 15)
+    placed = place_beads(fit.psf, beads, jitter=fit.jitter[:2])
     assert placed.psf is fit.psf
     offset = (fit.xyz - XYZ).mean(0)
     error = placed.xyz - others - offset
@@ -379,9 +402,8 @@ def test_other_beads_are_placed_under_a_psf_that_stays(fit: BeadFit, rng: torch.
 def test_held_out_beads_are_predicted_with_each_smoothness(rng: torch.Generator) -> None:
     crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
     tried = sorted(SMOOTHNESS, reverse=True)
-    deviance = held_out_deviance(
-        crops, PLANES_NM, NOISE, PIXEL_NM, XYZ[:, :2], [(s, 0.06) for s in tried]
-    )
+    beads = bead_set(crops, XYZ[:, :2])
+    deviance = held_out_deviance(beads, [(s, 0.06) for s in tried])
     assert len(deviance) == len(tried)
     assert 0.98 < min(deviance) < 1.12
     # too smooth is worse than the best
@@ -396,23 +418,19 @@ def test_of_several_stacks_whole_ones_are_held_out(rng: torch.Generator) -> None
     places, stack = XYZ[[0, 1, 2, 3]], torch.tensor([0, 0, 1, 1])
     crops = torch.cat([light(places[:2], planes, swing), light(places[2:], planes)])
     crops = torch.poisson(5 * PHOTONS * crops + BACKGROUND, generator=rng)
-    smooth, fine = held_out_deviance(
-        crops, planes, NOISE, PIXEL_NM, places[:, :2], [(0.2, 0.02), (0.2, 0.2)], stack
-    )
+    beads = bead_set(crops, places[:, :2], planes_nm=planes, stack=stack)
+    smooth, fine = held_out_deviance(beads, [(0.2, 0.02), (0.2, 0.2)])
     assert fine > smooth
 
 
-def test_a_start_is_taken_up(fit: BeadFit, rng: torch.Generator) -> None:
+def test_a_start_is_taken_up(fit: BeadFit[SplinePSF], rng: torch.Generator) -> None:
     """Two turns from the fit of others come as far as six from nothing."""
     crops = torch.poisson(PHOTONS * light(XYZ, PLANES_NM) + BACKGROUND, generator=rng)
-    near = XYZ[:, :2] + 10
-    few, many = (
-        fit_spline(
-            crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, start=start, n_rounds=n
-        ).deviance
-        for start, n in ((fit, 2), (None, 6))
+    beads = bead_set(crops, XYZ[:, :2] + 10)
+    few, many, none = (
+        fit_spline(beads, smoothness=0.2, start=start, n_rounds=n).deviance
+        for start, n in ((fit, 2), (None, 6), (None, 1))
     )
-    none = fit_spline(crops, PLANES_NM, NOISE, PIXEL_NM, near, smoothness=0.2, n_rounds=1).deviance
     assert few < many + 0.01
     assert few < none
 
@@ -420,7 +438,7 @@ def test_a_start_is_taken_up(fit: BeadFit, rng: torch.Generator) -> None:
 def test_the_penalty_leaves_parabolas_alone_and_is_the_gradient_of_its_square(
     rng: torch.Generator,
 ) -> None:
-    penalty = _Penalty(0.1 + torch.rand(7, 9, 8, generator=rng))
+    penalty = Penalty(0.1 + torch.rand(7, 9, 8, generator=rng))
     z, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in (7, 9, 8)), indexing="ij")
     parabola = 0.3 * z**2 - 0.2 * y**2 + 0.1 * x * y + z
     random = torch.randn(7, 9, 8, generator=rng)
@@ -434,7 +452,7 @@ def test_the_penalty_leaves_parabolas_alone_and_is_the_gradient_of_its_square(
         rtol=1e-3,
         atol=1e-2,
     )
-    looser = _Penalty(torch.ones(7, 9, 8), 2.0)
+    looser = Penalty(torch.ones(7, 9, 8), depth=2.0)
     torch.testing.assert_close(looser.weights[0], torch.full_like(looser.weights[0], 0.25))
     torch.testing.assert_close(looser.weights[1], torch.ones_like(looser.weights[1]))
     unit = torch.zeros(7, 9, 8)
@@ -446,15 +464,19 @@ def test_conjugate_gradients_solve_a_system(rng: torch.Generator) -> None:
     root = torch.randn(12, 12, generator=rng, dtype=torch.float64)
     matrix = root @ root.T + torch.eye(12)
     right = torch.randn(12, generator=rng, dtype=torch.float64)
-    found = _conjugate_gradients(
-        lambda x: matrix @ x, right, torch.zeros_like(right), matrix.diagonal(), 40
+    found = conjugate_gradients(
+        lambda x: matrix @ x,
+        right,
+        start=torch.zeros_like(right),
+        diagonal=matrix.diagonal(),
+        n_steps=40,
     )
     torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-3, atol=1e-4)
 
 
 def test_the_background_is_that_of_the_border_where_the_bead_is_sharp(rng: torch.Generator) -> None:
     crop = torch.poisson(PHOTONS * light(XYZ, PLANES_NM)[0] + BACKGROUND, generator=rng)
-    assert float(border_background(crop)) == pytest.approx(BACKGROUND, abs=0.6)
+    assert float(border_background(crop, NOISE)) == pytest.approx(BACKGROUND, abs=0.6)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -467,5 +489,6 @@ def test_the_origin_of_a_symmetric_psf_is_its_middle(seed: int) -> None:
     camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
     light = 3000 * psf.integrate_pixels(at.flatten(0, 1)).detach().view(6, len(z), 31, 31) + 30
     crops = camera.to_photons(camera.sample(light, torch.Generator().manual_seed(seed)))
-    fit = fit_spline(crops, z, camera.typical_noise, 100.0, xy, smoothness=0.1, n_rounds=3)
+    beads = bead_set(crops, xy, planes_nm=z, noise=camera.typical_noise)
+    fit = fit_spline(beads, smoothness=0.1, n_rounds=3)
     assert float((fit.xyz[:, :2] - xy).mean(0).norm()) < 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from decode.calibrate.families.family import Family, FamilyFit, Optics
 from decode.calibrate.families.gaussian import GaussianFamily
 from decode.calibrate.families.pupil import PupilFamily
@@ -9,7 +11,7 @@ from decode.calibrate.families.spline import SplineFamily
 
 __all__ = ["FAMILIES", "Family", "FamilyFit", "Optics"]
 
-FAMILIES: dict[str, type[Family]] = {
+FAMILIES: dict[str, type[Family[Any]]] = {
     "spline": SplineFamily,
     "pupil": PupilFamily,
     "gaussian": GaussianFamily,

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, Generic, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
 
+from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.beads import BeadSet
-from decode.calibrate.spline import BeadFit
 from decode.optics.psf import PSF
 from decode.progress import Steps
 
 __all__ = ["Family", "FamilyFit", "Optics"]
+
+P = TypeVar("P", bound=PSF)
 
 
 class Optics(NamedTuple):
@@ -40,14 +42,14 @@ class Optics(NamedTuple):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class FamilyFit:
+class FamilyFit(Generic[P]):
     """A PSF of all beads, and how to make one without a bead."""
 
-    fit: BeadFit
-    uniform: BeadFit
+    fit: BeadFit[P]
+    uniform: BeadFit[P]
     """with the same PSF all over the field; `fit` itself if that does not vary"""
-    without: Callable[[int], Steps[BeadFit]]
-    """the PSF at the place of the i-th bead, fitted to all others"""
+    without: Callable[[int], Steps[BeadFit[PSF]]]
+    """fits all beads but the i-th, and gives the PSF at its place"""
     smoothness: dict[float, float] = field(default_factory=dict)
     """deviance of held-out beads by the smoothness tried"""
     depth_smoothness: dict[float, float] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class FamilyFit:
     """what the user should know, a sentence each"""
 
 
-class Family(ABC):
+class Family(ABC, Generic[P]):
     """A kind of PSF.
 
     Args:
@@ -75,14 +77,14 @@ class Family(ABC):
             raise ValueError(f"{stated}; calibrate one with --model pupil")
 
     @abstractmethod
-    def fit(self, beads: BeadSet) -> Steps[FamilyFit]:
+    def fit(self, beads: BeadSet) -> Steps[FamilyFit[P]]:
         """Fit a PSF to beads, step by step."""
 
     @abstractmethod
     def work(self, beads: BeadSet) -> tuple[float, float]:
         """Of `fit` and of one refit without a bead: turns of a fit times images, roughly."""
 
-    def moved(self, fit: BeadFit, *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit:
+    def moved(self, fit: BeadFit[P], *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit[P]:
         """The same images of emitters that lie elsewhere.
 
         Args:
@@ -92,7 +94,7 @@ class Family(ABC):
         """
         raise TypeError(f"{type(self).__name__} takes no known positions")
 
-    def at_positions(self, fit: BeadFit, corners_nm: Tensor, positions_nm: Tensor) -> BeadFit:
+    def at_positions(self, fit: BeadFit[P], corners_nm: Tensor, positions_nm: Tensor) -> BeadFit[P]:
         """Move the origin of the PSF to where the beads are known to be.
 
         Args:
@@ -105,6 +107,6 @@ class Family(ABC):
         places = positions[torch.cdist(found, positions).argmin(1)]
         return self.moved(fit, places_nm=places, offsets_nm=found - places)
 
-    def of_molecules(self, psf: PSF) -> PSF:
+    def of_molecules(self, psf: P) -> P:
         """The PSF without what is the beads' own."""
         return psf

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from decode.calibrate.bead_fit import BeadFit, centroids
 from decode.calibrate.beads import BeadSet
 from decode.calibrate.families.family import Family, FamilyFit, Optics
 from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, fit_pupil, spread
-from decode.calibrate.spline import BeadFit, centroids
-from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.progress import Steps
 
@@ -31,13 +30,13 @@ SPLINE_MARGIN_NM = 100.0
 
 
 @final
-class PupilFamily(Family):
+class PupilFamily(Family[PupilPSF]):
     """The wave in the pupil of an objective whose aperture, wavelength and indices are known."""
 
     def __init__(self, optics: Optics) -> None:
         self.optics = optics
 
-    def fit(self, beads: BeadSet) -> Steps[FamilyFit]:
+    def fit(self, beads: BeadSet) -> Steps[FamilyFit[PupilPSF]]:
         psf = self._nominal(beads)
         from_nothing = fit_phase_mask.steps if self.optics.phase_mask else fit_pupil.steps
         found = yield from from_nothing(
@@ -53,15 +52,15 @@ class PupilFamily(Family):
     def work(self, beads: BeadSet) -> tuple[float, float]:
         return 4, 1
 
-    def moved(self, fit: BeadFit, *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit:
-        assert isinstance(fit.psf, PupilPSF)
+    def moved(
+        self, fit: BeadFit[PupilPSF], *, places_nm: Tensor, offsets_nm: Tensor
+    ) -> BeadFit[PupilPSF]:
         offset = pad(offsets_nm.mean(0), (0, 1))
         psf = copy.deepcopy(fit.psf)
         psf.offset_nm += offset
         return replace(fit, psf=psf, xyz=fit.xyz - offset)
 
-    def of_molecules(self, psf: PSF) -> PSF:
-        assert isinstance(psf, PupilPSF)
+    def of_molecules(self, psf: PupilPSF) -> PupilPSF:
         if not psf.bead_diameter_nm:
             return psf
         molecule = copy.deepcopy(psf)
@@ -81,9 +80,8 @@ class PupilFamily(Family):
             patch_px=beads.side_px,
         )
 
-    def _without(self, fit: BeadFit, beads: BeadSet, i: int) -> Steps[BeadFit]:
+    def _without(self, fit: BeadFit[PupilPSF], beads: BeadSet, i: int) -> Steps[BeadFit[PupilPSF]]:
         """Refined from the pupil of all beads."""
-        assert isinstance(fit.psf, PupilPSF)
         others = beads.without(i)
         n, planes = others.crops.shape[:2]
         some = spread(planes, max(FEWEST_PLANES_OF_A_REFIT, IMAGES_OF_A_REFIT // n))
@@ -106,7 +104,7 @@ def _free(psf: PupilPSF) -> list[str]:
     return [*psf.parameter_names, "numerical_aperture"]
 
 
-def _in_focus(found: PupilFit, beads: BeadSet) -> BeadFit:
+def _in_focus(found: PupilFit, beads: BeadSet) -> BeadFit[PupilPSF]:
     """An emitter is where the centroid of its light in focus is, and in focus with the stage at
     0."""
     psf, side, pixel = found.psf, beads.side_px, beads.pixel_size_nm

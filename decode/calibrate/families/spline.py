@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.beads import BeadSet
 from decode.calibrate.families.family import Family, FamilyFit
-from decode.calibrate.field import BEADS_PER_TERM, PLANES, FieldTrial, fit_field, try_field
+from decode.calibrate.field import fit_field
+from decode.calibrate.field_trial import BEADS_PER_TERM, PLANES, FieldTrial, try_field
 from decode.calibrate.spline import (
     DEPTH_SMOOTHNESS,
     SMOOTHNESS,
-    BeadFit,
     fit_spline,
     held_out_deviance,
 )
@@ -24,6 +25,8 @@ from decode.optics.spline import SplinePSF
 from decode.progress import Steps, part, shares
 
 __all__ = ["SplineFamily"]
+
+Splines: TypeAlias = SplinePSF | FieldSplinePSF
 
 ROUNDS = 4
 """turns of a fit from nothing"""
@@ -45,10 +48,10 @@ class _Smoothness:
 
 
 @final
-class SplineFamily(Family):
+class SplineFamily(Family[Splines]):
     """Cubic splines, uniform or changing over the field."""
 
-    def fit(self, beads: BeadSet) -> Steps[FamilyFit]:
+    def fit(self, beads: BeadSet) -> Steps[FamilyFit[Splines]]:
         if len(beads) == 1:
             only = _Smoothness(tried_across={}, tried_along={})
             fit = yield from part(_fitted(beads, only), 0.0, 1.0, "fitting the PSF")
@@ -61,15 +64,7 @@ class SplineFamily(Family):
         smooth = yield from part(_chosen(beads), *choosing)
         uniform = yield from part(_fitted(beads, smooth), *fitting, "fitting the PSF")
         changing = try_field.steps(
-            uniform,
-            beads.crops,
-            beads.z_nm,
-            beads.noise,
-            beads.places_nm,
-            beads.field_nm,
-            smoothness=smooth.across,
-            depth_smoothness=smooth.along,
-            stack=beads.stack,
+            uniform, beads, smoothness=smooth.across, depth_smoothness=smooth.along
         )
         message = "trying whether the PSF changes over the field"
         trial = yield from part(changing, *varying, message)
@@ -86,11 +81,12 @@ class SplineFamily(Family):
         _, fitting, _ = _work(beads)
         return sum(_work(beads)), 1.5 * fitting
 
-    def moved(self, fit: BeadFit, *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit:
+    def moved(
+        self, fit: BeadFit[Splines], *, places_nm: Tensor, offsets_nm: Tensor
+    ) -> BeadFit[Splines]:
         psf = fit.psf
         if isinstance(psf, FieldSplinePSF):
             return _moved_over_field(fit, psf, places_nm=places_nm, offsets_nm=offsets_nm)
-        assert isinstance(psf, SplinePSF)
         offset = offsets_nm.mean(0)
         return replace(fit, psf=_shifted(psf, offset), xyz=fit.xyz - pad(offset, (0, 1)))
 
@@ -137,28 +133,20 @@ def _chosen(beads: BeadSet) -> Steps[_Smoothness]:
 
 
 def _deviances(beads: BeadSet, tried: list[tuple[float, float]]) -> Steps[list[float]]:
-    return held_out_deviance.steps(
-        beads.crops, beads.z_nm, beads.noise, beads.pixel_size_nm, beads.xy, tried, beads.stack
-    )
+    return held_out_deviance.steps(beads, tried)
 
 
-def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit]:
+def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit[SplinePSF]]:
     """From nothing: a fit of all beads would hand on some of the noise of the one that is left
     out."""
     return fit_spline.steps(
-        beads.crops,
-        beads.z_nm,
-        beads.noise,
-        beads.pixel_size_nm,
-        beads.xy,
-        smoothness=smooth.across,
-        depth_smoothness=smooth.along,
-        stack=beads.stack,
-        n_rounds=ROUNDS,
+        beads, smoothness=smooth.across, depth_smoothness=smooth.along, n_rounds=ROUNDS
     )
 
 
-def _without(beads: BeadSet, i: int, smooth: _Smoothness, trial: FieldTrial) -> Steps[BeadFit]:
+def _without(
+    beads: BeadSet, i: int, smooth: _Smoothness, trial: FieldTrial
+) -> Steps[BeadFit[SplinePSF]]:
     """The PSF at the place of the i-th bead, of all others."""
     others = beads.without(i)
     if trial.terms == 1:
@@ -166,11 +154,7 @@ def _without(beads: BeadSet, i: int, smooth: _Smoothness, trial: FieldTrial) -> 
     uniform = yield from part(_fitted(others, smooth), 0.0, 0.5)
     over_field = fit_field.steps(
         uniform,
-        others.crops,
-        others.z_nm,
-        others.noise,
-        others.places_nm,
-        others.field_nm,
+        others,
         terms=trial.terms,
         size=trial.size,
         smoothness=smooth.across,
@@ -178,8 +162,8 @@ def _without(beads: BeadSet, i: int, smooth: _Smoothness, trial: FieldTrial) -> 
         n_rounds=2,
     )
     found = yield from part(over_field, 0.5, 1.0)
-    assert isinstance(found.psf, FieldSplinePSF)
-    return replace(found, psf=found.psf.at(*beads.places_nm[i].tolist()))
+    x, y = beads.places_nm[i].tolist()
+    return found.with_psf(found.psf.at(x, y))
 
 
 def _shifted(psf: SplinePSF, offset_nm: Tensor) -> SplinePSF:
@@ -190,12 +174,12 @@ def _shifted(psf: SplinePSF, offset_nm: Tensor) -> SplinePSF:
 
 
 def _moved_over_field(
-    fit: BeadFit,
+    fit: BeadFit[Splines],
     psf: FieldSplinePSF,
     *,
     places_nm: Tensor,
     offsets_nm: Tensor,
-) -> BeadFit:
+) -> BeadFit[FieldSplinePSF]:
     """Offsets as a polynomial of the place."""
     weight = psf.basis(places_nm)
     terms = torch.linalg.lstsq(weight, offsets_nm).solution
@@ -205,4 +189,4 @@ def _moved_over_field(
         shifts_nm=psf.shifts_nm.detach() - terms[1:],
         field_nm=psf.field_nm,
     )
-    return replace(fit, psf=moved, xyz=fit.xyz - pad(weight @ terms, (0, 1)))
+    return replace(fit.with_psf(moved), xyz=fit.xyz - pad(weight @ terms, (0, 1)))

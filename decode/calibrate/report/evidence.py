@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from decode.calibrate.bead_fit import centroids
 from decode.calibrate.held_out import HeldOut, Range, usable_range
 from decode.calibrate.psf import PSFCalibration
-from decode.calibrate.spline import centroids
 from decode.optics.camera import DARKEST, Noise
 from decode.optics.psf import PSF
 
