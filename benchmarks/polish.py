@@ -26,7 +26,7 @@ from decode.acquisition import acquisition_for
 from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.likelihood import polish
 from decode.metrics import match, normalized_errors, score

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from decode.acquisition import complete_acquisition
 from decode.emitters import EmitterSet
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
 from decode.verbs.sweep import sweep

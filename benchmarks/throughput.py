@@ -23,7 +23,7 @@ import torch
 from decode.config import load_config
 from decode.devices import keep_freed_memory
 from decode.io.cameras import CameraFile
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.models import load_model
 from decode.optics.camera import Camera
 from decode.priors.camera import FixedCamera

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
     from decode.io.cameras import CameraFile, read_camera, write_camera
-    from decode.io.movies.tiff import Movie, open_movie, write_movie
+    from decode.io.movies import Movie, open_movie, write_movie
     from decode.io.tables import read_table, write_table
     from decode.metrics import score
     from decode.models import load_model
@@ -74,7 +74,7 @@ _HOME = {
     "ForwardModel": "forward",
     "GaussianPSF": "optics.gaussian",
     "Localizer": "network.localizer",
-    "Movie": "io.movies.tiff",
+    "Movie": "io.movies",
     "PupilPSF": "optics.pupil",
     "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
@@ -85,7 +85,7 @@ _HOME = {
     "evaluate": "verbs.evaluate",
     "load_model": "models",
     "localize": "verbs.localize",
-    "open_movie": "io.movies.tiff",
+    "open_movie": "io.movies",
     "read_camera": "io.cameras",
     "read_table": "io.tables",
     "render": "verbs.render",
@@ -94,7 +94,7 @@ _HOME = {
     "simulate": "verbs.simulate",
     "train": "verbs.train",
     "write_camera": "io.cameras",
-    "write_movie": "io.movies.tiff",
+    "write_movie": "io.movies",
     "write_table": "io.tables",
 }
 

@@ -15,7 +15,7 @@ from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts
 from decode.estimation import estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
-from decode.io.movies.tiff import Movie, require_pixel_size
+from decode.io.movies import Movie, require_pixel_size
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.training.diagnosis import beyond_training, unsteady

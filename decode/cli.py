@@ -225,7 +225,7 @@ def localize(
     """
     from decode.errors import in_plain_words
     from decode.io.cameras import camera_inputs, read_camera
-    from decode.io.movies.tiff import in_natural_order
+    from decode.io.movies import in_natural_order
     from decode.io.psfs import read_psf
     from decode.models import load_model
     from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
@@ -814,7 +814,7 @@ def calibrate_camera(
     from decode.calibrate.camera import check_maps
     from decode.estimation import estimate_camera
     from decode.io.cameras import CameraFile, write_camera
-    from decode.io.movies.tiff import open_movie
+    from decode.io.movies import open_movie
     from decode.outputs import camera_files, check_outputs
 
     files = [*(dark or ()), *([] if movie is None else [movie])]
@@ -924,7 +924,7 @@ def cameras(as_json: Json = False) -> None:
 
 @app.command("formats")
 def formats_() -> None:
-    """The formats of tables that are read and written."""
+    """The formats of tables and movies that are read and written."""
     from decode.verbs.formats import formats
 
     typer.echo(formats())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from decode.atomic import check_writable, sweep
 from decode.io.cameras import MAPS, camera_map
+from decode.io.movies.tiff import SUFFIXES as TIFF_SUFFIXES
 from decode.io.tables import written_formats
 
 __all__ = [
@@ -129,7 +130,7 @@ def model_files(path: Path) -> tuple[Path, Path, Path]:
 
 def simulate_files(movie: Path, truth: Path) -> tuple[Path, ...]:
     """A movie, its molecules and its camera."""
-    _check_suffix(movie, "movies are", ".tif", ".tiff")
+    _check_suffix(movie, "movies are", *TIFF_SUFFIXES)
     _check_suffix(truth, "true molecules are", ".csv")
     return movie, truth, *camera_files(camera_beside(movie))
 
@@ -208,7 +209,7 @@ def _check_folders(outputs: Sequence[Path], folders: Sequence[Path]) -> None:
     for output in outputs:
         for folder in folders:
             within = output.parent.exists() and output.parent.samefile(folder)
-            if within and output.suffix.lower() in (".tif", ".tiff"):
+            if within and output.suffix.lower() in TIFF_SUFFIXES:
                 raise ValueError(
                     f"{output} would be written into {folder}, whose files are read as frames; "
                     "choose another folder "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from decode.io.movies import movie_suffixes
 from decode.io.tables import table_suffixes, written_formats
 from decode.verbs.formats import formats
 
@@ -29,10 +30,11 @@ def page() -> str:
 
 def manifest(before: str) -> str:
     """The manifest with the patterns of its readers and the list of its writers made anew."""
-    listed = ", ".join(f'"*{suffix}"' for suffix in table_suffixes())
-    after = re.sub(
-        r"(?<=read_molecules\n      filename_patterns: )\[.*\]", lambda _: f"[{listed}]", before
-    )
+    after = before
+    for command, suffixes in (("molecules", table_suffixes()), ("movie", movie_suffixes())):
+        listed = ", ".join(f'"*{suffix}"' for suffix in suffixes)
+        patterns = rf"(read_{command}\n      filename_patterns:) \[.*\]"
+        after = re.sub(patterns, rf"\1 [{listed}]", after)
     writers = "".join(
         WRITER.format(title=each.title, suffix=suffix) for suffix, each in written_formats().items()
     )

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from decode.io.cameras import read_camera
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.models import load_model
 from decode.verbs.localize import localize_file
 

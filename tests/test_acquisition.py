@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from decode.acquisition import complete_acquisition
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.optics.camera import Camera
 
 CAMERA = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)

@@ -24,7 +24,7 @@ import decode.verbs.localize
 from decode.cli import app
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, read_camera, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models

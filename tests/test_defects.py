@@ -15,7 +15,7 @@ from decode.defects import UsualFrames, defects_of, screened, without_unusable
 from decode.emitters import EmitterSet
 from decode.estimation import estimate_scene
 from decode.io.cameras import read_camera
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.metrics import score
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig

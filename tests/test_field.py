@@ -15,7 +15,7 @@ from torch import Tensor
 from decode.conditioning import KnownOptics
 from decode.config import Optimization, TrainConfig
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.optics.camera import Camera

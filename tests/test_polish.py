@@ -17,7 +17,7 @@ import decode.verbs.sweep
 from decode.acquisition import acquisition_for
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_jointly, polish
 from decode.models import load_model

@@ -15,7 +15,7 @@ from decode.conditioning import CalibratedPupil, Conditioning, KnownOptics
 from decode.config import TrainConfig
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.psfs import PSFFile, write_psf
 from decode.io.tables import read_table
 from decode.models import NEAREST, load_model

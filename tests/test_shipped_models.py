@@ -14,7 +14,7 @@ from decode.cli import app
 from decode.config import TrainConfig, from_mapping, load_config
 from decode.emitters import EmitterSet
 from decode.io.cameras import read_camera
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.io.tables import read_table
 from decode.metrics import match, normalized_errors, score
 from decode.models import load_model, shipped_models

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from decode.defects import defects_of, screened, without_unusable
-from decode.io.movies.tiff import Movie, open_movie
+from decode.io.movies import Movie, open_movie
 from decode.optics.camera import Camera
 
 __all__ = [

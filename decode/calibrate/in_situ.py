@@ -14,7 +14,7 @@ from torch import Tensor
 from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of, spread
 from decode.defects import defects_of, with_bad_pixels
 from decode.io.cameras import CameraFile
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.io.psfs import PSFFile
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.scan import FEWEST_PLANES, Scan
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.optics.camera import Camera
 from decode.progress import Progress, Steps
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from decode.io.movies.tiff import Movie
+from decode.io.movies import Movie
 
 __all__ = ["LISTED", "Array", "Counts", "Frames", "first_of", "read_counts", "spans"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from decode.defects.counts import Counts, first_of, spans
 from decode.defects.frames import unusable_frames
 from decode.defects.pixels import PixelDefects
-from decode.io.movies.tiff import Movie
+from decode.io.movies import Movie
 from decode.optics.camera import Camera
 
 __all__ = [

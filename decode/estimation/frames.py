@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decode.defects import Counts
-from decode.io.movies.tiff import Movie
+from decode.io.movies import Movie
 
 __all__ = ["Estimate", "blur", "gaussian_kernel", "middle", "read_frames", "shape_of"]
 

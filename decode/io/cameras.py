@@ -19,7 +19,7 @@ from torch import Tensor
 
 from decode.atomic import atomic
 from decode.errors import brief, reading
-from decode.io.movies.tiff import read_image, require_pixel_size
+from decode.io.movies import read_image, require_pixel_size
 from decode.io.yaml import read_yaml
 from decode.optics.camera import Camera
 

@@ -87,7 +87,7 @@ def format_of(
     named = [each for each in named if each.general] or named
     if not named:
         listed = ", ".join(suffixes_of(formats))
-        raise ValueError(f"{path}: {what} are read from {listed} files")
+        raise ValueError(f"{path}: {what} are read from {listed} files; export it as one of them")
     if len(named) > 1:
         raise ValueError(f"{path} holds neither {' nor '.join(each.content for each in named)}")
     return named[0]

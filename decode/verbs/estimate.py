@@ -23,7 +23,7 @@ from decode.estimation import (
     to_recipe,
 )
 from decode.io.cameras import CameraFile, read_camera, write_camera
-from decode.io.movies.tiff import Movie, open_movie
+from decode.io.movies import Movie, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.outputs import camera_beside, recipe_files

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from decode.io.formats import Format
+from decode.io.movies import movie_formats
 from decode.io.tables import table_formats
 
 __all__ = ["formats"]
 
 
 def formats() -> str:
-    """A page in Markdown that lists the formats of tables.
+    """A page in Markdown that lists the formats of tables and movies.
 
     >>> print(formats().splitlines()[0])
     # Formats
@@ -27,6 +28,10 @@ def formats() -> str:
             "## Tables of molecules",
             "",
             *_listed(table_formats()),
+            "",
+            "## Movies",
+            "",
+            *_listed(movie_formats()),
         ]
     )
 

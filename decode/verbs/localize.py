@@ -20,7 +20,7 @@ from decode.devices import choose_device
 from decode.emitters import EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.io.cameras import CameraFile, read_camera
-from decode.io.movies.tiff import Movie, in_natural_order, open_array, open_movie
+from decode.io.movies import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.io.tables import written_formats
 from decode.io.tables.together import TableWriters

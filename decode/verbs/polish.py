@@ -20,7 +20,7 @@ from decode.acquisition import Acquisition
 from decode.conditioning import require_pixels_alike
 from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
-from decode.io.movies.tiff import Movie
+from decode.io.movies import Movie
 from decode.io.psfs import PSFFile
 from decode.likelihood import polish as polish_molecules
 from decode.network.localizer import Localizer

@@ -26,7 +26,8 @@ from decode.config import TrainConfig, load_config
 from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import SUFFIXES, open_movie
+from decode.io.movies import open_movie
+from decode.io.movies.folder import is_frame
 from decode.io.psfs import write_psf
 from decode.io.tables import read_table
 from decode.models import NEAREST
@@ -327,14 +328,15 @@ class _Done:
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """What tells files, and those in folders, from changed ones without reading them."""
     folders = [path for path in paths if path.is_dir()]
-    frames = (
-        file
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in SUFFIXES
-    )
+    frames = (file for folder in folders for file in _frames(folder))
     paths = [*(path for path in paths if path not in folders), *frames]
     return [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+
+
+def _frames(folder: Path) -> list[Path]:
+    """The files of its frames; where frames are no files of their own, all that it holds."""
+    frames = [file for file in folder.iterdir() if is_frame(file)]
+    return sorted(frames or (file for file in folder.rglob("*") if file.is_file()))
 
 
 def _key(*inputs: object) -> str:

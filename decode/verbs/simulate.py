@@ -14,7 +14,7 @@ from decode.config import TrainConfig, load_config
 from decode.emitters import Facts
 from decode.forward import Simulation
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.tables import write_table
 from decode.optics.camera import Camera
 from decode.outputs import camera_beside, check_outputs

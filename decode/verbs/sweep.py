@@ -16,7 +16,7 @@ from torch import Tensor
 from decode.defects import UsualFrames, with_bad_pixels
 from decode.devices import choose_device, keep_freed_memory
 from decode.emitters import EmitterSet
-from decode.io.movies.tiff import Movie
+from decode.io.movies import Movie
 from decode.network.localizer import Localizer
 from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from decode.emitters import EmitterSet
-    from decode.io.movies.tiff import Movie
+    from decode.io.movies import Movie
 
 __all__ = [
     "LayerData",

@@ -27,7 +27,7 @@ from decode_napari.layers import (
 
 if TYPE_CHECKING:
     from decode.emitters import EmitterSet
-    from decode.io.movies.tiff import Movie
+    from decode.io.movies import Movie
 
 __all__ = ["PLUGIN", "movie_reader_of", "reader_of", "table_layer"]
 
@@ -75,7 +75,7 @@ def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
 
 
 def _movie(path: str) -> Movie | None:
-    from decode.io.movies.tiff import open_movie
+    from decode.io.movies import open_movie
 
     try:
         movie = open_movie(path)

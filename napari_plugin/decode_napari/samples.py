@@ -36,7 +36,7 @@ def blinking_3d() -> list[LayerData]:
 def _movie(name: str) -> list[LayerData]:
     import yaml
 
-    from decode.io.movies.tiff import open_movie
+    from decode.io.movies import open_movie
 
     camera = sample_file("camera.yaml")
     stated = yaml.safe_load(

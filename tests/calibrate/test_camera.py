@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decode.calibrate.camera import CameraCalibration, calibrate_camera, check_maps
 from decode.io.cameras import CameraFile, read_camera, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.optics.camera import Camera
 
 SHAPE = (40, 56)

@@ -15,7 +15,7 @@ from decode.calibrate.psf import Optics, calibrate_psf
 from decode.calibrate.pupil import fit_pupil
 from decode.cli import app
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.psfs import read_psf
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF

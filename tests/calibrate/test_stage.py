@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decode.calibrate.beads import find_beads
 from decode.calibrate.stage import check_stage, sharpness
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 

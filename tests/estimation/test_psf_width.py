@@ -11,7 +11,7 @@ import torch
 
 from decode.config import TrainConfig
 from decode.estimation import estimate_psf_sigma
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.optics.camera import Camera
 from decode.priors.camera import FixedCamera
 from decode.priors.psf import PSFPrior

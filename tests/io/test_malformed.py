@@ -38,7 +38,7 @@ from decode.config import TrainConfig, load_config, to_mapping
 from decode.emitters import EmitterSet
 from decode.errors import LONGEST
 from decode.io.cameras import CameraFile, read_camera, write_camera
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode.io.psf_imports import import_psf
 from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.io.tables import read_table, write_table

@@ -20,7 +20,7 @@ import yaml
 
 from decode.config import Optimization, TrainConfig, to_mapping
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.psfs import PSFFile, write_psf
 from decode.models import load_model
 from decode.network.localizer import Localizer, NetworkConfig

@@ -12,7 +12,7 @@ import yaml
 from decode.config import load_config
 from decode.estimation import compare, estimate_scene
 from decode.io.cameras import CameraFile, read_camera
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF

@@ -10,7 +10,7 @@ import torch
 
 import decode
 from decode.emitters import EmitterSet
-from decode.io.movies.tiff import open_array, open_movie
+from decode.io.movies import open_array, open_movie
 from decode.io.tables import read_table
 from decode.verbs.localize import localize, localize_file
 

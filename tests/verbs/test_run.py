@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from decode.cli import app
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies.tiff import write_movie
+from decode.io.movies import write_movie
 from decode.io.psfs import read_psf
 from decode.io.tables import read_table
 from decode.network.localizer import Localizer

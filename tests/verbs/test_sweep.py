@@ -12,7 +12,7 @@ import torch
 
 import decode.verbs.sweep
 from decode.emitters import EmitterSet
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera

@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode.io.movies import tiff
+from decode.io.movies import movie_suffixes
 from decode.io.tables import table_suffixes
 from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
@@ -477,4 +477,4 @@ def _is_table(path: Path) -> bool:
 
 def _is_movie(path: Path) -> bool:
     """A file, or a folder with a file for each frame."""
-    return path.suffix.lower() in tiff.SUFFIXES or path.is_dir()
+    return path.suffix.lower() in movie_suffixes() or path.is_dir()

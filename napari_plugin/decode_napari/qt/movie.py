@@ -11,9 +11,9 @@ from qtpy.QtCore import QSignalBlocker, QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.io.cameras import camera_presets
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import movie_suffixes, open_movie
 from decode_napari.layers import LazyFrames, movie_layer, placement
-from decode_napari.qt.panel import TIFFS, Panel, button, choice, note, number
+from decode_napari.qt.panel import MOVIES, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.remembered import Remembered
 from decode_napari.qt.runner import sentence_of
@@ -274,7 +274,7 @@ class MoviePanel(Panel):
             self.remarks.setText("\n".join(sentences) or "Camera and movie fit together.")
 
     def _ask(self) -> None:
-        path = self.ask_open("Open movie", TIFFS)
+        path = self.ask_open("Open movie", MOVIES)
         if path is not None:
             self.open(path)
 
@@ -455,7 +455,7 @@ def _read_lazily(layer: Any) -> None:
 
 
 def path_of(layer: Any) -> str | None:
-    """The TIFF that an image layer shows, if it is a movie."""
+    """The file that an image layer shows, if it is a movie."""
     data = getattr(layer, "data", None)
     if (
         type(layer).__name__ != "Image"
@@ -466,6 +466,6 @@ def path_of(layer: Any) -> str | None:
     path = str(layer.metadata.get("path") or layer.source.path or "")
     return (
         path or None
-        if isinstance(data, LazyFrames) or path.lower().endswith((".tif", ".tiff"))
+        if isinstance(data, LazyFrames) or path.lower().endswith(movie_suffixes())
         else None
     )

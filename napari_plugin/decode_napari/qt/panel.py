@@ -22,18 +22,18 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from decode.io.movies import tiff
+from decode.io.movies import movie_suffixes
 from decode.io.tables import table_suffixes
 from decode_napari.qt.runner import OPTION, complain, is_refusal, sentence_of
 from decode_napari.qt.window import Window
 from decode_napari.steps.step import Report, Step
 
-__all__ = ["TABLES", "TIFFS", "Panel", "button", "choice", "note", "number"]
+__all__ = ["MOVIES", "TABLES", "Panel", "button", "choice", "note", "number"]
 
 W = TypeVar("W", bound=QWidget)
 
 TABLES = f"Tables ({' '.join(f'*{suffix}' for suffix in table_suffixes())})"
-TIFFS = f"TIFF ({' '.join(f'*{suffix}' for suffix in tiff.SUFFIXES)})"
+MOVIES = f"Movies ({' '.join(f'*{suffix}' for suffix in movie_suffixes())})"
 AMBER = "#ffb52e"
 """of what the user is asked to mend"""
 

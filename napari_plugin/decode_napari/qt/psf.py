@@ -21,10 +21,10 @@ from qtpy.QtWidgets import (
 )
 
 from decode.calibrate.psf import MODELS, Optics
-from decode.io.movies.tiff import open_movie
+from decode.io.movies import open_movie
 from decode_napari.layers import LazyFrames, placement
 from decode_napari.qt.figure import Figure
-from decode_napari.qt.panel import TABLES, TIFFS, Panel, button, choice, note, number
+from decode_napari.qt.panel import MOVIES, TABLES, Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.window import Window
 from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
@@ -300,7 +300,7 @@ class PSFPanel(Panel):
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.step.calibrated.report.resolve())))
 
     def _ask_beads(self) -> None:
-        paths = self.ask_open_many("Bead stacks", TIFFS)
+        paths = self.ask_open_many("Bead stacks", MOVIES)
         if paths:
             self.attempt(lambda: self.set_beads(paths))
 

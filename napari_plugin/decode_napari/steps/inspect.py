@@ -201,7 +201,7 @@ def _explain(
     import torch
     from scipy.ndimage import gaussian_filter
 
-    from decode.io.movies.tiff import open_movie
+    from decode.io.movies import open_movie
     from decode.optics.psf import render
 
     yield Report(message=f"explaining frame {frame}")

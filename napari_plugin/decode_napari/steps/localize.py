@@ -18,7 +18,7 @@ from decode_napari.steps.step import Report, Step, call, command
 
 if TYPE_CHECKING:
     from decode.acquisition import Acquisition
-    from decode.io.movies.tiff import Movie
+    from decode.io.movies import Movie
     from decode.verbs.sweep import Chunk
 
 __all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
@@ -207,7 +207,7 @@ class LocalizeStep(Step):
         psf: ChosenPSF | None,
         settings: LocalizeSettings,
     ) -> Generator[Report, None, None]:
-        from decode.io.movies.tiff import open_movie
+        from decode.io.movies import open_movie
 
         chosen = None if settings.frames is None else slice(*settings.frames)
         with open_movie(
@@ -236,7 +236,7 @@ class LocalizeStep(Step):
         settings: LocalizeSettings,
         frame: int,
     ) -> Generator[Report, None, EmitterSet]:
-        from decode.io.movies.tiff import open_movie
+        from decode.io.movies import open_movie
 
         yield Report(message=f"frame {frame}")
         with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:

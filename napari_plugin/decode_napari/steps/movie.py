@@ -143,7 +143,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
     from decode.acquisition import check_camera, check_pixels
     from decode.estimation import estimate_camera
     from decode.io.cameras import read_camera
-    from decode.io.movies.tiff import open_movie
+    from decode.io.movies import open_movie
 
     if settings.path is None:
         raise ValueError("no movie is open: choose a TIFF file first")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from decode.io.movies.tiff import open_movie, write_movie
+from decode.io.movies import open_movie, write_movie
 
 Counts = npt.NDArray[np.uint16]
 
@@ -380,6 +380,9 @@ def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.tif").write_text("no movie at all")
     with pytest.raises(ValueError, match="is not a TIFF file"):
         open_movie(tmp_path / "notes.tif")
+    (tmp_path / "notes.doc").write_text("no movie at all")
+    with pytest.raises(ValueError, match=r"movies are read from .*; export it as one of them"):
+        open_movie(tmp_path / "notes.doc")
     with pytest.raises(FileNotFoundError, match=r"there is no file .*absent.tif"):
         open_movie(tmp_path / "absent.tif")
     (tmp_path / "folder").mkdir()
@@ -484,8 +487,6 @@ def test_movies_of_microscopes_open(shared_data: Path) -> None:
             shapes[f"{path.parent.name}/{path.name}"] = movie.shape
     assert shapes["storm_scmos_real/frames.tif"] == (11, 256, 256)
     assert shapes["sim_2d/beads.tif"] == (81, 128, 128)
-    with pytest.raises(ValueError, match="is not a TIFF file"):
-        open_movie(shared_data / "single_molecules_real" / "test_000_.SPE")
 
 
 def test_a_movie_without_some_frames_reads_as_if_they_had_never_been(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What a format of movies declares, and what it opens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from decode.io.formats import Format
+
+__all__ = ["MovieFormat", "Part", "check_continues"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part(ABC):
+    """Frames of one file, of a series of files that name each other, or of a folder."""
+
+    path: Path
+    """a name for messages"""
+    n_frames: int
+    frame_shape: tuple[int, int]
+    """y, x"""
+    dtype: np.dtype[Any]
+    """of the counts; unsigned, signed or floating, in any byte order"""
+    pixel_sides_nm: tuple[float, float] | None = None
+    """x, y; None, as what follows, where the metadata say nothing that can be believed"""
+    exposure_ms: float | None = None
+    z_step_nm: float | None = None
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """(stop - start, y, x) ADU, nothing else being read.
+
+        Args:
+            start, stop: within the frames of this part.
+
+        Raises:
+            ValueError: if the file is damaged.
+            OSError: if it cannot be read.
+        """
+
+    @abstractmethod
+    def files(self) -> frozenset[Path]:
+        """Resolved paths of all files that belong to this part, and are no parts of their own."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files."""
+
+
+class OpenPart(Protocol):
+    """Opens a file or a folder without reading its pixels."""
+
+    def __call__(self, path: Path, *, allow_truncated: bool) -> Part:
+        """Args:
+            allow_truncated: take the whole frames of a file that was cut short, instead of
+                refusing it.
+
+        Raises:
+            ValueError: if it is no movie of grey values, or is damaged.
+            OSError: if it cannot be read.
+        """
+
+
+MovieFormat: TypeAlias = Format[OpenPart, Callable[..., None]]
+
+
+def check_continues(part: Part, first: Part) -> None:
+    """Raise a ValueError unless two parts have frames of one size and type."""
+    if (part.frame_shape, part.dtype) != (first.frame_shape, first.dtype):
+        raise ValueError(
+            f"{part.path} does not continue {first.path}: its frames are {_describe(part)}, not "
+            f"{_describe(first)}"
+        )
+
+
+def _describe(part: Part) -> str:
+    height, width = part.frame_shape
+    return f"{height} x {width} {part.dtype.name}"

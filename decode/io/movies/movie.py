@@ -1,0 +1,156 @@
+"""Frames of files as one lazy (frame, y, x) array."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from decode.io.movies.format import Part
+
+__all__ = ["Movie", "chosen_frames"]
+
+LARGEST_COUNT = 2**24
+"""beyond it, single precision does not tell successive counts apart"""
+
+
+@final
+class Movie:
+    """Frames of one or more files, read on demand; a context manager that closes them.
+
+    Made by `open_movie`.  `movie.shape` is (frames, height, width).
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        frames: range,
+        kept: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self._parts = tuple(parts)
+        self._kept = kept
+        self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
+        self.frames = frames
+        """which frames of the files these are, from 0"""
+        self.path: Path = parts[0].path
+        """the first file, or the folder of all"""
+        n_frames = len(frames) if kept is None else len(kept)
+        self.shape: tuple[int, int, int] = (n_frames, *parts[0].frame_shape)
+        self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
+        self.pixel_sides_nm: tuple[float, float] | None = parts[0].pixel_sides_nm
+        """x, y of a pixel as its metadata state them; None where they do not, or not credibly"""
+        self.pixel_size_nm: float | None = _side_of_square(self.pixel_sides_nm)
+        """the side of its pixels, where its metadata state square ones"""
+        self.exposure_ms: float | None = parts[0].exposure_ms
+        """as OME or Micro-Manager metadata state it, else None"""
+        self.z_step_nm: float | None = parts[0].z_step_nm
+        """distance of the planes of a z-stack, as its metadata state it, else None"""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for part in self._parts:
+            part.close()
+
+    def without(self, frames: Collection[int]) -> Movie:
+        """The movie without some of its frames, as if those after them followed on those before; it
+        shares the files.
+
+        Raises:
+            ValueError: if no frame is left.
+        """
+        kept = np.setdiff1d(np.arange(len(self)), np.array(sorted(frames), np.int64))
+        if not len(kept):
+            raise ValueError(f"{self.path}: no frame is left; choose others with --frames")
+        return Movie(self._parts, self.frames, kept if self._kept is None else self._kept[kept])
+
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """(frame,) of its frames in the files, from 0; those that were left out are missing."""
+        kept = np.arange(len(self)) if self._kept is None else self._kept
+        return self.frames.start + kept
+
+    @property
+    def whole(self) -> Movie:
+        """All frames of the files, whichever of them this movie has; it shares the files."""
+        return Movie(self._parts, range(int(self._starts[-1])))
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Frames start, ..., stop - 1; nothing else is read or kept.
+
+        Returns:
+            (stop - start, height, width) in the movie's dtype, native byte order, the caller's own.
+
+        Raises:
+            IndexError: if the movie has no such frames.
+            ValueError: if a frame holds NaN or infinite counts, or larger ones than are told apart
+                here.
+            OSError: if the file cannot be read.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(
+                f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}"
+            )
+        if self._kept is not None and start < stop:
+            kept = self._kept[start:stop]
+            all_of_them = Movie(self._parts, self.frames)
+            span: npt.NDArray[Any] = all_of_them.read(int(kept[0]), int(kept[-1]) + 1)
+            return span[kept - kept[0]]
+        first, last = self.frames.start + start, self.frames.start + stop
+        chunk = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        for part, offset in zip(self._parts, self._starts[:-1], strict=True):
+            a, b = max(first, offset), min(last, offset + part.n_frames)
+            if a < b:
+                chunk[a - first : b - first] = part.read(a - offset, b - offset)
+        if chunk.dtype.itemsize > 2 or chunk.dtype.kind == "f":
+            limit = np.float64(LARGEST_COUNT)
+            usable = (chunk >= -limit) & (chunk <= limit)
+            broken = np.flatnonzero(~usable.all(axis=(1, 2)))
+            if len(broken):
+                finite = bool(np.isfinite(chunk[broken[0]]).all())
+                holds = (
+                    f"counts beyond {LARGEST_COUNT}, as no camera writes"
+                    if finite
+                    else "NaN or infinite counts"
+                )
+                raise ValueError(
+                    f"{self.path}: frame {first + broken[0]} (from 0) holds {holds}; "
+                    "mend it or leave it out with --frames"
+                )
+        return chunk
+
+
+def chosen_frames(frames: slice | None, n_frames: int, path: Path) -> range:
+    """The frames a slice names."""
+    if frames is None:
+        return range(n_frames)
+    if frames.step not in (None, 1):
+        raise ValueError("frames must follow each other: give first and last without a step")
+    chosen = range(*frames.indices(n_frames))
+    if not chosen:
+        asked = ":".join("" if end is None else str(end) for end in (frames.start, frames.stop))
+        raise ValueError(f"frames {asked} choose nothing of the {n_frames} in {path}")
+    return chosen
+
+
+def _side_of_square(sides_nm: tuple[float, float] | None) -> float | None:
+    if sides_nm is None or max(sides_nm) > 1.01 * min(sides_nm):
+        return None
+    return sides_nm[0]
