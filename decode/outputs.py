@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,8 @@ def localize_files(
         raise ValueError(
             f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(known)}"
         )
-    stem = movie.stem or movie.resolve().stem  # `.` is a folder, too
+    # the name of a folder has no suffix; `.` and `..` are folders, too
+    stem = Path(os.path.abspath(movie)).name if movie.is_dir() else movie.stem
     named = [folder / f"{stem}.{suffix}" for suffix in known if suffix in chosen]
     return tuple(file for path in named for file in table_inputs(path))
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from decode.cli import app
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies import write_movie
+from decode.io.movies import open_movie, write_movie
 from decode.io.psfs import read_psf
 from decode.io.tables import read_table
 from decode.network.localizer import Localizer
@@ -137,6 +137,41 @@ def test_molecules_are_polished_unless_told_otherwise(
             )
         )
     assert asked == [True, False]
+
+
+def test_a_folder_of_one_file_a_frame_is_a_movie_of_the_folders_name(
+    acquisition: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """With one frame more it is another movie."""
+    movie, beads = acquisition
+    folder = tmp_path / "2026.11.30"
+    folder.mkdir()
+    with open_movie(movie) as frames:
+        pixels = frames.read(0, len(frames))
+    for i, frame in enumerate(pixels):
+        write_movie(folder / f"img_{i}.tif", frame[None], pixel_size_nm=100.0)
+
+    def stages(*, last: str) -> dict[str, str]:
+        """What is said at the end of each."""
+        said = {}
+        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": TINY, "device": "cpu"}
+        for p in run_steps(folder, [beads], CAMERA, tmp_path, **known, polish=False):
+            if p.fraction == 1.0:
+                said[p.stage] = p.message
+            if last in said:
+                break
+        return said
+
+    stages(last="localize")
+    facts = read_table(tmp_path / "2026.11.30.hdf5").metadata
+    assert (facts["n_frames"], facts["height_px"], facts["width_px"]) == pixels.shape
+    assert (tmp_path / "2026.11.30.png").is_file()
+
+    assert set(stages(last="train").values()) == {"as it was"}
+    write_movie(folder / f"img_{len(pixels)}.tif", pixels[:1], pixel_size_nm=100.0)
+    longer = stages(last="estimate")
+    assert longer["calibrate"] == "as it was"
+    assert longer["estimate"] != "as it was"
 
 
 def test_stages_are_not_redone_and_a_stopped_training_goes_on(
