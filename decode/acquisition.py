@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from decode import __version__
-from decode.calibrate.camera import compare_maps
+from decode.calibrate.maps import compare_maps
 from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts

@@ -811,7 +811,7 @@ def calibrate_camera(
 ) -> None:
     """Dark and flat series, or a movie, to a camera file."""
     from decode.calibrate.camera import calibrate_camera as work
-    from decode.calibrate.camera import check_maps
+    from decode.calibrate.maps import check_maps
     from decode.estimation import estimate_camera
     from decode.io.cameras import CameraFile, write_camera
     from decode.io.movies import open_movie

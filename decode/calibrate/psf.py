@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode.calibrate.beads import Bead, BeadSet, RejectedBead, find_beads
-from decode.calibrate.camera import largest_count
+from decode.calibrate.counts import largest_count
 from decode.calibrate.families import FAMILIES, Family, FamilyFit, Optics
 from decode.calibrate.held_out import HeldOut, leave_one_out, usable_range
 from decode.calibrate.scan import Scan, check_scan

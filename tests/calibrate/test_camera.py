@@ -13,7 +13,8 @@ import tifffile
 import torch
 from torch import Tensor
 
-from decode.calibrate.camera import CameraCalibration, calibrate_camera, check_maps
+from decode.calibrate.camera import CameraCalibration, calibrate_camera
+from decode.calibrate.maps import check_maps
 from decode.io.cameras import CameraFile, read_camera, write_camera
 from decode.io.movies import write_movie
 from decode.optics.camera import Camera
