@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.verbs.convert import convert
     from decode.verbs.estimate import estimate
     from decode.verbs.evaluate import evaluate
     from decode.verbs.localize import localize
@@ -50,6 +51,7 @@ __all__ = [
     "SplinePSF",
     "calibrate_camera",
     "calibrate_psf",
+    "convert",
     "estimate",
     "evaluate",
     "load_model",
@@ -81,6 +83,7 @@ _HOME = {
     "SplinePSF": "optics.spline",
     "calibrate_camera": "calibrate.camera",
     "calibrate_psf": "calibrate.psf",
+    "convert": "verbs.convert",
     "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
     "load_model": "models",

@@ -358,6 +358,26 @@ def filter_(
 
 
 @app.command()
+def convert(
+    table: Annotated[Path, typer.Argument(metavar="IN", help="Table of molecules.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write.")],
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT", help="Name of a format (see: decode formats); without: by the suffix."
+        ),
+    ] = None,
+    pixel_size: TablePixelSize = None,
+) -> None:
+    """A table to one in another format, with all columns that have room in it."""
+    from decode.verbs.convert import convert as run
+
+    molecules = run(table, out, to=to, pixel_size_nm=pixel_size)
+    typer.echo(f"{len(molecules)} molecules")
+    _list([out])
+
+
+@app.command()
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],

@@ -10,7 +10,7 @@ from pathlib import Path
 from decode.atomic import check_writable, sweep
 from decode.io.cameras import MAPS, camera_map
 from decode.io.movies.tiff import SUFFIXES as TIFF_SUFFIXES
-from decode.io.tables import written_formats
+from decode.io.tables import format_to_write, written_formats
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -77,10 +77,20 @@ def check_outputs(
             check_writable(output)
 
 
-def table_files(path: Path) -> tuple[Path, ...]:
-    """A table to write, with its sidecar."""
-    _check_suffix(path, "tables are", *written_formats())
-    return table_inputs(path)
+def table_files(path: Path, name: str | None = None) -> tuple[Path, ...]:
+    """A table to write, with its sidecar.
+
+    Args:
+        name: of its format, where its suffix does not say it.
+
+    Raises:
+        ValueError: if there is no such format, or the suffix says another one.
+    """
+    found = format_to_write(path, name)
+    if found.suffixes and path.suffix.lower() not in found.suffixes:
+        listed = " or ".join(found.suffixes)
+        raise ValueError(f"{path}: {found.title} is written as {listed}; choose such a name")
+    return (path,) if found.sidecar is None else (path, path.with_suffix(found.sidecar))
 
 
 def table_inputs(path: Path) -> tuple[Path, ...]:

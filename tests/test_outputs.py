@@ -45,6 +45,12 @@ COLLISIONS = {
         "m.tif other/M.tif --model gaussian-2d -o out",
     ],
     "render": ["table.png -o table.png", "t.csv -o t.csv"],
+    "convert": [
+        "t.csv t.csv",
+        "t.csv c.hdf5",
+        "t.csv m.tif",
+        "t.csv t.hdf5 --to thunderstorm",
+    ],
     "filter": [
         "t.csv -o t.csv --keep frame=1:",
         "t.hdf5 -o t.hdf5 --keep frame=1:",
@@ -95,6 +101,7 @@ COLLISIONS = {
 
 ELSEWHERE = {
     "render": "t.csv -o nowhere/t.png",
+    "convert": "t.csv nowhere/t.csv",
     "filter": "t.csv -o nowhere/t.csv --keep frame=1:",
     "simulate": "r.yaml --frames 2 -o nowhere/s.tif --truth s.csv",
     "train": "r.yaml -o nowhere/m.safetensors",

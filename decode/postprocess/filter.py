@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +161,7 @@ def filter_table(
 
     Args:
         table: any table that `read_table` reads.
-        out: `.csv` for ThunderSTORM, `.hdf5` for Picasso; it appears when it is complete.
+        out: the suffix says the format; it appears when it is complete.
         ranges: as `keep` takes them.
         pixel_size_nm: where the table does not say it and is in pixels, or is to be written in
             pixels.
@@ -176,8 +175,6 @@ def filter_table(
     """
     check_outputs(table_files(Path(out)), inputs=table_inputs(Path(table)))
     emitters = read_table(table, pixel_size_nm=pixel_size_nm)
-    if pixel_size_nm is not None and "pixel_size_nm" not in emitters.metadata:
-        emitters = replace(emitters, metadata={**emitters.metadata, "pixel_size_nm": pixel_size_nm})
     kept = keep(emitters, ranges)
     write_table(kept, out)
     return len(kept), len(emitters)

@@ -611,6 +611,12 @@ FORMATS: dict[str, Format] = {
         read=read_and_write_table,
         changes=(*TABLE, change_sidecar),
     ),
+    "parquet": Format(
+        name="table.parquet",
+        make=lambda path: write_table(molecules(), path),
+        read=read_and_write_table,
+        changes=(change_bytes,),
+    ),
     "decode": Format(name="table.h5", make=write_decode, read=read_and_write_table, changes=TABLE),
     "smlm": Format(
         name="table.smlm",

@@ -20,11 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decode.emitters import EmitterSet
-from decode.io.tables import TableWriter, read_table, write_table
+from decode.io.tables import TableWriter, read_table, write_table, written_formats
 from decode.io.tables.picasso import CHUNK, HDF5_MARGIN
 from decode.postprocess.filter import keep
 
 FIELD = {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": 64, "width_px": 96}
+
+WRITTEN = [f"table{suffix}" for suffix in written_formats()]
+"""a name for each format, those to come included"""
 
 
 @pytest.fixture
@@ -183,7 +186,7 @@ def test_picasso_needs_a_pixel_size_and_finds_the_extent(
     }
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_chunks_make_the_same_table_as_one_piece(
     tmp_path: Path, molecules: EmitterSet, name: str
 ) -> None:
@@ -200,7 +203,7 @@ def test_chunks_make_the_same_table_as_one_piece(
         assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_an_error_leaves_no_file(tmp_path: Path, molecules: EmitterSet, name: str) -> None:
     def write(*chunks: EmitterSet, then: BaseException | None = None) -> None:
         with TableWriter(tmp_path / name, FIELD) as table:
@@ -218,11 +221,11 @@ def test_an_error_leaves_no_file(tmp_path: Path, molecules: EmitterSet, name: st
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_table(molecules, tmp_path / "absent" / name)
-    with pytest.raises(ValueError, match=r"written as .csv or .hdf5"):
+    with pytest.raises(ValueError, match=r"written as .csv or .hdf5 or"):
         write_table(molecules, tmp_path / "table.xls")
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("name", WRITTEN)
 @pytest.mark.parametrize("limit", [1, 1000, 2**20])
 def test_a_limit_on_the_size_of_files_is_said(
     tmp_path: Path,
@@ -269,7 +272,7 @@ def test_an_old_table_survives_a_failed_one(tmp_path: Path, molecules: EmitterSe
     assert (tmp_path / "table.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_an_empty_table_is_a_table(tmp_path: Path, name: str) -> None:
     write_table(EmitterSet.empty(FIELD), tmp_path / name)
     assert len(read_table(tmp_path / name)) == 0
@@ -423,7 +426,7 @@ def test_a_stated_pixel_size_stands_in_for_a_missing_one_and_contradicts_no_othe
     assert torch.equal(read_table(tmp_path / "table.hdf5", pixel_size_nm=100).xyz, written.xyz)
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.hdf5"])
+@pytest.mark.parametrize("name", WRITTEN)
 def test_columns_that_mean_nothing_here_stay_with_their_rows(
     tmp_path: Path, molecules: EmitterSet, name: str
 ) -> None:

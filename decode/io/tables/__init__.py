@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, final
@@ -12,10 +13,11 @@ import torch
 from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.formats import format_of, formats_in, recognized, suffixes_of
-from decode.io.tables.format import OpenTable, TableFormat
+from decode.io.tables.format import TableFormat
 
 __all__ = [
     "TableWriter",
+    "format_to_write",
     "is_table",
     "read_table",
     "table_formats",
@@ -50,6 +52,22 @@ def written_formats() -> dict[str, TableFormat]:
     """
     writable = (each for each in table_formats() if each.write is not None and each.suffixes)
     return dict(sorted((each.suffixes[0], each) for each in writable))
+
+
+def format_to_write(path: Path, name: str | None = None) -> TableFormat:
+    """The format of that name, else the one that the suffix says.
+
+    Raises:
+        ValueError: if there is no such format that can be written.
+    """
+    by_suffix = written_formats()
+    by_name = {each.name: each for each in table_formats() if each.write is not None}
+    if name is None and path.suffix.lower() not in by_suffix:
+        listed = " or ".join(by_suffix)
+        raise ValueError(f"{path}: tables are written as {listed}; choose such a name")
+    if name is not None and name not in by_name:
+        raise ValueError(f"there is no format {name!r} to write; choose from {', '.join(by_name)}")
+    return by_suffix[path.suffix.lower()] if name is None else by_name[name]
 
 
 def is_table(path: Path) -> bool:
@@ -89,7 +107,9 @@ class TableWriter:
         dialect: str | None = None,
     ) -> None:
         path = Path(path)
-        self._table = _format_to_write(path, dialect)(path, metadata or {})
+        begin = format_to_write(path, dialect).write
+        assert begin is not None
+        self._table = begin(path, metadata or {})
 
     def __enter__(self) -> Self:
         self._append = self._table.__enter__()
@@ -147,7 +167,8 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
 
     Args:
         path: file, beside which a Picasso table has its `.yaml`.
-        pixel_size_nm: needed only for tables in pixels without a stated size.
+        pixel_size_nm: needed only for tables in pixels without a stated size; kept among the
+            metadata of all that state none.
 
     Returns:
         float64 columns in nm and photons, origin at the outer corner of pixel (0, 0).
@@ -162,7 +183,9 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
     with reading(path, "a table of molecules", "export it again"):
         emitters = format_of(path, table_formats(), what="tables").read(path, pixel_size_nm)
         _require_places(path, emitters)
-    return emitters
+    if pixel_size_nm is None:
+        return emitters
+    return replace(emitters, metadata={"pixel_size_nm": pixel_size_nm, **emitters.metadata})
 
 
 def _require_places(path: Path, emitters: EmitterSet) -> None:
@@ -180,15 +203,3 @@ def _require_places(path: Path, emitters: EmitterSet) -> None:
             f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend "
             "its unit"
         )
-
-
-def _format_to_write(path: Path, name: str | None) -> OpenTable:
-    by_suffix = written_formats()
-    if name is None and path.suffix.lower() not in by_suffix:
-        raise ValueError(f"{path}: tables are written as {' or '.join(by_suffix)}")
-    by_name = {each.name: each for each in table_formats() if each.write is not None}
-    if name is not None and name not in by_name:
-        raise ValueError(f"there is no format {name!r} to write; choose from {', '.join(by_name)}")
-    chosen = by_suffix[path.suffix.lower()] if name is None else by_name[name]
-    assert chosen.write is not None
-    return chosen.write

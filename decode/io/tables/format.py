@@ -10,7 +10,7 @@ from typing import TypeAlias
 from decode.emitters import EmitterSet
 from decode.io.formats import Format
 
-__all__ = ["Append", "OpenTable", "TableFormat"]
+__all__ = ["Append", "TableFormat"]
 
 Append = Callable[[EmitterSet], None]
 """writes a chunk at the end of a table"""

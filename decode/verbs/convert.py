@@ -1,0 +1,52 @@
+"""convert: a table of molecules to another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decode.emitters import EmitterSet
+from decode.io.tables import read_table, write_table
+from decode.outputs import check_outputs, table_files, table_inputs
+
+__all__ = ["convert"]
+
+
+def convert(
+    table: Path | str,
+    out: Path | str,
+    *,
+    to: str | None = None,
+    pixel_size_nm: float | None = None,
+) -> EmitterSet:
+    """Write a table of molecules in another format.
+
+    Axes, origin, units and first frame become those of the format.  Columns that no format knows
+    stay with their molecules where the format has room for them.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = f"{folder}/truth.hdf5"
+        ...     molecules = convert("sample_data/blinking_2d_truth.csv", out, pixel_size_nm=100)
+        ...     again = read_table(out)
+        >>> len(again), float((again.xyz - molecules.xyz).abs().max()) < 1e-2
+        (8919, True)
+
+    Args:
+        table: any table that `read_table` reads.
+        out: file to write; it appears when it is complete.
+        to: name of its format, where its suffix does not say it.
+        pixel_size_nm: where the table does not say it and is in pixels, or is to be written in
+            pixels.
+
+    Returns:
+        What was read.
+
+    Raises:
+        ValueError: if the table or the format cannot be read or written, or `out` is `table`.
+        OSError: if a file cannot be read or written.
+    """
+    check_outputs(table_files(Path(out), to), inputs=table_inputs(Path(table)))
+    molecules = read_table(table, pixel_size_nm=pixel_size_nm)
+    write_table(molecules, out, dialect=to)
+    return molecules

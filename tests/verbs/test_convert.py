@@ -1,0 +1,127 @@
+"""Converting a table keeps the molecules where they are, in every format there is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from decode import EmitterSet, convert, read_table, write_table
+from decode.cli import app
+from decode.io.tables import TableWriter, table_formats
+from decode.io.tables.format import TableFormat
+
+WRITABLE = [each for each in table_formats() if each.write is not None]
+WITHOUT_ROOM = {"challenge"}
+"""formats whose columns are fixed"""
+
+
+def phantom() -> EmitterSet:
+    """Unlike in every axis, quantity and frame, with columns that no format knows; all of it exact
+    in the digits of texts, and the places in those of single precision."""
+    return EmitterSet(
+        frame=torch.tensor([0, 2, 7]),
+        xyz=torch.tensor(
+            [[125.0, 1150.0, -250.0], [1500.5, 50.25, 0.0], [6399.0, 3100.0, 480.0]],
+            dtype=torch.float64,
+        ),
+        photons=torch.tensor([512.5, 1000.0, 2048.0], dtype=torch.float64),
+        background=torch.tensor([8.0, 16.5, 3.0], dtype=torch.float64),
+        probability=torch.tensor([0.5, 0.875, 1.0], dtype=torch.float64),
+        xyz_sigma=torch.tensor(
+            [[5.0, 10.0, 20.5], [6.0, 12.0, 30.0], [7.0, 11.0, 40.0]], dtype=torch.float64
+        ),
+        photons_sigma=torch.tensor([30.5, 40.0, 50.0], dtype=torch.float64),
+        goodness=torch.tensor([1.0, 1.25, 0.75], dtype=torch.float64),
+        polished=torch.tensor([True, False, True]),
+        others={
+            "cluster": np.array([3, 1, 2]),
+            "drift [um]": np.array([0.5, -0.25, 0.125]),
+            "remark": np.array(["good", "near, an edge", "µ"], object),
+        },
+        metadata={"pixel_size_nm": 100.0, "n_frames": 8, "width_px": 64, "height_px": 32},
+    )
+
+
+def name_of(kind: TableFormat, stem: str) -> str:
+    return f"{stem}{(*kind.suffixes, '.bin')[0]}"
+
+
+@pytest.mark.parametrize("second", WRITABLE, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("first", WRITABLE, ids=lambda kind: kind.name)
+def test_from_each_format_to_each_other_molecules_stay_in_place(
+    first: TableFormat, second: TableFormat, tmp_path: Path
+) -> None:
+    source, out = tmp_path / name_of(first, "source"), tmp_path / name_of(second, "out")
+    write_table(phantom(), source, dialect=first.name)
+    convert(source, out, to=second.name, pixel_size_nm=100.0)
+    again = read_table(out)
+    assert again.frame.tolist() == phantom().frame.tolist()
+    torch.testing.assert_close(again.xyz, phantom().xyz, atol=1e-3, rtol=0)
+    torch.testing.assert_close(again.photons, phantom().photons)
+    if {first.name, second.name} & WITHOUT_ROOM:
+        return
+    for name, column in phantom().columns().items():
+        torch.testing.assert_close(again.columns()[name], column, atol=1e-3, rtol=1e-6)
+    for name, values in phantom().others.items():
+        np.testing.assert_array_equal(again.others[name], values)
+
+
+def test_a_parquet_table_is_the_table_and_its_facts_to_the_last_digit(tmp_path: Path) -> None:
+    table = replace(
+        phantom(),
+        xyz=phantom().xyz / 3,
+        xyz_sigma=torch.tensor([[1.0, 2.0, torch.nan]] * 3, dtype=torch.float64) / 3,
+    )
+    write_table(table, tmp_path / "table.parquet")
+    again = read_table(tmp_path / "table.parquet")
+    for name, column in table.columns().items():
+        torch.testing.assert_close(again.columns()[name], column, atol=0, rtol=0, equal_nan=True)
+    assert again.metadata == table.metadata
+    assert again.facts.field_nm == (6400.0, 3200.0)
+
+
+def test_small_chunks_of_a_parquet_table_are_stored_together(tmp_path: Path) -> None:
+    with TableWriter(tmp_path / "table.parquet") as table:
+        for _ in range(50):
+            table.write(phantom())
+    assert pq.ParquetFile(tmp_path / "table.parquet").num_row_groups == 1
+    assert len(read_table(tmp_path / "table.parquet")) == 50 * len(phantom())
+
+
+def test_a_parquet_table_of_another_program_is_read_by_its_units(tmp_path: Path) -> None:
+    table = pa.table(
+        {"frame": [0, 4], "x [um]": [0.5, 1.0], "y [px]": [2.0, None], "list": [[1]] * 2}
+    )
+    pq.write_table(table, tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="is in pixels: say how large one is"):
+        read_table(tmp_path / "table.parquet")
+    with pytest.raises(ValueError, match="has rows without a position"):
+        read_table(tmp_path / "table.parquet", pixel_size_nm=100.0)
+    pq.write_table(table.slice(0, 1), tmp_path / "table.parquet")
+    read = read_table(tmp_path / "table.parquet", pixel_size_nm=100.0)
+    assert read.xyz.tolist() == [[500.0, 200.0, 0.0]]
+    assert not read.others
+
+
+def test_the_command_line_converts_by_suffix_or_by_name(tmp_path: Path) -> None:
+    def run(*arguments: object) -> str:
+        done = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    source = "sample_data/blinking_2d_truth.csv"
+    assert "8919 molecules" in run(source, tmp_path / "t.parquet")
+    run(tmp_path / "t.parquet", tmp_path / "t.csv", "--to", "challenge")
+    assert (tmp_path / "t.csv").read_text().startswith("Ground-truth,frame,xnano")
+    torch.testing.assert_close(read_table(tmp_path / "t.csv").xyz, read_table(source).xyz)
+    refused = CliRunner().invoke(app, ["convert", source, str(tmp_path / "t.hdf5")])
+    assert refused.exit_code == 2
+    assert "pixel_size_nm" in refused.output
+    assert not (tmp_path / "t.hdf5").exists()
