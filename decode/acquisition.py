@@ -144,13 +144,16 @@ def complete_acquisition(
             f"no PSF width was given: a sigma of {sigma} nm was estimated from {sigma.n} molecules"
         )
         estimates = (*estimates, said)
+    usual = UsualFrames.of(movie, camera)
+    if usual.row_noise is not None:
+        warnings = (*warnings, usual.row_noise.remark)
     return Acquisition(
         camera=camera,
         pixel_size_nm=pixel_size_nm,
         psf_sigma_nm=psf_sigma_nm,
         estimates=tuple(estimates),
         warnings=warnings,
-        usual=UsualFrames.of(movie, camera),
+        usual=usual,
     )
 
 

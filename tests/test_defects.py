@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -309,6 +310,100 @@ def test_a_pattern_of_offsets_is_said(rng: torch.Generator) -> None:
         "measure the camera's maps" in sentence for sentence in defects_of(movie, camera).sentences
     )
     assert not defects_of(movie, replace(camera, baseline=pattern)).sentences
+
+
+SCMOS = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+
+
+def light_of_blinking_molecules(n_frames: int, rng: torch.Generator) -> torch.Tensor:
+    """(frame, y, x) photons of two molecules in each frame of 64 x 64 pixels."""
+    n = 2 * n_frames
+    xyz = torch.rand(n, 3, generator=rng) * torch.tensor([6400.0, 6400.0, 0.0])
+    return 20 + render(
+        GaussianPSF(130.0, pixel_size_nm=100.0),
+        frame=torch.arange(n) // 2,
+        xyz=xyz,
+        photons=torch.full((n,), 1500.0),
+        n_frames=n_frames,
+        shape=(64, 64),
+    )
+
+
+@pytest.mark.parametrize("electrons", [1.2, 2.0])
+def test_offsets_of_pixels_that_no_map_states_are_taken_off_as_far_as_chance_allows(
+    rng: torch.Generator, electrons: float
+) -> None:
+    pattern = electrons / 0.5 * torch.randn(64, 64, generator=rng)
+    light = light_of_blinking_molecules(60, rng)
+    movie = replace(SCMOS, baseline=100 + pattern).sample(light, rng)
+    left = torch.as_tensor(screened(movie, SCMOS).camera.baseline) - 100 - pattern
+    # of 60 frames the median is that uncertain, and more of the slow changes over the field
+    chance = 1.25 * float(SCMOS.typical_noise.variance(torch.tensor(20.0)).sqrt()) / 60**0.5
+    chance /= float(SCMOS.photons_per_adu)
+    assert float(left.std()) < 1.3 * chance < float(pattern.std())
+    assert "measure the camera's maps" in defects_of(movie, SCMOS).sentences[0]
+
+
+@pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])
+def test_light_is_no_fixed_pattern(name: str) -> None:
+    with open_movie(SAMPLE / name) as movie:
+        assert defects_of(movie, CAMERA.camera).pixels.offsets is None
+        assert screened(movie, CAMERA.camera).camera is CAMERA.camera
+
+
+def test_an_scmos_movie_without_maps_has_few_false_molecules(
+    tmp_path: Path, rng: torch.Generator
+) -> None:
+    pattern = 4 * torch.randn(64, 64, generator=rng)
+    dark = torch.full((40, 64, 64), 20.0)
+    write_movie(
+        tmp_path / "movie.tif", replace(SCMOS, baseline=100 + pattern).sample(dark, rng).numpy()
+    )
+    with open_movie(tmp_path / "movie.tif") as movie:
+        model = load_model("gaussian-2d")
+        stated = replace(CAMERA, camera=SCMOS)
+        known = acquisition_for(movie, model, camera=stated, psf_sigma_nm=130.0)
+        chunks = list(localize_movie(movie, model, known, device="cpu"))
+    assert sum(len(chunk.molecules) for chunk in chunks) < 4
+    assert any("decode calibrate camera" in warning for warning in known.warnings)
+
+
+def with_row_noise(movie: torch.Tensor, sigma: float, rng: torch.Generator) -> torch.Tensor:
+    return (movie + sigma * torch.randn(*movie.shape[:2], 1, generator=rng)).round()
+
+
+def test_row_noise_is_found_and_taken_off_as_far_as_chance_allows(rng: torch.Generator) -> None:
+    movie = SCMOS.sample(light_of_blinking_molecules(40, rng), rng)
+    noisy = with_row_noise(movie, 4.0, rng)
+    usual = UsualFrames.of(noisy, SCMOS)
+    assert usual.row_noise is not None
+    assert usual.row_noise.spread == pytest.approx(4.0, rel=0.15)
+    left = torch.from_numpy(usual.levelled(noisy.numpy())) - movie
+    # a median of 64 pixels, and that of the eleven rows around
+    noise = float(SCMOS.typical_noise.variance(torch.tensor(20.0)).sqrt() / SCMOS.photons_per_adu)
+    chance = 1.25 * math.hypot(noise / 8, 4.0 / 11**0.5)
+    assert float(left.mean(2).std()) < 1.2 * chance
+
+
+@pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])
+def test_light_is_no_row_noise(name: str) -> None:
+    with open_movie(SAMPLE / name) as movie:
+        usual = UsualFrames.of(movie, CAMERA.camera)
+        frames = movie.read(0, 8)
+    assert usual.row_noise is None
+    assert usual.levelled(frames) is frames
+
+
+def test_row_noise_makes_up_no_molecules_and_is_said(tmp_path: Path, rng: torch.Generator) -> None:
+    movie = SCMOS.sample(torch.full((40, 64, 64), 20.0), rng)
+    write_movie(tmp_path / "movie.tif", with_row_noise(movie, 5.0, rng).numpy())
+    with open_movie(tmp_path / "movie.tif") as opened:
+        model = load_model("gaussian-2d")
+        stated = replace(CAMERA, camera=SCMOS)
+        known = acquisition_for(opened, model, camera=stated, psf_sigma_nm=130.0)
+        chunks = list(localize_movie(opened, model, known, device="cpu"))
+    assert sum(len(chunk.molecules) for chunk in chunks) < 4
+    assert any("row noise" in warning for warning in known.warnings)
 
 
 @pytest.mark.parametrize("polish", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self, final
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from decode.defects.counts import Array, Counts, Frames, first_of, read_counts
+from decode.defects.rows import RowNoise, row_noise_in
 from decode.optics.camera import Camera
 
 __all__ = ["UsualFrames", "unusable_frames"]
@@ -104,6 +106,8 @@ class UsualFrames:
     """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
     dark_level: float
     """count below which a frame is dark, ADU; -inf where no camera tells"""
+    row_noise: RowNoise | None = None
+    """what the camera adds to whole rows, anew in each frame; None where it adds nothing"""
 
     @classmethod
     def of(cls, movie: Counts, camera: Camera | None = None) -> Self:
@@ -133,7 +137,12 @@ class UsualFrames:
             restlessness=float(np.nanquantile(np.abs(level - levels[:, None]), 0.8)),
             change=_change(level, noises, math.prod(movie.shape[1:])),
             dark_level=dark_level,
+            row_noise=_row_noise(movie, starts[some].tolist(), length, float(np.median(noises))),
         )
+
+    def levelled(self, frames: Frames) -> Frames:
+        """(frame, y, x) ADU without the row noise; the same frames where the movie has none."""
+        return frames if self.row_noise is None else self.row_noise.removed(frames)
 
     def flicker(self, camera: Camera) -> float:
         """Change of the background from a frame to the next, over the background.
@@ -198,6 +207,16 @@ def unusable_frames(movie: Counts, camera: Camera | None) -> dict[int, str]:
         frames = read_counts(movie, start, min(n, start + length))
         found |= usual.unusable(frames, first + start)
     return {number - first: why for number, why in found.items()}
+
+
+def _row_noise(movie: Counts, starts: Sequence[int], length: int, noise: float) -> RowNoise | None:
+    """The row noise of a movie, by some windows of frames."""
+
+    def windows() -> Iterator[Frames]:
+        return (read_counts(movie, start, start + length) for start in starts)
+
+    spread = row_noise_in(windows(), noise)
+    return RowNoise.of(windows(), spread) if spread else None
 
 
 def _baseline(camera: Camera) -> float:

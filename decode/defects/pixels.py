@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from decode.defects.counts import LISTED, Array, Counts, read_counts, spans
+from decode.defects.pattern import FixedPattern
 from decode.optics.camera import Camera
 
 __all__ = ["PixelDefects"]
@@ -48,7 +49,12 @@ FEWEST_SPOILT, MOST_SPOILT = 5, 0.5
 on real frames of an sCMOS camera 0 and 483 by its own maps, 37 to 60 and 22 to 63 by maps that were
 turned, shifted or shuffled"""
 PATTERNED = 0.5
-"""standard deviation of the pixels' offsets over the noise of a frame, from which it is reported"""
+"""standard deviation of the pixels' offsets over the noise of a frame, from which it is reported of
+cameras with a map of them"""
+SURE_PATTERN, NOTABLE_PATTERN = 8.0, 0.15
+"""significance of a fixed pattern, and its standard deviation over the noise of a frame, from which
+it is taken off: simulated movies that match their camera, and real ones, stay below 6.6 and 0.2,
+never above both; without maps sCMOS movies have 10 to 19, and make up molecules from 0.2"""
 BESIDE_MEDIAN, THIRD_BRIGHTEST, THIRD_DARKEST = slice(3, 5), slice(5, 6), slice(2, 3)
 """ranks among the eight neighbours; two of them may be bad, as in a column"""
 
@@ -62,6 +68,8 @@ class _Pixels(NamedTuple):
     """photons^2"""
     noise: Array
     """standard deviation that the camera gives the median light of the neighbours, photons"""
+    halves: tuple[Array, Array]
+    """median light of every other frame, and of those between, over that of all pixels"""
     n_frames: int
     """from which they come"""
 
@@ -80,7 +88,8 @@ class _Pixels(NamedTuple):
         gain = float(camera.typical_noise.excess)
         floor = camera.noise_floor.double().cpu().numpy()
         noise = np.sqrt(gain * _beside(steady, BESIDE_MEDIAN).clip(0) + floor + 1e-12)
-        return cls(steady, _common_variance(light), noise, n_frames)
+        halves = np.median(light[::2], 0), np.median(light[1::2], 0)
+        return cls(steady, _common_variance(light), noise, halves, n_frames)
 
     @property
     def off(self) -> Array:
@@ -93,6 +102,13 @@ class _Pixels(NamedTuple):
         # chance makes pixels differ too: by the error of a median, and of that of eight neighbours
         chance = 1.37 / math.sqrt(self.n_frames)
         return math.sqrt(max(0.0, _spread(self.off) ** 2 - chance**2))
+
+    def fixed_pattern(self, good: Bools) -> FixedPattern | None:
+        """Offsets of single pixels; None where nothing is certain, or they do no harm."""
+        first, second = (half.astype(np.float64) for half in self.halves)
+        found = FixedPattern.of(first, second, good)
+        notable = found.spread > NOTABLE_PATTERN * float(np.median(self.noise))
+        return found if notable and found.significance > SURE_PATTERN else None
 
     def steadily_off(self) -> Bools:
         """Pixels that are brighter or darker than light from the sample can make them."""
@@ -140,6 +156,8 @@ class PixelDefects:
     """standard deviation of the offsets of the others, over the noise of a frame"""
     by_maps: int = 0
     """number of pixels that are bad by the camera's maps alone, where these do not fit; else 0"""
+    offsets: Tensor | None = None
+    """(y, x) photons that each pixel adds, where the camera states none and the movie shows them"""
 
     @classmethod
     def of(cls, movie: Counts, camera: Camera) -> Self:
@@ -158,7 +176,16 @@ class PixelDefects:
             return cls(bad=torch.zeros(height, width, dtype=torch.bool), pattern=0.0)
         pixels = _Pixels.of(movie, camera)
         bad = pixels.with_lines(pixels.steadily_off() | pixels.varied())
-        return cls(bad=torch.from_numpy(bad), pattern=pixels.pattern)
+        found, pattern = cls(bad=torch.from_numpy(bad), pattern=pixels.pattern), None
+        if torch.as_tensor(camera.baseline).ndim < 2 and found.understood:
+            pattern = pixels.fixed_pattern(~bad)
+        if pattern is None:
+            return found
+        return replace(
+            found,
+            pattern=pattern.spread / float(np.median(pixels.noise)),
+            offsets=torch.from_numpy(pattern.offsets).float(),
+        )
 
     def blamed(self, movie: Counts, camera: Camera) -> Self:
         """The same, and whether the maps are to blame: those that fit explain pixels, spoil none.
@@ -181,8 +208,13 @@ class PixelDefects:
         return float(self.bad.float().mean()) <= MOST_BAD
 
     def marked(self, camera: Camera) -> Camera:
-        """The camera with these bad pixels besides those that it knows."""
-        if not self.understood or not bool(self.bad.any()):
+        """The camera with these bad pixels besides those that it knows, and with these offsets."""
+        if not self.understood:
+            return camera
+        if self.offsets is not None:
+            counts = self.offsets.to(camera.photons_per_adu) / camera.photons_per_adu
+            camera = replace(camera, baseline=camera.baseline + counts)
+        if not bool(self.bad.any()):
             return camera
         bad = self.bad if camera.bad is None else self.bad.to(camera.bad.device) | camera.bad
         return replace(camera, bad=bad)
@@ -202,7 +234,13 @@ class PixelDefects:
         if n:
             pixels = "1 pixel is" if n == 1 else f"{n} pixels are"
             said.append(f"{pixels} dead, hot or flickering and left out ({self._places()})")
-        if self.pattern > PATTERNED:
+        if self.offsets is not None:
+            said.append(
+                f"pixels have offsets of their own, {self.pattern:.2g} times the noise of a frame, "
+                "which were taken off as well as the movie shows them: molecules may still be made "
+                "up there, so measure the camera's maps (`decode calibrate camera`)"
+            )
+        elif self.pattern > PATTERNED:
             said.append(
                 f"the offsets of the pixels differ by {self.pattern:.1f} times the noise of a "
                 "frame: measure the camera's maps (`decode calibrate camera`), without them "

@@ -167,7 +167,7 @@ def _blocks(chunks: Iterator[Chunk], movie: Movie, usual: UsualFrames) -> Iterat
             frames=range(origin + start, origin + stop),
             first=origin + low,
             seen=seen[(seen.frame >= 0) & (seen.frame < high - low)],
-            adu=torch.from_numpy(frames),
+            adu=torch.from_numpy(usual.levelled(frames)),
             usable=torch.tensor([origin + i not in unusable for i in range(low, high)]),
         )
         start, before = stop, now.molecules

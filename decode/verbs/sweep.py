@@ -171,7 +171,7 @@ def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
     return _Frames(
         start=start,
         stop=stop,
-        adu=torch.from_numpy(frames),
+        adu=torch.from_numpy(usual.levelled(frames)),
         first=seen.start,
         usable=torch.tensor([i not in unusable for i in seen]),
         is_first=start == 0,
