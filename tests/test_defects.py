@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tifffile
 import torch
 
 from decode.acquisition import acquisition_for, check_camera
@@ -91,6 +92,7 @@ def test_a_lamp_that_bleaches_or_is_switched_is_no_defect() -> None:
         ("transposed", "offset"),
         ("transposed", "noise"),
         ("of another camera", "offset"),
+        ("of another camera", "noise"),
     ],
 )
 def test_of_maps_that_do_not_fit_one_sentence_is_said_and_none_of_the_pixels_they_spoil(
@@ -120,6 +122,22 @@ def test_of_maps_that_do_not_fit_one_sentence_is_said_and_none_of_the_pixels_the
         else "do not fit the movie: by them"
     )
     assert f"the camera's maps {fault}" in sentence
+
+
+def test_noise_maps_of_another_camera_do_not_fit_real_frames(shared_data: Path) -> None:
+    folder = shared_data / "storm_scmos_real"
+    gain, variance, offset = (
+        torch.from_numpy(tifffile.imread(folder / f"camera_{name}.tif").astype(np.float32))
+        for name in ("gain_adu_per_electron", "variance_adu2", "offset_adu")
+    )
+    rng = torch.Generator().manual_seed(7)
+    other = variance.flatten()[torch.randperm(variance.numel(), generator=rng)].view_as(variance)
+    for noise, said in ((variance, 0), (other, 1)):
+        camera = Camera(baseline=offset, e_per_adu=1 / gain, read_noise_e=noise.sqrt() / gain)
+        with open_movie(folder / "frames.tif") as movie:
+            sentences = check_camera(movie, camera, 100.0)
+        assert sum("probably those of another camera" in each for each in sentences) == said
+        assert not (said and any("dead, hot or flickering" in each for each in sentences))
 
 
 @pytest.mark.parametrize("name", ["blinking_2d.tif", "blinking_3d.tif", "beads_3d.tif"])

@@ -44,6 +44,10 @@ SIGNIFICANT = 7.0
 """standard deviations; by chance the best of some million shifts reaches 5"""
 AS_GOOD = 0.7
 """of the best score: maps that reach it as they are stay so"""
+POSSIBLE_E_PER_ADU = (1e-3, 1e3)
+"""of counts as they come from a camera"""
+ROUNDING = 1 / 12
+"""ADU^2, variance of whole counts"""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -210,7 +214,7 @@ class _Stated(NamedTuple):
             return np.broadcast_to(number.numpy(), shape).astype(float)
 
         return _Stated(
-            as_map(camera.baseline), as_map(em_gain / e_per_adu), as_map(read_noise**2 + 1 / 12)
+            as_map(camera.baseline), as_map(em_gain / e_per_adu), as_map(read_noise**2 + ROUNDING)
         )
 
 
@@ -227,8 +231,9 @@ def _remark_on_defects(by_maps: int) -> str:
     if not by_maps:
         return ""
     return (
-        f"the camera's maps do not fit the movie: by them {by_maps} pixels look bad that are as "
-        "those beside them; they are those of another camera, region or binning"
+        f"the camera's maps do not fit the movie: by them {by_maps} pixels are unlike those beside "
+        "them, and in the movie they are not; they are probably those of another camera, region or "
+        "binning"
     )
 
 
@@ -246,24 +251,81 @@ def _remarks_on_offset(observed: _Observed, stated: _Stated, camera: Camera) -> 
     chosen = _dark_and_quiet(observed, stated) & ndimage.minimum_filter(observed.good, 3)
     if chosen.sum() < FEWEST_QUIET:
         return
-    masked_light = ndimage.convolve(light, FLAT**2, mode="nearest")
-    shot = observed.noise - ndimage.convolve(stated.read_variance, FLAT**2, mode="nearest")
-    shift = (masked_light - shot / (camera.excess_factor * stated.gain))[chosen]
-    found, uncertain = float(shift.mean()), float(shift.std() / math.sqrt(len(shift)))
-    # a tenth of the light is within what gains are off
-    tolerance = max(2.0, 4 * uncertain) + 0.1 * abs(float(light[chosen].mean()))
-    if abs(found) <= tolerance:
-        return
-    # the same noise comes from another gain
-    transfer = float(shot[chosen].mean() / masked_light[chosen].mean()) / camera.excess_factor
-    e_per_adu = float(torch.as_tensor(camera.e_per_adu, dtype=torch.float64).mean())
-    fitting = e_per_adu * float(stated.gain[chosen].mean()) / transfer
-    inverse = " (the inverse: ADU per electron?)" if 0.75 < fitting * e_per_adu < 1.33 else ""
-    yield (
-        f"the movie's noise puts the offset {abs(found):.1f} ADU "
-        f"{'above' if found > 0 else 'below'} the camera's: measure it again; or, if the offset "
-        f"is right, e_per_adu is about {fitting:.2g}{inverse}, not {e_per_adu:.3g}"
+    light, read_variance = (
+        ndimage.convolve(each, FLAT**2, mode="nearest")[chosen]
+        for each in (light, stated.read_variance)
     )
+    quiet = _Quiet(
+        light=light,
+        noise=observed.noise[chosen] - ROUNDING,
+        read_variance=read_variance - ROUNDING,
+        gain=camera.excess_factor * stated.gain[chosen],
+        offset=float(stated.offset[chosen].mean()),
+        e_per_adu=float(torch.as_tensor(camera.e_per_adu, dtype=torch.float64).mean()),
+        lowest=min(0.0, float(observed.mean.min())),
+    )
+    yield from quiet.remarks()
+
+
+@final
+class _Quiet(NamedTuple):
+    """Dark pixels in which least happens: (pixel,) maps in ADU, and what is stated of them."""
+
+    light: Map
+    """above the stated offset"""
+    noise: Map
+    """variance from frame to frame"""
+    read_variance: Map
+    """as it is stated"""
+    gain: Map
+    """stated variance over light"""
+    offset: float
+    """stated, mean"""
+    e_per_adu: float
+    """stated, mean"""
+    lowest: float
+    """that an offset can be"""
+
+    def remarks(self) -> Iterator[str]:
+        """What is wrong with offset or gain, by photon transfer."""
+        above = self.light - (self.noise - self.read_variance) / self.gain
+        shift, uncertain = float(above.mean()), float(above.std() / math.sqrt(len(above)))
+        mean_light = float(self.light.mean())
+        # a tenth of the light is within what gains are off
+        if abs(shift) <= max(2.0, 4 * uncertain) + 0.1 * abs(mean_light):
+            return
+        fitting = self.fitting_e_per_adu()
+        may_be_gain = POSSIBLE_E_PER_ADU[0] <= fitting <= POSSIBLE_E_PER_ADU[1]
+        may_be_offset = self.lowest <= self.offset + shift <= self.offset + mean_light
+        side = "above" if shift > 0 else "below"
+        moved = f"the movie's noise puts the offset {abs(shift):.1f} ADU {side} the camera's"
+        is_inverse = 0.75 < fitting * self.e_per_adu < 1.33
+        inverse = " (the inverse: ADU per electron?)" if is_inverse else ""
+        instead = f"e_per_adu is about {fitting:.2g}{inverse}, not {self.e_per_adu:.3g}"
+        if may_be_offset and may_be_gain:
+            yield f"{moved}: measure it again; or, if the offset is right, {instead}"
+        elif may_be_offset:
+            yield f"{moved}: measure it again"
+        elif may_be_gain:
+            yield (
+                f"by the movie's noise {instead}: photons are wrong by that factor, and all sigmas "
+                "with them; measure the gain, or take it from the data sheet of the camera"
+            )
+        else:
+            yield (
+                "the movie has less noise than a camera gives its light: it was averaged or "
+                "smoothed, or its counts are no ADU; take the raw movie"
+            )
+
+    def fitting_e_per_adu(self) -> float:
+        """By which the noise is that of the light, and of the read noise in electrons; infinite
+        without noise."""
+        # noise = u gain light + u^2 read_variance, where u is the stated number over this one
+        noise, shot = float(self.noise.mean()), float((self.gain * self.light).mean())
+        if noise <= 0:
+            return math.inf
+        root = math.sqrt(shot**2 + 4 * float(self.read_variance.mean()) * noise)
+        return self.e_per_adu * (shot + root) / (2 * noise)
 
 
 def _dark_and_quiet(observed: _Observed, stated: _Stated) -> Mask:

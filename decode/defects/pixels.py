@@ -47,7 +47,10 @@ MOST_BAD = 0.05
 FEWEST_SPOILT, MOST_SPOILT = 5, 0.5
 """pixels that maps make bad, at least and over those that they explain, from which they do not fit:
 on real frames of an sCMOS camera 0 and 483 by its own maps, 37 to 60 and 22 to 63 by maps that were
-turned, shifted or shuffled"""
+turned, shifted or shuffled; and the same of pixels that maps alone make noisy: 72 and 536, 539 to
+553 and 27 to 41"""
+NOISY = 9.0
+"""times the variance of the usual pixel that maps give one they make noisy"""
 PATTERNED = 0.5
 """standard deviation of the pixels' offsets over the noise of a frame, from which it is reported of
 cameras with a map of them"""
@@ -70,6 +73,8 @@ class _Pixels(NamedTuple):
     """standard deviation that the camera gives the median light of the neighbours, photons"""
     halves: tuple[Array, Array]
     """median light of every other frame, and of those between, over that of all pixels"""
+    floor: Array
+    """variance that it gives no light, photons^2"""
     n_frames: int
     """from which they come"""
 
@@ -86,10 +91,10 @@ class _Pixels(NamedTuple):
         light -= levels[:, None, None]
         steady = np.median(light, 0).astype(np.float64) + float(np.median(levels))
         gain = float(camera.typical_noise.excess)
-        floor = camera.noise_floor.double().cpu().numpy()
+        floor = np.broadcast_to(camera.noise_floor.double().cpu().numpy(), steady.shape)
         noise = np.sqrt(gain * _beside(steady, BESIDE_MEDIAN).clip(0) + floor + 1e-12)
         halves = np.median(light[::2], 0), np.median(light[1::2], 0)
-        return cls(steady, _common_variance(light), noise, halves, n_frames)
+        return cls(steady, _common_variance(light), noise, halves, floor, n_frames)
 
     @property
     def off(self) -> Array:
@@ -110,6 +115,12 @@ class _Pixels(NamedTuple):
         notable = found.spread > NOTABLE_PATTERN * float(np.median(self.noise))
         return found if notable and found.significance > SURE_PATTERN else None
 
+    @property
+    def expected(self) -> Array:
+        """Variance by the camera, scaled down to that of the usual pixel."""
+        square: Array = self.noise**2
+        return square * min(1.0, float(np.median(self.variance / square)))
+
     def steadily_off(self) -> Bools:
         """Pixels that are brighter or darker than light from the sample can make them."""
         beside, around = _beside(self.steady, BESIDE_MEDIAN), _around(self.steady)
@@ -126,12 +137,18 @@ class _Pixels(NamedTuple):
         """Pixels whose light changes more than that of their neighbours."""
         # of a molecule beyond the border the pixels there see the steepest part
         beside, around = _beside(self.variance, THIRD_BRIGHTEST, "edge"), _around(self.variance)
-        of_noise = min(1.0, float(np.median(self.variance / self.noise**2)))
-        usual = np.maximum(beside, self.noise**2 * of_noise + 1e-12)
+        usual = np.maximum(beside, self.expected + 1e-12)
         more = (self.variance - beside) / usual
         shared = OPTICAL_VARIANCE * (beside - around).clip(0) / usual
         found: Bools = more - shared > max(VARIED, VARIED_SIGMAS * _spread(more))
         return found
+
+    def wrongly_noisy(self) -> int:
+        """Number of pixels that the maps alone make noisy, where these do not fit; else 0."""
+        ordinary = self.expected * (1 - (self.floor - np.median(self.floor)) / self.noise**2)
+        noisy = self.expected > NOISY * ordinary
+        wrong = int((noisy & (self.variance < np.sqrt(self.expected * ordinary))).sum())
+        return wrong if wrong >= max(FEWEST_SPOILT, MOST_SPOILT * (noisy.sum() - wrong)) else 0
 
     def with_lines(self, bad: Bools) -> Bools:
         """Bad pixels, and whole columns and rows that differ or hold many of them."""
@@ -155,7 +172,8 @@ class PixelDefects:
     pattern: float
     """standard deviation of the offsets of the others, over the noise of a frame"""
     by_maps: int = 0
-    """number of pixels that are bad by the camera's maps alone, where these do not fit; else 0"""
+    """number of pixels that the camera's maps alone make unlike the others, where they do not fit;
+    else 0"""
     offsets: Tensor | None = None
     """(y, x) photons that each pixel adds, where the camera states none and the movie shows them"""
 
@@ -176,7 +194,10 @@ class PixelDefects:
             return cls(bad=torch.zeros(height, width, dtype=torch.bool), pattern=0.0)
         pixels = _Pixels.of(movie, camera)
         bad = pixels.with_lines(pixels.steadily_off() | pixels.varied())
-        found, pattern = cls(bad=torch.from_numpy(bad), pattern=pixels.pattern), None
+        found = cls(
+            bad=torch.from_numpy(bad), pattern=pixels.pattern, by_maps=pixels.wrongly_noisy()
+        )
+        pattern = None
         if torch.as_tensor(camera.baseline).ndim < 2 and found.understood:
             pattern = pixels.fixed_pattern(~bad)
         if pattern is None:
@@ -200,7 +221,7 @@ class PixelDefects:
         spoilt, explained = int((self.bad & ~without).sum()), int((without & ~self.bad).sum())
         if spoilt < max(FEWEST_SPOILT, MOST_SPOILT * explained):
             return self
-        return replace(self, by_maps=spoilt)
+        return replace(self, by_maps=max(spoilt, self.by_maps))
 
     @property
     def understood(self) -> bool:

@@ -221,18 +221,29 @@ def test_a_wrong_offset_is_found(error: float, rng: torch.Generator) -> None:
         assert found == pytest.approx(8, abs=1.5)
 
 
-def test_a_gain_given_for_its_inverse_is_said(rng: torch.Generator) -> None:
-    """Electrons per ADU are stated, and not ADU per electron."""
+@pytest.mark.parametrize("stated", [0.05, 0.005, 2.0, 5.0])
+def test_a_wrong_gain_is_said_with_one_that_the_noise_allows(
+    stated: float, rng: torch.Generator
+) -> None:
+    """And no offset is, for none explains the noise: they would be negative, or above the
+    counts."""
     camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
     frames = camera.sample(torch.full((60, 64, 64), 30.0), rng)
     assert check_maps(frames, camera) == ()
-    (sentence,) = check_maps(frames, replace(camera, e_per_adu=2.0))
-    assert re.search(
-        r"offset .* below .*; or, .* e_per_adu is about 0\.[45].* \(the inverse: ADU per electron",
-        sentence,
-    )
-    (sentence,) = check_maps(frames, replace(camera, e_per_adu=5.0))
-    assert re.search(r"e_per_adu is about 0\.[45]\d?, not 5$", sentence)
+    (sentence,) = check_maps(frames, replace(camera, e_per_adu=stated))
+    found = float(re.search(r"e_per_adu is about ([\d.]+)", sentence)[1])  # type: ignore[index]
+    assert found == pytest.approx(0.5, rel=0.05)
+    assert "offset" not in sentence
+    assert ("(the inverse: ADU per electron?)" in sentence) == (stated == 2.0)
+
+
+@pytest.mark.parametrize("light", [0.0, 30.0])
+def test_of_a_movie_without_noise_no_gain_is_said(light: float, rng: torch.Generator) -> None:
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=4.0, qe=0.8)
+    frames = 100 + 2 * light + 0.2 * torch.randn(60, 64, 64, generator=rng)
+    (sentence,) = check_maps(frames, camera)
+    assert "less noise than a camera gives" in sentence
+    assert "e_per_adu" not in sentence
 
 
 @pytest.mark.parametrize("shape", [(40, 3, 3), (40, 1, 1), (5, 2, 5), (40, 9, 11)])
