@@ -259,6 +259,7 @@ def _remarks_on_offset(observed: _Observed, stated: _Stated, camera: Camera) -> 
         light=light,
         noise=observed.noise[chosen] - ROUNDING,
         read_variance=read_variance - ROUNDING,
+        read_is_measured=torch.as_tensor(camera.read_noise_e).ndim > 0,
         gain=camera.excess_factor * stated.gain[chosen],
         offset=float(stated.offset[chosen].mean()),
         e_per_adu=float(torch.as_tensor(camera.e_per_adu, dtype=torch.float64).mean()),
@@ -277,6 +278,8 @@ class _Quiet(NamedTuple):
     """variance from frame to frame"""
     read_variance: Map
     """as it is stated"""
+    read_is_measured: bool
+    """in ADU, as maps are, and not stated in electrons"""
     gain: Map
     """stated variance over light"""
     offset: float
@@ -318,14 +321,17 @@ class _Quiet(NamedTuple):
             )
 
     def fitting_e_per_adu(self) -> float:
-        """By which the noise is that of the light, and of the read noise in electrons; infinite
-        without noise."""
-        # noise = u gain light + u^2 read_variance, where u is the stated number over this one
-        noise, shot = float(self.noise.mean()), float((self.gain * self.light).mean())
+        """By which the noise is that of light and read-out; infinite where it is less."""
+        read = float(self.read_variance.mean())
+        of_gain = 0.0 if self.read_is_measured else read
+        noise, shot = (
+            float(self.noise.mean()) - read + of_gain,
+            float((self.gain * self.light).mean()),
+        )
         if noise <= 0:
             return math.inf
-        root = math.sqrt(shot**2 + 4 * float(self.read_variance.mean()) * noise)
-        return self.e_per_adu * (shot + root) / (2 * noise)
+        # noise = u shot + u^2 of_gain, where u is the stated number over this one
+        return self.e_per_adu * (shot + math.sqrt(shot**2 + 4 * of_gain * noise)) / (2 * noise)
 
 
 def _dark_and_quiet(observed: _Observed, stated: _Stated) -> Mask:

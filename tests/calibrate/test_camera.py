@@ -237,6 +237,17 @@ def test_a_wrong_gain_is_said_with_one_that_the_noise_allows(
     assert ("(the inverse: ADU per electron?)" in sentence) == (stated == 2.0)
 
 
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_maps_of_a_wrong_gain_keep_their_read_variance(
+    factor: float, truth: Camera, rng: torch.Generator
+) -> None:
+    """It is measured in ADU^2."""
+    wrong = {name: factor * getattr(truth, name) for name in ("e_per_adu", "read_noise_e")}
+    (sentence,) = check_maps(series(truth, 60, 60, rng), replace(truth, **wrong))
+    found = float(re.search(r"e_per_adu is about ([\d.]+)", sentence)[1])  # type: ignore[index]
+    assert found == pytest.approx(0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("light", [0.0, 30.0])
 def test_of_a_movie_without_noise_no_gain_is_said(light: float, rng: torch.Generator) -> None:
     camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=4.0, qe=0.8)
