@@ -13,7 +13,7 @@ from decode.calibrate.maps import compare_maps
 from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts
-from decode.estimation import estimate_camera, estimate_psf_sigma
+from decode.estimation import ApertureCorrection, estimate_camera, estimate_psf_sigma
 from decode.io.cameras import CameraFile
 from decode.io.movies import Movie, require_pixel_size
 from decode.network.localizer import Localizer
@@ -37,6 +37,8 @@ class Acquisition:
     pixel_size_nm: float
     psf_sigma_nm: float | None
     """width of the PSF; None where the model needs none"""
+    aperture: ApertureCorrection | None = None
+    """of photons that count the Gaussian core of the PSF; None: they are as they should be"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class Acquisition:
             height_px=height,
             width_px=width,
             psf_sigma_nm=self.psf_sigma_nm,
+            aperture_correction=None if self.aperture is None else self.aperture.factor,
             movie=str(movie.path),
             threshold=threshold,
             version=__version__,

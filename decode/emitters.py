@@ -27,6 +27,8 @@ class Facts:
     """width of the PSF that the molecules were localized with"""
     movie: str | None = None
     """path of its file"""
+    aperture_correction: float | None = None
+    """by which the photons of the Gaussian core of the PSF were multiplied; None: by nothing"""
     threshold: float | None = None
     """smallest probability of a molecule"""
     version: str | None = None
@@ -64,6 +66,7 @@ class Facts:
             width_px=count("width_px"),
             psf_sigma_nm=number("psf_sigma_nm"),
             movie=text("movie"),
+            aperture_correction=number("aperture_correction"),
             threshold=number("threshold"),
             version=text("version"),
             estimates=sentences("estimates"),

@@ -1,5 +1,6 @@
 """What a user did not state, estimated from the movie: nouns with an interval."""
 
+from decode.estimation.aperture import ApertureCorrection, aperture_correction
 from decode.estimation.camera import CameraEstimate, estimate_camera
 from decode.estimation.comparison import Comparison, compare, save_comparison
 from decode.estimation.frames import Estimate
@@ -8,10 +9,12 @@ from decode.estimation.recipe import to_recipe
 from decode.estimation.scene import SceneEstimate, estimate_scene
 
 __all__ = [
+    "ApertureCorrection",
     "CameraEstimate",
     "Comparison",
     "Estimate",
     "SceneEstimate",
+    "aperture_correction",
     "compare",
     "estimate_camera",
     "estimate_psf_sigma",

@@ -114,6 +114,11 @@ class ModelRecord:
         _, most = self._section("camera").get("bad_pixels", (0.0, 0.0))
         return float(most)
 
+    @property
+    def counts_core(self) -> bool:
+        """Whether photons are those of the Gaussian core of the PSF, and not all."""
+        return self._section("training").get("photons", "total") == "core"
+
     def _section(self, name: str) -> Mapping[str, Any]:
         section: Mapping[str, Any] = self.config.get(name, {})
         return section

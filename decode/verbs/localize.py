@@ -30,10 +30,11 @@ from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import Progress, Steps, Stepwise
 from decode.rendering import save_picture
+from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.polish import polish_movie, psf_to_polish_with
 from decode.verbs.sweep import Chunk, sweep
 
-__all__ = ["LocalizeProgress", "localize", "localize_file", "localize_movie"]
+__all__ = ["LocalizeProgress", "acquire", "localize", "localize_file", "localize_movie"]
 
 MovieSource: TypeAlias = Movie | npt.NDArray[Any] | Tensor | Path | str | Sequence[Path | str]
 
@@ -102,12 +103,16 @@ def localize(
     calibrated = read_psf(psf) if isinstance(psf, Path | str) else psf
     with _opened(movie, frames=frames, allow_truncated=allow_truncated) as opened:
         yield Progress(0.0, "looking at the movie")
-        acquisition = acquisition_for(
+        acquisition = acquire(
             opened,
             network,
             camera=_camera_of(opened, camera, pixel_size_nm),
             pixel_size_nm=pixel_size_nm,
             psf_sigma_nm=psf_sigma_nm,
+            psf=calibrated,
+            roi=roi,
+            device=device,
+            polish=polish,
         )
         message = "; ".join(acquisition.estimates) or "looking for molecules"
         yield Progress(0.0, message, acquisition.warnings)
@@ -131,6 +136,43 @@ def localize(
     return replace(EmitterSet.cat(parts), metadata=facts.metadata())
 
 
+def acquire(
+    movie: Movie,
+    model: Localizer,
+    *,
+    camera: CameraFile | None = None,
+    pixel_size_nm: float | None = None,
+    psf_sigma_nm: float | None = None,
+    psf: PSFFile | None = None,
+    roi: tuple[slice, slice] | None = None,
+    device: str = "auto",
+    polish: bool = False,
+) -> Acquisition:
+    """What `acquisition_for` knows of a movie, and where photons are those of a Gaussian core, how
+    much light lies outside it.
+
+    Args:
+        movie: from `open_movie`.
+        model: from `load_model`.
+        camera, pixel_size_nm, psf_sigma_nm: as `acquisition_for` takes them.
+        psf, roi, device, polish: as `localize_movie` takes them.
+
+    Raises:
+        ValueError, OSError: as `acquisition_for` and `localize_movie` do.
+    """
+    acquisition = acquisition_for(
+        movie, model, camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm
+    )
+    if not counts_core(model, psf, polish=polish):
+        return acquisition
+
+    def read_out(part: Movie, of_part: Acquisition) -> EmitterSet:
+        chunks = localize_movie(part, model, of_part, psf=psf, device=device, polish=polish)
+        return EmitterSet.cat(chunk.molecules for chunk in chunks)
+
+    return with_aperture(movie, acquisition, read_out, roi=roi)
+
+
 def localize_movie(
     movie: Movie,
     model: Localizer,
@@ -148,10 +190,10 @@ def localize_movie(
     Args:
         movie: from `open_movie`.
         model: from `load_model`.
-        acquisition: from `acquisition_for`.
+        acquisition: from `acquire`.
         psf, threshold, roi, device, polish: as `localize` takes them.
         posteriors: chunks carry the network's posterior of their frames, too: in its own
-            coordinates of z, and not polished.
+            coordinates of z and photons, and not polished.
 
     Returns:
         Molecules of the next frames, as `sweep` yields them; while they are polished, chunks
@@ -186,10 +228,15 @@ def localize_movie(
         replace(chunk, molecules=replace(known.placed(chunk.molecules), metadata=facts))
         for chunk in chunks
     )
-    if not polish:
+    if polish:
+        own, where = psf_to_polish_with(model, psf, acquisition), choose_device(device)
+        chunks = polish_movie(
+            chunks, movie, own, acquisition.camera, where, usual=acquisition.usual
+        )
+    aperture = acquisition.aperture
+    if aperture is None:
         return chunks
-    own, where = psf_to_polish_with(model, psf, acquisition), choose_device(device)
-    return polish_movie(chunks, movie, own, acquisition.camera, where, usual=acquisition.usual)
+    return (replace(chunk, molecules=aperture.applied(chunk.molecules)) for chunk in chunks)
 
 
 @final
@@ -255,12 +302,16 @@ def localize_file(
     picture = next((file for file in files if file.suffix == ".png"), None)
     with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
         out.mkdir(parents=True, exist_ok=True)
-        acquisition = acquisition_for(
+        acquisition = acquire(
             movie,
             model,
             camera=camera,
             pixel_size_nm=pixel_size_nm,
             psf_sigma_nm=psf_sigma_nm,
+            psf=psf,
+            roi=roi,
+            device=device,
+            polish=polish,
         )
         chunks = localize_movie(
             movie,

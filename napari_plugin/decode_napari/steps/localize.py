@@ -91,7 +91,7 @@ class LocalizeStep(Step):
         """Localize the whole movie; every report brings the molecules of a chunk of frames.
 
         Raises:
-            ValueError, OSError: as `acquisition_for` and `localize_movie` do.
+            ValueError, OSError: as `acquire` and `localize_movie` do.
         """
         movie, model = self._inputs()
         self.forget()
@@ -214,7 +214,7 @@ class LocalizeStep(Step):
             opened.path, frames=chosen, allow_truncated=opened.allow_truncated
         ) as movie:
             yield Report(message="looking at the movie")
-            acquisition = self._acquire(movie, opened, model, settings)
+            acquisition = self._acquire(movie, opened, model, psf, settings)
             yield Report(
                 message="; ".join(acquisition.estimates) or "looking for molecules",
                 fraction=0.0,
@@ -240,7 +240,7 @@ class LocalizeStep(Step):
 
         yield Report(message=f"frame {frame}")
         with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
-            acquisition = self._acquire(movie, opened, model, settings)
+            acquisition = self._acquire(movie, opened, model, psf, settings)
             facts = acquisition.facts(movie, threshold=settings.threshold)
         near = slice(max(0, frame - 1), min(opened.shape[0], frame + 2))
         with open_movie(opened.path, frames=near, allow_truncated=opened.allow_truncated) as movie:
@@ -249,21 +249,31 @@ class LocalizeStep(Step):
         return replace(found[found.frame == frame], metadata=facts.metadata())
 
     def _acquire(
-        self, movie: Movie, opened: OpenedMovie, model: ChosenModel, settings: LocalizeSettings
+        self,
+        movie: Movie,
+        opened: OpenedMovie,
+        model: ChosenModel,
+        psf: ChosenPSF | None,
+        settings: LocalizeSettings,
     ) -> Acquisition:
-        """As `acquisition_for` says; what it estimates from the whole movie is kept for the next
+        """As `acquire` says; what it estimates from the whole movie is kept for the next
         preview."""
-        from decode.acquisition import acquisition_for
+        from decode.verbs.localize import acquire
 
         stated = (opened.path, opened.camera_name, opened.em_gain, opened.stated_pixel_size_nm)
-        key = (*stated, model.name, settings.psf_sigma_nm, movie.frames)
+        read_out = (psf and psf.path, settings.roi and region_text(settings.roi), settings.polish)
+        key = (*stated, model.name, settings.psf_sigma_nm, movie.frames, *read_out)
         if key not in self._acquisitions:
-            self._acquisitions[key] = acquisition_for(
+            self._acquisitions[key] = acquire(
                 movie,
                 model.localizer,
                 camera=opened.camera,
                 pixel_size_nm=opened.stated_pixel_size_nm,
                 psf_sigma_nm=settings.psf_sigma_nm,
+                psf=None if psf is None else psf.file,
+                roi=settings.roi,
+                device=settings.device,
+                polish=settings.polish,
             )
         return self._acquisitions[key]
 
