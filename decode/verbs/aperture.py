@@ -15,7 +15,7 @@ from decode.acquisition import Acquisition
 from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
 from decode.estimation.aperture import ApertureCorrection, aperture_correction
-from decode.io.movies.tiff import Movie, open_array
+from decode.io.movies import Movie, open_array
 from decode.io.psfs import PSFFile
 from decode.network.localizer import Localizer
 from decode.verbs.region import Span, region_of
