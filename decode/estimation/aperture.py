@@ -105,8 +105,9 @@ def aperture_correction(
     counted Gaussians leave is regressed on rings around all molecules at once, so that neighbours
     are accounted for; dim and crowded ones have rings of their own.  What lasts, what goes with the
     level of the background, and what all pixels of a frame share is projected out of both sides
-    (Frisch and Waugh, Econometrica 1, 387, 1933): it is background, whether it flickers or not.  The sum of the rings grows with the radius; the aperture is that of the least mean
-    square error, by a jackknife over frames.
+    (Frisch and Waugh, Econometrica 1, 387, 1933): it is background, whether it flickers or not.
+    The sum of the rings grows with the radius; the aperture is that of the least mean square error,
+    by a jackknife over frames.
 
     Args:
         light: (frame, y, x) photons, with background.
