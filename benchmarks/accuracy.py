@@ -44,7 +44,7 @@ AXES = ("x", "y", "z")
 
 
 class Optics(NamedTuple):
-    """A PSF, and what the model is told of it."""
+    """A PSF, and what the model is conditioned on."""
 
     name: str
     psf: PSF

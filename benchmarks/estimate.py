@@ -167,7 +167,7 @@ def clips(frames: Tensor, camera: Camera) -> Tensor:
 
 
 class Movies(NamedTuple):
-    """What a network sees of movies, and what it is to tell."""
+    """Inputs of a network, and its targets."""
 
     features: Tensor
     """(movie, feature)"""

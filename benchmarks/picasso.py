@@ -130,7 +130,7 @@ def row(name: str, result: Score, two_d: bool, seconds: float) -> str:
 
 
 def pupil_of_beads(movie: Path, step_nm: float, camera: CameraFile, out: Path) -> PSFFile:
-    """What a model for many PSFs is told, as a user would have it calibrated."""
+    """The pupil on which a model for many PSFs is conditioned, calibrated as a user would."""
     values = {f.name: getattr(camera.camera, f.name) for f in fields(camera.camera)}
     (out / "camera.yaml").write_text(
         yaml.safe_dump(values | {"pixel_size_nm": camera.pixel_size_nm})
@@ -209,16 +209,16 @@ def compare(
     for name, model in models.items():
         if model.network.axial is two_d:
             continue
-        told = None
+        pupil = None
         if model.network.axial and model.context:
-            told = pupil_of_beads(movie, known["bead_z_step_nm"], file, out) if psf is None else psf
+            pupil = psf or pupil_of_beads(movie, known["bead_z_step_nm"], file, out)
         start = time.perf_counter()
         for _ in localize_file(
             movie / "frames.tif",
             model,
             out,
             camera=file,
-            psf=told,
+            psf=pupil,
             formats=("csv",),
             device="cpu",
             polish=polish,
@@ -246,7 +246,7 @@ def main() -> None:
         "--model", nargs="+", default=["gaussian-2d"], help="names or files; each has its movies"
     )
     parser.add_argument(
-        "--psf", type=Path, help="for models that are told their PSF; default: from the beads"
+        "--psf", type=Path, help="for models conditioned on a PSF; default: from the beads"
     )
     parser.add_argument(
         "--polish", action="store_true", help="refine our molecules by the likelihood of the frames"

@@ -121,8 +121,7 @@ def main() -> None:
     order = [title for title, *_ in plan]
     kept = sorted(sections, key=lambda title: order.index(title) if title in order else -1)
     head = (
-        "# Benchmarks\n\nWritten by `make bench`; what the scripts do and how is told at their "
-        "beginning."
+        "# Benchmarks\n\nWritten by `make bench`; their docstrings say what the scripts do and how."
     )
     arguments.out.write_text("\n\n## ".join([head, *(sections[title] for title in kept)]) + "\n")
     print(f"\nwritten: {arguments.out}")

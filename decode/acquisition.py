@@ -25,7 +25,7 @@ __all__ = ["Acquisition", "acquisition_for", "check_camera", "check_pixels", "co
 FRAMES_CHECKED, SIDE_CHECKED_PX = 100, 256
 """frames and pixels that the maps of a camera are compared with"""
 BACKGROUND_FRAMES = 10
-"""frames, spread over the movie, that tell its background"""
+"""frames, spread over the movie, from which its background is estimated"""
 
 
 @final
@@ -44,7 +44,7 @@ class Acquisition:
     warnings: tuple[str, ...] = ()
     """a sentence on each thing that is wrong with the movie, or misfits camera or model"""
     usual: UsualFrames | None = None
-    """what tells frames that hold no image; None looks at the movie"""
+    """marks of frames that hold an image; None: from the movie"""
 
     def facts(self, movie: Movie, *, threshold: float) -> Facts:
         """The facts that travel with a table of the movie's molecules."""

@@ -19,7 +19,7 @@ except ImportError:  # Windows has no such locks: there, nothing is swept
 __all__ = ["atomic", "check_writable", "sweep"]
 
 PREFIX = ".unfinished-" + hashlib.blake2s(platform.node().encode(), digest_size=3).hexdigest()
-"""of temporary names, one for each machine: a lock tells nothing of the processes of another"""
+"""of temporary names, one for each machine: a lock does not reach the processes of another"""
 
 NO_ROOM = {
     errno.ENOSPC: "the disk is full, make room and run again",

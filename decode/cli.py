@@ -770,7 +770,7 @@ def calibrate_in_situ(
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
 ) -> None:
-    """Refine a pupil by the blinking movie itself, and say what a movie cannot tell."""
+    """Refine a pupil by the blinking movie itself, and say what a movie leaves open."""
     from decode.calibrate.in_situ import refine_in_situ
     from decode.io.cameras import camera_inputs, read_camera
     from decode.io.psfs import PSFFile, read_psf, write_psf
@@ -826,7 +826,7 @@ def calibrate_camera(
     ] = None,
     em_gain: Annotated[float | None, typer.Option(help="EM gain of an EMCCD.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="emccd or scmos, for --movie; without: what its noise tells.")
+        str | None, typer.Option(help="emccd or scmos, for --movie; without: judged by its noise.")
     ] = None,
 ) -> None:
     """Dark and flat series, or a movie, to a camera file."""

@@ -60,7 +60,7 @@ class Optimization:
     """molecules dimmer than this shine, but the network is not asked to find them"""
     photons: Literal["total", "core"] = "total"
     """light by which the photons of a molecule are counted: all, or that in the Gaussian core of
-    its PSF, as the width of the PSF does not tell how much light lies in rings"""
+    its PSF, as the width of the PSF does not determine how much light lies in rings"""
     validate_every: Count = 2000
     """steps between validations and checkpoints"""
 

@@ -93,7 +93,7 @@ class Facts:
 @final
 @dataclass(frozen=True, kw_only=True)
 class EmitterSet:
-    """Molecules in frames, simulated and localized alike, one row per molecule and frame.
+    """Molecules in frames, simulated or localized, one row per molecule and frame.
 
     Positions are in nm, from the outer corner of pixel (0, 0); photons count before quantum
     efficiency.  A set is frozen: every change makes a new one.

@@ -1,4 +1,4 @@
-"""Make what lists the formats again: docs/formats.md, and what napari is told of them.
+"""Make what lists the formats again: docs/formats.md, and what napari knows of them.
 
 Usage: python docs/make_formats.py
 """

@@ -89,7 +89,7 @@ class BeadSet:
         pixel_size_nm: float,
         field_nm: tuple[tuple[float, float], tuple[float, float]],
     ) -> BeadSet:
-        """Beads that were cut out alike."""
+        """Beads in crops of one size."""
         crops = torch.stack([bead.photons for bead in beads])
         corners_px = [bead.corner_px for bead in beads]
         inside = [[bead.centre_px[i] - bead.corner_px[i] for i in (0, 1)] for bead in beads]

@@ -31,7 +31,7 @@ from decode.optics.camera import Camera
 __all__ = ["CameraCalibration", "calibrate_camera"]
 
 FEWEST_FRAMES = 10
-"""of a series; fewer tell a variance to no better than a half"""
+"""of a series; fewer give a variance to no better than a half"""
 LEAST_VARIANCE = 0.1
 """ADU^2 of the usual pixel in the dark, from which one that never changes is stuck"""
 MOST_DEAD = 0.01

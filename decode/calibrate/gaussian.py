@@ -1,4 +1,4 @@
-"""A GaussianPSF fitted to beads: quick work, without the PSF's wobble."""
+"""A GaussianPSF fitted to beads: fast, but without the PSF's wobble."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fit_gaussian(beads: BeadSet, *, n_steps: int = 100) -> Steps[BeadFit[Gaussia
     psf = GaussianPSF(1.3 * pixel, pixel_size_nm=pixel, depth_nm=500.0, patch_px=side)
 
     def fit(gap: float) -> tuple[float, list[Tensor]]:
-        # sigma0, depth, gap, third, fourth, in units of which a change matters about alike
+        # sigma0, depth, gap, third, fourth, in units in which changes matter about equally
         curve = torch.tensor([1.3, 5.0, gap, 0.0, 0.0])
         unknown = [curve, torch.zeros(n, 2), torch.zeros(n, planes), background.log()]
         for u in unknown:

@@ -36,7 +36,7 @@ LARGEST_BIAS_NM = (10.0, 10.0, 20.0)
 POOLED_NM = 100.0
 """neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
 LOST_NM, LOST_BOUNDS = 150.0, 6.0
-"""an error in z of more nm, and of more times the bound, is another depth that looks alike"""
+"""an error in z of more nm, and of more times the bound, is another depth that looks the same"""
 LARGEST_LOST_PART = 0.05
 """of the beads may be found at another depth where depth is usable"""
 
@@ -65,9 +65,9 @@ class HeldOut:
     error_nm: Tensor
     """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
     bound_nm: Tensor
-    """(n, z, 3) Cramer-Rao bound of the pixels used; infinite where they do not tell"""
+    """(n, z, 3) Cramer-Rao bound of the pixels used; infinite where they do not determine it"""
     jitter_nm: Tensor
-    """(n, z, 3) of the stage, as the other beads of the stack tell it; part of `error_nm`"""
+    """(n, z, 3) of the stage, by the other beads of the stack; part of `error_nm`"""
 
     def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
         """(z, 3) mean error of all beads, averaged over neighbouring planes.
@@ -119,7 +119,7 @@ class HeldOut:
         return replace(self, error_nm=error, jitter_nm=torch.zeros_like(error))
 
     def lost(self) -> Tensor:
-        """(n, z) which beads were found at another depth, that looks alike."""
+        """(n, z) which beads were found at another depth that looks the same."""
         error, bound = self.error_nm[..., 2].abs(), self.bound_nm[..., 2].nan_to_num(0, 0)
         return (error > LOST_NM) & (error > LOST_BOUNDS * bound)
 
@@ -147,7 +147,7 @@ class HeldOut:
         return self.pooled(variance).sqrt()
 
     def rms_bound_nm(self) -> Tensor:
-        """(z, 3) rms over the beads; infinite where a bead's image does not tell."""
+        """(z, 3) rms over the beads; infinite where a bead's image does not determine it."""
         return self.bound_nm.nan_to_num(math.inf, math.inf).square().mean(0).sqrt()
 
     def checks(self, lateral: bool = False) -> dict[str, Tensor]:
@@ -162,11 +162,11 @@ class HeldOut:
         lost = torch.zeros(len(self.z_nm))
         if not lateral:
             lost = self.pooled(self.lost().float().mean(0)[:, None].expand(-1, 3))[:, 0]
-        alike = lost <= LARGEST_LOST_PART
+        unambiguous = lost <= LARGEST_LOST_PART
         axes = [0, 1] if lateral else [2]
-        sharp = self._sharp(spread, alike)[:, axes].all(1)
+        sharp = self._sharp(spread, unambiguous)[:, axes].all(1)
         return {
-            "beads are found at another depth": alike,
+            "beads are found at another depth": unambiguous,
             f"the spread is over {LARGEST_SPREAD_OVER_BEST:g} times its best": sharp,
             f"the bias in x or y is over {LARGEST_BIAS_NM[0]:g} nm": straight[:, :2].all(1),
             f"the bias in z is over {LARGEST_BIAS_NM[2]:g} nm": straight[:, 2] | lateral,
@@ -177,9 +177,9 @@ class HeldOut:
         """Planes over which spread and bias are averaged."""
         return max(1.0, POOLED_NM / float(self.z_nm.diff().median()))
 
-    def _sharp(self, spread: Tensor, alike: Tensor) -> Tensor:
-        """(z, 3) where spread (z, 3) and bound are near their best, of planes told apart (z,)."""
-        bound = torch.where(alike[:, None], self.rms_bound_nm(), math.inf)
+    def _sharp(self, spread: Tensor, unambiguous: Tensor) -> Tensor:
+        """(z, 3) where spread (z, 3) and bound are near their best, of unambiguous planes (z,)."""
+        bound = torch.where(unambiguous[:, None], self.rms_bound_nm(), math.inf)
         # the least of many noisy spreads lies too low: the best is that of the third of least bound
         lowest = bound.argsort(0)[: max(1, len(bound) // 3)]
         best = spread.gather(0, lowest).square().mean(0).sqrt()
@@ -210,7 +210,7 @@ def leave_one_out(
         located = _localized(fit, beads, i, start_xyz[i])
         error = located.xyz - pad(beads.z_nm[:, None], (2, 0))
         errors.append(error - error.median(0).values)
-        # of the pixels that were looked at: the patch of the PSF is wider, and tells more
+        # of the pixels that were looked at: the patch of the PSF is wider, and informs more
         sigma = located.xyz_sigma
         bounds.append(torch.where(sigma > 0, sigma, math.inf))
         jitters.append(jitter_of(fit, beads.stack[beads.others(i)], beads.stack[i : i + 1])[0])
@@ -242,8 +242,8 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
     Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and
     its bound finite and within the same of the best bound, the bias is at most 10 nm in x, y and 20
     nm in z, and no more than one in twenty beads is found at another depth.  The stage's jitter is
-    taken off; spread and bias get twice their own error's benefit, so that few beads widen the
-    range and not noise narrows it.
+    taken off; spread and bias may exceed their limits by twice their own error, so that the noise
+    of few beads does not narrow the range.
 
     Args:
         held_out: of a calibration.
@@ -269,7 +269,7 @@ class Precision:
     error_nm: Tensor
     """(z, 3) rms over the beads and 100 nm of depth"""
     bound_nm: Tensor
-    """(z, 3) Cramer-Rao bound, rms over the beads; infinite where an image does not tell"""
+    """(z, 3) Cramer-Rao bound, rms over the beads; infinite where an image does not determine it"""
 
 
 def precision(held_out: HeldOut) -> Precision:

@@ -24,21 +24,21 @@ __all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored", "refine_in_situ
 FEWEST_SPOTS = 20
 """fewer do not fill the depth of focus"""
 UNDETERMINED_NM = 50.0
-"""standard deviation of a Zernike coefficient from which the spots do not tell it"""
+"""standard deviation of a Zernike coefficient from which the spots leave it open"""
 DECISIVE = 5.0
-"""log-likelihood by which one explanation must beat the other to be believed: odds of 150 to 1"""
+"""log-likelihood by which one explanation must beat the other: odds of 150 to 1"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class InSituFit:
-    """The pupil that explains the spots, and what the spots cannot tell about it.
+    """The pupil that explains the spots, and what the spots leave open.
 
     Images of a pupil W at z and of its mirror -W(-rho) at -z are the same (the fields are complex
     conjugates) unless the sample's refractive index differs from the immersion's.  So the direction
-    of z is not in the movie: it is that of the pupil the fit started from, if this has aberrations
-    that tell it.  And z is measured in units of the depth of focus: its scale is as right as
-    numerical aperture, wavelength and index are.
+    of z is not in the movie: it is that of the pupil the fit started from, if its aberrations
+    determine it.  And z is measured in units of the depth of focus: its scale is as accurate
+    as numerical aperture, wavelength and index are.
     """
 
     fit: PupilFit
@@ -65,10 +65,10 @@ class InSituFit:
 
     @property
     def verdict(self) -> str:
-        """What the movie does not tell, in plain sentences."""
+        """What the movie leaves open, in plain sentences."""
         said = [self._direction(), self._scale()]
         if self.undetermined:
-            said.append(f"The spots do not tell {', '.join(self.undetermined)}.")
+            said.append(f"The spots do not determine {', '.join(self.undetermined)}.")
         return " ".join(filter(None, said))
 
     def _direction(self) -> str:
@@ -85,7 +85,7 @@ class InSituFit:
             )
         if self.mirror_ratio < DECISIVE:
             stated = "The direction of z is that of the starting PSF"
-            return f"{stated}; the movie itself does not tell it."
+            return f"{stated}; the movie itself does not determine it."
         return ""
 
     def _scale(self) -> str:
@@ -160,7 +160,7 @@ def refine_in_situ(
         n_frames: frames to look at, spread over the movie.
 
     Returns:
-        The refined PSF, and what the movie cannot tell about it, in plain sentences.
+        The refined PSF, and what the movie leaves open, in plain sentences.
 
     Raises:
         ValueError: if the PSF is no pupil, its pixels are not the camera's, or too few molecules
@@ -212,7 +212,7 @@ def fit_in_situ(
     """
     if len(spots) < FEWEST_SPOTS:
         needed = f"at least {FEWEST_SPOTS} are needed"
-        raise ValueError(f"{len(spots)} spots do not tell a pupil, {needed}")
+        raise ValueError(f"{len(spots)} spots do not determine a pupil, {needed}")
     source = torch.arange(len(spots))
     if free is None:
         free = tuple(name for name in psf.parameter_names if name != "apodization")
@@ -335,7 +335,9 @@ def _other_side(spots: Tensor, found: PupilFit, camera: Camera, z_range_nm: floa
     xyz, spots = xyz[out], spots[out]
     z = torch.arange(0, z_range_nm + 1, 50.0, dtype=spots.dtype)
     beyond = -xyz[:, 2:].sign() * z
-    beyond = torch.cat([beyond, -xyz[:, 2:]], 1)  # the mirrored place itself, should all look alike
+    beyond = torch.cat(
+        [beyond, -xyz[:, 2:]], 1
+    )  # the mirrored place itself, should all look the same
     places = torch.cat([xyz[:, None, :2].expand(-1, beyond.shape[1], 2), beyond[..., None]], 2)
     shift = found.psf.offset_nm.to(spots.dtype)
     here = _losses(spots, found.psf, camera, (xyz - shift)[:, None])[:, 0]

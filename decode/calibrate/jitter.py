@@ -95,7 +95,7 @@ def slow_part(series: Tensor, z_nm: Tensor) -> Tensor:
 
 
 def jitter_size(free: Tensor, variance: Tensor) -> Tensor:
-    """Standard deviations of the jitter along x, y and z, as far as it is surely the stage's.
+    """Standard deviations of the jitter along x, y and z, as far as it is significant.
 
     Args:
         free: (stack, z, 3) nm by which the beads of each stack are shifted against the PSF.

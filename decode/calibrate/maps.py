@@ -380,7 +380,7 @@ TURNS = (
 
 
 def _orientation(observed: _Observed, stated: _Stated) -> str:
-    """A sentence on maps that fit better otherwise; "" where they lie well, or do not tell."""
+    """A sentence on maps that fit better otherwise; "" where they lie well, or show no pattern."""
     mean, variance, read_variance = observed.mean, observed.variance, stated.read_variance
     # the maps say how hot a pixel is against its neighbours; what light adds to all of them is
     # taken from the movie

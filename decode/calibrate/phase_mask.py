@@ -119,7 +119,7 @@ def refine_phase_mask(
     a phase of its own, and Adam climbs the likelihood of the images, here the quasi-likelihood of
     `fit_images` with photons and background at their maximum.  A prior on the difference d of the
     phases of neighbouring cells, of log density (cos d - 1) / `ROUGHNESS_RAD`^2, holds what the
-    images do not tell and takes no notice of whole turns.
+    images leave open and does not see whole turns.
 
     Args:
         images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have

@@ -32,7 +32,7 @@ SMALLEST_PATCH_PX = 7
 FARTHEST_PX = 5
 """from a bead to its known position"""
 ALONE = (
-    "one bead only: nothing can be held out, so no figure tells how good the PSF is; record more"
+    "one bead only: nothing can be held out, so no figure shows how good the PSF is; record more"
 )
 MODELS = tuple(FAMILIES)
 """names of the families that can be fitted"""
@@ -56,7 +56,7 @@ class PSFCalibration:
     background: Tensor
     """(n,) photons per pixel"""
     jitter_nm: Tensor
-    """(n, z, 3) how far the stage strayed from its nominal place; the beads of a stack share it"""
+    """(n, z, 3) between actual and nominal position of the stage; the beads of a stack share it"""
     deviance: float
     """mean over pixels; 1 where noise explains what the PSF does not"""
     held_out: HeldOut | None
@@ -89,14 +89,14 @@ def calibrate_psf(
     """Calibrate a PSF from z-stacks of beads; `calibrate_psf.steps` does so step by step.
 
     Args:
-        stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded alike.
+        stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded in the same way.
         camera: turns counts into photons, and states the pixel size.
         z_step_nm: distance of the planes; None: as the files state it.
         z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None: the middle
             one.
         scan: which plane each frame shows; None: each frame shows one, and they rise.
         model: of `MODELS`: `spline` for any PSF, `pupil` for aberrations of a high-aperture
-            objective, `gaussian` for quick work.
+            objective, `gaussian` is fast and rough.
         patch_px: side of the crops and of the PSF, an odd number; None: 3.1 um.
         positions_nm: (m, 2) x, y where some beads truly are, if that is known: else an emitter is
             where the centroid of its light in focus is.

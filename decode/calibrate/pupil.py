@@ -68,8 +68,8 @@ def fit_pupil(
 ) -> Steps[PupilFit]:
     """Aberrations, blur and (if asked) aperture from bead stacks, by maximum quasi-likelihood.
 
-    A through-focus stack tells the sign of an aberration only relative to the direction of z, so
-    this must be right: a stack counted backwards gives the mirrored pupil and fits as well.  The
+    A through-focus stack gives the sign of an aberration only relative to the direction of z, which
+    must be right: a stack counted backwards gives the mirrored pupil and fits as well.  The
     aberrations of `psf` are where the fit starts, with astigmatism of either sign and direction
     tried besides.
 
@@ -97,7 +97,7 @@ def fit_pupil(
         )
     beads, planes = stacks.shape[:2]
     if planes < 5:
-        raise ValueError(f"{planes} planes do not tell aberrations apart, at least 5 are needed")
+        raise ValueError(f"{planes} planes do not determine aberrations, at least 5 are needed")
     if stacks.shape[2:] != (psf.patch_px, psf.patch_px):
         raise ValueError(
             f"the crops are {tuple(stacks.shape[2:])} pixels, the PSF's patch is {psf.patch_px} "
@@ -202,7 +202,7 @@ def fit_images(
     lowest[-1], highest[-1] = 0.85 * nominal, min(1.15 * nominal, psf.immersion_index)
     if "blur_nm" in names:
         theta[modes] = theta[modes].clamp_min(20.0)  # at 0 the slope is 0
-    # a weak prior holds what the images do not tell
+    # a weak prior holds what the images leave open
     precision = torch.zeros(len(known), dtype=torch.float64)
     precision[:modes] = prior_nm**-2
     fitted = choose.double()

@@ -25,7 +25,7 @@ eighteen stacks without repeated planes"""
 @final
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """How the stage went through the planes: one upwards, a frame each, unless told otherwise."""
+    """How the stage went through the planes: one upwards, a frame each, unless stated otherwise."""
 
     frames_per_plane: int = 1
     """consecutive frames of a plane"""

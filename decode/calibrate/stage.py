@@ -47,7 +47,7 @@ def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness 
         pixel_size_nm: side of a pixel.
 
     Returns:
-        Means over all beads and planes; None where noise does not let them be told.
+        Means over all beads and planes; None where noise hides them.
     """
     n, planes, side, _ = crops.shape
     light = crops.double()
@@ -69,7 +69,7 @@ def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness 
     for lag in range(1, max(3, planes // 2)):
         change = (blurred[:, lag:] - blurred[:, :-lag]).square().sum() / (planes - lag)
         changes.append(float(change) / (2 * energy))
-        # what a single plane changes, told from noise by its growing with the square of the lag
+        # what a single plane changes grows with the square of the lag, which noise does not
         noise = max(0.0, (4 * changes[0] - changes[1]) / 3) if lag > 1 else 0.0
         if lag > 3 and changes[-1] - noise > CHANGED:
             changes.pop()
@@ -90,7 +90,7 @@ def check_stage(crops: Tensor, step_nm: float, pixel_size_nm: float) -> tuple[st
         crops, step_nm, pixel_size_nm: as `sharpness` takes them.
 
     Raises:
-        ValueError: if it surely is.
+        ValueError: if it is beyond doubt.
     """
     found = sharpness(crops, step_nm, pixel_size_nm)
     if found is None:

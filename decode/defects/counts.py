@@ -37,7 +37,7 @@ def read_counts(movie: Counts, start: int, stop: int) -> Frames:
     part = movie.read(start, stop) if isinstance(movie, Movie) else movie[start:stop]
     frames: Frames = np.asarray(part)
     if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-        raise ValueError("the movie holds NaN or infinite counts; mend or leave out those frames")
+        raise ValueError("the movie holds NaN or infinite counts; repair or leave out those frames")
     return frames
 
 

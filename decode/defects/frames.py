@@ -105,7 +105,7 @@ class UsualFrames:
     change: float
     """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
     dark_level: float
-    """count below which a frame is dark, ADU; -inf where no camera tells"""
+    """count below which a frame is dark, ADU; -inf where no camera states it"""
     row_noise: RowNoise | None = None
     """what the camera adds to whole rows, anew in each frame; None where it adds nothing"""
 
@@ -224,7 +224,7 @@ def _baseline(camera: Camera) -> float:
 
 
 def _dark_level(look: _Look, lit: npt.NDArray[np.bool_], camera: Camera) -> float:
-    """Count below which a frame is dark; -inf where little light, or a wrong baseline, tells none.
+    """Count below which a frame is dark; -inf where little light, or a wrong baseline, gives none.
 
     Args:
         look: (window, frame).

@@ -41,7 +41,7 @@ quarter of what it adds to its middle, and an eighth of the variance where it bl
 WHOLE_LINE = 0.25
 """share of the pixels of a column or row that are bad, from which all of it is"""
 LINE_NOISES, SHORTEST_LINE_PX = 1.0, 16
-"""the same as `STEADY_NOISES` of a whole column or row, where it is not too short to tell"""
+"""the same as `STEADY_NOISES` of a whole column or row, where it is not too short for that"""
 MOST_BAD = 0.05
 """share of the pixels; where more are unlike their neighbours, the sample or the camera is so"""
 FEWEST_SPOILT, MOST_SPOILT = 5, 0.5

@@ -1,4 +1,4 @@
-"""A camera from the movie alone, and how well the movie tells it."""
+"""A camera from the movie alone, and how well it is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WIDE_INTERVAL = 4.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class CameraEstimate:
-    """A camera as the noise of a movie tells it."""
+    """A camera as estimated from the noise of a movie."""
 
     camera: Camera
     baseline: Estimate
@@ -69,14 +69,14 @@ def estimate_camera(
     and the interval says so.
 
     A movie that is small or restless has few pixels that are steady for long.  Pairs of consecutive
-    frames then tell kappa2 alone (`photon_transfer`), data sheets have to tell the kinds apart, and
-    the answer is called rough.
+    frames then give kappa2 alone (`photon_transfer`), data sheets decide between the kinds, and the
+    answer is called rough.
 
     Args:
         movie: (frame, y, x) ADU.
         kind: emccd or scmos (or CCD); None judges by the movie.
-        qe: quantum efficiency, which no movie tells; None takes a typical one.
-        em_gain: of an EMCCD: counts tell only its ratio to `e_per_adu`; None takes a typical one.
+        qe: quantum efficiency, which no movie shows; None takes a typical one.
+        em_gain: of an EMCCD: counts give only its ratio to `e_per_adu`; None takes a typical one.
         n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
@@ -154,7 +154,7 @@ def _describe(belief: CameraBelief, qe: float | None, em_gain: float | None) -> 
     )
     notes = [*_notes_on_noise(belief, values)]
     if qe is None:
-        notes.append(f"a quantum efficiency of {camera.qe:g} was assumed, no movie tells it")
+        notes.append(f"a quantum efficiency of {camera.qe:g} was assumed, no movie shows it")
     if register is None:
         sheets = "data sheets more than on the movie"
         notes.append(f"a read noise of {values.read_noise_e} electrons rests on {sheets}")
@@ -178,7 +178,7 @@ def _notes_on_noise(belief: CameraBelief, values: _Values) -> Iterator[str]:
     found = f"as an {name}: {values.gain} ADU per photoelectron and {baseline} ADU at no light"
     if belief.rough:
         yield (
-            "the movie is too small or restless to tell its camera well, and it was estimated "
+            "the movie is too small or restless to estimate its camera well, and it was estimated "
             f"roughly, {found}; photons and uncertainties are as rough, give --camera to have them "
             "right"
         )
@@ -187,7 +187,7 @@ def _notes_on_noise(belief: CameraBelief, values: _Values) -> Iterator[str]:
         yield f"the camera was estimated from the movie, {found}; {rough}"
     if values.set_by_maker is not None:
         yield (
-            f"the movie tells a baseline from {baseline.low:.4g} to {baseline.high:.4g} ADU; near "
+            f"the noise gives a baseline from {baseline.low:.4g} to {baseline.high:.4g} ADU; near "
             f"{values.set_by_maker:g}, which many makers set, {baseline.value:.4g} was taken"
         )
     if not belief.noise.raw:
@@ -198,6 +198,6 @@ def _notes_on_noise(belief: CameraBelief, values: _Values) -> Iterator[str]:
     certainty = belief.probability[belief.kind]
     if certainty < SURE:
         yield (
-            f"the noise hardly tells an EMCCD from an sCMOS camera ({name} with a probability of "
-            f"{certainty:.2f}), and photons differ by a factor of 2; say which it is"
+            f"the noise hardly distinguishes an EMCCD from an sCMOS camera ({name} with a "
+            f"probability of {certainty:.2f}), and photons differ by a factor of 2; say which it is"
         )

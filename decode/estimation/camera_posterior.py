@@ -108,7 +108,7 @@ class CameraBelief:
             ValueError: if there is no noise.
         """
         if not bool((noise.variance > 0).any()):
-            raise ValueError("the movie has no noise and tells no gain; give --camera")
+            raise ValueError("the movie has no noise, so its gain is unknown; give --camera")
         posteriors = [CameraPosterior.of(noise, PRIORS[kind]) for kind in kinds]
         evidence = torch.stack([posterior.log_evidence for posterior in posteriors])
         probability = evidence.softmax(0).tolist()

@@ -1,4 +1,4 @@
-"""A movie beside one that was simulated from its estimate: do they look, count and blur alike?"""
+"""A movie beside one simulated from its estimate: do their looks, counts and blur agree?"""
 
 from __future__ import annotations
 

@@ -42,9 +42,8 @@ median square is so many above the usual is hot"""
 SIGNIFICANT = 2.0
 """standard deviations by which noise that grows with light has to grow"""
 REPEATED = 3.78 * 1.5
-"""pairs of frames in a pixel that tell as much as one alone: neighbours share most of the mask and
-consecutive pairs a frame (sums of the squared autocorrelations of the mask and of the
-difference)"""
+"""pairs of frames in a pixel that inform as much as one alone: neighbours share most of the mask,
+consecutive pairs a frame (sums of the squared autocorrelations of mask and difference)"""
 STEADY = 1.5
 """a pixel is steady in the frames in which its surroundings are as near to their median, in
 standard deviations"""
@@ -67,7 +66,7 @@ class NoiseCumulants:
     """ADU^2, of the noise alone"""
     variance_error: Tensor
     third: Tensor
-    """third cumulant, ADU^3; it and its error are empty where nothing tells it"""
+    """third cumulant, ADU^3; it and its error are empty where it is unknown"""
     third_error: Tensor
     n_pixels: int
     """number of pixels, each in each window or pair of frames, that were looked at"""
@@ -167,7 +166,7 @@ def photon_transfer(movie: Counts, *, n_frames: int | None = None) -> NoiseCumul
         on_line = (height + slope * (mean - middle)).clamp_min(variance.mean() / 10)
         error = torch.hypot(chance * on_line, change)
     if not slope > SIGNIFICANT * spread.rsqrt():
-        fault = "the movie's noise grows with its light by no more than chance and tells no gain"
+        fault = "the movie's noise grows with its light by no more than chance, which gives no gain"
         raise ValueError(f"{fault}; give --camera")
     return NoiseCumulants(
         mean=mean,
@@ -223,7 +222,7 @@ def _read(movie: Counts, window: slice) -> Tensor:
     rows, columns = (middle(side) for side in movie.shape[1:])
     frames = read_frames(movie, window.start, window.stop, rows, columns)
     if not bool(torch.isfinite(frames).all()):
-        remedy = "mend it or leave those frames out"
+        remedy = "repair it or leave those frames out"
         raise ValueError(f"the movie holds NaN or infinite counts; {remedy}")
     return frames
 

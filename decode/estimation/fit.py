@@ -22,7 +22,7 @@ __all__ = ["Fit", "bounded_interval"]
 Array = npt.NDArray[np.float64]
 
 OFFSETS_WORTH = 10
-"""independent moments that the covariances at all offsets, which are much alike, are counted for"""
+"""independent moments for which the covariances at all offsets, strongly correlated, count"""
 SLOPE_STEP = 1e-3
 """of the optimizer's finite differences, over what is not known of a parameter beforehand"""
 ERROR_STEP = 1e-4
@@ -53,7 +53,7 @@ class Fit:
     def of(cls, moments: Moments, model: Model) -> Self:
         """Fit by weighted least squares.
 
-        Moments are weighted by their variances alone: some twenty chunks of frames do not tell the
+        Moments are weighted by their variances alone: some twenty chunks of frames do not give the
         correlations of two hundred moments, and weights from them were measured to double the
         spread of the estimates and to hide it.
         """

@@ -377,7 +377,7 @@ def _pooled(sums: Array, counts: Array) -> tuple[Array, Array]:
 
 
 def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
-    """Frames after which neighbouring pixels surely share light: 1, else 0, else None.
+    """Frames after which neighbouring pixels significantly share light: 1, else 0, else None.
 
     Args:
         values: (covariance,) with touching pixels at each of LAGS, then at each of OFFSETS at
@@ -478,7 +478,7 @@ def _log_transform(
         (chunk, 1 + step, y, x) float64, whose mean over chunks is that of the run; the camera's own
         part is removed.
         (1 + step, y, x) bias of the logarithm of so small a mean, which is taken off: a pixel that
-        is hardly ever dark does not tell it, however many there are.
+        is hardly ever dark does not determine it, however many there are.
     """
     gain = 1.0 if camera.em_gain is None else camera.em_gain
     qe, adu = _mean(camera.qe), torch.as_tensor(camera.e_per_adu)
@@ -501,7 +501,7 @@ def _log_transform(
 
 
 def _dark(bias: Tensor) -> Tensor:
-    """Which pixels are dark often enough to tell the logarithm; all, where hardly any is.
+    """Which pixels are dark often enough to determine the logarithm; all, where hardly any is.
 
     Args:
         bias: (1 + step, y, x) of the logarithm.

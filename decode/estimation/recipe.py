@@ -84,7 +84,7 @@ def to_recipe(
         "",
         "network:",
         *NETWORK,
-        f"  axial: {str(axial).lower()}  # {'predict z' if axial else 'the PSF does not tell z'}",
+        f"  axial: {str(axial).lower()}  # {'predict z' if axial else 'no z from this PSF'}",
         "",
         "training:",
         f"  size_px: {size}  # side of a simulated frame",
@@ -174,7 +174,7 @@ def _psf(
     yield f"  file: {_quoted(str(psf_file))}  # calibrated from beads"
     if blur is None:
         return
-    # beads and movie come from one microscope: a wide blur is believed only where the movie rules
+    # beads and movie come from one microscope: a wide blur is accepted only where the movie rules
     # out a small
     most = min(max(blur.high, 10.0), max(2 * blur.low, LITTLE_BLUR_NM))
     yield _line("blur_nm", (blur.low, most), f"Gaussian blur on top of it; estimated {blur} nm")

@@ -116,9 +116,9 @@ def estimate_scene(
       (PSF's autocorrelation): no noise is in it, and it falls with the frames between as
       exp(-frames / on-time), with the pixels between as the PSF's width and depth say;
     - the logarithm of the mean of exp(-s light), which a photon counting histogram (Chen, Mueller,
-      So and Gratton, Biophys. J. 77, 553, 1999) holds too: at large s every molecule counts alike
-      and the darkest moments count most, which tells background from many dim molecules from few
-      bright ones.
+      So and Gratton, Biophys. J. 77, 553, 1999) holds too: at large s every molecule counts as much
+      as any, and the darkest moments count most, which separates background, many dim molecules and
+      few bright ones.
 
     Molecules whose light does not return in the next frame are taken to be on for one frame: their
     density is that of a frame, their flux what they give in it.

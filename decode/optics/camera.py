@@ -292,7 +292,7 @@ class Camera:
         rate = (expected.flatten() * flat(self.qe) + flat(self.spurious_e)).clamp_min(0) + 1e-12
         low, high = ((counts.flatten() + half - baseline) * e_per_adu for half in (-0.5, 0.5))
         bottom, top = (clip.flatten() for clip in (counts <= 0, counts >= self.saturation_adu))
-        # away from the edges of its count an electron number gives the count surely, or never
+        # away from the edges of a count, an electron number gives that count always or never
         left, right = (
             torch.where(bottom, high, low) - 8 * noise,
             torch.where(top, low, high) + 8 * noise,

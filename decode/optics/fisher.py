@@ -34,7 +34,7 @@ def fisher_information(
     noise_floor): shot noise plus a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653,
     2013; EMCCD with twice the shot noise: Mortensen et al., Nature Methods 7, 377, 2010).  The
     information in dim pixels is in truth higher: at 2 photons a pixel by 4 % (read noise 1.6 e-)
-    and 13 % (EMCCD), for single electrons can be told from none.
+    and 13 % (EMCCD), as single electrons can be distinguished from none.
 
     The whole patch counts, also where it hangs over a border.  Camera maps (..., y, x) are read at
     the patch's pixels; beyond the sensor the nearest pixel stands in.
@@ -90,7 +90,7 @@ def cramer_rao_bound(
     Returns:
         (n, 5) standard deviations of x, y, z [nm], photons and background [photons per pixel],
         dtype of `xyz`; NaN for z where `two_d`, and for whatever the image does not depend on (z of
-        a PSF that is the same at every z); infinite where parameters cannot be told apart.
+        a PSF that is the same at every z); infinite where parameters cannot be distinguished.
     """
     information = fisher_information(psf, camera, xyz, photons, background, parameters=parameters)
     if two_d:

@@ -62,7 +62,7 @@ class PSF(nn.Module, ABC):
     @property
     @abstractmethod
     def z_range_nm(self) -> tuple[float, float] | None:
-        """Depths in which it tells molecules apart, nm; None where it is the same at every z."""
+        """Depths over which its images determine z, nm; None where it is the same at every z."""
 
     @abstractmethod
     def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:

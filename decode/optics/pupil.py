@@ -17,7 +17,7 @@ __all__ = ["PupilPSF", "noll", "zernike"]
 MODES: tuple[tuple[int, int], ...] = (
     (2, -2), (2, 2), (3, -1), (3, 1), (3, -3), (3, 3), (4, 0), (4, 2), (4, -2), (4, 4), (4, -4)
 )  # fmt: skip
-"""(n, m) of the modes a pupil has unless told otherwise: Noll 5 to 15; below these lie phase,
+"""(n, m) of the modes of a pupil by default: Noll 5 to 15; below these lie phase,
 position and focus"""
 
 ABERRATIONS = {

@@ -228,7 +228,7 @@ def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Gener
     if others or height < shape[0] or width < shape[1]:
         listed = ", ".join(f"{h} x {w}" for h, w in sizes)
         raise ValueError(
-            f"the camera's maps ({listed} pixels) must be alike and at least {shape[0]} x "
+            f"the camera's maps ({listed} pixels) must be of one size and at least {shape[0]} x "
             f"{shape[1]}"
         )
     corners = torch.rand(n_movies, 2, generator=rng, device=rng.device)

@@ -98,10 +98,9 @@ class PupilPrior(PSFSection):
         share = torch.rand(len(ranges), generator=rng, device=rng.device)
         values = ranges[:, 0] + share * (ranges[:, 1] - ranges[:, 0])
         known = dict(zip(self.context, values.tolist(), strict=True))
-        untold = (
-            torch.randn(len(FURTHER_MODES), generator=rng, device=rng.device) * self.untold_waves
-        )
-        further = dict(zip(FURTHER_MODES, untold.tolist(), strict=True))
+        waves = torch.randn(len(FURTHER_MODES), generator=rng, device=rng.device)
+        further_waves = (self.untold_waves * waves).tolist()
+        further = dict(zip(FURTHER_MODES, further_waves, strict=True))
         return self.pupil(known, pixel_size_nm, further), values
 
     def middle(self, pixel_size_nm: float) -> PupilPSF:
@@ -113,11 +112,13 @@ class PupilPrior(PSFSection):
         self,
         known: Mapping[str, float],
         pixel_size_nm: float,
-        untold: Mapping[tuple[int, int], float] = MappingProxyType({}),
+        further: Mapping[tuple[int, int], float] = MappingProxyType({}),
     ) -> PupilPSF:
         """The pupil of values by the names of the context, and of further modes in wavelengths."""
         wavelength = known["wavelength_px"] * pixel_size_nm
-        waves = {mode: known[f"zernike_{mode[0]}_{mode[1]}_waves"] for mode in MODES} | dict(untold)
+        waves = {mode: known[f"zernike_{mode[0]}_{mode[1]}_waves"] for mode in MODES} | dict(
+            further
+        )
         return PupilPSF(
             numerical_aperture=known["numerical_aperture"],
             wavelength_nm=wavelength,

@@ -112,25 +112,25 @@ def _movie(name: str) -> str:
         movie, truth, psf_file = (
             Path(folder, file) for file in ("movie.tif", "truth.csv", "psf.h5")
         )
-        config, told = MOVIE, None
-        if model.network.axial:  # it is told a calibrated PSF, and molecules lie in depth
+        config, psf = MOVIE, None
+        if model.network.axial:  # conditioned on a calibrated PSF; molecules lie in depth
             pupil = from_mapping(TrainConfig, model.record.config, name).forward_model().psf
             write_psf(psf_file, PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
             scene = replace(MOVIE.scene, z_nm=(-300.0, 300.0))
-            config, told = (
+            config, psf = (
                 replace(MOVIE, scene=scene, psf=MeasuredPSF(file=str(psf_file))),
                 read_psf(psf_file),
             )
         made = simulate_files(config, movie, truth, 40, size_px=48)
         camera = read_camera(movie.with_name("movie_camera.yaml"))
-        sigma_nm = None if told else float(made.psf_parameters[0, 0])
+        sigma_nm = None if psf else float(made.psf_parameters[0, 0])
         for _ in localize_file(
-            movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=told
+            movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=psf
         ):
             pass
         result = evaluate(Path(folder, "out", "movie.csv"), truth, two_d=True, min_photons=300)
     figures = f"Jaccard {result.jaccard:.2f}, RMSE {result.rmse_lateral_nm:.0f} nm"
-    jaccard, rmse_nm = (0.7, 50) if told else (0.8, 25)
+    jaccard, rmse_nm = (0.7, 50) if psf else (0.8, 25)
     if not (result.jaccard > jaccard and result.rmse_lateral_nm < rmse_nm):
         raise RuntimeError(
             f"{figures}, where better than {jaccard:g} and {rmse_nm} nm are expected"

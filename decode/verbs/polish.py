@@ -59,7 +59,7 @@ def polish_movie(
         psf: from `psf_to_polish_with`.
         camera: its maps, if any, are as large as the movie's frames.
         device: where to compute.
-        usual: what tells frames that hold no image, which are left out; None looks at the movie.
+        usual: marks of frames that hold an image; others are left out.  None: from the movie.
 
     Yields:
         The same molecules as `decode.likelihood.polish` refines them; while that takes, chunks
@@ -96,7 +96,7 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
     Gaussian.
 
     Raises:
-        ValueError: if nothing tells it, or its pixels have another size than the movie's.
+        ValueError: if it is not known, or its pixels have another size than the movie's.
     """
     psf = model.psf if file is None else file.psf.tabulated(file.z_range_nm)
     if psf is None and acquisition.psf_sigma_nm is not None:

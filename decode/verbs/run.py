@@ -326,7 +326,7 @@ class _Done:
 
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What tells files, and those in folders, from changed ones without reading them."""
+    """Names, sizes and times of files, and of those in folders, by which changes are seen."""
     folders = [path for path in paths if path.is_dir()]
     frames = (file for folder in folders for file in _frames(folder))
     paths = [*(path for path in paths if path not in folders), *frames]

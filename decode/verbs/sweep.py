@@ -79,12 +79,12 @@ def sweep(
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         tile_px: largest side of a tile, without the overlap.
-        usual: what tells frames that hold no image; None looks at this movie, for bad pixels too.
+        usual: marks of frames that hold an image; None: from this movie, bad pixels too.
         posteriors: chunks carry the posterior of their frames, too.
 
     Yields:
         Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
-        also where `open_movie` was told to leave frames out; the first and the last that are left
+        also where `open_movie` leaves frames out; the first and the last that are left
         are seen with the neighbours they have in the file.
 
     Raises:
@@ -180,7 +180,7 @@ def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
 
 
 def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
-    """(1, y, x) a frame that was not chosen; blank, which tells nothing, where it cannot be
+    """(1, y, x) a frame that was not chosen; blank, without information, where it cannot be
     read."""
     try:
         return whole.read(number, number + 1).astype(np.float32)

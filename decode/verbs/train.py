@@ -127,10 +127,10 @@ def starting_model(name: Path | str, config: TrainConfig) -> Localizer | None:
     if name != NEAREST:
         return conditioned_for(load_model(name), config)
     for shipped in map(load_model, STARTS):
-        alike = replace(
+        same_inputs = replace(
             config.network, axial=shipped.network.axial, context_width=shipped.network.context_width
         )
-        if alike == shipped.network:
+        if same_inputs == shipped.network:
             try:
                 return conditioned_for(shipped, config)
             except ValueError:  # a PSF of another kind

@@ -1,7 +1,7 @@
 """What a microscopist has at hand, step after step: each part is put there by one step and read by
 those behind it.
 
-A part is there once it is settled: what is still being checked, or was refused, is not there, and
+A part is there once it is valid: what is still being checked, or was refused, is not there, and
 the session says why. So no step can work on another movie, model or PSF than the window shows.
 """
 
@@ -77,7 +77,7 @@ class Found:
     model: ChosenModel | None = None
     """the network that found them"""
     psf: ChosenPSF | None = None
-    """that the network was told"""
+    """that the network was conditioned on"""
     complete: bool = True
     """False while the movie is being localized, and where that was stopped"""
     run: object = field(default_factory=object)
@@ -129,7 +129,7 @@ class Session:
         model: ChosenModel | None = None,
         found: Found | None = None,
     ) -> None:
-        """Put parts in their places, and tell those who listen.
+        """Put parts in their places, and notify listeners.
 
         Raises:
             OSError: if molecules that are not saved would go, and cannot be kept; then nothing is
@@ -144,7 +144,7 @@ class Session:
                 self.changed.emit(name)
 
     def withdraw(self, part: str, why: str = "") -> None:
-        """Take a part away until another one is settled.
+        """Take a part away until there is another one.
 
         Args:
             part: its name.

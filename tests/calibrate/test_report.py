@@ -136,7 +136,7 @@ def mentioned(found: PSFCalibration) -> set[str]:
         "wander": "a stage that wanders slowly would look the same",
         "tilt": "walks sideways",
         "fade": "of their light from the first",
-        "twins": "looks alike at",
+        "twins": "looks the same at",
         "none": "Nothing in the beads speaks against",
     }
     text = " ".join(verdict(found))
@@ -237,7 +237,7 @@ def test_a_round_psf_tells_no_depth_in_focus() -> None:
 
 def test_one_bead_tells_nothing_of_the_range() -> None:
     first = verdict(calibration(n_beads=1))[0]
-    assert "cannot be told from one bead" in first
+    assert "One bead does not show how good the PSF is" in first
     assert "Usable" not in first
 
 

@@ -119,7 +119,7 @@ def test_a_doubted_kind_widens_the_interval(rng: torch.Generator) -> None:
     assert 0.05 < found.emccd_probability < 0.95
     assert found.adu_per_electron.low < as_emccd.adu_per_electron.value
     assert found.adu_per_electron.high > as_scmos.adu_per_electron.value
-    assert any("hardly tells" in note for note in found.notes)
+    assert any("hardly distinguishes" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("make", [emccd, scmos])
@@ -218,7 +218,7 @@ def test_doubt_about_the_kind_is_said(rng: torch.Generator) -> None:
     light = torch.linspace(150, 400, 40).expand(10, 40, 40)
     found = estimate_camera(camera.sample(light, rng))
     assert 0.05 < found.emccd_probability < 0.95
-    assert any("hardly tells" in note for note in found.notes)
+    assert any("hardly distinguishes" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_model_that_must_be_told_the_psf_waits_for_it() -> None:
     movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
     movie.accept(drain(movie.check()))
     model.accept(drain(model.load("astigmatic-3d")))
-    assert step.missing().startswith("astigmatic-3d must be told the PSF")
+    assert step.missing().startswith("astigmatic-3d needs a calibrated PSF")
     assert session.model is not None
     assert card_of(session.model).context == ("the PSF, by the step PSF",)
     with pytest.raises(ValueError, match="calibrate it in the step PSF"):

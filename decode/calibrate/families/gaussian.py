@@ -1,4 +1,4 @@
-"""Gaussians: quick work, without the wobble of the PSF."""
+"""Gaussians: fast, but without the wobble of the PSF."""
 
 from __future__ import annotations
 

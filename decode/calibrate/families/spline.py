@@ -1,4 +1,4 @@
-"""Splines: any PSF, of which beads tell how smooth it is and whether it changes over the field."""
+"""Splines: any PSF; beads decide how smooth it is and whether it changes over the field."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Splines: TypeAlias = SplinePSF | FieldSplinePSF
 ROUNDS = 4
 """turns of a fit from nothing"""
 PLANES_FOR_SMOOTHNESS = 50
-"""knots are as far apart as with all planes, so that some of the planes tell how smooth it is"""
+"""knots are as far apart as with all planes, so that some of these suffice to choose"""
 MIDDLE_PLANES = 30
 """to either side of the middle, for the smoothness along z: neighbours matter there"""
 

@@ -22,11 +22,11 @@ __all__ = ["BeadImages", "Evidence", "change_of_light", "photon_transfer"]
 DIM_MOLECULE_PHOTONS = 1000.0
 """of the molecule for which depths are compared"""
 FAR_APART_NM = 300.0
-"""depths that are told apart if images differ"""
+"""depths that are distinguished if images differ"""
 CONFUSING_CONTRAST = 4.0
 """distance of two images in standard deviations: the wrong one is more likely in 2 % of cases"""
 LIGHT_GROUPS = 200
-"""of pixels alike in expected light, in the photon transfer"""
+"""of pixels of similar expected light, in the photon transfer"""
 AT_ONCE = 64
 """images that are drawn at a time"""
 

@@ -251,7 +251,7 @@ def _draw_ways(ax: Axes, z_nm: Tensor, lines: Tensor) -> None:
 
 
 def _jitter_of_stacks(calibration: PSFCalibration) -> Tensor:
-    """(z, 3 stacks) nm; (z, 0) where no stage strayed."""
+    """(z, 3 stacks) nm; (z, 0) where no stage jittered."""
     if not bool(calibration.jitter_nm.any()):
         return torch.zeros(len(calibration.z_nm), 0)
     beads = zip(calibration.beads, calibration.jitter_nm, strict=True)

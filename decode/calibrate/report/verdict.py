@@ -55,8 +55,8 @@ def counted(n: int) -> str:
 def _range(evidence: Evidence) -> str:
     if evidence.held_out is None:
         return (
-            "How good the PSF is cannot be told from one bead, for none is left to try it on: "
-            f"record at least {FEW_BEADS}."
+            "One bead does not show how good the PSF is, as none is left to test it on: record at "
+            f"least {FEW_BEADS}."
         )
     steady = evidence.steady_in_use
     if steady is None:
@@ -75,7 +75,7 @@ def _no_depth(evidence: Evidence) -> str:
     lateral = evidence.usable_laterally
     sideways = "neither in x and y" if lateral is None else f"in x and y usable over {lateral}"
     return (
-        f"No depth can be told well with this PSF; {sideways}. Use it for 2D, or bring in an "
+        f"No depth can be measured well with this PSF; {sideways}. Use it for 2D, or add an "
         "astigmatic lens or a phase mask for 3D."
     )
 
@@ -184,7 +184,7 @@ def _wander(evidence: Evidence) -> str:
     return (
         "Beads that were held out call for a PSF with detail within 300 nm of depth; but they lie "
         "in one stack, in which a stage that wanders slowly would look the same. A second stack "
-        "tells: only the PSF is the same in both."
+        "decides: only the PSF is the same in both."
     )
 
 
@@ -208,7 +208,7 @@ def _lost(evidence: Evidence) -> str:
     return (
         f"{float(lost.float().mean()):.1%} of the beads' images in this range were found at a "
         "wholly different depth, and are left out of the figures of this verdict: depths look "
-        "alike, more so to dim molecules."
+        "similar, the more so for dim molecules."
     )
 
 
@@ -229,7 +229,7 @@ def _lookalikes(evidence: Evidence) -> str:
         return ""
     low, high = depths
     return (
-        f"A molecule of {DIM_MOLECULE_PHOTONS:.0f} photons looks alike at {low:.0f} and at "
+        f"A molecule of {DIM_MOLECULE_PHOTONS:.0f} photons looks the same at {low:.0f} and at "
         f"{high:.0f} nm: dim molecules will be found at the wrong one of the two."
     )
 

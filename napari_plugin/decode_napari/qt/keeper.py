@@ -98,7 +98,7 @@ class Keeper(QObject):
             self._path = self._run = None
 
     def _set_aside(self, found: Found) -> None:
-        """Molecules leave the session unsaved: their file stays, and the user is told."""
+        """Molecules leave the session unsaved: their file stays, and the user sees where."""
         self.keep_now()
         path, self._path, self._run = self._path, None, None
         show_info(

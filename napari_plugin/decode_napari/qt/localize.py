@@ -41,7 +41,7 @@ class LocalizePanel(Panel):
         self.psf_sigma = self.row(
             "PSF sigma",
             number(0, 1000, 0, unit="nm", none="estimate"),
-            "Width of the PSF (standard deviation), nm, for a model that is told it",
+            "Width of the PSF (standard deviation), nm, for a model conditioned on it",
         )
         self.polish = self.row(
             "polish",

@@ -115,10 +115,10 @@ class ModelPanel(Panel):
         model = self.step.session.model
         if model is not None:
             card = card_of(model)
-            told = f" It must be told {', '.join(card.context)}." if card.context else ""
+            needs = f" It needs {', '.join(card.context)}." if card.context else ""
             trained = f"{card.training[:1].upper()}{card.training[1:]}."
             lines = [
-                f"{card.description[:1].upper()}{card.description[1:]}.{told}",
+                f"{card.description[:1].upper()}{card.description[1:]}.{needs}",
                 trained,
                 *card.figures[:4],
             ]

@@ -35,7 +35,7 @@ W = TypeVar("W", bound=QWidget)
 TABLES = f"Tables ({' '.join(f'*{suffix}' for suffix in table_suffixes())})"
 MOVIES = f"Movies ({' '.join(f'*{suffix}' for suffix in movie_suffixes())})"
 AMBER = "#ffb52e"
-"""of what the user is asked to mend"""
+"""of what the user is asked to correct"""
 
 
 @final
@@ -137,9 +137,14 @@ class Panel(QWidget):
         labels = "|".join(
             sorted((re.escape(field.label) for field in shown.values()), key=len, reverse=True)
         )
-        told = re.search(rf"\b({labels})\b", sentence) if shown else None
+        named_by_label = re.search(rf"\b({labels})\b", sentence) if shown else None
         return next(named, None) or next(
-            (field for field in shown.values() if told and field.label == told[1]), None
+            (
+                field
+                for field in shown.values()
+                if named_by_label and field.label == named_by_label[1]
+            ),
+            None,
         )
 
     def forgive(self) -> None:

@@ -18,9 +18,9 @@ DONE = "reader/preference"
 
 
 def prefer_own_reader(memory: Memory) -> None:
-    """Tell napari that this plugin reads movies and tables, where the user has no preference.
+    """Make this plugin napari's reader of movies and tables, where the user has no preference.
 
-    Once in a lifetime: who takes it out of napari's preferences is not told again.
+    Only once: who takes it out of napari's preferences does not find it there again.
     """
     if memory.text(DONE):
         return

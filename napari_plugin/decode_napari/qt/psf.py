@@ -44,7 +44,9 @@ class PSFPanel(Panel):
         self._layers: list[Any] = []
         choose = QHBoxLayout()
         choose.addWidget(
-            button("Bead stacks…", "z-stacks of beads, TIFF, recorded alike", self._ask_beads)
+            button(
+                "Bead stacks…", "z-stacks of beads, TIFF, recorded in the same way", self._ask_beads
+            )
         )
         choose.addWidget(
             button("Open PSF…", "A PSF file that was calibrated before", self._ask_psf)

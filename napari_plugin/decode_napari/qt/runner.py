@@ -192,7 +192,7 @@ def sentence_of(error: Exception) -> str:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the user can mend it; all else is a fault of the program, whose traceback is worth
+    """Whether the user can correct it; all else is a fault of the program, whose traceback is worth
     a report."""
     from decode.training.course import TrainingError
 

@@ -420,7 +420,7 @@ class MoleculeView:
         self._show_ellipses()
 
     def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Iterator[None]:
-        """New points in the layer, which napari draws anew for each of what it is told of them."""
+        """New points in the layer, which napari redraws after each property that is set."""
         layer = self.points
         some = source.emitters[torch.from_numpy(rows)]
         data, options, _ = points_layer(some)
@@ -432,7 +432,7 @@ class MoleculeView:
             layer = self._layers["molecules"] = self._add("points", data, **options)
             self._link(layer)
         else:
-            # a layer that is not seen is not drawn for each of what it is told, but once, when it
+            # a hidden layer is not redrawn after each property that is set, but once, when it
             # is seen again
             with layer.selected_data.events.blocked(), layer.events.blocker_all():
                 seen = layer.visible

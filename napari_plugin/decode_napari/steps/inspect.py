@@ -72,7 +72,7 @@ class InspectStep(Step):
 
         Raises:
             ValueError: if there is no movie, the molecules are of a movie of another size, or
-                nothing tells its camera or its PSF.
+                its camera or its PSF is unknown.
         """
         movie, found = self.session.movie, self.session.found
         if movie is None or found is None:
@@ -99,8 +99,8 @@ class InspectStep(Step):
 
         psf = self.session.psf
         if found.acquisition is not None and found.model is not None:
-            told = None if found.psf is None else found.psf.file
-            return psf_to_polish_with(found.model.localizer, told, found.acquisition)
+            file = None if found.psf is None else found.psf.file
+            return psf_to_polish_with(found.model.localizer, file, found.acquisition)
         if psf is not None:
             return psf.file.psf
         sigma_nm = found.filter.emitters.facts.psf_sigma_nm

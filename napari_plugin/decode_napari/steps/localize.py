@@ -38,7 +38,7 @@ class LocalizeSettings:
     threshold: float = 0.5
     """smallest probability of a molecule"""
     psf_sigma_nm: float | None = None
-    """width of the PSF, for a model that is told it; None estimates it"""
+    """width of the PSF, for a model conditioned on it; None estimates it"""
     polish: bool = False
     frames: tuple[int, int] | None = None
     """first, and the one behind the last; None takes all"""
@@ -64,19 +64,18 @@ class LocalizeStep(Step):
 
     def missing(self) -> str:
         model = self.session.model
-        unsettled = self.session.why_not("movie") or self.session.why_not("model")
-        if unsettled or model is None:
-            return unsettled
+        missing = self.session.why_not("movie") or self.session.why_not("model")
+        if missing or model is None:
+            return missing
         if self.session.psf is None and model.localizer.domain.kind.needs_psf:
             return (
-                f"{model.name} must be told the PSF: calibrate it in the step PSF, or choose "
+                f"{model.name} needs a calibrated PSF: make one in the step PSF, or choose "
                 "another model"
             )
         return ""
 
     def asks_psf_sigma(self) -> bool:
-        """Whether the model is told the width of the PSF, rather than one from beads or none at
-        all."""
+        """Whether the model is conditioned on the width of the PSF, not on beads or on nothing."""
         model = self.session.model
         return model is None or model.localizer.domain.kind.needs_width
 

@@ -50,7 +50,7 @@ class Card:
     training: str
     """how long, in words"""
     context: tuple[str, ...]
-    """what it must be told, and between which limits"""
+    """what it is conditioned on, and between which limits"""
     figures: tuple[str, ...]
     """how well it does, a line each"""
 
@@ -190,7 +190,7 @@ class ModelStep(Step):
 def card_of(model: ChosenModel) -> Card:
     """What a model's training record says of it."""
     record = model.localizer.record
-    told = (
+    context = (
         ["the PSF, by the step PSF"]
         if model.localizer.domain.kind.needs_psf
         else [
@@ -208,7 +208,7 @@ def card_of(model: ChosenModel) -> Card:
         name=model.name,
         description=record.description or "no description",
         training=_training_of(record),
-        context=tuple(told),
+        context=tuple(context),
         figures=tuple(figures),
     )
 

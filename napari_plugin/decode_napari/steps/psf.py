@@ -86,7 +86,7 @@ class PSFStep(Step):
         return (
             ""
             if movie.camera is not None
-            else "state the camera in the step Movie: beads cannot tell it"
+            else "state the camera in the step Movie: beads do not show it"
         )
 
     def done(self) -> str:
