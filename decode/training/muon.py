@@ -40,30 +40,46 @@ class Muon(torch.optim.Optimizer):
         """Update the weights from their gradients."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                direction = p.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = _orthogonalize(direction).view_as(p)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-0.2 * max(direction.shape) ** 0.5 * group["lr"])
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._move(weights, group)
         return loss
 
+    def _move(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        """Update weights of one group."""
+        for p in weights:
+            if not self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p)
+        gradients: list[Tensor] = [p.grad for p in weights if p.grad is not None]
+        momenta: list[Tensor] = [self.state[p]["momentum"] for p in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        # matrices of one shape are a batch: many small products cost a GPU more than one
+        alike: dict[tuple[int, ...], list[int]] = {}
+        wide = [d.flatten(1).mT if len(d) ** 2 > d.numel() else d.flatten(1) for d in directions]
+        for i, matrix in enumerate(wide):
+            alike.setdefault(tuple(matrix.shape), []).append(i)
+        moved: list[Tensor] = []
+        updates: list[Tensor] = []
+        for (_, longest), rows in alike.items():
+            matrices = _orthogonalized(torch.stack([wide[i] for i in rows]))
+            matrices.mul_(-0.2 * longest**0.5 * group["lr"])
+            for i, matrix in zip(rows, matrices.unbind(), strict=True):
+                tall = wide[i].shape[0] != len(weights[i])
+                moved.append(weights[i])
+                updates.append((matrix.mT if tall else matrix).reshape(weights[i].shape))
+        torch._foreach_add_(moved, updates)
 
-def _orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values about 1.
+
+def _orthogonalized(x: Tensor) -> Tensor:
+    """The nearest matrices (n, rows, columns), no longer than wide, with singular values about 1.
 
     By the quintic Newton-Schulz iteration of Jordan et al.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-12)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)
     for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
