@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from functools import cache
+from hashlib import blake2b
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
-__all__ = ["choose_device", "keep_freed_memory"]
+__all__ = ["choose_device", "constant", "keep_freed_memory", "on_host"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -27,6 +31,39 @@ def choose_device(name: str) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+Numbers: TypeAlias = Sequence[float] | Sequence["Numbers"]
+
+
+def constant(values: Numbers, like: Tensor) -> Tensor:
+    """Numbers as a tensor of the same type and device as another one.
+
+    Unlike `Tensor.new_tensor` it does not wait for what a GPU is computing.
+
+    >>> constant([1, 2], torch.zeros(1))
+    tensor([1., 2.])
+    """
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+
+
+def on_host(rng: torch.Generator) -> torch.Generator:
+    """A source of randomness on the host, for draws by which a program branches.
+
+    To read a number drawn on a GPU is to wait for all that the GPU has to do.
+
+    Args:
+        rng: on any device; that of a GPU moves on by a draw.
+
+    Returns:
+        `rng` where it is on the host, else a source whose seed follows from the state of `rng`,
+        which the host knows.
+    """
+    if rng.device.type == "cpu":
+        return rng
+    seed = blake2b(rng.get_state().numpy().tobytes(), digest_size=7).digest()
+    torch.rand(1, generator=rng, device=rng.device)  # so that the next seed is another
+    return torch.Generator().manual_seed(int.from_bytes(seed))
 
 
 @cache

@@ -197,6 +197,9 @@ class EmitterSet:
 
     def __getitem__(self, rows: Tensor | slice) -> EmitterSet:
         """The rows named by a boolean mask, an index tensor or a slice."""
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            # a GPU is waited for once, and not for every column
+            rows = torch.nonzero(rows)[:, 0]
         rows_of: dict[str, Any] = {name: column[rows] for name, column in self.columns().items()}
         if self.others:
             on_cpu = rows.cpu().numpy() if isinstance(rows, Tensor) else rows

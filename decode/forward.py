@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decode.conditioning import Conditioning
+from decode.devices import constant
 from decode.emitters import EmitterSet
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
@@ -119,17 +120,15 @@ def _expected(
     # a blur brings light in over the border of the frame: it is drawn with a margin
     margin = drawn.blur.reach if drawn.blur else 0
     seen = (height + 2 * margin, width + 2 * margin)
-    shift = emitters.xyz.new_tensor([margin * pixel_size_nm, margin * pixel_size_nm, 0])
+    shift = constant([margin * pixel_size_nm, margin * pixel_size_nm, 0.0], emitters.xyz)
     expected = background
     for light in drawn.lights:
-        share = light.share[movie]
-        lit = share > 0
-        rows = light.parameters[movie[lit]]
+        rows = light.parameters[movie]
         spots = render(
             light.psf,
-            frame=emitters.frame[lit],
-            xyz=emitters.xyz[lit] + shift,
-            photons=emitters.photons[lit] * share[lit],
+            frame=emitters.frame,
+            xyz=emitters.xyz + shift,
+            photons=emitters.photons * light.share[movie],
             n_frames=n_movies * n_frames,
             shape=seen,
             parameters=rows if rows.shape[1] else None,

@@ -135,26 +135,28 @@ class SetPosterior:
         if len(emitters) == 0:
             return log_density
         pixel, offset, inside = self._pixels(emitters)
-        impossible = torch.zeros(n, dtype=torch.bool, device=self.logit.device)
-        impossible[emitters.frame[~inside]] = True
         owner = (emitters.frame * height + pixel[:, 1]) * width + pixel[:, 0]
-        owner, offset, kept = owner[inside], offset[inside], emitters[inside]
-        taken, count = torch.unique(owner, return_counts=True)
-        impossible[taken[count > 1] // (height * width)] = True
+        # emitters outside stay in the batch, for to leave them out is to wait for a GPU
+        owner, offset = owner.where(inside, 0), offset.where(inside[:, None], 0.0)
+        sharing = torch.zeros_like(self.logit, dtype=torch.int64).view(-1)
+        sharing = sharing.index_add(0, owner, inside.long())
+        wrong = ~inside | (sharing[owner] > 1)
+        impossible = sharing.new_zeros(n).index_add(0, emitters.frame, wrong.long()) > 0
 
         def at(m: Tensor) -> Tensor:  # (n, y, x) -> (emitters,)
             return m.reshape(-1)[owner]
 
-        terms = at(self.logit)  # log p - log(1 - p): the sum above counted the pixel as empty
-        for axis in (0, 1):
-            centre, width_px = at(self.offset_px[:, axis]), at(self.offset_sigma_px[:, axis])
-            terms = terms + _log_normal(offset[:, axis], centre, width_px)
-            terms = terms - math.log(self.pixel_size_nm)
-            terms = terms - _log_mass(centre, width_px)
-        terms = terms + _log_normal(kept.photons, at(self.photons), at(self.photons_sigma))
+        # log p - log(1 - p): the sum above counted the pixel as empty
+        terms = at(self.logit) - 2 * math.log(self.pixel_size_nm)
+        centre, sigma = (
+            m.movedim(1, -1).reshape(-1, 2)[owner] for m in (self.offset_px, self.offset_sigma_px)
+        )
+        terms = terms + (_log_normal(offset, centre, sigma) - _log_mass(centre, sigma)).sum(1)
+        terms = terms + _log_normal(emitters.photons, at(self.photons), at(self.photons_sigma))
         if self.z_nm is not None and self.z_sigma_nm is not None:
-            terms = terms + _log_normal(kept.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
-        log_density = log_density.to(terms.dtype).index_add(0, kept.frame, terms)
+            terms = terms + _log_normal(emitters.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
+        terms = terms.where(inside, 0.0)
+        log_density = log_density.to(terms.dtype).index_add(0, emitters.frame, terms)
         return log_density.masked_fill(impossible, -torch.inf)
 
     def thin(self, emitters: EmitterSet) -> EmitterSet:
@@ -162,12 +164,12 @@ class SetPosterior:
         pixel, _, inside = self._pixels(emitters)
         _, height, width = self.logit.shape
         owner = (emitters.frame * height + pixel[:, 1]) * width + pixel[:, 0]
+        owner = owner.where(inside, -1)
         order = torch.argsort(emitters.photons, descending=True)
-        order = order[inside[order]]
         order = order[torch.argsort(owner[order], stable=True)]
-        first = torch.ones_like(order, dtype=torch.bool)
-        first[1:] = owner[order][1:] != owner[order][:-1]
-        return emitters[order[first]]
+        owner = owner[order]
+        before = torch.cat([torch.full_like(owner[:1], -1), owner[:-1]])
+        return emitters[order[torch.nonzero(owner != before)[:, 0]]]
 
     def _pixels(self, emitters: EmitterSet) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel (x, y) of each emitter, offset from its centre in px, and if it is in the frame."""

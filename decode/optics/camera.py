@@ -92,10 +92,12 @@ class Camera:
     nowhere"""
 
     def __post_init__(self) -> None:
+        stated = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        # maps on a GPU were checked on the host, or drawn; to look at them is to wait for the GPU
         values = {
-            f.name: torch.as_tensor(v)
-            for f in fields(self)
-            if (v := getattr(self, f.name)) is not None
+            name: value
+            for name, v in stated.items()
+            if (value := torch.as_tensor(v)).device.type == "cpu"
         }
         for name, value in values.items():
             if not bool(value.isfinite().all()):
@@ -103,16 +105,20 @@ class Camera:
         for name in {"e_per_adu", "qe", "em_gain"} & values.keys():
             if not bool((values[name] > 0).all()):
                 raise ValueError(f"camera: {name} must be positive everywhere")
-        if not bool((torch.as_tensor(self.read_noise_e) >= 0).all()):
+        if "read_noise_e" in values and not bool((values["read_noise_e"] >= 0).all()):
             raise ValueError("camera: read_noise_e must not be negative")
-        if not bool((torch.as_tensor(self.qe) <= 1).all()):
+        if "qe" in values and not bool((values["qe"] <= 1).all()):
             raise ValueError("camera: qe is a fraction, at most 1")
 
     def to(self, device: torch.device | str) -> Camera:
         """The same camera with its maps on another device."""
         maps = {f.name: getattr(self, f.name) for f in fields(self)}
+        # a copy to the host is complete only when the GPU says so
+        at_once = torch.device(device).type != "cpu"
         moved: dict[str, Any] = {
-            name: m.to(device) for name, m in maps.items() if isinstance(m, Tensor)
+            name: m.to(device, non_blocking=at_once)
+            for name, m in maps.items()
+            if isinstance(m, Tensor)
         }
         return replace(self, **moved)
 

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
+from decode.devices import constant
 from decode.optics.psf import PSF
 from decode.optics.spline import SplinePSF
 
@@ -138,6 +139,6 @@ def polynomials(
     places: Tensor, field_nm: tuple[tuple[float, float], tuple[float, float]], terms: int
 ) -> Tensor:
     """1, X, Y, X^2, XY, Y^2 at places in a field: (n, 2) nm to (n, terms), `terms` 1, 3 or 6."""
-    low, high = places.new_tensor(field_nm).T
+    low, high = constant(field_nm, places).T
     x, y = ((2 * places - low - high) / (high - low)).clamp(-1, 1).T
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y][:terms], 1)

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from decode.devices import constant
 from decode.optics.psf import PSF, Table
 
 __all__ = ["GaussianPSF", "core_fraction", "gaussian_width_px"]
@@ -155,9 +156,10 @@ def core_fraction(image: Tensor, sigma_px: Tensor) -> Tensor:
     0.8
     """
     side = image.shape[-1]
-    core = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side).to(image)
-    middle = image.new_tensor([side / 2, side / 2, 0.0]).expand(len(image), 3)
-    spot = core.integrate_pixels(middle, sigma_px[:, None].to(image))
+    core = GaussianPSF(1.0, pixel_size_nm=1.0, patch_px=side)
+    core = core.to(image.device, image.dtype, non_blocking=True)
+    middle = constant([side / 2, side / 2, 0.0], image).expand(len(image), 3)
+    spot = core.integrate_pixels(middle, sigma_px[:, None].to(image, non_blocking=True))
     return (image * spot).sum((1, 2)) / spot.square().sum((1, 2))
 
 

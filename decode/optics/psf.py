@@ -16,7 +16,7 @@ __all__ = ["PSF", "Table", "render"]
 LARGEST = 1024
 """pixels along a patch, or points across a pupil"""
 
-AT_ONCE = 8192
+AT_ONCE = {"cpu": 2**13, "cuda": 2**17}
 """emitters drawn at a time: patches of many would fill the memory"""
 
 
@@ -193,12 +193,10 @@ def render(
     k = psf.patch_px
     corner = torch.floor(xyz[:, :2].detach() / psf.pixel_size_nm).long() - k // 2
     inside = (corner > -k).all(1) & (corner[:, 0] < width) & (corner[:, 1] < height)
-    if not bool(inside.all()):
-        frame, xyz, photons, corner = frame[inside], xyz[inside], photons[inside], corner[inside]
-        parameters = None if parameters is None else parameters[inside]
-
+    # emitters out of sight are drawn without light, for to leave them out is to wait for a GPU
+    corner, photons = corner.where(inside[:, None], 0), photons.where(inside, 0.0)
     origin = torch.cat([corner * psf.pixel_size_nm, torch.zeros_like(corner[:, :1])], 1)
-    inner = xyz - origin.to(xyz.dtype)
+    inner = (xyz - origin.to(xyz.dtype)).where(inside[:, None], 0.0)
 
     # A frame with a margin of one patch on every side takes patches that hang over the border
     # without a mask.
@@ -206,8 +204,9 @@ def render(
     steps = torch.arange(k, device=xyz.device)
     first = (frame * (height + 2 * k) + corner[:, 1] + k) * stride_y + corner[:, 0] + k
     canvas = xyz.new_zeros(n_frames * (height + 2 * k) * stride_y)
-    for start in range(0, len(xyz), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    at_once = AT_ONCE[xyz.device.type]
+    for start in range(0, len(xyz), at_once):
+        part = slice(start, start + at_once)
         own = None if parameters is None else parameters[part]
         patches = photons[part, None, None] * psf.integrate_pixels(inner[part], own)
         index = first[part, None, None] + steps[:, None] * stride_y + steps

@@ -38,6 +38,8 @@ ABERRATIONS = {
 
 DEPTHS_NM = (-750.0, 750.0)
 """in which molecules are bright and sharp enough to be found"""
+DEPTHS_AT_ONCE = {"cpu": 32, "cuda": 512}
+"""planes of a spline computed at a time"""
 FREE_NUMBERS = ("numerical_aperture", "blur_nm", "apodization")
 """that a fit may change, beside the aberrations"""
 FIXED_NUMBERS = (
@@ -304,11 +306,13 @@ class PupilPSF(PSF):
         side = (patch_px or self.patch_px) * oversampling
         voxel = self.pixel_size_nm / oversampling
         centres = (torch.arange(side, dtype=self._rho.dtype, device=self._rho.device) + 0.5) * voxel
-        z = low + z_step_nm * torch.arange(ceil((high - low) / z_step_nm - 1e-9) + 1).to(centres)
+        n_planes = ceil((high - low) / z_step_nm - 1e-9) + 1
+        steps = torch.arange(n_planes, dtype=centres.dtype, device=centres.device)
+        z = low + z_step_nm * steps
         stack = torch.cat(
             [
                 self._image(torch.stack([middle, middle, depth], 1), None, centres)
-                for depth in z.split(32)
+                for depth in z.split(DEPTHS_AT_ONCE[z.device.type])
                 for middle in [torch.full_like(depth, side * voxel / 2)]
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from math import ceil
 from typing import Any, Self, final
@@ -13,9 +14,10 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import spline_filter
 from torch import Tensor, nn
 
+from decode.devices import constant
 from decode.optics.psf import PSF
 
-__all__ = ["SplinePSF", "spline_weights"]
+__all__ = ["SplineBank", "SplinePSF", "spline_weights"]
 
 CUBIC = (
     (1 / 6, 2 / 3, 1 / 6, 0.0),
@@ -324,8 +326,41 @@ class SplinePSF(PSF):
     def _corner(self, xy: Tensor) -> Tensor:
         """Where the centre of the patch's first pixel lies: (n, 2) x, y from the centre of voxel
         (0, 0)."""
-        centre = xy.new_tensor(self.centre_px) + self.oversampling / 2 - 0.5
+        centre = constant(self.centre_px, xy) + self.oversampling / 2 - 0.5
         return centre - xy * (self.oversampling / self.pixel_size_nm)
+
+
+@final
+class SplineBank(PSF):
+    """Splines on the same voxels, drawn together: each emitter by the one that its parameter
+    numbers.
+
+    Args:
+        splines: alike but for their coefficients.
+    """
+
+    parameter_names = ("spline",)
+
+    def __init__(self, splines: Sequence[SplinePSF]) -> None:
+        first = splines[0]
+        super().__init__(first.pixel_size_nm, first.patch_px)
+        self.first = first
+        self.register_buffer("coefficients", torch.stack([s.coefficients for s in splines]))
+
+    @property
+    def z_range_nm(self) -> tuple[float, float] | None:
+        return self.first.z_range_nm
+
+    def integrate_pixels(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        if parameters is None:
+            return self.first.integrate_pixels(xyz)
+        coefficients = self.get_buffer("coefficients")
+        n_splines, n_planes = coefficients.shape[:2]
+        plane, weight = self.first.planes(xyz[:, 2])
+        plane = plane + n_planes * parameters[:, :1].long()
+        nothing = weight.new_zeros(len(xyz), n_splines * n_planes)
+        mixing = nothing.scatter_add(1, plane, weight)
+        return self.first.mixed(coefficients.flatten(0, 1), mixing, xyz[:, :2])
 
 
 def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:
@@ -335,7 +370,7 @@ def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, 
     below = below if limit is None else below.clamp_max(limit)
     t = position - below
     powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t], -1)
-    weights = powers @ powers.new_tensor(CUBIC)
+    weights = powers @ constant(CUBIC, powers)
     return below.long()[..., None] + torch.arange(-1, 3, device=position.device), weights
 
 

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
+from decode.devices import on_host
 from decode.io.cameras import camera_inputs, read_camera
 from decode.optics.camera import Camera
 from decode.priors.scene import log_uniform, uniform
@@ -170,7 +171,7 @@ class CameraPrior(Section):
         maps = (camera.e_per_adu, camera.read_noise_e)
         e_per_adu, read_noise_e = (torch.as_tensor(m, device=rng.device) for m in maps)
         whole = camera.em_gain is not None or e_per_adu.shape[-1] == 1
-        if whole or float(torch.rand(1, generator=rng, device=rng.device)) >= self.unmapped:
+        if whole or float(torch.rand(1, generator=on_host(rng))) >= self.unmapped:
             return DrawnCamera(camera, camera)
         spread = uniform(self.fixed_pattern_e, len(e_per_adu), rng)[:, None, None, None]
         pattern = spread * torch.randn(e_per_adu.shape, generator=rng, device=rng.device)
@@ -188,7 +189,7 @@ class CameraPrior(Section):
             return torch.rand(*size, generator=rng, device=rng.device)
 
         qe = each(uniform(self.qe, n_movies, rng))
-        if float(rand(1)) < self.emccd_fraction:
+        if float(torch.rand(1, generator=on_host(rng))) < self.emccd_fraction:
             return Camera(
                 baseline=self.baseline,
                 e_per_adu=each(uniform(self.emccd_e_per_adu, n_movies, rng)),
@@ -217,12 +218,11 @@ def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Gener
     frames, y, x)."""
     if camera.shape is None:
         return camera
-    camera = camera.to(rng.device)
     values = {f.name: getattr(camera, f.name) for f in fields(camera)}
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     maps = {name: v for name, v in tensors.items() if v.ndim == 2 and v.shape != shape}
     if not maps:
-        return camera
+        return camera.to(rng.device)
     sizes = {tuple(value.shape) for value in maps.values()}
     (height, width), *others = sizes
     if others or height < shape[0] or width < shape[1]:
@@ -231,11 +231,11 @@ def _cut(camera: Camera, n_movies: int, shape: tuple[int, int], rng: torch.Gener
             f"the camera's maps ({listed} pixels) must be of one size and at least {shape[0]} x "
             f"{shape[1]}"
         )
-    corners = torch.rand(n_movies, 2, generator=rng, device=rng.device)
-    places = torch.tensor([height - shape[0] + 1, width - shape[1] + 1], device=rng.device)
+    corners = torch.rand(n_movies, 2, generator=on_host(rng))
+    places = torch.tensor([height - shape[0] + 1, width - shape[1] + 1])
     tops = (corners * places).long().tolist()
     cut: dict[str, Any] = {
         name: torch.stack([value[y : y + shape[0], x : x + shape[1]] for y, x in tops])[:, None]
         for name, value in maps.items()
     }
-    return replace(camera, **cut)
+    return replace(camera, **cut).to(rng.device)

@@ -23,7 +23,7 @@ class Light(NamedTuple):
     parameters: Tensor
     """(n_movies, p) by `psf.parameter_names`; p = 0 takes the PSF's own"""
     share: Tensor
-    """(n_movies,) of the photons; 0 where other parts hold all of them"""
+    """(n_movies,) of the photons"""
 
 
 class DrawnPSFs(NamedTuple):

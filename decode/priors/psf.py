@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decode.conditioning import Conditioning, FieldPosition, GaussianWidth, Unconditioned
+from decode.devices import on_host
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.blur import Blur, BlurredPSF, blur_reach
 from decode.optics.gaussian import GaussianPSF, core_fraction
@@ -163,25 +164,32 @@ class GaussianPSFs:
         return self
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
-        psf, pixel = self.psf.to(rng.device), self.psf.pixel_size_nm
-        sigma_nm = log_uniform(self.prior.sigma_px, n_movies, rng)[:, None] * pixel
-        error = torch.randn(n_movies, 1, generator=rng, device=rng.device) * self.prior.told_error
+        psf, pixel, host = self.psf.to(rng.device), self.psf.pixel_size_nm, on_host(rng)
+        sigma_nm = log_uniform(self.prior.sigma_px, n_movies, host)[:, None] * pixel
+        error = torch.randn(n_movies, 1, generator=host) * self.prior.told_error
         measured = (sigma_nm / pixel * torch.exp(error)).clamp(*self.prior.sigma_px)
-        halo = uniform(self.prior.halo_fraction, n_movies, rng)
-        wide_nm = sigma_nm * self.prior.halo_width
-        middle = sigma_nm.new_tensor([psf.patch_px * pixel / 2] * 2 + [0.0]).expand(n_movies, 3)
-        wide = psf.integrate_pixels(middle, wide_nm)
-        within = core_fraction(wide, sigma_nm[:, 0] / pixel)
+        halo = uniform(self.prior.halo_fraction, n_movies, host)
+        within = self._within_core(sigma_nm)
+        halo, within = (t.to(rng.device, non_blocking=True) for t in (halo, within))
+        sigma_nm = sigma_nm.to(rng.device, non_blocking=True)
+        lights = [Light(psf, sigma_nm, 1 - halo)]
+        if self.prior.halo_fraction[1] > 0:
+            lights.append(Light(psf, sigma_nm * self.prior.halo_width, halo))
         return DrawnPSFs(
-            lights=(
-                Light(psf, sigma_nm, 1 - halo),
-                Light(psf, wide_nm, halo),
-            ),
+            lights=lights,
             psfs=[psf] * n_movies,
             parameters=sigma_nm,
             conditioning=GaussianWidth(measured[:, 0]),
             core=1 - halo + halo * within,
         )
+
+    def _within_core(self, sigma_nm: Tensor) -> Tensor:
+        """(n,) share of the light of the halos that counts as core, of (n, 1) widths of these."""
+        pixel, side = self.psf.pixel_size_nm, self.psf.patch_px
+        flat = GaussianPSF(pixel, pixel_size_nm=pixel, patch_px=side)
+        middle = sigma_nm.new_tensor([side * pixel / 2] * 2 + [0.0]).expand(len(sigma_nm), 3)
+        wide = flat.integrate_pixels(middle, sigma_nm * self.prior.halo_width)
+        return core_fraction(wide, sigma_nm[:, 0] / pixel).detach()
 
 
 @final
@@ -209,7 +217,7 @@ class SomeByPupils:
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         share = self.pupil_fraction
-        by_pupils = share == 1 or float(torch.rand(1, generator=rng, device=rng.device)) < share
+        by_pupils = share == 1 or float(torch.rand(1, generator=on_host(rng))) < share
         chosen: PSFs = self.pupils if by_pupils else self.gaussians
         return chosen.draw(n_movies, rng)
 
@@ -237,15 +245,16 @@ class FixedPSF:
         return self
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
-        psf = self.known.to(rng.device)
-        parameters = psf.draw_parameters(n_movies, rng)
-        blur, psfs = self._blurred(psf, n_movies, rng)
+        psf, host, device = self.known.to(rng.device), on_host(rng), rng.device
+        place = psf.draw_parameters(n_movies, host)
+        parameters = place.to(device, non_blocking=True)
+        blur, psfs = self._blurred(psf, n_movies, host, device)
         return DrawnPSFs(
-            lights=(Light(psf, parameters, torch.ones(n_movies, device=rng.device)),),
+            lights=(Light(psf, parameters, torch.ones(n_movies, device=device)),),
             psfs=psfs,
             parameters=parameters,
-            conditioning=self._conditioning(parameters),
-            core=torch.ones(n_movies, device=rng.device),
+            conditioning=self._conditioning(place),
+            core=torch.ones(n_movies, device=device),
             blur=blur,
         )
 
@@ -255,12 +264,15 @@ class FixedPSF:
         return FieldPosition(*parameters.unbind(1))
 
     def _blurred(
-        self, psf: PSF, n_movies: int, rng: torch.Generator
+        self, psf: PSF, n_movies: int, host: torch.Generator, device: torch.device
     ) -> tuple[Blur | None, list[PSF]]:
         """The blur of movies, and the PSF with it of each."""
         widest_px = self.blur_nm[1] / psf.pixel_size_nm
         if widest_px == 0:
             return None, [psf] * n_movies
-        blur_nm = uniform(self.blur_nm, n_movies, rng)
-        blur = Blur(blur_nm / psf.pixel_size_nm, blur_reach(widest_px))
-        return blur, [BlurredPSF(psf, nm).to(rng.device) for nm in blur_nm.tolist()]
+        blur_nm = uniform(self.blur_nm, n_movies, host)
+        sigma_px = (blur_nm / psf.pixel_size_nm).to(device, non_blocking=True)
+        psfs: list[PSF] = [
+            BlurredPSF(psf, nm).to(device, non_blocking=True) for nm in blur_nm.tolist()
+        ]
+        return Blur(sigma_px, blur_reach(widest_px)), psfs

@@ -14,10 +14,11 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
+from decode.devices import constant, on_host
 from decode.optics.gaussian import GaussianPSF, core_fraction, gaussian_width_px
 from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
-from decode.optics.spline import SplinePSF
+from decode.optics.spline import SplineBank, SplinePSF
 from decode.priors.drawn import DrawnPSFs, Light
 from decode.priors.section import PSFSection
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
@@ -262,40 +263,42 @@ class PupilBank:
         return bank
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
+        host, device = on_host(rng), rng.device
         for _ in range(min(n_movies, self._size - len(self._kept))):
-            self._kept.append(self._make(rng))
+            self._kept.append(self._make(host, device))
         self._due += FRESH
         for _ in range(int(self._due)):
-            self._kept[self._oldest % len(self._kept)] = self._make(rng)
+            self._kept[self._oldest % len(self._kept)] = self._make(host, device)
             self._oldest += 1
         self._due %= 1
-        chosen = torch.randint(
-            len(self._kept), (n_movies,), generator=rng, device=rng.device
-        ).tolist()
+        chosen = torch.randint(len(self._kept), (n_movies,), generator=host).tolist()
         psfs = [self._kept[i][0] for i in chosen]
-        true = torch.stack([self._kept[i][1] for i in chosen]).to(rng.device)
-        core = torch.cat([self._kept[i][2] for i in chosen]).to(rng.device)
-        own = torch.zeros(n_movies, 0, device=rng.device)
-        shares = torch.eye(n_movies, device=rng.device)
+        true = torch.stack([self._kept[i][1] for i in chosen])
+        number = torch.arange(n_movies, dtype=torch.float32, device=device)
+        light = Light(SplineBank(psfs), number[:, None], torch.ones(n_movies, device=device))
         return DrawnPSFs(
-            lights=[Light(psf, own, share) for psf, share in zip(psfs, shares, strict=True)],
+            lights=[light],
             psfs=psfs,
-            parameters=own,
-            conditioning=self.prior.known(true, rng),
-            core=core,
+            parameters=torch.zeros(n_movies, 0, device=device),
+            conditioning=self.prior.known(true, host),
+            core=torch.cat([self._kept[i][2] for i in chosen]),
         )
 
     @torch.no_grad()
-    def _make(self, rng: torch.Generator) -> tuple[SplinePSF, Tensor, Tensor]:
-        """A pupil's spline, its true values, and the (1,) share of its light in the core."""
-        psf, values = self.prior.sample(self.pixel_size_nm, rng)
-        psf = psf.to(rng.device)
+    def _make(
+        self, host: torch.Generator, device: torch.device
+    ) -> tuple[SplinePSF, Tensor, Tensor]:
+        """A pupil's spline, its true values (on the host), and the (1,) share of its light in
+        the core."""
+        psf, values = self.prior.sample(self.pixel_size_nm, host)
+        psf = psf.to(device, non_blocking=True)
         steps = math.ceil((self._z_range[1] - self._z_range[0]) / 50)
         step = (self._z_range[1] - self._z_range[0]) / steps
-        spline = psf.to_spline(z_range_nm=self._z_range, z_step_nm=step).to(rng.device)
+        spline = psf.to_spline(z_range_nm=self._z_range, z_step_nm=step)
+        spline = spline.to(device, non_blocking=True)
         # photons are those of the light within the patch, as a PSF from beads counts them
         middle = psf.patch_px / 2 * psf.pixel_size_nm
-        in_focus = psf.offset_nm.new_tensor([[middle, middle, 0.0]])
+        in_focus = constant([[middle, middle, 0.0]], psf.offset_nm)
         image = psf.integrate_pixels(in_focus)
         spline.coefficients.div_(image.sum())
         return spline, values, self.prior.core(image / image.sum(), values[None])

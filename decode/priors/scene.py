@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from decode.devices import on_host
 from decode.emitters import EmitterSet
 from decode.ranges import (
     Fraction,
@@ -95,21 +96,23 @@ class Scene:
             One row per molecule and frame, with the photons of that frame.
         """
         margin = 4 * pixel_size_nm
-        size = torch.tensor([shape[1], shape[0]], device=rng.device) * pixel_size_nm + 2 * margin
-        area_um2 = float(size.prod()) * 1e-6
-        on_time = log_uniform(self.on_time_frames, n_movies, rng)
+        width, height = (side * pixel_size_nm + 2 * margin for side in (shape[1], shape[0]))
+        # the host draws how many there are, so that it need not ask a GPU
+        host = on_host(rng)
+        on_time = log_uniform(self.on_time_frames, n_movies, host)
         density = (
             self.density_per_um2[0]
             + (self.density_per_um2[1] - self.density_per_um2[0])
-            * torch.rand(n_movies, generator=rng, device=rng.device).square()
+            * torch.rand(n_movies, generator=host).square()
         )
         # on at the start, or switched on later: exponential times have no memory, so no warm-up is
         # needed
-        expected = density * area_um2 * (1 + n_frames / on_time)
+        expected = density * (width * height * 1e-6) * (1 + n_frames / on_time)
         movie = torch.repeat_interleave(
-            torch.arange(n_movies, device=rng.device), torch.poisson(expected, generator=rng).long()
+            torch.arange(n_movies), torch.poisson(expected, generator=host).long()
         )
         n = len(movie)
+        movie, on_time = (t.to(rng.device, non_blocking=True) for t in (movie, on_time))
 
         def rand(*size: int) -> Tensor:
             return torch.rand(*size, generator=rng, device=rng.device)
@@ -120,7 +123,7 @@ class Scene:
         end = end.clamp(max=float(n_frames))
 
         xyz = torch.empty(n, 3, device=rng.device)
-        xyz[:, :2] = self._positions(movie, n_movies, size, rng) - margin
+        xyz[:, :2] = self._positions(movie, n_movies, (width, height), rng) - margin
         xyz[:, 2] = uniform(self.z_nm, n, rng) * uniform(self.z_share, n_movies, rng)[movie]
         flux = log_uniform(self.flux_photons, n_movies, rng)[movie]
         shape_parameter = uniform(self.flux_variation, n_movies, rng).clamp_min(1e-3)[movie] ** -2
@@ -129,7 +132,7 @@ class Scene:
         first = start.floor().long()
         last = (end.ceil().long() - 1).clamp(min=first, max=torch.full_like(first, n_frames - 1))
         lasts = last - first + 1
-        row = torch.repeat_interleave(torch.arange(n, device=rng.device), lasts)
+        row = torch.repeat_interleave(lasts)
         frame = (
             first[row] + torch.arange(len(row), device=rng.device) - (lasts.cumsum(0) - lasts)[row]
         )
@@ -141,10 +144,11 @@ class Scene:
         )
 
     def _positions(
-        self, movie: Tensor, n_movies: int, size: Tensor, rng: torch.Generator
+        self, movie: Tensor, n_movies: int, size_nm: tuple[float, float], rng: torch.Generator
     ) -> Tensor:
         """(n, 2) nm, anywhere in the field, or along a few straight filaments 20 nm wide."""
         n, lines = len(movie), 5
+        size = torch.tensor(size_nm).to(rng.device, non_blocking=True)
 
         def rand(*size: int) -> Tensor:
             return torch.rand(*size, generator=rng, device=rng.device)
@@ -156,7 +160,7 @@ class Scene:
         point, angle = rand(n_movies, lines, 2) * size, rand(n_movies, lines) * math.pi
         direction = torch.stack([angle.cos(), angle.sin()], -1)[movie, line]
         normal = torch.stack([-direction[:, 1], direction[:, 0]], -1)
-        along = (rand(n, 1) - 0.5) * size.max() * 1.4
+        along = (rand(n, 1) - 0.5) * max(size_nm) * 1.4
         across = 20.0 * torch.randn(n, 1, generator=rng, device=rng.device)
         on_line = point[movie, line] + along * direction + across * normal
         # a molecule beyond the field would shine nowhere: place it anywhere instead, as unspecific

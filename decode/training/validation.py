@@ -40,7 +40,7 @@ def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
     """The posterior of simulated movies, conditioned on the PSF as a user would know it."""
     known = batch.conditioning.values
     context = model.context_map({name: known[name] for name in model.context})
-    context = context.to(batch.frames.device)
+    context = context.to(batch.frames.device, non_blocking=True)
     posterior: SetPosterior = model(batch.frames, batch.camera, context, batch.pixel_size_nm)
     return posterior
 

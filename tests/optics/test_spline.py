@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decode.optics.gaussian import GaussianPSF
-from decode.optics.spline import SplinePSF
+from decode.optics.spline import SplineBank, SplinePSF
 
 STEP_NM = 50.0
 DEPTHS = torch.arange(-400.0, 401.0, STEP_NM, dtype=torch.float64)
@@ -205,3 +205,15 @@ def test_a_step_must_be_positive() -> None:
         SplinePSF.from_stack(
             np.ones((3, 5, 5)) / 25, z_start_nm=0, z_step_nm=-50, pixel_size_nm=100
         )
+
+
+def test_splines_of_a_bank_draw_as_each_alone(rng: torch.Generator) -> None:
+    stack = torch.rand(3, 5, 9, 9, generator=rng, dtype=torch.float64) / 81
+    splines = [SplinePSF(s, z_start_nm=-200.0, z_step_nm=100.0, pixel_size_nm=100.0) for s in stack]
+    bank = SplineBank(splines)
+    number = torch.tensor([2, 0, 1, 2, 0])
+    xyz = torch.rand(5, 3, generator=rng, dtype=torch.float64) * 100 + bank.patch_px * 50
+    xyz[:, 2] -= bank.patch_px * 50 + 50
+    alone = [splines[i].integrate_pixels(at[None])[0] for i, at in zip(number, xyz, strict=True)]
+    torch.testing.assert_close(bank.integrate_pixels(xyz, number[:, None]), torch.stack(alone))
+    torch.testing.assert_close(bank.integrate_pixels(xyz), splines[0].integrate_pixels(xyz))
