@@ -213,7 +213,7 @@ def compare(
         if model.network.axial and model.context:
             pupil = psf or pupil_of_beads(movie, known["bead_z_step_nm"], file, out)
         start = time.perf_counter()
-        for _ in localize_file(
+        localize_file(
             movie / "frames.tif",
             model,
             out,
@@ -222,8 +222,7 @@ def compare(
             formats=("csv",),
             device="cpu",
             polish=polish,
-        ):
-            pass
+        )
         spent = time.perf_counter() - start
         found = replace(read_table(out / "frames.csv"), metadata={})
         print(

@@ -151,7 +151,7 @@ def train_one(recipe: Path, name: str, minutes: float, out: Path) -> dict[str, A
     file = out / "model.safetensors"
     model, steps = trained(variant, recipe, variant.settings, minutes, file, loss)
     validation = Validation(config, torch.device("cpu"), n_movies=48, read_out=variant.read_out)
-    return {"steps": steps, **validation(model)}
+    return {"steps": steps, **validation(model).row()}
 
 
 def trained(
@@ -178,7 +178,7 @@ def trained(
     model = Localizer.load(file)
     if variant.finish is not None:
         variant.finish(model)
-    return model, last.step
+    return model, last.detail.step
 
 
 def main() -> None:

@@ -73,14 +73,13 @@ def measure(frames: int, side: int, threads: int | None) -> None:
         del some
         before = bare_network(side)
         start = time.perf_counter()
-        for progress in localize_file(
+        done = localize_file(
             path,
             load_model("gaussian-2d"),
             Path(folder) / "out",
             camera=CameraFile(camera=CAMERA, pixel_size_nm=100.0),
             psf_sigma_nm=130.0,
-        ):
-            last = progress
+        )
         elapsed = time.perf_counter() - start
         after = bare_network(side)
     rate, bare = frames / elapsed, (before + after) / 2
@@ -90,7 +89,7 @@ def measure(frames: int, side: int, threads: int | None) -> None:
         f"{bare:.2f} frames/s "
         f"({before:.2f} before, {after:.2f} after), ratio {rate / bare:.2f}, peak memory "
         f"{peak:.2f} GiB, "
-        f"{last.n_molecules} molecules"
+        f"{done.n_molecules} molecules"
     )
 
 

@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from decode.calibrate.camera import calibrate_camera
-    from decode.calibrate.psf import calibrate_psf
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
     from decode.io.cameras import CameraFile, read_camera, write_camera
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.verbs.calibrate_camera import calibrate_camera
+    from decode.verbs.calibrate_psf import calibrate_psf
     from decode.verbs.convert import convert
     from decode.verbs.estimate import estimate
     from decode.verbs.evaluate import evaluate
@@ -81,8 +81,8 @@ _HOME = {
     "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
-    "calibrate_camera": "calibrate.camera",
-    "calibrate_psf": "calibrate.psf",
+    "calibrate_camera": "verbs.calibrate_camera",
+    "calibrate_psf": "verbs.calibrate_psf",
     "convert": "verbs.convert",
     "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import numpy as np
@@ -14,13 +15,21 @@ from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
 from decode.emitters import Facts
 from decode.estimation import ApertureCorrection, estimate_camera, estimate_psf_sigma
-from decode.io.cameras import CameraFile
+from decode.io.cameras import CameraFile, camera_inputs, read_camera
 from decode.io.movies import Movie, require_pixel_size
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.training.diagnosis import beyond_training, unsteady
 
-__all__ = ["Acquisition", "acquisition_for", "check_camera", "check_pixels", "complete_acquisition"]
+__all__ = [
+    "Acquisition",
+    "acquisition_for",
+    "check_camera",
+    "check_pixels",
+    "complete_acquisition",
+    "stated_camera",
+    "stated_files",
+]
 
 FRAMES_CHECKED, SIDE_CHECKED_PX = 100, 256
 """frames and pixels that the maps of a camera are compared with"""
@@ -68,8 +77,9 @@ def acquisition_for(
     movie: Movie,
     model: Localizer,
     *,
-    camera: CameraFile | None = None,
+    camera: CameraFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
 ) -> Acquisition:
     """All that a model must know of a movie: stated, known by the model, or else estimated.
@@ -77,16 +87,22 @@ def acquisition_for(
     Args:
         movie: from `open_movie`.
         model: from `load_model`.
-        camera: None takes the model's, where it was trained for one, or else estimates it.
+        camera: as `stated_camera` takes it; None takes the model's, where it was trained for one,
+            or else estimates it.
         pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
+        em_gain: of a common camera that leaves it open.
         psf_sigma_nm: width of the PSF; None estimates it.
 
     Raises:
         ValueError: if something is missing, or does not fit the movie.
     """
-    stated = _camera_of_model(model, movie) if camera is None else camera.camera
-    if pixel_size_nm is None and camera is not None:
-        pixel_size_nm = camera.pixel_size_nm
+    if camera is None:
+        stated = _camera_of_model(model, movie)
+    else:
+        file = stated_camera(camera, movie=movie, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+        stated = file.camera
+        if pixel_size_nm is None:
+            pixel_size_nm = file.pixel_size_nm
     pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
     if pixel_size_nm is None and model.psf is not None:
         pixel_size_nm = model.psf.pixel_size_nm
@@ -158,6 +174,39 @@ def complete_acquisition(
         warnings=warnings,
         usual=usual,
     )
+
+
+def stated_camera(
+    camera: CameraFile | Path | str,
+    *,
+    movie: Movie | None = None,
+    pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
+) -> CameraFile:
+    """A camera as users state it to verbs.
+
+    Args:
+        camera: the camera, its file, or the name of a common one.
+        movie: says the side of a pixel where a common camera is named and nothing else does.
+        pixel_size_nm, em_gain: in place of the file's.
+
+    Raises:
+        ValueError, OSError: as `read_camera` does.
+    """
+    if isinstance(camera, CameraFile):
+        return camera
+    if movie is not None and not Path(camera).is_file():
+        pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
+    return read_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+
+
+def stated_files(camera: CameraFile | Path | str | None) -> tuple[Path, ...]:
+    """What `stated_camera` reads of the user's: the file and its maps.
+
+    Raises:
+        ValueError, OSError: as `camera_inputs` does.
+    """
+    return camera_inputs(camera) if isinstance(camera, Path | str) else ()
 
 
 def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
@@ -16,11 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from decode.estimation.camera import CameraKind
+    from decode.estimation import CameraKind
     from decode.network.localizer import Localizer
-    from decode.progress import Steps
-    from decode.verbs.localize import LocalizeProgress
+    from decode.progress import DetailedSteps, Progress, Steps
+    from decode.verbs.localize import Localized
 
+D = TypeVar("D")
 R = TypeVar("R")
 
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode
@@ -266,7 +267,7 @@ def localize(
                 results.append(_summary(parts[0], done))
                 if not as_json:
                     typer.echo(
-                        f"{done.n_molecules} molecules in {done.frames_total} frames of {parts[0]}"
+                        f"{done.n_molecules} molecules in {done.n_frames} frames of {parts[0]}"
                     )
                     _list(done.files)
             except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -282,32 +283,38 @@ def localize(
 
 def _localize_one(
     parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]
-) -> LocalizeProgress:
+) -> Localized:
     """A movie, with a bar and what is said of it on stderr."""
     from decode.progress import Bar
-    from decode.verbs.localize import localize_file
+    from decode.verbs.localize import LocalizeReport, localize_file
 
     name = parts[0].name
     with Bar(desc=name, unit="frame") as bar:
-        for progress in localize_file(parts, model, out, **options):
+
+        def show(progress: Progress[LocalizeReport | None]) -> None:
+            report = progress.detail
+            if report is None:
+                return
             if bar.total is None:
-                bar.reset(progress.frames_total)
-                for estimate in progress.acquisition.estimates:
+                bar.reset(report.frames_total)
+                for estimate in report.acquisition.estimates:
                     bar.write(f"{name}: {estimate}", file=sys.stderr)
-                for warning in progress.acquisition.warnings:
-                    bar.write(f"{name}: warning: {warning}", file=sys.stderr)
-            bar.set_postfix(molecules=progress.n_molecules, refresh=False)
-            bar.update(progress.frames_done - bar.n)
-    for remark in progress.remarks:
+            for warning in progress.warnings:
+                bar.write(f"{name}: warning: {warning}", file=sys.stderr)
+            bar.set_postfix(molecules=report.n_molecules, refresh=False)
+            bar.update(report.frames_done - bar.n)
+
+        found = _followed(localize_file.steps(parts, model, out, **options), show)
+    for remark in found.remarks:
         typer.echo(f"{name}: warning: {remark}", err=True)
-    return progress
+    return found
 
 
-def _summary(movie: Path, done: LocalizeProgress) -> dict[str, Any]:
+def _summary(movie: Path, done: Localized) -> dict[str, Any]:
     """For `--json`."""
     return {
         "movie": str(movie),
-        "frames": done.frames_total,
+        "frames": done.n_frames,
         "molecules": done.n_molecules,
         "psf_sigma_nm": done.acquisition.psf_sigma_nm,
         "pixel_size_nm": done.acquisition.pixel_size_nm,
@@ -439,14 +446,11 @@ def simulate(
 ) -> None:
     """A movie of the kind a recipe trains on, its molecules (TRUTH) and its camera (MOVIE's name
     + _camera.yaml)."""
-    from decode.config import load_config
-    from decode.outputs import camera_beside, check_outputs
-    from decode.outputs import simulate_files as files_of
+    from decode.outputs import camera_beside
     from decode.verbs.simulate import simulate_files
 
-    check_outputs(files_of(out, truth), inputs=[config])
     made = simulate_files(
-        load_config(config, settings or ()), out, truth, frames, size_px=size, seed=seed
+        config, out, truth, frames, size_px=size, seed=seed, settings=settings or ()
     )
     width = (
         f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm"
@@ -482,43 +486,41 @@ def train(
     log: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard.")] = None,
 ) -> None:
     """Train a model on simulations of a recipe."""
-    from decode.outputs import check_outputs, model_files
     from decode.progress import Bar
-    from decode.verbs.train import train_steps
+    from decode.verbs.train import train as work
 
-    check_outputs(model_files(out), inputs=[config, start])
+    steps = work.steps(
+        config,
+        out,
+        start=start,
+        settings=settings or (),
+        minutes=minutes,
+        device=device,
+        resume=resume,
+        log_dir=log,
+    )
     figures: dict[str, str] = {}
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     # of several processes (torchrun) the first one reports
     first = os.environ.get("RANK", "0") == "0"
     with Bar(total=1.0, bar_format=layout, disable=not first) as bar:
-        for progress in train_steps(
-            config,
-            out,
-            start=start,
-            settings=settings or (),
-            minutes=minutes,
-            device=device,
-            resume=resume,
-            log_dir=log,
-        ):
-            if progress.validation is not None:
+        for progress in steps:
+            report, validation = progress.detail, progress.detail.validation
+            if validation is not None:
                 figures = {
-                    "jaccard": f"{progress.validation['jaccard']:.3f}",
-                    "efficiency": f"{progress.validation['efficiency']:.1f}",
-                    "rmse/bound": f"{progress.validation['isolated_error_over_bound']:.2f}",
+                    "jaccard": f"{validation.jaccard:.3f}",
+                    "efficiency": f"{validation.efficiency:.1f}",
+                    "rmse/bound": f"{validation.isolated_error_over_bound:.2f}",
                 }
             bar.set_postfix(
-                {"step": progress.step, "loss": f"{progress.loss:.3f}"} | figures, refresh=False
+                {"step": report.step, "loss": f"{report.loss:.3f}"} | figures, refresh=False
             )
-            bar.update(progress.fraction - bar.n)
+            bar.update((progress.fraction or 0.0) - bar.n)
     if not first:
         return
-    typer.echo(
-        f"{progress.step} steps in {progress.minutes:.1f} minutes, {progress.skipped} left out"
-    )
+    typer.echo(f"{report.step} steps in {report.minutes:.1f} minutes, {report.skipped} left out")
     typer.echo(", ".join(f"{name} {figure}" for name, figure in figures.items()))
-    for remark in progress.remarks:
+    for remark in report.remarks:
         typer.echo(remark)
     _list([out, out.with_suffix(".json")])
 
@@ -554,51 +556,43 @@ def run(
     settings: Settings = None,
 ) -> None:
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
-    from decode.calibrate.psf import read_positions
-    from decode.calibrate.scan import read_scan
-    from decode.io.cameras import camera_inputs, read_camera
-    from decode.outputs import check_outputs, run_files
     from decode.progress import Bar
-    from decode.verbs.run import run_steps
+    from decode.verbs.run import run as work
 
-    inputs = [movie, *beads, *camera_inputs(camera), bead_positions, z_of_frames]
-    check_outputs(run_files(movie, out), inputs=inputs, folder=out)
-    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    positions = None if bead_positions is None else read_positions(bead_positions)
-    scan = read_scan(
-        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
+    steps = work.steps(
+        movie,
+        beads,
+        camera,
+        out,
+        z_step_nm=z_step,
+        z_focus=z_focus,
+        frames_per_plane=frames_per_plane,
+        downwards=downwards,
+        z_of_frames=z_of_frames,
+        bead_positions=bead_positions,
+        minutes=minutes,
+        polish=polish,
+        pixel_size_nm=pixel_size,
+        em_gain=em_gain,
+        settings=settings or (),
+        device=device,
     )
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
-        for progress in run_steps(
-            movie,
-            beads,
-            camera_file,
-            out,
-            z_step_nm=z_step,
-            z_focus=z_focus,
-            scan=scan,
-            positions_nm=positions,
-            minutes=minutes,
-            polish=polish,
-            settings=settings or (),
-            device=device,
-        ):
-            if progress.fraction == 0:
+        for progress in steps:
+            stage, fraction = progress.detail, progress.fraction or 0.0
+            if fraction == 0:
                 bar.reset(1.0)
-            bar.set_description_str(progress.stage, refresh=False)
+            bar.set_description_str(stage.name, refresh=False)
             for warning in progress.warnings:
                 bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
-            if progress.files:
-                bar.write(f"{progress.stage}:")
-                for line in (
-                    *progress.message.splitlines(),
-                    *(str(file) for file in progress.files),
-                ):
+            if stage.files:
+                bar.write(f"{stage.name}:")
+                for line in (*progress.message.splitlines(), *map(str, stage.files)):
                     bar.write(f"  {line}")
             else:
                 bar.set_postfix_str(progress.message, refresh=False)
-            bar.update(progress.fraction - bar.n)
+            bar.update(fraction - bar.n)
 
 
 @calibrate.command("psf")
@@ -657,52 +651,34 @@ def calibrate_psf(
     as_json: Json = False,
 ) -> None:
     """Bead stacks to a PSF, and a report on how good it is."""
-    from decode.calibrate.as_pupil import WAVELENGTH_NM
-    from decode.calibrate.psf import MODELS, Optics, read_positions
-    from decode.calibrate.psf import calibrate_psf as work
-    from decode.calibrate.report import save_report, verdict
-    from decode.calibrate.scan import read_scan
-    from decode.io.cameras import camera_inputs, read_camera
-    from decode.io.psfs import write_psf
-    from decode.models import unserved
-    from decode.outputs import check_outputs, psf_files
+    from decode.calibrate.psf import Optics
+    from decode.verbs.calibrate_psf import calibrate_psf as work
 
-    out, report = psf_files(out)
-    check_outputs(
-        [out, report], inputs=[*beads, *camera_inputs(camera), bead_positions, z_of_frames]
-    )
-    if model not in MODELS:
-        raise ValueError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
-    scan = read_scan(
-        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
-    )
-    camera_file = read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
-    if model == "pupil":
-        why = unserved(
-            wavelength,
-            camera_file.pixel_size_nm,
-            immersion_index=immersion_index,
-            phase_mask=phase_mask,
-        )
-    else:
-        why = unserved(WAVELENGTH_NM, camera_file.pixel_size_nm)
-    if why:
-        typer.echo(f"{beads[0].name}: warning: {why}", err=True)
-    calibration = work(
+    steps = work.steps(
         beads,
-        camera_file,
+        camera,
+        out=out,
         z_step_nm=z_step,
         z_focus=z_focus,
-        scan=scan,
+        frames_per_plane=frames_per_plane,
+        downwards=downwards,
+        z_of_frames=z_of_frames,
+        bead_positions=bead_positions,
         model=model,
         patch_px=patch,
-        positions_nm=None if bead_positions is None else read_positions(bead_positions),
         optics=Optics(
-            numerical_aperture, wavelength, immersion_index, sample_index, bead_diameter, phase_mask
+            numerical_aperture=numerical_aperture,
+            wavelength_nm=wavelength,
+            immersion_index=immersion_index,
+            sample_index=sample_index,
+            bead_diameter_nm=bead_diameter,
+            phase_mask=phase_mask,
         ),
+        pixel_size_nm=pixel_size,
+        em_gain=em_gain,
     )
-    write_psf(out, calibration.file)
-    save_report(calibration, report)
+    made = _warned(steps, beads[0].name)
+    calibration = made.calibration
     if as_json:
         _print_json(
             {
@@ -710,15 +686,15 @@ def calibrate_psf(
                 "rejected": [str(bead) for bead in calibration.rejected],
                 "deviance": calibration.deviance,
                 "figures": calibration.file.figures,
-                "verdict": verdict(calibration),
-                "files": [str(out), str(report)],
+                "verdict": made.verdict,
+                "files": [str(file) for file in made.files],
             }
         )
         return
     typer.echo(f"{len(calibration.beads)} beads, {len(calibration.rejected)} rejected")
-    for line in (*(f"  {bead}" for bead in calibration.rejected), *verdict(calibration)):
+    for line in (*(f"  {bead}" for bead in calibration.rejected), *made.verdict):
         typer.echo(line)
-    _list([out, report])
+    _list(made.files)
 
 
 @calibrate.command("import")
@@ -830,45 +806,22 @@ def calibrate_camera(
     ] = None,
 ) -> None:
     """Dark and flat series, or a movie, to a camera file."""
-    from decode.calibrate.camera import calibrate_camera as work
-    from decode.calibrate.maps import check_maps
-    from decode.estimation import estimate_camera
-    from decode.io.cameras import CameraFile, write_camera
-    from decode.io.movies import open_movie
-    from decode.outputs import camera_files, check_outputs
+    from decode.verbs.calibrate_camera import calibrate_camera as work
 
-    files = [*(dark or ()), *([] if movie is None else [movie])]
-    if not files:
-        raise ValueError("give series of dark frames, or --movie")
-    check_outputs(camera_files(out), inputs=[*files, *(flat or ())])
-    with open_movie(files[0]) as first:
-        pixel_size = pixel_size or first.pixel_size_nm
-        if pixel_size is None:
-            raise ValueError(
-                f"{files[0]} does not say how large its pixels are; state it with --pixel-size"
-            )
-        if dark:
-            calibration = work(dark, flat or (), em_gain=em_gain)
-            camera = calibration.camera(gain=gain, qe=1.0 if qe is None else qe, em_gain=em_gain)
-            notes = calibration.notes
-            if qe is None:
-                notes += (
-                    "a quantum efficiency of 1 was taken: photons are photoelectrons; state --qe",
-                )
-            if movie is not None:
-                notes += check_maps(movie, camera)
-        else:
-            if flat or gain is not None:
-                raise ValueError(
-                    "--flat and --gain belong to dark series; give those too, or --movie alone"
-                )
-            known = cast("CameraKind | None", kind)
-            estimated = estimate_camera(first, kind=known, qe=qe, em_gain=em_gain)
-            camera, notes = estimated.camera, estimated.notes
-    write_camera(out, CameraFile(camera=camera, pixel_size_nm=pixel_size))
-    for note in notes:
+    made = work(
+        dark or (),
+        flat or (),
+        movie=movie,
+        out=out,
+        pixel_size_nm=pixel_size,
+        gain=gain,
+        qe=qe,
+        em_gain=em_gain,
+        kind=cast("CameraKind | None", kind),
+    )
+    for note in made.notes:
         typer.echo(note)
-    _list([out])
+    _list(made.files)
 
 
 @app.command()
@@ -895,37 +848,26 @@ def estimate(
 ) -> None:
     """A movie to a recipe for training: background, flux, on-time, density, blur and depth, with
     intervals."""
-    import os
-
-    from decode.io.cameras import camera_inputs
-    from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
     from decode.verbs.estimate import estimate as work
 
-    out, picture = recipe_files(out)
-    inputs = [movie, psf, *camera_inputs(camera)]
-    # a recipe names a file that holds all of its camera
-    own = not camera.is_file() or pixel_size is not None or em_gain is not None
-    own_files = camera_files(camera_beside(out)) if own else ()
-    check_outputs([out, picture, *own_files], inputs=inputs)
     steps = work.steps(
         movie,
         camera=camera,
         psf=psf,
+        out=out,
         pixel_size_nm=pixel_size,
         em_gain=em_gain,
         allow_truncated=allow_truncated,
     )
     estimated = _warned(steps, movie.name)
-    psf_file = os.path.relpath(psf, out.parent)
-    files = estimated.write(out, psf_file=psf_file, camera_file=None if own else camera)
     if as_json:
         named = ("histogram_overlap", "spectrum_difference")
         agreement = {name: getattr(estimated.comparison, name) for name in named}
-        written = [str(file) for file in files]
+        written = [str(file) for file in estimated.files]
         _print_json({**asdict(estimated.scene), **agreement, "files": written})
         return
     typer.echo(str(estimated))
-    _list(files)
+    _list(estimated.files)
 
 
 @app.command()
@@ -1016,16 +958,25 @@ def _size(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _warned(steps: Steps[R], source: str) -> R:
-    """Work to its end; its warnings go to stderr at once, for it may fail."""
+def _followed(steps: DetailedSteps[D, R], show: Callable[[Progress[D]], None]) -> R:
+    """Work to its end, its progress shown."""
     while True:
         try:
             progress = next(steps)
         except StopIteration as end:
             result: R = end.value
             return result
+        show(progress)
+
+
+def _warned(steps: Steps[R], source: str) -> R:
+    """Work to its end; its warnings go to stderr at once, for it may fail."""
+
+    def show(progress: Progress[object]) -> None:
         for warning in progress.warnings:
             typer.echo(f"{source}: warning: {warning}", err=True)
+
+    return _followed(steps, show)
 
 
 def _list(files: Iterable[Path]) -> None:

@@ -44,7 +44,7 @@ def output_formats() -> tuple[str, ...]:
 
 
 def check_outputs(
-    outputs: Iterable[Path], *, inputs: Iterable[Path | str | None] = (), folder: Path | None = None
+    outputs: Iterable[Path], *, inputs: Iterable[object] = (), folder: Path | None = None
 ) -> None:
     """Refuse what a verb would write, before it works.
 
@@ -54,7 +54,7 @@ def check_outputs(
 
     Args:
         outputs: all files that the verb may write.
-        inputs: all files that it reads; None and names of no file are passed over.
+        inputs: all files that it reads; what is no path, or of no file, is passed over.
         folder: the one that the verb makes where there is none.
 
     Raises:
@@ -63,7 +63,8 @@ def check_outputs(
         OSError: if an output cannot be written.
     """
     outputs = list(outputs)
-    read = [path for path in (Path(i) for i in inputs if i is not None) if path.exists()]
+    named = (Path(i) for i in inputs if isinstance(i, Path | str))
+    read = [path for path in named if path.exists()]
     _check_inputs(outputs, {_identity(path): path for path in read})
     _check_each_other(outputs)
     _check_folders(outputs, [path for path in read if path.is_dir()])

@@ -6,17 +6,20 @@ import io
 import sys
 import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 from functools import update_wrapper
 from itertools import accumulate, pairwise
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, final
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, final
 
 from tqdm import tqdm
 
-__all__ = ["Bar", "Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
+__all__ = ["Bar", "DetailedSteps", "Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Y = TypeVar("Y")
+D = TypeVar("D")
+E = TypeVar("E")
+D_co = TypeVar("D_co", covariant=True)
 
 
 LOG_INTERVAL_S = 60.0
@@ -43,28 +46,35 @@ class Bar(tqdm):  # type: ignore[type-arg]
             print(msg or str(self), file=self._log, flush=True)
 
 
-class Progress(NamedTuple):
-    """Where the work stands."""
+@final
+@dataclass(frozen=True)
+class Progress(Generic[D_co]):
+    """Where the work stands: the same of all long verbs."""
 
-    fraction: float
-    """of the work, 0 to 1"""
+    fraction: float | None
+    """of the work, 0 to 1; None where nobody knows"""
     message: str = ""
     """what is being done, for the user"""
     warnings: tuple[str, ...] = ()
     """a sentence on each thing that does not fit together; each is said once"""
+    detail: D_co = None  # type: ignore[assignment]
+    """what the verb knows besides, in a type of its own"""
 
 
-Steps: TypeAlias = Generator[Progress, None, R]
+DetailedSteps: TypeAlias = Generator[Progress[D], None, R]
+"""work whose progress has details of a type"""
+Steps: TypeAlias = Generator[Progress[object], None, R]
+"""work whose progress is said to users only"""
 
 
 @final
-class Stepwise(Generic[P, R]):
+class Stepwise(Generic[P, D, R]):
     """A function written as a generator of its progress.
 
     Called, it runs to its end; `steps` runs it step by step.
     """
 
-    def __init__(self, steps: Callable[P, Steps[R]]) -> None:
+    def __init__(self, steps: Callable[P, DetailedSteps[D, R]]) -> None:
         update_wrapper(self, steps)
         self.steps = steps
 
@@ -78,7 +88,9 @@ class Stepwise(Generic[P, R]):
                 return result
 
 
-def relayed(steps: Steps[R], report: Callable[[Progress], Y]) -> Generator[Y, None, R]:
+def relayed(
+    steps: DetailedSteps[D, R], report: Callable[[Progress[D]], Progress[E]]
+) -> DetailedSteps[E, R]:
     """The same work; what it says of its progress is put in other words."""
     try:
         while True:
@@ -92,7 +104,9 @@ def relayed(steps: Steps[R], report: Callable[[Progress], Y]) -> Generator[Y, No
         steps.close()
 
 
-def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps[R]:
+def part(
+    steps: DetailedSteps[D, R], start: float, stop: float, message: str = ""
+) -> DetailedSteps[D, R]:
     """The steps of a part of some work.
 
     Args:
@@ -101,11 +115,9 @@ def part(steps: Steps[R], start: float, stop: float, message: str = "") -> Steps
         message: what the part is, in place of its own words.
     """
 
-    def of_whole(own: Progress) -> Progress:
-        return own._replace(
-            fraction=start + (stop - start) * own.fraction,
-            message=message or own.message,
-        )
+    def of_whole(own: Progress[D]) -> Progress[D]:
+        fraction = start + (stop - start) * (own.fraction or 0.0)
+        return replace(own, fraction=fraction, message=message or own.message)
 
     return relayed(steps, of_whole)
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from decode.io.cameras import read_camera
 from decode.io.movies import open_movie
-from decode.models import load_model
 from decode.verbs.localize import localize_file
 
 ROOT = Path(__file__).parents[1]
@@ -37,14 +36,9 @@ def main() -> None:
     with open_movie(SAMPLE / "blinking_2d.tif") as movie:
         frames = movie.read(0, len(movie)).astype(np.float64)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in localize_file(
-            SAMPLE / "blinking_2d.tif",
-            load_model("gaussian-2d"),
-            folder,
-            camera=camera,
-            device=device,
-        ):
-            pass
+        localize_file(
+            SAMPLE / "blinking_2d.tif", "gaussian-2d", folder, camera=camera, device=device
+        )
         picture = Image.open(Path(folder) / "blinking_2d.png").convert("RGB").resize((SIDE, SIDE))
     sheet = Image.new("RGB", (3 * SIDE + 16, SIDE), "white")
     for i, panel in enumerate((grey(frames[100]), grey(frames.mean(0), 1.0), picture)):

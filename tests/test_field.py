@@ -170,21 +170,19 @@ def test_a_model_is_trained_and_localizes_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: TrainConfig
 ) -> None:
     """A file of the model holds its PSF; a movie of another size is told apart in a sentence."""
-    for report in train(recipe, tmp_path / "model.safetensors", device="cpu", report_every=1):
-        assert np.isfinite(report.loss)
+    for progress in train(recipe, tmp_path / "model.safetensors", device="cpu", report_every=1):
+        assert np.isfinite(progress.detail.loss)
     model = Localizer.load(tmp_path / "model.safetensors")
     assert isinstance(model.psf, FieldSplinePSF)
     rng = np.random.default_rng(3)
     write_movie(tmp_path / "movie.tif", rng.poisson(140, (4, 60, 90)).astype(np.uint16))
     given = seen(monkeypatch)
-    *_, last = localize_file(
+    done = localize_file(
         tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, device="cpu"
     )
     assert given[-1]["field_x"].shape == (60, 90)
-    assert any("beyond" in remark or "border" in remark for remark in last.acquisition.estimates)
+    assert any("beyond" in remark or "border" in remark for remark in done.acquisition.estimates)
     with pytest.raises(ValueError, match="trained for pixels of 100 nm"):
-        next(
-            localize_file(
-                tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, pixel_size_nm=160.0
-            )
+        localize_file(
+            tmp_path / "movie.tif", model, tmp_path / "out", camera=CAMERA, pixel_size_nm=160.0
         )

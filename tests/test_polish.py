@@ -363,7 +363,7 @@ def test_a_polished_table(tmp_path: Path) -> None:
     tables = []
     for polished in (False, True):
         out = tmp_path / str(polished)
-        for _ in localize_file(
+        localize_file(
             SAMPLES / "blinking_2d.tif",
             model,
             out,
@@ -373,8 +373,7 @@ def test_a_polished_table(tmp_path: Path) -> None:
             formats=["csv", "hdf5"],
             device="cpu",
             polish=polished,
-        ):
-            pass
+        )
         tables.append([read_table(out / f"blinking_2d.{suffix}") for suffix in ("csv", "hdf5")])
     (plain, _), (better, in_picasso) = tables
     assert torch.equal(better.frame, plain.frame)

@@ -94,8 +94,8 @@ def conditioning(model: Localizer, psf: PSFFile) -> Conditioning:
 
 def found(movie: Path, model: Localizer, psf: PSFFile | None) -> EmitterSet:
     out = movie.parent / "out"
-    *_, last = localize_file(movie, model, out, camera=CAMERA, psf=psf, formats=["csv"])
-    assert last.n_molecules > 50
+    done = localize_file(movie, model, out, camera=CAMERA, psf=psf, formats=["csv"])
+    assert done.n_molecules > 50
     return read_table(out / "movie.csv")
 
 

@@ -28,7 +28,7 @@ from decode.defects import without_unusable
 from decode.io.movies import Movie
 from decode.optics.camera import Camera
 
-__all__ = ["CameraCalibration", "calibrate_camera"]
+__all__ = ["CameraCalibration", "measure_maps"]
 
 FEWEST_FRAMES = 10
 """of a series; fewer give a variance to no better than a half"""
@@ -88,7 +88,7 @@ class CameraCalibration:
         Args:
             gain: ADU per electron from the data sheet, where there are no flat frames.
             qe: quantum efficiency, which no such series can measure.
-            em_gain: as given to `calibrate_camera`.
+            em_gain: as given to `measure_maps`.
             saturation_adu: largest count the camera writes.
 
         Raises:
@@ -119,7 +119,7 @@ class CameraCalibration:
         )
 
 
-def calibrate_camera(
+def measure_maps(
     dark: Frames | Sequence[Frames], flats: Sequence[Frames] = (), *, em_gain: float | None = None
 ) -> CameraCalibration:
     """Offset and read variance of every pixel from dark frames, and its gain from evenly lit ones.

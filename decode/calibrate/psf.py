@@ -15,7 +15,7 @@ from decode.calibrate.counts import largest_count
 from decode.calibrate.families import FAMILIES, Family, FamilyFit, Optics
 from decode.calibrate.held_out import HeldOut, leave_one_out, usable_range
 from decode.calibrate.scan import Scan, check_scan
-from decode.calibrate.stacks import Stacks, check_maps, depths_of, read_stacks
+from decode.calibrate.stacks import BeadStack, Stacks, check_maps, depths_of, read_stacks
 from decode.calibrate.stage import check_stage
 from decode.io.cameras import CameraFile
 from decode.io.psfs import PSFFile
@@ -24,7 +24,7 @@ from decode.optics.camera import Camera
 from decode.optics.psf import PSF
 from decode.progress import Progress, Steps, Stepwise, part, shares
 
-__all__ = ["MODELS", "Optics", "PSFCalibration", "calibrate_psf", "read_positions"]
+__all__ = ["MODELS", "Optics", "PSFCalibration", "check_model", "fit_psf", "read_positions"]
 
 PATCH_NM = 3100.0
 """side of the crops unless stated otherwise: holds a 3D PSF over 1.5 um of depth"""
@@ -74,8 +74,8 @@ class PSFCalibration:
 
 
 @Stepwise
-def calibrate_psf(
-    stacks: Sequence[Path | str],
+def fit_psf(
+    stacks: Sequence[BeadStack],
     camera: CameraFile,
     *,
     z_step_nm: float | None = None,
@@ -86,10 +86,10 @@ def calibrate_psf(
     positions_nm: Tensor | None = None,
     optics: Optics | None = None,
 ) -> Steps[PSFCalibration]:
-    """Calibrate a PSF from z-stacks of beads; `calibrate_psf.steps` does so step by step.
+    """Fit a PSF to z-stacks of beads, and try it on beads left out.
 
     Args:
-        stacks: TIFF files, each a z-stack of beads on a coverslip, all recorded in the same way.
+        stacks: z-stacks of beads on a coverslip, all recorded in the same way.
         camera: turns counts into photons, and states the pixel size.
         z_step_nm: distance of the planes; None: as the files state it.
         z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None: the middle
@@ -111,8 +111,7 @@ def calibrate_psf(
     """
     family = _family(model, optics or Optics(), positions_nm)
     scan = scan or Scan()
-    reading = read_stacks([Path(path) for path in stacks])
-    recorded = yield from part(reading, 0.0, 0.03, "reading the beads")
+    recorded = yield from part(read_stacks(stacks), 0.0, 0.03, "reading the beads")
     check_maps(camera.camera, recorded)
     depths = depths_of(recorded, scan, z_step_nm=z_step_nm, z_focus=z_focus)
     frames = scan.frames(recorded.n_frames)
@@ -181,9 +180,18 @@ def read_positions(table: Path | str) -> Tensor:
     return emitters.xyz[emitters.frame == emitters.frame.min(), :2].float()
 
 
-def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family[Any]:
+def check_model(model: str) -> None:
+    """Refuse what is no family of PSFs.
+
+    Raises:
+        ValueError: if it is none of `MODELS`.
+    """
     if model not in FAMILIES:
         raise ValueError(f"model {model!r} is unknown; choose from {', '.join(FAMILIES)}")
+
+
+def _family(model: str, optics: Optics, positions_nm: Tensor | None) -> Family[Any]:
+    check_model(model)
     family = FAMILIES[model](optics)
     if positions_nm is None:
         return family

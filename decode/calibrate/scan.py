@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -72,18 +73,25 @@ class Scan:
 
 
 def read_scan(
-    *, frames_per_plane: int = 1, downwards: bool = False, z_of_frames: Path | str | None = None
+    *,
+    frames_per_plane: int = 1,
+    downwards: bool = False,
+    z_of_frames: Path | str | Sequence[float] | None = None,
 ) -> Scan:
     """A scan as it is stated to the verbs that calibrate.
 
     Args:
         frames_per_plane, downwards: as in `Scan`.
-        z_of_frames: text file that `read_depths` reads.
+        z_of_frames: nm, of each frame, or the text file that `read_depths` reads.
 
     Raises:
         ValueError, OSError: as `Scan` and `read_depths` do.
     """
-    z_nm = None if z_of_frames is None else read_depths(z_of_frames)
+    z_nm: tuple[float, ...] | None = None
+    if isinstance(z_of_frames, Path | str):
+        z_nm = read_depths(z_of_frames)
+    elif z_of_frames is not None:
+        z_nm = tuple(z_of_frames)
     return Scan(frames_per_plane=frames_per_plane, downwards=downwards, z_nm=z_nm)
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from decode.calibrate.scan import FEWEST_PLANES, Scan
-from decode.io.movies import open_movie
+from decode.io.movies import Movie, open_array, open_movie
 from decode.optics.camera import Camera
 from decode.progress import Progress, Steps
 
-__all__ = ["Depths", "Stacks", "check_maps", "depths_of", "read_stacks"]
+__all__ = ["BeadStack", "Depths", "Stacks", "check_maps", "depths_of", "read_stacks"]
+
+BeadStack: TypeAlias = Path | str | Movie | Tensor | npt.NDArray[Any]
+"""(frame, y, x) ADU: a TIFF file, an open movie, or an array"""
 
 FRAMES_AT_ONCE = 16
 """that are read between two steps"""
@@ -50,22 +55,23 @@ class Depths(NamedTuple):
     """what to say of the step, a sentence each"""
 
 
-def read_stacks(paths: Sequence[Path]) -> Steps[Stacks]:
-    """Read files, step by step.
+def read_stacks(sources: Sequence[BeadStack]) -> Steps[Stacks]:
+    """Read stacks, step by step.
 
     Raises:
         ValueError: if there is none, or they differ in their number of frames.
     """
-    if not paths:
+    if not sources:
         raise ValueError("give at least one stack of beads")
-    stacks, stated = [], []
-    for number, path in enumerate(paths):
-        with open_movie(path) as movie:
+    paths, stacks, stated = [], [], []
+    for number, source in enumerate(sources):
+        with _opened(source) as movie:
             stack = torch.empty(movie.shape, dtype=torch.float32)
             for start in range(0, len(movie), FRAMES_AT_ONCE):
-                yield Progress((number + start / len(movie)) / len(paths))
+                yield Progress((number + start / len(movie)) / len(sources))
                 frames = movie.read(start, min(len(movie), start + FRAMES_AT_ONCE))
                 stack[start : start + len(frames)] = torch.from_numpy(frames.astype(np.float32))
+            paths.append(Path(source) if isinstance(source, Path | str) else movie.path)
             stacks.append(stack)
             stated.append(movie.z_step_nm)
     if len({len(stack) for stack in stacks}) > 1:
@@ -74,6 +80,14 @@ def read_stacks(paths: Sequence[Path]) -> Steps[Stacks]:
         differ = "the stacks differ in their number of planes"
         raise ValueError(f"{differ} ({listed}); calibrate them apart")
     return Stacks(paths=tuple(paths), adu=tuple(stacks), stated_steps_nm=tuple(stated))
+
+
+def _opened(source: BeadStack) -> AbstractContextManager[Movie]:
+    if isinstance(source, Movie):
+        return nullcontext(source)
+    if isinstance(source, Tensor | np.ndarray):
+        return open_array(np.asarray(source))
+    return open_movie(source)
 
 
 def check_maps(camera: Camera, stacks: Stacks) -> None:

@@ -1,7 +1,7 @@
 """What a user did not state, estimated from the movie: nouns with an interval."""
 
 from decode.estimation.aperture import ApertureCorrection, aperture_correction
-from decode.estimation.camera import CameraEstimate, estimate_camera
+from decode.estimation.camera import CameraEstimate, CameraKind, estimate_camera
 from decode.estimation.comparison import Comparison, compare, save_comparison
 from decode.estimation.frames import Estimate
 from decode.estimation.psf_width import estimate_psf_sigma
@@ -11,6 +11,7 @@ from decode.estimation.scene import SceneEstimate, estimate_scene
 __all__ = [
     "ApertureCorrection",
     "CameraEstimate",
+    "CameraKind",
     "Comparison",
     "Estimate",
     "SceneEstimate",

@@ -23,14 +23,15 @@ from decode.forward import Simulation
 from decode.network.localizer import Localizer
 from decode.network.record import ModelRecord
 from decode.outputs import check_outputs, model_files
+from decode.progress import Progress
 from decode.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from decode.training.course import Course
 from decode.training.diagnosis import diagnose
 from decode.training.learner import Learner, Loss, OptimizerChoice, choose_optimizers, loss_of
 from decode.training.processes import Processes, own_device, processes
-from decode.training.validation import Validation, characterize
+from decode.training.validation import Figures, Validation, characterize
 
-__all__ = ["Progress", "check_budget", "train"]
+__all__ = ["TrainingReport", "check_budget", "train"]
 
 RANK_SEED = 1_000_003
 """between the seeds of two processes"""
@@ -38,12 +39,10 @@ RANK_SEED = 1_000_003
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a training stands."""
+class TrainingReport:
+    """What a training knows of itself, beside the fraction of its budget."""
 
     step: int
-    fraction: float
-    """of the budget of steps or minutes"""
     minutes: float
     loss: float
     """mean since the last report, without outliers (see `loss_of`)"""
@@ -55,10 +54,14 @@ class Progress:
     """steps left out so far because the loss was not finite"""
     recovered: int = 0
     """times the training diverged and went back to a good state"""
-    validation: dict[str, float] | None = None
-    """figures of the averaged model on the fixed validation set, when it was just evaluated"""
+    validation: Figures | None = None
+    """of the averaged model on the fixed validation set, when it was just evaluated"""
     remarks: tuple[str, ...] = ()
     """at the end, what limits the model and what to change, a sentence each"""
+
+    @property
+    def message(self) -> str:
+        return f"step {self.step}, {self.frames_per_second:.0f} frames a second"
 
 
 def train(
@@ -74,7 +77,7 @@ def train(
     loss: Loss = loss_of,
     optimizers: OptimizerChoice = choose_optimizers,
     clock: Callable[[], float] = time.perf_counter,
-) -> Iterator[Progress]:
+) -> Iterator[Progress[TrainingReport]]:
     """Train a model on simulations drawn on the training device, and write it to `out`.
 
     The learning rate stays level until the last `decay_share` of the training, and falls to 0
@@ -105,7 +108,7 @@ def train(
         clock: seconds, by which the budget of minutes is spent.
 
     Yields:
-        Where the training stands.
+        The fraction of the budget of steps or minutes that is spent, with a report.
 
     Raises:
         TrainingError: if it diverges again and again.
@@ -133,7 +136,8 @@ def train(
         )
         board = _board(log_dir) if team.first else None
         if training.over:
-            yield training.ended_before()
+            ended = training.ended_before()
+            yield Progress(1.0, ended.message, detail=ended)
         meter = _Meter(clock)
         while not training.over:
             rate = training.rate
@@ -153,8 +157,8 @@ def train(
             if validation is not None:
                 report = training.keep(report, validation)
             if board is not None:
-                _log(board, report)
-            yield report
+                _log(board, training.done, report)
+            yield Progress(training.done, report.message, detail=report)
             meter = _Meter(clock)
 
 
@@ -284,6 +288,11 @@ class _Training:
         return self._at >= self.course.end
 
     @property
+    def done(self) -> float:
+        """Share of the training that is over: it may end before its budget."""
+        return min(1.0, self._at / self.course.end)
+
+    @property
     def rate(self) -> float:
         """The learning rate of the next step."""
         return self.course.rate(self._at, self.step)
@@ -313,34 +322,33 @@ class _Training:
         self.learner.load_state_dict(self._good)
         self.course.recover(self.step)
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self) -> Figures | None:
         """Validate the averaged model, or the last good state where that has lost efficiency.
 
         Returns:
             The figures; None but for the first process.
         """
         figures = self._figures()
-        lost = figures is not None and self.course.lost_efficiency(figures, self._history)
+        lost = figures is not None and self.course.lost_efficiency(figures.row(), self._history)
         if self._team.agreed(float(lost), self._device):
             self.go_back()
             figures = self._figures()
         self._good = self.learner.state_dict()
         if figures is not None:
             minutes = round(self._seconds / 60, 2)
-            self._history.append({"step": self.step, "minutes": minutes, **figures})
+            self._history.append({"step": self.step, "minutes": minutes, **figures.row()})
         end = self.course.end_after(self._at, self._history)
         self.course.end = self._team.agreed(end, self._device)
         return figures
 
-    def _figures(self) -> dict[str, float] | None:
+    def _figures(self) -> Figures | None:
         return None if self._validation is None else self._validation(self.learner.average)
 
-    def report(self, meter: _Meter, rate: float, validation: dict[str, float] | None) -> Progress:
+    def report(self, meter: _Meter, rate: float, validation: Figures | None) -> TrainingReport:
         """Where the training stands, with the learning rate of the last step."""
         plan, elapsed = self._config.training, meter.elapsed
-        return Progress(
+        return TrainingReport(
             step=self.step,
-            fraction=min(1.0, self._at / self.course.end),
             minutes=self._seconds / 60,
             loss=meter.loss,
             learning_rate=rate,
@@ -351,15 +359,14 @@ class _Training:
             validation=validation,
         )
 
-    def ended_before(self) -> Progress:
+    def ended_before(self) -> TrainingReport:
         """Write the files of a training that had ended before it was resumed.
 
         A stop after the last checkpoint may have cost them.
         """
-        figures = {k: v for k, v in self._history[-1].items() if k not in ("step", "minutes")}
-        report = Progress(
+        figures = Figures.of(self._history[-1])
+        report = TrainingReport(
             step=self.step,
-            fraction=1.0,
             minutes=self._seconds / 60,
             loss=math.nan,
             learning_rate=0.0,
@@ -373,7 +380,7 @@ class _Training:
         remark = "the training had ended before; nothing was added to it"
         return replace(report, remarks=(remark, *report.remarks))
 
-    def keep(self, report: Progress, validation: dict[str, float]) -> Progress:
+    def keep(self, report: TrainingReport, validation: Figures) -> TrainingReport:
         """Write checkpoint, model and record; at the end with its figures and remarks.
 
         Returns:
@@ -383,7 +390,7 @@ class _Training:
         model.record = self._record(report)
         if self.over:
             figures = characterize(model, self._config, self._device)
-            remarks = diagnose(self._config, validation, figures, self.course.converged)
+            remarks = diagnose(self._config, validation.row(), figures, self.course.converged)
             model.record = replace(model.record, figures=tuple(figures), remarks=tuple(remarks))
             report = replace(report, remarks=tuple(remarks))
         checkpoint = Checkpoint(
@@ -400,7 +407,7 @@ class _Training:
             temporary.write_text(json.dumps(model.record.to_json(), indent=1) + "\n")
         return report
 
-    def _record(self, report: Progress) -> ModelRecord:
+    def _record(self, report: TrainingReport) -> ModelRecord:
         return ModelRecord(
             config=to_mapping(self._config),
             decode=decode.__version__,
@@ -445,9 +452,10 @@ def _board(log_dir: Path | str | None) -> Any:
     return SummaryWriter(str(log_dir))
 
 
-def _log(board: Any, report: Progress) -> None:
+def _log(board: Any, fraction: float, report: TrainingReport) -> None:
     """Write the numbers of a report to TensorBoard."""
-    values = {**asdict(report), **(report.validation or {})}
+    figures = {} if report.validation is None else report.validation.row()
+    values = {"fraction": fraction, **asdict(report), **figures}
     for name, value in values.items():
         if isinstance(value, float | int):
             board.add_scalar(name, value, report.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
@@ -21,7 +21,14 @@ from decode.optics.fisher import cramer_rao_bound
 from decode.optics.psf import PSF, render
 from decode.ranges import Range
 
-__all__ = ["Isolated", "Validation", "characterize", "localize_isolated", "posterior_of"]
+__all__ = [
+    "Figures",
+    "Isolated",
+    "Validation",
+    "characterize",
+    "localize_isolated",
+    "posterior_of",
+]
 
 ReadOut: TypeAlias = Callable[[SetPosterior], EmitterSet]
 """molecules of a posterior"""
@@ -43,6 +50,34 @@ def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
     context = context.to(batch.frames.device, non_blocking=True)
     posterior: SetPosterior = model(batch.frames, batch.camera, context, batch.pixel_size_nm)
     return posterior
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Means over the movies of a validation by the rules of the SMLM Challenge 2016, and root mean
+    square errors of isolated molecules.
+
+    Isolated molecules are alone within a micrometre, and have 1000 photons or more in the frame.
+    """
+
+    jaccard: float
+    rmse_lateral_nm: float
+    rmse_axial_nm: float | None = None
+    """None in 2D"""
+    efficiency: float
+    """lateral in 2D, else 3D"""
+    isolated_error_over_bound: float
+    isolated_error_over_sigma: float
+
+    @staticmethod
+    def of(row: Mapping[str, float]) -> Figures:
+        """From a row that also holds other facts, such as the step."""
+        return Figures(**{f.name: row[f.name] for f in fields(Figures) if f.name in row})
+
+    def row(self) -> dict[str, float]:
+        """Those that are known, as a record of a training holds them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @final
@@ -76,14 +111,8 @@ class Validation:
         self._read_out = read_out
 
     @torch.no_grad()
-    def __call__(self, model: Localizer) -> dict[str, float]:
-        """Scores of a model.
-
-        Returns:
-            Means over the movies by the rules of the SMLM Challenge 2016, and root mean square
-            errors of isolated molecules, over their bound and over their stated sigma.  Isolated
-            molecules are alone within a micrometre, and have 1000 photons or more in the frame.
-        """
+    def __call__(self, model: Localizer) -> Figures:
+        """Scores of a model."""
         scores, errors = [], []
         for batch in self._batches:
             found = self._read_out(posterior_of(model, batch)).to("cpu")
@@ -96,15 +125,14 @@ class Validation:
         jaccard, lateral, axial, efficiency = (
             torch.tensor(scores).reshape(-1, 4).nanmean(0).tolist()
         )
-        axial_figure = {} if self._two_d else {"rmse_axial_nm": axial}
-        return {
-            "jaccard": jaccard,
-            "rmse_lateral_nm": lateral,
-            **axial_figure,
-            "efficiency": efficiency,
-            "isolated_error_over_bound": _rms(torch.cat([e.over_bound for e in errors])),
-            "isolated_error_over_sigma": _rms(torch.cat([e.over_sigma for e in errors])),
-        }
+        return Figures(
+            jaccard=jaccard,
+            rmse_lateral_nm=lateral,
+            rmse_axial_nm=None if self._two_d else axial,
+            efficiency=efficiency,
+            isolated_error_over_bound=_rms(torch.cat([e.over_bound for e in errors])),
+            isolated_error_over_sigma=_rms(torch.cat([e.over_sigma for e in errors])),
+        )
 
     def _row(self, result: Score) -> tuple[float, float, float, float]:
         """Jaccard, lateral and axial RMSE, and efficiency: 0 of a model that finds nothing."""

@@ -124,10 +124,9 @@ def _movie(name: str) -> str:
         made = simulate_files(config, movie, truth, 40, size_px=48)
         camera = read_camera(movie.with_name("movie_camera.yaml"))
         sigma_nm = None if psf else float(made.psf_parameters[0, 0])
-        for _ in localize_file(
+        localize_file(
             movie, model, Path(folder, "out"), camera=camera, psf_sigma_nm=sigma_nm, psf=psf
-        ):
-            pass
+        )
         result = evaluate(Path(folder, "out", "movie.csv"), truth, two_d=True, min_photons=300)
     figures = f"Jaccard {result.jaccard:.2f}, RMSE {result.rmse_lateral_nm:.0f} nm"
     jaccard, rmse_nm = (0.7, 50) if psf else (0.8, 25)

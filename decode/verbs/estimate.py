@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
-from decode.acquisition import check_camera
+from decode.acquisition import check_camera, stated_camera, stated_files
 from decode.atomic import atomic
 from decode.defects import Counts, defects_of
 from decode.estimation import (
@@ -22,11 +22,11 @@ from decode.estimation import (
     save_comparison,
     to_recipe,
 )
-from decode.io.cameras import CameraFile, read_camera, write_camera
+from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import Movie, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.gaussian import GaussianPSF
-from decode.outputs import camera_beside, recipe_files
+from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
 from decode.progress import Progress, Steps, Stepwise, part
 
 __all__ = ["MovieEstimate", "estimate"]
@@ -47,6 +47,8 @@ class MovieEstimate:
     psf: PSFFile
     source: str
     """name of the movie"""
+    files: tuple[Path, ...] = ()
+    """what was written"""
 
     def __str__(self) -> str:
         return str(self.scene) if self.comparison is None else f"{self.scene}\n{self.comparison}"
@@ -108,6 +110,7 @@ def estimate(
     *,
     camera: CameraFile | Path | str | None = None,
     psf: PSFFile | Path | str | None = None,
+    out: Path | str | None = None,
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
     allow_truncated: bool = False,
@@ -115,12 +118,16 @@ def estimate(
 ) -> Steps[MovieEstimate]:
     """Molecules and background of a raw movie, without localizing a molecule.
 
+    With `out`, a recipe to train a model on such movies is written, with the picture of the
+    comparison beside it, and the camera unless `camera` is a file that says all.
+
     `estimate.steps` does the same step by step; its first step carries the warnings.
 
     Args:
         movie: (frame, y, x) ADU, or the TIFF file, or folder of one file a frame, that holds it.
         camera: the movie's, its file, or the name of a common camera; None estimates it.
         psf: the calibrated PSF, or its file; None estimates the width of a Gaussian.
+        out: recipe file, `.yaml`, which names the file of the PSF; None writes nothing.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's, or the
             movie's.
         em_gain: of a common camera that leaves it open.
@@ -129,8 +136,9 @@ def estimate(
 
     Raises:
         ValueError: in one sentence, if no molecules blink in the movie, it is too short or too
-            small, or movie, camera and PSF do not belong together.
-        OSError: if a file cannot be read.
+            small, or movie, camera and PSF do not belong together; with `out`, if the PSF is no
+            file, or a file that is read would be written over.
+        OSError: if a file cannot be read or written.
 
     Example:
         >>> import decode
@@ -139,6 +147,14 @@ def estimate(
         >>> density.low < density.value < density.high
         True
     """
+    own_camera = pixel_size_nm is not None or em_gain is not None or not _is_file(camera)
+    if out is not None:
+        check_outputs(
+            _files(Path(out), own_camera=own_camera, compared=compared),
+            inputs=[movie, psf, *stated_files(camera)],
+        )
+        if not isinstance(psf, Path | str):
+            raise ValueError("a recipe names the file of its PSF; give that file as psf")
     with _opened(movie, allow_truncated=allow_truncated) as frames:
         acquired = _camera_of(frames, camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
         calibrated = _psf_of(frames, psf, acquired)
@@ -156,13 +172,33 @@ def estimate(
             yield Progress(0.9, "comparing the movie with a simulated one")
             comparison = compare(frames, acquired.camera, calibrated.psf, scene)
             yield Progress(1.0, "comparing the movie with a simulated one")
-    return MovieEstimate(
+    estimated = MovieEstimate(
         scene=scene,
         comparison=comparison,
         camera=acquired,
         psf=calibrated,
         source=frames.path.name if isinstance(frames, Movie) else "a movie",
     )
+    if out is None:
+        return estimated
+    files = estimated.write(
+        out,
+        psf_file=os.path.relpath(str(psf), Path(out).parent),
+        # a recipe names a file that holds all of its camera
+        camera_file=None if own_camera else str(camera),
+    )
+    return replace(estimated, files=files)
+
+
+def _is_file(camera: CameraFile | Path | str | None) -> bool:
+    return isinstance(camera, Path | str) and Path(camera).is_file()
+
+
+def _files(recipe: Path, *, own_camera: bool, compared: bool) -> list[Path]:
+    """What is written."""
+    recipe, picture = recipe_files(recipe)
+    camera = camera_files(camera_beside(recipe)) if own_camera else ()
+    return [recipe, *([picture] if compared else []), *camera]
 
 
 @contextmanager
@@ -181,13 +217,11 @@ def _camera_of(
     pixel_size_nm: float | None,
     em_gain: float | None,
 ) -> CameraFile:
-    if isinstance(camera, CameraFile):
-        return camera
-    stated = camera is not None and Path(camera).is_file()
-    if not stated and isinstance(movie, Movie):  # a common camera says nothing of the optics
-        pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
+    recorded = movie if isinstance(movie, Movie) else None
     if camera is not None:
-        return read_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+        return stated_camera(camera, movie=recorded, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+    if recorded is not None:
+        pixel_size_nm = pixel_size_nm or recorded.pixel_size_nm
     if pixel_size_nm is None:
         raise ValueError("nothing says how large the movie's pixels are; state pixel_size_nm")
     estimated = estimate_camera(movie, em_gain=em_gain)

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from decode.acquisition import Acquisition, acquisition_for
+from decode.acquisition import Acquisition, acquisition_for, stated_files
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import KnownOptics
 from decode.devices import choose_device
 from decode.emitters import EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
-from decode.io.cameras import CameraFile, read_camera
+from decode.io.cameras import CameraFile
 from decode.io.movies import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.io.tables import written_formats
@@ -28,15 +28,53 @@ from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
-from decode.progress import Progress, Steps, Stepwise
+from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.rendering import save_picture
 from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.polish import polish_movie, psf_to_polish_with
 from decode.verbs.sweep import Chunk, sweep
 
-__all__ = ["LocalizeProgress", "acquire", "localize", "localize_file", "localize_movie"]
+__all__ = [
+    "LocalizeReport",
+    "Localized",
+    "acquire",
+    "localize",
+    "localize_acquired",
+    "localize_file",
+    "localize_movie",
+]
 
 MovieSource: TypeAlias = Movie | npt.NDArray[Any] | Tensor | Path | str | Sequence[Path | str]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LocalizeReport:
+    """What was found up to a step of a localization."""
+
+    acquisition: Acquisition
+    """what is known of the movie"""
+    molecules: EmitterSet
+    """of the frames since the last step"""
+    n_molecules: int
+    """of all frames done"""
+    frames_done: int
+    frames_total: int
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Localized:
+    """What was found in a movie, but for the molecules themselves."""
+
+    acquisition: Acquisition
+    """what is known of the movie"""
+    n_molecules: int
+    n_frames: int
+    remarks: tuple[str, ...]
+    """a sentence on each thing about the molecules that their user should know"""
+    files: tuple[Path, ...] = ()
+    """what was written"""
 
 
 @Stepwise
@@ -47,6 +85,7 @@ def localize(
     camera: CameraFile | Path | str | None = None,
     psf: PSFFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
     polish: bool = False,
     threshold: float = 0.5,
@@ -54,10 +93,11 @@ def localize(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     allow_truncated: bool = False,
-) -> Steps[EmitterSet]:
+) -> DetailedSteps[LocalizeReport | None, EmitterSet]:
     """Localize the molecules of a movie.
 
-    `localize.steps` does the same step by step; one of its steps carries the warnings.
+    `localize.steps` does the same step by step: the second step carries the warnings, those that
+    follow the molecules that were found since.
 
     Args:
         movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an
@@ -69,6 +109,7 @@ def localize(
             polish with.
         pixel_size_nm: side of a pixel; None takes the camera file's, else the movie's, else the
             model's.
+        em_gain: of a common camera that leaves it open.
         psf_sigma_nm: width of the PSF, where the model is conditioned on it; None estimates it.
         polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's
             PSF, else a Gaussian.
@@ -99,25 +140,29 @@ def localize(
         >>> molecules.facts.field_nm
         (6400.0, 6400.0)
     """
-    network = model if isinstance(model, Localizer) else load_model(model)
-    calibrated = read_psf(psf) if isinstance(psf, Path | str) else psf
+    network, calibrated = _network(model), _calibrated(psf)
+    parts: list[EmitterSet] = []
+
+    def kept(progress: Progress[LocalizeReport]) -> Progress[LocalizeReport | None]:
+        if progress.detail.frames_done:
+            parts.append(progress.detail.molecules)
+        return progress
+
     with _opened(movie, frames=frames, allow_truncated=allow_truncated) as opened:
-        yield Progress(0.0, "looking at the movie")
+        yield Progress(0.0, "looking at the movie", detail=None)
         acquisition = acquire(
             opened,
             network,
-            camera=_camera_of(opened, camera, pixel_size_nm),
+            camera=camera,
             pixel_size_nm=pixel_size_nm,
+            em_gain=em_gain,
             psf_sigma_nm=psf_sigma_nm,
             psf=calibrated,
             roi=roi,
             device=device,
             polish=polish,
         )
-        message = "; ".join(acquisition.estimates) or "looking for molecules"
-        yield Progress(0.0, message, acquisition.warnings)
-        parts, ends, n_molecules = [], DepthEnds(), 0
-        for chunk in localize_movie(
+        steps = localize_acquired(
             opened,
             network,
             acquisition,
@@ -126,13 +171,10 @@ def localize(
             roi=roi,
             device=device,
             polish=polish,
-        ):
-            parts.append(chunk.molecules)
-            ends.see(chunk.molecules)
-            n_molecules += len(chunk.molecules)
-            yield Progress(chunk.frames_done / chunk.frames_total, f"{n_molecules} molecules")
+        )
+        found = yield from relayed(steps, kept)
         facts = acquisition.facts(opened, threshold=threshold)
-    facts = replace(facts, warnings=(*facts.warnings, *ends.remarks))
+    facts = replace(facts, warnings=(*facts.warnings, *found.remarks))
     return replace(EmitterSet.cat(parts), metadata=facts.metadata())
 
 
@@ -140,8 +182,9 @@ def acquire(
     movie: Movie,
     model: Localizer,
     *,
-    camera: CameraFile | None = None,
+    camera: CameraFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
     psf: PSFFile | None = None,
     roi: tuple[slice, slice] | None = None,
@@ -154,14 +197,19 @@ def acquire(
     Args:
         movie: from `open_movie`.
         model: from `load_model`.
-        camera, pixel_size_nm, psf_sigma_nm: as `acquisition_for` takes them.
+        camera, pixel_size_nm, em_gain, psf_sigma_nm: as `acquisition_for` takes them.
         psf, roi, device, polish: as `localize_movie` takes them.
 
     Raises:
         ValueError, OSError: as `acquisition_for` and `localize_movie` do.
     """
     acquisition = acquisition_for(
-        movie, model, camera=camera, pixel_size_nm=pixel_size_nm, psf_sigma_nm=psf_sigma_nm
+        movie,
+        model,
+        camera=camera,
+        pixel_size_nm=pixel_size_nm,
+        em_gain=em_gain,
+        psf_sigma_nm=psf_sigma_nm,
     )
     if not counts_core(model, psf, polish=polish):
         return acquisition
@@ -239,117 +287,169 @@ def localize_movie(
     return (replace(chunk, molecules=aperture.applied(chunk.molecules)) for chunk in chunks)
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class LocalizeProgress:
-    """Where `localize_file` stands."""
+def localize_acquired(
+    movie: Movie,
+    model: Localizer,
+    acquisition: Acquisition,
+    *,
+    psf: PSFFile | None = None,
+    threshold: float = 0.5,
+    roi: tuple[slice, slice] | None = None,
+    device: str = "auto",
+    polish: bool = False,
+) -> DetailedSteps[LocalizeReport, Localized]:
+    """Localize in an open movie of which all is known, step by step.
 
-    frames_done: int
-    frames_total: int
-    n_molecules: int
-    acquisition: Acquisition
-    files: tuple[Path, ...] = ()
-    """what was written; nothing before all is done"""
-    remarks: tuple[str, ...] = ()
-    """at the end, a sentence on each thing about the molecules that their user should know"""
+    Args:
+        movie, model, acquisition, psf, threshold, roi, device, polish: as `localize_movie` takes
+            them.
+
+    Yields:
+        Once before the first frame, with what was estimated and the warnings; then after every
+        chunk of frames.
+
+    Raises:
+        ValueError, OSError: as `localize_movie` does.
+    """
+    chunks = localize_movie(
+        movie,
+        model,
+        acquisition,
+        psf=psf,
+        threshold=threshold,
+        roi=roi,
+        device=device,
+        polish=polish,
+    )
+    report = LocalizeReport(
+        acquisition=acquisition,
+        molecules=EmitterSet.empty(),
+        n_molecules=0,
+        frames_done=0,
+        frames_total=len(movie),
+    )
+    message = "; ".join(acquisition.estimates) or "looking for molecules"
+    yield Progress(0.0, message, acquisition.warnings, report)
+    ends = DepthEnds()
+    for chunk in chunks:
+        ends.see(chunk.molecules)
+        report = replace(
+            report,
+            molecules=chunk.molecules,
+            n_molecules=report.n_molecules + len(chunk.molecules),
+            frames_done=chunk.frames_done,
+        )
+        message = f"{report.frames_done} of {len(movie)} frames, {report.n_molecules} molecules"
+        yield Progress(report.frames_done / len(movie), message, detail=report)
+    return Localized(
+        acquisition=acquisition,
+        n_molecules=report.n_molecules,
+        n_frames=len(movie),
+        remarks=ends.remarks,
+    )
 
 
+@Stepwise
 def localize_file(
     path: Path | str | Sequence[Path | str],
-    model: Localizer,
+    model: Localizer | Path | str,
     out: Path | str,
     *,
-    camera: CameraFile | None = None,
+    camera: CameraFile | Path | str | None = None,
+    psf: PSFFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
-    psf: PSFFile | None = None,
+    polish: bool = False,
     threshold: float = 0.5,
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
     device: str = "auto",
     allow_truncated: bool = False,
-    polish: bool = False,
-) -> Iterator[LocalizeProgress]:
+) -> DetailedSteps[LocalizeReport | None, Localized]:
     """Localize a movie file, and write tables and a picture into a folder.
 
     They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`, or those of `formats`.  Tables are
     written while the movie is read, so that memory stays bounded, and appear when that is done,
-    before the picture is drawn; after an error, or when the iteration is given up, there are none.
+    before the picture is drawn; after an error, or when the steps are given up, there are none.
     What cannot be written does not cost the others: they are kept, and the error says so at the
     end.
+
+    `localize_file.steps` does the same step by step, as `localize.steps` does.
 
     Args:
         path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of
             which the first gives its name.
-        model: from `load_model`.
+        model: a shipped model by its name, a model file, or a model.
         out: folder, made where there is none.
         formats: of `decode.outputs.output_formats`.
-        camera, pixel_size_nm, psf_sigma_nm, psf, threshold, frames, roi, device, allow_truncated,
-        polish:
+        camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi, device,
+        allow_truncated:
             as `localize` takes them.
-
-    Yields:
-        Progress: once before the first frame, after every chunk, and with the files when they are
-        written.
 
     Raises:
         ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
     """
     paths, out = in_natural_order([path] if isinstance(path, str | Path) else path), Path(out)
     files = localize_files(paths[0], out, formats)
-    check_outputs(files, inputs=paths, folder=out)
+    check_outputs(files, inputs=[*paths, model, psf, *stated_files(camera)], folder=out)
     picture = next((file for file in files if file.suffix == ".png"), None)
+    network, calibrated = _network(model), _calibrated(psf)
     with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
         out.mkdir(parents=True, exist_ok=True)
+        yield Progress(0.0, "looking at the movie", detail=None)
         acquisition = acquire(
             movie,
-            model,
+            network,
             camera=camera,
             pixel_size_nm=pixel_size_nm,
+            em_gain=em_gain,
             psf_sigma_nm=psf_sigma_nm,
-            psf=psf,
+            psf=calibrated,
             roi=roi,
             device=device,
             polish=polish,
         )
-        chunks = localize_movie(
+        steps = localize_acquired(
             movie,
-            model,
+            network,
             acquisition,
-            psf=psf,
+            psf=calibrated,
             threshold=threshold,
             roi=roi,
             device=device,
             polish=polish,
         )
-        progress = LocalizeProgress(
-            frames_done=0, frames_total=len(movie), n_molecules=0, acquisition=acquisition
-        )
-        yield progress
-
         facts = acquisition.facts(movie, threshold=threshold).metadata()
-        drawn, ends = [], DepthEnds()
+        drawn: list[EmitterSet] = []
         tabulated = [file for file in files if file.suffix in written_formats()]
         with TableWriters(tabulated, facts) as tables:
-            for chunk in chunks:
-                tables.write(chunk.molecules)
-                ends.see(chunk.molecules)
-                if picture is not None:
-                    drawn.append(_drawable(chunk.molecules))
-                progress = replace(
-                    progress,
-                    frames_done=chunk.frames_done,
-                    n_molecules=progress.n_molecules + len(chunk.molecules),
-                )
-                yield progress
+
+            def written(progress: Progress[LocalizeReport]) -> Progress[LocalizeReport | None]:
+                molecules = progress.detail.molecules
+                if progress.detail.frames_done:
+                    tables.write(molecules)
+                    if picture is not None:
+                        drawn.append(_drawable(molecules))
+                return progress
+
+            found = yield from relayed(steps, written)
     failures = [*tables.failures]
     if picture is not None:
         failures += _draw(drawn, picture)
     if failures:
-        written = ", ".join(map(str, tables.written)) or "nothing"
-        raise OSError("; ".join([*failures, f"written: {written}"]))
-    yield replace(progress, files=files, remarks=ends.remarks)
+        kept = ", ".join(map(str, tables.written)) or "nothing"
+        raise OSError("; ".join([*failures, f"written: {kept}"]))
+    return replace(found, files=files)
+
+
+def _network(model: Localizer | Path | str) -> Localizer:
+    return model if isinstance(model, Localizer) else load_model(model)
+
+
+def _calibrated(psf: PSFFile | Path | str | None) -> PSFFile | None:
+    return read_psf(psf) if isinstance(psf, Path | str) else psf
 
 
 def _opened(
@@ -364,16 +464,6 @@ def _opened(
     if isinstance(movie, Tensor | np.ndarray):
         return open_array(np.asarray(movie), frames=frames)
     return open_movie(movie, frames=frames, allow_truncated=allow_truncated)
-
-
-def _camera_of(
-    movie: Movie, camera: CameraFile | Path | str | None, pixel_size_nm: float | None
-) -> CameraFile | None:
-    if not isinstance(camera, Path | str):
-        return camera
-    if not Path(camera).is_file():  # a common camera says nothing of the optics
-        pixel_size_nm = pixel_size_nm or movie.pixel_size_nm
-    return read_camera(camera, pixel_size_nm=pixel_size_nm)
 
 
 def _drawable(molecules: EmitterSet) -> EmitterSet:

@@ -7,39 +7,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import final
+from typing import Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
 
 from decode import __version__
-from decode.acquisition import check_camera
+from decode.acquisition import check_camera, stated_camera, stated_files
 from decode.atomic import atomic
-from decode.calibrate.psf import calibrate_psf
-from decode.calibrate.report import save_report, verdict
-from decode.calibrate.scan import Scan
+from decode.calibrate.psf import read_positions
+from decode.calibrate.scan import Scan, read_scan
 from decode.config import TrainConfig, load_config
 from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import open_movie
 from decode.io.movies.folder import is_frame
-from decode.io.psfs import write_psf
 from decode.io.tables import read_table
 from decode.models import NEAREST
-from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, model_files, psf_files, recipe_files, run_files
+from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.training.checkpoint import ResumeError
-from decode.training.loop import Progress, check_budget
+from decode.training.loop import TrainingReport, check_budget
+from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
-from decode.verbs.train import starting_model, train_steps
+from decode.verbs.train import train
 
-__all__ = ["RunProgress", "run", "run_steps"]
+__all__ = ["Stage", "run"]
+
+D = TypeVar("D")
+R = TypeVar("R")
+
+StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize"]
 
 AS_IT_WAS = "as it was"
 """message of a stage that is not made again"""
@@ -49,79 +53,36 @@ UNFINISHED = 0.999
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class RunProgress:
-    """Where `run` stands."""
+class Stage:
+    """A stage of `run`, of which the fraction of its progress tells how much is done."""
 
-    stage: str
-    """calibrate, estimate, train or localize"""
-    fraction: float
-    """of the stage"""
-    message: str = ""
-    """what the stage found, for the user"""
+    name: StageName
     files: tuple[Path, ...] = ()
-    """what the stage wrote, when it has ended"""
-    warnings: tuple[str, ...] = ()
-    """a sentence on each thing that does not fit between camera and movie; once, before all
-    stages"""
+    """what it wrote, when it has ended"""
 
 
+@Stepwise
 def run(
     movie: Path | str,
     beads: Sequence[Path | str],
-    camera: CameraFile,
+    camera: CameraFile | Path | str,
     out: Path | str,
     *,
     z_step_nm: float | None = None,
     z_focus: int | None = None,
-    scan: Scan | None = None,
-    positions_nm: Tensor | None = None,
+    frames_per_plane: int = 1,
+    downwards: bool = False,
+    z_of_frames: Path | str | Sequence[float] | None = None,
+    bead_positions: Path | str | Tensor | None = None,
     minutes: float = 30.0,
     polish: bool = True,
+    pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
     settings: Sequence[str] = (),
     device: str = "auto",
-) -> EmitterSet:
-    """Beads and a movie to molecules.
-
-    `run_steps` does the same step by step, and says what it takes and writes.
-
-    Returns:
-        The molecules, as the Picasso table holds them.
-    """
-    for progress in run_steps(
-        movie,
-        beads,
-        camera,
-        out,
-        z_step_nm=z_step_nm,
-        z_focus=z_focus,
-        scan=scan,
-        positions_nm=positions_nm,
-        minutes=minutes,
-        polish=polish,
-        settings=settings,
-        device=device,
-    ):
-        written = progress.files
-    (table,) = (file for file in written if file.suffix == ".hdf5")
-    return read_table(table)
-
-
-def run_steps(
-    movie: Path | str,
-    beads: Sequence[Path | str],
-    camera: CameraFile,
-    out: Path | str,
-    *,
-    z_step_nm: float | None = None,
-    z_focus: int | None = None,
-    scan: Scan | None = None,
-    positions_nm: Tensor | None = None,
-    minutes: float = 30.0,
-    polish: bool = True,
-    settings: Sequence[str] = (),
-    device: str = "auto",
-) -> Iterator[RunProgress]:
-    """Calibrate the PSF, estimate the scene, train a model for both, localize and render.
+) -> DetailedSteps[Stage, EmitterSet]:
+    """Beads and a movie to molecules: calibrate the PSF, estimate the scene, train a model for
+    both, localize and render.
 
     Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml`
     and `train.png` (the recipe, and real beside simulated frames), `model.safetensors`, and
@@ -129,19 +90,24 @@ def run_steps(
     started again with the same inputs; a training from its last checkpoint.  The checkpoint of
     another training is set aside as `model-before.checkpoint`.
 
+    `run.steps` does the same step by step: details are the stage and, at its end, its files.
+
     Args:
         movie: TIFF movie, or a folder of one file a frame.
         beads: z-stacks of beads.
-        camera: of both.
+        camera: of both, its file, or the name of a common camera.
         out: folder, made where there is none.
-        z_step_nm, z_focus, scan, positions_nm: as `calibrate_psf` takes them.
+        z_step_nm, z_focus, frames_per_plane, downwards, z_of_frames, bead_positions: as
+            `calibrate_psf` takes them.
         minutes: of training.
         polish: refine the molecules with the calibrated PSF, as `localize_file` does.
+        pixel_size_nm: side of a pixel in object space; None takes the camera file's.
+        em_gain: of a common camera that leaves it open.
         settings: `section.key=value`, to replace what the estimated recipe says.
         device: `auto`, `cpu` or `cuda`.
 
-    Yields:
-        Progress of each stage, and its files at its end.
+    Returns:
+        The molecules, as the Picasso table holds them.
 
     Raises:
         ValueError, OSError: in one sentence, as the stages do.
@@ -152,27 +118,32 @@ def run_steps(
     for path in (movie, *stacks):
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
-    check_outputs(run_files(movie, out), inputs=[movie, *stacks], folder=out)
+    read = [movie, *stacks, *stated_files(camera), bead_positions, z_of_frames]
+    check_outputs(run_files(movie, out), inputs=read, folder=out)
+    known = stated_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+    scan = read_scan(
+        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
+    )
+    positions = bead_positions
+    if isinstance(positions, Path | str):
+        positions = read_positions(positions)
     with open_movie(movie) as frames:
-        yield RunProgress(
-            stage="calibrate",
-            fraction=0.0,
-            warnings=check_camera(frames, camera.camera, camera.pixel_size_nm),
-        )
+        warnings = check_camera(frames, known.camera, known.pixel_size_nm)
+    yield Progress(0.0, "", warnings, Stage(name="calibrate"))
     out.mkdir(parents=True, exist_ok=True)
     made = _Made(out)
     key = yield from _calibrated(
         made,
         stacks,
-        camera,
+        known,
         z_step_nm=z_step_nm,
         z_focus=z_focus,
         scan=scan,
-        positions_nm=positions_nm,
+        positions_nm=positions,
     )
-    key = yield from _estimated(made, movie, camera, key)
+    key = yield from _estimated(made, movie, known, key)
     yield from _trained(made, key, settings=settings, minutes=minutes, device=device)
-    yield from _localized(made, movie, camera, device=device, polish=polish)
+    return (yield from _localized(made, movie, known, device=device, polish=polish))
 
 
 @final
@@ -195,53 +166,49 @@ def _calibrated(
     *,
     z_step_nm: float | None,
     z_focus: int | None,
-    scan: Scan | None,
+    scan: Scan,
     positions_nm: Tensor | None,
-) -> Generator[RunProgress, None, str]:
+) -> DetailedSteps[Stage, str]:
     """The PSF; returns the key of its inputs."""
     positions = None if positions_nm is None else positions_nm.tolist()
     key = _key(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
     message = AS_IT_WAS
     if not made.done.has("calibrate", key, made.psf):
-        yield RunProgress(stage="calibrate", fraction=0.0)
-        calibration = calibrate_psf(
+        steps = calibrate_psf.steps(
             stacks,
             camera,
+            out=made.psf,
             z_step_nm=z_step_nm,
             z_focus=z_focus,
-            scan=scan,
-            positions_nm=positions_nm,
+            frames_per_plane=scan.frames_per_plane,
+            downwards=scan.downwards,
+            z_of_frames=scan.z_nm,
+            bead_positions=positions_nm,
         )
-        write_psf(made.psf, calibration.file)
-        save_report(calibration, made.report)
+        calibrated = yield from _of_stage("calibrate", steps)
         made.done.note("calibrate", key)
-        message = "\n".join(verdict(calibration))
-    files = (made.psf, made.report)
-    yield RunProgress(stage="calibrate", fraction=1.0, message=message, files=files)
+        message = "\n".join(calibrated.verdict)
+    yield _ended("calibrate", message, made.psf, made.report)
     return key
 
 
-def _estimated(
-    made: _Made, movie: Path, camera: CameraFile, key: str
-) -> Generator[RunProgress, None, str]:
+def _estimated(made: _Made, movie: Path, camera: CameraFile, key: str) -> DetailedSteps[Stage, str]:
     """The recipe; returns the key of its inputs."""
     key = _key(key, _marks([movie]))
     message = AS_IT_WAS
     if not made.done.has("estimate", key, made.recipe, made.camera):
-        yield RunProgress(stage="estimate", fraction=0.0)
         write_camera(made.camera, camera)
-        estimated = estimate(movie, camera=camera, psf=made.psf)
-        estimated.write(made.recipe, psf_file=made.psf.name, camera_file=made.camera)
+        steps = estimate.steps(movie, camera=made.camera, psf=made.psf, out=made.recipe)
+        estimated = yield from _of_stage("estimate", steps)
         made.done.note("estimate", key)
         message = str(estimated)
-    files = (made.recipe, made.picture, made.camera)
-    yield RunProgress(stage="estimate", fraction=1.0, message=message, files=files)
+    yield _ended("estimate", message, made.recipe, made.picture, made.camera)
     return key
 
 
 def _trained(
     made: _Made, key: str, *, settings: Sequence[str], minutes: float, device: str
-) -> Iterator[RunProgress]:
+) -> DetailedSteps[Stage, None]:
     """The model.  A recipe that the user has edited since is trained as it is."""
     config = load_config(made.recipe, settings)
     key = _key(key, made.recipe.read_text(encoding="utf-8"), list(settings), minutes)
@@ -254,22 +221,21 @@ def _trained(
         made.done.note("training", key)
         message = ""
         for step in _training(config, made, minutes=minutes, device=device, resume=resume):
-            if step.validation is not None:
-                figures = (f"{name} {value:.3g}" for name, value in step.validation.items())
+            validation = step.detail.validation
+            if validation is not None:
+                figures = (f"{name} {value:.3g}" for name, value in validation.row().items())
                 message = ", ".join(figures)
-            fraction = min(step.fraction, UNFINISHED)
-            yield RunProgress(stage="train", fraction=fraction, message=message)
+            fraction = min(step.fraction or 0.0, UNFINISHED)
+            yield Progress(fraction, message, detail=Stage(name="train"))
         made.done.note("train", key)
-    files = (made.model, made.record)
-    yield RunProgress(stage="train", fraction=1.0, message=message, files=files)
+    yield _ended("train", message, made.model, made.record)
 
 
 def _training(
     config: TrainConfig, made: _Made, *, minutes: float, device: str, resume: bool
-) -> Iterator[Progress]:
+) -> Iterator[Progress[TrainingReport]]:
     """A training that goes on from a sound checkpoint, if it is to, or else begins."""
-    start = starting_model(NEAREST, config)
-    steps = partial(train_steps, config, made.model, start=start, minutes=minutes, device=device)
+    steps = partial(train.steps, config, made.model, start=NEAREST, minutes=minutes, device=device)
     if resume:
         try:
             yield from steps(resume=True)
@@ -281,18 +247,30 @@ def _training(
 
 def _localized(
     made: _Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
-) -> Iterator[RunProgress]:
-    """Tables and picture."""
-    model = Localizer.load(made.model)
-    for progress in localize_file(
-        movie, model, made.folder, camera=camera, device=device, polish=polish
-    ):
-        fraction = min(progress.frames_done / progress.frames_total, UNFINISHED)
-        message = f"{progress.n_molecules} molecules"
-        if not progress.files:
-            yield RunProgress(stage="localize", fraction=fraction, message=message)
-    message = "\n".join([message, *progress.remarks])
-    yield RunProgress(stage="localize", fraction=1.0, message=message, files=progress.files)
+) -> DetailedSteps[Stage, EmitterSet]:
+    """Tables and picture; returns the molecules."""
+    steps = localize_file.steps(
+        movie, made.model, made.folder, camera=camera, device=device, polish=polish
+    )
+    found = yield from _of_stage("localize", steps)
+    message = "\n".join([f"{found.n_molecules} molecules", *found.remarks])
+    yield _ended("localize", message, *found.files)
+    (table,) = (file for file in found.files if file.suffix == ".hdf5")
+    return read_table(table)
+
+
+def _of_stage(name: StageName, steps: DetailedSteps[D, R]) -> DetailedSteps[Stage, R]:
+    """A verb as a stage.  What does not fit was said before all stages."""
+
+    def of_stage(own: Progress[D]) -> Progress[Stage]:
+        fraction = min(own.fraction or 0.0, UNFINISHED)
+        return Progress(fraction, own.message, detail=Stage(name=name))
+
+    return relayed(steps, of_stage)
+
+
+def _ended(name: StageName, message: str, *files: Path) -> Progress[Stage]:
+    return Progress(1.0, message, detail=Stage(name=name, files=files))
 
 
 def _set_aside(checkpoint: Path) -> None:

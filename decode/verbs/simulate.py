@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,24 +70,33 @@ def simulate(
 
 
 def simulate_files(
-    config: TrainConfig,
+    recipe: TrainConfig | Path | str,
     movie: Path | str,
     truth: Path | str,
     n_frames: int,
     *,
     size_px: int = 64,
     seed: int | None = None,
+    settings: Sequence[str] = (),
 ) -> Simulation:
     """Simulate a movie, and write it, its molecules and its camera.
 
-    These are `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and `<movie's stem>_camera.yaml`.
+    The files are `movie` (TIFF), `truth` (CSV of the SMLM Challenge) and
+    `<movie's stem>_camera.yaml`.
+
+    Args:
+        recipe, n_frames, size_px, seed: as `simulate` takes them.
+        movie, truth: files to write.
+        settings: `section.key=value`, to replace what the recipe's file says.
 
     Raises:
-        ValueError: if a file has another suffix, or would be written over one that the recipe
-            names.
+        ValueError: if a file has another suffix, or would be written over the recipe or a file
+            that it names.
         OSError: if a file cannot be written; then neither movie nor truth is.
     """
     movie, truth = Path(movie), Path(truth)
+    check_outputs(files_of(movie, truth), inputs=[recipe])
+    config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)
     check_outputs(files_of(movie, truth), inputs=config.inputs())
     with atomic(movie) as movie_now, atomic(truth) as truth_now:
         simulation = simulate(config, n_frames, size_px=size_px, seed=seed)

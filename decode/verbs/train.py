@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,18 @@ from decode.conditioning import KnownOptics
 from decode.config import TrainConfig, load_config
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
+from decode.outputs import check_outputs, model_files
+from decode.progress import DetailedSteps, Stepwise
 from decode.training import loop
 
-__all__ = ["conditioned_for", "starting_model", "train", "train_steps"]
+__all__ = ["conditioned_for", "starting_model", "train"]
 
 STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from: the first that knows the PSF, where the recipe
 keeps its network"""
 
 
+@Stepwise
 def train(
     recipe: TrainConfig | Path | str,
     out: Path | str,
@@ -31,17 +34,18 @@ def train(
     device: str = "auto",
     resume: bool = False,
     log_dir: Path | str | None = None,
-) -> Localizer:
+    report_every: int = 50,
+) -> DetailedSteps[loop.TrainingReport, Localizer]:
     """Train a model on simulations of a recipe, and write it to a file.
 
-    `train_steps` does the same step by step.
+    `train.steps` does the same step by step: details are losses and figures of validations.
 
     Args:
         recipe: a recipe, or its file.
         out: model file, `.safetensors`; its record and the checkpoint stand beside it.
         start: what `starting_model` takes, or a model; None begins with random weights.
         settings: `section.key=value`, to replace what the recipe's file says.
-        minutes, device, resume, log_dir: as `decode.training.loop.train` takes them.
+        minutes, device, resume, log_dir, report_every: as `decode.training.loop.train` takes them.
 
     Returns:
         The trained model.
@@ -49,33 +53,7 @@ def train(
     Raises:
         ValueError, OSError, TrainingError: in one sentence, as `decode.training.loop.train` does.
     """
-    for _ in train_steps(
-        recipe,
-        out,
-        start=start,
-        settings=settings,
-        minutes=minutes,
-        device=device,
-        resume=resume,
-        log_dir=log_dir,
-    ):
-        pass
-    return load_model(out)
-
-
-def train_steps(
-    recipe: TrainConfig | Path | str,
-    out: Path | str,
-    *,
-    start: Localizer | Path | str | None = None,
-    settings: Sequence[str] = (),
-    minutes: float | None = None,
-    device: str = "auto",
-    resume: bool = False,
-    log_dir: Path | str | None = None,
-    report_every: int = 50,
-) -> Iterator[loop.Progress]:
-    """The same step by step; it reports every so many steps of the optimizer."""
+    check_outputs(model_files(Path(out)), inputs=[recipe, start])
     config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)
     origin = starting_model(start, config) if isinstance(start, Path | str) else start
     yield from loop.train(
@@ -88,6 +66,7 @@ def train_steps(
         log_dir=log_dir,
         report_every=report_every,
     )
+    return load_model(out)
 
 
 def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:

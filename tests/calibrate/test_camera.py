@@ -13,7 +13,7 @@ import tifffile
 import torch
 from torch import Tensor
 
-from decode.calibrate.camera import CameraCalibration, calibrate_camera
+from decode.calibrate.camera import CameraCalibration, measure_maps
 from decode.calibrate.maps import check_maps
 from decode.io.cameras import CameraFile, read_camera, write_camera
 from decode.io.movies import write_movie
@@ -50,7 +50,7 @@ def truth(rng: torch.Generator) -> Camera:
 @pytest.fixture
 def calibration(truth: Camera, rng: torch.Generator) -> CameraCalibration:
     flats = [series(truth, photons, 300, rng) for photons in (50, 150, 400, 1000)]
-    return calibrate_camera(series(truth, 0, 500, rng), flats)
+    return measure_maps(series(truth, 0, 500, rng), flats)
 
 
 def pulls(found: Tensor | None, error: Tensor | None, true: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def test_a_read_variance_is_read_from_few_and_many_frames_alike(
 ) -> None:
     """Chunks and separate series add up to what NumPy makes of all frames at once."""
     parts = [series(truth, 0, n, rng) for n in (11, 30)]
-    found = calibrate_camera(parts)
+    found = measure_maps(parts)
     every = torch.cat(parts).double()
     torch.testing.assert_close(found.offset, every.mean(0))
     within = sum(
@@ -94,7 +94,7 @@ def test_a_read_variance_is_read_from_few_and_many_frames_alike(
 def test_a_register_doubles_the_variance_and_is_told(rng: torch.Generator) -> None:
     truth = Camera(baseline=100.0, e_per_adu=12.0, read_noise_e=40.0, em_gain=200.0)
     flats = [series(truth, photons, 400, rng) for photons in (20, 60, 150)]
-    found = calibrate_camera(series(truth, 0, 200, rng), flats, em_gain=200)
+    found = measure_maps(series(truth, 0, 200, rng), flats, em_gain=200)
     assert found.gain is not None
     assert float(found.gain.mean()) == pytest.approx(1 / 12, rel=0.01)
     made = found.camera(em_gain=200)
@@ -109,7 +109,7 @@ def test_a_flickering_lamp_does_not_change_the_gain(rng: torch.Generator) -> Non
     for photons in (200.0, 800.0):
         lamp = 1 + 0.03 * torch.randn(300, 1, 1, generator=rng)
         flats.append(truth.sample((photons * lamp).expand(300, *SHAPE), rng))
-    found = calibrate_camera(series(truth, 0, 300, rng), flats)
+    found = measure_maps(series(truth, 0, 300, rng), flats)
     assert found.gain is not None
     assert float(found.gain.median()) == pytest.approx(2, rel=0.01)
     assert any("varied by 3." in note or "varied by 2." in note for note in found.notes)
@@ -121,7 +121,7 @@ def test_the_file_holds_the_maps(tmp_path: Path, truth: Camera, rng: torch.Gener
     for name, photons in (("dark", 0.0), ("low", 100.0), ("high", 500.0)):
         paths.append(tmp_path / f"{name}.tif")
         write_movie(paths[-1], series(truth, photons, 60, rng).numpy())
-    found = calibrate_camera(paths[0], paths[1:])
+    found = measure_maps(paths[0], paths[1:])
     write_camera(
         tmp_path / "camera.yaml", CameraFile(camera=found.camera(qe=0.8), pixel_size_nm=110)
     )
@@ -132,7 +132,7 @@ def test_the_file_holds_the_maps(tmp_path: Path, truth: Camera, rng: torch.Gener
 
 
 def test_dark_frames_alone_tell_no_gain(truth: Camera, rng: torch.Generator) -> None:
-    found = calibrate_camera(series(truth, 0, 50, rng))
+    found = measure_maps(series(truth, 0, 50, rng))
     assert found.gain is None
     assert any("gain is missing" in note for note in found.notes)
     with pytest.raises(ValueError, match="no gain: add flat frames"):
@@ -147,7 +147,7 @@ def test_a_dead_pixel_and_bent_light_are_said(truth: Camera, rng: torch.Generato
     flats[2] = (flats[2] - 100) ** 0.95 + 100  # compressed
     for flat in flats:
         flat[:, 3, 4] = 100
-    found = calibrate_camera(series(truth, 0, 200, rng), flats)
+    found = measure_maps(series(truth, 0, 200, rng), flats)
     assert any("1 pixel does not answer" in note for note in found.notes)
     assert any("not linear" in note for note in found.notes)
     assert found.gain is not None
@@ -169,7 +169,7 @@ def test_a_dead_pixel_and_bent_light_are_said(truth: Camera, rng: torch.Generato
 )
 def test_bad_series(dark: Tensor, flats: list[Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        calibrate_camera(dark, flats)
+        measure_maps(dark, flats)
 
 
 TURNS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -319,7 +319,7 @@ def test_a_stuck_pixel_is_named_and_left_out(
     levels = [truth.sample(torch.full((60, 24, 32), light), rng) for light in (0.0, 100.0, 400.0)]
     for frames in levels:
         frames[:, 12, 20] = count
-    found = calibrate_camera(levels[0], levels[1:])
+    found = measure_maps(levels[0], levels[1:])
     assert any("1 pixel does not answer to light (x 20 y 12)" in note for note in found.notes)
     assert found.gain is not None
     assert float(found.gain.median()) == pytest.approx(2.0, rel=0.03)
@@ -329,16 +329,16 @@ def test_a_stuck_pixel_is_named_and_left_out(
     bad = read_camera(tmp_path / "camera.yaml").camera.bad
     assert bad is not None
     assert torch.nonzero(bad).tolist() == [[12, 20]]
-    dark_alone = calibrate_camera(levels[0])
+    dark_alone = measure_maps(levels[0])
     assert torch.nonzero(dark_alone.dead).tolist() == [[12, 20]]
 
 
 def test_frames_that_the_camera_dropped_do_not_change_its_maps(rng: torch.Generator) -> None:
     truth = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
     dark, flat = (truth.sample(torch.full((80, 24, 32), light), rng) for light in (0.0, 300.0))
-    clean = calibrate_camera(dark, [flat])
+    clean = measure_maps(dark, [flat])
     flat[[3, 40]] = dark[17] = 0
-    spoilt = calibrate_camera(dark, [flat])
+    spoilt = measure_maps(dark, [flat])
     assert float(spoilt.offset.mean()) == pytest.approx(100.0, abs=0.1)
     assert clean.gain is not None
     assert spoilt.gain is not None

@@ -15,7 +15,7 @@ from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.beads import BeadSet
 from decode.calibrate.field import fit_field
 from decode.calibrate.field_trial import try_field, uncovered
-from decode.calibrate.psf import calibrate_psf
+from decode.calibrate.psf import fit_psf
 from decode.calibrate.report import save_report
 from decode.calibrate.spline import fit_spline
 from decode.io.cameras import CameraFile
@@ -224,7 +224,7 @@ def test_a_bead_stack_becomes_a_psf_of_the_field(tmp_path: Path) -> None:
     """With figures of beads held out, a report, and the emitter where it is known to be,
     everywhere."""
     path, where = stack(tmp_path / "beads.tif", 1.0)
-    found = calibrate_psf([path], STATED, z_step_nm=80.0, patch_px=SIDE - 2, positions_nm=where)
+    found = fit_psf([path], STATED, z_step_nm=80.0, patch_px=SIDE - 2, positions_nm=where)
     assert isinstance(found.psf, FieldSplinePSF)
     assert found.psf.field_nm == FIELD_NM
     assert any("changes linearly over the field" in note for note in found.notes)

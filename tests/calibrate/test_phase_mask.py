@@ -11,7 +11,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from decode.calibrate.phase_mask import fit_phase_mask
-from decode.calibrate.psf import Optics, calibrate_psf
+from decode.calibrate.psf import Optics, fit_psf
 from decode.calibrate.pupil import fit_pupil
 from decode.cli import app
 from decode.io.cameras import CameraFile, write_camera
@@ -149,4 +149,4 @@ def test_the_size_of_beads_and_the_sample_are_known_to_the_pupil(
 def test_only_a_pupil_knows_of_such_things(tmp_path: Path, rng: torch.Generator) -> None:
     camera = CameraFile(camera=EMCCD, pixel_size_nm=PIXEL_NM)
     with pytest.raises(ValueError, match="calibrate one with --model pupil"):
-        calibrate_psf([tmp_path / "beads.tif"], camera, optics=Optics(phase_mask=True))
+        fit_psf([tmp_path / "beads.tif"], camera, optics=Optics(phase_mask=True))

@@ -15,7 +15,7 @@ from torch import Tensor
 from decode.calibrate.bead_fit import BeadFit
 from decode.calibrate.families import FAMILIES, Optics
 from decode.calibrate.held_out import HeldOut, usable_range
-from decode.calibrate.psf import PSFCalibration, calibrate_psf
+from decode.calibrate.psf import PSFCalibration, fit_psf
 from decode.calibrate.report import verdict
 from decode.io.cameras import CameraFile
 from decode.io.psfs import read_psf, write_psf
@@ -73,7 +73,7 @@ def write(path: Path, adu: Tensor | np.ndarray, z_step_nm: float | None = None) 
 @pytest.fixture(scope="module")
 def spline(tmp_path_factory: pytest.TempPathFactory) -> PSFCalibration:
     path = write(tmp_path_factory.mktemp("beads") / "beads.tif", recorded(), z_step_nm=50.0)
-    return calibrate_psf([path], CAMERA, patch_px=PATCH_PX)
+    return fit_psf([path], CAMERA, patch_px=PATCH_PX)
 
 
 def test_beads_become_a_psf_in_focus_where_the_stage_was_at_0(spline: PSFCalibration) -> None:
@@ -159,7 +159,7 @@ def test_known_positions_move_the_origin_and_a_plane_the_focus(
     """The image lies (60, -45) nm beside the beads: so it does of an emitter that the PSF draws."""
     offset = torch.tensor([60.0, -45.0])
     path = write(tmp_path / "beads.tif", recorded(places=PLACES_NM[:2], offset=offset))
-    found = calibrate_psf(
+    found = fit_psf(
         [path],
         CAMERA,
         z_step_nm=50.0,
@@ -223,7 +223,7 @@ def test_at_known_positions_the_images_are_the_same(kind: str, rng: torch.Genera
 
 def test_beads_of_several_stacks_make_one_psf(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.tif", recorded(i, PLACES_NM[i : i + 1])) for i in range(2)]
-    found = calibrate_psf(paths, CAMERA, z_step_nm=50.0, patch_px=PATCH_PX)
+    found = fit_psf(paths, CAMERA, z_step_nm=50.0, patch_px=PATCH_PX)
     assert [bead.stack for bead in found.beads] == [0, 1]
     assert found.file.sources == tuple(str(path) for path in paths)
     assert found.deviance == pytest.approx(1.0, abs=0.06)
@@ -231,7 +231,7 @@ def test_beads_of_several_stacks_make_one_psf(tmp_path: Path) -> None:
 
 def test_a_single_bead_is_said_to_prove_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "beads.tif", recorded(places=PLACES_NM[:1]))
-    found = calibrate_psf([path], CAMERA, z_step_nm=50.0, patch_px=PATCH_PX)
+    found = fit_psf([path], CAMERA, z_step_nm=50.0, patch_px=PATCH_PX)
     assert found.held_out is None
     assert "one bead only" in found.notes[-1]
     assert isinstance(found.psf, SplinePSF)
@@ -240,7 +240,7 @@ def test_a_single_bead_is_said_to_prove_nothing(tmp_path: Path) -> None:
 def test_a_gaussian_knows_the_depth_but_not_the_wobble(tmp_path: Path) -> None:
     """Its bias in x is what the wobble is: 20 nm rms."""
     path = write(tmp_path / "beads.tif", recorded())
-    found = calibrate_psf([path], CAMERA, z_step_nm=50.0, patch_px=PATCH_PX, model="gaussian")
+    found = fit_psf([path], CAMERA, z_step_nm=50.0, patch_px=PATCH_PX, model="gaussian")
     assert isinstance(found.psf, GaussianPSF)
     assert found.held_out is not None
     bias = found.held_out.summary(400)["bias_nm"]
@@ -253,7 +253,7 @@ def test_a_gaussian_knows_the_depth_but_not_the_wobble(tmp_path: Path) -> None:
 
 def test_a_step_that_contradicts_the_file_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "beads.tif", recorded(places=PLACES_NM[:1]), z_step_nm=50.0)
-    found = calibrate_psf([path], CAMERA, z_step_nm=40.0, patch_px=PATCH_PX)
+    found = fit_psf([path], CAMERA, z_step_nm=40.0, patch_px=PATCH_PX)
     assert found.file.z_step_nm == 40.0
     assert any("50 nm apart, --z-step says 40" in note for note in found.notes)
 
@@ -377,27 +377,27 @@ def test_bad_input_is_said_in_one_sentence(make: Any, sentence: str, tmp_path: P
     path = tmp_path / "beads.tif"
     settings = {"camera": CAMERA, "z_step_nm": 50.0, "patch_px": PATCH_PX} | make(path)
     with pytest.raises(ValueError, match=sentence) as error:
-        calibrate_psf([path], **settings)
+        fit_psf([path], **settings)
     assert "\n" not in str(error.value)
 
 
 def test_stacks_of_different_planes_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / "a.tif", recorded()), write(tmp_path / "b.tif", recorded()[:15])]
     with pytest.raises(ValueError, match=r"planes \(a.tif 21, b.tif 15\)"):
-        calibrate_psf(paths, CAMERA, z_step_nm=50.0)
+        fit_psf(paths, CAMERA, z_step_nm=50.0)
 
 
 def test_files_that_state_different_steps_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{step}.tif", recorded(), z_step_nm=step) for step in (50.0, 40.0)]
     with pytest.raises(ValueError, match="40 to 50 nm apart"):
-        calibrate_psf(paths, CAMERA)
+        fit_psf(paths, CAMERA)
 
 
 def test_no_file_is_no_calibration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one stack"):
-        calibrate_psf([], CAMERA)
+        fit_psf([], CAMERA)
     with pytest.raises(FileNotFoundError, match=r"none\.tif"):
-        calibrate_psf([tmp_path / "none.tif"], CAMERA)
+        fit_psf([tmp_path / "none.tif"], CAMERA)
 
 
 @pytest.mark.slow
@@ -416,7 +416,7 @@ def test_held_out_beads_are_found_without_bias_and_near_the_bound(
 ) -> None:
     """Each bead localized with the PSF of the others, over 1.4 um of depth; of a 2D PSF in x and
     y only."""
-    found = calibrate_psf([shared_data / stack], EMCCD, z_step_nm=z_step_nm)
+    found = fit_psf([shared_data / stack], EMCCD, z_step_nm=z_step_nm)
     assert len(found.beads) == 6
     assert found.held_out is not None
     figures = found.held_out.summary(700)

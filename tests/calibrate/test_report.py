@@ -71,7 +71,7 @@ def calibration(
     jitter_nm: float = 0.0,
     rejected: tuple[RejectedBead, ...] = (),
 ) -> PSFCalibration:
-    """As `calibrate_psf` would give it, of beads drawn from `truth`; those held out err by their
+    """As `fit_psf` would give it, of beads drawn from `truth`; those held out err by their
     bound."""
     psf = psf or astigmatic()
     rng = torch.Generator().manual_seed(7)

@@ -11,7 +11,7 @@ import tifffile
 import torch
 from torch import Tensor
 
-from decode.calibrate.psf import calibrate_psf
+from decode.calibrate.psf import fit_psf
 from decode.calibrate.scan import Scan, check_scan, read_depths
 from decode.io.cameras import CameraFile
 from decode.optics.camera import Camera
@@ -58,7 +58,7 @@ def test_the_order_of_the_planes_does_not_matter_when_it_is_told(
     step = None if scan.z_nm else 100.0
     options = {"model": "gaussian", "patch_px": 15}
     upwards, other = (
-        calibrate_psf([path], CAMERA, z_step_nm=s, scan=how, **options).psf  # type: ignore[arg-type]
+        fit_psf([path], CAMERA, z_step_nm=s, scan=how, **options).psf  # type: ignore[arg-type]
         for path, s, how in zip(paths, (100.0, step), (None, scan), strict=True)
     )
     at = torch.tensor([[750.0, 750.0, depth] for depth in (-300.0, 0.0, 300.0)])
@@ -82,7 +82,7 @@ def test_a_sum_of_frames_has_the_noise_of_its_camera() -> None:
 
 def test_focus_is_the_plane_that_was_told_also_downwards(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "beads.tif", recorded(UPWARDS.flip(0)).numpy().astype(np.uint16))
-    found = calibrate_psf(
+    found = fit_psf(
         [tmp_path / "beads.tif"],
         CAMERA,
         z_step_nm=100.0,
@@ -148,7 +148,7 @@ def test_a_scan_that_does_not_fit_the_stack_is_refused(
 ) -> None:
     tifffile.imwrite(tmp_path / "beads.tif", recorded(UPWARDS).numpy().astype(np.uint16))
     with pytest.raises(ValueError, match=sentence):
-        calibrate_psf(
+        fit_psf(
             [tmp_path / "beads.tif"],
             CAMERA,
             z_step_nm=step,

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 
 from decode import open_movie, write_movie
+from decode.progress import Progress
 from decode_napari.qt.memory import Memory
 from decode_napari.qt.panel import AMBER
 from decode_napari.samples import sample_file
@@ -22,7 +23,6 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
-from decode_napari.steps.step import Report
 
 NAME = "decode-smlm"
 LONG = 200_000
@@ -87,8 +87,8 @@ def test_what_cannot_be_done_is_said_in_its_panel_and_not_in_a_notification(
 def test_a_fault_of_the_program_is_a_notification_with_its_traceback(
     dock: Any, qtbot: Any, complaints: list[str]
 ) -> None:
-    def verb() -> Iterator[Report]:
-        yield Report(message="working")
+    def verb() -> Iterator[Progress[None]]:
+        yield Progress(None, "working")
         raise KeyError("column")
 
     panel = dock.panel(ExportStep)

@@ -16,18 +16,17 @@ import torch
 
 from decode import open_movie, write_movie
 from decode.calibrate.gaussian import fit_gaussian
-from decode.io.psfs import PSFFile
+from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
-from decode.progress import Stepwise
+from decode.progress import Progress, Steps, Stepwise
 from decode_napari.samples import sample_file
 from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps.model import ModelStep, TrainSettings
 from decode_napari.steps.movie import MovieSettings, MovieStep
 from decode_napari.steps.psf import PSFSettings, PSFStep
-from decode_napari.steps.step import Report
 from decode_napari.stopping import Stop, Stopped
 
-Verb = Generator[Report, None, Any]
+Verb = Steps[Any]
 TRAINING = "the training begins"
 
 
@@ -66,15 +65,15 @@ def model_step(tmp_path_factory: pytest.TempPathFactory) -> ModelStep:
     folder = tmp_path_factory.mktemp("model")
     session = opened()
     psf = GaussianPSF(110.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=200.0, patch_px=21)
-    session.put(
-        psf=ChosenPSF(path=folder / "psf.h5", file=PSFFile(psf=psf, z_range_nm=(-500.0, 500.0)))
-    )
+    file = PSFFile(psf=psf, z_range_nm=(-500.0, 500.0))
+    write_psf(folder / "psf.h5", file)
+    session.put(psf=ChosenPSF(path=folder / "psf.h5", file=file))
     step = ModelStep(session)
     step.settings = TrainSettings(out=folder / "model.safetensors")
     return step
 
 
-def stages(verb: Verb, until: str = "") -> list[Report]:
+def stages(verb: Verb, until: str = "") -> list[Progress[object]]:
     """What is reported until there is a result, or a message begins so."""
     seen = []
     for report in verb:
@@ -85,7 +84,7 @@ def stages(verb: Verb, until: str = "") -> list[Report]:
     return seen
 
 
-def rises(reports: list[Report]) -> bool:
+def rises(reports: list[Progress[object]]) -> bool:
     """From 0 to 1, never back and in steps that show; and something is said all along."""
     fractions = [-1.0 if report.fraction is None else report.fraction for report in reports]
     assert all(report.message for report in reports)
@@ -204,13 +203,13 @@ def test_a_thread_that_was_stopped_without_gradients_has_them_again(asked_within
 
     @torch.no_grad()
     def verb() -> Verb:
-        yield Report(message="begun")
+        yield Progress(None, "begun")
         with torch.no_grad():
             if asked_within:
                 stop.ask()
                 torch.zeros(3)
         stop.ask()
-        yield Report(message="never")
+        yield Progress(None, "never")
         torch.zeros(3)
 
     with pytest.raises(Stopped):

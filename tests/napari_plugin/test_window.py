@@ -22,7 +22,7 @@ from decode import EmitterSet, open_movie, read_table, write_movie, write_table
 from decode.calibrate.gaussian import fit_gaussian
 from decode.calibrate.psf import Optics
 from decode.cli import app
-from decode.progress import Stepwise
+from decode.progress import Progress, Stepwise
 from decode_napari.layers import FACTS
 from decode_napari.molecules import Filter
 from decode_napari.qt.runner import remaining
@@ -36,7 +36,6 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
-from decode_napari.steps.step import Report
 
 NAME = "decode-smlm"
 LONG = 200_000
@@ -279,9 +278,9 @@ def test_a_growing_table_draws_its_points_once_for_what_is_new_in_the_frame(
 def test_the_progress_bar_says_how_far_and_how_long(dock: Any, qtbot: Any) -> None:
     go_on = threading.Event()
 
-    def verb() -> Iterator[Report]:
+    def verb() -> Iterator[Progress[None]]:
         for fraction in (0.0, 0.25):
-            yield Report(fraction=fraction, message="searching")
+            yield Progress(fraction, "searching")
         assert go_on.wait(LONG / 1000)
 
     dock.runner.start("Search", verb)
@@ -529,7 +528,7 @@ def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     assert all(plot.isHidden() for plot in panel.errors)
     shown = []
 
-    def cancel(report: Report) -> None:
+    def cancel(report: Progress[object]) -> None:
         shown.append((dock.progress.value(), dock.progress.maximum()))
         if report.fraction:
             dock.cancel()

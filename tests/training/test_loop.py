@@ -32,7 +32,7 @@ from decode.priors.pupils import PupilPrior
 from decode.priors.scene import Scene
 from decode.training.course import MAX_EFFICIENCY_DROP, Course, TrainingError
 from decode.training.learner import counted, loss_of
-from decode.training.loop import Progress, train
+from decode.training.loop import TrainingReport, train
 from decode.training.processes import Processes
 from decode.verbs.localize import localize_file
 
@@ -50,11 +50,11 @@ TINY = TrainConfig(
 
 def run(
     config: TrainConfig, out: Path, stop_at: int | None = None, **options: Any
-) -> list[Progress]:
+) -> list[TrainingReport]:
     reports = []
-    for report in train(config, out, device="cpu", report_every=4, **options):
-        reports.append(report)
-        if report.step == stop_at:
+    for progress in train(config, out, device="cpu", report_every=4, **options):
+        reports.append(progress.detail)
+        if progress.detail.step == stop_at:
             break
     return reports
 
@@ -100,11 +100,12 @@ def test_a_budget_that_is_no_time_is_refused(tmp_path: Path, minutes: float) -> 
 def test_resuming_a_training_that_has_ended_writes_its_model_again(tmp_path: Path) -> None:
     """A stop between the last checkpoint and the model must not cost the model."""
     out = tmp_path / "m.safetensors"
-    (last,) = [report for report in run(TINY, out) if report.fraction == 1]
+    last = run(TINY, out)[-1]
     before = Localizer.load(out)
     out.unlink()
-    (again,) = run(TINY, out, resume=True)
-    assert (again.step, again.fraction) == (last.step, 1)
+    (progress,) = train(TINY, out, device="cpu", resume=True)
+    again = progress.detail
+    assert (again.step, progress.fraction) == (last.step, 1)
     assert repr(again.validation) == repr(last.validation)  # which holds NaN
     assert again.remarks[0].startswith("the training had ended before")
     assert again.remarks[1:] == last.remarks
@@ -130,7 +131,6 @@ def test_the_record_says_how_the_model_was_made(tmp_path: Path) -> None:
     assert [v["step"] for v in record["validation"]] == [4, 8]
     assert record["hardware"]
     assert any((tmp_path / "log").iterdir()), "TensorBoard's files"
-    assert reports[-1].fraction == 1
     assert 0 < reports[-1].simulation_share < 1
 
 
@@ -158,13 +158,13 @@ def test_the_model_keeps_the_psf_and_the_camera_of_its_recipe(tmp_path: Path) ->
     # and localizes by it, where nothing else is stated
     movie = camera.sample(torch.full((4, 60, 64), 30.0), torch.Generator().manual_seed(0))
     write_movie(tmp_path / "movie.tif", movie.numpy().astype(np.uint16))
-    first, *_, last = localize_file(tmp_path / "movie.tif", model, tmp_path / "out")
-    assert first.acquisition.pixel_size_nm == 110.0
-    assert first.acquisition.camera is model.camera
+    done = localize_file(tmp_path / "movie.tif", model, tmp_path / "out")
+    assert done.acquisition.pixel_size_nm == 110.0
+    assert done.acquisition.camera is model.camera
     assert any(
-        "the one that the model was trained for was taken" in e for e in first.acquisition.estimates
+        "the one that the model was trained for was taken" in e for e in done.acquisition.estimates
     )
-    assert last.files
+    assert done.files
 
 
 def test_a_network_is_asked_for_the_photons_of_the_core_where_the_recipe_says_so() -> None:
@@ -178,10 +178,12 @@ def test_a_network_is_asked_for_the_photons_of_the_core_where_the_recipe_says_so
 
 def test_it_learns(tmp_path: Path) -> None:
     config = replace(TINY, training=replace(TINY.training, steps=300, movies=4, validate_every=300))
-    reports = list(train(config, tmp_path / "m.safetensors", device="cpu", report_every=30))
+    steps = list(train(config, tmp_path / "m.safetensors", device="cpu", report_every=30))
+    assert [step.fraction for step in steps] == pytest.approx([i / 10 for i in range(1, 11)])
+    reports = [step.detail for step in steps]
     assert reports[-1].loss < 0.4 * reports[0].loss
     assert reports[-1].validation is not None
-    assert reports[-1].validation["jaccard"] > 0.1
+    assert reports[-1].validation.jaccard > 0.1
 
 
 def test_a_budget_of_minutes_ends_the_training(tmp_path: Path) -> None:

@@ -38,18 +38,18 @@ def test_the_molecules_are_those_of_the_table_that_the_command_writes(
         polish=polish,
         device="cpu",
     )
-    *_, last = localize_file(
+    done = localize_file(
         MOVIE,
-        decode.load_model("gaussian-2d"),
+        "gaussian-2d",
         tmp_path,
-        camera=decode.read_camera(CAMERA),
+        camera=CAMERA,
         psf_sigma_nm=95.0,
         frames=FRAMES,
         formats=["hdf5"],
         polish=polish,
         device="cpu",
     )
-    assert last.n_molecules == len(molecules)
+    assert done.n_molecules == len(molecules)
     assert_same(molecules, read_table(tmp_path / "blinking_2d.hdf5"))
     assert (molecules.polished is not None) == polish
 
@@ -73,10 +73,16 @@ def test_what_was_estimated_and_what_is_wrong_is_said_with_the_molecules() -> No
     steps = localize.steps(
         MOVIE, model="gaussian-2d", pixel_size_nm=110.0, psf_sigma_nm=95.0, device="cpu"
     )
-    said = [next(steps) for _ in range(3)]
+    assert next(steps).detail is None
+    first, second = next(steps), next(steps)
     steps.close()
-    assert [step.fraction for step in said[:2]] == [0.0, 0.0]
-    assert 0 < said[2].fraction <= 1
+    assert first.detail is not None
+    assert second.detail is not None
+    assert (first.fraction, len(first.detail.molecules)) == (0.0, 0)
+    assert "states pixels of 100 nm" in " ".join(first.warnings)
+    assert second.fraction == second.detail.frames_done / second.detail.frames_total > 0
+    assert len(second.detail.molecules) == second.detail.n_molecules > 0
+    assert second.warnings == ()
     molecules = localize(
         MOVIE,
         model="gaussian-2d",

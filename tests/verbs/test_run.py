@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from decode.cli import app
+from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import open_movie, write_movie
@@ -23,9 +23,10 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.priors.scene import Scene
+from decode.progress import DetailedSteps, Stepwise
 from decode.verbs import localize as batch
-from decode.verbs.localize import LocalizeProgress
-from decode.verbs.run import RunProgress, _Done, _marks, run_steps
+from decode.verbs.localize import Localized, LocalizeReport
+from decode.verbs.run import Stage, _Done, _marks, run
 
 CAMERA = CameraFile(
     camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0
@@ -118,14 +119,17 @@ def test_molecules_are_polished_unless_told_otherwise(
     movie, beads = acquisition
     asked: list[bool] = []
 
-    def localize_file(*arguments: Any, polish: bool, **more: Any) -> Iterator[LocalizeProgress]:
+    @Stepwise
+    def localize_file(
+        *arguments: Any, polish: bool, **more: Any
+    ) -> DetailedSteps[LocalizeReport, Localized]:
         asked.append(polish)
-        return batch.localize_file(*arguments, polish=polish, **more)
+        return (yield from batch.localize_file.steps(*arguments, polish=polish, **more))
 
     monkeypatch.setattr("decode.verbs.run.localize_file", localize_file)
     for polish in ({}, {"polish": False}):
         list(
-            run_steps(
+            run.steps(
                 movie,
                 [beads],
                 CAMERA,
@@ -181,7 +185,7 @@ def test_stages_are_not_redone_and_a_stopped_training_goes_on(
 
     def stages(minutes: float, stop_in: str = "") -> list[tuple[str, float, str]]:
         seen = []
-        for p in run_steps(
+        for p in run.steps(
             movie,
             [beads],
             CAMERA,
@@ -191,8 +195,8 @@ def test_stages_are_not_redone_and_a_stopped_training_goes_on(
             settings=TINY,
             device="cpu",
         ):
-            seen.append((p.stage, p.fraction, p.message))
-            if stop_in == p.stage and p.fraction > 0:
+            seen.append((p.detail.name, p.fraction or 0.0, p.message))
+            if stop_in == p.detail.name and p.fraction:
                 break
         return seen
 
@@ -220,7 +224,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
     """After a finished run with another seed, whose checkpoint lies there."""
     movie, beads = acquisition
 
-    def stages(seed: int) -> Iterator[RunProgress]:
+    def stages(seed: int) -> DetailedSteps[Stage, EmitterSet]:
         settings = (*TINY, f"seed={seed}")
         known = {
             "z_step_nm": 50.0,
@@ -229,7 +233,7 @@ def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
             "device": "cpu",
             "polish": False,
         }
-        return run_steps(movie, [beads], CAMERA, tmp_path, **known)
+        return run.steps(movie, [beads], CAMERA, tmp_path, **known)
 
     def seed_of_the_model() -> int:
         return int(Localizer.load(tmp_path / "model.safetensors").record.config["seed"])
@@ -266,8 +270,8 @@ def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the
             "device": "cpu",
             "polish": False,
         }
-        for p in run_steps(movie, [beads], CAMERA, tmp_path, **known):
-            if stop and p.stage == "train" and p.message:
+        for p in run.steps(movie, [beads], CAMERA, tmp_path, **known):
+            if stop and p.detail.name == "train" and p.message:
                 break
 
     stages(1)
@@ -316,5 +320,5 @@ def test_a_missing_file_is_named_before_anything_is_done(
 ) -> None:
     movie, beads = acquisition
     with pytest.raises(FileNotFoundError, match=r"nowhere\.tif: there is no such file"):
-        next(run_steps(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))
+        next(run.steps(movie.with_name("nowhere.tif"), [beads], CAMERA, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 
 from decode.io.movies import movie_suffixes
 from decode.io.tables import table_suffixes
+from decode.progress import Progress
 from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
 from decode_napari.qt.export import ExportPanel
@@ -52,7 +53,7 @@ from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
-from decode_napari.steps.step import Report, Step
+from decode_napari.steps.step import Step
 
 __all__ = ["DecodeDock"]
 
@@ -196,7 +197,7 @@ class DecodeDock(QWidget):
         title: str,
         verb: Callable[[], Any],
         *,
-        reported: Callable[[Report], None] | None = None,
+        reported: Callable[[Progress[Any]], None] | None = None,
         returned: Callable[[Any], None] | None = None,
         ended: Callable[[], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
@@ -398,19 +399,17 @@ class DecodeDock(QWidget):
                 self.cloud.show(found)
         self.refresh_steps()
 
-    def _reported(self, report: Report) -> None:
-        left = ""
-        self._show_progress(report.fraction)
-        if report.fraction is not None:
+    def _reported(self, progress: Progress[Any]) -> None:
+        left, fraction = "", progress.fraction
+        self._show_progress(fraction)
+        if fraction is not None:
             now = time.monotonic()
-            if not report.fraction or self._since is None:
-                self._since, self._from = now, report.fraction
-            elif report.fraction > self._from:
-                seconds = (
-                    (now - self._since) / (report.fraction - self._from) * (1 - report.fraction)
-                )
-                left = f"; {remaining(seconds)}" if report.fraction < 1 else ""
-        self.message.setText(f"{report.message}{left}")
+            if not fraction or self._since is None:
+                self._since, self._from = now, fraction
+            elif fraction > self._from:
+                seconds = (now - self._since) / (fraction - self._from) * (1 - fraction)
+                left = f"; {remaining(seconds)}" if fraction < 1 else ""
+        self.message.setText(f"{progress.message}{left}")
 
     def _show_progress(self, fraction: float | None) -> None:
         # Qt would draw a new value at once, and with it the whole window

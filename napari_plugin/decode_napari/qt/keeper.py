@@ -4,17 +4,16 @@ found and when they go."""
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import final
 
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from decode.progress import Progress, Steps
 from decode_napari.qt.runner import Runner, complain
 from decode_napari.recovery import discard, place_for, write
 from decode_napari.session import Found, Session
-from decode_napari.steps.step import Report
 
 __all__ = ["Keeper"]
 
@@ -54,8 +53,8 @@ class Keeper(QObject):
             return
         path, began = self._place(found), time.monotonic()
 
-        def verb() -> Generator[Report, None, None]:
-            yield Report(message="keeping what was found")
+        def verb() -> Steps[None]:
+            yield Progress(None, "keeping what was found")
             write(found.filter.emitters, path)
 
         def written(_: object) -> None:

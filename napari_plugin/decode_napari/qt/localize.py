@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.emitters import EmitterSet
+from decode.progress import Progress
 from decode_napari.qt.panel import Panel, button, note, number
 from decode_napari.qt.region import RegionField
 from decode_napari.qt.window import Window
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
-from decode_napari.steps.step import Report
+
+if TYPE_CHECKING:
+    from decode.verbs.localize import LocalizeReport
 
 __all__ = ["LocalizePanel"]
 
@@ -175,12 +178,13 @@ class LocalizePanel(Panel):
         )
         return self.step
 
-    def _reported(self, report: Report) -> None:
-        self.step.absorb(report)
+    def _reported(self, progress: Progress[LocalizeReport | None]) -> None:
+        self.step.absorb(progress)
+        report = progress.detail
         # a table that grows is drawn no more than a few times a second, and less often the longer
         # that takes
         now = time.monotonic()
-        if report.molecules is not None and now > self._shown:
+        if report is not None and report.frames_done and now > self._shown:
             self.step.show()
             self._shown = time.monotonic() + max(0.3, 10 * (time.monotonic() - now))
 

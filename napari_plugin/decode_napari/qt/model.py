@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QCheckBox, QGroupBox, QHBoxLayout, QLineEdit, QVBoxLayout
 
 from decode.models import NEAREST, shipped_models
+from decode.progress import Progress
 from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.plot import Plot
 from decode_napari.qt.runner import sentence_of
 from decode_napari.qt.window import Window
 from decode_napari.session import ChosenModel
 from decode_napari.steps.model import FIRST, ModelStep, TrainSettings, card_of
-from decode_napari.steps.step import Report
+
+if TYPE_CHECKING:
+    from decode.training.loop import TrainingReport
 
 __all__ = ["ModelPanel"]
 
@@ -172,22 +175,20 @@ class ModelPanel(Panel):
             settings=tuple(self.changes.text().split()),
         )
 
-    def _reported(self, report: Report) -> None:
-        self.state.setText(report.message)
-        minutes = report.figures.get("minutes")
-        if minutes is None:
+    def _reported(self, progress: Progress[TrainingReport | None]) -> None:
+        self.state.setText(progress.message)
+        report = progress.detail
+        if report is None:
             return
-        for name, value in report.figures.items():
+        points = [(self.loss, "loss", report.loss)]
+        if (figures := report.validation) is not None:
+            points.append((self.jaccard, "jaccard", figures.jaccard))
+            points.append((self.error, "rmse_lateral_nm", figures.rmse_lateral_nm))
+        for plot, name, value in points:
             x, y = self._curves.setdefault(name, ([], []))
-            x.append(minutes)
+            x.append(report.minutes)
             y.append(value)
-        for plot, name in (
-            (self.loss, "loss"),
-            (self.jaccard, "jaccard"),
-            (self.error, "rmse_lateral_nm"),
-        ):
-            if name in report.figures:
-                plot.set_lines({name: self._curves[name]})
+            plot.set_lines({name: (x, y)})
 
     def _training_ended(self) -> None:
         out = self.step.settings.out

@@ -4,7 +4,7 @@ for."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -24,9 +24,10 @@ from qtpy.QtWidgets import (
 
 from decode.io.movies import movie_suffixes
 from decode.io.tables import table_suffixes
+from decode.progress import Steps
 from decode_napari.qt.runner import OPTION, complain, is_refusal, sentence_of
 from decode_napari.qt.window import Window
-from decode_napari.steps.step import Report, Step
+from decode_napari.steps.step import Step
 
 __all__ = ["MOVIES", "TABLES", "Panel", "button", "choice", "note", "number"]
 
@@ -89,17 +90,13 @@ class Panel(QWidget):
     def forget(self) -> None:
         """Let go of what belongs to the movie that was worked on: another one begins."""
 
-    def work(
-        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
-    ) -> None:
+    def work(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
         """Run a verb, as `Window.start` does; what it refuses is said here, and stays until
         it is tried again."""
         self.forgive()
         self.dock.start(title, verb, failed=self._failed, **hooks)
 
-    def look(
-        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
-    ) -> None:
+    def look(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
         """The same for a quick look, in place of the one before."""
         self.forgive()
         self.dock.previewer.start(title, verb, failed=self.blame, **hooks)

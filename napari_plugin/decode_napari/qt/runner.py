@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +16,7 @@ from napari.utils.notifications import ErrorNotification, notification_manager, 
 from qtpy.QtCore import QCoreApplication, QObject, QThreadPool, Signal
 
 from decode.errors import in_plain_words, is_out_of_memory
-from decode_napari.steps.step import Report
+from decode.progress import Progress, Steps
 from decode_napari.stopping import Stop, Stopped
 
 __all__ = ["OPTION", "Runner", "complain", "is_refusal", "remaining", "sentence_of"]
@@ -24,7 +24,7 @@ __all__ = ["OPTION", "Runner", "complain", "is_refusal", "remaining", "sentence_
 OPTION = re.compile(r"--([a-z][a-z-]*)")
 """of the command line, as sentences name what is to be stated"""
 
-Verb = Generator[Report, None, Any]
+Verb = Steps[Any]
 
 
 @final
@@ -72,7 +72,7 @@ class Runner(QObject):
         title: str,
         verb: Callable[[], Verb],
         *,
-        reported: Callable[[Report], None] | None = None,
+        reported: Callable[[Progress[Any]], None] | None = None,
         returned: Callable[[Any], None] | None = None,
         ended: Callable[[], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
@@ -82,7 +82,7 @@ class Runner(QObject):
         Args:
             title: what is done, for the user.
             verb: makes the generator; what it raises is said at once.
-            reported: called with every report.
+            reported: called with every step's progress.
             returned: called with the result, if it comes to one.
             ended: called at the end, however that comes.
             failed: called with what the verb raised; None says it in a notification.
@@ -97,14 +97,14 @@ class Runner(QObject):
         stop = self._stop = Stop()
         self.title = title
 
-        def on_report(report: Report) -> None:
+        def on_report(progress: Progress[Any]) -> None:
             if self._stop is not stop:
                 return
-            for warning in report.warnings:
+            for warning in progress.warnings:
                 show_warning(warning)
             if reported is not None:
-                reported(report)
-            self.reported.emit(report)
+                reported(progress)
+            self.reported.emit(progress)
 
         def on_end(end: _End) -> None:
             if self._stop is not stop:
@@ -152,7 +152,7 @@ def _let_the_window_go_first() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
-def _guarded(verb: Verb) -> Generator[Report, None, _End]:
+def _guarded(verb: Verb) -> Steps[_End]:
     _let_the_window_go_first()
     # superqt takes some kinds of errors for signs of a window that is gone: they are handed over as
     # results

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from decode.progress import Steps
 from decode_napari.qt.keeper import Keeper
 from decode_napari.qt.memory import Memory
 from decode_napari.qt.runner import Runner
 from decode_napari.qt.view import MoleculeView
-from decode_napari.steps.step import Report, Step
+from decode_napari.steps.step import Step
 
 __all__ = ["Window"]
 
@@ -38,9 +39,7 @@ class Window(Protocol):
     def has_unsaved(self) -> bool:
         """Whether there are molecules that nobody has saved."""
 
-    def start(
-        self, title: str, verb: Callable[[], Generator[Report, None, Any]], **hooks: Any
-    ) -> None:
+    def start(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
         """Run a verb, unless one is running."""
 
     def follow(self, signal: Any, slot: Callable[..., None]) -> None:

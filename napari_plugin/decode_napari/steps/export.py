@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,10 +11,11 @@ import numpy.typing as npt
 
 from decode.emitters import EmitterSet
 from decode.postprocess.filter import Range
+from decode.progress import Progress, Steps
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
 from decode_napari.steps.inspect import table_of
-from decode_napari.steps.step import Report, Step, command, keep_call, keep_command
+from decode_napari.steps.step import Step, command, keep_call, keep_command
 
 __all__ = ["ExportStep", "RenderSettings", "Rendered"]
 
@@ -71,7 +71,7 @@ class ExportStep(Step):
             return ""
         return f"saved {self.saved.name}"
 
-    def render(self) -> Generator[Report, None, Rendered]:
+    def render(self) -> Steps[Rendered]:
         """Draw the molecules that pass as Gaussians of their uncertainty."""
         return _render(self._molecules(), self.settings, self._drawn())
 
@@ -79,7 +79,7 @@ class ExportStep(Step):
         """Whether other molecules pass now than those of the picture."""
         return self.rendered is not None and self.rendered.of != self._drawn()
 
-    def save_table(self, path: Path) -> Generator[Report, None, Path]:
+    def save_table(self, path: Path) -> Steps[Path]:
         """Write the molecules that pass, in the format that the suffix says.
 
         Raises:
@@ -94,7 +94,7 @@ class ExportStep(Step):
         self._saving = (found.run, dict(found.filter.ranges))
         return _save_table(molecules, path)
 
-    def save_picture(self, path: Path) -> Generator[Report, None, Path]:
+    def save_picture(self, path: Path) -> Steps[Path]:
         """Write the picture as the window shows it, with a scale bar, as a PNG.
 
         Raises:
@@ -181,9 +181,7 @@ def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
     return low[0], low[1], high[0] + 1, high[1] + 1
 
 
-def _render(
-    emitters: EmitterSet, settings: RenderSettings, of: Drawn | None
-) -> Generator[Report, None, Rendered]:
+def _render(emitters: EmitterSet, settings: RenderSettings, of: Drawn | None) -> Steps[Rendered]:
     from decode.rendering import depth_range, exposed, render_image
 
     extent = _field(emitters)
@@ -193,7 +191,7 @@ def _render(
             f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger "
             "--pixel"
         )
-    yield Report(message=f"rendering {len(emitters)} molecules")
+    yield Progress(None, f"rendering {len(emitters)} molecules")
     z_range = depth_range(emitters, least_nm=0.0) if settings.by_depth else None
     image = render_image(emitters, pixel_nm=settings.pixel_nm, extent_nm=extent, z_range_nm=z_range)
     if image.ndim == 3:  # napari shows colours between 0 and 1
@@ -203,20 +201,18 @@ def _render(
     )
 
 
-def _save_table(emitters: EmitterSet, path: Path) -> Generator[Report, None, Path]:
+def _save_table(emitters: EmitterSet, path: Path) -> Steps[Path]:
     from decode.io.tables import write_table
 
-    yield Report(message=f"writing {path.name}")
+    yield Progress(None, f"writing {path.name}")
     write_table(emitters, path)
     return path
 
 
-def _save_picture(
-    emitters: EmitterSet, path: Path, settings: RenderSettings
-) -> Generator[Report, None, Path]:
+def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) -> Steps[Path]:
     from decode.rendering import save_picture
 
-    yield Report(message=f"writing {path.name}")
+    yield Progress(None, f"writing {path.name}")
     save_picture(
         emitters,
         path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -11,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from decode.emitters import EmitterSet
+from decode.progress import Progress, Steps
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, OpenedMovie
 from decode_napari.steps.localize import OUT
-from decode_napari.steps.step import Report, Step, keep_call, keep_command
+from decode_napari.steps.step import Step, keep_call, keep_command
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class InspectStep(Step):
             return ""
         return f"{found.filter.n_passing} of {len(found.filter.emitters)} molecules"
 
-    def read(self, path: Path) -> Generator[Report, None, Found]:
+    def read(self, path: Path) -> Steps[Found]:
         """Molecules of a table on disk."""
         pixel_size = None if self.session.movie is None else self.session.movie.pixel_size_nm
         return _read(path, pixel_size)
@@ -64,7 +64,7 @@ class InspectStep(Step):
     def accept(self, found: Found) -> None:
         self.session.put(found=found)
 
-    def explain(self, frame: int) -> Generator[Report, None, Explained]:
+    def explain(self, frame: int) -> Steps[Explained]:
         """What the molecules of a frame that pass make of it, and what is left.
 
         Background is what they leave of the frame, blurred by a micrometre: what is left over are
@@ -157,10 +157,10 @@ def ellipses(
     return np.stack([start, run], 2).reshape(-1, 2, 2)
 
 
-def _read(path: Path, pixel_size_nm: float | None) -> Generator[Report, None, Found]:
+def _read(path: Path, pixel_size_nm: float | None) -> Steps[Found]:
     from decode.io.tables import read_table
 
-    yield Report(message=f"reading {path.name}")
+    yield Progress(None, f"reading {path.name}")
     try:  # a table may be of another movie than the one that is open
         emitters = read_table(path)
     except (ValueError, FileNotFoundError):
@@ -197,14 +197,14 @@ def _explain(
     rows: npt.NDArray[np.int64],
     psf: PSF,
     camera: Camera,
-) -> Generator[Report, None, Explained]:
+) -> Steps[Explained]:
     import torch
     from scipy.ndimage import gaussian_filter
 
     from decode.io.movies import open_movie
     from decode.optics.psf import render
 
-    yield Report(message=f"explaining frame {frame}")
+    yield Progress(None, f"explaining frame {frame}")
     with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
         if not 0 <= frame < len(movie):
             raise ValueError(f"the movie has no frame {frame}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from decode.emitters import EmitterSet
+from decode.progress import DetailedSteps, Progress, Steps
 from decode_napari.molecules import Filter
 from decode_napari.session import ChosenModel, ChosenPSF, Found, OpenedMovie, Session
-from decode_napari.steps.movie import camera_call
-from decode_napari.steps.step import Report, Step, call, command
+from decode_napari.steps.step import Step, call, command
 
 if TYPE_CHECKING:
     from decode.acquisition import Acquisition
     from decode.io.movies import Movie
+    from decode.verbs.localize import LocalizeReport
     from decode.verbs.sweep import Chunk
 
 __all__ = ["LocalizeSettings", "LocalizeStep", "Region", "region_in", "region_text"]
@@ -86,8 +87,8 @@ class LocalizeStep(Step):
         count = f"{len(found.filter.emitters)} molecules"
         return count if found.complete else f"{count} so far"
 
-    def run(self) -> Generator[Report, None, None]:
-        """Localize the whole movie; every report brings the molecules of a chunk of frames.
+    def run(self) -> DetailedSteps[LocalizeReport | None, None]:
+        """Localize the whole movie; every step brings the molecules of a chunk of frames.
 
         Raises:
             ValueError, OSError: as `acquire` and `localize_movie` do.
@@ -97,19 +98,21 @@ class LocalizeStep(Step):
         self._run_of = (object(), model, self.session.psf)
         return self._run(movie, model, self.session.psf, self.settings)
 
-    def preview(self, frame: int) -> Generator[Report, None, EmitterSet]:
+    def preview(self, frame: int) -> Steps[EmitterSet]:
         """The molecules of one frame, numbered from 0, with its neighbours in view; of the
         region, if there is one."""
         movie, model = self._inputs()
         return self._preview(movie, model, self.session.psf, self.settings, frame)
 
-    def absorb(self, report: Report) -> None:
-        """Keep what a report of `run` brings."""
-        if report.acquisition is not None:
-            self._acquisition = report.acquisition
-        if report.molecules is not None:
+    def absorb(self, progress: Progress[LocalizeReport | None]) -> None:
+        """Keep what a step of `run` brings."""
+        report = progress.detail
+        if report is None:
+            return
+        self._acquisition = report.acquisition
+        if report.frames_done:
             self._chunks.append(report.molecules)
-            self.n_found += len(report.molecules)
+            self.n_found = report.n_molecules
 
     def show(self, *, complete: bool = False) -> None:
         """Put all molecules that were found up to now into the session."""
@@ -158,28 +161,16 @@ class LocalizeStep(Step):
         movie, model, set_ = self.session.movie, self.session.model, self.settings
         if movie is None or model is None:
             return ""
-        read = [
-            "from decode.verbs.localize import localize_file",
-            "from decode.models import load_model",
-        ]
-        lines = []
-        if movie.camera_name is not None:
-            read.insert(1, "from decode.io.cameras import read_camera")
-            lines.append(f"camera = {camera_call(movie)}")
         psf = self.session.psf
-        if psf is not None:
-            read.insert(-1, "from decode.io.psfs import read_psf")
-            lines.append(f"psf = read_psf({str(psf.path)!r})")
-        stated = ["camera=camera"] * (movie.camera_name is not None) + ["psf=psf"] * (
-            psf is not None
-        )
         verb = call(
             "localize_file",
             repr(str(movie.path)),
-            f"load_model({model.name!r})",
+            repr(model.name),
             repr(OUT),
-            *stated,
+            camera=movie.camera_name,
+            psf=None if psf is None else str(psf.path),
             pixel_size_nm=movie.stated_pixel_size_nm,
+            em_gain=movie.em_gain,
             psf_sigma_nm=set_.psf_sigma_nm,
             polish=set_.polish or None,
             threshold=None if set_.threshold == 0.5 else set_.threshold,
@@ -188,9 +179,8 @@ class LocalizeStep(Step):
             device=None if set_.device == "auto" else set_.device,
             allow_truncated=movie.allow_truncated or None,
         )
-        return "\n".join(
-            [*read, "", *lines, f"for progress in {verb}:", "    print(progress.n_molecules)"]
-        )
+        read = "from decode.verbs.localize import localize_file"
+        return "\n".join([read, "", f"found = {verb}", "print(found.n_molecules)"])
 
     def _inputs(self) -> tuple[OpenedMovie, ChosenModel]:
         if self.missing():
@@ -205,27 +195,25 @@ class LocalizeStep(Step):
         model: ChosenModel,
         psf: ChosenPSF | None,
         settings: LocalizeSettings,
-    ) -> Generator[Report, None, None]:
+    ) -> DetailedSteps[LocalizeReport | None, None]:
         from decode.io.movies import open_movie
+        from decode.verbs.localize import localize_acquired
 
         chosen = None if settings.frames is None else slice(*settings.frames)
         with open_movie(
             opened.path, frames=chosen, allow_truncated=opened.allow_truncated
         ) as movie:
-            yield Report(message="looking at the movie")
-            acquisition = self._acquire(movie, opened, model, psf, settings)
-            yield Report(
-                message="; ".join(acquisition.estimates) or "looking for molecules",
-                fraction=0.0,
-                acquisition=acquisition,
-                warnings=acquisition.warnings,
+            yield Progress(None, "looking at the movie", detail=None)
+            yield from localize_acquired(
+                movie,
+                model.localizer,
+                self._acquire(movie, opened, model, psf, settings),
+                psf=None if psf is None else psf.file,
+                threshold=settings.threshold,
+                roi=settings.roi,
+                device=settings.device,
+                polish=settings.polish,
             )
-            n = 0
-            for chunk in _localized(movie, model, acquisition, psf, settings):
-                done = chunk.frames_done
-                n += len(chunk.molecules)
-                message = f"{done} of {len(movie)} frames, {n} molecules"
-                yield Report(message=message, fraction=done / len(movie), molecules=chunk.molecules)
 
     def _preview(
         self,
@@ -234,10 +222,10 @@ class LocalizeStep(Step):
         psf: ChosenPSF | None,
         settings: LocalizeSettings,
         frame: int,
-    ) -> Generator[Report, None, EmitterSet]:
+    ) -> Steps[EmitterSet]:
         from decode.io.movies import open_movie
 
-        yield Report(message=f"frame {frame}")
+        yield Progress(None, f"frame {frame}")
         with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
             acquisition = self._acquire(movie, opened, model, psf, settings)
             facts = acquisition.facts(movie, threshold=settings.threshold)

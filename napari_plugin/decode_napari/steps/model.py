@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from decode.progress import DetailedSteps, Progress, Steps, relayed
 from decode_napari.session import ChosenModel, ChosenPSF, OpenedMovie, Session
-from decode_napari.steps.movie import camera_call
-from decode_napari.steps.step import Report, Step, call, command, reports
+from decode_napari.steps.step import Step, call, command
 
 if TYPE_CHECKING:
     from decode.network.record import ModelRecord
+    from decode.training.loop import TrainingReport
 
 __all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
 
@@ -90,7 +90,7 @@ class ModelStep(Step):
     def done(self) -> str:
         return Path(self.session.model.name).name if self.session.model is not None else ""
 
-    def load(self, name: str) -> Generator[Report, None, ChosenModel]:
+    def load(self, name: str) -> Steps[ChosenModel]:
         """A shipped model by its name, or any by its file.
 
         Raises:
@@ -101,7 +101,7 @@ class ModelStep(Step):
     def accept(self, model: ChosenModel) -> None:
         self.session.put(model=model)
 
-    def train(self) -> Generator[Report, None, ChosenModel]:
+    def train(self) -> DetailedSteps[TrainingReport | None, ChosenModel]:
         """Train, from an estimate of the movie where there is no recipe; the last validated weights
         are kept on disk.
 
@@ -155,15 +155,13 @@ class ModelStep(Step):
                 if model is None
                 else f"from decode import load_model\n\nmodel = load_model({model.name!r})"
             )
-        imports = ["from decode.verbs.train import train_steps"]
         lines: list[str] = []
         if set_.recipe is None:
             assert self.session.movie is not None
             assert self.session.psf is not None
-            more, lines = _estimate_in_python(self.session.movie, self.session.psf, recipe)
-            imports += more
+            lines = [_estimate_in_python(self.session.movie, self.session.psf, recipe)]
         verb = call(
-            "train_steps",
+            "decode.train",
             repr(str(recipe)),
             repr(str(set_.out)),
             start=set_.start or None,
@@ -171,15 +169,8 @@ class ModelStep(Step):
             minutes=set_.minutes,
             resume=set_.resume or None,
         )
-        return "\n".join(
-            [
-                *sorted(imports),
-                "",
-                *lines,
-                f"for progress in {verb}:",
-                "    print(progress.step, progress.loss)",
-            ]
-        )
+        lines += [f"model = {verb}", "print(model.record.steps)"]
+        return "\n".join(["import decode", "", *lines])
 
     def _recipe(self) -> Path | None:
         return self.settings.recipe or (
@@ -222,19 +213,18 @@ def _training_of(record: ModelRecord) -> str:
     return f"{duration}; Jaccard {record.validation[-1]['jaccard']:.2f} on its validation movies"
 
 
-def _load(name: str) -> Generator[Report, None, ChosenModel]:
+def _load(name: str) -> Steps[ChosenModel]:
     from decode.models import load_model
 
-    yield Report(message=f"loading {Path(name).name}")
+    yield Progress(None, f"loading {Path(name).name}")
     return ChosenModel(name=name, localizer=load_model(name))
 
 
 def _train(
     settings: TrainSettings, movie: OpenedMovie | None, psf: ChosenPSF | None
-) -> Generator[Report, None, ChosenModel]:
-    from decode.models import load_model
-    from decode.outputs import camera_files, check_outputs, model_files
-    from decode.verbs.train import train_steps
+) -> DetailedSteps[TrainingReport | None, ChosenModel]:
+    from decode.outputs import check_outputs, model_files
+    from decode.verbs.train import train
 
     assert settings.out is not None
     recipe = settings.recipe
@@ -243,11 +233,9 @@ def _train(
         assert movie is not None
         assert psf is not None
         recipe = settings.out.with_suffix(".yaml")
-        made = [recipe, *camera_files(_camera_beside(recipe))]
-        check_outputs(made, inputs=[movie.path, movie.camera_name, psf.path])
         yield from _estimate(movie, psf, recipe)
-    yield Report(message="the training begins", fraction=0.0)
-    for progress in train_steps(
+    yield Progress(0.0, "the training begins", detail=None)
+    steps = train.steps(
         recipe,
         settings.out,
         start=settings.start,
@@ -255,54 +243,52 @@ def _train(
         minutes=settings.minutes,
         resume=settings.resume,
         report_every=REPORT_EVERY,
-    ):
-        figures = {"minutes": progress.minutes, "loss": progress.loss} | (progress.validation or {})
-        message = f"step {progress.step}, {progress.frames_per_second:.0f} frames a second"
-        yield Report(
-            message=message, fraction=progress.fraction, figures=figures, warnings=progress.remarks
-        )
-    return ChosenModel(name=str(settings.out), localizer=load_model(settings.out))
+    )
+    model = yield from relayed(steps, _with_remarks)
+    return ChosenModel(name=str(settings.out), localizer=model)
 
 
-def _estimate(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> Generator[Report, None, None]:
-    """As `decode estimate`: the recipe, and a camera file beside it that it names."""
+def _with_remarks(progress: Progress[TrainingReport]) -> Progress[TrainingReport | None]:
+    return replace(progress, warnings=progress.detail.remarks)
+
+
+def _estimate(
+    movie: OpenedMovie, psf: ChosenPSF, recipe: Path
+) -> DetailedSteps[TrainingReport | None, None]:
+    """As `decode estimate`: the recipe, and a camera file beside it where none says all."""
     from decode.verbs.estimate import estimate
 
-    assert movie.camera is not None
     steps = estimate.steps(
         movie.path,
-        camera=movie.camera,
-        psf=psf.file,
+        camera=movie.camera_name,
+        psf=psf.path,
+        out=recipe,
+        pixel_size_nm=movie.stated_pixel_size_nm,
+        em_gain=movie.em_gain,
         allow_truncated=movie.allow_truncated,
         compared=False,
     )
-    estimated = yield from reports(steps)
-    estimated.write(recipe, psf_file=psf.path.resolve())
+    yield from relayed(steps, _without_warnings)
 
 
-def _estimate_in_python(
-    movie: OpenedMovie, psf: ChosenPSF, recipe: Path
-) -> tuple[list[str], list[str]]:
-    """What `_estimate` does as text: what it imports, and its lines."""
-    imports = [
-        "from decode.io.cameras import read_camera",
-        "from decode.verbs.estimate import estimate",
-    ]
-    estimated = call(
-        "estimate",
+def _without_warnings(progress: Progress[object]) -> Progress[TrainingReport | None]:
+    """What does not fit was said when the movie was opened."""
+    return Progress(progress.fraction, progress.message, detail=None)
+
+
+def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> str:
+    """What `_estimate` does as text."""
+    return call(
+        "decode.estimate",
         repr(str(movie.path)),
-        "camera=camera",
+        camera=movie.camera_name,
         psf=str(psf.path),
+        out=str(recipe),
+        pixel_size_nm=movie.stated_pixel_size_nm,
+        em_gain=movie.em_gain,
         allow_truncated=movie.allow_truncated or None,
         compared=False,
     )
-    lines = [
-        f"camera = {camera_call(movie)}",
-        f"estimated = {estimated}",
-        f"estimated.write({str(recipe)!r}, psf_file={str(psf.path.resolve())!r})",
-        "",
-    ]
-    return imports, lines
 
 
 def _camera_beside(recipe: Path) -> Path:

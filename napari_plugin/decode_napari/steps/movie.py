@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 import numpy.typing as npt
 
+from decode.progress import Progress, Steps
 from decode_napari.session import OpenedMovie, Session
-from decode_napari.steps.step import Report, Step, call, command
+from decode_napari.steps.step import Step, call, command
 
 if TYPE_CHECKING:
     from decode.io.cameras import CameraFile
@@ -75,7 +75,7 @@ class MovieStep(Step):
         n, height, width = movie.shape
         return f"{movie.path.name}: {n} frames, {width} x {height} px of {movie.pixel_size_nm:g} nm"
 
-    def check(self) -> Generator[Report, None, MovieCheck]:
+    def check(self) -> Steps[MovieCheck]:
         """Open the movie, read or estimate its camera, and count photons.
 
         Raises:
@@ -95,9 +95,13 @@ class MovieStep(Step):
         movie = self.session.movie
         if movie is None or movie.camera_name is not None:
             return ""  # a camera that is stated needs no command
-        out = movie.path.with_name(f"{movie.path.stem}_camera.yaml")
         return command(
-            "decode", "calibrate", "camera", movie=movie.path, pixel_size=movie.pixel_size_nm, o=out
+            "decode",
+            "calibrate",
+            "camera",
+            movie=movie.path,
+            pixel_size=movie.pixel_size_nm,
+            o=_camera_of(movie),
         )
 
     def as_python(self) -> str:
@@ -105,15 +109,25 @@ class MovieStep(Step):
         if movie is None:
             return ""
         opened = call(
-            "open_movie", repr(str(movie.path)), allow_truncated=movie.allow_truncated or None
+            "decode.open_movie",
+            repr(str(movie.path)),
+            allow_truncated=movie.allow_truncated or None,
         )
-        lines = ["from decode import open_movie, read_camera", "", f"movie = {opened}"]
+        camera = f"decode.{camera_call(movie)}"
         if movie.camera_name is None:
-            lines[0] = (
-                "from decode import open_movie\nfrom decode.estimation import estimate_camera"
+            camera = call(
+                "decode.calibrate_camera",
+                "movie=movie",
+                pixel_size_nm=movie.pixel_size_nm,
+                out=str(_camera_of(movie)),
             )
-            return "\n".join([*lines, "camera = estimate_camera(movie).camera"])
-        return "\n".join([*lines, f"camera = {camera_call(movie)}"])
+            camera = f"{camera}.file"
+        return "\n".join(["import decode", "", f"movie = {opened}", f"camera = {camera}"])
+
+
+def _camera_of(movie: OpenedMovie) -> Path:
+    """Where the copied command writes the camera that was estimated."""
+    return movie.path.with_name(f"{movie.path.stem}_camera.yaml")
 
 
 def asks_em_gain(camera: str | None) -> bool:
@@ -139,7 +153,7 @@ def camera_call(movie: OpenedMovie) -> str:
     )
 
 
-def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
+def _check(settings: MovieSettings) -> Steps[MovieCheck]:
     from decode.acquisition import check_camera, check_pixels
     from decode.estimation import estimate_camera
     from decode.io.cameras import read_camera
@@ -148,7 +162,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
     if settings.path is None:
         raise ValueError("no movie is open: choose a TIFF file first")
     with open_movie(settings.path, allow_truncated=settings.allow_truncated) as movie:
-        yield Report(message="looking at the camera")
+        yield Progress(None, "looking at the camera")
         stated: CameraFile | None = None
         remarks: tuple[str, ...] = ()
         warnings: tuple[str, ...] = ()
@@ -177,7 +191,7 @@ def _check(settings: MovieSettings) -> Generator[Report, None, MovieCheck]:
             )
         if stated is None:
             warnings = check_pixels(movie, pixels_nm)
-        yield Report(message="counting photons")
+        yield Progress(None, "counting photons")
         counts, edges = _histogram(movie, camera)
         opened = OpenedMovie(
             path=settings.path,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from decode.progress import part
-from decode_napari.session import ChosenPSF, Session
-from decode_napari.steps.step import Report, Step, call, command, reports
+from decode.progress import Progress, Steps
+from decode_napari.session import ChosenPSF, OpenedMovie, Session
+from decode_napari.steps.step import Step, call, command
 
 if TYPE_CHECKING:
     from decode.calibrate.held_out import Precision
     from decode.calibrate.psf import Optics, PSFCalibration
     from decode.calibrate.report import Drawn
-    from decode.io.cameras import CameraFile
 
 __all__ = ["Calibrated", "PSFSettings", "PSFStep"]
 
@@ -96,11 +94,11 @@ class PSFStep(Step):
         beads = f"{psf.file.n_beads} beads, " if psf.file.n_beads else ""
         return f"{psf.path.name}: {beads}{psf.file.depth}"
 
-    def calibrate(self) -> Generator[Report, None, Calibrated]:
+    def calibrate(self) -> Steps[Calibrated]:
         """Fit the PSF, write it and its report.
 
         Raises:
-            ValueError, OSError: as `decode.calibrate.psf.calibrate_psf` does.
+            ValueError, OSError: as `decode.calibrate_psf` does.
         """
         if self.missing():
             raise ValueError(self.missing())
@@ -108,10 +106,9 @@ class PSFStep(Step):
             raise ValueError("no bead stack was chosen: choose a z-stack of beads (TIFF)")
         movie = self.session.movie
         assert movie is not None
-        assert movie.camera is not None
-        return _calibrate(self.settings, movie.camera, self._out())
+        return _calibrate(self.settings, movie, self._out())
 
-    def read(self, path: Path) -> Generator[Report, None, ChosenPSF]:
+    def read(self, path: Path) -> Steps[ChosenPSF]:
         """Take a PSF that was calibrated before."""
         return _read(path)
 
@@ -152,98 +149,66 @@ class PSFStep(Step):
         )
 
     def as_python(self) -> str:
-        from decode_napari.steps.movie import camera_call
-
         movie, set_ = self.session.movie, self.settings
         if movie is None or movie.camera is None or not set_.beads:
             return ""
-        needed = ["calibrate_psf"]
-        if set_.optics is not None:
-            needed.insert(0, "Optics")
-        stated = []
-        of_scan = []
-        if set_.scan:
-            of_scan.append("from decode.calibrate.scan import read_scan")
-            stated.append(f"scan={call('read_scan', **set_.scan)}")
-        if set_.positions is not None:
-            needed.append("read_positions")
-            stated.append(f"positions_nm=read_positions({str(set_.positions)!r})")
         verb = call(
             "calibrate_psf",
             repr([str(path) for path in set_.beads]),
-            "camera",
-            *stated,
+            repr(movie.camera_name),
+            out=str(self._out()),
             z_step_nm=set_.z_step_nm,
             z_focus=set_.z_focus,
+            **set_.scan,
+            bead_positions=None if set_.positions is None else str(set_.positions),
             model=None if set_.model == "spline" else set_.model,
             optics=set_.optics,
+            pixel_size_nm=movie.stated_pixel_size_nm,
+            em_gain=movie.em_gain,
         )
-        return "\n".join(
-            [
-                f"from decode.calibrate.psf import {', '.join(needed)}",
-                "from decode.calibrate.report import save_report",
-                *of_scan,
-                "from decode.io.cameras import read_camera",
-                "from decode.io.psfs import write_psf",
-                "",
-                f"camera = {camera_call(movie)}",
-                f"calibration = {verb}",
-                f"write_psf({str(self._out())!r}, calibration.file)",
-                f"save_report(calibration, {str(self._out().with_suffix('.html'))!r})",
-            ]
-        )
+        lines = ["from decode import calibrate_psf", "", f"made = {verb}", "print(*made.verdict)"]
+        if set_.optics is not None:
+            lines.insert(1, "from decode.calibrate.psf import Optics")
+        return "\n".join(lines)
 
     def _out(self) -> Path:
         return self.settings.out or self.settings.beads[0].with_name("psf.h5")
 
 
-def _calibrate(
-    settings: PSFSettings, camera: CameraFile, out: Path
-) -> Generator[Report, None, Calibrated]:
+def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Calibrated]:
     from decode.calibrate.held_out import precision
-    from decode.calibrate.psf import calibrate_psf, read_positions
-    from decode.calibrate.report import draw_pictures, save_report, verdict
-    from decode.calibrate.scan import read_scan
-    from decode.io.psfs import write_psf
-    from decode.outputs import check_outputs, psf_files
+    from decode.verbs.calibrate_psf import calibrate_psf
 
-    out, report = psf_files(out)
-    check_outputs([out, report], inputs=[*settings.beads, settings.positions, settings.z_of_frames])
-    scan = read_scan(
+    assert movie.camera_name is not None
+    made = yield from calibrate_psf.steps(
+        settings.beads,
+        movie.camera_name,
+        out=out,
+        z_step_nm=settings.z_step_nm,
+        z_focus=settings.z_focus,
         frames_per_plane=settings.frames_per_plane,
         downwards=settings.downwards,
         z_of_frames=settings.z_of_frames,
-    )
-    fit = calibrate_psf.steps(
-        settings.beads,
-        camera,
-        z_step_nm=settings.z_step_nm,
-        z_focus=settings.z_focus,
-        scan=scan,
+        bead_positions=settings.positions,
         model=settings.model,
-        positions_nm=None if settings.positions is None else read_positions(settings.positions),
         optics=settings.optics,
+        pixel_size_nm=movie.stated_pixel_size_nm,
+        em_gain=movie.em_gain,
     )
-    calibration = yield from reports(part(fit, 0.0, 0.85))
-    pictures = yield from reports(part(draw_pictures.steps(calibration), 0.85, 0.95))
-    yield Report(message="judging the PSF", fraction=0.95)
-    sentences = verdict(calibration)
-    yield Report(message=f"writing {out.name}", fraction=1.0)
-    write_psf(out, calibration.file)
-    save_report(calibration, report, pictures=pictures)
-    held_out = calibration.held_out
+    psf, report = made.files
+    held_out = made.calibration.held_out
     return Calibrated(
-        calibration=calibration,
-        chosen=ChosenPSF(path=out, file=calibration.file),
-        verdict=sentences,
+        calibration=made.calibration,
+        chosen=ChosenPSF(path=psf, file=made.calibration.file),
+        verdict=made.verdict,
         precision=None if held_out is None else precision(held_out),
-        pictures=pictures,
+        pictures=made.pictures,
         report=report,
     )
 
 
-def _read(path: Path) -> Generator[Report, None, ChosenPSF]:
+def _read(path: Path) -> Steps[ChosenPSF]:
     from decode.io.psfs import read_psf
 
-    yield Report(message=f"reading {path.name}")
+    yield Progress(None, f"reading {path.name}")
     return ChosenPSF(path=path, file=read_psf(path))

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar, final
+from typing import ClassVar
 
-from decode.emitters import EmitterSet
 from decode.postprocess.filter import Range
-from decode.progress import Steps, relayed
 from decode_napari.session import Session
 
-if TYPE_CHECKING:
-    from decode.acquisition import Acquisition
-
-__all__ = ["Report", "Step", "call", "command", "keep_call", "keep_command", "reports"]
-
-R = TypeVar("R")
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Where a verb stands."""
-
-    message: str
-    fraction: float | None = None
-    """of the work; None where nobody knows"""
-    acquisition: Acquisition | None = None
-    """of the movie that is localized, once it is known"""
-    molecules: EmitterSet | None = None
-    """found since the last report"""
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """for curves, by name; `minutes` is where they stand on the axis"""
-    warnings: tuple[str, ...] = ()
-    """a sentence each"""
-
-
-def reports(steps: Steps[R]) -> Generator[Report, None, R]:
-    """Work of decode's own, step by step."""
-    return relayed(
-        steps, lambda progress: Report(message=progress.message, fraction=progress.fraction)
-    )
+__all__ = ["Step", "call", "command", "keep_call", "keep_command"]
 
 
 class Step(ABC):
-    """One step of the job.  It knows no window: verbs are generators of `Report` that may run in
-    any thread.
+    """One step of the job.  It knows no window: verbs are `Steps` (`decode.progress`) that may run
+    in any thread.
 
     A verb reads the session and the step's settings when it is called, and nothing of them
     afterwards; what it returns is handed to a method of the step, in the thread of the window,

@@ -1,0 +1,153 @@
+"""calibrate psf: bead stacks to a PSF, and a report of what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from torch import Tensor
+
+from decode.acquisition import stated_camera, stated_files
+from decode.calibrate.as_pupil import WAVELENGTH_NM
+from decode.calibrate.psf import Optics, PSFCalibration, check_model, fit_psf, read_positions
+from decode.calibrate.report import Drawn, draw_pictures, save_report, verdict
+from decode.calibrate.scan import read_scan
+from decode.calibrate.stacks import BeadStack
+from decode.io.cameras import CameraFile
+from decode.io.movies import Movie
+from decode.io.psfs import write_psf
+from decode.models import unserved
+from decode.outputs import check_outputs, psf_files
+from decode.progress import Progress, Steps, Stepwise, part
+
+__all__ = ["CalibratedPSF", "calibrate_psf"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class CalibratedPSF:
+    """A PSF from beads, and what it is worth."""
+
+    calibration: PSFCalibration
+    """the PSF (`calibration.file`), its beads, and how well it predicts those it has not seen"""
+    verdict: tuple[str, ...]
+    """a sentence each"""
+    pictures: tuple[Drawn, ...] = ()
+    """of the report; none where that is not written"""
+    files: tuple[Path, ...] = ()
+    """what was written: the PSF and the report"""
+
+
+@Stepwise
+def calibrate_psf(
+    beads: BeadStack | Sequence[BeadStack],
+    camera: CameraFile | Path | str,
+    *,
+    out: Path | str | None = None,
+    z_step_nm: float | None = None,
+    z_focus: int | None = None,
+    frames_per_plane: int = 1,
+    downwards: bool = False,
+    z_of_frames: Path | str | Sequence[float] | None = None,
+    bead_positions: Path | str | Tensor | None = None,
+    model: str = "spline",
+    patch_px: int | None = None,
+    optics: Optics | None = None,
+    pixel_size_nm: float | None = None,
+    em_gain: float | None = None,
+) -> Steps[CalibratedPSF]:
+    """Calibrate a PSF from z-stacks of beads.
+
+    With `out`, it is written, and a report of one HTML page beside it.
+
+    `calibrate_psf.steps` does the same step by step; its first step carries the warnings.
+
+    Args:
+        beads: z-stacks of beads on a coverslip, all recorded alike: TIFF files, open movies, or
+            (frame, y, x) ADU.
+        camera: of the stacks, its file, or the name of a common camera.
+        out: PSF file, `.h5`; None writes nothing.
+        z_step_nm: distance of the planes; None takes what the files state.
+        z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None takes the
+            middle one.
+        frames_per_plane: so many frames in a row show one plane.
+        downwards: the planes fall by the step.
+        z_of_frames: nm, of each frame, or a text file with a line each: for any other order.
+        bead_positions: (m, 2) x, y in nm where some beads truly are, or the table whose first frame
+            says it; None takes the centroid of the light in focus.
+        model: `spline` for any PSF, `pupil` for aberrations of a high-aperture objective,
+            `gaussian` for quick work.
+        patch_px: side of the crops and of the PSF, an odd number; None takes 3.1 um.
+        optics: of the objective, for a pupil.
+        pixel_size_nm: side of a pixel in object space; None takes the camera file's.
+        em_gain: of a common camera that leaves it open.
+
+    Returns:
+        The calibration; its PSF is in focus where the stage was at z = 0.
+
+    Raises:
+        ValueError: in one sentence, if a stack is none, the step is impossible, no bead can be
+            used, or a file that is read would be written over.
+        OSError: if a file cannot be read or written.
+
+    Example:
+        >>> import decode
+        >>> beads, camera = "sample_data/beads_3d.tif", "sample_data/camera.yaml"
+        >>> made = decode.calibrate_psf(beads, camera, z_step_nm=20.0, model="gaussian")
+        >>> len(made.calibration.beads)
+        6
+    """
+    stacks = [beads] if isinstance(beads, Path | str | Movie | Tensor | np.ndarray) else [*beads]
+    if out is not None:
+        read = [*stacks, bead_positions, z_of_frames, *stated_files(camera)]
+        check_outputs(psf_files(Path(out)), inputs=read)
+    optics = optics or Optics()
+    check_model(model)
+    scan = read_scan(
+        frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
+    )
+    file = stated_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+    positions = bead_positions
+    if isinstance(positions, Path | str):
+        positions = read_positions(positions)
+    why = _unserved(model, optics, file.pixel_size_nm)
+    yield Progress(0.0, "reading the beads", (why,) if why else ())
+    fit = fit_psf.steps(
+        stacks,
+        file,
+        z_step_nm=z_step_nm,
+        z_focus=z_focus,
+        scan=scan,
+        model=model,
+        patch_px=patch_px,
+        positions_nm=positions,
+        optics=optics,
+    )
+    calibration = yield from part(fit, 0.0, 0.85)
+    pictures: tuple[Drawn, ...] = ()
+    if out is not None:
+        pictures = yield from part(draw_pictures.steps(calibration), 0.85, 0.95)
+    yield Progress(0.95, "judging the PSF")
+    made = CalibratedPSF(calibration=calibration, verdict=verdict(calibration), pictures=pictures)
+    if out is None:
+        return made
+    psf, report = psf_files(Path(out))
+    yield Progress(1.0, f"writing {psf.name}")
+    write_psf(psf, calibration.file)
+    save_report(calibration, report, pictures=pictures)
+    return replace(made, files=(psf, report))
+
+
+def _unserved(model: str, optics: Optics, pixel_size_nm: float) -> str:
+    """Why no shipped model will take the PSF, if so: known before it is calibrated."""
+    if model != "pupil":
+        return unserved(WAVELENGTH_NM, pixel_size_nm)
+    return unserved(
+        optics.wavelength_nm,
+        pixel_size_nm,
+        immersion_index=optics.immersion_index,
+        phase_mask=optics.phase_mask,
+    )
