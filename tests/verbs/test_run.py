@@ -159,9 +159,9 @@ def test_a_folder_of_one_file_a_frame_is_a_movie_of_the_folders_name(
         """What is said at the end of each."""
         said = {}
         known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": TINY, "device": "cpu"}
-        for p in run_steps(folder, [beads], CAMERA, tmp_path, **known, polish=False):
+        for p in run.steps(folder, [beads], CAMERA, tmp_path, **known, polish=False):
             if p.fraction == 1.0:
-                said[p.stage] = p.message
+                said[p.detail.name] = p.message
             if last in said:
                 break
         return said
