@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decode.calibrate.pupil import PupilFit, brightness, fit_images, noise_of, spread
+from decode.calibrate.pupil import PupilFit, fit_images, spread
+from decode.calibrate.pupil_likelihood import brightness, noise_of
 from decode.defects import defects_of, with_bad_pixels
 from decode.io.cameras import CameraFile
 from decode.io.movies import open_movie

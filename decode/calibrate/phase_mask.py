@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from decode.calibrate.pupil import PupilFit, brightness, fit_images, fit_pupil, noise_of, spread
+from decode.calibrate.pupil import PupilFit, fit_images, fit_pupil, spread
+from decode.calibrate.pupil_likelihood import brightness, noise_of
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 from decode.progress import Progress, Steps, Stepwise, part

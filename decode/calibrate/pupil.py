@@ -4,20 +4,20 @@ image is."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, pi, sin
 from typing import final
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, jvp, vmap
+from torch import Tensor
 
-from decode.optics.camera import DARKEST, Camera, Noise
+from decode.calibrate.pupil_likelihood import FreeParameters, PupilLikelihood, parameters_of
+from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
 from decode.progress import Progress, Steps, Stepwise, part
 
-__all__ = ["PupilFit", "brightness", "fit_images", "fit_pupil", "noise_of", "spread"]
+__all__ = ["PupilFit", "fit_images", "fit_pupil", "spread"]
 
 START_NM = 70.0
 """astigmatism tried at the start, nm rms: of either sign, upright and oblique, and none"""
@@ -52,7 +52,7 @@ class PupilFit:
         deviation = float(self.covariance.diagonal()[self.names.index(name)].clamp_min(0).sqrt())
         if name == "numerical_aperture":
             return float(self.psf.numerical_aperture), deviation
-        return float(_parameters(self.psf)[self.psf.parameter_names.index(name)]), deviation
+        return float(parameters_of(self.psf)[self.psf.parameter_names.index(name)]), deviation
 
 
 @Stepwise
@@ -182,142 +182,31 @@ def fit_images(
     if not bool(torch.isfinite(images).all()):
         raise ValueError("the images hold values that are not finite")
     psf = copy.deepcopy(psf)
-    dtype = images.dtype
-    slope, floor = noise_of(camera)
-
-    modes = len(psf.modes)
-    known = (*psf.parameter_names, "numerical_aperture")
-    names = psf.parameter_names if free is None else tuple(free)
-    if unknown := set(names) - set(known):
-        raise ValueError(
-            f"{sorted(unknown)} are no parameters of this pupil, choose from {', '.join(known)}"
-        )
-    p = len(names)
-    # of a row of all that is known, what is fitted
-    choose = torch.eye(len(known), dtype=dtype)[[known.index(name) for name in names]]
-    theta = torch.cat([_parameters(psf), psf.numerical_aperture[None]]).detach().to(dtype)
-    nominal = float(psf.numerical_aperture)
-    lowest, highest = torch.full_like(theta, -torch.inf), torch.full_like(theta, torch.inf)
-    lowest[modes] = 0
-    lowest[-1], highest[-1] = 0.85 * nominal, min(1.15 * nominal, psf.immersion_index)
-    if "blur_nm" in names:
-        theta[modes] = theta[modes].clamp_min(20.0)  # at 0 the slope is 0
-    # a weak prior holds what the images leave open
-    precision = torch.zeros(len(known), dtype=torch.float64)
-    precision[:modes] = prior_nm**-2
-    fitted = choose.double()
-    xyz = xyz_nm.detach().to(dtype).clone()
-    sources = len(xyz)
-    counted = images.double() + floor
-    with_aperture = _FreeAperture(psf)
-
-    def model(theta: Tensor, position: Tensor) -> Tensor:
-        rows = theta[:-1].expand(len(position), len(theta) - 1)
-        if "numerical_aperture" in names:
-            return functional_call(
-                with_aperture, {"psf.numerical_aperture": theta[-1]}, (position, rows)
-            )
-        return psf.integrate_pixels(position, rows)
-
-    def at(xyz: Tensor) -> Tensor:
-        position = xyz[source].clone()
-        position[:, 2] += z_nm.to(dtype)
-        return position
-
-    def loss_of(theta: Tensor, light: Tensor, share: Tensor) -> float:
-        mean = (light[:, 0, None, None] * share + light[:, 1, None, None] + floor).clamp_min(1e-3)
-        likelihood = float((mean - counted * mean.log()).sum()) / slope
-        return likelihood + float((precision * theta.double() ** 2).sum()) / 2
-
-    def shares(theta: Tensor, xyz: Tensor) -> Tensor:
-        with torch.no_grad():
-            return torch.cat([model(theta, part) for part in at(xyz).split(32)]).double()
-
-    share = shares(theta, xyz)
-    light = brightness(images.double(), share, slope, floor)
-    loss = loss_of(theta, light, share)
-    damping = 1e-2
+    free_parameters = FreeParameters(psf, free, prior_nm=prior_nm, dtype=images.dtype)
+    likelihood = PupilLikelihood(
+        images, source=source, z_nm=z_nm, psf=psf, camera=camera, free=free_parameters
+    )
+    state, damping = likelihood.start(xyz_nm), 1e-2
     for turn in range(steps):
         yield Progress(turn / steps)
-        reduced, score, back = _normal_equations(
-            model, theta, choose, at(xyz), images, light, slope, floor
-        )
-        whole, gradient, inner = _eliminate_sources(reduced, score, source, sources, p, damping)
-        whole = whole + fitted @ precision.diag() @ fitted.mT
-        gradient = gradient - fitted @ (precision * theta.double())
-        gained = 0.0
-        for _ in range(6):
-            change = _inverse(whole + damping * whole.diagonal().diag()) @ gradient
-            shift = inner(change)
-            trial = torch.minimum(
-                torch.maximum(theta + (change @ fitted).to(dtype), lowest), highest
-            )
-            moved = xyz + shift.clamp(-200, 200).to(dtype)
-            step = torch.cat([change.expand(len(source), p), shift[source]], 1)
-            lit = light + back(step)
-            lit[:, 0] = lit[:, 0].clamp_min(1)
-            share = shares(trial, moved)
-            trial_loss = loss_of(trial, lit, share)
-            if trial_loss < loss:
-                gained, loss = loss - trial_loss, trial_loss
-                theta, xyz, light = trial, moved, lit
-                damping = max(damping / 10, 1e-6)
-                break
-            damping *= 10
-        if gained < 0.2 + 1e-7 * abs(
-            loss
-        ):  # a fraction of a standard deviation, or float32's last digit
+        better, damping = likelihood.step(state, damping)
+        gained, state = state.loss - better.loss, better
+        # a fraction of a standard deviation, or float32's last digit
+        if gained < 0.2 + 1e-7 * abs(state.loss):
             break
-
-    reduced, _, _ = _normal_equations(model, theta, choose, at(xyz), images, light, slope, floor)
-    whole, _, _ = _eliminate_sources(
-        reduced, torch.zeros_like(reduced[..., 0]), source, sources, p, 0.0
-    )
-    share = shares(theta, xyz)
-    mean = light[:, 0, None, None] * share + light[:, 1, None, None]
-    misfit = float(((images - mean) ** 2 / (slope * (mean + floor).clamp_min(1e-3))).mean())
-    covariance = _inverse(whole + fitted @ precision.diag() @ fitted.mT) * max(1.0, misfit)
-    with torch.no_grad():
-        psf.zernike_nm.copy_(theta[:modes])
-        psf.blur_nm.copy_(theta[modes])
-        psf.apodization.copy_(theta[modes + 1])
-        if "numerical_aperture" in names:
-            psf.numerical_aperture.copy_(theta[-1])
+    misfit = likelihood.misfit(state)
+    covariance = likelihood.covariance(state) * max(1.0, misfit)
+    free_parameters.put_into(psf, state.row)
     return PupilFit(
         psf=psf,
-        names=names,
+        names=free_parameters.names,
         covariance=covariance,
-        xyz_nm=xyz,
-        photons=light[:, 0].to(dtype),
-        background=light[:, 1].to(dtype),
+        xyz_nm=state.xyz,
+        photons=state.light[:, 0].to(images.dtype),
+        background=state.light[:, 1].to(images.dtype),
         misfit=misfit,
-        loss=loss,
+        loss=state.loss,
     )
-
-
-def noise_of(camera: Camera | None) -> tuple[float, float]:
-    """(slope, floor) of the variance slope * (mean + floor) of a median pixel; None: only
-    photons are noisy."""
-    noise = Noise(1.0, 0.0) if camera is None else camera.typical_noise
-    slope = float(noise.excess)
-    # an image of few photons has variance even where none is expected
-    return slope, float(noise.floor) / slope + DARKEST
-
-
-class _FreeAperture(nn.Module):
-    """`integrate_pixels` as a module's forward, which is what `functional_call` takes."""
-
-    def __init__(self, psf: PupilPSF) -> None:
-        super().__init__()
-        self.psf = psf
-
-    def forward(self, xyz: Tensor, parameters: Tensor) -> Tensor:
-        return self.psf.integrate_pixels(xyz, parameters)
-
-
-def _parameters(psf: PupilPSF) -> Tensor:
-    """The pupil's own row of `parameter_names`: (p,)."""
-    return torch.cat([psf.zernike_nm, psf.blur_nm[None], psf.apodization[None]]).detach()
 
 
 def spread(n: int, most: int) -> Tensor:
@@ -361,101 +250,3 @@ def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
     total = focus.sum((1, 2)).clamp_min(1e-6)
     x, y = (focus.sum(1) * at).sum(1) / total, (focus.sum(2) * at).sum(1) / total
     return torch.stack([x, y, -z_nm.to(stacks.dtype)[plane]], 1) - psf.offset_nm.to(stacks.dtype)
-
-
-def brightness(images: Tensor, share: Tensor, slope: float, floor: float) -> Tensor:
-    """Photons and background of each image (n, y, x) by weighted least squares, given the share
-    (n, y, x): (n, 2)."""
-    weight = 1 / (
-        slope * (images.clamp_min(0) + floor + images.clamp_min(0).mean((1, 2), keepdim=True))
-    )
-    design = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
-    weighted = design * weight.flatten(1)[..., None]
-    light = torch.linalg.solve(weighted.mT @ design, (weighted.mT @ images.flatten(1)[..., None]))[
-        ..., 0
-    ]
-    return torch.stack([light[:, 0].clamp_min(1), light[:, 1].clamp_min(0)], 1)
-
-
-def _normal_equations(
-    model: Callable[[Tensor, Tensor], Tensor],
-    theta: Tensor,
-    choose: Tensor,
-    position: Tensor,
-    images: Tensor,
-    light: Tensor,
-    slope: float,
-    floor: float,
-) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Information and score of pupil and position of each image, its photons and background
-    eliminated.
-
-    Returns:
-        (n, p + 3, p + 3), (n, p + 3), and what gives the step of (photons, background) for a step
-        of the others.
-    """
-    p = len(choose)
-    information, score, coupling, own = [], [], [], []
-    for chosen in torch.arange(len(images)).split(32):
-        here = position[chosen]
-
-        def moved(step: Tensor, here: Tensor = here) -> Tensor:
-            return model(theta + step[:p] @ choose, here + step[p:])
-
-        def slope_along(axis: Tensor, moved: Callable[[Tensor], Tensor] = moved) -> Tensor:
-            return jvp(moved, (torch.zeros_like(axis),), (axis,))[1]
-
-        axes = torch.eye(p + 3, dtype=theta.dtype, device=theta.device)
-        with torch.no_grad():
-            slopes = vmap(slope_along, out_dims=-1, chunk_size=5)(axes).double()
-            share = model(theta, here).double()
-        photons, background = light[chosen, 0, None, None], light[chosen, 1, None, None]
-        mean = photons * share + background
-        weight = 1 / (slope * (mean + floor).clamp_min(1e-3)).flatten(1)
-        outer = (slopes * photons[..., None]).flatten(1, 2)
-        inner = torch.stack([share, torch.ones_like(share)], -1).flatten(1, 2)
-        residual = (weight * (images[chosen].double() - mean).flatten(1))[..., None]
-        weighted = outer * weight[..., None]
-        cross = weighted.mT @ inner
-        solve = torch.linalg.inv(inner.mT @ (inner * weight[..., None]))
-        light_score = inner.mT @ residual
-        information.append(weighted.mT @ outer - cross @ solve @ cross.mT)
-        score.append((outer.mT @ residual - cross @ solve @ light_score)[..., 0])
-        coupling.append(solve @ cross.mT)
-        own.append((solve @ light_score)[..., 0])
-    couplings, owns = torch.cat(coupling), torch.cat(own)
-
-    def back(step: Tensor) -> Tensor:
-        return owns - (couplings @ step[..., None])[..., 0]
-
-    return torch.cat(information), torch.cat(score), back
-
-
-def _eliminate_sources(
-    information: Tensor, score: Tensor, source: Tensor, sources: int, p: int, damping: float
-) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Information and score of the pupil alone, and what gives the positions' step (m, 3) for
-    the pupil's (p,)."""
-    size = p + 3
-    total = information.new_zeros(sources, size, size).index_add(0, source, information)
-    slope = score.new_zeros(sources, size).index_add(0, source, score)
-    own = total[:, p:, p:]
-    own = own + (damping + 1e-9) * torch.diag_embed(own.diagonal(dim1=1, dim2=2) + 1e-12)
-    solve = torch.linalg.inv(own)
-    coupling = solve @ total[:, p:, :p]
-    alone = (solve @ slope[:, p:, None])[..., 0]
-    whole = (total[:, :p, :p] - total[:, :p, p:] @ coupling).sum(0)
-    gradient = (slope[:, :p] - (total[:, :p, p:] @ alone[..., None])[..., 0]).sum(0)
-
-    def inner(change: Tensor) -> Tensor:
-        return alone - coupling @ change
-
-    return whole, gradient, inner
-
-
-def _inverse(matrix: Tensor) -> Tensor:
-    """Inverse after scaling to a unit diagonal: units of nm and apertures differ by orders of
-    magnitude."""
-    scale = matrix.diagonal().clamp_min(1e-12).sqrt()
-    outer = scale[:, None] * scale
-    return torch.linalg.pinv(matrix / outer, hermitian=True) / outer if len(matrix) else matrix

@@ -15,7 +15,8 @@ from decode.calibrate.bead_fit import BeadFit, centroids
 from decode.calibrate.beads import BeadSet
 from decode.calibrate.families.family import Family, FamilyFit, Optics
 from decode.calibrate.phase_mask import fit_phase_mask, refine_phase_mask
-from decode.calibrate.pupil import PupilFit, brightness, fit_images, fit_pupil, spread
+from decode.calibrate.pupil import PupilFit, fit_images, fit_pupil, spread
+from decode.calibrate.pupil_likelihood import brightness
 from decode.optics.pupil import PupilPSF
 from decode.progress import Steps
 
