@@ -166,6 +166,7 @@ def localize(
         list[Path],
         typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame."),
     ],
+    *,
     model: Annotated[
         str, typer.Option(help="A shipped model (see `decode models`) or a model file.")
     ],
@@ -388,6 +389,7 @@ def convert(
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],
+    *,
     two_d: Annotated[bool, typer.Option("--two-d", help="Leave z out.")] = False,
     min_photons: Annotated[
         float, typer.Option(help="True molecules below it need not be found.")
@@ -437,6 +439,7 @@ def evaluate(
 @app.command()
 def simulate(
     config: Config,
+    *,
     frames: Annotated[int, typer.Option(min=1, help="Length of the movie.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MOVIE", help="TIFF file.")],
     truth: Annotated[Path, typer.Option(metavar="CSV", help="Table of the true molecules.")],
@@ -464,6 +467,7 @@ def simulate(
 @app.command()
 def train(
     config: Config,
+    *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")
     ],
@@ -530,6 +534,7 @@ def run(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
     ],
+    *,
     beads: Annotated[
         list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")
     ],
@@ -598,6 +603,7 @@ def run(
 @calibrate.command("psf")
 def calibrate_psf(
     beads: Beads,
+    *,
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
     ],
@@ -721,6 +727,7 @@ def calibrate_in_situ(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")
     ],
+    *,
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
     ],
@@ -773,6 +780,7 @@ def calibrate_in_situ(
 
 @calibrate.command("camera")
 def calibrate_camera(
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],
     dark: Annotated[
         list[Path] | None, typer.Argument(metavar="[DARK]...", help="TIFF series without light.")
@@ -829,6 +837,7 @@ def estimate(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
     ],
+    *,
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
