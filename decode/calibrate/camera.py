@@ -298,7 +298,7 @@ class _PhotonTransfer(NamedTuple):
 
 
 def _photon_transfer(levels: Sequence[_Series], dark: _Darkness) -> _PhotonTransfer:
-    """The gain of every pixel by weighted least squares, as `calibrate_camera` says."""
+    """The gain of every pixel by weighted least squares, as `measure_maps` says."""
     light = np.stack([level.mean - dark.offset for level in levels])
     for level, mean in zip(levels, light, strict=True):
         if np.median(mean) < 3 * math.sqrt(np.median(dark.variance) / level.n):
