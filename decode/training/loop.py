@@ -160,6 +160,8 @@ def train(
                 _log(board, training.done, report)
             yield Progress(training.done, report.message, detail=report)
             meter = _Meter(clock)
+        # the first process has written the model before another one reads it
+        team.agreed(1.0, where)
 
 
 def check_budget(minutes: float | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -12,12 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from decode.calibrate.camera import CameraCalibration, measure_maps
-from decode.calibrate.counts import Frames
+from decode.calibrate.counts import Frames, opened
 from decode.calibrate.maps import check_maps
-from decode.defects import Counts
 from decode.estimation import CameraKind, estimate_camera
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies import Movie, open_movie
+from decode.io.movies import Movie
 from decode.outputs import camera_files, check_outputs
 
 __all__ = ["CalibratedCamera", "calibrate_camera"]
@@ -100,7 +98,7 @@ def calibrate_camera(
             )
         assert movie is not None
         maps = None
-        with _opened(movie) as frames:
+        with opened(movie) as frames:
             estimated = estimate_camera(frames, kind=kind, qe=qe, em_gain=em_gain)
         camera, notes = estimated.camera, estimated.notes
     file = CameraFile(camera=camera, pixel_size_nm=pixel_size_nm)
@@ -111,12 +109,8 @@ def calibrate_camera(
     return replace(made, files=(Path(out),))
 
 
-def _opened(frames: Frames) -> AbstractContextManager[Counts]:
-    return open_movie(frames) if isinstance(frames, Path | str) else nullcontext(frames)
-
-
 def _pixel_size_nm(frames: Frames, stated: float | None) -> float:
-    with _opened(frames) as movie:
+    with opened(frames) as movie:
         recorded = movie.pixel_size_nm if isinstance(movie, Movie) else None
         name = movie.path if isinstance(movie, Movie) else "an array"
     pixel_size_nm = stated or recorded
