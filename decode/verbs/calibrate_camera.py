@@ -61,10 +61,10 @@ def calibrate_camera(
         gain: ADU per electron of the data sheet, where there are no flat series.
         qe: quantum efficiency; None takes a typical one of a movie's camera, else 1.
         em_gain: of an EMCCD.
-        kind: `emccd` or `scmos`, of a movie's camera; None takes what its noise tells.
+        kind: `emccd` or `scmos`, of a movie's camera; None takes what its noise shows.
 
     Raises:
-        ValueError: in one sentence, if there is nothing to calibrate with, nothing tells gain or
+        ValueError: in one sentence, if there is nothing to calibrate with, nothing states gain or
             pixel size, series or movie do not serve, or a file that is read would be written over.
         OSError: if a file cannot be read or written.
 
