@@ -1,4 +1,4 @@
-"""Counts of a movie, wherever they lie."""
+"""Counts of a movie, in files or in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Counts: TypeAlias = Movie | Tensor | Frames
 """(frame, y, x) ADU"""
 
 LISTED = 10
-"""spans of frames, or pixels, in a sentence"""
+"""most spans of frames, or pixels, in a sentence"""
 
 
 def first_of(movie: Counts) -> int:

@@ -18,7 +18,7 @@ from decode.optics.camera import Camera
 __all__ = ["UsualFrames", "unusable_frames"]
 
 WINDOWS = 16
-"""windows of consecutive frames that say what is usual"""
+"""windows of consecutive frames from which the usual values are estimated"""
 WINDOW = 16
 """length of a window, frames"""
 PIXELS = 2**11
@@ -105,7 +105,7 @@ class UsualFrames:
     change: float
     """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
     dark_level: float
-    """count below which a frame is dark, ADU; -inf where no camera states it"""
+    """count below which a frame is dark, ADU; -inf where it is unknown"""
     row_noise: RowNoise | None = None
     """what the camera adds to whole rows, anew in each frame; None where it adds nothing"""
 
@@ -224,7 +224,8 @@ def _baseline(camera: Camera) -> float:
 
 
 def _dark_level(look: _Look, lit: npt.NDArray[np.bool_], camera: Camera) -> float:
-    """Count below which a frame is dark; -inf where little light, or a wrong baseline, gives none.
+    """Count below which a frame is dark; -inf where there is too little light, or the baseline is
+    wrong.
 
     Args:
         look: (window, frame).

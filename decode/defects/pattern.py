@@ -17,14 +17,14 @@ SHARP = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]) / 6
 """blind to light: of a spot of sigma 0.8 px it leaves a hundredth of the power; white noise keeps
 its variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996)"""
 SHARED = 3.78
-"""pixels that tell as much as one alone, as neighbours share most of the mask: the sum of the
-squared autocorrelations of `SHARP`"""
+"""pixels that carry the information of one independent pixel, as neighbours share most of the mask:
+the sum of the squared autocorrelations of `SHARP`"""
 OUTLIER = 4.0
 """standard deviations up to which a pixel is taken as it is; bad ones are judged elsewhere"""
 BANDS = 32
 """of spatial frequency in which the power of the light is found"""
 NARROWEST_PX = 8
-"""side of frames that tell a pattern"""
+"""smallest side of frames in which a pattern is measured"""
 
 
 @final

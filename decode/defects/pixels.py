@@ -41,7 +41,7 @@ quarter of what it adds to its middle, and an eighth of the variance where it bl
 WHOLE_LINE = 0.25
 """share of the pixels of a column or row that are bad, from which all of it is"""
 LINE_NOISES, SHORTEST_LINE_PX = 1.0, 16
-"""the same as `STEADY_NOISES` of a whole column or row, where it is not too short for that"""
+"""the same as `STEADY_NOISES` of the median of a whole column or row, and its least length"""
 MOST_BAD = 0.05
 """share of the pixels; where more are unlike their neighbours, the sample or the camera is so"""
 FEWEST_SPOILT, MOST_SPOILT = 5, 0.5
@@ -86,7 +86,7 @@ class _Pixels(NamedTuple):
         n_frames = max(FEWEST_SAMPLED, most)
         at = np.linspace(0, n - 1, n_frames).round().astype(int).tolist()
         light = np.concatenate([_photons(movie, i, camera) for i in at])
-        # what all pixels do is no matter of one of them
+        # changes that all pixels share are no defect of a single one
         levels = np.median(light, (1, 2))
         light -= levels[:, None, None]
         steady = np.median(light, 0).astype(np.float64) + float(np.median(levels))
@@ -182,8 +182,8 @@ class PixelDefects:
         """Look at frames spread over a movie, without those that hold no image.
 
         All light is blurred by the optics, so that neighbours share it.  A pixel whose median over
-        time, or whose variance, is its own alone is none of the sample's: dead, hot or stuck, or
-        noisy and flickering.  What the camera's maps say of pixels is no defect.
+        time, or whose variance, none of them shares does not show the sample: it is dead, hot or
+        stuck, or noisy and flickering.  What the camera's maps say of pixels is no defect.
 
         Args:
             movie: (frame, y, x) ADU.
@@ -225,7 +225,7 @@ class PixelDefects:
 
     @property
     def understood(self) -> bool:
-        """Whether so few pixels are bad that they are defects, and not how the sample looks."""
+        """Whether so few pixels are bad that they are defects, and not a property of the sample."""
         return float(self.bad.float().mean()) <= MOST_BAD
 
     def marked(self, camera: Camera) -> Camera:
@@ -316,7 +316,7 @@ def _around(image: Array) -> Array:
 
 
 def _spread(values: Array) -> float:
-    """Standard deviation, whatever a few of them do."""
+    """Standard deviation, robust against outliers: by the median absolute deviation."""
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 

@@ -108,5 +108,5 @@ def _against_those_around(rows: Array) -> Array:
 
 
 def _square(values: Array) -> float:
-    """Variance, whatever a few of them do."""
+    """Variance, robust against outliers."""
     return float((1.4826 * np.median(np.abs(values))) ** 2)

@@ -46,7 +46,7 @@ class MovieDefects:
 
     @property
     def sentences_on_frames(self) -> tuple[str, ...]:
-        """What of this is no matter of pixels."""
+        """What is left out of the frames alone."""
         remark = _frames_remark(self.frames, self.n_frames, self.first)
         return (remark,) if remark else ()
 
@@ -73,7 +73,7 @@ class _Screening(NamedTuple):
 
 
 _known: WeakKeyDictionary[Movie, list[_Screening]] = WeakKeyDictionary()
-"""one estimate of a movie follows another"""
+"""a movie is screened once for all of its estimates"""
 
 
 def defects_of(movie: Counts, camera: Camera) -> MovieDefects:

@@ -39,8 +39,8 @@ MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read
 """numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
 
 BAD_VARIANCE = 1e9
-"""ADU^2, read variance by which a map marks a bad pixel: programs that know of none give it no
-weight"""
+"""ADU^2, read variance by which a map marks a bad pixel: programs without a list of bad pixels give
+it no weight"""
 
 NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_adu")
 
@@ -65,10 +65,9 @@ def camera_map(path: Path, name: str) -> Path:
 
 @cache
 def camera_presets() -> dict[str, str]:
-    """Common cameras, by the name that `read_camera` takes: what each is.
+    """Common cameras: the name that `read_camera` takes, and a description.
 
-    Their values are typical of the model and to be checked: cameras of one model differ by some
-    percent.
+    Their values are typical of the model.  Check them: cameras of one model differ by some percent.
     """
     files = sorted(PRESETS.glob("*.yaml"))
     return {
@@ -88,13 +87,13 @@ def read_camera(
     paths relative to the file; a read variance of `BAD_VARIANCE` or more marks a bad pixel.
 
     Args:
-        path: the file; a preset's name where there is no such file.
-        pixel_size_nm, em_gain: in place of the file's; presets say neither.
+        path: the file, or the name of a preset.
+        pixel_size_nm, em_gain: replace those of the file; presets state neither.
 
     Raises:
         FileNotFoundError: if the file or one of its maps is missing.
-        ValueError: if a key is unknown, missing or out of range, or a map is no image of positive,
-            finite numbers.
+        ValueError: if a key is unknown, missing or out of range, or a map is not an image of
+            positive, finite numbers.
     """
     path, preset = _find(Path(path))
     with reading(path, "a camera file", "check its text"):
@@ -122,14 +121,16 @@ def _read(
     maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
     if "pixel_size_nm" not in numbers:
         raise ValueError(
-            f"the camera {path.stem} says nothing of the optics before it; state the pixel size "
-            "with --pixel-size"
+            f"the camera {path.stem} states no pixel size, which depends on the optics; state "
+            "it with --pixel-size"
             if preset
             else f"{path}: pixel_size_nm is missing"
         )
     for name, instead in MAPS.items():
         if name in numbers and instead in maps:
-            raise ValueError(f"{path}: {name} and {instead} say the same thing, keep one of them")
+            raise ValueError(
+                f"{path}: {name} and {instead} state the same quantity; keep one of them"
+            )
         if name not in numbers and instead not in maps:
             raise ValueError(f"{path}: {name} is missing; state it, or {instead} in its place")
     if len({m.shape for m in maps.values()}) > 1:
@@ -161,7 +162,7 @@ def _read(
 
 
 def camera_inputs(path: str | Path) -> tuple[Path, ...]:
-    """The camera file and its maps: what `read_camera` reads of the user's; nothing of a preset.
+    """The user's files that `read_camera` reads: the camera file and its maps, or none of a preset.
 
     Raises:
         FileNotFoundError, ValueError: as `read_camera` does.

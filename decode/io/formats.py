@@ -19,12 +19,12 @@ Write = TypeVar("Write", bound=Callable[..., Any])
 @final
 @dataclass(frozen=True, kw_only=True)
 class Format(Generic[Read, Write]):
-    """How files of one kind are told from others, read and written."""
+    """How files of one kind are recognized, read and written."""
 
     name: str
-    """by which users ask for it"""
+    """by which users choose it"""
     title: str
-    """what it is, on part of a line"""
+    """what it is, in a few words"""
     content: str
     """what its files hold and others do not"""
     suffixes: tuple[str, ...]

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 COMPRESSION = 1100
-"""times that zlib makes an array of equal bytes smaller, at most"""
+"""largest factor by which zlib compresses"""
 
 SUFFIXES = (".hdf5", ".h5")
 
@@ -91,7 +91,7 @@ def text_of(holder: h5py.Group, name: str) -> str:
     """An attribute that holds text, of fixed or of variable length; "" if there is none.
 
     Raises:
-        ValueError: if it is no UTF-8, or as `attribute_of` does.
+        ValueError: if it is not UTF-8, or as `attribute_of` does.
     """
     value = attribute_of(holder, name)
     if value is None:
@@ -109,11 +109,11 @@ def set_text(holder: h5py.Group, name: str, text: str) -> None:
 
 
 def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
-    """The same, if the file holds all of it.
+    """A dataset that the file holds completely.
 
     Raises:
-        ValueError: if it is no dataset of plain values, or is said to be larger than what the file
-            stores of it.
+        ValueError: if it is not a dataset of plain values, or the file stores less than its shape
+            says.
     """
     where = brief(dataset.name)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
@@ -123,7 +123,7 @@ def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
     compressed = dataset.id.get_create_plist().get_nfilters() > 0
     if dataset.nbytes > dataset.id.get_storage_size() * (COMPRESSION if compressed else 1):
         raise ValueError(
-            f"{where} has the shape {brief(dataset.shape)}, and the file does not hold so much"
+            f"{where} has the shape {brief(dataset.shape)}, but the file does not hold so much"
         )
     return dataset
 
@@ -133,13 +133,13 @@ def _parts(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
 
 
 def _require_bounded(holder: h5py.Group, name: str) -> None:
-    """HDF5 takes as much memory as the stated length of a text before it looks for the text: up
-    to 4 GiB for one that is damaged.
+    """Check the length of a text before HDF5 reads it, which allocates the stated length first: up
+    to 4 GiB for a damaged one.
 
-    Headers of version 2 have checksums, and no damage passes unseen there.
+    Headers of version 2 have checksums, by which HDF5 notices damage itself.
 
     Raises:
-        ValueError: if a text is stated to be longer than the file, or the header is damaged.
+        ValueError: if a text is longer than the file, or the header is damaged.
     """
     file = holder.file
     if file.id.get_create_plist().get_sizes() != (8, 8):

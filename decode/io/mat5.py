@@ -1,7 +1,7 @@
 """MATLAB files of level 5.
 
 The layout is that of MathWorks, "MAT-File Format", chapter 1.  Each length is checked against what
-the file holds before it is used, so that a damaged file gives an error, whatever it says.
+the file holds before it is used, so that a damaged file raises an error.
 """
 
 from __future__ import annotations

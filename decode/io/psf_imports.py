@@ -31,17 +31,18 @@ Stack = npt.NDArray[np.float64]
 def import_psf(
     path: Path | str, pixel_size_nm: float | None = None, channel: int | None = None
 ) -> PSFFile:
-    """Read a PSF that another program calibrated; which one, the content of the file says and not
-    its name.
+    """Read a PSF that another program calibrated; the content of the file decides which program,
+    not its name.
 
     Args:
         path: a `_3dcal.mat` of SMAP or an HDF5 file of uiPSF.
         pixel_size_nm: side of a pixel in object space; needed where the file does not state it.
-        channel: which of several, from 0; None: there must be one only.
+        channel: index of the channel, from 0; None where there is only one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: in one sentence, if it is of another kind, damaged, or leaves a choice open.
+        ValueError: if it is of another kind or damaged, or holds several channels and none is
+            chosen.
     """
     path = _existing(path)
     if not h5py.is_hdf5(path):
@@ -73,12 +74,12 @@ def read_smap(
     Args:
         path: the `_3dcal.mat`.
         pixel_size_nm: side of a pixel in object space; the file does not state it.
-        channel: which of several, from 0; None: there must be one only.
+        channel: index of the channel, from 0; None where there is only one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: in one sentence, if it is no such calibration, is damaged, or leaves a choice
-            open.
+        ValueError: if it is not such a calibration or damaged, or holds several channels and none
+            is chosen.
     """
     path = _existing(path)
     with reading(path, "a 3D calibration of SMAP", COPY):
@@ -121,11 +122,12 @@ def read_uipsf(
     Args:
         path: the HDF5 file.
         pixel_size_nm: side of a pixel in object space, where the file does not state it.
-        channel: which of several, from 0; None: there must be one only.
+        channel: index of the channel, from 0; None where there is only one.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: in one sentence, if it is no such file, is damaged, or leaves a choice open.
+        ValueError: if it is not such a file or damaged, or holds several channels and none is
+            chosen.
     """
     path = _existing(path)
     with reading(path, "a file of uiPSF", COPY):
@@ -139,7 +141,9 @@ def _uipsf(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFF
             result
         ]
         if any("A_model" in part for part in parts):
-            raise ValueError(f"{path}: a 4Pi model interferes two pupils, which no PSF here does")
+            raise ValueError(
+                f"{path}: PSFs of 4Pi microscopes, which interfere two pupils, are not supported"
+            )
         models = [array_of(part, "I_model").astype(np.float64) for part in parts]
         offsets = [_first(part, "zoffset") for part in parts]
         parameters = json.loads(text_of(h5, "params"))
@@ -229,7 +233,7 @@ def _uipsf_sizes(path: Path, parameters: Any, pixel_size_nm: float | None) -> tu
         }
         x, y, z = (None if sides.get(axis) is None else 1000 * float(sides[axis]) for axis in "xyz")
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(f"{path}: its params state no pixel_size that can be read") from None
+        raise ValueError(f"{path}: its params state no readable pixel_size") from None
     if z is None:
         raise ValueError(
             f"{path}: its params do not state how far the planes are apart (pixel_size, z)"

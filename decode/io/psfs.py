@@ -36,7 +36,7 @@ class PSFFile:
     """depth over which it was measured, and beyond which nothing is known of it"""
     usable_nm: tuple[float, float] | None = None
     """depth over which beads that were not fitted were found well; None where there is none, or
-    nothing tells it"""
+    it is unknown"""
     sources: tuple[str, ...] = ()
     """files it was made from"""
     n_beads: int = 0
@@ -45,8 +45,8 @@ class PSFFile:
     figures: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """of beads that were held out, for x, y, z: as `HeldOut.summary` has them"""
     deviance: float = math.nan
-    """what the PSF leaves of the beads' images, mean over pixels; about 1 where noise explains
-    it"""
+    """of the beads' images, mean over pixels; about 1 where they differ from the PSF by noise
+    alone"""
     origin: str = ""
     """what x = y = 0 means: where in its image an emitter is"""
 
@@ -56,7 +56,7 @@ class PSFFile:
 
     @property
     def depth(self) -> str:
-        """The depths in words, the same wherever they are said."""
+        """The depths in words."""
         measured = f"{self.z_range_nm[0]:.0f} to {self.z_range_nm[1]:.0f} nm"
         if self.usable_nm is None:
             return f"measured over z = {measured}"
@@ -112,7 +112,7 @@ def read_psf(path: Path | str) -> PSFFile:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no PSF file, is damaged, or another version's.
+        ValueError: if it is not a PSF file, is damaged, or of another version.
     """
     path = Path(path)
     if not path.is_file():

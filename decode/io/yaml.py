@@ -1,5 +1,5 @@
-"""YAML files of plain values: bounded in size and depth, and without aliases, which can stand
-for any amount."""
+"""YAML files of plain values: bounded in size and depth, and without aliases, which can
+expand to any size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["parse_yaml", "read_documents", "read_yaml"]
 MAX_BYTES = 2**20
 MAX_DEPTH = 20
 MAX_LETTERS = 10_000
-"""of one value; a number of more digits takes minutes to read"""
+"""of one value; a longer number takes minutes to read"""
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -24,7 +24,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """A YAML file's mapping.
 
     Raises:
-        ValueError: in one sentence, if the file is no YAML mapping.
+        ValueError: in one sentence, if the file is not a YAML mapping.
         OSError: if it cannot be read.
     """
     documents = read_documents(path)
@@ -75,5 +75,7 @@ def parse_yaml(text: str, source: str) -> list[Any]:
             if depth > MAX_DEPTH or (
                 isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_LETTERS
             ):
-                raise ValueError(f"{source}: a value nested or long beyond reason; check its text")
+                raise ValueError(
+                    f"{source}: a value is too long or nested too deeply; check its text"
+                )
         return list(yaml.load_all(text, Loader))

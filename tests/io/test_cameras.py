@@ -166,7 +166,7 @@ def test_a_wrong_map_is_named(tmp_path: Path, maps: dict[str, np.ndarray], sente
 def test_a_number_and_a_map_of_the_same_are_refused(tmp_path: Path) -> None:
     path = save_maps(tmp_path, offset_map=ONES, gain_map=ONES, read_variance_map=ONES)
     path.write_text(path.read_text() + "baseline: 100\n")
-    with pytest.raises(ValueError, match="baseline and offset_map say the same thing"):
+    with pytest.raises(ValueError, match="baseline and offset_map state the same quantity"):
         read_camera(path)
 
 
@@ -226,7 +226,7 @@ def test_presets_are_cameras(name: str) -> None:
     assert "Typical values" in text
     register = "EMCCD" in camera_presets()[name]
     with pytest.raises(
-        ValueError, match="EM gain that its user sets" if register else "state the pixel size"
+        ValueError, match="EM gain that its user sets" if register else "states no pixel size"
     ):
         read_camera(name)
     file = read_camera(name, pixel_size_nm=108, em_gain=200 if register else None)

@@ -238,8 +238,8 @@ def test_a_limit_on_the_size_of_files_is_said(
 
     def write() -> None:
         with TableWriter(tmp_path / name, FIELD) as table:
-            for _ in range(200):
-                table.write(molecules)
+            for i in range(200):  # all different, as Parquet stores equal chunks once
+                table.write(replace(molecules, xyz=molecules.xyz + i))
 
     with limited_files(limit), pytest.raises(OSError, match=f"cannot write .*{name}: the limit"):
         write()
@@ -453,8 +453,8 @@ def test_columns_that_mean_nothing_here_stay_with_their_rows(
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("frame,x [nm],y [nm]\n1,1e14,3\n", "in no field of view; mend its unit"),
-        ("frame,x [nm],y [nm]\n1e30,1,3\n", "beyond any movie"),
+        ("frame,x [nm],y [nm]\n1,1e14,3\n", "outside any field of view; correct its unit"),
+        ("frame,x [nm],y [nm]\n1e30,1,3\n", "too large for any movie"),
         ("frame,x [nm],x [nm],y [nm]\n1,2,2,3\n", "has two columns 'x \\[nm\\]'"),
         ("frame,x [nm],x_nm,y [nm]\n1,2,2,3\n", "has two columns x: 'x \\[nm\\]', 'x_nm'"),
         ("frame_ix,x,y,z,phot\n0,2,2,3,9\n", "CSV table of DECODE"),

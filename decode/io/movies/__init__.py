@@ -72,7 +72,8 @@ def open_movie(
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if it is no movie of grey values, is damaged, or its parts do not fit together.
+        ValueError: if it is not a movie of grey values, is damaged, or its parts do not fit
+            together.
     """
     paths = [Path(path)] if isinstance(path, str | Path) else in_natural_order(path)
     if not paths:
@@ -113,7 +114,7 @@ def open_array(counts: npt.NDArray[Any], *, frames: slice | None = None) -> Movi
         frames: the frames to keep, from 0, without a step; None keeps all.
 
     Raises:
-        ValueError: if the array is no movie.
+        ValueError: if the array is not a movie.
     """
     part = ArrayPart.of(counts)
     return Movie([part], chosen_frames(frames, part.n_frames, part.path))

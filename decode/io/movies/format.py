@@ -28,7 +28,7 @@ class Part(ABC):
     dtype: np.dtype[Any]
     """of the counts; unsigned, signed or floating, in any byte order"""
     pixel_sides_nm: tuple[float, float] | None = None
-    """x, y; None, as what follows, where the metadata say nothing that can be believed"""
+    """x, y; None, as what follows, where the metadata state nothing plausible"""
     exposure_ms: float | None = None
     z_step_nm: float | None = None
 
@@ -62,7 +62,7 @@ class OpenPart(Protocol):
                 refusing it.
 
         Raises:
-            ValueError: if it is no movie of grey values, or is damaged.
+            ValueError: if it is not a movie of grey values, or is damaged.
             OSError: if it cannot be read.
         """
 

@@ -15,7 +15,7 @@ from decode.io.movies.format import Part
 __all__ = ["Movie", "chosen_frames"]
 
 LARGEST_COUNT = 2**24
-"""beyond it, single precision does not tell successive counts apart"""
+"""beyond it, single precision does not resolve successive counts"""
 
 
 @final
@@ -100,8 +100,8 @@ class Movie:
 
         Raises:
             IndexError: if the movie has no such frames.
-            ValueError: if a frame holds NaN or infinite counts, or larger ones than are told apart
-                here.
+            ValueError: if a frame holds NaN or infinite counts, or counts beyond
+                `LARGEST_COUNT`.
             OSError: if the file cannot be read.
         """
         if not 0 <= start <= stop <= len(self):
@@ -132,7 +132,7 @@ class Movie:
                 )
                 raise ValueError(
                     f"{self.path}: frame {first + broken[0]} (from 0) holds {holds}; "
-                    "mend it or leave it out with --frames"
+                    "correct it or leave it out with --frames"
                 )
         return chunk
 
@@ -146,7 +146,7 @@ def chosen_frames(frames: slice | None, n_frames: int, path: Path) -> range:
     chosen = range(*frames.indices(n_frames))
     if not chosen:
         asked = ":".join("" if end is None else str(end) for end in (frames.start, frames.stop))
-        raise ValueError(f"frames {asked} choose nothing of the {n_frames} in {path}")
+        raise ValueError(f"frames {asked} select none of the {n_frames} in {path}")
     return chosen
 
 

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FARTHEST_NM = 1e9
-"""no stage moves as far as a metre"""
+"""a metre: no stage moves as far"""
 
 
 def table_formats() -> tuple[TableFormat, ...]:
@@ -175,7 +175,7 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
 
     Raises:
         FileNotFoundError: if the file, or the sidecar of a Picasso file, is missing.
-        ValueError: if it is no such table, is damaged, or lacks a column or a unit.
+        ValueError: if it is not such a table, is damaged, or lacks a column or a unit.
     """
     path = Path(path)
     if not path.is_file():
@@ -200,6 +200,6 @@ def _require_places(path: Path, emitters: EmitterSet) -> None:
         raise ValueError(f"{path} has frame {first + 1}, but frames in a CSV table count from 1")
     if farthest > FARTHEST_NM:
         raise ValueError(
-            f"{path} has a molecule {farthest:.3g} nm from the origin, in no field of view; mend "
-            "its unit"
+            f"{path} has a molecule {farthest:.3g} nm from the origin, outside any field of view; "
+            "correct its unit"
         )

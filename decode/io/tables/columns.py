@@ -66,7 +66,7 @@ def numbers_of(emitters: EmitterSet) -> Columns:
 
 
 def filled(columns: Columns) -> Columns:
-    """Without the columns that hold nothing but NaN: other programs stumble over it."""
+    """Without the columns that hold nothing but NaN: other programs fail on them."""
 
     def empty(column: npt.NDArray[Any]) -> bool:
         return column.dtype.kind == "f" and len(column) > 0 and bool(np.isnan(column).all())
@@ -167,7 +167,7 @@ def emitters_of(
 ) -> EmitterSet:
     """The inverse of `numbers_of`; needs frame, x and y."""
     if not (np.abs(values["frame"].astype(np.float64)) < 2**31).all():
-        raise ValueError("its frames are no numbers, or beyond any movie")
+        raise ValueError("its frames are not numbers, or too large for any movie")
     columns = {name: torch.from_numpy(column.astype(np.float64)) for name, column in values.items()}
     unknown = torch.full_like(columns["x"], torch.nan)
     z = columns.get("z", torch.zeros_like(unknown))

@@ -107,7 +107,7 @@ def _hdf5_file(path: Path) -> Iterator[Any]:
 
 
 def _reserve(path: Path, n_bytes: int) -> None:
-    """Make a file so long that HDF5 need not: where it cannot write, it crashes
+    """Extend a file before HDF5 does, which crashes where it cannot write
     (github.com/h5py/h5py/issues/914).
 
     Raises:
@@ -191,8 +191,8 @@ def _pixel_size(sidecar: Path, stated: object, given: float | None) -> float:
         raise ValueError(f"{sidecar}: Pixelsize is {size:g} nm, must be positive")
     if given is not None and abs(given / size - 1) > 0.01:
         raise ValueError(
-            f"{sidecar}: pixels of {size:g} nm, not {given:g}; leave --pixel-size out, or mend the "
-            "file"
+            f"{sidecar}: pixels of {size:g} nm, not {given:g}; leave --pixel-size out, or correct "
+            "the file"
         )
     return size
 

@@ -17,7 +17,7 @@ __all__ = ["FORMAT"]
 
 
 MOST_BYTES = 2**31
-"""of a table; what is compressed may be said to hold any amount"""
+"""of a table; a compressed one can state any size"""
 
 
 def read_smlm(path: Path, pixel_size_nm: float | None) -> EmitterSet:
@@ -26,7 +26,7 @@ def read_smlm(path: Path, pixel_size_nm: float | None) -> EmitterSet:
         manifest = json.loads(_content(archive, "manifest.json"))
         tables = [entry for entry in manifest["files"] if entry["type"] == "table"]
         if len(tables) != 1:
-            raise ValueError(f"{path} holds {len(tables)} tables; split them into a file each")
+            raise ValueError(f"{path} holds {len(tables)} tables; save each in a file of its own")
         entry = tables[0]
         layout = manifest["formats"][entry["format"]]
         fields = [
@@ -40,7 +40,7 @@ def read_smlm(path: Path, pixel_size_nm: float | None) -> EmitterSet:
         )
     labelled = {}
     for name, unit in zip(layout["headers"], layout["units"], strict=True):
-        # a column may hold a whole patch in each row; such a one is none of ours
+        # a column may hold a whole patch in each row; such a column is not read
         if records[name].size == len(records):
             offset = float(entry["offset"].get(name, 0))
             labelled[f"{name} [{unit}]" if unit else name] = (
@@ -53,7 +53,7 @@ def _content(archive: zipfile.ZipFile, name: str) -> bytes:
     # deflate makes nothing more than 1032 times smaller
     size = archive.getinfo(name).file_size
     if size > min(MOST_BYTES, 1100 * archive.getinfo(name).compress_size):
-        raise ValueError(f"it says that it holds a table of {size} bytes")
+        raise ValueError(f"it states a table of {size} bytes, which it cannot hold")
     return archive.read(name)
 
 

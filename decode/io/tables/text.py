@@ -35,7 +35,7 @@ from decode.io.tables.picasso import emitters_of_locs
 __all__ = ["header_of", "read_text", "rounded", "text_table"]
 
 HEAD = 2**16
-"""bytes of a text from which its layout is told"""
+"""bytes at the beginning of a text that decide its layout"""
 
 KNOWN = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
 
@@ -123,7 +123,7 @@ def read_text(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     bare = {"x", "y"} <= columns.keys()
     if bare and "frame_ix" in columns:
         raise ValueError(
-            f"{path} is a CSV table of DECODE, which does not say all of its axes; export it as .h5"
+            f"{path} is a CSV table of DECODE, which does not state all its axes; export it as .h5"
         )
     if bare and {"lpx", "lpy", "sx", "sy"} & columns.keys():
         if pixel_size_nm is None:

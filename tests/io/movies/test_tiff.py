@@ -295,7 +295,7 @@ def test_frames_choose_a_part(tmp_path: Path, counts: Counts) -> None:
         for start, stop in ((0, 14), (-1, 3), (4, 3)):
             with pytest.raises(IndexError, match="not within the 13 frames"):
                 movie.read(start, stop)
-    with pytest.raises(ValueError, match=r"frames 30:40 choose nothing of the 20"):
+    with pytest.raises(ValueError, match=r"frames 30:40 select none of the 20"):
         open_movie(path, frames=slice(30, 40))
     with pytest.raises(ValueError, match="without a step"):
         open_movie(path, frames=slice(0, 10, 2))

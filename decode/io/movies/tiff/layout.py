@@ -16,10 +16,9 @@ import tifffile
 __all__ = ["Layout", "lay_out", "whole_frames"]
 
 SMALL_FRAME = 2**26
-"""bytes; as large as the frames of the largest cameras, and read whatever it is compressed to"""
+"""bytes of the frames of the largest cameras; up to these, any compression is accepted"""
 MOST_COMPRESSION = 1100
-"""times that a larger frame is compressed at most, a little more than zlib does to one without
-any light"""
+"""largest compression of a larger frame: a little more than zlib reaches for one without light"""
 MOST_CHANNELS = 7
 """that ImageJ merges: so few images along an axis of channels are colours, more are frames that
 were mislabelled"""
@@ -52,7 +51,7 @@ def lay_out(path: Path, tiff: tifffile.TiffFile) -> Layout:
     """Find the frames of a file.
 
     Raises:
-        ValueError: if what it holds is no movie, or is damaged.
+        ValueError: if what it holds is not a movie, or is damaged.
     """
     shape = _frame_shape(path, tiff)
     announced = _announced_axes(tiff)

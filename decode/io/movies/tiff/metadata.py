@@ -19,7 +19,7 @@ MICRO_MANAGER_TAG = 51123
 @final
 @dataclass(frozen=True, kw_only=True)
 class StatedFacts:
-    """None where the metadata say nothing that can be believed."""
+    """None where the metadata state nothing plausible."""
 
     pixel_sides_nm: tuple[float, float] | None = None
     """x, y"""

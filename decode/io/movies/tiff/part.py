@@ -20,11 +20,11 @@ from decode.io.movies.tiff.metadata import stated_facts
 
 __all__ = ["open_tiff"]
 
-# tifffile tells of damage in its log, once a tag; what matters is said once, in an exception
+# tifffile logs damage once per tag; what matters is raised once, as an exception
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
-"""what pixels may hold in place of a camera's counts"""
+"""of pixels that do not hold the counts of a camera"""
 
 
 @final
