@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from decode.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from decode.verbs.run import run
     from decode.verbs.simulate import simulate
     from decode.verbs.train import train
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Camera",

@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 import torch
 
-from decode import __version__
 from decode.calibrate.maps import compare_maps
 from decode.conditioning import ALIKE_PIXELS
 from decode.defects import UsualFrames, defects_of, with_bad_pixels
@@ -20,6 +19,7 @@ from decode.io.movies import Movie, require_pixel_size
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.training.diagnosis import beyond_training, unsteady
+from decode.version import __version__
 
 __all__ = [
     "Acquisition",

@@ -15,7 +15,6 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-import decode
 from decode.atomic import atomic
 from decode.config import TrainConfig, to_mapping
 from decode.devices import choose_device, keep_freed_memory
@@ -30,6 +29,7 @@ from decode.training.diagnosis import diagnose
 from decode.training.learner import Learner, Loss, OptimizerChoice, choose_optimizers, loss_of
 from decode.training.processes import Processes, own_device, processes
 from decode.training.validation import Figures, Validation, characterize
+from decode.version import __version__
 
 __all__ = ["TrainingReport", "check_budget", "train"]
 
@@ -412,7 +412,7 @@ class _Training:
     def _record(self, report: TrainingReport) -> ModelRecord:
         return ModelRecord(
             config=to_mapping(self._config),
-            decode=decode.__version__,
+            decode=__version__,
             torch=torch.__version__,
             hardware=_hardware(self._device),
             threads=torch.get_num_threads(),

@@ -13,7 +13,6 @@ from typing import final
 import numpy as np
 import torch
 
-import decode
 from decode.config import TrainConfig, from_mapping
 from decode.devices import choose_device
 from decode.io.cameras import read_camera
@@ -25,6 +24,7 @@ from decode.priors.scene import Scene
 from decode.verbs.evaluate import evaluate
 from decode.verbs.localize import localize_file
 from decode.verbs.simulate import simulate_files
+from decode.version import __version__
 
 __all__ = ["Check", "doctor"]
 
@@ -83,7 +83,7 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
 
 def _versions() -> str:
     versions = {
-        "decode": decode.__version__,
+        "decode": __version__,
         "Python": platform.python_version(),
         "torch": torch.__version__,
     }

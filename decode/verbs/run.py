@@ -16,7 +16,6 @@ from typing import Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
 
-from decode import __version__
 from decode.acquisition import check_camera, stated_camera, stated_files
 from decode.atomic import atomic
 from decode.calibrate.psf import read_positions
@@ -37,6 +36,7 @@ from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
 from decode.verbs.train import train
+from decode.version import __version__
 
 __all__ = ["Stage", "run"]
 
