@@ -87,7 +87,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace what the recipe says."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a key of the recipe."),
 ]
 CameraOption = Annotated[
     Path | None,
@@ -109,25 +109,21 @@ EmGain = Annotated[
 ]
 Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (TIFF).")]
 ZStep = Annotated[
-    float | None, typer.Option(metavar="NM", help="Planes rise by it; without: as the file says.")
+    float | None, typer.Option(metavar="NM", help="Distance of the planes; without: the file's.")
 ]
 ZFocus = Annotated[
     int | None,
     typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one."),
 ]
-FramesPerPlane = Annotated[
-    int, typer.Option(metavar="N", help="So many frames in a row show one plane.")
-]
-Downwards = Annotated[bool, typer.Option("--downwards", help="Planes fall by the step.")]
+FramesPerPlane = Annotated[int, typer.Option(metavar="N", help="Consecutive frames of each plane.")]
+Downwards = Annotated[bool, typer.Option("--downwards", help="The first plane is the highest.")]
 ZOfFrames = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE", help="z of each frame, nm, a line each: for any other order of planes."
-    ),
+    typer.Option(metavar="FILE", help="z of each frame in nm, one a line, for any other order."),
 ]
 Positions = Annotated[
     Path | None,
-    typer.Option(metavar="TABLE", help="Table of where the beads truly are, if that is known."),
+    typer.Option(metavar="TABLE", help="Table of the beads' true positions, if known."),
 ]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), see configs/.")]
 
@@ -180,7 +176,7 @@ def localize(
     ] = None,
     psf: Annotated[
         Path | None,
-        typer.Option(help="Calibrated PSF, for a model that serves many, and to polish with."),
+        typer.Option(help="Calibrated PSF, for a model of many PSFs and for --polish."),
     ] = None,
     polish: Annotated[
         bool,
@@ -209,13 +205,13 @@ def localize(
     allow_truncated: Annotated[
         bool,
         typer.Option(
-            "--allow-truncated", help="Take the whole frames of a movie that was cut short."
+            "--allow-truncated", help="Accept a truncated movie: take its complete frames."
         ),
     ] = False,
     join: Annotated[
         bool,
         typer.Option(
-            "--join", help="The files are parts of one movie, in the natural order of their names."
+            "--join", help="The files are parts of one movie, in the order of their names."
         ),
     ] = False,
     as_json: Json = False,
@@ -390,12 +386,12 @@ def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],
     *,
-    two_d: Annotated[bool, typer.Option("--two-d", help="Leave z out.")] = False,
+    two_d: Annotated[bool, typer.Option("--two-d", help="Ignore z.")] = False,
     min_photons: Annotated[
-        float, typer.Option(help="True molecules below it need not be found.")
+        float, typer.Option(help="Dimmer true molecules need not be found.")
     ] = 0.0,
     shift: Annotated[
-        bool, typer.Option("--shift", help="Take off a constant offset first, and print it.")
+        bool, typer.Option("--shift", help="Subtract a constant offset first, and print it.")
     ] = False,
     field: Annotated[
         str | None,
@@ -472,18 +468,18 @@ def train(
         Path, typer.Option("--out", "-o", metavar="MODEL", help="Model file, .safetensors.")
     ],
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after so long; without: the recipe's steps.")
+        float | None, typer.Option(help="Stop after so many minutes; without: the recipe's steps.")
     ] = None,
     device: Device = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the checkpoint beside MODEL.")
+        bool, typer.Option("--resume", help="Continue from the checkpoint beside MODEL.")
     ] = False,
     start: Annotated[
         str | None,
         typer.Option(
             metavar="nearest|NAME|PATH",
-            help="Start from the weights of this model, or of the shipped one that knows most, "
-            "not from random ones.",
+            help="Start from the weights of this model, or of the shipped one that is nearest; "
+            "without: from random weights.",
         ),
     ] = None,
     settings: Settings = None,
@@ -541,14 +537,14 @@ def run(
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all that is made.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all results.")],
     z_step: ZStep = None,
     z_focus: ZFocus = None,
     frames_per_plane: FramesPerPlane = 1,
     downwards: Downwards = False,
     z_of_frames: ZOfFrames = None,
     bead_positions: Positions = None,
-    minutes: Annotated[float, typer.Option(help="Of training.")] = 30.0,
+    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 30.0,
     polish: Annotated[
         bool,
         typer.Option(
@@ -626,10 +622,10 @@ def calibrate_psf(
     ] = None,
     bead_positions: Positions = None,
     numerical_aperture: Annotated[
-        float, typer.Option(help="Of the objective, for a pupil.")
+        float, typer.Option(help="NA of the objective, for a pupil.")
     ] = 1.45,
     wavelength: Annotated[
-        float, typer.Option(metavar="NM", help="Of the emission, for a pupil.")
+        float, typer.Option(metavar="NM", help="Wavelength of the emission, for a pupil.")
     ] = 670.0,
     immersion_index: Annotated[
         float, typer.Option(help="Refractive index of the immersion, for a pupil.")
@@ -643,7 +639,7 @@ def calibrate_psf(
     bead_diameter: Annotated[
         float,
         typer.Option(
-            metavar="NM", min=0.0, help="Of the beads, for a pupil, which is then a molecule's."
+            metavar="NM", min=0.0, help="Diameter of the beads, for a pupil; it is taken out."
         ),
     ] = 0.0,
     phase_mask: Annotated[
@@ -710,7 +706,9 @@ def calibrate_import(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PSF", help="PSF file, .h5.")],
     pixel_size: PixelSize = None,
-    channel: Annotated[int | None, typer.Option(help="Which of several, from 0.")] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="Number of the PSF, from 0, in a file of several.")
+    ] = None,
 ) -> None:
     """A PSF that SMAP or uiPSF calibrated."""
     from decode.io.psf_imports import import_psf
@@ -739,10 +737,10 @@ def calibrate_in_situ(
         ),
     ] = None,
     numerical_aperture: Annotated[
-        float, typer.Option(help="Of the objective, without --psf.")
+        float, typer.Option(help="NA of the objective, without --psf.")
     ] = 1.45,
     wavelength: Annotated[
-        float, typer.Option(metavar="NM", help="Of the emission, without --psf.")
+        float, typer.Option(metavar="NM", help="Wavelength of the emission, without --psf.")
     ] = 670.0,
     immersion_index: Annotated[
         float, typer.Option(help="Refractive index of the immersion, without --psf.")
@@ -850,7 +848,7 @@ def estimate(
     allow_truncated: Annotated[
         bool,
         typer.Option(
-            "--allow-truncated", help="Take the whole frames of a movie that was cut short."
+            "--allow-truncated", help="Accept a truncated movie: take its complete frames."
         ),
     ] = False,
     as_json: Json = False,

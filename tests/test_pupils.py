@@ -160,7 +160,7 @@ def test_the_nearest_model_is_the_one_that_knows_the_psf(tmp_path: Path) -> None
 def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:
     with pytest.raises(ValueError, match="is conditioned on that of the movie"):
         found(movie, model, None)
-    with pytest.raises(ValueError, match="no pupil with a cylindrical lens"):
+    with pytest.raises(ValueError, match="pupils with a cylindrical lens, which the PSF is not"):
         conditioning(model, file(vortex().to_spline(z_range_nm=(-650.0, 650.0), z_step_nm=50.0)))
     with pytest.raises(ValueError, match="phase mask"):
         conditioning(model, file(vortex()))

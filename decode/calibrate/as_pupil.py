@@ -37,11 +37,9 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
     fit = as_pupil(psf, z_range_nm)
     if fit.misfit > MAX_MISFIT:
         raise ValueError(
-            f"the PSF is no pupil with a cylindrical lens (what is left is {fit.misfit:.2g} times "
-            "the "
-            "variance of noise at 5000 photons), which this model is for; train a model for it "
-            "with "
-            "`decode run` or `decode train`"
+            "this model serves pupils with a cylindrical lens, which the PSF is not (its images "
+            f"differ by {fit.misfit:.2g} times the variance of noise at 5000 photons); train a "
+            "model for it with `decode run` or `decode train`"
         )
     z = torch.linspace(*z_range_nm, len(fit.photons))
     return CalibratedPupil(psf=fit.psf, z_nm=tuple(z.tolist()), light=tuple(fit.photons.tolist()))

@@ -173,7 +173,7 @@ def refine_in_situ(
         raise ValueError(f"only a pupil can be refined by a movie; make one with `{command}`")
     if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
         sizes = f"{psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm"
-        raise ValueError(f"the PSF's pixels are {sizes}")
+        raise ValueError(f"the PSF's pixels are {sizes}; start from a PSF of this camera")
     with open_movie(movie) as frames:
         own = with_bad_pixels(frames, camera.camera)
         unusable = defects_of(frames, own).frames

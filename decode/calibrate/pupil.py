@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from decode.calibrate.pupil_likelihood import FreeParameters, PupilLikelihood, parameters_of
 from decode.optics.camera import Camera
@@ -108,7 +109,7 @@ def fit_pupil(
     xyz = _start(stacks, z_nm, psf)
 
     def fit(
-        start: PupilPSF, chosen: Tensor, planes: Tensor, xyz: Tensor, steps: int
+        start: PupilPSF, chosen: Tensor, planes: Tensor, *, xyz: Tensor, steps: int
     ) -> Steps[PupilFit]:
         return fit_images.steps(
             stacks[chosen][:, planes].flatten(0, 1),
@@ -125,13 +126,13 @@ def fit_pupil(
     middling = stacks.sum((1, 2, 3)).sort().indices[beads // 2, None]
     starts, coarse = _starts(psf), []
     for turn, start in enumerate(starts):
-        one = fit(start, middling, spread(planes, 15), xyz[middling], 5)
-        coarse.append(
-            (yield from part(one, 0.5 * turn / len(starts), 0.5 * (turn + 1) / len(starts)))
-        )
+        one = fit(start, middling, spread(planes, 15), xyz=xyz[middling], steps=5)
+        done, after = 0.5 * turn / len(starts), 0.5 * (turn + 1) / len(starts)
+        coarse.append((yield from part(one, done, after)))
     best = min(coarse, key=lambda found: found.loss)
     xyz = xyz + (best.xyz_nm - xyz[middling])
-    whole = fit(best.psf, every, spread(planes, max(5, max_images // beads)), xyz, steps)
+    some = spread(planes, max(5, max_images // beads))
+    whole = fit(best.psf, every, some, xyz=xyz, steps=steps)
     return (yield from part(whole, 0.5, 1.0))
 
 
@@ -218,16 +219,16 @@ def _starts(psf: PupilPSF) -> list[PupilPSF]:
     """The pupil itself, and with astigmatism of either sign along the axes and the diagonals, as
     far as it has it."""
     starts = [psf]
-    angles = [pi / 2 * i for i in range(4)]
-    for angle in angles:
-        start = copy.deepcopy(psf)
+    for angle in (0, pi / 2, pi, 3 * pi / 2):
         added = {(2, 2): START_NM * cos(angle), (2, -2): START_NM * sin(angle)}
-        if all(mode in psf.modes or abs(value) < 1e-6 for mode, value in added.items()):
-            with torch.no_grad():
-                for mode, value in added.items():
-                    if mode in psf.modes:
-                        start.zernike_nm[psf.modes.index(mode)] += value
-            starts.append(start)
+        within = {mode: nm for mode, nm in added.items() if abs(nm) > 1e-6}
+        if not within.keys() <= set(psf.modes):
+            continue
+        start = copy.deepcopy(psf)
+        with torch.no_grad():
+            for mode, nm in within.items():
+                start.zernike_nm[psf.modes.index(mode)] += nm
+        starts.append(start)
     return starts
 
 
@@ -241,10 +242,8 @@ def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
     # the sum of squares over the square of the sum peaks in focus, whatever the brightness
     sharp = light.square().sum((2, 3)) / light.sum((2, 3)).clamp_min(1e-6) ** 2
     width = max(1, stacks.shape[1] // 20)
-    smooth = torch.nn.functional.avg_pool1d(
-        sharp[:, None], 2 * width + 1, 1, width, count_include_pad=False
-    )[:, 0]
-    plane = smooth.argmax(1)
+    smooth = avg_pool1d(sharp[:, None], 2 * width + 1, 1, width, count_include_pad=False)
+    plane = smooth[:, 0].argmax(1)
     focus = light[torch.arange(len(stacks)), plane]
     at = (torch.arange(stacks.shape[-1], dtype=stacks.dtype) + 0.5) * psf.pixel_size_nm
     total = focus.sum((1, 2)).clamp_min(1e-6)

@@ -40,7 +40,7 @@ class Scan:
             raise ValueError(f"--frames-per-plane is {self.frames_per_plane}, must be 1 or more")
         if self.z_nm is not None and (self.frames_per_plane > 1 or self.downwards):
             raise ValueError(
-                "the z of each frame says all: leave --frames-per-plane and --downwards out"
+                "the z of each frame is given: leave --frames-per-plane and --downwards out"
             )
 
     def frames(self, n_frames: int) -> Tensor:

@@ -78,7 +78,7 @@ def read_stacks(sources: Sequence[BeadStack]) -> Steps[Stacks]:
         counts = zip(paths, stacks, strict=True)
         listed = ", ".join(f"{path.name} {len(stack)}" for path, stack in counts)
         differ = "the stacks differ in their number of planes"
-        raise ValueError(f"{differ} ({listed}); calibrate them apart")
+        raise ValueError(f"{differ} ({listed}); calibrate them separately")
     return Stacks(paths=tuple(paths), adu=tuple(stacks), stated_steps_nm=tuple(stated))
 
 
@@ -132,7 +132,7 @@ def depths_of(
     depths = scan.depths()
     if depths is not None:
         if z_step_nm is not None or z_focus is not None:
-            raise ValueError("the z of each frame says all: leave --z-step and --z-focus out")
+            raise ValueError("the z of each frame is given: leave --z-step and --z-focus out")
         return Depths(depths, float(depths.diff().median()))
     stated = [step for step in stacks.stated_steps_nm if step is not None]
     step = _stated_step(stated) if z_step_nm is None else _possible_step(z_step_nm)
@@ -150,7 +150,7 @@ def _stated_step(stated: Sequence[float]) -> float:
         raise ValueError(f"{unknown}; state it with --z-step, in nm")
     if max(stated) > 1.01 * min(stated):
         apart = f"{min(stated):g} to {max(stated):g} nm apart"
-        raise ValueError(f"the files' planes are {apart}; calibrate them apart")
+        raise ValueError(f"the files' planes are {apart}; calibrate them separately")
     return stated[0]
 
 

@@ -160,7 +160,7 @@ def _describe(belief: CameraBelief, qe: float | None, em_gain: float | None) -> 
         notes.append(f"a read noise of {values.read_noise_e} electrons rests on {sheets}")
     elif em_gain is None:
         gain = f"an EM gain of {register:g} stands for the true one"
-        notes.append(f"{gain}, of which nothing else depends")
+        notes.append(f"{gain}, on which nothing else depends")
     return CameraEstimate(
         camera=camera,
         baseline=values.baseline,

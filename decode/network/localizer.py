@@ -366,7 +366,7 @@ class Localizer(nn.Module):
         """
         if self.embedding is None:
             raise ValueError(
-                "this model sees its context beside the frames, and cannot be without one"
+                "this model needs a context: give the PSF, or its width, with the frames"
             )
         model = Localizer(
             replace(self.network, context_width=0), {}, psf=self.psf, camera=self.camera

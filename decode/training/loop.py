@@ -265,7 +265,7 @@ class _Training:
         return self._out.with_suffix(".checkpoint")
 
     def _resume(self, seed: int) -> None:
-        """Go on from the checkpoint."""
+        """Continue from the checkpoint."""
         checkpoint = read_checkpoint(
             self._checkpoint_file, self._config, self.learner, self._device
         )

@@ -73,7 +73,7 @@ def calibrate_psf(
         z_step_nm: distance of the planes; None takes what the files state.
         z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None takes the
             middle one.
-        frames_per_plane: so many frames in a row show one plane.
+        frames_per_plane: consecutive frames of each plane.
         downwards: the planes fall by the step.
         z_of_frames: nm, of each frame, or a text file with a line each: for any other order.
         bead_positions: (m, 2) x, y in nm where some beads truly are, or the table whose first frame

@@ -156,7 +156,7 @@ def test_a_scan_that_does_not_fit_the_stack_is_refused(
             model="gaussian",
             patch_px=15,
         )
-    with pytest.raises(ValueError, match="says all"):
+    with pytest.raises(ValueError, match="is given"):
         Scan(frames_per_plane=2, z_nm=(1.0, 2.0))
     with pytest.raises(ValueError, match="must be 1 or more"):
         Scan(frames_per_plane=0)

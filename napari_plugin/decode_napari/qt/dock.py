@@ -138,9 +138,7 @@ class DecodeDock(QWidget):
 
         self.progress = QProgressBar()
         self.progress.setAccessibleName("progress")
-        self.progress.setToolTip(
-            "How far the work is; below it what is being done, and the time that is left"
-        )
+        self.progress.setToolTip("Progress; below it what is being done, and the time left")
         self.progress.setTextVisible(True)
         self.cancel_button = button("Cancel", "End the work; what was found stays", self.cancel)
         line = QHBoxLayout()

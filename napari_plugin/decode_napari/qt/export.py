@@ -46,7 +46,7 @@ class ExportPanel(Panel):
             "Colour molecules by z instead of by density",
         )
         self.render_button = button(
-            "Render", "Each molecule a Gaussian as wide as its uncertainty", self.run
+            "Render", "Each molecule is drawn as a Gaussian as wide as its uncertainty", self.run
         )
         self.table_button = button("Save table…", "The molecules that pass", self._ask_table)
         self.picture_button = button("Save picture…", "A PNG with a scale bar", self._ask_picture)

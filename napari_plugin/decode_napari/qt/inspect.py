@@ -54,7 +54,7 @@ class InspectPanel(Panel):
         self.open_button = button("Open table…", "Open molecules that were saved before", self._ask)
         self.kept_button = button(
             "Open kept table…",
-            "Open molecules that nobody had saved: they are kept in a folder",
+            "Open molecules that were not saved: they are kept in a folder",
             self._ask_kept,
         )
         files.addWidget(self.open_button)
@@ -62,7 +62,7 @@ class InspectPanel(Panel):
         self.column.insertLayout(1, files)
         self.count = QLabel()
         self.count.setAccessibleName("molecules that pass")
-        self.count.setToolTip("Molecules within all of the ranges below, of all that there are")
+        self.count.setToolTip("Molecules within all of the ranges below, and their total")
         self.column.insertWidget(2, self.count)
         self.sliders: dict[str, QLabeledDoubleRangeSlider] = {}
         for quantity, meaning in QUANTITIES.items():
@@ -114,7 +114,7 @@ class InspectPanel(Panel):
         checks.addWidget(self.explained, 1, 0)
         self.column.addLayout(checks)
         tools = QHBoxLayout()
-        tools.addWidget(button("Show all", "Lift all restrictions", self._reset))
+        tools.addWidget(button("Show all", "Remove all restrictions", self._reset))
         self.cloud_button = button(
             "View in 3D", "Molecules of all frames in a window of their own", self._cloud
         )

@@ -75,12 +75,12 @@ class ModelPanel(Panel):
         browse = button("Choose…", "Where to write the model", self._ask_out)
         self.resume = QCheckBox("go on from its last checkpoint")
         self.resume.setToolTip(
-            "Of the model file above, with the same recipe: what was trained is not lost"
+            "Continue the training of the model file above, with the same recipe"
         )
         inner.addWidget(self.resume)
         buttons = QHBoxLayout()
         self.train_button = button("Train", "Simulate and train", self.train)
-        self.pause_button = button("Pause", "Halt the training, or let it go on", self._pause)
+        self.pause_button = button("Pause", "Pause the training, or continue it", self._pause)
         self.stop_button = button(
             "Stop early", "End now; the weights of the last validation are kept", self._stop
         )

@@ -49,7 +49,7 @@ class MoviePanel(Panel):
         )
         self.close_button = button(
             "Close movie",
-            "Close the movie, and begin afresh: molecules that are not saved are kept",
+            "Close the movie, and start over: molecules that are not saved are kept",
             self.close_movie,
         )
         files.addWidget(self.open_button)
@@ -81,7 +81,7 @@ class MoviePanel(Panel):
         self.allow_truncated = self.row(
             "cut short",
             QCheckBox("allow truncated"),
-            "Take the whole frames of a movie whose file was cut short, instead of refusing it",
+            "Accept a truncated movie: take its complete frames",
             option="allow-truncated",
         )
         self.allow_truncated.toggled.connect(lambda _: self._changed())

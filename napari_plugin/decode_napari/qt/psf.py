@@ -67,7 +67,7 @@ class PSFPanel(Panel):
         self.frames_per_plane = self.row(
             "frames per plane",
             number(1, 1000, 1, digits=0),
-            "So many frames in a row show one plane",
+            "Consecutive frames of each plane",
         )
         self.downwards = self.row(
             "downwards", QCheckBox("planes fall by the step"), "The stage went downwards"
@@ -133,7 +133,7 @@ class PSFPanel(Panel):
         )
         buttons = QHBoxLayout()
         self.run_button = button(
-            "Calibrate", "Find the beads, fit the PSF, try it on beads left out", self.run
+            "Calibrate", "Find the beads, fit the PSF, test it on held-out beads", self.run
         )
         self.report_button = button("Open report", "The whole report in a browser", self._report)
         buttons.addWidget(self.run_button)
@@ -144,7 +144,7 @@ class PSFPanel(Panel):
         self.found = QTableWidget(0, 3)
         self.found.setHorizontalHeaderLabels(["x, y, px", "used", "why not"])
         self.found.setAccessibleName("beads found")
-        self.found.setToolTip("Of each bead whether the PSF was fitted to it, or why not")
+        self.found.setToolTip("For each bead, whether the PSF was fitted to it, or why not")
         self.found.horizontalHeader().setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
         self.found.setColumnWidth(0, 90)
         self.found.setColumnWidth(1, 45)

@@ -36,7 +36,7 @@ class RegionField(QWidget):
         self.setFocusProxy(self.text)
         self.button = button(
             "Draw a region",
-            "Draw a rectangle over the movie: its pixels are localized in",
+            "Draw a rectangle over the movie, to localize within it",
             self.draw,
         )
         line = QHBoxLayout(self)

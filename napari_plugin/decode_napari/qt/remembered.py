@@ -33,7 +33,7 @@ class Remembered(QWidget):
         column.addWidget(self._text)
         self.button = button(
             "Use them for this movie",
-            "Take the settings that are remembered; else state others above",
+            "Take the remembered settings; or state others above",
             self.confirm,
         )
         column.addWidget(self.button)
