@@ -436,6 +436,8 @@ def test_columns_that_mean_nothing_here_stay_with_their_rows(
         "sigma1 [nm]": np.full(1000, 1.5),
         "cell": np.array(["nucleus", "membrane"] * 500, dtype=object),
     }
+    if name == "table.smlm":  # its specification knows no texts
+        del others["cell"]
     write_table(replace(molecules, others=others), tmp_path / name)
     read = read_table(tmp_path / name)
     for label, values in others.items():

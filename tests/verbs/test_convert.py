@@ -20,6 +20,7 @@ from decode.io.tables.format import TableFormat
 WRITABLE = [each for each in table_formats() if each.write is not None]
 WITHOUT_ROOM = {"challenge"}
 """formats whose columns are fixed"""
+WITHOUT_TEXTS = {"smlm"}
 
 
 def phantom() -> EmitterSet:
@@ -69,18 +70,21 @@ def test_from_each_format_to_each_other_molecules_stay_in_place(
         return
     for name, column in phantom().columns().items():
         torch.testing.assert_close(again.columns()[name], column, atol=1e-3, rtol=1e-6)
+    texts = not {first.name, second.name} & WITHOUT_TEXTS
     for name, values in phantom().others.items():
-        np.testing.assert_array_equal(again.others[name], values)
+        if values.dtype != object or texts:
+            np.testing.assert_array_equal(again.others[name], values)
 
 
-def test_a_parquet_table_is_the_table_and_its_facts_to_the_last_digit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["table.parquet", "table.smlm"])
+def test_every_digit_and_the_facts_of_the_movie_are_kept(name: str, tmp_path: Path) -> None:
     table = replace(
         phantom(),
         xyz=phantom().xyz / 3,
         xyz_sigma=torch.tensor([[1.0, 2.0, torch.nan]] * 3, dtype=torch.float64) / 3,
     )
-    write_table(table, tmp_path / "table.parquet")
-    again = read_table(tmp_path / "table.parquet")
+    write_table(table, tmp_path / name)
+    again = read_table(tmp_path / name)
     for name, column in table.columns().items():
         torch.testing.assert_close(again.columns()[name], column, atol=0, rtol=0, equal_nan=True)
     assert again.metadata == table.metadata

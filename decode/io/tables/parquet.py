@@ -104,7 +104,8 @@ def _schema(columns: Columns) -> pa.Schema:
 
 def _read_parquet(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     """A file of any program, if its frames count from 0 and its columns say their units."""
-    table = pq.read_table(path)
+    with pq.ParquetFile(path) as file:
+        table = file.read()
     labelled = {
         name: _values(table[name]) for name in table.column_names if _is_plain(table[name].type)
     }
@@ -116,12 +117,15 @@ def _read_parquet(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether a column holds a number or a text in each row."""
     of_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return of_numbers or pa.types.is_boolean(kind) or pa.types.is_string(kind)
+    return of_numbers or pa.types.is_boolean(kind) or _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    text = pa.types.is_string(column.type)
-    return (column.fill_null("") if text else column).to_numpy()
+    return (column.fill_null("") if _is_text(column.type) else column).to_numpy()
 
 
 def _is_parquet(path: Path) -> bool:
