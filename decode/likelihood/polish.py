@@ -22,8 +22,13 @@ from decode.optics.psf import PSF
 
 __all__ = ["fit_jointly", "polish", "windows_for"]
 
-SOLVED_AT_ONCE, DRAWN_AT_ONCE = 1024, 4096
-"""emitters in one call; fewer, and threads wait for the interpreter; more, and the cache is left"""
+SOLVED_AT_ONCE = {"cpu": 2**10, "cuda": 2**16}
+DRAWN_AT_ONCE = {"cpu": 2**12, "cuda": 2**14}
+"""emitters in one call, by the device.
+
+Of fewer, threads of a CPU wait for the interpreter, and of more, the cache is left.  A GPU is the
+busier the more it gets; by their shapes so many take less than 2 GB.
+"""
 MAX_NEIGHBOURS = 6
 """the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
 
@@ -286,11 +291,16 @@ class _JointFit:
         self._rise += self._deviance - before
 
     def _solve(self, windows: _Windows, rows: Tensor) -> Tensor:
-        """(n, p) steps of emitters, each with its neighbours; those of other rows are 0."""
+        """(n, p) steps of emitters, each with its neighbours; those of other rows are 0.
+
+        Args:
+            rows: in the order of their numbers of neighbours.
+        """
         change = torch.zeros_like(self._theta)
-        for m in self._n_beside[rows].unique().tolist():
-            alike = rows[self._n_beside[rows] == m]
-            for part in alike.split(max(16, SOLVED_AT_ONCE // (1 + m))):
+        at_once = SOLVED_AT_ONCE[rows.device.type]
+        sizes = torch.bincount(self._n_beside[rows]).tolist()
+        for m, alike in enumerate(rows.split(sizes)):
+            for part in alike.split(max(16, at_once // (1 + m))) if len(alike) else ():
                 solution = windows.solve(part, self._neighbours[part, :m], self._theta)
                 change[part], self._solved[part], self._deviance[part] = solution
         return change
@@ -456,6 +466,9 @@ class _Windows:
         # of every pixel by position and photons; a last pixel, all zeros, stands for the outside
         self.slopes = start.new_zeros(n, k * k + 1, len(axes) + 1)
         self.drawn = start.new_zeros(n)
+        last = torch.tensor([*range(len(axes) + 1), -1])
+        self.own = last.to(device, non_blocking=True)
+        """of the unknowns of an emitter and its neighbours, those of the emitter"""
 
     def draw(self, rows: Tensor, theta: Tensor) -> None:
         """Draw emitters into the frames, in the place of their old images.
@@ -463,9 +476,9 @@ class _Windows:
         Their slopes by position and photons are kept.
         """
         d = len(self.axes)
-        for part in rows.split(DRAWN_AT_ONCE):
+        for part in rows.split(DRAWN_AT_ONCE[rows.device.type]):
             position = self.place[part].clone()
-            position[:, self.axes] = theta[part, :d]
+            position[:, :d] = theta[part, :d]
             position[:, :2] -= self.corner[part] * self.psf.pixel_size_nm
             own = None if self.parameters is None else self.parameters[part]
             image = self.psf.integrate_pixels_with_slopes(position, own).flatten(2).to(theta.dtype)
@@ -474,7 +487,7 @@ class _Windows:
             change = bright[:, None] * image[:, 0] - old
             pixel = (self.first + self.first_of_frame)[part, None] + self.offset
             self.light.view(-1).index_add_(0, pixel.view(-1), change.view(-1))
-            slopes = image[:, [*(axis + 1 for axis in self.axes), 0]]
+            slopes = torch.cat([image[:, 1 : d + 1], image[:, :1]], 1)
             slopes[:, :d] *= bright[:, None, None]
             self.slopes[part, :-1] = slopes.mT
             self.drawn[part] = bright
@@ -526,7 +539,7 @@ class _Windows:
         # correlations are inverted, for units of nm and photons differ by orders of magnitude
         information *= scale[:, :, None] * scale[:, None, :]
         prior *= scale**2
-        own = [*range(len(self.axes) + 1), -1]
+        own = self.own
         right = (score * scale)[:, :, None]
         step = _solved(information, prior + DAMPING, right)[:, own, 0] * scale[:, own]
         prior[:, own] = 0

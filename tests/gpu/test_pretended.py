@@ -288,6 +288,21 @@ def blinking(psf: PSF) -> tuple[Tensor, EmitterSet]:
     return MAPPED.sample(light.detach() + 20, rng), found
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("psf", ["spline", "field"])
+def test_slopes_of_a_spline_are_those_of_the_cpu(gpu: PretendGPU, psf: str) -> None:
+    own = PSF_OF[psf]().double()
+    xyz = torch.rand(30, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    xyz = xyz * torch.tensor([900.0, 900.0, 1000.0]) + torch.tensor([300.0, 300.0, -500.0])
+    place = own.parameters_at(xyz)
+    here = own.integrate_pixels_with_slopes(xyz, place).detach()
+    own, there = own.to(CUDA), xyz.to(CUDA)
+    gpu.clear()
+    drawn = own.integrate_pixels_with_slopes(there, own.parameters_at(there)).detach()
+    assert waits(gpu) == 0
+    torch.testing.assert_close(drawn.cpu(), here)
+
+
 @pytest.mark.parametrize("psf", PSF_OF)
 def test_molecules_are_polished_as_on_the_cpu(gpu: PretendGPU, psf: str) -> None:
     own = PSF_OF[psf]()
