@@ -15,7 +15,7 @@ from torch import Tensor
 
 from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
 from decode.devices import constant, on_host
-from decode.optics.gaussian import GaussianPSF, core_fraction, gaussian_width_px
+from decode.optics.gaussian import GaussianPSF, core_fraction, gaussian_centre_nm, gaussian_width_px
 from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplineBank, SplinePSF
@@ -147,7 +147,7 @@ class PupilPrior(PSFSection):
 @dataclass(frozen=True, kw_only=True)
 class RoundPupilPrior:
     """Ranges of objectives whose PSF is about round; the network is conditioned on the width of
-    the Gaussian like it in focus."""
+    the Gaussian like it in focus, in the middle of which the molecule lies."""
 
     wavelength_px: PositiveRange = (4.0, 12.0)
     """emission wavelength over the pixel's side, in oil (index 1.518); log-uniform"""
@@ -217,6 +217,8 @@ class RoundPupilPrior:
             )
             sigma_px = gaussian_width_px(psf)
             if self.sigma_px[0] <= sigma_px <= self.sigma_px[1]:
+                # nothing in a movie tells a shift of all molecules
+                psf.offset_nm[:2] -= gaussian_centre_nm(psf, sigma_px)
                 return psf, torch.tensor([sigma_px], device=rng.device)
         raise ValueError(
             f"psf: no pupil of these ranges has a width within sigma_px {list(self.sigma_px)}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from decode.conditioning import AstigmaticPupil
-from decode.optics.gaussian import GaussianPSF, gaussian_width_px
+from decode.optics.gaussian import GaussianPSF, gaussian_centre_nm, gaussian_width_px
 from decode.optics.pupil import MODES, PupilPSF
 from decode.priors.drawn import DrawnPSFs
 from decode.priors.pupils import PATCH_PX, PupilBank, PupilPrior, RoundPupilPrior
@@ -133,6 +133,30 @@ def test_round_pupils_have_the_widths_that_are_asked_for_and_halos_of_an_objecti
         half = math.ceil(2.5 * sigma_px)
         core = slice(psf.patch_px // 2 - half, psf.patch_px // 2 + half + 1)
         assert image[core, core].sum() < 0.97, "a Gaussian would hold 0.98 or more"
+
+
+def comatic(x_nm: float, y_nm: float) -> PupilPSF:
+    return PupilPSF(
+        numerical_aperture=1.2,
+        wavelength_nm=900.0,
+        pixel_size_nm=100.0,
+        zernike_nm={(3, 1): 30.0},
+        offset_nm=(x_nm, y_nm, 0.0),
+    )
+
+
+def test_a_gaussian_is_centred_where_the_light_is() -> None:
+    centre, moved = (gaussian_centre_nm(comatic(*at), 1.5) for at in ((0.0, 0.0), (12.0, -7.0)))
+    shift = torch.tensor([12.0, -7.0])
+    torch.testing.assert_close(moved, centre + shift, atol=0.2, rtol=0.0)
+    assert centre[0].abs() > 2, "coma moves it"
+    assert centre[1].abs() < 0.2
+
+
+def test_molecules_lie_in_the_middle_of_the_gaussian_of_round_pupils() -> None:
+    drawn = ROUND.draw(4, torch.Generator().manual_seed(6))
+    for psf, sigma_px in zip(drawn.psfs, known_of(drawn)["psf_sigma_px"].tolist(), strict=True):
+        assert gaussian_centre_nm(psf, sigma_px).abs().max() < 0.3
 
 
 def test_widths_that_no_pupil_has_are_refused_in_a_sentence() -> None:
