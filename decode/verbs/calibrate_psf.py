@@ -95,10 +95,12 @@ def calibrate_psf(
 
     Example:
         >>> import decode
-        >>> beads, camera = "sample_data/beads_3d.tif", "sample_data/camera.yaml"
-        >>> made = decode.calibrate_psf(beads, camera, z_step_nm=20.0, model="gaussian")
+        >>> with decode.open_movie("sample_data/beads_3d.tif") as stack:
+        ...     beads = stack.read(0, 81)[::8, 8:58, 4:90]  # two beads, every eighth plane
+        >>> camera = "sample_data/camera.yaml"
+        >>> made = decode.calibrate_psf(beads, camera, z_step_nm=160.0, model="gaussian")
         >>> len(made.calibration.beads)
-        6
+        2
     """
     stacks = [beads] if isinstance(beads, Path | str | Movie | Tensor | np.ndarray) else [*beads]
     if out is not None:
