@@ -212,6 +212,25 @@ def test_the_verdict_names_what_is_wrong_and_nothing_else(
     assert mentioned(calibration(**made)) == {complaint}
 
 
+@pytest.mark.parametrize(
+    "psf",
+    [astigmatic(gap_nm=300.0), astigmatic(gap_nm=-300.0), pupil(astigmatism=-70.0)],
+    ids=["along y", "along x", "pupil"],
+)
+def test_the_verdict_says_which_way_spots_stretch_above_focus(psf: PSF) -> None:
+    middle = SIDE * PIXEL / 2
+    above = psf.integrate_pixels(torch.tensor([[middle, middle, 300.0]])).detach()[0]
+    square = (torch.arange(SIDE) - SIDE // 2).square()
+    along = [float((above.sum(axis) * square).sum()) for axis in (0, 1)]
+    wide, narrow = ("x", "y") if along[0] > along[1] else ("y", "x")
+    text = " ".join(verdict(calibration(psf=psf, n_beads=2)))
+    assert f"Above focus (z > 0) spots stretch along {wide}, below along {narrow}" in text
+
+
+def test_of_a_round_psf_no_way_to_stretch_is_said() -> None:
+    assert "stretch" not in " ".join(verdict(calibration(psf=astigmatic(gap_nm=0.0), n_beads=2)))
+
+
 def test_detail_along_z_is_not_said_to_be_the_psf_s_unless_two_stacks_show_it() -> None:
     """Nor the stage's: no advice is given but to record a second stack."""
     fine = replace(calibration(), depth_smoothness={0.02: 1.05, 0.2: 1.01})

@@ -27,6 +27,8 @@ CONFUSING_CONTRAST = 4.0
 """distance of two images in standard deviations: the wrong one is more likely in 2 % of cases"""
 LIGHT_GROUPS = 200
 """of pixels of similar expected light, in the photon transfer"""
+MOMENTS_WITHIN_PX = 3.0
+"""standard deviation of the window in which the shape of spots is judged"""
 AT_ONCE = 64
 """images that are drawn at a time"""
 
@@ -139,6 +141,25 @@ class Evidence:
         return float(_slope(self.wobble_nm(z), z).norm())
 
     @torch.no_grad()
+    def stretch(self) -> tuple[float, float]:
+        """How spots above focus differ in shape from those as far below.
+
+        Returns:
+            The angle in radians, from x towards y, along which they are longer above, and by how
+            much: the difference of the second moments over their mean; 0 of a PSF that is the same
+            on both sides.
+        """
+        low, high = self.usable or self.calibration.file.z_range_nm
+        depth = min(-low, high) / 2
+        if depth <= 0:
+            return 0.0, 0.0
+        images = _drawn(self.psf, _in_the_middle(self.psf, torch.tensor([depth, -depth])))
+        above, below = _second_moments(images)
+        (xx, xy), (_, yy) = (above - below).tolist()
+        mean = float((above + below).trace()) / 4
+        return math.atan2(2 * xy, xx - yy) / 2, math.hypot(2 * xy, xx - yy) / mean
+
+    @torch.no_grad()
     def lookalikes(self) -> tuple[float, float] | None:
         """The two depths, nm, far apart, whose images of a dim molecule differ least.
 
@@ -227,6 +248,20 @@ def _in_the_middle(psf: PSF, z_nm: Tensor) -> Tensor:
     """(z, 3) nm, in the middle of the patch at depths (z,)."""
     middle = psf.patch_px / 2 * psf.pixel_size_nm
     return torch.cat([torch.full((len(z_nm), 2), middle), z_nm[:, None]], 1)
+
+
+def _second_moments(images: Tensor) -> Tensor:
+    """(n, 2, 2) px^2 in x and y of the bright middle of (n, y, x) images."""
+    side = torch.arange(images.shape[-1]) - (images.shape[-1] - 1) / 2
+    # noise far from the middle would weigh most
+    window = torch.exp(-(side**2) / 2 / MOMENTS_WITHIN_PX**2)
+    light = images.clamp_min(0).double() * window * window[:, None]
+    light = light / light.sum((1, 2), keepdim=True)
+    y, x = torch.meshgrid(side.double(), side.double(), indexing="ij")
+    at = torch.stack([x, y])
+    mean = torch.einsum("nyx,iyx->ni", light, at)
+    square = torch.einsum("nyx,iyx,jyx->nij", light, at, at)
+    return square - mean[:, :, None] * mean[:, None, :]
 
 
 def _brightness(measured: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,14 @@ NOTABLE_CHANGE_OF_LIGHT = 0.15
 """of the light, from one end of the stack to the other"""
 NOTABLE_SPREAD = 1.3
 """of beads, over the bound"""
+NOTABLE_STRETCH = 0.1
+"""of second moments, between above and below focus"""
+
+
+FALLING, RISING = "the falling diagonal (\\)", "the rising diagonal (/)"
+DIRECTIONS = (("x", "y"), (FALLING, RISING), ("y", "x"), (RISING, FALLING))
+"""along which spots are long and short, at 0, 45, 90 and 135 degrees from x to y, which points down
+on the screen"""
 
 
 def verdict(calibration: PSFCalibration) -> tuple[str, ...]:
@@ -43,8 +51,8 @@ def sentences(evidence: Evidence) -> tuple[str, ...]:
     limits = [said for limit in LIMITS if (said := limit(evidence))]
     if not limits:
         limits = ["Nothing in the beads speaks against this PSF."]
-    notes = (f"{note[0].upper()}{note[1:]}." for note in evidence.calibration.notes)
-    return (_range(evidence), *limits, *notes)
+    notes = [f"{note[0].upper()}{note[1:]}." for note in evidence.calibration.notes]
+    return tuple(filter(None, (_range(evidence), *limits, _which_way(evidence), *notes)))
 
 
 def counted(n: int) -> str:
@@ -68,6 +76,19 @@ def _range(evidence: Evidence) -> str:
         f"{float(spread_z.min()):.1f} nm in z at best and {float(spread_z.max()):.1f} nm at worst, "
         f"with a bias of at most {bias_z:.1f} nm in z and {max(bias_x, bias_y):.1f} nm in x and y."
         f"{_wider_without_depth(evidence)}"
+    )
+
+
+def _which_way(evidence: Evidence) -> str:
+    """Which way z runs, as the spots show it: no image tells a stack that went down."""
+    angle, stretch = evidence.stretch()
+    if stretch < NOTABLE_STRETCH:
+        return ""
+    above, below = DIRECTIONS[round(angle / (math.pi / 4)) % 4]
+    return (
+        f"Above focus (z > 0) spots stretch along {above}, below along {below}: from a stage that "
+        "went down it is the other way round, and no image tells; if so, calibrate with "
+        "--downwards."
     )
 
 
