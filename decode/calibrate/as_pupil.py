@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from decode.calibrate.pupil import PupilFit, fit_pupil
-from decode.conditioning import CalibratedPupil
+from decode.conditioning import AstigmaticPupil, CalibratedPupil, KnownOptics
+from decode.io.psfs import PSFFile
+from decode.models import REMEDY, load_model, shipped_models
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil"]
+__all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil", "unserved_psf"]
 
 PHOTONS, BACKGROUND = 5000.0, 20.0
 """of the images that are compared: they say how much a pixel counts"""
@@ -43,6 +46,30 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
         )
     z = torch.linspace(*z_range_nm, len(fit.photons))
     return CalibratedPupil(psf=fit.psf, z_nm=tuple(z.tolist()), light=tuple(fit.photons.tolist()))
+
+
+def unserved_psf(file: PSFFile) -> str:
+    """Why no shipped model takes a calibrated PSF in 3D, in a sentence; "" where one does.
+
+    Takes seconds, for a PSF that is no pupil is fitted by one.
+    """
+    why = []
+    optics = KnownOptics(
+        pixel_size_nm=file.psf.pixel_size_nm,
+        psf_pixel_size_nm=file.psf.pixel_size_nm,
+        pupil=partial(calibrated_pupil, file.psf, file.z_range_nm),
+    )
+    for name in shipped_models():
+        domain = load_model(name).domain
+        if domain.kind is not AstigmaticPupil:
+            continue
+        try:
+            domain.conditioning(optics)
+        except ValueError as error:
+            why.append(f"{name}: {error}")
+        else:
+            return ""
+    return f"no shipped model takes this PSF in 3D ({'; '.join(why)}); {REMEDY}"
 
 
 @torch.no_grad()

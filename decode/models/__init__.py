@@ -8,11 +8,15 @@ from pathlib import Path
 from decode.conditioning import IMMERSION_INDEX, AstigmaticPupil
 from decode.network.localizer import Localizer
 
-__all__ = ["NEAREST", "load_model", "shipped_models", "unserved"]
+__all__ = ["NEAREST", "REMEDY", "load_model", "shipped_models", "unserved"]
 
 NEAREST = "nearest"
 """what a training may start from in place of a name: the shipped model that knows most of what
 its recipe asks for"""
+
+
+REMEDY = "train one for it (`decode run`, or the step Model of the window)"
+"""where no shipped model takes a PSF"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -71,4 +75,4 @@ def unserved(
             return ""
     if not why:
         return ""
-    return f"no shipped model will take this PSF in 3D ({why}); `decode run` trains one for it"
+    return f"no shipped model will take this PSF in 3D ({why}); {REMEDY}"

@@ -51,6 +51,8 @@ class ChosenPSF:
 
     path: Path
     file: PSFFile
+    unserved: str = ""
+    """why no shipped model takes it, and what to do; "" where one does"""
 
 
 @final

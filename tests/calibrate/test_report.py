@@ -224,7 +224,7 @@ def test_the_verdict_says_which_way_spots_stretch_above_focus(psf: PSF) -> None:
     along = [float((above.sum(axis) * square).sum()) for axis in (0, 1)]
     wide, narrow = ("x", "y") if along[0] > along[1] else ("y", "x")
     text = " ".join(verdict(calibration(psf=psf, n_beads=2)))
-    assert f"Above focus (z > 0) spots stretch along {wide}, below along {narrow}" in text
+    assert f"Above focus (positive z) spots stretch along {wide}, below along {narrow}" in text
 
 
 def test_of_a_round_psf_no_way_to_stretch_is_said() -> None:

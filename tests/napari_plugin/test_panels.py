@@ -13,6 +13,8 @@ import pytest
 import tifffile
 
 from decode import open_movie, write_movie
+from decode.io.psfs import PSFFile, write_psf
+from decode.optics.pupil import PupilPSF
 from decode.progress import Progress
 from decode_napari.qt.memory import Memory
 from decode_napari.qt.panel import AMBER
@@ -370,3 +372,20 @@ def test_what_was_stated_for_one_movie_must_be_confirmed_for_the_next_unless_tha
         timeout=LONG,
     )
     assert dock.session.movie.pixel_size_nm == 100.0
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_the_psf_panel_says_beforehand_that_no_shipped_model_takes_a_psf(
+    dock: Any, qtbot: Any, tmp_path: Path, served: bool
+) -> None:
+    pupil = PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=670.0,
+        pixel_size_nm=100.0 if served else 30.0,
+        zernike_nm={(2, 2): 67.0},
+    )
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
+    panel = dock.panel(PSFStep)
+    panel.open_psf(tmp_path / "psf.h5")
+    qtbot.waitUntil(lambda: dock.session.psf is not None and not dock.runner.busy, timeout=LONG)
+    assert ("No shipped model takes this PSF in 3D" in panel.state.text()) != served

@@ -86,8 +86,8 @@ def _which_way(evidence: Evidence) -> str:
         return ""
     above, below = DIRECTIONS[round(angle / (math.pi / 4)) % 4]
     return (
-        f"Above focus (z > 0) spots stretch along {above}, below along {below}: from a stage that "
-        "went down it is the other way round, and no image tells; if so, calibrate with "
+        f"Above focus (positive z) spots stretch along {above}, below along {below}: from a stage "
+        "that went down it is the other way round, and no image tells; if so, calibrate with "
         "--downwards."
     )
 

@@ -190,10 +190,10 @@ class PSFPanel(Panel):
             widget.setVisible(shown)
         for each in (*self.errors, self.errors_note):
             each.setVisible(calibrated is not None and calibrated.precision is not None)
-        if calibrated is not None:
-            self.state.setText("\n".join(calibrated.verdict))
-        elif psf is not None:
-            self.state.setText(self.step.done())
+        if psf is not None:
+            unserved = psf.unserved and f"{psf.unserved[0].upper()}{psf.unserved[1:]}."
+            said = (self.step.done(),) if calibrated is None else calibrated.verdict
+            self.state.setText("\n".join(filter(None, (*said, unserved))))
         else:
             ready = "Ready." if self._beads else "Choose a bead stack, or open a PSF."
             self.state.setText(f"To calibrate, {missing}." if missing else ready)
@@ -324,4 +324,8 @@ class PSFPanel(Panel):
     def _ask_psf(self) -> None:
         path = self.ask_open("PSF", "PSF (*.h5)")
         if path is not None:
-            self.work("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)
+            self.open_psf(path)
+
+    def open_psf(self, path: Path) -> None:
+        """Take a PSF that was calibrated before, in a thread."""
+        self.work("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)

@@ -113,10 +113,8 @@ class PSFStep(Step):
         return _read(path)
 
     def accept(self, result: Calibrated | ChosenPSF) -> None:
-        if isinstance(result, Calibrated):
-            self.calibrated = result
-            result = result.chosen
-        self.session.put(psf=result)
+        self.calibrated = result if isinstance(result, Calibrated) else None
+        self.session.put(psf=result.chosen if isinstance(result, Calibrated) else result)
 
     def as_command(self) -> str:
         movie, set_ = self.session.movie, self.settings
@@ -176,6 +174,7 @@ class PSFStep(Step):
 
 
 def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Calibrated]:
+    from decode.calibrate.as_pupil import unserved_psf
     from decode.calibrate.held_out import precision
     from decode.verbs.calibrate_psf import calibrate_psf
 
@@ -197,9 +196,11 @@ def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Ca
     )
     psf, report = made.files
     held_out = made.calibration.held_out
+    yield Progress(1.0, "asking the shipped models whether they take the PSF")
+    unserved = unserved_psf(made.calibration.file)
     return Calibrated(
         calibration=made.calibration,
-        chosen=ChosenPSF(path=psf, file=made.calibration.file),
+        chosen=ChosenPSF(path=psf, file=made.calibration.file, unserved=unserved),
         verdict=made.verdict,
         precision=None if held_out is None else precision(held_out),
         pictures=made.pictures,
@@ -208,7 +209,10 @@ def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Ca
 
 
 def _read(path: Path) -> Steps[ChosenPSF]:
+    from decode.calibrate.as_pupil import unserved_psf
     from decode.io.psfs import read_psf
 
     yield Progress(None, f"reading {path.name}")
-    return ChosenPSF(path=path, file=read_psf(path))
+    file = read_psf(path)
+    yield Progress(None, "asking the shipped models whether they take the PSF")
+    return ChosenPSF(path=path, file=file, unserved=unserved_psf(file))
