@@ -36,6 +36,9 @@ variance 1"""
 CHUNK_FRAMES = 20
 """successive frames whose changes are looked at"""
 FEWEST_FRAMES = 3
+LEFT_BY_MASK = 0.02
+"""largest share of the variance of changing light that `FLAT` leaves: 0.003 to 0.015 on simulated
+movies of crowded molecules"""
 FEWEST_QUIET = 30
 """dark, quiet pixels from which an offset is judged; frames of 17 x 17 pixels have as many"""
 MOST_NEGATIVE = 0.01
@@ -251,13 +254,14 @@ def _remarks_on_offset(observed: _Observed, stated: _Stated, camera: Camera) -> 
     chosen = _dark_and_quiet(observed, stated) & ndimage.minimum_filter(observed.good, 3)
     if chosen.sum() < FEWEST_QUIET:
         return
-    light, read_variance = (
+    light, read_variance, variance = (
         ndimage.convolve(each, FLAT**2, mode="nearest")[chosen]
-        for each in (light, stated.read_variance)
+        for each in (light, stated.read_variance, observed.variance)
     )
     quiet = _Quiet(
         light=light,
         noise=observed.noise[chosen] - ROUNDING,
+        of_light=variance - observed.noise[chosen],
         read_variance=read_variance - ROUNDING,
         read_is_measured=torch.as_tensor(camera.read_noise_e).ndim > 0,
         gain=camera.excess_factor * stated.gain[chosen],
@@ -276,6 +280,8 @@ class _Quiet(NamedTuple):
     """above the stated offset"""
     noise: Map
     """variance from frame to frame"""
+    of_light: Map
+    """variance that light which changes adds, but for what `FLAT` leaves of it in the noise"""
     read_variance: Map
     """as it is stated"""
     read_is_measured: bool
@@ -294,8 +300,9 @@ class _Quiet(NamedTuple):
         above = self.light - (self.noise - self.read_variance) / self.gain
         shift, uncertain = float(above.mean()), float(above.std() / math.sqrt(len(above)))
         mean_light = float(self.light.mean())
+        left = LEFT_BY_MASK * max(0.0, float((self.of_light / self.gain).mean()))
         # a tenth of the light is within what gains are off
-        if abs(shift) <= max(2.0, 4 * uncertain) + 0.1 * abs(mean_light):
+        if abs(shift) <= max(2.0, 4 * uncertain) + 0.1 * abs(mean_light) + left:
             return
         fitting = self.fitting_e_per_adu()
         may_be_gain = POSSIBLE_E_PER_ADU[0] <= fitting <= POSSIBLE_E_PER_ADU[1]

@@ -18,6 +18,8 @@ from decode.calibrate.maps import check_maps
 from decode.io.cameras import CameraFile, read_camera, write_camera
 from decode.io.movies import write_movie
 from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
 
 SHAPE = (40, 56)
 
@@ -309,6 +311,21 @@ def test_a_right_camera_raises_no_alarm(shared_data: Path, name: str) -> None:
     movie = shared_data / name / "frames.tif"
     assert check_maps(movie, right) == ()
     assert check_maps(movie, replace(right, e_per_adu=25.0)) != ()
+
+
+def test_crowded_molecules_raise_no_alarm_of_a_right_camera(rng: torch.Generator) -> None:
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.6, qe=0.8)
+    n_frames, n = 60, 60 * 15
+    light = render(
+        GaussianPSF(90.0, pixel_size_nm=100.0),
+        frame=torch.arange(n) % n_frames,
+        xyz=torch.rand(n, 3, generator=rng) * torch.tensor([6400.0, 6400.0, 0.0]),
+        photons=torch.full((n,), 2000.0),
+        n_frames=n_frames,
+        shape=(64, 64),
+    )
+    movie = camera.sample(5 + light, rng)
+    assert check_maps(movie, camera) == ()
 
 
 @pytest.mark.parametrize("count", [0.0, 100.0, 65535.0])
