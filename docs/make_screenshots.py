@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.settings import get_settings
 from qtpy.QtCore import QSettings
 from qtpy.QtWidgets import QApplication
@@ -48,7 +49,9 @@ def new_window() -> tuple[Any, Any]:
 
 def idle(dock: Any) -> None:
     wait(lambda: not dock.runner.busy and not dock.previewer.busy)
-    wait(seconds=8)  # notifications fade
+    wait(seconds=2)
+    for notification in dock.window().findChildren(NapariQtNotification):
+        notification.close()
 
 
 def shoot(viewer: Any, name: str) -> None:
@@ -89,12 +92,15 @@ def flat() -> None:
     scene = getattr(viewer, "scene", viewer)
     zoom = scene.camera.zoom
     scene.camera.zoom = 6 * zoom
+    selected = viewer.layers["selected"]
+    scene.camera.center = selected.data_to_world(selected.data[0])[-2:]
     shoot(viewer, "inspect")
     viewer.reset_view()
     inspect.explained.setChecked(True)
     wait(lambda: "left over" in viewer.layers)
     for name in ("density", "molecules", "uncertainty"):
         viewer.layers[name].visible = False
+    idle(dock)
     shoot(viewer, "left_over")
     inspect.explained.setChecked(False)
     dock.go_to(ExportStep)
