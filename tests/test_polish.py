@@ -20,6 +20,7 @@ from decode.io.cameras import read_camera
 from decode.io.movies import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_jointly, polish
+from decode.likelihood.polish import windows_for
 from decode.models import load_model
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
@@ -465,16 +466,33 @@ def test_a_fit_much_more_certain_than_the_network_reaches_the_bound(rng: torch.G
     )
 
 
+def spline_of_600_nm() -> SplinePSF:
+    depth = torch.linspace(-300.0, 300.0, 13, dtype=torch.float64)
+    middle = torch.full_like(depth, SIDE * PIXEL_NM / 2)
+    images = astigmatic().with_patch(SIDE).integrate_pixels(torch.stack([middle, middle, depth], 1))
+    return SplinePSF.from_stack(
+        images.detach().numpy(), z_start_nm=-300.0, z_step_nm=50.0, pixel_size_nm=PIXEL_NM
+    ).double()
+
+
+@torch.no_grad()
+def test_depths_that_a_psf_does_not_distinguish_do_not_choose_the_windows(
+    rng: torch.Generator,
+) -> None:
+    psf = spline_of_600_nm()
+    sides = set()
+    for _ in range(10):
+        noise = 1 + 1e-6 * torch.randn(psf.coefficients.shape, generator=rng)
+        rounded = psf.with_coefficients(psf.coefficients.detach() * noise)
+        sides.add(tuple(windows_for(rounded, CAMERAS["sCMOS"], axial=True, most=[1.3, 1.15, 1.04])))
+    assert len(sides) == 1
+
+
 def test_a_molecule_deeper_than_the_bead_stack_keeps_the_networks_depth(
     rng: torch.Generator,
 ) -> None:
     truth = one_each(40, rng)
-    depth = torch.linspace(-300.0, 300.0, 13, dtype=torch.float64)
-    middle = torch.full_like(depth, SIDE * PIXEL_NM / 2)
-    images = astigmatic().with_patch(SIDE).integrate_pixels(torch.stack([middle, middle, depth], 1))
-    psf = SplinePSF.from_stack(
-        images.detach().numpy(), z_start_nm=-300.0, z_step_nm=50.0, pixel_size_nm=PIXEL_NM
-    ).double()
+    psf = spline_of_600_nm()
     deep = truth.xyz.clone()
     deep[:, 2] = 520.0
     truth = replace(truth, xyz=deep)

@@ -29,6 +29,8 @@ DRAWN_AT_ONCE = {"cpu": 2**12, "cuda": 2**14}
 Of fewer, threads of a CPU wait for the interpreter, and of more, the cache is left.  A GPU is the
 busier the more it gets; by their shapes so many take less than 2 GB.
 """
+LEAST_BOUND_NM = 1e-3
+"""no molecule is found so precisely"""
 MAX_NEIGHBOURS = 6
 """the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
 
@@ -406,11 +408,18 @@ def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float])
         covariance = torch.linalg.pinv((j * w) @ j.mT, rtol=1e-14, hermitian=True)
         return covariance.diagonal(dim1=1, dim2=2)[:, : slopes.shape[1] - 2].clamp_min(0).sqrt()
 
-    whole = bound(k).clamp_min(1e-12)
+    whole = bound(k)
+    # an axis of which nothing shows, as z beyond a bead stack, has no bound but rounding
+    seen = whole > LEAST_BOUND_NM
+
+    def ratio(side: int) -> float:
+        by_axis = (bound(side) / whole).where(seen, torch.nan).nanmean(0)
+        return float(by_axis.nan_to_num(0.0).amax())
+
     sides: list[int] = []
     side = min(7, k)
     for limit in most:  # the largest comes first, as windows grow
-        while side < k and float((bound(side) / whole).mean(0).amax()) >= limit:
+        while side < k and ratio(side) >= limit:
             side += 2
         sides.append(min(side, k))
     return sides

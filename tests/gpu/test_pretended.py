@@ -235,7 +235,7 @@ def test_a_model_is_scored(gpu: PretendGPU, psf: PSFPrior | PupilPrior) -> None:
         return replace(posterior, logit=posterior.logit + 6).point_estimate(0.05)[::10]
 
     figures = Validation(config, CUDA, n_movies=2, read_out=some)(model)
-    assert figures["isolated_error_over_bound"] > 1
+    assert figures.isolated_error_over_bound > 1
     if isinstance(psf, PSFPrior):
         assert len(characterize(model, config, CUDA, n_movies=1)) == 5
 
