@@ -243,7 +243,7 @@ def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
         return ()
     return (
         f"the file states pixels of {x:g} nm, and {pixel_size_nm:g} nm were stated for this movie "
-        "and are taken: all lengths go with it, so check binning and magnification",
+        "and are taken: all lengths scale with it, so check binning and magnification",
     )
 
 

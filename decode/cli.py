@@ -281,7 +281,7 @@ def localize(
 def _localize_one(
     parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]
 ) -> Localized:
-    """A movie, with a bar and what is said of it on stderr."""
+    """A movie, with a bar and messages on stderr."""
     from decode.progress import Bar
     from decode.verbs.localize import LocalizeReport, localize_file
 
@@ -879,7 +879,7 @@ def estimate(
 
 @app.command()
 def cameras(as_json: Json = False) -> None:
-    """Common cameras, whose names may stand in the place of a camera file: typical values, to be
+    """Common cameras, whose names serve in place of a camera file: typical values, to be
     checked."""
     from decode.io.cameras import camera_presets
 

@@ -46,9 +46,9 @@ LEAST_GAIN = 0.2
 LARGEST_CURVATURE = 0.05
 """by how much the gain of one light level may differ from that of all"""
 LARGEST_FLICKER = 0.01
-"""relative change of the lamp from frame to frame, up to which nothing is said of it"""
+"""relative change of the lamp from frame to frame, above which a note says so"""
 LARGEST_GAIN_ERROR = 0.05
-"""relative, up to which nothing is said of it"""
+"""relative, above which a note says so"""
 NAMED = 10
 """pixels in a sentence"""
 

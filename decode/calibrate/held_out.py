@@ -151,7 +151,7 @@ class HeldOut:
         return self.bound_nm.nan_to_num(math.inf, math.inf).square().mean(0).sqrt()
 
     def checks(self, lateral: bool = False) -> dict[str, Tensor]:
-        """(z,) which planes pass, by what is said of those that do not.
+        """(z,) which planes pass each check, by the sentence on those that do not.
 
         Args:
             lateral: in x and y only.

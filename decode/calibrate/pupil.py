@@ -154,7 +154,7 @@ def fit_images(
 
     Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974) with the damping
     of Levenberg and Marquardt.  Whatever belongs to one image, then to one source, is eliminated
-    from the normal equations (Schur's complement), so their cost goes with the number of images.
+    from the normal equations (Schur's complement), so their cost scales with the number of images.
 
     Args:
         images: (n, y, x) photons before quantum efficiency.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -155,8 +156,7 @@ def check_scan(crops: Tensor) -> None:
     if steps.mean() > ALIKE * back.mean() and not n / 3 < sharpest < 2 * n / 3:
         raise ValueError(
             "the bead stack goes up and down again: its second half shows the planes of its first; "
-            "save one way alone, "
-            "or state the z of each frame with --z-of-frames"
+            "save one way alone, or state the z of each frame with --z-of-frames"
         )
     at_ends = {k: _step_at_ends(steps, k) for k in passes}
     most = max(at_ends, key=lambda k: at_ends[k], default=1)
@@ -167,10 +167,9 @@ def check_scan(crops: Tensor) -> None:
         )
 
 
-def _step_at_ends(steps: np.ndarray, k: int) -> float:
-    """How much more the image changes from one group of k frames to the next than within them."""
+def _step_at_ends(steps: npt.NDArray[np.float64], k: int) -> float:
+    """How much more the image changes from one group of k frames to the next than beside that."""
     ends = np.arange(k - 1, len(steps), k)
-    inner = (
-        np.concatenate([ends[ends > 0] - 1, ends[ends < len(steps) - 1] + 1]) if k > 2 else ends - 1
-    )
+    inner = np.unique([ends - 1, ends + 1])
+    inner = inner[(inner >= 0) & (inner < len(steps))]
     return float(steps[ends].mean() / max(steps[inner].mean(), 1e-12))

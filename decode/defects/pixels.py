@@ -209,7 +209,7 @@ class PixelDefects:
         )
 
     def blamed(self, movie: Counts, camera: Camera) -> Self:
-        """The same, and whether the maps are to blame: those that fit explain pixels, spoil none.
+        """The same, and whether the maps are the cause: those that fit explain pixels, spoil none.
 
         Args:
             movie: (frame, y, x) ADU, as it was judged.

@@ -41,8 +41,8 @@ class Stage(NamedTuple):
     max_bound_ratio: float
     """of the bound in the window over that in the whole patch"""
     max_steps: int
-    step_at_rest: float
-    """standard deviations; a molecule whose step is shorter is at rest"""
+    converged_step: float
+    """standard deviations; a molecule whose step is shorter has converged"""
 
 
 STAGES = (Stage(1.15, 4, 0.5), Stage(1.04, 2, 2.0))
@@ -265,7 +265,7 @@ class _JointFit:
         self._converged = torch.zeros(n, dtype=torch.bool, device=device)
 
     def run(self, windows: _Windows, stage: Stage, *, longest: Tensor) -> None:
-        """Steps in windows of one size, until all emitters are at rest.
+        """Steps in windows of one size, until all emitters have converged.
 
         Args:
             longest: (p,) bounds of a step.
@@ -285,9 +285,9 @@ class _JointFit:
                 self._link()
             length = self._move(rows, change, longest)
             # a last step that was not much too long counts
-            self._converged[rows] = length < 1.5 * stage.step_at_rest
+            self._converged[rows] = length < 1.5 * stage.converged_step
             if self._linked:
-                moving = self._any_of_track(rows[length > stage.step_at_rest])
+                moving = self._any_of_track(rows[length > stage.converged_step])
             if not bool(moving.any()):
                 break
         self._rise += self._deviance - before

@@ -273,7 +273,7 @@ class Localizer(nn.Module):
         raw = x[..., : shape[0], : shape[1]].float()
         alpha = alpha.squeeze(1) if alpha.ndim == 4 else alpha
         photons = alpha * torch.exp(raw[:, 5].clamp(0, 12))
-        # optics have no scale but that of the wavelength: z goes with the pixel as x and y do
+        # optics have no scale but that of the wavelength: z scales with the pixel as x and y do
         z_nm = 5 * pixel_size_nm * raw[:, 8] if self.network.axial else None
         depths = self.z_range_nm(pixel_size_nm)
         if z_nm is not None and depths is not None and not self.training:

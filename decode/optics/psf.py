@@ -174,7 +174,7 @@ def render(
 ) -> Tensor:
     """Expected photons of emitters in frames, without background.
 
-    Patches are drawn and scatter-added, so the cost goes with the number of emitters and not of
+    Patches are drawn and scatter-added, so the cost scales with the number of emitters and not of
     pixels. Light that falls outside the frame is lost, and emitters outside may shine into it.
 
     Args:

@@ -286,7 +286,7 @@ class PupilPSF(PSF):
         oversampling: int = 2,
         patch_px: int = 0,
     ) -> SplinePSF:
-        """The same images as a `SplinePSF`, whose cost does not go with the pupil.
+        """The same images as a `SplinePSF`, whose cost does not depend on the pupil.
 
         Args:
             z_range_nm: first and last depth; the spline levels off within two planes of them, so go

@@ -137,8 +137,7 @@ def _deviances(beads: BeadSet, tried: list[tuple[float, float]]) -> Steps[list[f
 
 
 def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit[SplinePSF]]:
-    """From nothing: a fit of all beads would hand on some of the noise of the one that is left
-    out."""
+    """From nothing: a fit of all beads would carry over noise of the one that is left out."""
     return fit_spline.steps(
         beads, smoothness=smooth.across, depth_smoothness=smooth.along, n_rounds=ROUNDS
     )

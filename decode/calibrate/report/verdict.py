@@ -116,7 +116,7 @@ def _misfit(evidence: Evidence) -> str:
         more = "more" if deviance > 1 else "less"
         return (
             f"The images hold {more} noise than the camera file says (deviance {deviance:.2f} "
-            "instead of 1), which the PSF is not to blame for: check gain, EM gain and baseline, "
+            "instead of 1), of which the PSF is not the cause: check gain, EM gain and baseline, "
             "then calibrate again."
         )
     if misfit > NOTABLE_DEVIANCE:

@@ -308,7 +308,8 @@ class DecodeDock(QWidget):
                 continue
             missing, done = step.missing(), step.done()
             item.setText(f"{step.title}: {done}" if done else step.title)
-            item.setIcon(_light(DONE if done else DARK if missing else READY))
+            ready = DARK if missing else READY
+            item.setIcon(_light(DONE if done else ready))
             state = done or (f"not yet: {missing}" if missing else "ready")
             item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{step.title}, {state}")
             item.setToolTip(f"{step.purpose}\n{state}")

@@ -58,11 +58,9 @@ def command(*words: object, **options: object) -> str:
         if value is None or value is False:
             continue
         flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
-        line += (
-            [flag]
-            if value is True
-            else [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-        )
+        line.append(flag)
+        if value is not True:
+            line.append(f"{value:g}" if isinstance(value, float) else str(value))
     return shlex.join(line)
 
 
