@@ -74,7 +74,7 @@ def test_steps_light_up_as_their_inputs_exist() -> None:
         assert not step.done()
 
 
-def test_a_model_that_must_be_told_the_psf_waits_for_it() -> None:
+def test_a_model_of_many_psfs_waits_for_one() -> None:
     session = Session()
     movie, model, step = MovieStep(session), ModelStep(session), LocalizeStep(session)
     movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
