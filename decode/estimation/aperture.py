@@ -22,7 +22,7 @@ RINGS = (0.0, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0)
 """edges of the rings around a molecule, in widths of the PSF"""
 LONE_SIGMAS = 4.0
 """distance to the next molecule from which one is alone, in widths of the PSF"""
-LONE_PROBABILITY, LONE_SNR = 0.9, 8.0
+LONE_PROBABILITY, LONE_SNR = 0.9, 5.0
 """from which a molecule is certain, and photons over their sigma from which it is bright"""
 FEWEST_MOLECULES, FEWEST_FRAMES = 30, 10
 """of fewer nothing is measured"""
