@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["choose_device", "constant", "keep_freed_memory", "on_host"]
+__all__ = ["choose_device", "constant", "keep_freed_memory", "memory_of", "on_host"]
 
 
 def choose_device(name: str) -> torch.device:
@@ -31,6 +31,13 @@ def choose_device(name: str) -> torch.device:
     if kind == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory of a GPU; None of a CPU, which shares it with all else."""
+    if device.type == "cpu":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
 
 
 Numbers: TypeAlias = Sequence[float] | Sequence["Numbers"]

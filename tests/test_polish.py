@@ -401,9 +401,8 @@ def test_chunks_that_are_joined_and_reported_while_they_are_worked_on(
             movie, model, camera=read_camera(SAMPLES / "camera.yaml"), psf_sigma_nm=95.0
         )
         for pixels, frames, seconds in ((2**21, 64, 10.0), (1, 16, 1e-4)):
-            monkeypatch.setattr(
-                decode.verbs.sweep, "CHUNK_PIXELS", pixels
-            )  # frames come by 40, or by 8
+            # frames come by 40, or by 8
+            monkeypatch.setitem(decode.verbs.sweep.CHUNK_PIXELS, "cpu", pixels)
             monkeypatch.setattr(decode.verbs.polish, "BLOCK_FRAMES", frames)
             monkeypatch.setattr(decode.verbs.polish, "HEARTBEAT_S", seconds)
             chunks = list(localize_movie(movie, model, acquisition, device="cpu", polish=True))

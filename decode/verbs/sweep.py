@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decode.defects import UsualFrames, with_bad_pixels
-from decode.devices import choose_device, keep_freed_memory
+from decode.devices import choose_device, keep_freed_memory, memory_of
 from decode.emitters import EmitterSet
 from decode.io.movies import Movie
 from decode.network.localizer import Localizer
@@ -26,10 +26,12 @@ __all__ = ["Chunk", "sweep"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time: more brings no speed, and needs more memory"""
-CHUNK_PIXELS = 2**21
+PIXEL_BYTES = 2**11
+"""memory of a GPU set aside for a pixel; both shipped models fill 1.1 kB, measured on a CPU"""
+CHUNK_PIXELS = {"cpu": 2**21, "cuda": 2**26}
 """pixels read and reported at a time"""
-CHUNK_FRAMES = 8, 64
-"""fewest and most frames read and reported at a time"""
+CHUNK_FRAMES = {"cpu": (8, 64), "cuda": (8, 256)}
+"""fewest and most frames read and reported at a time; polishing takes blocks of 256"""
 
 
 @final
@@ -110,7 +112,7 @@ def sweep(
     view = partial(_View.of, model, camera.to(where), maps, pixel_size_nm=pixel_size_nm)
     views = [[view(tile) for tile in row] for row in tiles]
     keep_freed_memory()
-    for frames in _read_ahead(movie, usual):
+    for frames in _read_ahead(movie, usual, where):
         found = [
             [_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row]
             for row in views
@@ -142,11 +144,11 @@ class _Frames:
     is_last: bool
 
 
-def _read_ahead(movie: Movie, usual: UsualFrames) -> Iterator[_Frames]:
+def _read_ahead(movie: Movie, usual: UsualFrames, device: torch.device) -> Iterator[_Frames]:
     """The frames of a movie, chunk after chunk; the next one is read while the caller works."""
     _, height, width = movie.shape
-    fewest, most = CHUNK_FRAMES
-    size = max(fewest, min(most, CHUNK_PIXELS // (height * width)))
+    fewest, most = CHUNK_FRAMES[device.type]
+    size = max(fewest, min(most, CHUNK_PIXELS[device.type] // (height * width)))
     end = movie.frames.stop
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(_read, movie, usual, movie.frames.start, size)
@@ -220,7 +222,7 @@ class _View:
         them."""
         rows, columns = self.tile.rows_seen.as_slice, self.tile.columns_seen.as_slice
         height, width = self.tile.shape_seen
-        at_once = max(1, PIXELS_AT_ONCE[self.context.device.type] // (height * width))
+        at_once = max(1, _pixels_at_once(self.context.device) // (height * width))
         adu = frames.adu[:, rows, columns]
         features = torch.zeros(0)
         for first in range(0, len(adu), at_once):
@@ -253,6 +255,13 @@ class _View:
         low = torch.tensor([tile.columns.start, tile.rows.start])
         high = torch.tensor([tile.columns.stop, tile.rows.stop])
         return molecules[((position >= low) & (position < high)).all(1)]
+
+
+def _pixels_at_once(device: torch.device) -> int:
+    """Pixels that the network takes at a time on a device."""
+    most = PIXELS_AT_ONCE[device.type]
+    memory = memory_of(device)
+    return most if memory is None else min(most, memory // PIXEL_BYTES)
 
 
 def _localize(

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, final
 
 import pytest
@@ -328,6 +329,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendGPU]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: _caller() == "decode.devices")
     monkeypatch.setattr(torch, "Generator", Generator)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _=None: "a pretended GPU")
+    described = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: described)
     # a parameter of the CPU cannot take over the tensor of a subclass
     monkeypatch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     _as_natives(monkeypatch)

@@ -81,7 +81,7 @@ def test_molecules_do_not_depend_on_batches(
 ) -> None:
     whole = run(movie_path, model)
     monkeypatch.setitem(decode.verbs.sweep.PIXELS_AT_ONCE, "cpu", at_once * 50 * 74)
-    monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", 8 * 50 * 74)
+    monkeypatch.setitem(decode.verbs.sweep.CHUNK_PIXELS, "cpu", 8 * 50 * 74)
     assert_same(whole, run(movie_path, model))
 
 
@@ -163,7 +163,7 @@ def test_posteriors_are_those_of_the_frames_whatever_the_tiles(
     movie_path: Path, model: Localizer, monkeypatch: pytest.MonkeyPatch, tile_px: int
 ) -> None:
     monkeypatch.setitem(decode.verbs.sweep.PIXELS_AT_ONCE, "cpu", 3 * 50 * 74)
-    monkeypatch.setattr(decode.verbs.sweep, "CHUNK_PIXELS", 8 * 50 * 74)
+    monkeypatch.setitem(decode.verbs.sweep.CHUNK_PIXELS, "cpu", 8 * 50 * 74)
     options: dict[str, Any] = {
         "pixel_size_nm": 100.0,
         "context": {"psf_sigma_px": 1.3},

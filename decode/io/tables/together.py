@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,9 @@ __all__ = ["TableWriters"]
 class TableWriters:
     """Tables that grow together; a context manager.
 
-    A table that cannot be written is given up, and the others go on.  As with `TableWriter`, files
-    appear when the block ends well.
+    They are written in a thread of their own, while the caller goes on.  A table that cannot be
+    written is given up, and the others go on.  As with `TableWriter`, files appear when the block
+    ends well.
 
     Args:
         paths: files to write; the suffix says the format.
@@ -33,6 +35,8 @@ class TableWriters:
         self.failures: list[str] = []
         """a sentence on each table that was given up"""
         self._open = {path: TableWriter(path, metadata) for path in paths}
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -42,11 +46,20 @@ class TableWriters:
         return self
 
     def write(self, molecules: EmitterSet) -> None:
-        """Append molecules to every table.
+        """Append molecules to every table, once those before are written.
 
         Raises:
-            OSError: if that was the last table.
+            OSError: if the last table was given up.
         """
+        self._wait()
+        self._writing = self._thread.submit(self._write, molecules)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, molecules: EmitterSet) -> None:
         for path, table in [*self._open.items()]:
             try:
                 table.write(molecules)
@@ -61,8 +74,16 @@ class TableWriters:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        late: BaseException | None = None
+        try:
+            self._wait()
+        except Exception as of_last_write:
+            late = of_last_write
+        self._thread.shutdown()
         for path in [*self._open]:
-            self._close(path, error)
+            self._close(path, error or late)
+        if late is not None and error is None:
+            raise late
 
     def _close(self, path: Path, error: BaseException | None) -> None:
         """Keep the file, or delete it after an error."""
