@@ -1,7 +1,7 @@
 """`python -m decode` is `decode`; `torchrun -m decode train` runs one training on several GPUs.
 
 Ctrl-C ends any command with exit code 130, SIGTERM, which batch schedulers send, with 143; what was
-being written is deleted.  A second one ends it at once.
+being written is deleted.  A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
 
 
 def _answer(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    """What the signals do from now on, but for those that the shell has us ignore (nohup, `&` in
-    a script)."""
+    """Set the handler of the signals, except of those that the shell has us ignore (nohup, `&` in a
+    script)."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)

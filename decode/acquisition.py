@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 FRAMES_CHECKED, SIDE_CHECKED_PX = 100, 256
-"""frames and pixels that the maps of a camera are compared with"""
+"""number of frames, and side of the square in them, on which the maps of a camera are checked"""
 BACKGROUND_FRAMES = 10
 """frames, spread over the movie, from which its background is estimated"""
 
@@ -47,13 +47,14 @@ class Acquisition:
     psf_sigma_nm: float | None
     """width of the PSF; None where the model needs none"""
     aperture: ApertureCorrection | None = None
-    """of photons that count the Gaussian core of the PSF; None: they are as they should be"""
+    """factor from the photons of the Gaussian core of the PSF to all photons; None: the model
+    returns all photons"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that is wrong with the movie, or misfits camera or model"""
+    """a sentence on each defect of the movie, and on each disagreement with camera or model"""
     usual: UsualFrames | None = None
-    """marks of frames that hold an image; None: from the movie"""
+    """statistics of frames that hold an image; None: computed from the movie"""
 
     def facts(self, movie: Movie, *, threshold: float) -> Facts:
         """The facts that travel with a table of the movie's molecules."""
@@ -82,7 +83,8 @@ def acquisition_for(
     em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
 ) -> Acquisition:
-    """All that a model must know of a movie: stated, known by the model, or else estimated.
+    """All that a model must know of a movie: stated by the user, held by the model, or else
+    estimated.
 
     Args:
         movie: from `open_movie`.
@@ -90,7 +92,7 @@ def acquisition_for(
         camera: as `stated_camera` takes it; None takes the model's, where it was trained for one,
             or else estimates it.
         pixel_size_nm: None takes the camera file's, else the movie's, else the model's.
-        em_gain: of a common camera that leaves it open.
+        em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         psf_sigma_nm: width of the PSF; None estimates it.
 
     Raises:
@@ -137,9 +139,9 @@ def complete_acquisition(
     Args:
         movie: from `open_movie`.
         camera: None estimates gain and offset, roughly.
-        pixel_size_nm: None takes what the metadata of the movie state.
+        pixel_size_nm: side of a pixel; None takes that of the movie's metadata.
         psf_sigma_nm: width of the PSF; None estimates it.
-        psf_known: the width is not needed.
+        psf_known: whether the model needs no width.
 
     Raises:
         ValueError: if a number is not positive, nothing states the pixel size, nothing can be
@@ -188,7 +190,7 @@ def stated_camera(
     Args:
         camera: the camera, its file, or the name of a common one.
         movie: says the side of a pixel where a common camera is named and nothing else does.
-        pixel_size_nm, em_gain: in place of the file's.
+        pixel_size_nm, em_gain: replace the values of the file.
 
     Raises:
         ValueError, OSError: as `read_camera` does.
@@ -210,10 +212,10 @@ def stated_files(camera: CameraFile | Path | str | None) -> tuple[Path, ...]:
 
 
 def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[str, ...]:
-    """What is wrong with a movie or does not fit its camera, a sentence each; takes about a second.
+    """Defects of a movie and disagreements with its camera, a sentence each; takes about a second.
 
-    Pixels of another size (`check_pixels`), frames and pixels that hold no image (`defects_of`),
-    and `compare_maps` on some frames.
+    Compares pixel sizes (`check_pixels`), looks for frames and pixels that hold no image
+    (`defects_of`), and compares the camera's maps with some frames (`compare_maps`).
 
     Raises:
         ValueError: if the camera's maps are not as large as the frames.
@@ -229,7 +231,7 @@ def check_camera(movie: Movie, camera: Camera, pixel_size_nm: float) -> tuple[st
 
 
 def check_pixels(movie: Movie, pixel_size_nm: float) -> tuple[str, ...]:
-    """What does not fit between the pixel size taken and the one in the movie's file."""
+    """Whether the pixel size used differs from that in the movie's file, as sentences."""
     if movie.pixel_sides_nm is None:
         return ()
     x, y = movie.pixel_sides_nm

@@ -19,7 +19,8 @@ except ImportError:  # Windows has no such locks: there, nothing is swept
 __all__ = ["atomic", "check_writable", "sweep"]
 
 PREFIX = ".unfinished-" + hashlib.blake2s(platform.node().encode(), digest_size=3).hexdigest()
-"""of temporary names, one for each machine: a lock does not reach the processes of another"""
+"""prefix of temporary names, one for each machine: locks do not reach processes of another
+machine"""
 
 NO_ROOM = {
     errno.ENOSPC: "the disk is full, make room and run again",
@@ -65,7 +66,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Try whether a file can be made where `atomic` would make it.
+    """Check that a file can be made where `atomic` would make it.
 
     Raises:
         OSError: if it cannot.
@@ -78,8 +79,8 @@ def check_writable(path: str | Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what processes that were killed left in a folder; what a living one writes is
-    locked, and stays."""
+    """Delete the temporary files of killed processes in a folder; files of living ones are locked,
+    and stay."""
     if fcntl is None:
         return
     for left in folder.glob(f"{PREFIX}*"):

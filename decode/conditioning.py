@@ -30,18 +30,19 @@ __all__ = [
 Value = float | Tensor
 
 IMMERSION_INDEX = 1.518
-"""of the oil that pupils are scaled to: only wavelength and aperture over the index matter"""
+"""refractive index of the oil that pupils are scaled to: only wavelength and aperture over the
+index matter"""
 ASTIGMATISM = (2, 2)
 KNOWN_MODES_WAVES = 0.01
 """largest aberration beyond `MODES`, wavelengths, of a pupil that counts as one of these modes
 alone"""
 ALIKE_PIXELS = 0.02
-"""relative difference up to which two pixel sizes are taken for one"""
+"""relative difference up to which two pixel sizes count as equal"""
 SLACK, LEAST_SLACK = 0.02, 0.05
-"""of a range's width, by which a value may lie beyond it; of the value, where the range has no
-width"""
+"""tolerances: share of a range's width by which a value may lie beyond it; share of the value,
+where the range has no width"""
 NEAREST_PUPIL = 0.2
-"""of a range's width: up to so far beyond it the nearest pupil in the range does"""
+"""share of a range's width up to which a pupil beyond it is replaced by the nearest one in it"""
 
 
 def require_pixels_alike(psf_nm: float, movie_nm: float) -> None:
@@ -66,8 +67,8 @@ class CalibratedPupil:
     z_nm: tuple[float, ...] = (0.0,)
     """rising depths of the calibration"""
     light: tuple[float, ...] = (1.0,)
-    """photons of the pupil for one of the calibration at these depths: the rings of a pupil reach
-    beyond a patch of voxels, which counts the light within it as all"""
+    """photons of the pupil per photon of the calibration at these depths: a pupil's rings reach
+    beyond the patch of voxels, whose light the calibration counts as all"""
 
 
 @final
@@ -81,15 +82,15 @@ class KnownOptics:
     psf_sigma_nm: float | None = None
     """width of the PSF"""
     psf_pixel_size_nm: float | None = None
-    """that the calibrated PSF is for"""
+    """side of a pixel for which the PSF was calibrated"""
     pupil: Callable[[], CalibratedPupil] | None = None
-    """the calibrated pupil; called only where it is needed, as a fit takes seconds"""
+    """returns the calibrated pupil; called only where it is needed, as the fit takes seconds"""
 
 
 class Conditioning(ABC):
     """What a network is conditioned on.
 
-    Numbers, or tensors of (movies,) or (y, x).
+    Its values are numbers, or tensors (movies,) or (y, x).
     """
 
     names: ClassVar[tuple[str, ...]]
@@ -110,26 +111,26 @@ class Conditioning(ABC):
 
     @classmethod
     def remark(cls, optics: KnownOptics, domain: Domain) -> str:
-        """A sentence where the movie does not match the calibration, and is localized; or ""."""
+        """A warning where a movie that can be localized differs from the calibration; else ""."""
         return ""
 
     @property
     def values(self) -> dict[str, Value]:
-        """By the names of the context maps."""
+        """Values by the names of the context maps."""
         return {}
 
     @property
     def z_sign(self) -> int:
-        """Of z of the user over that of the network."""
+        """Sign of the user's z relative to that of the network: 1 or -1."""
         return 1
 
     @property
     def z_offset_nm(self) -> float:
-        """Where, in z of the user, the network sees an emitter that lies at 0."""
+        """The user's z at which the network sees an emitter that lies at 0."""
         return 0.0
 
     def placed(self, found: EmitterSet) -> EmitterSet:
-        """Emitters as the network saw them, in the coordinates and the photons of the user."""
+        """The network's emitters, in the coordinates and the photons of the user."""
         return found
 
 
@@ -182,7 +183,7 @@ class FieldPosition(Conditioning):
     names = ("field_x", "field_y")
 
     x_nm: Value
-    """from the outer corner of the field's first pixel"""
+    """(y, x) positions from the outer corner of the field's first pixel"""
     y_nm: Value
 
     @classmethod
@@ -234,11 +235,13 @@ class AstigmaticPupil(Conditioning):
     needs_psf = True
 
     optics: Mapping[str, Value]
-    """values by `names`, scaled to `IMMERSION_INDEX`"""
+    """values by `names`; lengths and aperture scaled to `IMMERSION_INDEX`"""
     mirrored: bool = False
-    """z has the other sign: the pupil was replaced by the one with the same images at -z"""
+    """whether z has the other sign, as the pupil was replaced by the one with the same images at
+    -z"""
     offset_nm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """where the network sees an emitter that lies at the origin; z before it is mirrored"""
+    """(x, y, z) at which the network sees an emitter that lies at the origin; z before it is
+    mirrored"""
     z_nm: tuple[float, ...] = (0.0,)
     """rising depths of the calibration"""
     light: tuple[float, ...] = (1.0,)
@@ -264,8 +267,7 @@ class AstigmaticPupil(Conditioning):
     def require_scale(
         wavelength_nm: float, immersion_index: float, pixel_size_nm: float, domain: Domain
     ) -> None:
-        """Fail where no aberration makes a pupil one that the network knows: a fit leaves its
-        scale.
+        """Fail unless the network knows pupils of this scale, which no aberration changes.
 
         Args:
             wavelength_nm: of the emission, in vacuum.
@@ -284,10 +286,9 @@ class AstigmaticPupil(Conditioning):
     def of_pupil(cls, psf: PupilPSF) -> Self:
         """Conditioning on a pupil, with positive astigmatism.
 
-        The images of the wave front W(r) at z are those of -W(-r) at -z, as the field is real but
-        for its
-        phase: even modes change their sign, odd ones keep it.  So a network for one sign of
-        astigmatism does for both.
+        The images of the wave front W(r) at z are those of -W(-r) at -z, as the amplitude in the
+        pupil is real: even modes change their sign, odd ones keep it.  A network for one sign of
+        astigmatism therefore serves both.
 
         Raises:
             ValueError: if the pupil has a phase mask, or modes beyond the fourth order of 0.01
@@ -334,8 +335,7 @@ class AstigmaticPupil(Conditioning):
         return self.offset_nm[2]
 
     def placed(self, found: EmitterSet) -> EmitterSet:
-        """Emitters as the network saw them, in the coordinates and the photons of the
-        calibration."""
+        """The network's emitters, in the coordinates and the photons of the calibration."""
         sign = torch.tensor([1.0, 1.0, float(self.z_sign)]).to(found.xyz)
         xyz = found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz)
         light = np.interp(xyz[:, 2].cpu().numpy(), self.z_nm, self.light)
@@ -379,7 +379,7 @@ class Domain:
 
     @property
     def kind(self) -> type[Conditioning]:
-        """The conditioning that it holds ranges of.
+        """The class of conditioning whose context maps these ranges belong to.
 
         Raises:
             ValueError: if this version of decode knows none with these names.
@@ -413,7 +413,7 @@ class Domain:
             )
 
     def remark(self, shape: tuple[int, int], pixel_size_nm: float) -> str:
-        """A sentence where frames are not the field of the PSF, or "".
+        """A warning where the frames are not as large as the field of the PSF; else "".
 
         Args:
             shape: (height, width) of the frames, pixels.

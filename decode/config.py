@@ -50,17 +50,18 @@ class Optimization:
     decay_share: Annotated[float, Gt(0), Le(1)] = 0.4
     """share of the training, at its end, over which the learning rate falls linearly to 0"""
     patience: Annotated[int, Ge(0)] = 5
-    """validations without any gain after which that fall begins, before the budget asks for it; 0:
-    never"""
+    """validations without improvement after which that fall begins, even before the budget asks for
+    it; 0: never"""
     average_decay: Annotated[float, Ge(0), Lt(1)] = 0.999
-    """decay per step of the running average of the weights, which is the model that is kept"""
+    """decay per step of the running average of the weights; the average is the model that is
+    kept"""
     gradient_norm: Positive = 20.0
     """gradients are clipped to this norm"""
     min_photons: NonNegative = 50.0
     """molecules dimmer than this shine, but the network is not asked to find them"""
     photons: Literal["total", "core"] = "total"
-    """light by which the photons of a molecule are counted: all, or that in the Gaussian core of
-    its PSF, as the width of the PSF does not determine how much light lies in rings"""
+    """which photons of a molecule are counted: all, or those in the Gaussian core of its PSF, for
+    models that know only its width, which does not determine how much light lies in rings"""
     validate_every: Count = 2000
     """steps between validations and checkpoints"""
 
@@ -74,11 +75,11 @@ class TrainConfig:
     """A recipe for a model: all that `decode train` needs, and `decode simulate` for a movie."""
 
     version: int = 1
-    """of this file's layout"""
+    """version of this file's layout"""
     description: str = ""
     """what the model is good for, in a sentence"""
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
-    """of simulation and initial weights"""
+    """seed of simulation and initial weights"""
     pixel_size_nm: Positive = 100.0
     """side of a pixel in object space"""
     scene: Scene = field(default_factory=Scene)
@@ -111,11 +112,11 @@ class TrainConfig:
         return ForwardModel(self.scene, psfs, self.camera.at(self.pixel_size_nm))
 
     def inputs(self) -> tuple[Path, ...]:
-        """The files that it names: of a PSF, of a camera and of its maps."""
+        """The files that the recipe names: PSF, camera and the camera's maps."""
         return self.psf.files() + self.camera.files()
 
     def localizer(self) -> Localizer:
-        """A network of this shape, not trained, with the PSF and the camera that are named."""
+        """An untrained network of this shape, with the recipe's PSF and camera."""
         forward = self.forward_model()
         psfs, camera = forward.psfs, forward.cameras.known
         return Localizer(self.network, psfs.domain, psf=psfs.known, camera=camera)

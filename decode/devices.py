@@ -16,7 +16,7 @@ __all__ = ["choose_device", "constant", "keep_freed_memory", "memory_of", "on_ho
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` to a device.
+    """The device of a name: `auto`, `cpu` or `cuda`.
 
     Raises:
         ValueError: if a GPU is asked for and there is none, or the name is unknown.
@@ -55,15 +55,15 @@ def constant(values: Numbers, like: Tensor) -> Tensor:
 
 
 def on_host(rng: torch.Generator) -> torch.Generator:
-    """A source of randomness on the host, for draws by which a program branches.
+    """A random generator on the host, for draws that decide what a program does next.
 
-    To read a number drawn on a GPU is to wait for all that the GPU has to do.
+    Reading a number drawn on a GPU would wait for all its queued work.
 
     Args:
-        rng: on any device; that of a GPU moves on by a draw.
+        rng: generator on any device; one on a GPU advances by a draw.
 
     Returns:
-        `rng` where it is on the host, else a source whose seed follows from the state of `rng`,
+        `rng` where it is on the host, else a generator whose seed follows from the state of `rng`,
         which the host knows.
     """
     if rng.device.type == "cpu":

@@ -28,15 +28,16 @@ class Facts:
     movie: str | None = None
     """path of its file"""
     aperture_correction: float | None = None
-    """by which the photons of the Gaussian core of the PSF were multiplied; None: by nothing"""
+    """factor by which the photons of the Gaussian core of the PSF were multiplied; None: they were
+    not"""
     threshold: float | None = None
     """smallest probability of a molecule"""
     version: str | None = None
-    """of the program that localized them"""
+    """version of the program that localized them"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that is wrong with the movie or doubtful about the molecules"""
+    """a sentence on each defect of the movie and each doubt about the molecules"""
 
     @staticmethod
     def of(metadata: Mapping[str, object]) -> Facts:
@@ -85,7 +86,7 @@ class Facts:
         return self.width_px * self.pixel_size_nm, self.height_px * self.pixel_size_nm
 
     def metadata(self) -> dict[str, object]:
-        """What is stated, as a table's metadata (`EmitterSet.metadata`)."""
+        """The facts that are stated, as a table's metadata (`EmitterSet.metadata`)."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: fact for name, fact in named.items() if fact not in (None, ())}
 
@@ -121,7 +122,7 @@ class EmitterSet:
     background: Tensor | None = None
     """(n,) photons per pixel"""
     probability: Tensor | None = None
-    """(n,) that the molecule exists"""
+    """(n,) probability that the molecule exists"""
     xyz_sigma: Tensor | None = None
     """(n, 3) standard deviations, nm; NaN where an axis is not estimated"""
     photons_sigma: Tensor | None = None
@@ -134,7 +135,7 @@ class EmitterSet:
     others: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """(n,) each: further columns of a file, by their names in it; they stay with their rows"""
     metadata: Mapping[str, object] = field(default_factory=dict)
-    """what travels with the table: its `Facts`, and whatever else a file states"""
+    """`Facts` of the movie, and whatever else the table's file states"""
 
     def __post_init__(self) -> None:
         n = len(self.frame)
@@ -179,7 +180,7 @@ class EmitterSet:
         return EmitterSet(**columns, others=others, metadata=everything[0].metadata)
 
     def columns(self) -> dict[str, Tensor]:
-        """The columns that are present and known, by name."""
+        """The columns that are present, by name; `others` are not among them."""
         named = (
             (f.name, getattr(self, f.name))
             for f in fields(self)

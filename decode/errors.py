@@ -45,11 +45,10 @@ def brief(value: object) -> str:
 
 @contextmanager
 def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") -> Iterator[None]:
-    """Whatever a library raises over the content of a file becomes one sentence with the file's
-    name.
+    """Turn whatever a library raises about a file's content into one sentence with the file's name.
 
-    An error that names the file already stays as it is, but for its length; so does what the system
-    reports.
+    An error that already names the file, or comes from the system, keeps its words, but is cut to
+    `LONGEST`.
 
     Args:
         path: the file.
@@ -76,7 +75,6 @@ def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") 
 
 
 def on_a_line(text: str, longest: int = LONGEST) -> str:
-    """A text without line breaks, and without its end if it is longer than a path and a sentence
-    or two."""
+    """A text without line breaks, cut to the longest length."""
     line = " ".join(text[: 4 * longest].split())
     return line if len(line) <= longest else f"{line[: longest - 4]} ..."

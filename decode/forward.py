@@ -30,15 +30,15 @@ class Simulation(NamedTuple):
     frames: Tensor
     """(n_movies, n_frames, height, width) ADU"""
     camera: Camera
-    """as its user states it; fields broadcast against `frames`"""
+    """the camera as its user states it; fields broadcast against `frames`"""
     background: Tensor
     """(n_movies, n_frames, height, width) photons per pixel"""
     psfs: list[PSF]
     """of each movie"""
     psf_parameters: Tensor
-    """(n_movies, p) of these PSFs; p = 0 takes their own"""
+    """(n_movies, p) parameters of these PSFs; p = 0: each PSF's own"""
     conditioning: Conditioning
-    """what the network is conditioned on, with (n_movies,) values as users know them"""
+    """conditioning of the network, with (n_movies,) values as users know them"""
     core: Tensor
     """(n_movies,) share of the light of emitters in the Gaussian core of their PSF"""
     pixel_size_nm: float
@@ -70,7 +70,7 @@ class ForwardModel:
 
         Args:
             scene: prior over molecules and background.
-            psf, camera: of all movies.
+            psf, camera: those of all movies.
             blur_nm: range of the standard deviation of a Gaussian blur on top of the PSF.
         """
         return cls(scene, FixedPSF(psf, blur_nm), FixedCamera(camera))

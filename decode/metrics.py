@@ -19,7 +19,7 @@ from decode.emitters import EmitterSet
 __all__ = ["Score", "coverage", "match", "normalized_errors", "score"]
 
 FORBIDDEN = 1e6
-"""cost of a molecule without a partner: as many pairs as possible are formed"""
+"""cost of a molecule without a partner; so large that as many pairs as possible are formed"""
 
 
 @final
@@ -52,7 +52,7 @@ class Score:
     efficiency_3d: float
     """mean of the lateral efficiency and the axial one (with 0.5/nm); NaN in 2D"""
     shift_nm: tuple[float, float, float]
-    """what was taken off the predicted positions first"""
+    """(x, y, z) offset that was subtracted from the predicted positions before scoring"""
 
 
 def match(
@@ -65,7 +65,7 @@ def match(
 ) -> Tensor:
     """Pair predicted with true molecules, frame by frame.
 
-    As many pairs as possible are formed; among such pairings, that of the least total distance.
+    Among the pairings with as many pairs as possible, it takes that of the least total distance.
     Pairs are at most `lateral_nm` apart in the plane and `axial_nm` in depth; in 2D, z is ignored.
 
     Returns:
@@ -120,8 +120,8 @@ def score(
         two_d: leave z out of matching.
         min_photons: true molecules below it need not be found.
         border_nm: width of the frame around the field that is left out.
-        remove_shift: first take off a constant offset, the median difference of matched pairs, at
-            most 200 nm twice.
+        remove_shift: first subtract a constant offset, the median difference of matched pairs, in
+            two passes of at most 200 nm each.
         lateral_nm, axial_nm: tolerances of `match`.
     """
     tolerances: dict[str, Any] = {"lateral_nm": lateral_nm, "axial_nm": axial_nm, "two_d": two_d}
@@ -193,7 +193,7 @@ def coverage(errors: Tensor, level: float) -> Tensor:
 
     Args:
         errors: (pairs, 3) from `normalized_errors`.
-        level: in (0, 1); calibrated sigmas return just that.
+        level: in (0, 1); with calibrated sigmas the result equals it.
 
     Returns:
         (3,) for x, y, z; NaN where an axis is not estimated.

@@ -1,4 +1,5 @@
-"""The files that each verb writes, and whether it may: known before the work begins."""
+"""The files that each verb writes, and whether it may write them: checked before the work
+begins."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ DEFAULT_FORMATS = ("csv", "hdf5", "png")
 
 
 def output_formats() -> tuple[str, ...]:
-    """What molecules are written as, by suffix: every table that can be, and the picture.
+    """Suffixes of all that molecules can be written as: tables, and the picture.
 
     >>> output_formats()[:3]
     ('csv', 'hdf5', 'png')
@@ -46,16 +47,16 @@ def output_formats() -> tuple[str, ...]:
 def check_outputs(
     outputs: Iterable[Path], *, inputs: Iterable[object] = (), folder: Path | None = None
 ) -> None:
-    """Refuse what a verb would write, before it works.
+    """Refuse outputs that a verb must not or cannot write, before it works.
 
-    Files that it reads, and files that cannot be written, are refused.
+    Refused are files that the verb also reads, and files that cannot be written.
 
-    What processes that were killed have left in the folders of the outputs is swept away.
+    Temporary files of killed processes in the folders of the outputs are deleted.
 
     Args:
         outputs: all files that the verb may write.
-        inputs: all files that it reads; what is no path, or of no file, is passed over.
-        folder: the one that the verb makes where there is none.
+        inputs: all files that it reads; objects that are no path of a file are ignored.
+        folder: output folder, which the verb creates if it does not exist.
 
     Raises:
         ValueError: if an output is an input, by whatever name or link, or would overwrite another
@@ -82,7 +83,7 @@ def table_files(path: Path, name: str | None = None) -> tuple[Path, ...]:
     """A table to write, with its sidecar.
 
     Args:
-        name: of its format, where its suffix does not say it.
+        name: name of its format, where the suffix does not determine it.
 
     Raises:
         ValueError: if there is no such format, or the suffix says another one.
@@ -171,7 +172,7 @@ def localize_files(
 
 
 def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:
-    """All stages' files, of which `run.json` says what they were made from."""
+    """The files of all stages, and `run.json`, which records the inputs of each."""
     return (
         folder / "run.json",
         *psf_files(folder / "psf.h5"),

@@ -1,4 +1,5 @@
-"""Long work in steps: how far it is, and an end wherever its caller asks for no further step."""
+"""Long work in steps: each step reports progress, and the caller stops by asking for no further
+one."""
 
 from __future__ import annotations
 
@@ -49,22 +50,22 @@ class Bar(tqdm):  # type: ignore[type-arg]
 @final
 @dataclass(frozen=True)
 class Progress(Generic[D_co]):
-    """Where the work stands: the same of all long verbs."""
+    """How far the work is; the same type for all long verbs."""
 
     fraction: float | None
-    """of the work, 0 to 1; None where nobody knows"""
+    """share of the work that is done, 0 to 1; None where it is not known"""
     message: str = ""
     """what is being done, for the user"""
     warnings: tuple[str, ...] = ()
-    """a sentence on each thing that does not fit together; each is said once"""
+    """a sentence on each thing that does not fit together; each is reported once"""
     detail: D_co = None  # type: ignore[assignment]
-    """what the verb knows besides, in a type of its own"""
+    """further results of the step, in a type of the verb's own"""
 
 
 DetailedSteps: TypeAlias = Generator[Progress[D], None, R]
-"""work whose progress has details of a type"""
+"""work whose progress carries details of type D"""
 Steps: TypeAlias = Generator[Progress[object], None, R]
-"""work whose progress is said to users only"""
+"""work whose progress carries no details"""
 
 
 @final
@@ -91,7 +92,7 @@ class Stepwise(Generic[P, D, R]):
 def relayed(
     steps: DetailedSteps[D, R], report: Callable[[Progress[D]], Progress[E]]
 ) -> DetailedSteps[E, R]:
-    """The same work; what it says of its progress is put in other words."""
+    """The same work, its progress translated."""
     try:
         while True:
             try:
@@ -110,9 +111,9 @@ def part(
     """The steps of a part of some work.
 
     Args:
-        steps: of the part.
-        start, stop: what of the whole is done before and after it.
-        message: what the part is, in place of its own words.
+        steps: the steps of the part.
+        start, stop: fraction of the whole that is done before and after it.
+        message: description of the part, in place of its own messages.
     """
 
     def of_whole(own: Progress[D]) -> Progress[D]:
@@ -123,7 +124,7 @@ def part(
 
 
 def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:
-    """Start and stop, for `part`, of parts that take about so much work each.
+    """Start and stop of parts, for `part`, in proportion to their work.
 
     >>> shares(1, 3)
     [(0.0, 0.25), (0.25, 1.0)]

@@ -1,4 +1,4 @@
-"""Ranges: which numbers a setting may hold, said by its type and checked in one place."""
+"""Ranges: which numbers a setting may hold, stated by its type and checked in one place."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ LIMITS = {
     "lt": ("below", operator.lt),
     "le": ("at most", operator.le),
 }
-"""attribute in which a limit of `annotated_types` keeps its number: how to say it, and what
-holds within"""
+"""by the attribute in which a limit of `annotated_types` keeps its number: its words, and the
+comparison that holds within it"""
 
 
 def check_settings(settings: object) -> None:
-    """Refuse what the types of a dataclass's fields do not allow; every one with ranges calls it
-    when it is made.
+    """Check the fields of a dataclass against their types; dataclasses with ranges call it when
+    made.
 
     Numbers must be finite and within the limits of their types, pairs of one type ordered, the
     lowest first.

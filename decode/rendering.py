@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 CUT = 3.5
-"""sigmas after which a Gaussian ends; what is cut off (5e-4) is given back to the rest"""
+"""sigmas after which a Gaussian is cut; the rest is scaled up by the light cut off (5e-4)"""
 
 BATCH = 2**20
 """pixels of patches drawn at once, a few MB"""
@@ -66,8 +66,8 @@ def render_image(
             to red at the last.
 
     Returns:
-        (height, width) molecules per pixel, or (height, width, 3) the same, red, green and blue,
-        coloured by depth.
+        (height, width) molecules per pixel; coloured by depth, (height, width, 3) of red, green and
+        blue.
 
     Raises:
         ValueError: if the pixel, the extent or the sigmas' limits are not positive.
@@ -150,8 +150,8 @@ def save_picture(
         extent_nm: (left, top, right, bottom); see `render_image`.
         z_range_nm: depths of the first and the last colour.  None takes the range of the molecules,
             rounded to 50 nm.
-        by_depth: colours for depth, or the density; None: colours where that range is wider than
-            200 nm.
+        by_depth: whether colours show depth, or else density; None: depth where that range is wider
+            than 200 nm.
         min_sigma_nm, max_sigma_nm: see `render_image`.
         gamma, saturated: see `exposed`.
 
@@ -181,7 +181,7 @@ def save_picture(
 
 
 def picture_file(path: Path) -> Path:
-    """The same, if it is the name of a picture.
+    """The path itself, if it names a PNG file.
 
     Raises:
         ValueError: if it is not.
@@ -192,8 +192,8 @@ def picture_file(path: Path) -> Path:
 
 
 def full_brightness(density: npt.NDArray[np.float32], *, saturated: float = SATURATED) -> float:
-    """The density that is shown at full brightness, such that a share of the pixels with
-    molecules exceeds it."""
+    """The density shown at full brightness: a share `saturated` of the pixels with molecules
+    exceeds it."""
     # far tails of Gaussians are no molecules
     lit = density[density > 1e-3 * density.max(initial=0)]
     return float(np.quantile(lit, 1 - saturated)) if lit.size else 1.0

@@ -1,4 +1,4 @@
-"""The version, by a module that imports nothing."""
+"""The version, in a module that imports nothing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,14 @@ NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_ad
 @final
 @dataclass(frozen=True, kw_only=True)
 class CameraFile:
-    """What a camera file states."""
+    """What a camera file states.
+
+    Example:
+        >>> CameraFile(
+        ...     camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5), pixel_size_nm=110.0
+        ... ).camera.qe
+        1.0
+    """
 
     camera: Camera
     pixel_size_nm: float
@@ -94,6 +101,11 @@ def read_camera(
         FileNotFoundError: if the file or one of its maps is missing.
         ValueError: if a key is unknown, missing or out of range, or a map is not an image of
             positive, finite numbers.
+
+    Example:
+        >>> file = read_camera("sample_data/camera.yaml")
+        >>> file.pixel_size_nm, file.camera.em_gain
+        (100.0, 300.0)
     """
     path, preset = _find(Path(path))
     with reading(path, "a camera file", "check its text"):
@@ -180,6 +192,17 @@ def write_camera(path: str | Path, file: CameraFile) -> None:
     Raises:
         ValueError: if qe, em_gain or spurious_e is a map, for which the file has no place.
         OSError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> offset = torch.full((32, 32), 100.0)
+        >>> camera = Camera(baseline=offset, e_per_adu=0.5, read_noise_e=1.5)
+        >>> file = CameraFile(camera=camera, pixel_size_nm=110.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_camera(f"{folder}/camera.yaml", file)
+        ...     again = read_camera(f"{folder}/camera.yaml")
+        >>> again.camera.shape
+        (32, 32)
     """
     path = Path(path)
     camera = file.camera

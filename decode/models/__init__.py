@@ -30,6 +30,10 @@ def load_model(name_or_path: str | Path) -> Localizer:
     Raises:
         FileNotFoundError: if there is no such model.
         ValueError: if the file is truncated, was changed after it was written, or is no model.
+
+    Example:
+        >>> load_model("astigmatic-3d").network.axial
+        True
     """
     shipped = shipped_models()
     path = Path(name_or_path)

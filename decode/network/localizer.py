@@ -1,5 +1,4 @@
-"""Localizer: counts of a camera to a SetPosterior; saved and loaded with everything needed to
-use it."""
+"""Localizer: the network that turns a camera's counts into a SetPosterior, and its file."""
 
 from __future__ import annotations
 
@@ -33,12 +32,12 @@ __all__ = ["Localizer", "NetworkConfig"]
 FORMAT = "decode-localizer-1"
 
 N_IMAGES = 3
-"""channels in besides the context: stabilized count, its logarithm, the noise floor"""
+"""input channels besides the context: stabilized count, its logarithm, the noise floor"""
 FLOOR_OF_BAD = 1e4
-"""noise floor by which the network knows a bad pixel, photons squared: more than any pixel that
-works has"""
+"""noise floor that marks a bad pixel for the network, photons squared; larger than that of any
+working pixel"""
 FIRST = "frame_net.down.0.first.weight"
-"""the weights that see them"""
+"""name of the weights that act on the input channels"""
 
 
 @final
@@ -68,19 +67,19 @@ class NetworkConfig:
 class Localizer(nn.Module):
     """p(emitters | frames) for movies of any camera.
 
-    Counts become photons by the camera; divided by alpha, the variance of the counts per photon
-    (excess noise over quantum efficiency), they have the noise of a Poisson count plus a floor,
-    whatever the camera.  The network sees their variance-stabilized value 2 sqrt(count + floor +
-    3/8) (Anscombe, Biometrika 35, 246, 1948, with the read noise of Murtagh, Starck and Bijaoui,
-    Astron. Astrophys. Suppl. 112, 179, 1995), their logarithm (in which a Gaussian spot is a
-    parabola at every brightness), the floor, and the context maps: what is known of the PSF. Bad
-    pixels are filled from their neighbours, and to a model that learned from such cameras the floor
-    says so (`FLOOR_OF_BAD`).
+    The camera converts counts to photons; divided by alpha, the variance per photon (excess noise
+    over quantum efficiency), these have the noise of a Poisson count plus a floor, whatever the
+    camera.  The network sees their variance-stabilized value 2 sqrt(count + floor + 3/8) (Anscombe,
+    Biometrika 35, 246, 1948, with the read noise of Murtagh, Starck and Bijaoui, Astron. Astrophys.
+    Suppl. 112, 179, 1995), their logarithm (in which a Gaussian spot is a parabola at every
+    brightness), the floor, and the context maps: what is known of the PSF. Bad pixels are filled
+    from their neighbours; for a model that was trained on such cameras the floor marks them
+    (`FLOOR_OF_BAD`).
 
     Args:
         network: shape of the network.
         context: name and (lowest, highest) value of each context map the network was trained for.
-        psf, camera: the ones it is trained for; None where it is trained for a range of them.
+        psf, camera: those that it is trained for; None where it is trained for a range of them.
 
     Example:
         >>> from decode import Camera, load_model
@@ -139,8 +138,8 @@ class Localizer(nn.Module):
         return self._psf[0]
 
     def z_range_nm(self, pixel_size_nm: float) -> tuple[float, float] | None:
-        """Depths that it was trained on, for pixels of a size; None where its record does not
-        say."""
+        """Depths that it was trained on, nm, at this pixel size; None where its record does not
+        state them."""
         depths = self.record.z_nm
         if depths is None:
             return None
@@ -149,18 +148,18 @@ class Localizer(nn.Module):
 
     @property
     def knows_bad_pixels(self) -> bool:
-        """Whether it learns, or has learned, from cameras with bad pixels; to other models they
-        are filled, no more."""
+        """Whether it is trained on cameras with bad pixels; for other models they are only
+        filled."""
         return self.training or self.record.max_bad_pixels > 0
 
     @property
     def stride(self) -> int:
-        """Movies are padded to a multiple of it."""
+        """Height and width of movies are padded to multiples of it."""
         return max(self.frame_net.stride, self.sequence_net.stride)
 
     @property
     def radius_px(self) -> int:
-        """A pixel's posterior depends on pixels at most this far away."""
+        """Largest distance, in pixels, over which a pixel's posterior depends on others."""
         return self.frame_net.radius_px + self.sequence_net.radius_px + 1
 
     @property
@@ -187,7 +186,8 @@ class Localizer(nn.Module):
 
         Args:
             adu: (b, t, y, x) counts of b movies of t consecutive frames.
-            camera: its fields are numbers, (y, x) maps, or broadcast against (b, 1, y, x).
+            camera: the camera; its fields are numbers, (y, x) maps, or broadcast against (b, 1, y,
+                x).
             context: (b or 1, n_context, 1 or y, 1 or x) from `context_map`.
             pixel_size_nm: side of a pixel.
 
@@ -210,8 +210,8 @@ class Localizer(nn.Module):
         """Features of single frames, computed once for each.
 
         Returns:
-            (b, t, features, padded y, padded x), and alpha: variance of the counts per photon,
-            which broadcasts against (b, t, y, x).
+            (b, t, features, padded y, padded x), and alpha, the variance per photon, which
+            broadcasts against (b, t, y, x).
         """
         b, t, height, width = adu.shape
         noise = camera.noise.map(lambda value: value.to(adu.device, torch.float32))
@@ -239,7 +239,7 @@ class Localizer(nn.Module):
         return pad(x, (0, right, 0, down), mode="replicate") if down or right else x
 
     def _embedded(self, context: Tensor) -> Tensor | None:
-        """What modulates the blocks."""
+        """The embedding of the context that scales and shifts the blocks; None without one."""
         if self.embedding is None:
             return None
         embedded: Tensor = self.embedding(context)
@@ -262,7 +262,7 @@ class Localizer(nn.Module):
         Args:
             past, now, future: (n, features, padded y, padded x); zeros where a movie begins or
                 ends.
-            alpha: what `encode` returned, broadcastable against (n, y, x).
+            alpha: from `encode`, broadcastable against (n, y, x).
             context: (n or 1, n_context, 1 or y, 1 or x) from `context_map`.
             shape: (y, x) without padding.
             pixel_size_nm: side of a pixel.
@@ -299,11 +299,11 @@ class Localizer(nn.Module):
 
     @torch.no_grad()
     def inherit(self, other: Localizer) -> None:
-        """Take over the weights of a trained model; what that has no weights for (context, z) keeps
-        its own.
+        """Take over the weights of a trained model; parts that it lacks (context, z) keep their
+        own.
 
-        Context maps that only the other model takes are left out, as if they were in the middle of
-        their range; `conditioned_on` puts them elsewhere first.
+        Context maps that only the other model has are fixed at the middle of their range; use
+        `conditioned_on` first to fix them elsewhere.
 
         Raises:
             ValueError: if the networks differ in width or depth.
@@ -342,8 +342,8 @@ class Localizer(nn.Module):
         theirs: dict[str, Tensor],
         ranges: Mapping[str, tuple[float, float]],
     ) -> None:
-        """Weights that do with context maps of this model's ranges what another's do with those
-        of its own."""
+        """Another model's weights of the context maps, rescaled from its ranges to those of this
+        model."""
         for i, (name, (low, high)) in enumerate(self.context.items()):
             other_low, other_high = ranges[name]
             weight = theirs["embedding.0.weight"][:, i] / (other_high - other_low)
@@ -354,12 +354,12 @@ class Localizer(nn.Module):
     def conditioned_on(
         self, context: Tensor, *, z_sign: int = 1, z_shift_px: float = 0.0
     ) -> Localizer:
-        """The model conditioned on one context: as this one in that context, but it takes none.
+        """A model without context that acts as this one does in one context.
 
         Args:
             context: (1, n_context, 1, 1) from `context_map`.
-            z_sign, z_shift_px: the new model's z is this sign times this one's, plus so many sides
-                of a pixel.
+            z_sign, z_shift_px: the new model's z is z_sign times this model's, plus z_shift_px
+                pixel sizes.
 
         Raises:
             ValueError: if the context is only seen beside the frames, where it cannot be left out.
@@ -393,8 +393,8 @@ class Localizer(nn.Module):
     # ----------------------------------------------------------------------------------------------
 
     def save(self, path: Path | str) -> None:
-        """Write weights and description to one safetensors file; nothing half-written is left
-        behind."""
+        """Write weights and description to one safetensors file, which appears when it is
+        complete."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         about: dict[str, Any] = {
             "network": asdict(self.network),
@@ -424,7 +424,7 @@ class Localizer(nn.Module):
 
         Raises:
             ValueError: if the file is truncated, was changed after it was written, or is no model
-                of ours.
+                of decode.
             OSError: if it cannot be read.
         """
         path = Path(path)
@@ -484,7 +484,7 @@ class Localizer(nn.Module):
 
 
 def _require_fit(model: Localizer, weights: Mapping[str, Tensor]) -> None:
-    """Fail unless the weights are those of such a model, and finite."""
+    """Fail unless the weights have the names and shapes of the model's, and are finite."""
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     if expected != {name: tuple(t.shape) for name, t in weights.items()}:
         raise ValueError("its weights do not fit its network")

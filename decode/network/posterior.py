@@ -17,11 +17,11 @@ __all__ = ["SetPosterior"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 LEAST_SHARE = 0.02
-"""probability of a pixel below which it is part of no molecule"""
+"""pixels of a smaller probability are part of no molecule"""
 ROUNDS = 3
-"""in which pixels are joined to molecules: a pixel may belong to as many"""
+"""rounds in which pixels are joined to molecules; a pixel may belong to as many molecules"""
 ROUNDING = 1e-15
-"""probabilities of counts are rounded to about this"""
+"""rounding error of the probabilities of counts"""
 
 
 @final
@@ -31,7 +31,7 @@ class SetPosterior:
 
     Independently in each pixel an emitter exists with probability p; if it does, x and y are
     Gaussian truncated to the pixel's area, photons (and z) are Gaussian.  As areas do not overlap,
-    a set of emitters belongs to the pixels in one way only, so the density of a finite set
+    there is only one assignment of a set of emitters to pixels, so the density of a finite set
     (Mahler, Statistical Multisource-Multitarget Information Fusion, 2007, ch. 11.3.4) is one
     product without a sum over associations, and `log_prob` is exact and cheap.  An emitter near a
     border is spread over both pixels with probabilities that add up to that of the one molecule;
@@ -64,9 +64,10 @@ class SetPosterior:
     logit: Tensor
     """log(p / (1 - p)) of an emitter in the pixel"""
     offset_px: Tensor
-    """(n_frames, 2, y, x) centre of the Gaussian before truncation, from that of the pixel; x, y"""
+    """(n_frames, 2, y, x) centre (x, y) of the Gaussian before truncation, from that of the
+    pixel"""
     offset_sigma_px: Tensor
-    """(n_frames, 2, y, x) its width"""
+    """(n_frames, 2, y, x) standard deviations of that Gaussian"""
     photons: Tensor
     photons_sigma: Tensor
     background: Tensor
@@ -97,10 +98,10 @@ class SetPosterior:
 
     @staticmethod
     def cat(parts: Sequence[SetPosterior], dim: int = 0) -> SetPosterior:
-        """One posterior from several of equal kind.
+        """One posterior from several with the same pixel size and axes.
 
         Args:
-            parts: of successive frames, or of parts of the field that lie beside one another.
+            parts: posteriors of successive frames, or of adjacent parts of the field.
             dim: 0 for frames, -2 for parts from top to bottom, -1 from left to right.
         """
         every = [part._maps() for part in parts]
@@ -113,7 +114,7 @@ class SetPosterior:
 
     @property
     def probability(self) -> Tensor:
-        """(n_frames, y, x) of an emitter in the pixel."""
+        """(n_frames, y, x) probability of an emitter in the pixel."""
         return torch.sigmoid(self.logit)
 
     # -- density -----------------------------------------------------------------------------------
@@ -172,7 +173,8 @@ class SetPosterior:
         return emitters[order[torch.nonzero(owner != before)[:, 0]]]
 
     def _pixels(self, emitters: EmitterSet) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixel (x, y) of each emitter, offset from its centre in px, and if it is in the frame."""
+        """Pixel (x, y) of each emitter, offset from its centre in pixels, and whether it is in the
+        frame."""
         _, height, width = self.logit.shape
         position = emitters.xyz[:, :2] / self.pixel_size_nm
         pixel = torch.floor(position).long()
@@ -214,12 +216,12 @@ class SetPosterior:
         Anal. 59, 2013).
 
         Args:
-            largest: counts beyond it are not listed; by default ten standard deviations above the
+            largest: largest count that is listed; by default ten standard deviations above the
                 mean.
 
         Returns:
             (n_frames, largest + 1) float64; rows sum to 1 but for what lies beyond `largest`.
-            Probabilities below 1e-15 are lost in rounding, and are that much.
+            Probabilities below 1e-15, the rounding error, are set to about that value.
         """
         p = self.probability.detach().double().flatten(1)
         spread = (p * (1 - p)).sum(1).sqrt()
@@ -245,7 +247,7 @@ class SetPosterior:
         molecule of its own.
 
         Args:
-            threshold: molecules whose probability exceeds it are listed.
+            threshold: molecules with a larger probability are listed.
             first_frame: number of this posterior's first frame in the movie.
 
         Returns:
@@ -298,14 +300,14 @@ class SetPosterior:
 
 
 class _Molecules(NamedTuple):
-    """Molecules that were joined from pixels, in the order of these."""
+    """Molecules joined from pixels, in the order of the pixels."""
 
     pixel: Tensor
-    """(n,) the one that holds the largest share"""
+    """(n,) pixel that holds the largest share"""
     probability: Tensor
     """(n,)"""
     mean: Tensor
-    """(n, 4) of x, y, photons and z"""
+    """(n, 4) mean of x, y, photons and z"""
     sigma: Tensor
     """(n, 4)"""
 

@@ -12,7 +12,7 @@ __all__ = ["ModelRecord"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """The JSON beside the weights, typed; an empty one where nothing is known.
+    """The typed JSON beside the weights; an empty record where nothing is known.
 
     Example:
         >>> record = ModelRecord.from_json({"steps": 40000, "config": {"pixel_size_nm": 100.0}})
@@ -34,19 +34,19 @@ class ModelRecord:
     steps: int = 0
     minutes: float | None = None
     skipped_steps: int | None = None
-    """left out because the loss was not finite"""
+    """steps that were skipped because the loss was not finite"""
     recovered: int = 0
-    """times that the training diverged"""
+    """number of times that the training diverged and was resumed"""
     validation: tuple[Mapping[str, float], ...] = ()
     """scores during the training, with step and minutes"""
     start: ModelRecord | None = None
-    """of the model whose weights the training started from"""
+    """record of the model whose weights the training started from"""
     figures: tuple[Mapping[str, float], ...] | None = None
-    """scores by density and flux; None of an unfinished training"""
+    """scores by density and flux; None for an unfinished training"""
     remarks: tuple[str, ...] | None = None
-    """what limits the model, a sentence each; None of an unfinished training"""
+    """limitations of the model, a sentence each; None for an unfinished training"""
     others: Mapping[str, Any] = field(default_factory=dict)
-    """what other versions of decode wrote"""
+    """entries of other versions of decode"""
 
     def __post_init__(self) -> None:
         for name in ("config", "others"):
@@ -71,7 +71,7 @@ class ModelRecord:
         return cls(**values, others=others)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not known is left out."""
+        """Plain values; unknown ones are left out."""
         plain: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
@@ -82,7 +82,7 @@ class ModelRecord:
 
     @property
     def description(self) -> str:
-        """Of the recipe, or ""."""
+        """Description of the recipe, or ""."""
         return str(self.config.get("description") or "")
 
     @property
@@ -102,7 +102,8 @@ class ModelRecord:
 
     @property
     def flicker_factor(self) -> tuple[float, float] | None:
-        """By which the background of simulations changed between frames; None: it was steady."""
+        """Range of the factor by which the background of simulations jumps between frames; None: it
+        does not."""
         scene = self._section("scene")
         if not scene.get("flicker", 0.0) > 0:
             return None

@@ -13,17 +13,17 @@ __all__ = ["UNet"]
 
 @final
 class UNet(nn.Module):
-    """Two convolutions per level going down and two coming up, joined by addition (Ronneberger et
-    al., 2015).
+    """Two convolutions per level on the way down and two on the way up, joined by addition (after
+    Ronneberger et al., MICCAI 2015).
 
     No layer looks at statistics of the whole image, so a pixel's features depend on its
     surroundings alone and a movie can be cut into tiles.
 
     Args:
-        n_in: channels in.
+        n_in: number of input channels.
         widths: channels per level, full resolution first; each further level halves the resolution.
         n_context: channels of a context that scales and shifts the features of every block; 0:
-            there is none.
+            none.
     """
 
     def __init__(self, n_in: int, widths: Sequence[int], n_context: int = 0) -> None:
@@ -39,7 +39,7 @@ class UNet(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Height and width of what goes in must be multiples of it."""
+        """Height and width of inputs must be multiples of it."""
         return 2 ** (len(self.widths) - 1)
 
     @property
@@ -82,9 +82,8 @@ class UNet(nn.Module):
 class _Block(nn.Module):
     """Two 3x3 convolutions with a residual connection around the second.
 
-    A context scales and shifts what comes out of the first, channel by channel (FiLM: Perez et al.,
-    AAAI 2018), so
-    that one network can be many: one for each PSF.
+    A context scales and shifts the output of the first, channel by channel (FiLM: Perez et al.,
+    AAAI 2018), so that one network adapts to many PSFs.
     """
 
     def __init__(self, n_in: int, n_out: int, n_context: int) -> None:

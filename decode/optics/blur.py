@@ -24,17 +24,16 @@ def blur_kernel(sigma_px: Tensor, reach: int) -> Tensor:
     """The kernel whose spectrum is that of the Gaussian up to half a cycle per pixel, exp(-(sigma
     omega)^2 / 2).
 
-    It is exact for pictures without finer detail, which a PSF integrated over pixels nearly is.  A
-    Gaussian that is
-    integrated over pixels, or sampled, blurs too little where it is narrower than a pixel: 0.23
-    pixels act as 0.17.
+    It is exact for pictures without detail beyond that frequency, as a PSF integrated over pixels
+    nearly is.  A Gaussian that is sampled, or integrated over pixels, blurs too little where it is
+    narrower than a pixel: one of 0.23 pixels blurs like one of 0.17.
 
     Args:
         sigma_px: (n,) standard deviations, pixels.
         reach: pixels to either side, see `blur_reach`.
 
     Returns:
-        (n, 2 reach + 1); rows sum to 1, and may swing a little below 0.
+        (n, 2 reach + 1); rows sum to 1; single weights may lie a little below 0.
     """
     side = 2 * reach + 1
     frequency = (
@@ -91,8 +90,8 @@ class Blur:
     reach: int
 
     def of(self, light: Tensor) -> Tensor:
-        """Light (n_movies, n_frames, y, x) drawn with a margin of `reach`, blurred and without
-        it."""
+        """Light (n_movies, n_frames, y, x) drawn with a margin of `reach`, blurred, without the
+        margin."""
         kernel = blur_kernel(self.sigma_px, self.reach)
         rows = conv2d(light.transpose(0, 1), kernel[:, None, None, :], groups=len(light))
         blurred = conv2d(rows, kernel[:, None, :, None], groups=len(light)).transpose(0, 1)

@@ -15,11 +15,11 @@ from torch.nn.functional import conv2d
 __all__ = ["DARKEST", "Camera", "Noise"]
 
 BAD_CLUSTER_PX = 3
-"""distance over which bad pixels are filled from good ones; in larger clusters they get the mean of
-the frame"""
+"""distance over which bad pixels are filled from good ones; pixels deep in larger clusters get the
+mean of the frame"""
 DARKEST = 0.05
-"""expected photons per pixel; a splined PSF may swing below 0 far from its centre, where no pixel
-is that dark"""
+"""least expected photons per pixel; a spline PSF may fall below 0 far from its centre, where no
+pixel is that dark"""
 
 
 @final
@@ -27,7 +27,8 @@ is that dark"""
 class Noise:
     """Variance of measured photons, photons squared: `excess` times the expected ones plus `floor`.
 
-    Both are numbers or tensors of pixels: a (y, x) map, or (n, 1, y, x) for the crops of n beads.
+    `excess` (photons) and `floor` (photons squared) are numbers or tensors: (y, x) maps, or (n, 1,
+    y, x) for the crops of n beads.
 
     >>> camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=2.0, qe=0.8)
     >>> camera.typical_noise.excess
@@ -38,15 +39,17 @@ class Noise:
     floor: float | Tensor
 
     def variance(self, expected: Tensor, *, darkest: float = DARKEST) -> Tensor:
-        """Where so many photons are expected; fewer than `darkest` count as that many."""
+        """Variance (photons squared) at expected photons; fewer than `darkest` count as that
+        many."""
         return self.excess * expected.clamp_min(darkest) + self.floor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Noise:
-        """Both `excess` and `floor`, changed in the same way: cut, padded, on another device."""
+        """`excess` and `floor`, each changed by the function: cut, padded, moved to another
+        device."""
         return Noise(change(torch.as_tensor(self.excess)), change(torch.as_tensor(self.floor)))
 
     def __getitem__(self, where: Any) -> Noise:
-        """That of some beads or pixels; numbers are those of all."""
+        """Noise of some beads or pixels; numbers hold for all."""
         excess, floor = (
             value[where] if isinstance(value, Tensor) and value.ndim else value
             for value in (self.excess, self.floor)
@@ -55,7 +58,7 @@ class Noise:
 
     @property
     def typical(self) -> Noise:
-        """That of the median pixel, in numbers."""
+        """Noise of the median pixel, in numbers."""
         excess, floor = (
             float(torch.as_tensor(value).median()) for value in (self.excess, self.floor)
         )
@@ -71,6 +74,12 @@ class Camera:
     The chain is photons -> electrons (Poisson with `qe`, plus `spurious_e`) -> gamma register
     (`em_gain`) -> read noise -> ADU (`e_per_adu`, `baseline`), rounded and clipped at
     `saturation_adu`.
+
+    Example:
+        >>> camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
+        >>> counts = camera.sample(torch.full((1, 64, 64), 20.0), torch.Generator().manual_seed(0))
+        >>> round(float(counts.mean())), round(float(camera.to_photons(counts).mean()))
+        (132, 20)
     """
 
     baseline: float | Tensor
@@ -88,8 +97,8 @@ class Camera:
     saturation_adu: float = 65535.0
     """largest count the camera writes"""
     bad: Tensor | None = None
-    """True where a pixel is dead, stuck or flickers, and its counts say nothing of the light; None:
-    nowhere"""
+    """True where a pixel is dead, stuck or flickers, so that its counts do not depend on the light;
+    None: no pixel"""
 
     def __post_init__(self) -> None:
         stated = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
@@ -176,23 +185,23 @@ class Camera:
 
     @property
     def noise(self) -> Noise:
-        """Of `to_photons`, pixel by pixel where the camera has maps."""
+        """Noise of `to_photons`, pixel by pixel where the camera has maps."""
         return Noise(self.excess_factor / torch.as_tensor(self.qe), self.noise_floor)
 
     @property
     def typical_noise(self) -> Noise:
-        """Of `to_photons` in the median pixel, in numbers."""
+        """Noise of `to_photons` in the median pixel, in numbers."""
         qe, floor = (
             torch.as_tensor(value, dtype=torch.float64) for value in (self.qe, self.noise_floor)
         )
         return Noise(self.excess_factor / float(qe.median()), float(floor.median()))
 
     def noise_of_crops(self, corners_px: Sequence[tuple[int, int]], side: int) -> Noise:
-        """Of `to_photons` in n square crops.
+        """Noise of `to_photons` in n square crops.
 
         Args:
-            corners_px: x, y of the first pixel of each.
-            side: pixels.
+            corners_px: (x, y) of the first pixel of each crop.
+            side: side of the crops, pixels.
 
         Returns:
             The median excess, and a floor of (n, 1, side, side) where the camera has maps.
@@ -204,8 +213,7 @@ class Camera:
         return Noise(typical.excess, torch.stack(crops))
 
     def to_photons(self, adu: Tensor) -> Tensor:
-        """Undo offset and gain: photons before quantum efficiency, background included, noise
-        untouched.
+        """Photons before quantum efficiency from counts, background included; the noise stays.
 
         Args:
             adu: (..., y, x) counts.
@@ -271,7 +279,7 @@ class Camera:
         The read noise is integrated over the width of a count, and the lowest and highest counts
         collect what was clipped.  Electrons are Poisson; an EM register turns n of them into a
         gamma variate of shape n, which sums to a Bessel function (Hirsch et al., PLoS ONE 8,
-        e53671, 2013).  Takes about 64 float64 a pixel.
+        e53671, 2013).  It takes the memory of about 64 float64 a pixel.
 
         Args:
             adu: (..., y, x) whole counts.

@@ -20,7 +20,7 @@ FAMILIES: tuple[type[PSF], ...] = (
     FieldSplinePSF,
     PupilPSF,
 )
-"""that files can hold; a new family is one more here"""
+"""families that files can hold; a new one is added here"""
 BY_KIND = {family.kind: family for family in FAMILIES}
 
 
@@ -29,13 +29,13 @@ class PSFDescription(NamedTuple):
 
     kind: str
     settings: dict[str, Any]
-    """what JSON can hold"""
+    """settings that JSON can hold"""
     arrays: dict[str, Tensor]
     """by name, on the CPU"""
 
 
 def describe(psf: PSF) -> PSFDescription:
-    """What `rebuild` makes the same PSF of.
+    """The description from which `rebuild` makes the same PSF.
 
     >>> describe(GaussianPSF(130.0, pixel_size_nm=100.0)).kind
     'gaussian'

@@ -16,12 +16,12 @@ __all__ = ["FieldSplinePSF", "polynomials"]
 
 @final
 class FieldSplinePSF(PSF):
-    """A spline whose coefficients are low polynomials of the place in the field: aberrations change
-    smoothly.
+    """A spline whose coefficients are polynomials of low order in the position in the field, over
+    which aberrations change smoothly.
 
-    With X and Y from -1 to 1 over the field, c(X, Y) = middle + X c_1 + Y c_2, and with five
-    changes + X^2 c_3 + XY c_4 + Y^2 c_5.  Beyond the field the PSF is that of the nearest place in
-    it.  Changes whose planes sum to 0 keep the light of a plane the same all over the field.
+    With X and Y from -1 to 1 over the field, c(X, Y) = middle + X c_1 + Y c_2; five changes add X^2
+    c_3 + XY c_4 + Y^2 c_5.  Beyond the field the PSF is that of the nearest place in it.  Changes
+    whose planes sum to 0 keep the light of each plane the same all over the field.
 
     The parameters `field_x` and `field_y` are nm from the outer corner of pixel (0, 0) of the
     sensor's frame in which the beads were recorded; without them an emitter is in the middle of the
@@ -30,9 +30,9 @@ class FieldSplinePSF(PSF):
     Args:
         middle: the PSF in the middle of the field.
         changes: (0, 2 or 5, z, y, x) of its coefficients.
-        shifts_nm: (0, 2 or 5, 2) by which, as the same polynomials, the emitter lies further along
-            x and y in its image than in the middle of the field.
-        field_nm: (lowest, highest) x and y of the field.
+        shifts_nm: (0, 2 or 5, 2) coefficients of the same polynomials for the (x, y) shift of the
+            emitter in its image from where it lies in the middle of the field.
+        field_nm: (lowest, highest) x and (lowest, highest) y of the field.
 
     Raises:
         ValueError: if the shapes do not fit, or the field is empty.

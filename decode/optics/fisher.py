@@ -13,7 +13,7 @@ from decode.optics.psf import PSF
 __all__ = ["AXES", "cramer_rao_bound", "fisher_information"]
 
 AXES = ("x", "y", "z", "photons", "background")
-"""what is unknown of an emitter, in the order of rows and columns"""
+"""unknowns of an emitter, in the order of rows and columns"""
 
 
 @torch.no_grad()
@@ -30,14 +30,14 @@ def fisher_information(
 ) -> Tensor:
     """Fisher information of emitters that are each alone in one frame, on a flat background.
 
-    A pixel of mean mu (photons) informs by (d mu)(d mu)^T / (excess_factor * mu / qe +
+    A pixel of mean mu (photons) contributes (d mu)(d mu)^T / (excess_factor * mu / qe +
     noise_floor): shot noise plus a Gaussian floor (sCMOS: Huang et al., Nature Methods 10, 653,
     2013; EMCCD with twice the shot noise: Mortensen et al., Nature Methods 7, 377, 2010).  The
     information in dim pixels is in truth higher: at 2 photons a pixel by 4 % (read noise 1.6 e-)
     and 13 % (EMCCD), as single electrons can be distinguished from none.
 
-    The whole patch counts, also where it hangs over a border.  Camera maps (..., y, x) are read at
-    the patch's pixels; beyond the sensor the nearest pixel stands in.
+    The whole patch counts, also where it extends beyond the frame.  Camera maps (..., y, x) are
+    read at the patch's pixels; beyond the sensor the nearest pixel is taken.
 
     Args:
         psf: the point spread function.
@@ -91,6 +91,18 @@ def cramer_rao_bound(
         (n, 5) standard deviations of x, y, z [nm], photons and background [photons per pixel],
         dtype of `xyz`; NaN for z where `two_d`, and for whatever the image does not depend on (z of
         a PSF that is the same at every z); infinite where parameters cannot be distinguished.
+
+    Example:
+        >>> from decode import Camera, GaussianPSF
+        >>> bound = cramer_rao_bound(
+        ...     GaussianPSF(130.0, pixel_size_nm=100.0),
+        ...     Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0),
+        ...     xyz=torch.tensor([[1600.0, 1600.0, 0.0]]),
+        ...     photons=torch.tensor([1000.0]),
+        ...     background=torch.tensor([10.0]),
+        ... )
+        >>> 130 / 1000**0.5 < float(bound[0, 0]) < 8  # nm; above sigma / sqrt(photons)
+        True
     """
     information = fisher_information(psf, camera, xyz, photons, background, parameters=parameters)
     if two_d:

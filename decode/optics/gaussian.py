@@ -14,9 +14,9 @@ from decode.optics.psf import PSF, Table
 __all__ = ["GaussianPSF", "core_fraction", "gaussian_centre_nm", "gaussian_width_px"]
 
 FITTED_PX = 9
-"""side of the window in which a Gaussian is fitted"""
+"""side of the window in which a Gaussian is fitted, pixels"""
 CENTRING_STEPS = 6
-"""of Gauss and Newton"""
+"""Gauss-Newton steps of the fit of the centre"""
 
 
 @final
@@ -30,7 +30,7 @@ class GaussianPSF(PSF):
 
     Args:
         sigma_nm: width in focus (standard deviation), nm.
-        depth_nm: focal depth; at this defocus the width has grown by sqrt(2).
+        depth_nm: focal depth; at this defocus the width has grown by sqrt(2); infinite: at none.
         gap_nm: half the distance between the focal planes of x and y; positive: x is sharp at z >
             0.
         third, fourth: higher orders of the curve, without unit.
@@ -40,6 +40,14 @@ class GaussianPSF(PSF):
 
     Raises:
         ValueError: if a width, a depth or the pixel size is not positive.
+
+    Example:
+        >>> psf = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=250.0)
+        >>> psf.widths(torch.tensor([-250.0, 250.0])).round().tolist()
+        [[208.0, 130.0], [130.0, 208.0]]
+        >>> middle = torch.tensor([[1050.0, 1050.0, 0.0]])  # nm, in a patch of 21 x 21 pixels
+        >>> psf.integrate_pixels(middle).shape
+        torch.Size([1, 21, 21])
     """
 
     kind = "gaussian"
@@ -142,10 +150,11 @@ class GaussianPSF(PSF):
 
 
 def core_fraction(image: Tensor, sigma_px: Tensor) -> Tensor:
-    """Share of the light of PSFs in their Gaussian core, as least squares see it: <i, g> / <g, g>.
+    """Share of the light of PSFs in their Gaussian core, the least-squares amplitude <i, g> / <g,
+    g>.
 
-    Rings and scattered light lie outside it.  Photometry of a core is made whole by an aperture
-    correction (Howell, PASP 101, 616, 1989; Stetson, PASP 102, 932, 1990).
+    Rings and scattered light lie outside it.  An aperture correction takes photons of the core to
+    all photons (Howell, PASP 101, 616, 1989; Stetson, PASP 102, 932, 1990).
 
     Args:
         image: (n, y, x) fraction of the light in each pixel, of emitters in the middle.
@@ -189,8 +198,8 @@ def gaussian_width_px(psf: PSF) -> float:
 
 @torch.no_grad()
 def gaussian_centre_nm(psf: PSF, sigma_px: float) -> Tensor:
-    """(2,) x and y of the Gaussian most like a PSF in focus, from where the emitter is: coma moves
-    it.
+    """(2,) x and y, nm, of the Gaussian most like a PSF in focus, relative to the emitter: coma
+    shifts it.
 
     Fitted as by `gaussian_width_px`.
 

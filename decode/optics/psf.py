@@ -1,5 +1,4 @@
-"""PSF: the fraction of a molecule's photons that falls into each pixel, and frames rendered from
-it."""
+"""PSF: the fraction of a molecule's photons in each pixel, and frames rendered from it."""
 
 from __future__ import annotations
 
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 __all__ = ["PSF", "Table", "render"]
 
 LARGEST = 1024
-"""pixels along a patch, or points across a pupil"""
+"""most pixels along a patch, or points across a pupil"""
 
 AT_ONCE = {"cpu": 2**13, "cuda": 2**17}
-"""emitters drawn at a time: patches of many would fill the memory"""
+"""emitters drawn at a time, by device; patches of all would fill the memory"""
 
 
 class Table(NamedTuple):
-    """Figures for a reader."""
+    """A table of a report."""
 
     caption: str
     columns: tuple[str, ...]
@@ -45,10 +44,10 @@ class PSF(nn.Module, ABC):
     """whether it takes whatever shape beads have, not only those of an optical model"""
     free_width: ClassVar[bool] = False
     """whether its one parameter is the width in focus, `sigma_nm`, which is estimated from a movie;
-    of any other PSF a further blur is"""
+    for any other PSF, a blur on top of it is estimated"""
     field_nm: tuple[tuple[float, float], tuple[float, float]] | None = None
-    """(lowest, highest) x and y of the field over which it changes; None: it is the same
-    everywhere"""
+    """(lowest, highest) x and (lowest, highest) y of the field over which it changes; None: it is
+    the same everywhere"""
 
     def __init__(self, pixel_size_nm: float, patch_px: int) -> None:
         super().__init__()
@@ -77,7 +76,7 @@ class PSF(nn.Module, ABC):
         """
 
     def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-        """The fraction of light in each pixel, and its derivatives by x, y and z.
+        """The fraction of light in each pixel, and its derivatives with respect to x, y and z.
 
         Args:
             xyz, parameters: as for `integrate_pixels`.
@@ -98,7 +97,7 @@ class PSF(nn.Module, ABC):
         return torch.stack([fraction(xyz), *slopes], 1)
 
     def parameters_at(self, xyz: Tensor) -> Tensor | None:
-        """Parameters of emitters by where in the field they lie.
+        """Parameters of emitters at their positions in the field.
 
         Args:
             xyz: (n, 3) nm, from the outer corner of the field's first pixel.
@@ -109,12 +108,12 @@ class PSF(nn.Module, ABC):
         return None
 
     def tables(self) -> tuple[Table, ...]:
-        """What is known of it in numbers, for a report; nothing of a free form."""
+        """Numbers that describe the PSF, for a report; none for a free form."""
         return ()
 
     def draw_parameters(self, n_movies: int, rng: torch.Generator) -> Tensor:
-        """Parameters of movies, each a part of the field so small that the PSF hardly changes over
-        it.
+        """Parameters of movies, each of which shows so small a part of the field that the PSF
+        hardly changes over it.
 
         Returns:
             (n_movies, len(parameter_names)), or (n_movies, 0) where the PSF is the same all over
@@ -123,8 +122,7 @@ class PSF(nn.Module, ABC):
         return torch.zeros(n_movies, 0, device=rng.device)
 
     def tabulated(self, z_range_nm: tuple[float, float]) -> PSF:
-        """The same images at a cost that allows to draw many emitters: itself, or a spline through
-        them.
+        """A PSF of the same images that is cheap enough to draw many emitters: itself, or a spline.
 
         Args:
             z_range_nm: depths at which it will be drawn.
@@ -132,7 +130,7 @@ class PSF(nn.Module, ABC):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What JSON can hold of it, as `rebuilt` takes it."""
+        """Its settings, of types that JSON can hold, as `rebuilt` takes them."""
         return {"pixel_size_nm": self.pixel_size_nm, "patch_px": self.patch_px}
 
     def arrays(self) -> dict[str, Tensor]:
@@ -174,7 +172,7 @@ def render(
 ) -> Tensor:
     """Expected photons of emitters in frames, without background.
 
-    Patches are drawn and scatter-added, so the cost scales with the number of emitters and not of
+    Patches are drawn and scatter-added, so the cost scales with the number of emitters, not of
     pixels. Light that falls outside the frame is lost, and emitters outside may shine into it.
 
     Args:
@@ -188,6 +186,19 @@ def render(
 
     Returns:
         (n_frames, height, width) photons, differentiable in xyz, photons and the PSF's parameters.
+
+    Example:
+        >>> from decode import GaussianPSF
+        >>> frames = render(
+        ...     GaussianPSF(130.0, pixel_size_nm=100.0),
+        ...     frame=torch.tensor([0, 2]),
+        ...     xyz=torch.tensor([[1600.0, 1600.0, 0.0], [1600.0, 0.0, 0.0]]),
+        ...     photons=torch.tensor([1000.0, 1000.0]),
+        ...     n_frames=3,
+        ...     shape=(32, 32),
+        ... )
+        >>> frames.sum((1, 2)).round().tolist()  # half of the second molecule lies outside
+        [1000.0, 0.0, 500.0]
     """
     height, width = shape
     k = psf.patch_px

@@ -37,11 +37,11 @@ ABERRATIONS = {
 
 
 DEPTHS_NM = (-750.0, 750.0)
-"""in which molecules are bright and sharp enough to be found"""
+"""depths at which molecules are bright and sharp enough to be found"""
 DEPTHS_AT_ONCE = {"cpu": 32, "cuda": 512}
-"""planes of a spline computed at a time"""
+"""planes of a spline computed at a time, by device"""
 FREE_NUMBERS = ("numerical_aperture", "blur_nm", "apodization")
-"""that a fit may change, beside the aberrations"""
+"""numbers that a fit may change besides the aberrations"""
 FIXED_NUMBERS = (
     "wavelength_nm",
     "sample_index",
@@ -66,18 +66,18 @@ class PupilPSF(PSF):
 
     z grows away from the objective: an emitter at z > 0 lies beyond the focal plane, as does a bead
     after its stage has moved z away from the objective.  With `scan="emitter"` z is the height in
-    the sample above the plane in focus, with `scan="stage"` the way of the stage (refracted light
-    is focused deeper than the stage moved).  z = 0 is in
-    focus: the best least-squares fit of defocus is taken out of the mismatch of `depth_nm`.
+    the sample above the plane in focus, with `scan="stage"` the displacement of the stage (where
+    indices differ, the focus moves by another distance).  z = 0 is in focus: the least-squares fit
+    of defocus to the index mismatch at `depth_nm` is subtracted.
 
     The wave front is W = sum_nm c_nm Z_nm + mask in nm of path, the phase 2 pi W / wavelength, and
-    the field at r the Fourier sum of exp(i phase + i k r).  A positive (2, 2) makes a spot at z > 0
-    longer along y, at z < 0 along x.  A stack whose z runs the wrong way is fitted equally well by
-    W(-rho) with the other sign, unless indices differ.
+    the field at r the Fourier sum of exp(i phase + i k r).  A positive (2, 2) elongates the spot
+    along y at z > 0, and along x at z < 0.  A stack with the wrong sign of z is fitted equally well
+    by -W(-rho), unless indices differ.
 
     Args:
-        numerical_aperture: of the objective, at most `immersion_index`.
-        wavelength_nm: of the emission, in vacuum.
+        numerical_aperture: that of the objective, at most `immersion_index`.
+        wavelength_nm: that of the emission, in vacuum.
         pixel_size_nm: side of a pixel in object space.
         sample_index: refractive index around the emitter; None: that of the immersion.
         immersion_index: refractive index of immersion and coverslip.
@@ -89,18 +89,30 @@ class PupilPSF(PSF):
             lens).
         apodization: loss towards the rim, where the amplitude is exp(-apodization) of an aplanatic
             objective's.
-        bead_diameter_nm: of a uniformly bright ball in place of the molecule; 0 for molecules.
-        offset_nm: x, y, z added to every position: where an emitter at the origin is seen, if a
-            calibration says that the image does not lie, or is not in focus, where the emitter's
-            coordinates are.
+        bead_diameter_nm: diameter of a uniformly bright ball in place of the molecule; 0 for
+            molecules.
+        offset_nm: (x, y, z) added to every position: where a calibration sees an emitter that lies
+            at the origin.
         patch_px: side of the patch drawn around an emitter.
-        grid: points across the pupil.  Light that spreads further than grid * wavelength / (4 NA)
-            from the emitter comes in from the other side of the patch; None: the least that keeps
-            it out of the patch for what lies a patch away.
+        grid: points across the pupil.  The computed image is periodic: light further than grid *
+            wavelength / (4 NA) from the emitter wraps around.  None takes the fewest points that
+            keep such light out of the patch.
 
     Raises:
         ValueError: if the aperture, an index or a size is impossible, or the mask does not fit the
             grid.
+
+    Example:
+        >>> psf = PupilPSF(
+        ...     numerical_aperture=1.4,
+        ...     wavelength_nm=670.0,
+        ...     pixel_size_nm=100.0,
+        ...     zernike_nm={(2, 2): 60.0},
+        ...     patch_px=15,
+        ... )
+        >>> above = psf.integrate_pixels(torch.tensor([[750.0, 750.0, 300.0]]))[0]
+        >>> bool(above[:, 7].sum() > above[7].sum())  # longer along y
+        True
     """
 
     kind = "pupil"
@@ -187,7 +199,8 @@ class PupilPSF(PSF):
         return nn.Parameter(phase_mask_nm.detach().clone())
 
     def _register_grid(self) -> None:
-        """What does not change of the pupil: coordinates, cover of the cells, and modes."""
+        """Compute the constants of the pupil: coordinates, coverage of the cells at the rim, and
+        modes."""
         self._rho: Tensor
         self._cos: Tensor
         self._sin: Tensor
@@ -289,8 +302,8 @@ class PupilPSF(PSF):
         """The same images as a `SplinePSF`, whose cost does not depend on the pupil.
 
         Args:
-            z_range_nm: first and last depth; the spline levels off within two planes of them, so go
-                beyond the need.
+            z_range_nm: first and last depth; the spline levels off within two planes of them, so
+                extend the range by these.
             z_step_nm: distance between planes.
             oversampling: voxels along the side of a pixel.
             patch_px: side of the patch that holds light; 0: that of this PSF.
@@ -380,9 +393,9 @@ class PupilPSF(PSF):
     def _intensity(
         self, z: Tensor, zernike_nm: Tensor, apodization: Tensor, aperture: Tensor
     ) -> Tensor:
-        """Light around the axis, in all 1 but for a little on the rim.
+        """Light around the axis; its sum is 1 up to the discretization of the rim.
 
-        Its period is grid * wavelength / (2 NA), and its steps hold all frequencies.
+        Its period is grid * wavelength / (2 NA); its sampling holds all frequencies.
 
         Args:
             z: (n,) nm.
@@ -436,7 +449,8 @@ class PupilPSF(PSF):
     def _fields(self, kz_s: Tensor, kz_i: Tensor, lateral: Tensor) -> Tensor:
         """Fields of the dipoles in the pupil: (5, grid, grid) complex.
 
-        x sees the dipole along y as y sees that along x, so that five stand for six.
+        The x component of the dipole along y equals the y component of the dipole along x, so five
+        fields suffice for six.
 
         Args:
             kz_s, kz_i: (grid, grid) axial wave numbers in sample and immersion, over that of

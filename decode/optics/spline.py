@@ -25,8 +25,8 @@ CUBIC = (
     (0.5, -1.0, 0.5, 0.0),
     (-1 / 6, 0.5, -0.5, 1 / 6),
 )
-"""of the powers 0 to 3 of the position between two coefficients, in the weights of the four around
-it"""
+"""matrix of the weights of four coefficients: row k multiplies the k-th power of the position
+between the middle two"""
 
 
 @final
@@ -34,23 +34,33 @@ class SplinePSF(PSF):
     """A cubic B-spline in x, y and z, as in Babcock and Zhuang, Sci. Rep. 7, 552 (2017); twice
     differentiable.
 
-    Beyond its sides the spline goes on with coefficients of 0, so that light falls smoothly to
-    nothing within two voxels; a patch then holds the same light wherever in its pixel the emitter
-    sits.  Beyond its first and last plane it stays as it is there; the mirror assumed there makes
-    it level off, which is felt for two planes inward.
+    Beyond its sides the spline continues with coefficients of 0: light falls smoothly to nothing
+        within two voxels, and a patch holds the same light wherever in its pixel the emitter lies.
+        Beyond its first and last plane it is constant in z; mirror conditions there make it level
+        off over the last two planes.
 
     Args:
         coefficients: (z, y, x) of the spline; `from_stack` computes them.
         z_start_nm: z of the first plane.
         z_step_nm: distance between planes.
         pixel_size_nm: side of a camera pixel, nm.
-        centre_px: x, y of the emitter in voxels, from the outer corner of voxel (0, 0); None: the
+        centre_px: (x, y) of the emitter in voxels, from the outer corner of voxel (0, 0); None: the
             middle.
         oversampling: voxels along the side of a camera pixel.
         patch_px: side of the patch drawn around an emitter; None: large enough for all the light.
 
     Raises:
         ValueError: if the coefficients are no stack, or a size is not positive.
+
+    Example:
+        >>> stack = np.zeros((3, 9, 9))
+        >>> stack[:, 4, 4] = 0.5  # half the photons in the middle pixel, at every depth
+        >>> psf = SplinePSF.from_stack(
+        ...     stack, z_start_nm=-100.0, z_step_nm=100.0, pixel_size_nm=100.0, patch_px=9
+        ... )
+        >>> image = psf.integrate_pixels(torch.tensor([[450.0, 450.0, 0.0]]))[0]
+        >>> round(float(image[4, 4]), 3)
+        0.5
     """
 
     kind = "spline"
@@ -150,12 +160,12 @@ class SplinePSF(PSF):
         return self.mixed(self.coefficients, self.along_z(xyz[:, 2]), xyz[:, :2])
 
     def mixed(self, planes: Tensor, mixing: Tensor, xy: Tensor) -> Tensor:
-        """Patches of mixtures of planes that lie as those of this spline do.
+        """Patches of mixtures of planes on the voxels of this spline.
 
         Args:
             planes: (m, y, x) coefficients.
             mixing: (n, m) weight of each plane in each patch.
-            xy: (n, 2) nm, of the emitters from the outer corner of the patch.
+            xy: (n, 2) positions of the emitters from the outer corner of the patch, nm.
 
         Returns:
             (n, patch_px, patch_px).
@@ -175,13 +185,13 @@ class SplinePSF(PSF):
         return self.mixed_with_slopes(self.coefficients[None], xyz.new_ones(len(xyz), 1), xyz)
 
     def mixed_with_slopes(self, stacks: Tensor, share: Tensor, xyz: Tensor) -> Tensor:
-        """Patches of mixtures of stacks that lie as that of this spline does, and their derivatives
-        by x, y and z.
+        """Patches of mixtures of stacks on the voxels of this spline, and their derivatives with
+        respect to x, y and z.
 
         Args:
             stacks: (m, z, y, x) coefficients.
             share: (n, m) weight of each stack in each patch.
-            xyz: (n, 3) nm, x and y from the outer corner of the patch.
+            xyz: (n, 3) positions of the emitters, nm, x and y from the outer corner of the patch.
 
         Returns:
             (n, 4, patch_px, patch_px): the fraction, then its slopes per nm.
@@ -246,7 +256,7 @@ class SplinePSF(PSF):
         return image.view(n, 4, k, k)
 
     def _gathered_with_slopes(self, stacks: Tensor, share: Tensor, xyz: Tensor) -> Tensor:
-        """As `mixed_with_slopes`, in few large steps: a GPU does not wait, and has the memory."""
+        """The same as `mixed_with_slopes` in a few large steps, for a GPU, which has the memory."""
         scale = -self.oversampling / self.pixel_size_nm
         (column, row), weight = self._voxels(xyz[:, :2])
         slope = spline_slopes(self._corner(xyz[:, :2])) * scale
@@ -281,11 +291,11 @@ class SplinePSF(PSF):
         """Weights of columns and rows of coefficients in the pixels of a patch, and their slopes.
 
         Args:
-            xy: (2,) nm, of the emitter from the outer corner of the patch.
-            side: of the patch, pixels.
+            xy: (2,) position of the emitter from the outer corner of the patch, nm.
+            side: side of the patch, pixels.
 
         Returns:
-            Of the columns (2, side, x) and of the rows (2, side, y): weight, and slope per nm.
+            (2, side, x) for the columns and (2, side, y) for the rows: weight, and slope per nm.
         """
         height, width = self.coefficients.shape[1:]
         size = max(height, width)
@@ -317,8 +327,8 @@ class SplinePSF(PSF):
         return self._mirrored(plane), weight
 
     def _mirrored(self, plane: Tensor) -> Tensor:
-        """Planes beyond the first and the last stand for those as far inside, as the coefficients
-        were made."""
+        """Indices of planes, those beyond the first and the last mirrored, as when the coefficients
+        were computed."""
         last = max(len(self.coefficients) - 1, 1)
         return (last - (last - plane.abs()).abs()).clamp(0, len(self.coefficients) - 1)
 
@@ -355,11 +365,11 @@ class SplinePSF(PSF):
 
 @final
 class SplineBank(PSF):
-    """Splines on the same voxels, drawn together: each emitter by the one that its parameter
-    numbers.
+    """Splines on the same voxels, drawn together; each emitter's parameter is the index of its
+    spline.
 
     Args:
-        splines: alike but for their coefficients.
+        splines: splines that differ in their coefficients only.
     """
 
     parameter_names = ("spline",)

@@ -1,4 +1,4 @@
-"""Priors that draw cameras: ranges, or the camera of a file."""
+"""Priors over cameras: ranges, or the camera of a file."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class DrawnCamera(NamedTuple):
     """The camera of some movies; fields broadcast against (n_movies, frames, height, width)."""
 
     recording: Camera
-    """the one that makes the counts"""
+    """the camera that records the counts"""
     stated: Camera
-    """as its user states it"""
+    """the same camera as its user states it"""
 
 
 class Cameras(Protocol):
-    """What draws the cameras of movies."""
+    """A distribution of cameras, one for each movie."""
 
     @property
     def known(self) -> Camera | None:
@@ -102,7 +102,8 @@ class CameraPrior(Section):
     """Ranges of EMCCD and sCMOS cameras; every movie draws its own."""
 
     emccd_fraction: Fraction = 0.5
-    """how often the camera is an EMCCD; else it is an sCMOS with per-pixel maps"""
+    """fraction of movies whose camera is an EMCCD; the others are of an sCMOS with per-pixel
+    maps"""
     qe: tuple[QuantumEfficiency, QuantumEfficiency] = (0.6, 0.95)
     """quantum efficiency"""
     em_gain: PositiveRange = (50.0, 400.0)
@@ -120,8 +121,7 @@ class CameraPrior(Section):
     hot_pixels: FractionRange = (0.0, 0.01)
     """fraction of an sCMOS's pixels with 3 to 30 times the read noise"""
     bad_pixels: FractionRange = (0.0, 0.0)
-    """fraction of pixels that are known to be bad; a tenth of the movies have a bad column
-    besides"""
+    """fraction of pixels that are known to be bad; a tenth of the movies also have a bad column"""
     unmapped: Fraction = 0.0
     """fraction of sCMOS movies whose camera is stated by numbers alone"""
     fixed_pattern_e: NonNegativeRange = (0.0, 1.0)
@@ -133,12 +133,12 @@ class CameraPrior(Section):
         check_settings(self)
 
     def at(self, pixel_size_nm: float) -> CameraPrior:
-        """The prior at a pixel size: the same at all."""
+        """The prior itself, which is the same at all pixel sizes."""
         return self
 
     @property
     def known(self) -> Camera | None:
-        """The camera of all movies: each has its own."""
+        """None, as each movie has its own camera."""
         return None
 
     def typical(self) -> CameraPrior:
@@ -161,8 +161,8 @@ class CameraPrior(Section):
         return replace(camera, bad=bad | of_column[:, None, None, :])
 
     def stated(self, camera: Camera, rng: torch.Generator) -> DrawnCamera:
-        """The camera that records, and the one that its user states: without maps for a fraction
-        `unmapped`.
+        """The recording camera, and what its user states of it: no maps for a fraction `unmapped`
+        of the movies.
 
         Args:
             camera: from `sample`.

@@ -21,31 +21,31 @@ class Light(NamedTuple):
 
     psf: PSF
     parameters: Tensor
-    """(n_movies, p) by `psf.parameter_names`; p = 0 takes the PSF's own"""
+    """(n_movies, p) in the order of `psf.parameter_names`; p = 0 takes the PSF's own"""
     share: Tensor
-    """(n_movies,) of the photons"""
+    """(n_movies,) share of the photons"""
 
 
 class DrawnPSFs(NamedTuple):
     """The PSFs of some movies."""
 
     lights: Sequence[Light]
-    """of which the shares sum to 1 in each movie"""
+    """parts of the light; their shares sum to 1 in each movie"""
     psfs: Sequence[PSF]
-    """of each movie, with the blur and without the halo"""
+    """the PSF of each movie, with the blur and without the halo"""
     parameters: Tensor
-    """(n_movies, p) of these PSFs"""
+    """(n_movies, p) parameters of these PSFs"""
     conditioning: Conditioning
-    """what the network is conditioned on, with (n_movies,) values as users know them"""
+    """conditioning of the network, with (n_movies,) values as users know them"""
     core: Tensor
-    """(n_movies,) share of the light in the Gaussian core (`core_fraction`); 1 of a PSF that is
-    known as a whole"""
+    """(n_movies,) share of the light in the Gaussian core (`core_fraction`); 1 where the whole PSF
+    is known"""
     blur: Blur | None = None
-    """on top of all parts"""
+    """blur on top of all parts"""
 
 
 class PSFs(Protocol):
-    """What draws the PSFs of movies."""
+    """A distribution of PSFs, one for each movie."""
 
     @property
     def psf(self) -> PSF:
@@ -60,7 +60,7 @@ class PSFs(Protocol):
         """Ranges of what the network is conditioned on, by the names of its context maps."""
 
     def anew(self) -> PSFs:
-        """The same ranges, of which nothing was drawn yet."""
+        """The same distribution, with nothing kept from earlier draws."""
 
     def draw(self, n_movies: int, rng: torch.Generator) -> DrawnPSFs:
         """The PSFs of some movies.

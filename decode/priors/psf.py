@@ -1,5 +1,5 @@
-"""Priors that draw PSFs: ranges of a Gaussian, ranges of pupils, or a measured PSF, which is a
-prior of one."""
+"""Priors over PSFs: ranges of a Gaussian, ranges of pupils, or a measured PSF, which is a prior of
+one."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class PSFPrior(PSFSection):
     """width (standard deviation) in focus, pixels; log-uniform; the network is
     conditioned on it"""
     told_error: NonNegative = 0.05
-    """relative error (standard deviation) of the width the network is conditioned on: users measure
-    theirs no better"""
+    """relative error (standard deviation) of the width that the network is conditioned on, as users
+    measure theirs no better"""
     depth_nm: Positive = 400.0
     """focal depth: the width grows by sqrt(2) at this defocus"""
     halo_fraction: FractionRange = (0.0, 0.12)
-    """light in a wider Gaussian around the core, as the rings and scattered light of a
-    real PSF; users do not know it"""
+    """share of the light in a wider Gaussian around the core, for the rings and scattered light of
+    a real PSF; users do not know it"""
     halo_width: Positive = 2.5
     """width of that wider Gaussian over the width of the core"""
     pupil_fraction: Fraction = 0.0
-    """fraction of movies whose PSF is no Gaussian but that of an objective's pupil"""
+    """fraction of movies whose PSF is that of an objective's pupil instead of a Gaussian"""
     pupils: RoundPupilPrior = field(default_factory=RoundPupilPrior)
     """ranges of those objectives"""
 
@@ -135,7 +135,7 @@ class MeasuredPSF(PSFSection):
 
 @final
 class GaussianPSFs:
-    """Draws Gaussian PSFs with a halo, each movie of its own width.
+    """A distribution of Gaussian PSFs with a halo, each movie with its own width.
 
     Args:
         prior: ranges.
@@ -184,7 +184,8 @@ class GaussianPSFs:
         )
 
     def _within_core(self, sigma_nm: Tensor) -> Tensor:
-        """(n,) share of the light of the halos that counts as core, of (n, 1) widths of these."""
+        """(n,) share of the light of the halos that counts as core, for (n, 1) widths of the
+        cores."""
         pixel, side = self.psf.pixel_size_nm, self.psf.patch_px
         flat = GaussianPSF(pixel, pixel_size_nm=pixel, patch_px=side)
         middle = sigma_nm.new_tensor([side * pixel / 2] * 2 + [0.0]).expand(len(sigma_nm), 3)
@@ -195,12 +196,12 @@ class GaussianPSFs:
 @final
 @dataclass(frozen=True)
 class SomeByPupils:
-    """Draws Gaussian PSFs or those of pupils, the same for all movies of a draw."""
+    """A mixture of Gaussian PSFs and those of pupils; all movies of a draw have the same kind."""
 
     gaussians: GaussianPSFs
     pupils: PupilBank
     pupil_fraction: float
-    """of draws by pupils"""
+    """fraction of draws with pupils"""
 
     known = None
 

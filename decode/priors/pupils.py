@@ -27,11 +27,11 @@ __all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
 
 Aperture = Annotated[float, Gt(0), Le(IMMERSION_INDEX)]
 FURTHER_MODES = ((5, -1), (5, 1), (5, -3), (5, 3), (6, 0), (6, -2), (6, 2))
-"""(n, m) of the modes that real objectives have besides, a little"""
+"""(n, m) of weak further modes of real objectives"""
 PATCH_PX = 25
-"""side of the patch that holds the light of an emitter"""
+"""side of the patch that holds the light of an emitter, pixels"""
 FRESH = 0.25
-"""splines renewed with every draw, on average"""
+"""number of splines renewed with every draw, on average"""
 
 
 @final
@@ -40,7 +40,7 @@ class PupilPrior(PSFSection):
     """Ranges of microscopes with a cylindrical lens; every movie draws its own, and the network is
     conditioned on it.
 
-    Nothing in optics has a scale but the wavelength, so lengths are in pixels, and aberrations in
+    The wavelength is the only scale of the optics, so lengths are in pixels, and aberrations in
     wavelengths (rms).
     """
 
@@ -49,8 +49,8 @@ class PupilPrior(PSFSection):
     numerical_aperture: tuple[Aperture, Aperture] = (1.15, 1.5)
     """in oil"""
     astigmatism_waves: PositiveRange = (0.05, 0.17)
-    """(2, 2): makes spots beyond focus longer along y; `AstigmaticPupil` mirrors those of the other
-    sign"""
+    """coefficient of (2, 2), which elongates spots beyond focus along y; `AstigmaticPupil` mirrors
+    pupils of the other sign"""
     oblique_waves: NonNegative = 0.04
     """largest (2, -2) of either sign"""
     spherical_waves: NonNegative = 0.05
@@ -64,8 +64,8 @@ class PupilPrior(PSFSection):
     apodization: Range = (-0.7, 0.7)
     """loss of amplitude towards the rim"""
     told_error_waves: NonNegative = 0.003
-    """standard deviation of the error of each aberration that the network is conditioned on: beads
-    determine them no better"""
+    """standard deviation of the error of each aberration that the network is conditioned on, as
+    beads determine them no better"""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -80,7 +80,7 @@ class PupilPrior(PSFSection):
         return PupilBank(self, pixel_size_nm, z_nm)
 
     def known(self, values: Tensor, rng: torch.Generator) -> AstigmaticPupil:
-        """What users know of pupils: (n, context) true values with the errors of a calibration."""
+        """Pupils as users know them: (n, context) true values with the errors of a calibration."""
         aberrations = [float(name.startswith("zernike")) for name in self.context]
         error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error_waves
         measured = values + error * torch.tensor(aberrations, device=rng.device)
@@ -89,8 +89,7 @@ class PupilPrior(PSFSection):
         return AstigmaticPupil(optics=dict(zip(self.context, within, strict=True)))
 
     def core(self, image: Tensor, values: Tensor) -> Tensor:
-        """Share of the light of (n, y, x) images in focus that is known from the true values: all
-        of it."""
+        """(n,) ones: the true values determine all the light of the (n, y, x) images."""
         return image.new_ones(len(image))
 
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
@@ -115,7 +114,8 @@ class PupilPrior(PSFSection):
         pixel_size_nm: float,
         further: Mapping[tuple[int, int], float] = MappingProxyType({}),
     ) -> PupilPSF:
-        """The pupil of values by the names of the context, and of further modes in wavelengths."""
+        """The pupil with these values, by the names of the context, and with further modes in
+        wavelengths rms."""
         wavelength = known["wavelength_px"] * pixel_size_nm
         waves = {mode: known[f"zernike_{mode[0]}_{mode[1]}_waves"] for mode in MODES} | dict(
             further
@@ -146,8 +146,8 @@ class PupilPrior(PSFSection):
 @final
 @dataclass(frozen=True, kw_only=True)
 class RoundPupilPrior:
-    """Ranges of objectives whose PSF is about round; the network is conditioned on the width of
-    the Gaussian like it in focus, in the middle of which the molecule lies."""
+    """Ranges of objectives whose PSF is about round; the network is conditioned on the width of the
+    Gaussian most like it in focus, at whose centre the molecule lies."""
 
     wavelength_px: PositiveRange = (4.0, 12.0)
     """emission wavelength over the pixel's side, in oil (index 1.518); log-uniform"""
@@ -162,7 +162,7 @@ class RoundPupilPrior:
     apodization: Range = (-0.7, 0.7)
     """loss of amplitude towards the rim"""
     sigma_px: PositiveRange = (0.8, 2.0)
-    """widths, pixels; pupils beyond it are drawn again"""
+    """range of the widths, pixels; pupils outside it are drawn again"""
     told_error: NonNegative = 0.05
     """relative error (standard deviation) of the width that the network is conditioned on"""
 
@@ -180,13 +180,14 @@ class RoundPupilPrior:
         return GaussianPSF((low * high) ** 0.5 * pixel_size_nm, pixel_size_nm=pixel_size_nm)
 
     def known(self, values: Tensor, rng: torch.Generator) -> GaussianWidth:
-        """What users know of widths: (n, 1) true values with the errors of an estimate."""
+        """Widths as users know them: (n, 1) true values with the errors of an estimate."""
         error = torch.randn(values.shape, generator=rng, device=rng.device) * self.told_error
         measured = values * torch.exp(error)
         return GaussianWidth(measured.clamp(*self.sigma_px)[:, 0])
 
     def core(self, image: Tensor, values: Tensor) -> Tensor:
-        """Share of the light of (n, y, x) images in focus in the Gaussian of the (n, 1) widths."""
+        """(n,) share of the light of (n, y, x) images in focus that lies in Gaussians of the (n, 1)
+        widths."""
         return core_fraction(image, values[:, 0])
 
     def sample(self, pixel_size_nm: float, rng: torch.Generator) -> tuple[PupilPSF, Tensor]:
@@ -227,14 +228,14 @@ class RoundPupilPrior:
 
 @final
 class PupilBank:
-    """Draws PSFs from a prior; as computing one takes as long as a step of training, it keeps some
-    and renews them.
+    """A distribution of pupil PSFs that keeps some and renews them, as computing one takes as long
+    as a step of training.
 
     Args:
         prior: ranges.
         pixel_size_nm: side of a pixel.
         z_range_nm: depths that will be drawn.
-        size: splines kept.
+        size: number of splines kept.
     """
 
     def __init__(

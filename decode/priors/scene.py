@@ -39,14 +39,24 @@ class Scene:
     """Ranges from which every movie draws its own blinking, structure and background.
 
     Molecules switch on at random times and stay on for an exponential time, both continuous, so
-    that first and last frames hold a part of the flux.  Fluxes follow a gamma distribution.
+    that the first and the last frame of an emission hold a part of the flux.  Fluxes follow a gamma
+    distribution.
+
+    Example:
+        >>> scene = Scene(density_per_um2=(0.0, 1.0), z_nm=(-500.0, 500.0))
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> molecules = scene.sample_emitters(2, 3, (32, 32), 100.0, rng)
+        >>> bool((molecules.xyz[:, 2].abs() <= 500).all()), int(molecules.frame.max()) < 6
+        (True, True)
+        >>> scene.sample_background(2, 3, (32, 32), rng).shape
+        torch.Size([2, 3, 32, 32])
     """
 
     density_per_um2: NonNegativeRange = (0.0, 3.0)
-    """molecules on at once, per square micrometre; small ones are drawn more often (a square of a
-    uniform number)"""
+    """molecules on at once, per square micrometre; low densities are drawn more often (the square
+    of a uniform number)"""
     flux_photons: PositiveRange = (200.0, 20000.0)
-    """mean photons of a molecule in a frame it is fully on; log-uniform"""
+    """mean photons of a molecule in a frame during which it is on throughout; log-uniform"""
     flux_variation: NonNegativeRange = (0.1, 0.8)
     """standard deviation of the flux over its mean, between the molecules of a movie"""
     on_time_frames: PositiveRange = (0.7, 5.0)
@@ -64,13 +74,13 @@ class Scene:
     background_drift: Range = (-0.02, 0.005)
     """relative change of the background from frame to frame"""
     flicker: Fraction = 0.0
-    """fraction of movies whose background jumps between frames: lasers that take turns, flashes,
-    steps, lamp noise"""
+    """fraction of movies whose background jumps between frames: alternating lasers, flashes, steps,
+    lamp noise"""
     flicker_factor: PositiveRange = (0.2, 5.0)
     """background of the frames that jump over that of the others; log-uniform"""
     flicker_noise: NonNegativeRange = (0.05, 0.4)
-    """standard deviation of the logarithm of the background from frame to frame, where it is noise
-    that flickers"""
+    """standard deviation of the logarithm of the background from frame to frame, in movies with
+    lamp noise"""
 
     def __post_init__(self) -> None:
         check_settings(self)

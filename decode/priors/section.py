@@ -1,4 +1,4 @@
-"""Section: a part of a recipe that may name files, and what every section answers."""
+"""Section: a part of a recipe, which may name files."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from decode.io.psfs import PSFFile
 __all__ = ["PSFSection", "Section", "require_recipe_pixels"]
 
 ALIKE_PIXELS = 0.01
-"""relative difference up to which the pixels of a file and of a recipe are taken for the same"""
+"""relative difference up to which the pixel sizes of a file and of a recipe count as equal"""
 
 
 class Section:
-    """Part of a recipe; most name no file."""
+    """Part of a recipe."""
 
     def files(self) -> tuple[Path, ...]:
-        """The files that it is read from."""
+        """The files that it names; most sections name none."""
         return ()
 
     def beside(self, folder: Path) -> Self:
-        """The same section of a recipe in a folder, with paths relative to it resolved."""
+        """The same section, with its paths resolved relative to the folder of the recipe."""
         return self
 
     def typical(self) -> Self:
-        """The section with its main ranges narrowed to their middle, as scores are stated for."""
+        """The section with its main ranges narrowed to their middle, for which scores are
+        stated."""
         return self
 
 
 class PSFSection(Section):
-    """What a recipe says of PSFs."""
+    """The section of a recipe on PSFs."""
 
     def calibrated(self) -> PSFFile | None:
         """The PSF file that it names; None where it names none."""
         return None
 
     def figures(self) -> dict[str, float]:
-        """What scores state of a typical section."""
+        """Numbers of a typical section that are stated with its scores."""
         return {}
 
 

@@ -33,6 +33,13 @@ def render(
     Raises:
         ValueError: if the file is no table, or `out` no PNG.
         OSError: if a file cannot be read or written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     drawn = render("sample_data/blinking_2d_truth.csv", f"{folder}/truth.png")
+        >>> len(drawn)
+        8919
     """
     out = picture_file(Path(out))
     if isinstance(molecules, EmitterSet):

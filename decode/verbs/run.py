@@ -111,6 +111,22 @@ def run(
 
     Raises:
         ValueError, OSError: in one sentence, as the stages do.
+
+    Example:
+        `decode.run(...)` runs to its end; `steps` says what happens, stage by stage.
+
+        >>> import decode
+        >>> steps = decode.run.steps(
+        ...     "sample_data/blinking_3d.tif",
+        ...     beads=["sample_data/beads_3d.tif"],
+        ...     camera="sample_data/camera.yaml",
+        ...     out="results",
+        ...     z_step_nm=50.0,
+        ...     minutes=30.0,
+        ... )
+        >>> next(steps).detail.name
+        'calibrate'
+        >>> steps.close()  # stops the work
     """
     check_budget(minutes)
     movie, out = Path(movie), Path(out)

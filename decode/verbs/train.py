@@ -52,6 +52,23 @@ def train(
 
     Raises:
         ValueError, OSError, TrainingError: in one sentence, as `decode.training.loop.train` does.
+
+    Example:
+        A training of a minute or more; here two steps of a small network.
+
+        >>> import tempfile
+        >>> small = ["frame_widths=[4]", "sequence_widths=[4]", "head_width=4"]
+        >>> settings = [f"network.{key}" for key in small]
+        >>> settings += ["training.steps=2", "training.size_px=16", "training.warm_up_steps=0"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model = train(
+        ...         "configs/gaussian-2d.yaml",
+        ...         f"{folder}/model.safetensors",
+        ...         settings=settings,
+        ...         device="cpu",
+        ...     )
+        >>> model.record.steps
+        2
     """
     check_outputs(model_files(Path(out)), inputs=[recipe, start])
     config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)

@@ -23,6 +23,12 @@ class Movie:
     """Frames of one or more files, read on demand; a context manager that closes them.
 
     Made by `open_movie`.  `movie.shape` is (frames, height, width).
+
+    Example:
+        >>> from decode import open_movie
+        >>> with open_movie("sample_data/blinking_2d.tif") as movie:
+        ...     movie.shape, movie.read(10, 12).shape
+        ((200, 64, 64), (2, 64, 64))
     """
 
     def __init__(

@@ -33,6 +33,15 @@ def write_movie(
     Raises:
         ValueError: if `frames` is not (frame, y, x).
         OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from decode import open_movie
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_movie(f"{folder}/movie.tif", np.ones((5, 32, 48)), pixel_size_nm=100.0)
+        ...     with open_movie(f"{folder}/movie.tif") as movie:
+        ...         movie.shape, movie.dtype, movie.pixel_size_nm
+        ((5, 32, 48), dtype('uint16'), 100.0)
     """
     counts = np.asarray(frames)
     if counts.ndim != 3 or counts.size == 0:
