@@ -469,6 +469,68 @@ def test_ellipses_and_the_unexplained_follow_the_frame(dock: Any, qtbot: Any) ->
     )
 
 
+def test_a_frame_is_explained_once_until_something_changes(
+    make_napari_viewer: Any, qtbot: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
+    qtbot.waitUntil(lambda: dock.session.model is not None, timeout=LONG)
+    found = localized(dock, qtbot, 4)
+    dock.go_to(InspectStep)
+    panel = dock.panel(InspectStep)
+    qtbot.waitUntil(lambda: panel.rows.rowCount() > 0, timeout=LONG)
+    panel.table.selectRow(panel.rows.position_of(int(found.filter.rows_in_frame(2)[0])))
+    looks: list[str] = []
+    resets: list[int] = []
+    dock.previewer.began.connect(looks.append)
+    panel.rows.modelReset.connect(lambda: resets.append(dock.view.frame))
+
+    def rest() -> None:
+        qtbot.wait(800)
+        qtbot.waitUntil(lambda: not dock.previewer.busy, timeout=LONG)
+        qtbot.wait(800)
+
+    panel.explained.setChecked(True)
+    rest()
+    assert "left over" in viewer.layers
+    assert looks == ["frame 2"]
+    dock.refresh_steps()
+    rest()
+    assert looks == ["frame 2"]
+    viewer.dims.set_current_step(0, 3)
+    rest()
+    assert looks == ["frame 2", "frame 3"]
+    assert not resets  # a user scrolls the table
+    dock.session.put(movie=dock.session.movie)  # another camera, as it may be
+    rest()
+    assert looks == ["frame 2", "frame 3", "frame 3"]
+
+
+def test_layers_of_the_window_are_no_new_frames(make_napari_viewer: Any, qtbot: Any) -> None:
+    """Those with finer pixels change the steps of a viewer in y and x."""
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
+    qtbot.waitUntil(lambda: dock.session.model is not None, timeout=LONG)
+    panel = open_sample(dock, qtbot, 4)
+    viewer.dims.set_current_step(0, 0)
+    frames: list[int] = []
+    steps: list[Any] = []
+    looks: list[str] = []
+    dock.view.frame_changed.connect(frames.append)
+    viewer.dims.events.current_step.connect(steps.append)
+    dock.previewer.began.connect(looks.append)
+    panel.auto.setChecked(True)
+    qtbot.waitUntil(lambda: "preview" in viewer.layers, timeout=LONG)
+    fine = viewer.add_image(np.zeros((640, 640)), scale=(0.01, 0.01), units="um")
+    viewer.layers.remove(fine)
+    qtbot.wait(1500)
+    assert steps
+    assert not frames
+    assert looks == ["frame 0"]
+    viewer.dims.set_current_step(0, 1)
+    assert frames == [1]
+
+
 def test_a_preview_follows_the_settings(dock: Any, qtbot: Any) -> None:
     panel = open_sample(dock, qtbot)
     dock.viewer.dims.set_current_step(0, 10)

@@ -151,6 +151,11 @@ class InspectPanel(Panel):
         self._rested.setSingleShot(True)
         self._rested.setInterval(250)
         self._rested.timeout.connect(self._settle)
+        # nor need what is left over keep up with moving frames
+        self._explain_soon = QTimer(self)
+        self._explain_soon.setSingleShot(True)
+        self._explain_soon.setInterval(250)
+        self._explain_soon.timeout.connect(self._explain)
         self._colour = dock.memory.text(COLOUR) or self.colour_by.currentText()
         """that the user has chosen; a table may lack it"""
         # layers are changed only once the one that is being inserted is there, and nothing else is
@@ -165,7 +170,8 @@ class InspectPanel(Panel):
 
     def begin(self) -> None:
         viewer = self.dock.viewer
-        self.dock.follow(viewer.dims.events.current_step, lambda _: self._frame_changed())
+        self.dock.follow(self.dock.view.frame_changed, lambda _: self._explain_soon.start())
+        self.dock.follow(self.step.session.changed, self._session_changed)
         self.dock.follow(
             viewer.layers.events.inserted, lambda event: self._layer_opened(event.value)
         )
@@ -199,8 +205,9 @@ class InspectPanel(Panel):
             self._offer_colours(found)
             if found.complete and not self._all_frames_chosen:
                 self.all_frames.setChecked(len(found.filter.emitters) > MOST_POINTS)
+            # settling refreshes all panels, this one too: only another table starts it
+            self._rested.start()
         self._say()
-        self._rested.start()
 
     def open(self, path: Path) -> None:
         """Read a table in a thread."""
@@ -271,8 +278,7 @@ class InspectPanel(Panel):
             if chosen is not None:
                 self._picked(chosen)
             self.dock.refresh_steps()
-            if self.explained.isChecked():
-                self._explain()
+            self._explain()
 
     def _fit_headings(self) -> None:
         """Columns as wide as what stands above them, and as their numbers."""
@@ -326,11 +332,14 @@ class InspectPanel(Panel):
         else:
             self.dock.view.hide_explained()
 
-    def _frame_changed(self) -> None:
-        if self.explained.isChecked():
-            self._rested.start()
+    def _session_changed(self, part: str) -> None:
+        if part in ("movie", "psf") and self.step.session.movie is not None:
+            self._explain_soon.start()
 
     def _explain(self) -> None:
+        if not self.explained.isChecked():
+            return
+        self._explain_soon.stop()
         movie = self.step.session.movie
         pixel_size_nm = 100.0 if movie is None else movie.pixel_size_nm
         frame = self.dock.view.frame

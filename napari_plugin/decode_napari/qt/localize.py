@@ -99,7 +99,7 @@ class LocalizePanel(Panel):
 
     def begin(self) -> None:
         viewer = self.dock.viewer
-        self.dock.follow(viewer.dims.events.current_step, lambda _: self._frame_changed())
+        self.dock.follow(self.dock.view.frame_changed, lambda _: self._frame_changed())
         self.dock.follow(viewer.layers.events.removed, self.roi.layer_removed)
 
     def forget(self) -> None:

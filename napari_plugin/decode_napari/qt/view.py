@@ -58,6 +58,8 @@ class MoleculeView:
 
     picked = Signal(int)
     """the number of a molecule that was selected in the viewer"""
+    frame_changed = Signal(int)
+    """another frame is shown"""
     crowded = Signal(bool)
     """whether points of all frames are wanted, and too many are in view: they are the density"""
 
@@ -94,6 +96,7 @@ class MoleculeView:
         self._moved.setInterval(150)
         self._moved.timeout.connect(self._follow_camera)
         camera = camera_of(viewer)
+        self._frame = self.frame
         viewer.dims.events.current_step.connect(self._on_step)
         for event in (camera.events.zoom, camera.events.center):
             event.connect(self._on_camera)
@@ -266,7 +269,11 @@ class MoleculeView:
             layer.visible = False
 
     def _on_step(self, _: object = None) -> None:
-        self._follow_anew()
+        # layers that come and go change the steps in y and x
+        if self.frame != self._frame:
+            self._frame = self.frame
+            self._follow_anew()
+            self.frame_changed.emit(self._frame)
 
     def _on_camera(self, _: object = None) -> None:
         self._moved.start()
