@@ -21,12 +21,13 @@ from decode.models import load_model, shipped_models
 from decode.priors.camera import CameraPrior
 from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.priors.scene import Scene
+from decode.verbs.accelerator import localize_on, polish_on, train_on
 from decode.verbs.evaluate import evaluate
 from decode.verbs.localize import localize_file
 from decode.verbs.simulate import simulate_files
 from decode.version import __version__
 
-__all__ = ["Check", "doctor"]
+__all__ = ["Check", "checks_of", "doctor"]
 
 MOVIE = TrainConfig(
     seed=1,
@@ -58,10 +59,14 @@ def doctor() -> Iterator[Check]:
 
     Yields:
         Versions, device, each shipped model, and how well it finds the molecules of a simulated
-        movie, through every file format on the way.
+        movie, through every file format on the way.  Of a GPU, whether it trains, localizes and
+        polishes as the CPU does, and how fast.
     """
     yield _try("versions", _versions)
     yield _try("device", _device)
+    device = choose_device("auto")
+    if device.type == "cuda":
+        yield from checks_of(device)
     names = list(shipped_models())
     if not names:
         yield Check(
@@ -70,6 +75,13 @@ def doctor() -> Iterator[Check]:
     for name in names:
         yield _try(f"model {name}", partial(_model, name))
         yield _try(f"movie with {name}", partial(_movie, name))
+
+
+def checks_of(device: torch.device) -> Iterator[Check]:
+    """Compare a device with the CPU: training, localizing and polishing."""
+    yield _try("training on the GPU", partial(train_on, device, MOVIE))
+    yield _try("localizing on the GPU", partial(localize_on, device, MOVIE))
+    yield _try("polishing on the GPU", partial(polish_on, device, MOVIE))
 
 
 def _try(name: str, attempt: Callable[[], str]) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import decode.network.unet
+import decode.verbs.accelerator
+import decode.verbs.doctor
 from decode.config import TrainConfig, load_config
 from decode.devices import on_host
 from decode.emitters import EmitterSet
@@ -33,6 +37,7 @@ from decode.priors.scene import Scene
 from decode.training.learner import Learner
 from decode.training.processes import Processes
 from decode.training.validation import Validation, characterize
+from decode.verbs.doctor import MOVIE, checks_of
 from decode.verbs.sweep import sweep
 
 if TYPE_CHECKING:
@@ -313,3 +318,39 @@ def test_molecules_are_polished_as_on_the_cpu(gpu: PretendGPU, psf: str) -> None
     better = polish(own, MAPPED, adu, there, parameters=own.parameters_at(there.xyz))
     assert better.xyz.device.type == "cuda"
     torch.testing.assert_close(better.to("cpu").xyz, here.xyz, rtol=1e-4, atol=0.1)
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doctor in a hurry."""
+    monkeypatch.setattr(decode.verbs.accelerator, "N_STEPS", 1)
+    monkeypatch.setattr(decode.verbs.accelerator, "N_FRAMES", 8)
+    plan = replace(MOVIE.training, movies=1, frames=3)
+    monkeypatch.setattr(decode.verbs.doctor, "MOVIE", replace(MOVIE, training=plan))
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_doctor_compares_a_gpu_with_the_cpu(gpu: PretendGPU, device: str) -> None:
+    checks = {check.name: check for check in checks_of(torch.device(device))}
+    for check in checks.values():
+        assert check.ok, check.detail
+        assert re.match(r"\d+ (frames|molecules)/s, \d+ on the CPU; ", check.detail)
+    assert len(checks) == 3
+    assert (device == "cuda") == bool(gpu.dispatches)
+
+
+@pytest.mark.usefixtures("brief")
+def test_doctor_says_what_a_gpu_computes_wrongly(
+    gpu: PretendGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = decode.network.unet.silu
+
+    def wrong(value: Tensor) -> Tensor:
+        return exact(value) * (1.5 if value.is_cuda else 1.0)
+
+    monkeypatch.setattr(decode.network.unet, "silu", wrong)
+    training, localizing, _ = checks_of(CUDA)
+    for check in (training, localizing):
+        assert not check.ok
+        assert "the device computes something else" in check.detail
