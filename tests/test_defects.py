@@ -474,8 +474,8 @@ def test_background_that_changes_between_frames_is_said_of_models_of_steady_ligh
     usual = UsualFrames.of(movie, CAMERA.camera)
     assert usual.flicker(CAMERA.camera) == pytest.approx(0.4 if change == 0.5 else 0.0, abs=0.03)
     steady: dict[str, object] = {"background_photons": [1.0, 300.0]}
-    restless = steady | {"flicker": 0.3, "flicker_factor": [0.2, 5.0]}
-    records = [ModelRecord(config={"scene": scene}) for scene in (steady, restless)]
+    flickering = steady | {"flicker": 0.3, "flicker_factor": [0.2, 5.0]}
+    records = [ModelRecord(config={"scene": scene}) for scene in (steady, flickering)]
     found = [unsteady(record, usual.flicker(CAMERA.camera)) for record in records]
     assert [bool(sentence) for sentence in found] == [change == 0.5, False]
     write_movie(tmp_path / "movie.tif", movie)

@@ -31,8 +31,8 @@ BLANK = 0.1
 """share of the pixels at the lowest count of a frame from which it is blank, if that is unusual"""
 FAR = 10.0
 """standard deviations of a pixel's noise by which a frame is far from those before and after"""
-RESTLESS = 4.0
-"""times the usual change from frame to frame, which is how the sample is lit and no defect"""
+FLICKERING = 4.0
+"""factor on the usual flickering of the light up to which a change is no defect"""
 NOISY = 3.0
 """times the usual noise"""
 DARK = 0.1
@@ -100,7 +100,7 @@ class UsualFrames:
     """of the brightest pixels to the median, ADU"""
     lowest_share: float
     """of the pixels at the lowest count of a frame"""
-    restlessness: float
+    flickering: float
     """change of the level between the frames of a window, ADU: four of five change less"""
     change: float
     """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
@@ -134,7 +134,7 @@ class UsualFrames:
             noise=noises,
             contrast=float(np.median(look.contrast[lit])),
             lowest_share=float(np.median(look.lowest_share[lit])),
-            restlessness=float(np.nanquantile(np.abs(level - levels[:, None]), 0.8)),
+            flickering=float(np.nanquantile(np.abs(level - levels[:, None]), 0.8)),
             change=_change(level, noises, math.prod(movie.shape[1:])),
             dark_level=dark_level,
             row_noise=_row_noise(movie, starts[some].tolist(), length, float(np.median(noises))),
@@ -169,14 +169,14 @@ class UsualFrames:
         before = (after - 1).clip(0)
         around = np.stack([self.level[before], self.level[after]])
         quiet = np.stack([self.noise[before], self.noise[after]]).max(0).clip(1e-9)
-        restless = RESTLESS * self.restlessness
-        tolerance = np.maximum(FAR * quiet, restless)
+        flickering = FLICKERING * self.flickering
+        tolerance = np.maximum(FAR * quiet, flickering)
         empty = look.contrast < EMPTY * self.contrast
         kinds: dict[str, npt.NDArray[np.bool_]] = {}
         n_pixels = frames[0].size
         if n_pixels >= SPARSE_PIXELS:
             kinds |= {
-                "far noisier than those around": look.noise > NOISY * quiet + restless,
+                "far noisier than those around": look.noise > NOISY * quiet + flickering,
                 "far brighter than those around": look.level > around.max(0) + tolerance,
                 "far darker than those around": look.level < around.min(0) - tolerance,
                 "dark": (look.level < self.dark_level) & empty,

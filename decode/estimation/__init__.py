@@ -1,4 +1,4 @@
-"""What a user did not state, estimated from the movie: nouns with an interval."""
+"""Estimates from the movie of what its user did not state, each number with an interval."""
 
 from decode.estimation.aperture import ApertureCorrection, aperture_correction
 from decode.estimation.camera import CameraEstimate, CameraKind, estimate_camera

@@ -1,4 +1,4 @@
-"""How the background of a movie differs over the field, and drifts in time."""
+"""How the background of a movie varies over the field, and drifts in time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["background_contrast", "background_drift"]
 Array = npt.NDArray[np.float64]
 
 PASSED = 0.2
-"""part of the unevenness of the molecules' light that may pass for background: measured over
+"""share of the unevenness of the molecules' light that may count as background; measured on
 simulated movies"""
 CONTRAST_ERROR = 0.25
-"""relative error of the background's contrast over simulated movies: cells do not see what is
-smaller than they are"""
+"""relative error of the background's contrast over simulated movies, as cells do not resolve
+smaller structures"""
 
 
 def background_contrast(moments: Moments, model: Model, parameters: Parameters) -> Estimate:
@@ -51,8 +51,8 @@ def background_drift(moments: Moments, model: Model, parameters: Parameters) -> 
 def _backgrounds(light: LightParts, model: Model, parameters: Parameters) -> tuple[Array, Array]:
     """(n,) background in photons, and its relative variance.
 
-    Given what one molecule adds to it, mean light and log transform of a cell or a run are a line
-    in background and density, solved by weighted least squares.
+    Given the contribution of one molecule, mean light and log transform of a cell or a run are
+    linear in background and density, which weighted least squares solve for.
     """
     steady = np.array([1.0, *model.rate])
     design = np.stack([steady, model.pixel_um2 * model.light(parameters)], 1)

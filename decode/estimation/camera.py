@@ -19,11 +19,11 @@ __all__ = ["CameraEstimate", "CameraKind", "estimate_camera"]
 NAMES: dict[CameraKind, str] = {"emccd": "EMCCD", "scmos": "sCMOS"}
 TYPICAL_EM_GAIN = 300.0
 COMMON_BASELINES = (100.0, 200.0)
-"""ADU; makers set the one or the other"""
+"""offsets that makers commonly set, ADU"""
 SURE = 0.95
-"""a kind of camera that is as probable is not doubted"""
+"""probability from which the kind of camera counts as certain"""
 WIDE_INTERVAL = 4.0
-"""a gain whose interval spans such a factor does not follow from steady pixels"""
+"""ratio of the ends of the gain's interval above which steady pixels do not determine the gain"""
 
 
 @final
@@ -35,13 +35,13 @@ class CameraEstimate:
     baseline: Estimate
     """ADU"""
     adu_per_electron: Estimate
-    """counts that one photoelectron gives, behind the register if there is one"""
+    """counts per photoelectron, behind the register if there is one"""
     read_noise_e: Estimate
-    """electrons; behind a register, as if before it"""
+    """electrons; of a camera with a register, referred to its input"""
     emccd_probability: float
-    """1 or 0 where the kind was stated"""
+    """probability of an EMCCD; 1 or 0 where the kind was stated"""
     rough: bool
-    """by photon transfer alone, for the movie is small or restless"""
+    """whether it rests on photon transfer alone, as too few pixels are steady"""
     notes: tuple[str, ...]
     """a sentence on each thing the user should know"""
 
@@ -55,28 +55,30 @@ def estimate_camera(
     em_gain: float | None = None,
     n_frames: int | None = None,
 ) -> CameraEstimate:
-    """A camera from a movie of blinking molecules, by the first three cumulants of its noise.
+    """Estimate a camera from a movie of blinking molecules, by the first three cumulants of its
+    noise.
 
     With g ADU per electron, an offset o and read noise of variance v, photon transfer (Janesick,
-    Photon Transfer, SPIE, 2007) and its next order say of pixels of mean m
+    Photon Transfer, SPIE, 2007) and its next order state, for pixels of mean m,
 
         kappa2 = F^2 g (m - o) + v,    kappa3 = S (F^2 g)^2 (m - o)
 
     with F^2 = 1, S = 1 for Poisson counts.  A register turns an electron into an exponential
-    variate, the kth moment of which is k! g^k, so that F^2 = 2 and S = 6 / 4.  Gain and read noise
-    lie on a grid, the offset is integrated out in closed form, and of both kinds of camera the more
-    probable one is taken.  Where all pixels are equally bright the offset rests on kappa3 alone,
-    and the interval says so.
+    variate, whose kth moment is k! g^k; as the kth cumulant of a compound Poisson variate is its
+    rate times that moment, F^2 = 2 and S = 6 / 4.  Gain and read noise lie on a grid, the offset is
+    integrated out in closed form, and the more probable of both kinds of camera is taken.  Where
+    all pixels are equally bright, kappa3 alone determines the offset, and its interval is wide.
 
-    A movie that is small or restless has few pixels that are steady for long.  Pairs of consecutive
-    frames then give kappa2 alone (`photon_transfer`), data sheets decide between the kinds, and the
-    answer is called rough.
+    A movie that is small, or whose light changes fast, has few pixels that are steady for long.
+    Pairs of consecutive frames then give kappa2 alone (`photon_transfer`), data sheets decide
+    between the kinds, and the estimate is marked as rough.
 
     Args:
         movie: (frame, y, x) ADU.
         kind: emccd or scmos (or CCD); None judges by the movie.
         qe: quantum efficiency, which no movie shows; None takes a typical one.
-        em_gain: of an EMCCD: counts give only its ratio to `e_per_adu`; None takes a typical one.
+        em_gain: mean gain of an EMCCD's register, of which counts determine only the ratio to
+            `e_per_adu`; None takes a typical one.
         n_frames: number of frames to look at; None takes at least 64.
 
     Raises:
@@ -98,7 +100,7 @@ def _kinds(
     qe: float | None,
     em_gain: float | None,
 ) -> tuple[CameraKind, ...]:
-    """Kinds of camera that the movie's may be, by what is stated."""
+    """Kinds of camera that agree with what is stated."""
     if kind is not None and kind not in PRIORS:
         raise ValueError(f"the kind of a camera is emccd or scmos, not {kind}")
     if kind == "scmos" and em_gain is not None:
@@ -139,7 +141,7 @@ class _Values(NamedTuple):
 
 
 def _describe(belief: CameraBelief, qe: float | None, em_gain: float | None) -> CameraEstimate:
-    """The camera in the middle of the intervals, and what is to be said about it."""
+    """The camera in the middle of the intervals, with notes for its user."""
     values = _Values.of(belief)
     register = None
     if belief.kind == "emccd":
@@ -173,18 +175,20 @@ def _describe(belief: CameraBelief, qe: float | None, em_gain: float | None) -> 
 
 
 def _notes_on_noise(belief: CameraBelief, values: _Values) -> Iterator[str]:
-    """A sentence on each thing that the noise does or does not show."""
+    """Sentences on what the noise does and does not determine."""
     name, baseline = NAMES[belief.kind], values.baseline
     found = f"as an {name}: {values.gain} ADU per photoelectron and {baseline} ADU at no light"
     if belief.rough:
         yield (
-            "the movie is too small or restless to estimate its camera well, and it was estimated "
-            f"roughly, {found}; photons and uncertainties are as rough, give --camera to have them "
-            "right"
+            "the movie is too small, or its light changes too fast, to estimate its camera well; "
+            f"it was estimated roughly, {found}; photons and uncertainties are as inaccurate: state "
+            "the camera with --camera"
         )
     else:
-        rough = "photons and uncertainties are as rough"
-        yield f"the camera was estimated from the movie, {found}; {rough}"
+        yield (
+            f"the camera was estimated from the movie, {found}; photons and uncertainties are as "
+            "inaccurate"
+        )
     if values.set_by_maker is not None:
         yield (
             f"the noise gives a baseline from {baseline.low:.4g} to {baseline.high:.4g} ADU; near "

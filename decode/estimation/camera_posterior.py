@@ -1,4 +1,4 @@
-"""What the noise of a movie says of its camera: a posterior over offset, gain and read noise."""
+"""The posterior over offset, gain and read noise of a camera, given the noise of a movie."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from decode.estimation.frames import Estimate
 __all__ = ["PRIORS", "CameraBelief", "CameraKind", "CameraPosterior"]
 
 CameraKind = Literal["emccd", "scmos"]
-"""an sCMOS camera stands for a CCD without a register, too"""
+"""kinds of camera; an sCMOS stands for a CCD without a register, too"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Prior:
-    """What data sheets say of a kind of camera: medians, and factors of a standard deviation."""
+    """Prior of a kind of camera by data sheets: medians, and factors of one standard deviation."""
 
     excess: float
-    """variance over that of a Poisson count"""
+    """excess noise factor F^2: variance over that of a Poisson count"""
     skew: float
-    """kappa3 kappa1 / kappa2^2: 1 of a Poisson count, 1.5 behind a register"""
+    """kappa3 kappa1 / kappa2^2: 1 for a Poisson count, 1.5 behind a register"""
     adu_per_electron: tuple[float, float]
     read_noise_e: tuple[float, float]
-    """as if before the register"""
+    """electrons, referred to the input of the register"""
     qe: float
 
 
@@ -51,25 +51,25 @@ PRIORS: Mapping[CameraKind, _Prior] = {
     ),
 }
 ANY_GAIN = (1.0, 1e3)
-"""ADU per electron, median and factor, of counts whose scale somebody changed"""
+"""median and factor of the gain of counts whose scale was changed, ADU per electron"""
 BASELINE_SPREAD = 2.0
-"""standard deviation of the offsets of cameras that were set to a common one, ADU"""
+"""standard deviation of the offsets of cameras set to a common one, ADU"""
 MODEL_ERRORS = (0.01, 0.02, 0.04, 0.08)
-"""relative standard deviation of a class's variance beyond chance, as from light that changed
-unseen or from offsets that drifted: how large it is the scatter of the classes shows, and all are
-equally probable before"""
+"""possible relative standard deviations of a class's variance beyond chance, as from unseen changes
+of light or from drifting offsets; all are equally probable a priori, and the scatter of the classes
+decides"""
 THIRD_MODEL_ERROR = 5.0
-"""the same of the third cumulant, over that of the variance"""
+"""model error of the third cumulant over that of the variance"""
 OFFSET_ERROR_ADU = 0.5
 """standard deviation of the offset between pixels of different classes, from different parts of a
 sensor"""
 ROUNDING_VARIANCE = 1 / 12
-"""ADU^2, of whole counts"""
+"""variance of rounding to whole counts, ADU^2"""
 N_DRAWS = 20000
 
 
 class _Numbers(NamedTuple):
-    """Numbers of cameras."""
+    """Cameras, one per draw."""
 
     baseline: Tensor
     """ADU"""
@@ -81,14 +81,15 @@ class _Numbers(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CameraBelief:
-    """Values are those of the likeliest kind of camera, intervals those of all kinds."""
+    """A camera as its noise shows it: values of the most probable kind, intervals over all
+    kinds."""
 
     noise: NoiseCumulants
     probability: Mapping[CameraKind, float]
     kind: CameraKind
-    """the likeliest"""
+    """the most probable kind"""
     posterior: CameraPosterior
-    """of that kind"""
+    """posterior of that kind"""
     baseline: Estimate
     """ADU"""
     gain: Estimate
@@ -97,12 +98,12 @@ class CameraBelief:
 
     @property
     def rough(self) -> bool:
-        """By photon transfer alone, which has no third cumulant."""
+        """Whether it rests on photon transfer alone, which has no third cumulant."""
         return len(self.noise.third) == 0
 
     @classmethod
     def of(cls, noise: NoiseCumulants, kinds: Sequence[CameraKind]) -> Self:
-        """The belief from noise alone, of a camera of one of these kinds.
+        """The belief about a camera of one of these kinds, from noise alone.
 
         Raises:
             ValueError: if there is no noise.
@@ -143,14 +144,14 @@ class CameraPosterior:
     log_weight: Tensor
     """(gains, noises, errors), not normalized"""
     gain: Tensor
-    """ADU per electron; as the next, broadcasts against the grid"""
+    """ADU per electron; broadcasts against the grid, as does `read_noise_e`"""
     read_noise_e: Tensor
     offset: Tensor
     """(gains, noises, errors) mean of the offset, ADU"""
     offset_error: Tensor
     """(gains, noises, errors) its standard deviation"""
     bounds: tuple[float, float]
-    """lowest and highest offset that can be, ADU"""
+    """lowest and highest possible offset, ADU"""
 
     @classmethod
     def of(cls, noise: NoiseCumulants, prior: _Prior) -> Self:
@@ -197,11 +198,11 @@ class CameraPosterior:
 
     @property
     def log_evidence(self) -> Tensor:
-        """() of the kind of camera, but for a constant."""
+        """() log evidence of the kind of camera, up to a constant."""
         return self.log_weight.logsumexp((0, 1, 2))
 
     def draw(self, n: int = N_DRAWS) -> _Numbers:
-        """(n,) draws."""
+        """(n,) draws from the posterior."""
         rng = torch.Generator().manual_seed(0)
         weight = self.log_weight.flatten().softmax(0)
         index = torch.multinomial(weight, n, replacement=True, generator=rng)
@@ -216,7 +217,7 @@ class CameraPosterior:
         return _Numbers(drawn.clamp(*self.bounds), gain, read_noise_e)
 
     def near(self, level: float) -> _Numbers:
-        """() means of cameras whose offset was set to that level, ADU."""
+        """() posterior means, given that the offset was set to this level, ADU."""
         total = self.offset_error**2 + BASELINE_SPREAD**2
         weight = self.log_weight - (level - self.offset) ** 2 / total / 2 - total.log() / 2
         weight = weight.flatten().softmax(0).reshape(weight.shape)

@@ -1,4 +1,4 @@
-"""A movie beside one simulated from its estimate: do their looks, counts and blur agree?"""
+"""Comparison of a movie with one simulated from its estimate: frames, histograms and spectra."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ __all__ = ["Comparison", "compare", "save_comparison"]
 Array = npt.NDArray[np.float64]
 
 SIDE_PX = 128
-"""side of the part of a large field that is compared, its middle"""
+"""side of the middle part of a large field, which is compared, pixels"""
 FRAMES = 200
 """largest number of frames compared, spread over the movie"""
 RIM_PX = 5
-"""at the borders of the frames, faded out before their spectrum is taken"""
+"""width of the border that is faded out before the spectrum is computed, pixels"""
 SHOWN = 3
-"""frames of each in the picture"""
+"""frames of each movie in the picture"""
 NAMES = ("real", "simulated")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Frames of both, in photons, and what they have in common."""
+    """Frames of both movies, in photons, with their histograms and spectra."""
 
     real: Tensor
     """(frame, y, x) photons"""
@@ -57,18 +57,18 @@ class Comparison:
     frequencies: Array
     """(ring,) 1 / um"""
     spectra: Array
-    """(2, ring) photons^2, radially averaged power of what changes from frame to frame, real and
+    """(2, ring) photons^2, radially averaged power of the changes from frame to frame, real and
     simulated"""
 
     @property
     def histogram_overlap(self) -> float:
-        """Part of the pixels that both histograms share; 1: they are the same."""
+        """Overlap of both histograms, a share of the pixels; 1: they are equal."""
         return float(self.histograms.min(0).sum())
 
     @property
     def spectrum_difference(self) -> float:
-        """Root mean square of the logarithm of the ratio of both spectra; 0: they are the same,
-        0.1: 10 % apart."""
+        """Root mean square of the logarithm of the ratio of both spectra; 0: they are equal, 0.1:
+        they differ by 10 %."""
         return float(np.sqrt(np.mean(np.log(self.spectra[0] / self.spectra[1]) ** 2)))
 
     def __str__(self) -> str:
@@ -93,8 +93,8 @@ def compare(
         movie: (frame, y, x) ADU.
         camera: the movie's; its maps cover the movie's frames.
         psf: the PSF the scene was estimated with.
-        estimate: what `estimate_scene` found.
-        seed: of the simulation.
+        estimate: the estimate of `estimate_scene`.
+        seed: seed of the simulation.
     """
     shape_of(movie)
     movie, camera, _ = screened(movie, camera)
@@ -127,7 +127,7 @@ def compare(
 
 
 def _middle(side: int) -> slice:
-    """The middle of a side, as far as it is compared."""
+    """The middle of a side, up to `SIDE_PX`."""
     compared = min(side, SIDE_PX)
     return slice((side - compared) // 2, (side + compared) // 2)
 
@@ -169,10 +169,10 @@ def _light(
 def _spectra(light: Tensor) -> tuple[Array, Array]:
     """Frequencies in 1 / px, and power (2, ring) of (2, frame, y, x).
 
-    Their mean over time is taken off: structures and uneven backgrounds, which no estimate draws,
-    are in it, and what is left are molecules that blink one by one, wherever they lie, and noise.
-    The window fades only the rim out, where spots are cut: with half of the field, a structure that
-    lies there would go."""
+    The mean over time is subtracted, and with it structures and uneven background, which no
+    estimate simulates; what remains is the blinking of single molecules, wherever they lie, and
+    noise.  The window fades out only the rim, where spots are cut, so that structures elsewhere
+    keep their weight."""
     light = light - light.mean(1, keepdim=True)
     height, width = light.shape[2:]
     window = torch.outer(_faded(height), _faded(width))
@@ -188,7 +188,7 @@ def _spectra(light: Tensor) -> tuple[Array, Array]:
 
 
 def _faded(side: int) -> Tensor:
-    """(side,) 1, but for a rim of `RIM_PX` over which it falls to 0 as a cosine."""
+    """(side,) weights: 1, falling to 0 as a cosine over a rim of `RIM_PX`."""
     from_end = torch.minimum(torch.arange(side) + 0.5, side - 0.5 - torch.arange(side))
     return torch.sin(math.pi / 2 * (from_end.double() / RIM_PX).clamp_max(1)).square()
 

@@ -1,4 +1,4 @@
-"""What a movie's camera noise looks like: mean, variance and third cumulant of pixels, from dark to
+"""Mean, variance and third cumulant of the camera noise of a movie, for pixels from dark to
 bright."""
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from decode.estimation.frames import (
 __all__ = ["NoiseCumulants", "noise_cumulants", "photon_transfer"]
 
 FRAMES_PER_WINDOW = 16
-"""long enough for a third cumulant, short against bleaching"""
+"""frames per window: enough for a third cumulant, few against bleaching"""
 FEWEST_FRAMES = 5
 """for a third cumulant"""
 FEWEST_PIXELS = 400
-"""in a class"""
+"""least number of pixels in a class"""
 STEADIEST = 0.25
-"""share of the pairs of a class whose surroundings changed least"""
+"""share of the pairs of a class that is used: those whose surroundings changed least"""
 LEAK = 0.045
-"""variance that changing light gives under the mask [1 -2 1], over what it gives more under the
-other mask: ratio of the masks' power at the frequencies of a Gaussian of sigma 1 px in pixels, half
-as much at 1.2 px and twice at 0.8 px"""
+"""variance that changing light adds under the mask [1 -2 1], over the difference of what it adds
+under both masks: from the masks' power at the frequencies of a Gaussian of sigma 1 px; half as
+large at 1.2 px and twice at 0.8 px"""
 OUTLIER_PAIR = 5.0
-"""a difference of two frames so many standard deviations large is no noise, and a pixel whose
-median square is so many above the usual is hot"""
+"""standard deviations above which a difference of two frames is no noise, and above which a pixel's
+median squared difference makes it hot"""
 SIGNIFICANT = 2.0
-"""standard deviations by which noise that grows with light has to grow"""
+"""standard deviations by which noise must grow with light"""
 REPEATED = 3.78 * 1.5
-"""pairs of frames in a pixel that inform as much as one alone: neighbours share most of the mask,
-consecutive pairs a frame (sums of the squared autocorrelations of mask and difference)"""
+"""number of pairs of frames and pixels with the information of one independent pair, as neighbours
+share most of the mask and consecutive pairs a frame (sums of the squared autocorrelations of mask
+and difference)"""
 STEADY = 1.5
-"""a pixel is steady in the frames in which its surroundings are as near to their median, in
-standard deviations"""
+"""a pixel is steady in frames in which its surroundings lie within so many standard deviations of
+their median"""
 HOT = 3.0
-"""a pixel is hot whose variance is so many standard deviations above what is usual"""
+"""a pixel is hot if its variance lies so many standard deviations above the usual one"""
 OUTLIER = 10.0
-"""as many standard deviations above the usual variance is no noise"""
+"""standard deviations above the usual variance from which a value is no noise"""
 N_RANKS = 20
-"""classes of brightness in which the usual is found"""
+"""number of classes of brightness in which the usual variance is computed"""
 
 
 @final
@@ -63,30 +64,30 @@ class NoiseCumulants:
     mean: Tensor
     """ADU"""
     variance: Tensor
-    """ADU^2, of the noise alone"""
+    """variance of the noise alone, ADU^2"""
     variance_error: Tensor
     third: Tensor
-    """third cumulant, ADU^3; it and its error are empty where it is unknown"""
+    """third cumulant, ADU^3; empty, with its error, where it is unknown"""
     third_error: Tensor
     n_pixels: int
-    """number of pixels, each in each window or pair of frames, that were looked at"""
+    """number of pixels that were used, summed over windows or pairs of frames"""
     raw: bool
-    """counts are whole and not negative, as a camera writes them: nobody subtracted an offset or
-    changed their scale"""
+    """whether counts are whole and not negative, as a camera writes them, before any subtraction of
+    an offset or change of scale"""
 
 
 def noise_cumulants(movie: Counts, *, n_frames: int | None = None) -> NoiseCumulants | None:
     """Cumulants of the noise of pixels, over the frames of a blinking movie in which they are
     steady.
 
-    The noise of a camera is independent from pixel to pixel, light is not.  So the surroundings of
-    a pixel say in which frames it is steady, without a choice by its own noise, and they predict
-    what light does change: of each frame a weighted sum over 3 x 3 pixels is taken whose weights
-    add up to 0, and Fisher's unbiased k-statistics of it over time are divided by the sums of the
-    squared and cubed weights.  The mask [1 -2 1] along both axes cancels light best and gives the
-    variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996); a pixel less the mean of its
-    eight neighbours keeps more skewness and gives the third cumulant.  Where both see another
-    variance light did change, and the errors grow by what may be left of it.
+    The noise of a camera is independent from pixel to pixel, light is not.  The surroundings of a
+    pixel therefore show in which frames it is steady, without selecting on its own noise, and they
+    predict the changes of light: each frame is convolved with a mask of 3 x 3 weights that add up
+    to 0, and unbiased k-statistics over time (Fisher, Proc. London Math. Soc. 30, 199, 1930) are
+    divided by the sums of the squared and cubed weights.  The mask [1 -2 1] along both axes cancels
+    light best and gives the variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996); a
+    pixel less the mean of its eight neighbours keeps more skewness and gives the third cumulant.
+    Where their variances differ, light did change, and the errors grow by what may remain of it.
 
     Args:
         movie: (frame, y, x) ADU.
@@ -94,7 +95,7 @@ def noise_cumulants(movie: Counts, *, n_frames: int | None = None) -> NoiseCumul
             more of a small field.
 
     Returns:
-        Classes, or None if too few pixels are steady: the movie is small or restless.
+        Classes, or None if too few pixels are steady.
 
     Raises:
         ValueError: in one sentence, if the movie is too small or holds NaN.
@@ -118,15 +119,16 @@ def photon_transfer(movie: Counts, *, n_frames: int | None = None) -> NoiseCumul
     """Mean and variance of pixels over pairs of consecutive frames, for movies without many steady
     pixels.
 
-    Of pixels as bright, those pairs count whose surroundings changed least, and the variance is
-    half the mean squared difference of two frames (Janesick, Photon Transfer, SPIE, 2007) under the
-    mask [1 -2 1] of `noise_cumulants`.  It needs a pixel to rest for two frames only, so that the
-    light of molecules is seen too.  Of what light did change the other mask sees more, and a share
-    of the difference is subtracted; differences of frames have no third cumulant.
+    Among equally bright pixels, those pairs count whose surroundings changed least, and the
+    variance is half the mean squared difference of two frames (Janesick, Photon Transfer, SPIE,
+    2007) under the mask [1 -2 1] of `noise_cumulants`.  A pixel need be steady for two frames only,
+    so that light of molecules can be used too.  The other mask responds more to changes of light,
+    and a share of the difference of both variances is subtracted; differences of frames have no
+    third cumulant.
 
     Args:
         movie: (frame, y, x) ADU.
-        n_frames: as `noise_cumulants`; None takes at least 16.
+        n_frames: as for `noise_cumulants`; None takes at least 16.
 
     Raises:
         ValueError: in one sentence, if the movie is too small or holds NaN, or if noise does not
@@ -180,8 +182,7 @@ def photon_transfer(movie: Counts, *, n_frames: int | None = None) -> NoiseCumul
 
 
 def _is_hot(light: Tensor, square: Tensor) -> Tensor:
-    """Which pixels have squared differences whose median over time is above what is usual of pixels
-    as bright.
+    """Which pixels have a median squared difference above the usual one of equally bright pixels.
 
     Args:
         light, square: (pair, pixels).
@@ -203,8 +204,8 @@ def _windows(
     n_windows: int,
     n_values: int,
 ) -> list[slice]:
-    """Consecutive frames to look at, spread over the movie: if nobody says how many, at least so
-    much of both."""
+    """Windows of consecutive frames, spread over the movie; without `n_frames`, at least
+    `n_windows` and enough for `n_values`."""
     if shape[0] < 2 or min(shape[1:]) < 16:
         raise ValueError(
             "estimating the camera takes at least 2 frames of 16 x 16 pixels, this movie has "
@@ -232,12 +233,12 @@ def _is_raw(frames: Tensor) -> bool:
 
 
 def _views(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What masks see of (frame, y, x), but for 3 pixels at the border.
+    """(frame, y, x) under different masks, without 3 pixels at the border.
 
     Returns:
-        (frame, pixels) each: light around, from 7 x 7 pixels without the inner 3 x 3; mean of the
-        inner ones, each as the next mask's squared weights; [1 -2 1] along both axes; the pixel
-        less the mean of its neighbours.
+        (frame, pixels) each: mean of the 7 x 7 pixels without the inner 3 x 3; mean of the inner
+        ones, weighted by the squares of the next mask; [1 -2 1] along both axes; the pixel less the
+        mean of its neighbours.
     """
     box, flat = torch.ones(3).double(), torch.tensor([1.0, -2.0, 1.0]).double()
     bell = gaussian_kernel(1.0).double()
@@ -259,12 +260,12 @@ def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
 
     Args:
         frames: (frame, y, x) float64 ADU.
-        parts: which of the frames each row of the result is about.
+        parts: the frames of each row of the result.
 
     Returns:
-        (parts, 7, pixels): light around, number of steady frames, mean of the pixels under the
-        first mask, k2 by the first mask, k2 and k3 by the second one, and the usual k2 of pixels as
-        bright.
+        (parts, 7, pixels): light of the surroundings, number of steady frames, mean of the pixels
+        under the first mask, k2 by the first mask, k2 and k3 by the second one, and the usual k2 of
+        equally bright pixels.
     """
     around, *masked = _views(frames)
     light = around.median(0).values
@@ -288,8 +289,8 @@ def _statistics(frames: Tensor, parts: Sequence[slice]) -> Tensor:
 
 
 def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Pixels whose variance is usual, as the other windows see it: that choice does not bias what
-    is measured.
+    """Pixels whose variance is usual in the other windows, a choice that does not bias the
+    measurement.
 
     Args:
         windows: (window, 7, pixels) of `_statistics`.
@@ -316,7 +317,7 @@ def _without_hot(windows: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _masked(frames: Tensor, weights: Tensor) -> Tensor:
-    """(frame, y, x) weighted sums along both axes, without those that reach over the border."""
+    """(frame, y, x) weighted sums along both axes, without those that extend over the border."""
     for axis in (1, 2):
         length = frames.shape[axis] - len(weights) + 1
         summed = frames.narrow(axis, 0, length) * weights[0]
@@ -334,14 +335,13 @@ def _median_by(rank: Tensor, values: Tensor) -> Tensor:
 
 
 def _ends(total: int, fewest: float) -> list[int]:
-    """Where classes of brightness end; few pixels are bright, so the classes become ever
-    smaller."""
+    """Ends of the classes of brightness, which become smaller as fewer pixels are bright."""
     smaller = [total - total // 2**k for k in range(1, 64) if total // 2**k >= fewest]
     return [total // 8, total // 4, *smaller, total]
 
 
 def _classes(pixels: Tensor, raw: bool) -> NoiseCumulants:
-    """Means over pixels that are as bright, of the (6, pixels) of `_without_hot`."""
+    """Means of the (6, pixels) of `_without_hot` over equally bright pixels."""
     total = pixels.shape[1]
     pixels = pixels[:, pixels[0].argsort()]
     rows = []

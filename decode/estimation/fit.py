@@ -1,4 +1,4 @@
-"""Parameters of a movie from its moments, and intervals of what follows from them."""
+"""Parameters of a movie from its moments, and intervals of quantities derived from them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ __all__ = ["Fit", "bounded_interval"]
 Array = npt.NDArray[np.float64]
 
 OFFSETS_WORTH = 10
-"""independent moments for which the covariances at all offsets, strongly correlated, count"""
+"""number of independent moments that the strongly correlated covariances at all offsets count
+for"""
 SLOPE_STEP = 1e-3
-"""of the optimizer's finite differences, over what is not known of a parameter beforehand"""
+"""step of the optimizer's finite differences, over the prior standard deviation of a parameter"""
 ERROR_STEP = 1e-4
-"""the same, of those that propagate errors"""
+"""step of the finite differences that propagate errors, in the same unit"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """The parameters that explain the moments best."""
+    """The parameters that fit the moments best."""
 
     vector: Array
-    """(parameter,) of `Parameters.to_vector`, with depth or without"""
+    """(parameter,) as of `Parameters.to_vector`, with depth or without"""
     covariance: Array
-    """(parameter, parameter) of its errors"""
+    """(parameter, parameter) covariance of its errors"""
     misfit: float
-    """root mean square of what the model leaves of the moments, over their standard errors"""
+    """root mean square of the residual moments over their standard errors"""
     doubt: Array
-    """(parameter,) standard deviations before the movie was looked at"""
+    """(parameter,) prior standard deviations"""
     freedom: int
-    """degrees of freedom of the covariance: it is known from a few chunks of frames only"""
+    """degrees of freedom of the covariance, which is estimated from a few chunks of frames"""
 
     @property
     def parameters(self) -> Parameters:
@@ -53,9 +54,9 @@ class Fit:
     def of(cls, moments: Moments, model: Model) -> Self:
         """Fit by weighted least squares.
 
-        Moments are weighted by their variances alone: some twenty chunks of frames do not give the
-        correlations of two hundred moments, and weights from them were measured to double the
-        spread of the estimates and to hide it.
+        Moments are weighted by their variances alone: twenty or so chunks of frames do not
+            determine the correlations of two hundred moments, and weights from these doubled the
+            spread of the estimates in simulations, and understated it.
         """
         measured, errors = moments.values.flat(), moments.errors
         discount = math.sqrt(OFFSETS_WORTH / len(OFFSETS))
@@ -122,7 +123,7 @@ class Fit:
         *,
         model_error: float = 0.0,
     ) -> Estimate:
-        """The same of what is positive, by its logarithm.
+        """A positive function of the parameters; its interval is that of its logarithm.
 
         Args:
             quantity: of the parameters.
@@ -143,13 +144,13 @@ class Fit:
         model_error: float,
         bounds: tuple[float, float],
     ) -> Estimate:
-        """The same of what cannot lie outside bounds.
+        """A bounded function of the parameters; its interval lies within the bounds.
 
         Args:
             quantity: of the parameters.
             n: number of molecules or pixels it rests on.
             model_error: standard deviation that the moments do not show.
-            bounds: lowest and highest value that can be.
+            bounds: lowest and highest possible value.
         """
         free = self.estimate(quantity, n)
         error = math.hypot((free.high - free.value) / 1.96, model_error)
@@ -161,9 +162,9 @@ def bounded_interval(
     error: float,
     bounds: tuple[float, float],
 ) -> tuple[float, float, float]:
-    """Value and 95 % interval of what cannot lie outside bounds, by a truncated Gaussian.
+    """Value and 95 % interval of a bounded quantity, by a truncated Gaussian.
 
-    Without, an estimate well outside would have an interval of no width at the edge.
+    Mere clipping would give an estimate well outside an interval of no width.
     """
     least, most = bounds
     cuts = (least - value) / error, (most - value) / error

@@ -1,4 +1,4 @@
-"""Frames of a movie to look at, and a number with its interval."""
+"""Frames of a movie for an estimate, and a number with its interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from decode.io.movies import Movie
 __all__ = ["Estimate", "blur", "gaussian_kernel", "middle", "read_frames", "shape_of"]
 
 LARGEST_FIELD_PX = 512
-"""of larger movies the middle is looked at"""
+"""side of the middle part that is used of larger movies, pixels"""
 
 
 @final
@@ -31,7 +31,7 @@ class Estimate:
     high: float
     """upper end"""
     n: int
-    """number of molecules, or of pixels, it rests on"""
+    """number of molecules, or of pixels, that it rests on"""
 
     def __str__(self) -> str:
         value, low, high = (f"{float(f'{v:.3g}'):g}" for v in (self.value, self.low, self.high))
@@ -62,7 +62,7 @@ def gaussian_kernel(sigma_px: float) -> Tensor:
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """(1, y, x) convolved with the same kernel along both axes; the border's pixels continue beyond
+    """(1, y, x) convolved with the same kernel along both axes; border pixels are repeated beyond
     it."""
     half = len(kernel) // 2
     padded = F.pad(image[None], (half, half, half, half), mode="replicate")

@@ -24,30 +24,30 @@ Array = npt.NDArray[np.float64]
 SUBPIXELS = 2
 """positions within a pixel along each axis that the PSF is drawn at"""
 MARGIN_PX = 4
-"""around a patch, into which a blur spreads its light"""
+"""margin around a patch, into which a blur spreads its light, pixels"""
 LEVELS = np.geomspace(1e-7, 1.0, 200)
 """fractions of a molecule's light in a pixel"""
 
 
 class Start(NamedTuple):
-    """What is known of a parameter before a movie is looked at, as the optimizer sees it."""
+    """Prior value and standard deviation of a parameter, in the optimizer's unit."""
 
     value: float
     error: float
-    """standard deviation by which the value may be off"""
+    """prior standard deviation of the value"""
     least: float
     most: float
 
 
 class ImageMoments(NamedTuple):
-    """Of the images of a molecule, averaged over the positions within a pixel."""
+    """Moments of the images of a molecule, averaged over positions within a pixel."""
 
     pixels: Array
     """(..., level) number of pixels that catch each of LEVELS of the light of a molecule"""
     below_zero: Array
-    """(...,) sum of what lies below 0 where the PSF was measured and holds noise"""
+    """(...,) sum of the negative values, which the noise of a measured PSF makes"""
     autocorrelation: Array
-    """(..., offset) at each of OFFSETS"""
+    """(..., offset) autocorrelation of the image at each of OFFSETS"""
 
     def averaged(self, share: Array) -> ImageMoments:
         """The mean over depths, by the (plane,) share of the molecules at each."""
@@ -73,7 +73,7 @@ class Images(ABC):
 
     @torch.no_grad()
     def _moments(self, width: float) -> ImageMoments:
-        """(plane, ...) of each field."""
+        """(plane, ...) for each field."""
         patches, variance = self._patches(width)
         size = self.psf.patch_px + 2 * MARGIN_PX
         side = next_fast_len(size + REACH_PX, real=True)
@@ -115,13 +115,13 @@ class BlurredImages(Images):
 
 
 def images_of(psf: PSF, planes_nm: Array) -> Images:
-    """Images of a PSF at depths, with its own width free or blurred."""
+    """Images of a PSF at depths, whose free width is its own or that of a blur."""
     family = GaussianImages if psf.free_width else BlurredImages
     return family(psf, planes_nm)
 
 
 def _positions(psf: PSF, planes_nm: Array) -> Tensor:
-    """(n, 3) nm, at each depth all positions within the middle pixel of a patch."""
+    """(n, 3) nm, for each depth all positions within the middle pixel of a patch."""
     within = (torch.arange(SUBPIXELS) + 0.5) / SUBPIXELS
     grid = psf.pixel_size_nm * (within + psf.patch_px // 2)
     depths = torch.as_tensor(planes_nm, dtype=torch.float32)
@@ -137,7 +137,7 @@ def _blur(side: int, variance: float) -> Tensor:
 
 
 def _autocorrelation(power: Tensor, side: int) -> Array:
-    """(plane, offset) of a power spectrum; an offset and its opposite are averaged."""
+    """(plane, offset) autocorrelation from a power spectrum; opposite offsets are averaged."""
     auto = torch.fft.irfft2(power, s=(side, side)).numpy()
     below, right = OFFSETS.T
     both: Array = (auto[:, below, right] + auto[:, -below, -right]) / 2
@@ -145,10 +145,10 @@ def _autocorrelation(power: Tensor, side: int) -> Array:
 
 
 def _levels(fraction: Array) -> tuple[Array, Array]:
-    """How many pixels catch each of LEVELS of the light, and what lies below them.
+    """Number of pixels at each of LEVELS, and the sum of values below them.
 
     Args:
-        fraction: (plane, pixel) of the light, at all positions within a pixel.
+        fraction: (plane, pixel) fraction of the light, at all positions within a pixel.
 
     Returns:
         (plane, level) and (plane,).

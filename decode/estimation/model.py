@@ -18,7 +18,7 @@ __all__ = ["Model", "Parameters", "shared_fraction", "without_mean"]
 Array = npt.NDArray[np.float64]
 
 PLANES = 31
-"""depths the PSF is drawn at"""
+"""number of depths at which the PSF is drawn"""
 NODES, WEIGHTS = (x / 2 for x in np.polynomial.legendre.leggauss(32) + np.array([[1.0], [0.0]]))
 """Gauss-Legendre quadrature between 0 and 1"""
 
@@ -26,22 +26,22 @@ NODES, WEIGHTS = (x / 2 for x in np.polynomial.legendre.leggauss(32) + np.array(
 @final
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What the moments depend on: the theta of the generalized method of moments."""
+    """Parameters of the moments: the theta of the generalized method of moments."""
 
     background: float
     """photons per pixel"""
     density: float
     """molecules on at once, per square micrometre"""
     flux: float
-    """mean photons of a molecule in a frame it is fully on"""
+    """mean photons of a molecule in a frame during which it is on throughout"""
     flux_variation: float
     """standard deviation of the flux over its mean"""
     on_time: float
     """mean time a molecule stays on, frames"""
     lasting: float
-    """share of the covariance that does not fade with time"""
+    """share of the covariance that does not decay with time"""
     width: float
-    """as `Images` takes it"""
+    """width, in the unit of `Images`"""
     z_centre: float = 0.0
     """middle of the depth of molecules, -1 to 1 over the PSF's range"""
     z_extent: float = 1.0
@@ -49,7 +49,7 @@ class Parameters:
 
     @classmethod
     def from_vector(cls, vector: Array) -> Self:
-        """From the vector of the optimizer; without depth it has two numbers less."""
+        """The parameters of the optimizer's vector, which has two numbers fewer without depth."""
         background, density, flux, flux_variation, on_time, lasting, width, *depth = vector.tolist()
         z_centre, log_extent = depth or (0.0, 0.0)
         return cls(
@@ -74,14 +74,14 @@ class Parameters:
 
 @final
 class Model:
-    """What the moments are, given parameters.
+    """The expected moments, given parameters.
 
     Args:
         psf: the calibrated PSF.
         rate: (step,) see `saturation_rate`.
-        run: length of a run, frames, whose mean the covariances lack.
-        z_range_nm: depth in which molecules may lie; None where the PSF is the same at every z.
-        lag: as `Moments` has it.
+        run: length of a run, frames, whose mean is subtracted from the covariances.
+        z_range_nm: depths at which molecules may lie; None where the PSF is the same at every z.
+        lag: as in `Moments`.
         light_of_dark: mean light of the pixels that are dark at times, photons.
         light_of_all: mean light of all pixels, photons.
     """
@@ -143,15 +143,17 @@ class Model:
         return (float(centre - half), float(centre + half))
 
     def on_time(self, parameters: Parameters) -> float:
-        """Mean time on, frames; one where light does not return, whatever the parameter says."""
+        """Mean on-time, frames; 1 where light does not return in the next frame, whatever the
+        parameter."""
         return parameters.on_time if self.lag else 1.0
 
     def image(self, parameters: Parameters) -> ImageMoments:
-        """The mean of the images of molecules, which lie evenly between two depths."""
+        """The mean image of molecules that are uniform between two depths."""
         return self.images.moments(parameters.width).averaged(self._share(parameters))
 
     def predict(self, parameters: Parameters) -> MomentVector:
-        """The moments that `measure` finds in a movie of these parameters, but for their errors."""
+        """The expected values of the moments that `measure` finds in a movie of these
+        parameters."""
         image = self.image(parameters)
         density = parameters.density * self.pixel_um2
         square = density * parameters.flux**2 * (1 + parameters.flux_variation**2)
@@ -172,17 +174,19 @@ class Model:
         )
 
     def light(self, parameters: Parameters) -> Array:
-        """What one molecule on at once in each pixel adds to mean light and its log transform.
+        """Contribution of one molecule on at once per pixel to mean light and its log transform.
 
         A frame holds molecules that are on when it starts and others that switch on in it: for each
-        on at once, S(a) = exp(-a / on_time) (1 + (1 - a) / on_time) that shine for longer than the
-        fraction a of it.  With gamma distributed fluxes of mean f and shape k, one that gives a
-        pixel the fraction h of its light takes 1 - (1 + u a / k)^-k, u = rate f h, from the mean of
-        exp(-s light), and an integration by parts leaves the integral of
-        S(a) u (1 + u a / k)^(-k - 1) over a from 0 to 1.  Of molecules on for one frame S is 1.
+            molecule on at once, S(a) = exp(-a / on_time) (1 + (1 - a) / on_time) are on for longer
+            than the fraction a of the frame.  With gamma distributed fluxes of mean f and shape k,
+            a molecule that gives a pixel the fraction h of its light lowers the mean of exp(-s
+            light) by the share 1 - (1 + u a / k)^-k, u = rate f h.  By Campbell's theorem for
+            Poisson processes (Kingman, Poisson Processes, 1993, sec. 3.2) these shares add up in
+            the logarithm; integration by parts gives the integral of S(a) u (1 + u a / k)^(-k - 1)
+            over a from 0 to 1.  For molecules that are on for one frame S is 1.
 
         Returns:
-            (1 + step,) photons, and minus the log transform.
+            (1 + step,) mean photons, then minus the log transform at each step.
         """
         image, on_time = self.image(parameters), self.on_time(parameters)
         flux, k = parameters.flux, parameters.flux_variation**-2
@@ -197,7 +201,7 @@ class Model:
         return seen + flux * image.below_zero * np.array([1.0, *self.rate])
 
     def _share(self, parameters: Parameters) -> Array:
-        """(plane,) of the molecules."""
+        """(plane,) share of the molecules."""
         if self.z_range_nm is None:
             return np.ones(1)
         step = self.planes[1] - self.planes[0]
@@ -209,7 +213,7 @@ class Model:
         return np.clip(inside, 0, None) / (high - low)
 
     def _shared(self, parameters: Parameters) -> Array:
-        """(lag,) see `shared_fraction`; at each of LAGS, without the mean over the run."""
+        """(lag,) `shared_fraction` at each of LAGS, with the mean over the run subtracted."""
         if self.lag:
             on_time = self.on_time(parameters)
             shared = np.array([shared_fraction(on_time, lag) for lag in range(self.run)])
@@ -219,9 +223,11 @@ class Model:
 
 
 def shared_fraction(on_time: float, lag: int) -> float:
-    """Mean product of the fractions of two frames that a molecule is on, for each on at once.
+    """Mean product of the fractions of two frames during which a molecule is on, per molecule on at
+    once.
 
-    The integral of exp(-|t - t'| / on_time) over both frames.
+    The integral over both frames of exp(-|t - t'| / on_time), the probability to be on at both
+    times.
     """
     if lag == 0:
         return 2 * on_time * (1 + on_time * math.expm1(-1 / on_time))
@@ -229,10 +235,10 @@ def shared_fraction(on_time: float, lag: int) -> float:
 
 
 def without_mean(covariance: Array) -> Array:
-    """What is left of a covariance when the mean over the run is taken away.
+    """The covariance that remains when the mean over the run is subtracted.
 
-    Of two frames' products, averaged over the run, that mean takes its covariance with either frame
-    and gives back its own variance.
+    From the products of two frames, averaged over the run, this subtracts the covariance of the
+    mean with either frame, and adds its variance.
 
     Args:
         covariance: (lag,) at each lag from 0 to the length of the run, less one.

@@ -37,36 +37,38 @@ Array = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
 
 TILE_PX = 64
-"""side of the squares of a large field that are looked at"""
+"""side of the squares of a large field that are used, pixels"""
 TILES_PER_AXIS = 3
-"""largest number of them along each axis, spread over the field"""
+"""largest number of squares along each axis, spread over the field"""
 RUN = 250
-"""consecutive frames over which a pixel without molecules is taken as steady"""
+"""consecutive frames over which a pixel without molecules counts as steady"""
 RUNS = 8
 """largest number of such runs, spread over the movie"""
 CHUNK = 25
-"""frames whose means are taken as one draw: many on-times"""
+"""frames whose means count as one independent draw: many on-times"""
 FEWEST_FRAMES = 60
 CELL_PX = 8
-"""side of the cells whose background is compared over the field"""
+"""side of the cells whose background is compared over the field, pixels"""
 LAGS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
-"""frames between the pictures whose covariance is taken"""
+"""frames between the images whose covariance is computed"""
 REACH_PX = 16
-"""largest distance of pixels whose covariance is taken; of those beyond half of it one in four"""
+"""largest distance of pixels whose covariance is computed; beyond half of it, for one pair in
+four"""
 STEPS = (0.005, 0.02, 0.06, 0.18, 0.5, 1.0)
-"""where the Laplace transform of the light is taken, over the standard deviation of the
-background's noise"""
+"""arguments of the Laplace transform of the light, in units of one over the standard deviation of
+the background's noise"""
 LEAST_DARK = 0.4
-"""bias of the logarithm up to which a pixel counts as dark at times: with 0.1 and 0.3 densities on
-filaments came out up to 3.6 and 1.1 times too high, with 0.4 they are 0.89 to 1.02 of the truth,
-with all pixels 0.67 to 0.95"""
+"""bias of the logarithm up to which a pixel counts as dark at times: at 0.1 and 0.3, estimated
+densities on filaments were up to 3.6 and 1.1 times the truth, at 0.4 0.89 to 1.02 times, with all
+pixels 0.67 to 0.95 times"""
 FEWEST_DARK = 0.2
-"""share of such pixels from which they suffice"""
+"""share of the pixels that must be dark at times, else all are used"""
 BIAS_DOUBT = 10.0
-"""error of the correction for the bias of a logarithm of a mean, over its square: in a crowd pixels
-are hardly ever dark, and the correction, at most one half, can lack several times as much"""
+"""error of the correction for the bias of the logarithm of a mean, over its square: where molecules
+crowd, pixels are hardly ever dark, and the bias can exceed the correction, at most one half,
+several times"""
 SURE = 0.999
-"""probability with which light that pixels share must exceed zero"""
+"""probability with which the covariance of neighbouring pixels must exceed zero"""
 
 
 def _offsets() -> npt.NDArray[np.int64]:
@@ -82,31 +84,32 @@ OFFSETS = _offsets()
 TOUCHING = np.abs(OFFSETS).max(1) == 1
 """(offset,) whether a pixel at this offset touches the one at (0, 0)"""
 AT_TOUCHING = slice(0, len(LAGS))
-"""in a vector of covariances, those with touching pixels, at each of LAGS"""
+"""places in the vector of covariances of those with touching pixels, at each of LAGS"""
 AT_OFFSETS = {
     1: slice(len(LAGS), len(LAGS) + len(OFFSETS)),
     0: slice(len(LAGS) + len(OFFSETS), len(LAGS) + 2 * len(OFFSETS)),
 }
-"""in the same vector, those at each of OFFSETS, by lag"""
+"""places in the same vector of those at each of OFFSETS, by lag"""
 
 
 class MomentVector(NamedTuple):
     """The moments that a model is fitted to."""
 
     brightness: Array
-    """(1 + step,) photons: mean light of pixels that are dark at times, see `by_brightness`"""
+    """(1 + step,) photons: mean light of pixels that are dark at times, in the parts of
+    `by_brightness`"""
     touching: Array
     """(lag,) photons^2: covariance with the pixels that touch, at each of LAGS"""
     offsets: Array
     """(offset,) photons^2: covariance at each of OFFSETS, at lag 1, or at lag 0 without the pixel
-    itself, whose noise it holds"""
+    itself, whose covariance holds noise"""
 
     def flat(self) -> Array:
-        """(moment,) all of them in this order."""
+        """(moment,) all moments in this order."""
         return np.concatenate(self)
 
     def like(self, flat: Array) -> MomentVector:
-        """The numbers of another flat vector by these names."""
+        """Another flat vector, split in the same way."""
         ends = np.cumsum([len(values) for values in self])
         return MomentVector(*np.split(flat, ends[:-1]))
 
@@ -117,7 +120,7 @@ class LightParts(NamedTuple):
     values: Array
     """(n, 1 + step)"""
     covariance: Array
-    """(n, 1 + step, 1 + step) of the errors"""
+    """(n, 1 + step, 1 + step) covariance of the errors"""
 
 
 @final
@@ -129,28 +132,28 @@ class Moments:
     """mean of all pixels, photons"""
     values: MomentVector
     covariance: Array
-    """(moment, moment) of the errors of the flat values"""
+    """(moment, moment) covariance of the errors of the flat values"""
     lag: int | None
-    """frames between the pictures whose light is compared at each offset: 1; 0 where light does not
-    return in the next frame; None where pixels do not even share it within a frame"""
+    """lag of the covariances at each offset, frames: 1; 0 where light does not return in the next
+    frame; None where pixels do not even share light within a frame"""
     steps: Array
     """(step,) s of the Laplace transform E[exp(-s light)], 1 / photons"""
     rate: Array
-    """(step,) see `saturation_rate`"""
+    """(step,) rates of `saturation_rate`"""
     cells: LightParts
-    """in each cell of the field"""
+    """light of each cell of the field"""
     runs: LightParts
-    """in each run of frames"""
+    """light of each run of frames"""
     times: npt.NDArray[np.floating]
     """(run,) middle of each run, frames"""
     run: int
     """length of a run, frames"""
     chunks: int
-    """number of chunks of frames whose scatter is the covariance"""
+    """number of chunks of frames whose scatter gives the covariance"""
     frames: int
-    """frames looked at"""
+    """number of frames that were used"""
     n: int
-    """pixels looked at, summed over frames"""
+    """number of pixels that were used, summed over frames"""
 
     @property
     def errors(self) -> MomentVector:
@@ -159,7 +162,7 @@ class Moments:
 
 
 class _Plan(NamedTuple):
-    """What of a movie is looked at."""
+    """The parts of a movie that are used."""
 
     tiles: list[tuple[slice, slice]]
     """rows and columns"""
@@ -168,7 +171,7 @@ class _Plan(NamedTuple):
     run: int
     """length of a run, frames"""
     chunk: int
-    """length of a chunk, frames; a run is made of whole ones"""
+    """length of a chunk, frames; a run consists of whole chunks"""
 
     @classmethod
     def of(cls, shape: tuple[int, int, int]) -> Self:
@@ -204,8 +207,8 @@ def measure(movie: Counts, camera: Camera, numbers: Whole | None = None) -> Step
     Args:
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
-        numbers: (frame,) when each was taken, in frames: those before and after a gap are not
-            successive; None: one after another.
+        numbers: (frame,) time of each frame, in frames; frames before and after a gap are not
+            successive; None: there are no gaps.
 
     Raises:
         ValueError: if the movie is too short or too small, or too few frames are successive.
@@ -258,18 +261,18 @@ def _measure_run(
 
 
 class _TileRun(NamedTuple):
-    """What is measured of a tile in a run of frames."""
+    """The measurements of a tile in a run of frames."""
 
     light: float
     """mean of all pixels, photons"""
     parts: Array
     """(chunk, 1 + step) mean light and log transform of the pixels that are dark at times"""
     doubt: Array
-    """(1 + step,) what the correction of their log transform's bias may lack"""
+    """(1 + step,) possible error of the correction for the bias of their log transform"""
     n_dark: float
     """number of these pixels"""
     products: Array
-    """(chunk, covariance) sums of the products of light, see `_products`"""
+    """(chunk, covariance) sums of the products of light, as from `_products`"""
     n_products: Array
     """(chunk, covariance) number of the products"""
     cells: Array
@@ -377,13 +380,13 @@ def _pooled(sums: Array, counts: Array) -> tuple[Array, Array]:
 
 
 def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
-    """Frames after which neighbouring pixels significantly share light: 1, else 0, else None.
+    """Lag at which neighbouring pixels significantly share light: 1, else 0, else None.
 
     Args:
         values: (covariance,) with touching pixels at each of LAGS, then at each of OFFSETS at
             lag 1, and at lag 0.
-        covariance: of their errors.
-        chunks: of frames, whose scatter is the covariance.
+        covariance: covariance of their errors.
+        chunks: number of chunks of frames whose scatter gives the covariance.
     """
     after_one, within = np.zeros((2, len(values)))
     after_one[LAGS.index(1)] = 1
@@ -399,7 +402,7 @@ def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
 
 
 def _kept(lag: int | None) -> npt.NDArray[np.int64]:
-    """Places of the covariances that are fitted: those of one lag, and none that holds noise."""
+    """Places of the covariances that are fitted: those of one lag, without any that holds noise."""
     if lag:
         return np.r_[AT_TOUCHING, AT_OFFSETS[1]]
     without_pixel = slice(AT_OFFSETS[0].start + 1, AT_OFFSETS[0].stop)
@@ -407,7 +410,7 @@ def _kept(lag: int | None) -> npt.NDArray[np.int64]:
 
 
 def _light_of_cells(cells: Array) -> LightParts:
-    """Of (chunk, 1 + step, cell)."""
+    """Light of each cell from (chunk, 1 + step, cell)."""
     length = len(cells)
     off = cells - cells.mean(0)
     covariance = np.einsum("cin,cjn->nij", off, off) / (length - 1) / length
@@ -415,7 +418,7 @@ def _light_of_cells(cells: Array) -> LightParts:
 
 
 def _light_of_runs(field: Array, n_runs: int) -> LightParts:
-    """Of (chunk, 1 + step), the mean over the field."""
+    """Light of each run from (chunk, 1 + step), the mean over the field."""
     by_run = field.reshape(n_runs, -1, field.shape[1])
     chunks = by_run.shape[1]
     scatter = np.cov(by_run.transpose(1, 0, 2).reshape(-1, field.shape[1]).T)
@@ -423,7 +426,7 @@ def _light_of_runs(field: Array, n_runs: int) -> LightParts:
 
 
 def _steps(light: Tensor, camera: Camera) -> Array:
-    """Where the Laplace transform is taken, by the noise of a pixel that holds the median light."""
+    """Arguments of the Laplace transform, from the noise of a pixel with the median light."""
     typical = light[:: max(1, len(light) // 100_000)].median()
     variance = camera.typical_noise.variance(typical, darkest=0.0)
     return np.array(STEPS) / float(variance.clamp_min(1e-2).sqrt())
@@ -434,10 +437,11 @@ def _mean(value: float | Tensor) -> float:
 
 
 def saturation_rate(camera: Camera, steps: Array) -> Array:
-    """(step,) by how much a photon raises minus the logarithm of E[exp(-s light)].
+    """(step,) increase of -log E[exp(-s light)] per photon.
 
-    Poisson electrons give qe (1 - exp(-s / qe)); each of them turned into an exponential variate by
-    the register gives s / (1 + s / qe).
+    Poisson electrons give qe (1 - exp(-s / qe)); where the register turns each into an exponential
+    variate, it is s / (1 + s / qe), by the Laplace transform of a compound Poisson variate
+    (Kingman, Poisson Processes, 1993, sec. 3.2).
     """
     qe = _mean(camera.qe)
     if camera.em_gain is None:
@@ -446,14 +450,15 @@ def saturation_rate(camera: Camera, steps: Array) -> Array:
 
 
 def by_brightness(transform: Array, rate: Array) -> Array:
-    """The mean light in parts that add up to it, by the brightness of what shines.
+    """The mean light as a sum of parts, by the brightness of its sources.
 
-    From the light of molecules that a small step saturates, to steady light.  Minus the log Laplace
-    transform over its rate is the mean light less what the step saturates; its values at many steps
-    are nearly the same number, with the same error, and their differences are not.
+    The parts range from the light of molecules that a small step saturates to steady light.  Minus
+    the log Laplace transform over its rate is the mean light less the light that the step
+    saturates; its values at many steps are nearly equal, with strongly correlated errors, while
+    their differences carry independent information.
 
     Args:
-        transform: (..., 1 + step) mean light, and minus the log transform.
+        transform: (..., 1 + step) mean light, then minus the log transform at each step.
         rate: (step,) of `saturation_rate`.
     """
     mean, log = transform[..., :1], transform[..., 1:]
@@ -477,8 +482,8 @@ def _log_transform(
     Returns:
         (chunk, 1 + step, y, x) float64, whose mean over chunks is that of the run; the camera's own
         part is removed.
-        (1 + step, y, x) bias of the logarithm of so small a mean, which is taken off: a pixel that
-        is hardly ever dark does not determine it, however many there are.
+        (1 + step, y, x) bias of the logarithm of so small a mean, which was subtracted; pixels that
+        are hardly ever dark do not determine it, however many there are.
     """
     gain = 1.0 if camera.em_gain is None else camera.em_gain
     qe, adu = _mean(camera.qe), torch.as_tensor(camera.e_per_adu)
@@ -501,10 +506,10 @@ def _log_transform(
 
 
 def _dark(bias: Tensor) -> Tensor:
-    """Which pixels are dark often enough to determine the logarithm; all, where hardly any is.
+    """Which pixels are dark often enough to determine the logarithm; all, where hardly any are.
 
     Args:
-        bias: (1 + step, y, x) of the logarithm.
+        bias: (1 + step, y, x) bias of the logarithm.
 
     Returns:
         (y, x) bool.
@@ -524,23 +529,23 @@ def _spacing(numbers: Whole) -> int:
 
 
 def _pairs(times: Whole, lag: int) -> tuple[Whole, Whole]:
-    """(pair,) places of the frames that have another one `lag` later, and the places of those."""
+    """(pair,) indices of the frames that have another one `lag` later, and the indices of those."""
     later = np.searchsorted(times, times + lag).clip(max=len(times) - 1)
     first = np.flatnonzero(times[later] == times + lag)
     return first, later[first]
 
 
 def _products(light: Tensor, times: Whole, chunk: int) -> tuple[Array, Array]:
-    """Sums of products of light at two pixels and frames, without its mean over the run.
+    """Sums of products of the light at two pixels and frames, its mean over the run subtracted.
 
     Args:
         light: (frame, y, x) photons.
-        times: (frame,) when each was taken, in frames; some may be missing between.
+        times: (frame,) time of each frame, in frames; there may be gaps.
         chunk: number of frames in a chunk.
 
     Returns:
         (chunk, covariance) sums, with touching pixels at each of LAGS, then at each of OFFSETS at
-        lag 1, and at lag 0; and how many products were summed.
+        lag 1, and at lag 0; and the number of products.
     """
     length, height, width = light.shape
     size = (height + REACH_PX, width + REACH_PX)

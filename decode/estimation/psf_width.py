@@ -18,21 +18,20 @@ from decode.optics.gaussian import GaussianPSF
 __all__ = ["estimate_psf_sigma"]
 
 START_PX = 1.3
-"""sigma that the first search for spots expects"""
+"""sigma that the first search for spots assumes"""
 FEWEST_MOLECULES = 20
-"""a mode of fewer widths is not worth its name"""
+"""fewest widths of which a mode is computed"""
 FIRST_MOLECULES = 300
-"""most that are fitted before spots are searched with the width that is found"""
+"""most molecules that are fitted before the search is repeated with the width found"""
 CANDIDATE_SNR, SPOT_SNR = 4.0, 8.0
-"""signal-to-noise ratios from which a maximum may be a neighbour, and is a spot to fit"""
+"""signal-to-noise ratios from which a maximum counts as a neighbour, and as a spot to fit"""
 SCORING_STEPS = 20
 """of a fit"""
 GRID_STEP, LEAST_BLUR = 2e-3, 0.03
-"""of the density of the logarithms of widths, whose mode is taken"""
+"""grid step and least blur of the density of the log widths, whose mode is taken"""
 MODEL_ERROR = 0.02
-"""standard deviation of what noise does not explain, as neighbours that were not seen: spread of
-the relative error of the width over simulated movies (up to one molecule a um^2) once its share of
-noise is taken away"""
+"""relative standard deviation that noise does not explain, as from unseen neighbours: spread of the
+error of the width over simulated movies (up to one molecule a um^2) less the part of the noise"""
 
 
 @torch.no_grad()
@@ -47,14 +46,14 @@ def estimate_psf_sigma(
     """In-focus width of a round Gaussian PSF, from a raw movie of blinking molecules.
 
     Bright spots without a visible neighbour are fitted by a Gaussian integrated over pixels.
-    Neighbours that were not seen and defocus can only widen a spot, so the mode of the fitted
-    widths is taken and not their mean.
+    Unseen neighbours and defocus can only widen a spot, so the mode of the fitted widths is taken
+    instead of their mean.
 
     Args:
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
         pixel_size_nm: side of a pixel in object space.
-        n_frames: number of frames to look at, spread over the movie; None takes 100, and more of a
+        n_frames: number of frames to use, spread over the movie; None takes 100, and more of a
             small field.
         max_molecules: largest number of spots to fit.
 
@@ -95,14 +94,15 @@ def estimate_psf_sigma(
 
 
 def _half(sigma_px: float) -> int:
-    """Patches of spots are so many pixels wide on either side of the middle."""
+    """Half the width of the patch of a spot, without the middle, pixels."""
     return math.ceil(2.5 * sigma_px)
 
 
 def _what_lasts(light: Tensor) -> Tensor:
-    """(frame, y, x) photons that are always there, scaled to the light of each frame.
+    """(frame, y, x) photons of steady light, scaled to the light of each frame.
 
-    The darkest tenth of the frames show it, where molecules shine least; light bleaches.
+    It is the mean of the darkest tenth of the frames, in which fewest molecules are on; its level
+    bleaches.
 
     Args:
         light: (frame, y, x) photons.
@@ -118,20 +118,20 @@ def _what_lasts(light: Tensor) -> Tensor:
 
 
 def _noise_map(camera: Camera, shape: tuple[int, ...]) -> Noise:
-    """(y, x) maps of the camera's noise, whose own are numbers or (..., y, x)."""
+    """(y, x) maps of the camera's noise, from numbers or (..., y, x) maps."""
     own = (torch.as_tensor(camera.noise.excess), torch.as_tensor(camera.noise.floor))
     excess, floor = (value.float().reshape(value.shape[-2:]).expand(shape) for value in own)
     return Noise(excess, floor)
 
 
 def _isolated_spots(light: Tensor, still: Tensor, camera: Camera, sigma_px: float) -> Tensor:
-    """Pixels of bright local maxima that have no other within the reach of two patches.
+    """Pixels of bright local maxima without another within the width of two patches.
 
     Args:
-        light: (frame, y, x) photons without what is always there.
-        still: (frame, y, x) what was taken away; it made noise.
+        light: (frame, y, x) photons without the steady light.
+        still: (frame, y, x) steady light that was subtracted; its noise is left.
         camera: gives the noise.
-        sigma_px: about the width of a spot.
+        sigma_px: approximate width of a spot.
 
     Returns:
         (n, 3) frame, y, x.
@@ -164,7 +164,7 @@ class _Patches(NamedTuple):
     data: Tensor
     """photons"""
     still: Tensor
-    """photons that are always there, part of the data"""
+    """photons of steady light, which are part of the data"""
     inside: Tensor
     """whether a pixel lies in the field"""
     noise: Noise
@@ -213,7 +213,7 @@ class _Spots(NamedTuple):
         )
 
     def moved(self, step: Tensor, half: int) -> _Spots:
-        """After a (spot, 5) step, within what can be."""
+        """The spots after a (spot, 5) step, kept within physical limits."""
         shape = self.shape + step[:, :3]
         position = shape[:, :2].clamp(half - 1.5, half + 2.5)
         log_sigma = shape[:, 2:].clamp(math.log(0.3), math.log(half))
@@ -230,7 +230,7 @@ class _Scoring(NamedTuple):
     step: Tensor
     """(spot, 5) by which x, y, log sigma, photons and background should change"""
     covariance: Tensor
-    """(spot, 5, 5) of their errors"""
+    """(spot, 5, 5) covariance of their errors"""
     deviance: Tensor
     """(spot,) sum of the squared residuals over their variances"""
 
@@ -243,8 +243,8 @@ def _fit_widths(patches: _Patches, sigma_px: float) -> Tensor:
     camera without read noise it is Poisson maximum likelihood.
 
     Args:
-        patches: of the spots.
-        sigma_px: where the fit starts.
+        patches: patches of the spots.
+        sigma_px: width at which the fit starts.
 
     Returns:
         (m, 2) logarithm of sigma in pixels, and its standard deviation.
@@ -305,7 +305,7 @@ def _mode(widths: Tensor, n_draws: int = 200) -> tuple[float, float]:
 
     Args:
         widths: (n, 2) logarithm of sigma, and the error by which each is blurred.
-        n_draws: of the bootstrap.
+        n_draws: draws of the bootstrap.
     """
     log_sigma, error = widths.T
     low, high = float(log_sigma.min()), float(log_sigma.max())

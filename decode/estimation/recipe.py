@@ -1,4 +1,4 @@
-"""A recipe for training, from what a movie shows."""
+"""A recipe for training from the estimates of a movie."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from decode.ranges import Range
 __all__ = ["to_recipe"]
 
 AROUND = 1.5
-"""how far beyond an interval a range reaches, as a factor: other parts of the sample are learnt
-too"""
+"""factor by which a range extends beyond an interval, so that it covers other parts of the
+sample"""
 SIGMA_AROUND = 1.1
-"""as `AROUND`, of the width of a PSF"""
+"""as `AROUND`, for the width of a PSF"""
 HEADER = """\
 # Estimated by `decode estimate` from {source}: each range brackets the estimate, whose 95 % \
 interval is in
@@ -29,13 +29,13 @@ NETWORK = (
     "  head_width: 32  # as above",
 )
 LEAST_CROWDED = 1.0
-"""densest scenes of a sparse movie, molecules per square micrometre: empty frames teach little"""
+"""least upper end of the density, molecules per square micrometre: empty frames teach little"""
 LITTLE_BLUR_NM = 40.0
-"""blur of a movie against its beads that wants no proof: focus drift, vibration, and molecules that
-are smaller"""
+"""blur of a movie relative to its beads that is always covered: focus drift, vibration, and
+molecules that are smaller"""
 CROWDED = 3.0
-"""densest scenes, over the density's upper end: molecules crowd on structures, and the mean over
-the field hides it"""
+"""upper end of the density over that of the estimate: molecules crowd on structures, where the
+density exceeds the mean over the field"""
 
 
 def to_recipe(
@@ -48,14 +48,14 @@ def to_recipe(
     z_range_nm: tuple[float, float] | None = None,
     description: str = "",
 ) -> str:
-    """The text of a recipe for `decode train`, every range of which brackets what was estimated.
+    """The text of a recipe for `decode train`, whose ranges bracket the estimates.
 
     Args:
-        estimate: what the movie shows.
+        estimate: estimate of the movie's scene.
         psf: the PSF it was estimated with.
-        psf_file, camera_file: where PSF and camera lie, as the recipe shall say it.
+        psf_file, camera_file: paths of PSF and camera, as written into the recipe.
         source: name of the movie.
-        z_range_nm: depth in which the PSF was measured; None: what it covers.
+        z_range_nm: depths at which the PSF was measured; None: those that it covers.
         description: what the model is good for.
     """
     limits = psf.z_range_nm
@@ -93,7 +93,7 @@ def to_recipe(
 
 
 def _scene(estimate: SceneEstimate) -> Iterator[str]:
-    """Ranges of what was estimated, but for the depth."""
+    """Ranges around the estimates, except the depth."""
     density, variation = estimate.density_per_um2, estimate.flux_variation
     contrast, drift = estimate.background_contrast, estimate.background_drift
     crowded = max(CROWDED * density.high, LEAST_CROWDED)

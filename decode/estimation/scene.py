@@ -23,23 +23,22 @@ from decode.ranges import Range
 __all__ = ["SceneEstimate", "estimate_scene"]
 
 ON_TIME_ERROR = 0.03
-"""relative error of the on-time that its moments do not show, over simulated movies of 400
-frames"""
+"""relative error of the on-time beyond that of the moments, over simulated movies of 400 frames"""
 WIDTH_ERROR = 0.01
-"""as `ON_TIME_ERROR`, of the width of a PSF"""
+"""as `ON_TIME_ERROR`, for the width of a PSF"""
 DEPTH_ERROR = 0.07
-"""as `ON_TIME_ERROR`, of the ends of the depth, over half of the PSF's range; over 88 movies of 300
-frames"""
+"""as `ON_TIME_ERROR`, for the ends of the depth, relative to half of the PSF's range; over 88
+movies of 300 frames"""
 SHORTEST_ON_TIME = 0.2
-"""shortest mean on-time, in frames, of light that does not return in the next one: of 100 frames of
-96 x 96 pixels with 0.2 molecules a square micrometre and frame, those of an on-time of 0.2 frames
-show it"""
+"""mean on-time, in frames, below which no light is seen to return in the next frame: movies of 100
+frames of 96 x 96 pixels with 0.2 molecules a square micrometre and frame show it down to 0.2
+frames"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class SceneEstimate:
-    """What a movie shows, each number with its 95 % interval."""
+    """Estimates of a movie's molecules and background, each with its 95 % interval."""
 
     background_photons: Estimate
     """mean background per pixel, photons"""
@@ -50,7 +49,7 @@ class SceneEstimate:
     density_per_um2: Estimate
     """molecules on at once, per square micrometre, mean over field and time"""
     flux_photons: Estimate
-    """mean photons of a molecule in a frame it is fully on"""
+    """mean photons of a molecule in a frame during which it is on throughout"""
     flux_variation: Estimate
     """standard deviation of the flux over its mean, between molecules"""
     on_time_frames: Estimate
@@ -61,12 +60,12 @@ class SceneEstimate:
     psf_sigma_nm: Estimate | None
     """width in focus; None for any other PSF"""
     z_low_nm: Estimate | None
-    """lower end of the depth molecules lie in; None for a PSF that is the same at every z"""
+    """lowest depth of molecules; None for a PSF that is the same at every z"""
     z_high_nm: Estimate | None
     """upper end"""
     misfit: float
-    """root mean square of what the model leaves of the movie's moments, over their standard errors;
-    about 1 where the model is right"""
+    """root mean square of the residual moments over their standard errors; about 1 where the model
+    is right"""
 
     def scene(self) -> Scene:
         """The scene of these numbers, without their intervals; molecules lie anywhere."""
@@ -106,22 +105,22 @@ def estimate_scene(
 ) -> Steps[SceneEstimate]:
     """Molecules and background of a raw movie, by the generalized method of moments.
 
-    The method is Hansen's (Econometrica 50, 1982).  Molecules that blink independently add up their
-    cumulants, so that each of these means over pixels and time is linear in the density, however
+    The method is Hansen's (Econometrica 50, 1982).  Cumulants of molecules that blink independently
+    add up, so that each of these means over pixels and time is linear in the density, however
     unevenly molecules lie (the reasoning of fluorescence fluctuation spectroscopy: Magde, Elson and
     Webb, Phys. Rev. Lett. 29, 705, 1972):
 
     - the mean light: background + density * flux;
     - the covariance of light at two pixels and frames, density * E[flux^2] * (on-time's part) *
-      (PSF's autocorrelation): no noise is in it, and it falls with the frames between as
-      exp(-frames / on-time), with the pixels between as the PSF's width and depth say;
+      (PSF's autocorrelation): it holds no noise, and decays with the frames between as exp(-frames
+      / on-time), and with the pixels between by the PSF's width and depth;
     - the logarithm of the mean of exp(-s light), which a photon counting histogram (Chen, Mueller,
-      So and Gratton, Biophys. J. 77, 553, 1999) holds too: at large s every molecule counts as much
-      as any, and the darkest moments count most, which separates background, many dim molecules and
-      few bright ones.
+      So and Gratton, Biophys. J. 77, 553, 1999) holds too: at large s all molecules count alike,
+      and the darkest times count most, which separates background, many dim molecules and few
+      bright ones.
 
-    Molecules whose light does not return in the next frame are taken to be on for one frame: their
-    density is that of a frame, their flux what they give in it.
+    Molecules whose light does not return in the next frame are taken to be on for one frame:
+        density and flux are then those of a frame.
 
     Where molecules crowd so much that pixels are hardly ever dark (some ten on at once per square
     micrometre), light that never goes off counts as background, which then comes out too high
@@ -131,7 +130,7 @@ def estimate_scene(
         movie: (frame, y, x) ADU.
         camera: gives light and noise; its maps cover the movie's frames.
         psf: the calibrated PSF; its pixel size is the movie's.
-        z_range_nm: depth in which to look for molecules; None takes what the PSF covers.
+        z_range_nm: depths at which molecules may lie; None takes those that the PSF covers.
 
     Raises:
         ValueError: in one sentence, if the movie is too short or too small, or no molecules blink
@@ -179,7 +178,7 @@ def _scene(fit: Fit, model: Model, moments: Moments) -> SceneEstimate:
 
 
 def _number_of_molecules(fit: Fit, model: Model, moments: Moments) -> int:
-    """Molecules that were on in the frames and pixels that were looked at."""
+    """Number of molecules that were on in the frames and pixels used."""
     area_um2 = moments.n / moments.frames * model.pixel_um2
     switchings = 1 + moments.frames / model.on_time(fit.parameters)
     return round(fit.parameters.density * area_um2 * switchings)

@@ -84,7 +84,7 @@ def test_intervals_hold_the_truth(make: Callable[[float, float], Camera]) -> Non
 
 @pytest.mark.parametrize("stated", [True, False])
 @pytest.mark.parametrize("make", [emccd, scmos])
-def test_a_small_restless_movie_tells_it_roughly(
+def test_a_small_movie_of_changing_light_gives_a_rough_estimate(
     make: Callable[[float, float], Camera], stated: bool
 ) -> None:
     """Of 16 intervals of 95 %, 0.8 miss on average and more than 3 in one of a hundred such
