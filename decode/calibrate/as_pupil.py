@@ -17,12 +17,12 @@ from decode.optics.pupil import PupilPSF
 __all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil", "unserved_psf"]
 
 PHOTONS, BACKGROUND = 5000.0, 20.0
-"""of the images that are compared: they say how much a pixel counts"""
+"""photons of the compared images, and their background per pixel, which weight the pixels"""
 WAVELENGTH_NM = 670.0
-"""in oil, of the pupil of a PSF that states none: it is not fitted"""
+"""wavelength in oil for a PSF that states none; it is not fitted"""
 MAX_MISFIT = 0.3
-"""up to which a PSF counts as a pupil's: splines from astigmatic beads have 0.02 to 0.06, a vortex
-1.5"""
+"""largest misfit of a PSF that counts as a pupil's: splines from astigmatic beads have 0.02 to
+0.06, a vortex 1.5"""
 
 
 def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPupil:
@@ -51,7 +51,7 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
 def unserved_psf(file: PSFFile) -> str:
     """Why no shipped model takes a calibrated PSF in 3D, in a sentence; "" where one does.
 
-    Takes seconds, for a PSF that is no pupil is fitted by one.
+    Takes seconds, as a PSF that is no pupil is fitted by one.
     """
     why = []
     optics = KnownOptics(
@@ -84,20 +84,20 @@ def as_pupil(
     """Describe a PSF by aperture, aberrations and blur, on which a network for many PSFs is
     conditioned.
 
-    Aperture, blur and apodization are fitted too, and make up for a wavelength that is not quite
-    right.
+    Aperture, blur and apodization are fitted too, which compensates for small errors of the
+    wavelength.
 
     Args:
         psf: any PSF of one place in the field.
-        z_range_nm: depths to compare at.
-        numerical_aperture, wavelength_nm: in oil, where the fit starts.
-        n_planes: depths.
+        z_range_nm: depths at which images are compared.
+        numerical_aperture, wavelength_nm: values in oil at which the fit starts.
+        n_planes: number of depths.
 
     Returns:
         The fit; its `misfit` is the mean squared difference over the noise of 5000 photons on 20 of
         background, and 0 if the PSF is a pupil's.  Its PSF has an `offset_nm` that places it as
-        `psf`, and its `photons` at each depth are those of the pupil for one of `psf`: above 1, as
-        its rings reach beyond the patch of a spline.
+        `psf`, and its `photons` at each depth are those of the pupil per photon of `psf`; they
+        exceed 1, as a pupil's rings extend beyond the patch of a spline.
     """
     side = min(psf.patch_px, 31)
     margin = (psf.patch_px - side) // 2

@@ -1,4 +1,4 @@
-"""BeadFit: a PSF, and where the beads sit that it was fitted to."""
+"""BeadFit: a PSF, and the positions of the beads that it was fitted to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ P = TypeVar("P", bound=PSF, covariant=True)
 Q = TypeVar("Q", bound=PSF)
 
 FAINT = 0.05
-"""of the brightest pixel, up to which light is left out of a centroid"""
+"""share of the brightest pixel up to which light is left out of a centroid"""
 
 
 @final
@@ -26,17 +26,16 @@ class BeadFit(Generic[P]):
 
     psf: P
     xyz: Tensor
-    """(n, 3) nm, x and y from the outer corner of each crop; z is how far the bead sits above
-    the mean of all"""
+    """(n, 3) nm, x and y from the outer corner of each crop; z is the height of the bead above the
+    mean of all"""
     photons: Tensor
     """(n, z) photons of each bead in each plane, within the patch"""
     background: Tensor
     """(n,) photons per pixel"""
     jitter: Tensor
-    """(n, z, 3) nm between actual and nominal position of the stage; the beads of a stack share
-    it"""
+    """(n, z, 3) actual minus nominal position of the stage, nm; the beads of a stack share it"""
     deviance: float
-    """mean over the pixels; about 1 where noise explains the residuals"""
+    """mean deviance per pixel; about 1 where noise explains the residuals"""
 
     def with_psf(self, psf: Q) -> BeadFit[Q]:
         """The same beads under another PSF."""
@@ -51,11 +50,11 @@ class BeadFit(Generic[P]):
 
 
 def centroids(images: Tensor, pixel_size_nm: float) -> Tensor:
-    """Centroids of the light of images, which are where the emitter is by convention.
+    """Centroids of the light of images, which by convention are the positions of the emitters.
 
-    Only what is brighter than `FAINT` of the maximum counts, and by what it exceeds that: a PSF
-    fitted to 9 beads of 3000 to 8000 photons holds noise out to its rim, which moves the centroid
-    of all its light by 2 to 13 nm, and this one by 0.3 to 2 nm.
+    Pixels count by their excess over `FAINT` of the maximum: a PSF fitted to 9 beads of 3000 to
+    8000 photons holds noise out to its rim, which shifts the centroid of all its light by 2 to 13
+    nm, and this one by 0.3 to 2 nm.
 
     Args:
         images: (n, y, x).

@@ -17,16 +17,17 @@ __all__ = ["BeadView", "expected_photons", "images_of", "views_of"]
 
 @final
 class BeadView:
-    """How the coefficients of a spline become the z-stack of one bead: weights along z, y and x.
+    """The linear map from the coefficients of a spline to the z-stack of one bead: weights along z,
+    y and x.
 
-    The stage's jitter across the plane is small and enters by the slopes.
+    The lateral jitter of the stage is small and enters to first order, by the slopes.
 
     Args:
         psf: gives the voxels; its coefficients do not matter.
         xyz: (3,) nm, from the outer corner of the crop.
         jitter: (z, 3) nm between actual and nominal position of the stage.
         z_nm: (z,) nominal depth of the planes.
-        side: of the crop, pixels.
+        side: side of the crop, pixels.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ def mix(weights: Tensor, planes: Tensor) -> Tensor:
 
 
 def views_of(fit: BeadFit[SplinePSF], beads: BeadSet) -> list[BeadView]:
-    """A view of each bead where a fit has it."""
+    """A view of each bead at its fitted position."""
     return [
         BeadView(fit.psf, xyz=xyz, jitter=jitter, z_nm=beads.z_nm, side=beads.side_px)
         for xyz, jitter in zip(fit.xyz, fit.jitter, strict=True)
@@ -83,7 +84,7 @@ def images_of(views: Sequence[BeadView], basis: Tensor, coefficients: Tensor) ->
     """Images of beads whose coefficients are weighted sums of a few stacks.
 
     Args:
-        views: of n beads.
+        views: views of n beads.
         basis: (n, terms) weight of each stack in each bead.
         coefficients: (terms, z, y, x).
 
@@ -95,5 +96,6 @@ def images_of(views: Sequence[BeadView], basis: Tensor, coefficients: Tensor) ->
 
 
 def expected_photons(fit: BeadFit[SplinePSF], images: Tensor) -> Tensor:
-    """(n, z, y, x) photons where beads have these images, of the fit's photons and background."""
+    """(n, z, y, x) expected photons of beads with these images, by the fit's photons and
+    background."""
     return fit.photons[..., None, None] * images + fit.background[:, None, None, None]

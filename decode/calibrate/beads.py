@@ -1,4 +1,4 @@
-"""Beads: where they lie in a z-stack, and why some of them cannot be used."""
+"""Beads: their positions in a z-stack, and why some of them cannot be used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from decode.optics.camera import Camera, Noise
 __all__ = ["Bead", "BeadSet", "RejectedBead", "border_background", "find_beads"]
 
 LEAST_DISTANCE = 0.8
-"""of beads, in sides of a patch"""
+"""least distance of beads, in sides of a patch"""
 LARGEST_UNLIKENESS = 0.03
-"""of a bead to the median of all: correlation less than that of most; two beads, dirt have more"""
+"""how much less than most a bead may correlate with the median of all; two beads, or dirt, exceed
+it"""
 LARGEST_DRIFT_PX = 0.5
-"""of a bead from the lower to the upper half of its stack, more than most; loose ones have more"""
+"""how much further than most a bead may move from the lower to the upper half of its stack, pixels;
+loose beads exceed it"""
 
 
 @final
@@ -45,7 +47,7 @@ class Bead:
 @final
 @dataclass(frozen=True, kw_only=True)
 class RejectedBead:
-    """A bright spot that is no usable bead."""
+    """A bright spot that cannot be used as a bead."""
 
     stack: int
     centre_px: tuple[float, float]
@@ -59,25 +61,25 @@ class RejectedBead:
 @final
 @dataclass(frozen=True, kw_only=True)
 class BeadSet:
-    """Beads that a PSF is fitted to, in crops of one size, and how they were recorded."""
+    """Beads for the fit of a PSF, in crops of one size, with the facts of their recording."""
 
     crops: Tensor
     """(n, z, y, x) measured photons, background included"""
     z_nm: Tensor
     """(z,) depth of the planes"""
     xy: Tensor
-    """(n, 2) nm, about where each bead is, from the outer corner of its crop"""
+    """(n, 2) approximate position of each bead, nm, from the outer corner of its crop"""
     corners_nm: Tensor
     """(n, 2) x, y of the outer corner of each crop in the field"""
     stack: Tensor
-    """(n,) number of the stack each lies in"""
+    """(n,) number of the stack in which each bead lies"""
     noise: Noise
     """of the crops"""
     camera: Camera
-    """of a plane, which may be the sum of several frames"""
+    """camera of a plane, which may be the sum of several frames"""
     pixel_size_nm: float
     field_nm: tuple[tuple[float, float], tuple[float, float]]
-    """(lowest, highest) x and y of all stacks"""
+    """(lowest, highest) x and (lowest, highest) y of all stacks"""
 
     @classmethod
     def of(
@@ -109,7 +111,7 @@ class BeadSet:
         return len(self.crops)
 
     def __getitem__(self, which: list[int] | Tensor) -> BeadSet:
-        """Some of them, by number or by a mask."""
+        """Some of the beads, by number or by a mask."""
         return replace(
             self,
             crops=self.crops[which],
@@ -125,7 +127,7 @@ class BeadSet:
 
     @property
     def places_nm(self) -> Tensor:
-        """(n, 2) x, y in the field, about."""
+        """(n, 2) approximate x, y in the field, nm."""
         return self.corners_nm + self.xy
 
     def backgrounds(self) -> Tensor:
@@ -148,7 +150,7 @@ class BeadSet:
 
 
 def border_background(crop: Tensor, noise: Noise) -> Tensor:
-    """Background of a bead: the light at the border of its crop, where it shines least there.
+    """Background of a bead: the light at the border of its crop, where the bead contributes least.
 
     Args:
         crop: (z, y, x) photons.
@@ -173,9 +175,8 @@ def find_beads(
 ) -> tuple[list[Bead], list[RejectedBead]]:
     """Find beads, whatever the shape of the PSF.
 
-    The mean over z of an engineered PSF may have several lobes; bright maxima that are nearer to
-    one another than half a patch are taken as one bead, its centre being the centroid of all its
-    light.
+    The mean over z of an engineered PSF may have several lobes; bright maxima closer than half a
+    patch count as one bead, whose centre is the centroid of all its light.
 
     Args:
         stacks: (z, y, x) photons each, all of the same number of planes.
@@ -183,7 +184,7 @@ def find_beads(
         saturated: (z, y, x) masks of pixels at the camera's limit, one per stack.
 
     Returns:
-        The usable beads, and the others with the reason.
+        The usable beads, and the rejected ones with the reason.
 
     Raises:
         ValueError: if a frame is smaller than a patch, or there is no bead at all.
@@ -234,10 +235,10 @@ def _fault(
     """Why a crop cannot be used, in words; empty if it can.
 
     Args:
-        corner_px: x, y of its first pixel.
-        patch_px: its side.
+        corner_px: (x, y) of its first pixel.
+        patch_px: side of the crop, pixels.
         stack: (z, y, x).
-        nearest: pixels to the next bead.
+        nearest: distance to the next bead, pixels.
         clipped: (z, y, x) pixels at the camera's limit.
     """
     if nearest < LEAST_DISTANCE * patch_px:
@@ -279,7 +280,7 @@ def _centres(projection: npt.NDArray[np.float64], patch_px: int) -> npt.NDArray[
 
 
 def _joined(centres: npt.NDArray[np.float64], distance: float) -> npt.NDArray[np.float64]:
-    """Means of the groups of points that hang together by steps of less than a distance."""
+    """Means of the groups of points that are connected by steps shorter than a distance."""
     if len(centres) < 2:
         return centres
     label = fcluster(linkage(centres, "single"), distance, "distance")
@@ -287,7 +288,7 @@ def _joined(centres: npt.NDArray[np.float64], distance: float) -> npt.NDArray[np
 
 
 def _alike(beads: list[Bead]) -> tuple[list[Bead], list[RejectedBead]]:
-    """Beads that look and stay like the median one; two cannot vote, three can."""
+    """Beads whose image and position agree with the median bead, which takes three or more."""
     if len(beads) < 3:
         return beads, []
     pictures = torch.stack([_normalized(bead) for bead in beads])

@@ -31,26 +31,26 @@ from decode.optics.camera import Camera
 __all__ = ["CameraCalibration", "measure_maps"]
 
 FEWEST_FRAMES = 10
-"""of a series; fewer give a variance to no better than a half"""
+"""fewest frames of a series; fewer give a variance with an error of a half and more"""
 LEAST_VARIANCE = 0.1
-"""ADU^2 of the usual pixel in the dark, from which one that never changes is stuck"""
+"""median variance in the dark from which a pixel that never changes is stuck, ADU^2"""
 MOST_DEAD = 0.01
-"""share of the pixels at the limit in all frames from which these are saturated, not the pixels
-stuck"""
+"""share of the pixels at the limit in all frames above which the frames are saturated, instead of
+the pixels stuck"""
 MOST_SATURATED = 1e-4
-"""share of the counts at the limit"""
+"""largest share of counts at the limit"""
 LARGEST_DRIFT = 0.5
-"""ADU by which the offset may differ between dark series"""
+"""largest difference of the offset between dark series, ADU"""
 LEAST_GAIN = 0.2
-"""of the usual gain; a pixel of less does not answer to light"""
+"""share of the median gain below which a pixel does not respond to light"""
 LARGEST_CURVATURE = 0.05
-"""by how much the gain of one light level may differ from that of all"""
+"""largest relative difference of the gain of one light level from that of all"""
 LARGEST_FLICKER = 0.01
-"""relative change of the lamp from frame to frame, above which a note says so"""
+"""relative change of the lamp from frame to frame above which a note is written"""
 LARGEST_GAIN_ERROR = 0.05
-"""relative, above which a note says so"""
+"""relative error of the gain above which a note is written"""
 NAMED = 10
-"""pixels in a sentence"""
+"""most pixels that a sentence names"""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -71,7 +71,7 @@ class CameraCalibration:
     no flat frames"""
     gain_error: Tensor | None
     dead: Tensor
-    """bool: does not answer to light, and has the gain of the others"""
+    """bool; the pixel does not respond to light, and is given the gain of the others"""
     notes: tuple[str, ...]
     """a sentence on each thing the user should know"""
 
@@ -88,7 +88,7 @@ class CameraCalibration:
         Args:
             gain: ADU per electron from the data sheet, where there are no flat frames.
             qe: quantum efficiency, which no such series can measure.
-            em_gain: as given to `measure_maps`.
+            em_gain: the one that `measure_maps` was given.
             saturation_adu: largest count the camera writes.
 
         Raises:
@@ -129,14 +129,14 @@ def measure_maps(
     those in the dark, its gain is the weighted least-squares solution of V_k - v = g (D_k - o)
     (Huang et al., Nat. Methods 10, 653, 2013, Supplementary Note 1; Janesick, Photon Transfer,
     SPIE, 2007), the weight being the inverse variance of V_k - g D_k for Poisson counts, 2 V_k^2 /
-    (n_k - 1) + g^2 v / n_k.  What a flickering lamp adds to V is taken off: the means of whole
-    frames show it.
+    (n_k - 1) + g^2 v / n_k.  The part of V from a flickering lamp is estimated from the means of
+    whole frames, and subtracted.
 
     Args:
         dark: one or several series without light; between series the offset may drift.
         flats: series of steady, even light, one a light level; best four or more, spread up to half
             of saturation.
-        em_gain: of an EMCCD, whose register doubles the variance; None: there is none.
+        em_gain: mean gain of an EMCCD's register, which doubles the variance; None: no register.
 
     Returns:
         The maps; without flat frames the gain is None, and a note says so.
@@ -226,8 +226,7 @@ class _Series:
         )
 
     def flicker(self, light: float) -> float:
-        """Squared relative change of the light from frame to frame, beyond what noise makes of
-        the frames' means."""
+        """Squared relative change of the light from frame to frame, less the part of the noise."""
         noise = self.variance.mean() / self.mean.size
         return max(0.0, float(self.means.var(ddof=1) - 4 * noise)) / light**2
 
@@ -244,7 +243,7 @@ def _check_sizes(series: Sequence[_Series]) -> None:
 
 @final
 class _Darkness(NamedTuple):
-    """Every pixel without light."""
+    """Offset and variance of every pixel without light."""
 
     offset: Map
     """ADU"""
@@ -275,13 +274,13 @@ class _Darkness(NamedTuple):
         return _Darkness(offset, variance, float(n.sum()), float(freedom.sum()))
 
     def stuck(self) -> Mask:
-        """Pixels that never change; of a camera whose noise is less than a count, good ones do
-        not change either."""
+        """Pixels that never change; none for a camera with noise below a count, whose good pixels
+        do not change either."""
         usual = float(np.median(self.variance))
         return (self.variance == 0) & (usual > LEAST_VARIANCE)
 
     def error_of_light(self, gain: float) -> Map:
-        """Variance of V - g D by the errors of the offset and of the read variance."""
+        """Variance of V - g D due to the errors of offset and read variance."""
         return 2 * self.variance**2 / self.freedom + gain**2 * self.variance / self.n
 
 
@@ -290,7 +289,7 @@ class _PhotonTransfer(NamedTuple):
     """Slope of variance against mean of every pixel."""
 
     gain: Map
-    """ADU per electron; where a pixel is dead, that of the others"""
+    """ADU per electron; a dead pixel has that of the others"""
     error: Map
     """standard error; infinite where a pixel is dead"""
     dead: Mask
@@ -298,7 +297,7 @@ class _PhotonTransfer(NamedTuple):
 
 
 def _photon_transfer(levels: Sequence[_Series], dark: _Darkness) -> _PhotonTransfer:
-    """The gain of every pixel by weighted least squares, as `measure_maps` says."""
+    """The gain of every pixel by the weighted least squares of `measure_maps`."""
     light = np.stack([level.mean - dark.offset for level in levels])
     for level, mean in zip(levels, light, strict=True):
         if np.median(mean) < 3 * math.sqrt(np.median(dark.variance) / level.n):
@@ -332,7 +331,7 @@ def _photon_transfer(levels: Sequence[_Series], dark: _Darkness) -> _PhotonTrans
 
 
 def _usual_gain(light: Map, shot: Map) -> float:
-    """Median over the pixels, of light and its variance (level, y, x)."""
+    """Median gain over the pixels, from light and its variance (level, y, x)."""
     lit = light.sum(0)
     answers = lit > 0  # a stuck pixel does not, and 0 / 0 is no gain
     usual = float(np.median(shot.sum(0)[answers] / lit[answers]))

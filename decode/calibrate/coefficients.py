@@ -19,12 +19,11 @@ from decode.progress import Progress, Steps, Stepwise
 __all__ = ["LeastSquares", "Penalty", "conjugate_gradients", "local_size"]
 
 KNOT_NM = 30.0
-"""distance of the spline's planes: details of measured PSFs come and go over some 100 nm of
-depth"""
+"""distance of the spline's planes; measured PSFs change over some 100 nm of depth"""
 
 
 def local_size(coefficients: Tensor, fit: BeadFit[SplinePSF], noise: Noise) -> Tensor:
-    """About how large coefficients are, and never less than the noise of a dark pixel.
+    """Local size of the coefficients, at least the noise of a dark pixel.
 
     Args:
         coefficients: (z, y, x).
@@ -43,9 +42,9 @@ class Penalty:
 
     Args:
         expected: (z, y, x) size of the differences along x and y.
-        depth: size of those along z over that.
-        largest: (z, y, x) size of the coefficients themselves, whose squares are added then; None:
-            they are free.
+        depth: size of the differences along z over `expected`.
+        largest: (z, y, x) size of the coefficients themselves, whose squares are penalized, too;
+            None: they are free.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class Penalty:
         z_step_nm: float,
         largest: Tensor | None = None,
     ) -> Penalty:
-        """That of a smoothness.
+        """The penalty for a given smoothness.
 
         Args:
-            size: (z, y, x) about that of the coefficients.
+            size: (z, y, x) local size of the coefficients.
             smoothness: standard deviation of the third differences over `size`.
             depth_smoothness: the same along z, for planes `KNOT_NM` apart.
             z_step_nm: distance of the planes.
@@ -106,7 +105,7 @@ def _along(axis: int, matrix: Tensor, stack: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, kw_only=True)
 class LeastSquares:
-    """Weighted squares of what images of beads leave, and the penalties of the coefficients.
+    """Weighted squared residuals of images of beads, and the penalties of the coefficients.
 
     The coefficients (terms, z, y, x) of each bead are a weighted sum over the terms.
     """
@@ -115,18 +114,18 @@ class LeastSquares:
     basis: Tensor
     """(n, terms) weight of each term in each bead"""
     photons: Tensor
-    """(n, z) of each bead in each plane"""
+    """(n, z) photons of each bead in each plane"""
     weight: Tensor
     """(n, z, y, x) inverse variance of each pixel"""
     penalties: Sequence[Penalty]
     """of each term"""
 
     def diagonal(self, variance: Tensor, voxels_per_pixel: int) -> Tensor:
-        """(terms, z, y, x) about that of the normal equations.
+        """(terms, z, y, x) approximate diagonal of the normal equations.
 
         Args:
-            variance: (z, y, x) of the photons, about.
-            voxels_per_pixel: of the spline.
+            variance: (z, y, x) approximate variance of the photons.
+            voxels_per_pixel: number of the spline's voxels per pixel.
         """
         squares = (self.basis**2).T @ self.photons.square().sum(1)
         each = squares / len(variance) / voxels_per_pixel
@@ -179,9 +178,9 @@ def conjugate_gradients(
 
     Args:
         normal: a symmetric positive definite matrix, as the function that multiplies by it.
-        right: the right side.
-        start: of x.
-        diagonal: about that of `normal`; directions are scaled by it.
+        right: the right-hand side.
+        start: start value of x.
+        diagonal: approximate diagonal of `normal`, by which directions are scaled.
         n_steps: most steps.
     """
     x = start

@@ -37,16 +37,16 @@ Region: TypeAlias = tuple[slice, slice]
 """rows and columns"""
 
 CHUNK_BYTES = 2**26
-"""of float64 counts in memory at a time"""
+"""bytes of float64 counts in memory at a time"""
 AT_LIMIT = 10
-"""counts at the largest of so many bits, from which the camera clips there"""
+"""number of counts at the largest value of a bit depth from which the camera clips there"""
 BITS = (8, 10, 11, 12, 14, 16)
 WHOLE: Region = (slice(None), slice(None))
 
 
 @final
 class Highest(NamedTuple):
-    """The highest count that was seen."""
+    """The highest count that occurred."""
 
     value: float = -math.inf
     """ADU"""
@@ -54,7 +54,7 @@ class Highest(NamedTuple):
     """it was seen"""
 
     def among(self, counts: Map) -> Highest:
-        """The highest of these counts, too."""
+        """The highest count, with these counts included."""
         top = float(counts.max())
         if top < self.value:
             return self
@@ -64,7 +64,7 @@ class Highest(NamedTuple):
 
 
 def opened(frames: Frames) -> AbstractContextManager[Counts]:
-    """The frames, which are closed again if they are a file."""
+    """A context of the frames, which closes them if they are a file."""
     return open_movie(frames) if isinstance(frames, str | Path) else nullcontext(frames)
 
 
@@ -104,8 +104,8 @@ def chunks(counts: Counts, name: str) -> Iterator[Map]:
 
 
 def largest_count(adu: Tensor, stated: float) -> float:
-    """The count at which a camera clips, ADU: the stated one, or a lower one of its bits where
-    counts pile up."""
+    """The count at which a camera clips, ADU: the stated one, or the largest of a lower bit depth
+    where counts pile up."""
     top = float(adu.max())
     piled = is_limit(top) and int((adu == top).sum()) >= AT_LIMIT
     return min(top, stated) if piled else stated

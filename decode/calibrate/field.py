@@ -1,4 +1,4 @@
-"""A spline fitted to beads all over the field, whose coefficients change with the place."""
+"""A spline fitted to beads all over the field, whose coefficients vary with the position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from decode.progress import Progress, Steps, Stepwise, part
 __all__ = ["fit_field"]
 
 NODES = 5
-"""along each side of the field, at which centroids are looked at"""
+"""number of nodes along each side of the field at which centroids are computed"""
 
 
 @Stepwise
@@ -37,22 +37,24 @@ def fit_field(
     depth_smoothness: float,
     n_rounds: int,
 ) -> Steps[BeadFit[FieldSplinePSF]]:
-    """Fit coefficients that are polynomials of the place, and where beads are, in turns.
+    """Fit coefficients, as polynomials of the position in the field, and positions of beads, in
+    turns.
 
-    As `fit_spline` does, but every bead is drawn with the coefficients of its place.  A penalty on
-    their squares, over `size` times the size of the coefficients, holds changes near 0; they are as
-    smooth as the coefficients.  Conventions fix what images leave open: planes hold the same light
-    all over the field, and everywhere the centroid of the light at z = 0 is the emitter.  Depth is
-    where the image is most like that of the same depth in the middle, so that a bent focal surface
-    or a tilted coverslip shows in the beads' z.  The stage's jitter stays.
+    The fit is that of `fit_spline`, but every bead is drawn with the coefficients at its position.
+    A penalty on the squares of the changes, over `size` times the size of the coefficients, keeps
+    them small; they are as smooth as the coefficients.  Conventions fix what images leave open:
+    planes hold the same light all over the field, and everywhere the centroid of the light at z = 0
+    is the position of the emitter.  Depth is defined by the greatest likeness to the image of the
+    same depth in the middle, so that a curved focal surface or a tilted coverslip shows in the z of
+    the beads.  The jitter of the stage is kept.
 
     Args:
         start: a fit to these beads with one PSF for the whole field.
         beads: all over the field.
-        terms: of the polynomial: 1, 3 (linear) or 6 (quadratic).
+        terms: number of terms of the polynomial: 1, 3 (linear) or 6 (quadratic).
         size: expected change of the coefficients over their size.
         smoothness, depth_smoothness: as for `fit_spline`.
-        n_rounds: turns.
+        n_rounds: number of turns.
     """
     psf, fit = start.psf, start
     signal = beads.crops - start.background[:, None, None, None]
@@ -108,7 +110,7 @@ def _at_places(basis: Tensor, c: Tensor) -> Sequence[Tensor]:
 
 
 def _with_even_planes(c: Tensor, voxels_per_pixel: int) -> Tensor:
-    """Coefficients (terms, z, y, x) whose planes hold all light, everywhere in the field."""
+    """Coefficients (terms, z, y, x) whose planes hold all the light, everywhere in the field."""
     c = c / c[:1].sum((2, 3), keepdim=True) * voxels_per_pixel
     c[1:] -= c[1:].sum((2, 3), keepdim=True) / voxels_per_pixel * c[:1]
     return c
@@ -117,10 +119,10 @@ def _with_even_planes(c: Tensor, voxels_per_pixel: int) -> Tensor:
 def _by_convention(
     fit: BeadFit[SplinePSF], c: Tensor, beads: BeadSet, *, basis: Tensor
 ) -> BeadFit[FieldSplinePSF]:
-    """The PSF of the field, whose emitters are where the centroids of their light in focus are.
+    """The PSF of the field, whose emitters lie at the centroids of their light in focus.
 
     Args:
-        fit: places, and the voxels.
+        fit: gives positions and voxels.
         c: (terms, z, y, x) coefficients.
         beads: of the fit.
         basis: (n, terms) weights of the coefficients in each bead.
@@ -137,7 +139,7 @@ def _by_convention(
 
 
 def _centroids(c: Tensor, psf: SplinePSF, beads: BeadSet) -> Tensor:
-    """From where emitters are drawn to the centroids of their light at z = 0, over the field.
+    """Offset of the centroid of the light at z = 0 from the drawn position, over the field.
 
     Args:
         c: (terms, z, y, x) coefficients.
@@ -145,7 +147,7 @@ def _centroids(c: Tensor, psf: SplinePSF, beads: BeadSet) -> Tensor:
         beads: give the field.
 
     Returns:
-        (terms, 2) nm, of a polynomial of the place.
+        (terms, 2) nm, coefficients of a polynomial of the position.
     """
     sides = [torch.linspace(low, high, NODES).tolist() for low, high in beads.field_nm]
     nodes = torch.tensor(list(itertools.product(*sides)))

@@ -1,4 +1,4 @@
-"""Whether the PSF changes over the field: where beads cover it, those held out decide."""
+"""Whether the PSF changes over the field, decided by held-out beads where beads cover it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Field = tuple[tuple[float, float], tuple[float, float]]
 LINEAR, QUADRATIC = 3, 6
 """terms of a polynomial in x and y"""
 BEADS_PER_TERM = 3
-"""fewer beads than so many times the terms do not determine them and leave some to be held out"""
+"""beads per term that are needed to determine the terms with some beads held out"""
 LEAST_SPREAD = 0.25
-"""rms of the beads over half the field, in the direction where they spread least; evenly filled
-it is 0.58"""
+"""least rms distance of the beads from their mean, in the direction of least spread, over half the
+field; 0.58 in an evenly filled field"""
 SIZES = (1.0, 0.3, 0.1)
-"""expected change of the coefficients over their size, to choose from"""
+"""candidates for the expected change of the coefficients over their size"""
 FOLDS = 4
 SIGNIFICANT = 2.0
-"""standard errors by which held-out beads must be predicted better: several sizes are tried, so
-that one is luck"""
+"""standard errors by which held-out beads must be predicted better; one would be chance, as several
+sizes are tried"""
 PLANES = 25
-"""as many suffice to choose a size: the spline's own planes are 50 nm apart"""
+"""number of planes that suffice to choose a size, as the spline's own are 50 nm apart"""
 
 
 @final
@@ -43,15 +43,16 @@ class FieldTrial(NamedTuple):
     """Whether the PSF changes over the field."""
 
     fit: BeadFit[SplinePSF] | BeadFit[FieldSplinePSF]
-    """to all beads: with changes, or the one that was there before"""
+    """fit to all beads, with changes, or else the fit from before"""
     note: str
-    """what was found, in a sentence"""
+    """the result in a sentence"""
     terms: int = 1
-    """of the polynomial; 1: the PSF is the same all over"""
+    """number of terms of the polynomial; 1: the PSF is the same all over"""
     size: float = 0.0
     """expected change of the coefficients over their size"""
     gain: Tensor | None = None
-    """(n,) deviance of each bead, when held out, less with the changes; None: it was not tried"""
+    """(n,) decrease of each bead's deviance by the changes, when held out; None: it was not
+    tried"""
 
 
 def uncovered(places: Tensor, field_nm: Field, terms: int) -> str:
@@ -86,10 +87,10 @@ def try_field(
 ) -> Steps[FieldTrial]:
     """Let the PSF change over the field if this predicts held-out beads better.
 
-    Every fourth bead is held out in turn and put under the PSF of its place that the others give,
-    with changes and without.  The changes are kept if they lower its deviance, on average over the
-    beads, by more than twice the standard error of that mean; so the difference is taken bead by
-    bead.  Beads that do not cover the field leave the PSF as it is.
+    Every fourth bead is held out in turn, and compared with the PSF that the others give at its
+    position, with changes and without.  The changes are kept if they lower the deviance, on average
+    over the beads, by more than twice the standard error of the mean difference.  The PSF stays as
+    it is where beads do not cover the field.
 
     Args:
         fit: to these beads with one PSF for the whole field.
@@ -136,7 +137,7 @@ def try_field(
 
 
 def _best_size(trial: _HeldOut, same: Tensor) -> Steps[tuple[Tensor, float]]:
-    """Gain (n,) of linear changes, and the expected size of them with which it is largest.
+    """Gain (n,) of linear changes, and their expected size, chosen for the largest gain.
 
     Args:
         trial: gives deviances.
@@ -155,7 +156,7 @@ def _best_size(trial: _HeldOut, same: Tensor) -> Steps[tuple[Tensor, float]]:
 
 @final
 class _HeldOut:
-    """Beads under the PSF that others give: every fourth is held out in turn."""
+    """Beads under the PSF of the others: every fourth bead is held out in turn."""
 
     def __init__(
         self,
@@ -172,8 +173,8 @@ class _HeldOut:
         self.starts: list[BeadFit[SplinePSF]] = []
 
     def fit(self) -> Steps[None]:
-        """One PSF all over, from the beads of each turn: that of all beads would know of those
-        held out."""
+        """Fit one PSF for the whole field to the beads of each turn, as a fit of all beads would
+        include those held out."""
         for turn, out in enumerate(self.folds):
             start = fit_spline.steps(
                 self.beads[~out],

@@ -79,13 +79,13 @@ def fit_gaussian(beads: BeadSet, *, n_steps: int = 100) -> Steps[BeadFit[Gaussia
 
 
 def _deviance(unknown: list[Tensor], psf: GaussianPSF, beads: BeadSet, photons: Tensor) -> Tensor:
-    """Mean over the pixels.
+    """Mean deviance over the pixels.
 
     Args:
         unknown: curve, shifts, log photons and log background.
         psf: gives patch and pixels.
         beads: to fit.
-        photons: (n, z) that log photons of 0 stand for.
+        photons: (n, z) unit of the photons, which log photons of 0 stand for.
     """
     curve, shift, light, level = unknown
     n, planes, side, _ = beads.crops.shape

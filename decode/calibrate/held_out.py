@@ -1,4 +1,4 @@
-"""Beads localized with a PSF that was fitted to the others: how well, and over which depths."""
+"""Beads localized with a PSF that was fitted to the others: their errors, and the usable depths."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ __all__ = [
 ]
 
 LARGEST_SPREAD_OVER_BEST = 2.5
-"""a depth is usable where spread and bound are at most so many times their best"""
+"""factor on the best spread and bound up to which a depth is usable"""
 LARGEST_BIAS_NM = (10.0, 10.0, 20.0)
-"""of x, y, z in a usable depth: about the precision of a bright molecule"""
+"""largest bias of x, y, z at a usable depth: about the precision of a bright molecule"""
 POOLED_NM = 100.0
-"""neighbouring planes that are averaged for the bias and the spread; PSFs change little over it"""
+"""range of neighbouring planes that are averaged for bias and spread, over which PSFs change
+little"""
 LOST_NM, LOST_BOUNDS = 150.0, 6.0
-"""an error in z of more nm, and of more times the bound, is another depth that looks the same"""
+"""errors in z, nm and in bounds, above both of which a bead was found at another depth that looks
+the same"""
 LARGEST_LOST_PART = 0.05
-"""of the beads may be found at another depth where depth is usable"""
+"""largest part of the beads that are found at another depth where depth is usable"""
 
 
 class Range(NamedTuple):
@@ -61,13 +63,14 @@ class HeldOut:
     """Beads localized, plane by plane, with a PSF that was fitted to the other beads."""
 
     z_nm: Tensor
-    """(z,) where the stage had the planes"""
+    """(z,) nominal depths of the planes"""
     error_nm: Tensor
-    """(n, z, 3) found less true, one constant offset per bead and axis taken off"""
+    """(n, z, 3) found minus true position, with one constant offset per bead and axis subtracted"""
     bound_nm: Tensor
-    """(n, z, 3) Cramer-Rao bound of the pixels used; infinite where they do not determine it"""
+    """(n, z, 3) Cramer-Rao bound of the pixels used; infinite where they do not determine the
+    position"""
     jitter_nm: Tensor
-    """(n, z, 3) of the stage, by the other beads of the stack; part of `error_nm`"""
+    """(n, z, 3) jitter of the stage, from the other beads of the stack; part of `error_nm`"""
 
     def bias_nm(self, within: float = math.inf, smooth_nm: float = 100.0) -> Tensor:
         """(z, 3) mean error of all beads, averaged over neighbouring planes.
@@ -90,7 +93,7 @@ class HeldOut:
             within: only planes with |z| up to this.
 
         Returns:
-            By name; lengths in nm.
+            (x, y, z) by name, nm.
         """
         # a spline levels off at its ends, where images do not depend on depth
         use = (self.z_nm.abs() <= within) & self.bound_nm.isfinite().all(2).all(0)
@@ -112,7 +115,8 @@ class HeldOut:
         return {name: (float(v[0]), float(v[1]), float(v[2])) for name, v in figures.items()}
 
     def steady(self) -> HeldOut:
-        """The same without the stage's jitter; beads found at another depth err by the median."""
+        """The same without the stage's jitter; beads found at another depth get the median
+        error."""
         error = self.error_nm - self.jitter_nm
         error = error - error.median(1, keepdim=True).values
         error = torch.where(self.lost()[..., None], error.median(0).values, error)
@@ -178,7 +182,8 @@ class HeldOut:
         return max(1.0, POOLED_NM / float(self.z_nm.diff().median()))
 
     def _sharp(self, spread: Tensor, unambiguous: Tensor) -> Tensor:
-        """(z, 3) where spread (z, 3) and bound are near their best, of unambiguous planes (z,)."""
+        """(z, 3) where spread (z, 3) and bound are near their best among the unambiguous planes
+        (z,)."""
         bound = torch.where(unambiguous[:, None], self.rms_bound_nm(), math.inf)
         # the least of many noisy spreads lies too low: the best is that of the third of least bound
         lowest = bound.argsort(0)[: max(1, len(bound) // 3)]
@@ -199,7 +204,7 @@ def leave_one_out(
 
     Args:
         beads: two or more.
-        start_xyz: (n, 3) nm, about where each is in its crop.
+        start_xyz: (n, 3) approximate position of each bead in its crop, nm.
         without: the fit that leaves out the i-th bead.
     """
     errors, bounds, jitters = [], [], []
@@ -224,7 +229,7 @@ def leave_one_out(
 
 
 def _localized(fit: BeadFit[PSF], beads: BeadSet, i: int, xyz: Tensor) -> Fit:
-    """The i-th bead in each plane; without the outermost pixels of its crop."""
+    """Fits of the i-th bead in each plane, without the outermost pixels of its crop."""
     inner = slice(1, -1)
     images = beads.crops[i][:, inner, inner]
     start = xyz.expand(len(images), 3) - torch.tensor([beads.pixel_size_nm] * 2 + [0.0])
@@ -237,17 +242,17 @@ def _localized(fit: BeadFit[PSF], beads: BeadSet, i: int, xyz: Tensor) -> Fit:
 
 
 def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
-    """The depths over which beads that were not fitted are found well.
+    """The depths over which held-out beads are localized well.
 
-    Longest run of planes in which, over 100 nm, the spread in z is within 2.5 times its best and
-    its bound finite and within the same of the best bound, the bias is at most 10 nm in x, y and 20
-    nm in z, and no more than one in twenty beads is found at another depth.  The stage's jitter is
-    taken off; spread and bias may exceed their limits by twice their own error, so that the noise
-    of few beads does not narrow the range.
+    The longest run of planes in which, averaged over 100 nm, spread in z and bound are within 2.5
+    times their best, the bound is finite, the bias is at most 10 nm in x, y and 20 nm in z, and at
+    most one in twenty beads is found at another depth.  The stage's jitter is subtracted; spread
+    and bias may exceed their limits by twice their own error, so that the noise of few beads does
+    not narrow the range.
 
     Args:
-        held_out: of a calibration.
-        lateral: ask for x and y only.
+        held_out: held-out beads of a calibration.
+        lateral: require x and y only.
 
     Returns:
         Its ends in nm; None if there is no such run of two planes or more.
@@ -262,7 +267,7 @@ def usable_range(held_out: HeldOut, *, lateral: bool = False) -> Range | None:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How far from their places beads are found that were not fitted, depth by depth."""
+    """Errors of held-out beads, depth by depth."""
 
     z_nm: Tensor
     """(z,)"""
@@ -275,7 +280,7 @@ class Precision:
 def precision(held_out: HeldOut) -> Precision:
     """Error in x, y and z against the bound.
 
-    As in the verdict without the stage's jitter, and without beads found at another depth.
+    As in the verdict, the stage's jitter and beads found at another depth are left out.
     """
     error = held_out.pooled(held_out.steady().error_nm.square().mean(0)).sqrt()
     return Precision(z_nm=held_out.z_nm, error_nm=error, bound_nm=held_out.rms_bound_nm())

@@ -1,4 +1,4 @@
-"""The pupil from the blinking movie itself, starting from a nominal or a stale one."""
+"""The pupil from the blinking movie itself, starting from a nominal or an outdated one."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from decode.optics.pupil import PupilPSF
 __all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored", "refine_in_situ"]
 
 FEWEST_SPOTS = 20
-"""fewer do not fill the depth of focus"""
+"""fewest spots; fewer do not cover the depth of focus"""
 UNDETERMINED_NM = 50.0
-"""standard deviation of a Zernike coefficient from which the spots leave it open"""
+"""standard deviation of a Zernike coefficient from which it counts as undetermined"""
 DECISIVE = 5.0
-"""log-likelihood by which one explanation must beat the other: odds of 150 to 1"""
+"""log-likelihood ratio of a decision: odds of 150 to 1"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class InSituFit:
-    """The pupil that explains the spots, and what the spots leave open.
+    """The pupil that explains the spots, and what the spots do not determine.
 
     Images of a pupil W at z and of its mirror -W(-rho) at -z are the same (the fields are complex
-    conjugates) unless the sample's refractive index differs from the immersion's.  So the direction
-    of z is not in the movie: it is that of the pupil the fit started from, if its aberrations
-    determine it.  And z is measured in units of the depth of focus: its scale is as accurate
-    as numerical aperture, wavelength and index are.
+    conjugates) unless the sample's refractive index differs from the immersion's.  The movie
+    therefore does not determine the direction of z, which is that of the pupil at the start, if its
+    aberrations determine it.  The scale of z is the depth of focus, and as accurate as numerical
+    aperture, wavelength and index.
     """
 
     fit: PupilFit
     """pupil, positions and light of the spots used; its z is relative to the pupil's focus"""
     used: Tensor
-    """(n,) bool, which of the spots were used; the others are not explained by one molecule"""
+    """(n,) bool; spots that were used; the others are not explained by one molecule"""
     mirror_ratio: float
-    """log-likelihood by which the pupil beats its mirror"""
+    """log-likelihood ratio of the pupil to its mirror"""
     side_ratio: float
-    """median log-likelihood by which the z of a spot beats the best on the other side of focus"""
+    """median log-likelihood ratio of the z of a spot to the best z on the other side of focus"""
     sign_known: bool
     """whether the direction of z is known: from the movie, or else from the pupil at the start"""
     undetermined: tuple[str, ...]
-    """parameters the spots leave as open as they were"""
+    """parameters that the spots do not determine"""
 
     @property
     def psf(self) -> PupilPSF:
@@ -66,7 +66,7 @@ class InSituFit:
 
     @property
     def verdict(self) -> str:
-        """What the movie leaves open, in plain sentences."""
+        """What the movie does not determine, in sentences."""
         said = [self._direction(), self._scale()]
         if self.undetermined:
             said.append(f"The spots do not determine {', '.join(self.undetermined)}.")
@@ -112,8 +112,8 @@ def crop_spots(
         light: (frame, y, x) photons before quantum efficiency, as `Camera.to_photons` gives them.
         psf: gives the side of the crops.
         camera: gives the noise.
-        max_spots: the brightest are taken, spread over the movie's frames.
-        snr: least signal over noise of what counts as a spot.
+        max_spots: most spots; the brightest are taken, spread over the movie's frames.
+        snr: least signal-to-noise ratio of a spot.
 
     Returns:
         (n, patch_px, patch_px) photons, background included.
@@ -155,13 +155,13 @@ def refine_in_situ(
 
     Args:
         movie: TIFF movie; some of its molecules stand alone.
-        camera: of the movie.
-        start: a stale calibration, or a nominal pupil; its range of depth is where molecules are
-            looked for.
-        n_frames: frames to look at, spread over the movie.
+        camera: camera of the movie.
+        start: an outdated calibration, or a nominal pupil; molecules are assumed within its range
+            of depth.
+        n_frames: number of frames to use, spread over the movie.
 
     Returns:
-        The refined PSF, and what the movie leaves open, in plain sentences.
+        The refined PSF, and sentences on what the movie does not determine.
 
     Raises:
         ValueError: if the PSF is no pupil, its pixels are not the camera's, or too few molecules
@@ -197,14 +197,14 @@ def fit_in_situ(
     z_range_nm: float = 700.0,
     steps: int = 8,
 ) -> InSituFit:
-    """Refine the pupil by the likelihood of single molecules whose place and light are unknown.
+    """Refine the pupil by the likelihood of single molecules of unknown position and light.
 
     Args:
         spots: (n, patch_px, patch_px) photons before quantum efficiency, one molecule in each; see
             `crop_spots`.
-        psf: where the fit starts; its even aberrations (n even) say which way z runs.
+        psf: start of the fit; its even aberrations (n even) determine the direction of z.
         camera: gives the noise.
-        free: names of what is fitted, see `fit_images`; None: aberrations and blur.
+        free: names of the fitted parameters, see `fit_images`; None: aberrations and blur.
         z_range_nm: molecules lie within this distance of focus.
         steps: largest number of steps in each of two rounds.
 
@@ -252,7 +252,7 @@ def fit_in_situ(
 
 
 def _undetermined(found: PupilFit) -> tuple[str, ...]:
-    """Zernike coefficients that the spots leave open."""
+    """Zernike coefficients that the spots do not determine."""
     deviations = found.covariance.diagonal().clamp_min(0).sqrt().tolist()
     return tuple(
         name
@@ -274,7 +274,7 @@ def mirrored(psf: PupilPSF) -> PupilPSF:
 
 
 def _nearer_than_mirror(found: PupilPSF, start: PupilPSF) -> bool:
-    """Whether even aberrations of the start decide clearly between a pupil and its mirror."""
+    """Whether even aberrations of the start clearly favour a pupil over its mirror."""
     even = torch.tensor([n % 2 == 0 for n, _ in start.modes], dtype=torch.bool)
     before, after = start.zernike_nm.detach()[even], found.zernike_nm.detach()[even]
     return float((after - before).norm()) < 0.7 * float((after + before).norm())
@@ -295,7 +295,7 @@ def _losses(spots: Tensor, psf: PupilPSF, camera: Camera, xyz: Tensor) -> Tensor
 
 
 def _start(spots: Tensor, psf: PupilPSF, camera: Camera, z_range_nm: float) -> Tensor:
-    """Where each molecule is by its centroid and the most likely z of a grid: (n, 3) nm."""
+    """(n, 3) position of each molecule, nm, by its centroid and the most likely z of a grid."""
     border = torch.ones(spots.shape[-2:], dtype=torch.bool)
     border[1:-1, 1:-1] = False
     at = (torch.arange(spots.shape[-1], dtype=spots.dtype) + 0.5) * psf.pixel_size_nm
@@ -328,7 +328,7 @@ def _explained(spots: Tensor, found: PupilFit, camera: Camera) -> Tensor:
 
 
 def _other_side(spots: Tensor, found: PupilFit, camera: Camera, z_range_nm: float) -> Tensor:
-    """(m,) log-likelihood by which the z of spots out of focus beats all on the other side."""
+    """(m,) log-likelihood ratio of the z of spots out of focus to the best z on the other side."""
     xyz = found.xyz_nm + found.psf.offset_nm.to(spots.dtype)
     out = xyz[:, 2].abs() > 150
     if out.sum() < 5:

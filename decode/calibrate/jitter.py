@@ -1,5 +1,5 @@
-"""The stage's jitter: shifts that the beads of a stack share in a plane, and the PSF does not
-make."""
+"""The jitter of the stage: shifts that the beads of a stack share in a plane, and that the PSF does
+not explain."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from decode.optics.psf import PSF
 __all__ = ["jitter_of", "jitter_size", "slow_part", "split_steps"]
 
 SLOW_NM = 300.0
-"""slower shifts over depth count as PSF, not as stage, unless other stacks disagree"""
+"""period above which shifts over depth count as part of the PSF, unless other stacks disagree"""
 SIGNIFICANT = 3.0
 """standard errors by which jitter must exceed the noise of the beads"""
 ALTERNATIONS = 10
-"""between the beads, given the stage, and the stage, given the beads"""
+"""number of alternations between the beads, given the stage, and the stage, given the beads"""
 
 
 def jitter_of(fit: BeadFit[PSF], fitted: Tensor, stack: Tensor) -> Tensor:
-    """The stage's jitter in some stacks, by the beads that were fitted.
+    """The stage's jitter in some stacks, from the fitted beads.
 
     Args:
-        fit: of the beads.
-        fitted: (n,) number of the stack each of them lies in.
-        stack: (m,) numbers of the stacks asked for.
+        fit: fit of the beads.
+        fitted: (n,) number of the stack in which each bead lies.
+        stack: (m,) numbers of the requested stacks.
 
     Returns:
         (m, z, 3) nm; 0 where no bead of the stack was fitted.
@@ -41,14 +41,14 @@ def split_steps(
 ) -> tuple[Tensor, Tensor]:
     """Split the steps of beads in planes into those of the beads and those of the stage.
 
-    Beads and stage are solved for by turns.  A Gaussian prior holds the jitter to the size it has
-    in the data; what is slow along z and common to all stacks is left to the PSF.
+    Beads and stage are solved for in turns.  A Gaussian prior limits the jitter to its size in the
+    data; shifts that are slow along z and common to all stacks are left to the PSF.
 
     Args:
-        step: (n, z, 3) nm by which each bead in each plane should move, by itself.
+        step: (n, z, 3) nm by which each bead in each plane would move by itself.
         information: (n, z, 3, 3) Fisher information of its position.
-        jitter: (n, z, 3) nm, so far.
-        stack: (n,) number of the stack each bead lies in, from 0 and without gaps.
+        jitter: (n, z, 3) present jitter, nm.
+        stack: (n,) number of the stack in which each bead lies, from 0 and without gaps.
         z_nm: (z,) depth of the planes.
 
     Returns:
@@ -95,17 +95,16 @@ def slow_part(series: Tensor, z_nm: Tensor) -> Tensor:
 
 
 def jitter_size(free: Tensor, variance: Tensor) -> Tensor:
-    """Standard deviations of the jitter along x, y and z, as far as it is significant.
+    """Standard deviations of the jitter along x, y and z, where significant.
 
     Args:
         free: (stack, z, 3) nm by which the beads of each stack are shifted against the PSF.
-        variance: (stack, z, 3) of them, nm^2, as far as it is the noise of the beads.
+        variance: (stack, z, 3) variance of these shifts due to the noise of the beads, nm^2.
 
     Returns:
-        (3,) nm: of what differs between stacks; of a single stack, whose PSF may be shifted as
-        well, of what differs from plane to plane, of which third differences leave everything and
-        of slow changes next to nothing.  0 where it exceeds the noise by less than three standard
-        errors.
+        (3,) nm, from the differences between stacks; for a single stack, whose PSF may be shifted
+        as well, from third differences over the planes, which keep independent shifts and suppress
+        slow changes.  0 where it exceeds the noise by less than three standard errors.
     """
     stacks, planes = free.shape[:2]
     if stacks > 1:

@@ -31,24 +31,26 @@ from decode.optics.camera import Camera
 __all__ = ["MapsCheck", "check_maps", "compare_maps"]
 
 FLAT = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]) / 6
-"""blind to light that is even or changes evenly over the pixels; noise of variance 1 keeps
-variance 1"""
+"""mask that cancels light that is constant or linear over the pixels; it keeps the variance of
+independent noise"""
 CHUNK_FRAMES = 20
-"""successive frames whose changes are looked at"""
+"""successive frames whose changes are used"""
 FEWEST_FRAMES = 3
 LEFT_BY_MASK = 0.02
 """largest share of the variance of changing light that `FLAT` leaves: 0.003 to 0.015 on simulated
 movies of crowded molecules"""
 FEWEST_QUIET = 30
-"""dark, quiet pixels from which an offset is judged; frames of 17 x 17 pixels have as many"""
+"""fewest dark, quiet pixels from which an offset is judged; frames of 17 x 17 pixels have as
+many"""
 MOST_NEGATIVE = 0.01
-"""of the pixels may lie 5 standard deviations below their offset"""
+"""largest share of the pixels that may lie 5 standard deviations below their offset"""
 SIGNIFICANT = 7.0
-"""standard deviations; by chance the best of some million shifts reaches 5"""
+"""standard deviations of a significant score; by chance the best of some million shifts reaches
+5"""
 AS_GOOD = 0.7
-"""of the best score: maps that reach it as they are stay so"""
+"""share of the best score from which maps count as well placed"""
 POSSIBLE_E_PER_ADU = (1e-3, 1e3)
-"""of counts as they come from a camera"""
+"""range of the electrons per ADU of unchanged counts"""
 ROUNDING = 1 / 12
 """ADU^2, variance of whole counts"""
 
@@ -57,10 +59,10 @@ Mask = npt.NDArray[np.bool_]
 
 @final
 class MapsCheck(NamedTuple):
-    """What does not fit between a camera and a movie, in sentences."""
+    """Disagreements between a camera and a movie, in sentences."""
 
     misplaced: str
-    """how the camera's maps lie where they are no maps of this movie's pixels; "" where they are"""
+    """how the camera's maps are misplaced on this movie's pixels; "" where they are not"""
     others: tuple[str, ...]
 
     @property
@@ -71,7 +73,7 @@ class MapsCheck(NamedTuple):
 def check_maps(
     movie: Frames, camera: Camera, *, n_frames: int = 500, side_px: int | None = None
 ) -> tuple[str, ...]:
-    """The sentences of `compare_maps`; nothing where all fits."""
+    """The sentences of `compare_maps`; none where camera and movie agree."""
     return compare_maps(movie, camera, n_frames=n_frames, side_px=side_px).sentences
 
 
@@ -82,17 +84,17 @@ def compare_maps(
 
     Hot pixels and the pattern of the offset show how maps lie: the variance of each pixel from
     frame to frame, and its mean, are compared with the maps' in all eight orientations and, by
-    their cross-correlation, at all shifts.  The offset is compared with what photon transfer makes
-    of quiet dark pixels: mean - (variance - read variance) / gain.  The mask [1 -2 1] along both
-    axes takes light that goes on or off from that variance (Immerkaer, Comput. Vis. Image Underst.
+    their cross-correlation, at all shifts.  The offset is compared with that by photon transfer of
+    quiet dark pixels: mean - (variance - read variance) / gain.  The mask [1 -2 1] along both axes
+    removes light that switches on or off from that variance (Immerkaer, Comput. Vis. Image Underst.
     64, 300, 1996).
 
     Args:
         movie: (frame, y, x) ADU.
         camera: with numbers or maps.
-        n_frames: largest number of frames to look at, spread over the movie.
-        side_px: of the middle of the frames, to which the check is limited: it stays in the middle
-            however maps are turned; None: whole frames.
+        n_frames: largest number of frames to use, spread over the movie.
+        side_px: side of the middle of the frames, to which the check is limited, and which stays
+            there however maps are turned; None: whole frames.
 
     Raises:
         ValueError: if the maps are not as large as the frames, or the movie is too short or holds
@@ -145,11 +147,11 @@ class _Observed(NamedTuple):
     variance: Map
     """ADU^2, from frame to frame"""
     noise: Map
-    """ADU^2, from frame to frame behind the mask `FLAT`: of noise alone"""
+    """variance from frame to frame after the mask `FLAT`, of noise alone, ADU^2"""
     highest: Highest
     """of the good pixels"""
     n: int
-    """frames that were looked at"""
+    """number of frames used"""
     good: Mask
 
     @staticmethod
@@ -158,9 +160,9 @@ class _Observed(NamedTuple):
 
         Args:
             movie: (frame, y, x).
-            camera: of the region; its bad pixels do not count.
+            camera: camera of the region; its bad pixels do not count.
             n_frames: most frames.
-            region: of the frames.
+            region: region of the frames.
         """
         total = movie.shape[0]
         length = min(total, CHUNK_FRAMES)
@@ -197,7 +199,7 @@ def _good(camera: Camera, region: Region) -> Mask:
 
 @final
 class _Stated(NamedTuple):
-    """What a camera says of its pixels, as maps."""
+    """A camera's statements on its pixels, as maps."""
 
     offset: Map
     """ADU"""
@@ -241,7 +243,7 @@ def _remark_on_defects(by_maps: int) -> str:
 
 
 def _remarks_on_offset(observed: _Observed, stated: _Stated, camera: Camera) -> Iterator[str]:
-    """Where noise and light of dark pixels do not fit together."""
+    """Remarks where noise and light of dark pixels do not agree."""
     light = observed.mean - stated.offset
     below = light < -5 * np.sqrt(observed.variance / observed.n)
     negative = float(below[observed.good].mean())
@@ -274,18 +276,18 @@ def _remarks_on_offset(observed: _Observed, stated: _Stated, camera: Camera) -> 
 
 @final
 class _Quiet(NamedTuple):
-    """Dark pixels in which least happens: (pixel,) maps in ADU, and what is stated of them."""
+    """Dark pixels that change least: (pixel,) maps in ADU, and what the camera states of them."""
 
     light: Map
-    """above the stated offset"""
+    """mean above the stated offset"""
     noise: Map
     """variance from frame to frame"""
     of_light: Map
-    """variance that light which changes adds, but for what `FLAT` leaves of it in the noise"""
+    """variance due to changes of light, except the part that `FLAT` leaves in the noise"""
     read_variance: Map
     """as it is stated"""
     read_is_measured: bool
-    """in ADU, as maps are, and not stated in electrons"""
+    """whether the read variance is a map in ADU, and not stated in electrons"""
     gain: Map
     """stated variance over light"""
     offset: float
@@ -293,7 +295,7 @@ class _Quiet(NamedTuple):
     e_per_adu: float
     """stated, mean"""
     lowest: float
-    """that an offset can be"""
+    """lowest possible offset"""
 
     def remarks(self) -> Iterator[str]:
         """What is wrong with offset or gain, by photon transfer."""
@@ -328,7 +330,8 @@ class _Quiet(NamedTuple):
             )
 
     def fitting_e_per_adu(self) -> float:
-        """By which the noise is that of light and read-out; infinite where it is less."""
+        """The electrons per ADU at which light and read-out explain the noise; infinite where the
+        noise is less."""
         read = float(self.read_variance.mean())
         of_gain = 0.0 if self.read_is_measured else read
         noise, shot = (
@@ -342,8 +345,8 @@ class _Quiet(NamedTuple):
 
 
 def _dark_and_quiet(observed: _Observed, stated: _Stated) -> Mask:
-    """Among the darkest quarter of the pixels the half where least happens, both by those
-    around; no hot ones."""
+    """The half of the darkest quarter of the pixels that changes least, both judged by the pixels
+    around; without hot ones."""
     ring = np.ones((7, 7))
     ring[2:5, 2:5] = 0
     usual = stated.read_variance <= 3 * np.median(stated.read_variance)
@@ -364,7 +367,7 @@ class _Turn(NamedTuple):
 
     name: str
     swap: bool
-    """the axes, before rows and columns are reversed"""
+    """whether axes are swapped, before rows and columns are reversed"""
     rows: bool
     columns: bool
 
@@ -383,11 +386,11 @@ TURNS = (
     _Turn("transposed and mirrored in x", True, False, True),
     _Turn("transposed and mirrored in x and y", True, True, True),
 )
-"""the first leaves all as it is"""
+"""all orientations; the first leaves maps as they are"""
 
 
 def _orientation(observed: _Observed, stated: _Stated) -> str:
-    """A sentence on maps that fit better otherwise; "" where they lie well, or show no pattern."""
+    """A sentence on maps that fit better in another orientation or at a shift; else ""."""
     mean, variance, read_variance = observed.mean, observed.variance, stated.read_variance
     # the maps say how hot a pixel is against its neighbours; what light adds to all of them is
     # taken from the movie
@@ -414,7 +417,7 @@ def _orientation(observed: _Observed, stated: _Stated) -> str:
 
 
 def _scores(seen: list[Map], maps: list[Map]) -> Map:
-    """Cross-correlation of pictures with maps at all shifts, in standard deviations of chance."""
+    """Cross-correlation of images with maps at all shifts, in standard deviations of chance."""
     score = np.zeros(seen[0].shape)
     for image, pattern in zip(seen, maps, strict=True):
         spectrum = np.fft.rfft2(image) * np.conj(np.fft.rfft2(pattern))
@@ -423,7 +426,7 @@ def _scores(seen: list[Map], maps: list[Map]) -> Map:
 
 
 def _pattern(image: Map) -> Map:
-    """How a pixel differs from those around, of unit variance; nothing where a map is even."""
+    """Difference of each pixel from those around, at unit variance; 0 where a map is constant."""
     rest = image - ndimage.median_filter(image, 5, mode="nearest")
     spread = 1.4826 * float(np.median(np.abs(rest))) or float(rest.std())
     if spread < 1e-6 * max(1.0, float(np.abs(image).max())):

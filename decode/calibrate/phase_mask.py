@@ -19,9 +19,10 @@ from decode.progress import Progress, Steps, Stepwise, part
 __all__ = ["fit_phase_mask", "refine_phase_mask"]
 
 ROUGHNESS_RAD = 0.5
-"""standard deviation of the prior of how much the phase changes from cell to cell"""
+"""standard deviation of the prior on the change of phase from cell to cell"""
 START_BLUR_NM = 30.0
-"""what Zernike polynomials do not describe, their fit takes for blur"""
+"""blur at the start, less than that of a fit by Zernike polynomials, which attributes details of
+the phase to blur"""
 RATES = {
     "phase_mask_nm": 0.1,
     "xyz": 3.0,
@@ -29,7 +30,7 @@ RATES = {
     "apodization": 0.01,
     "numerical_aperture": 0.004,
 }
-"""of Adam: radians, nm, nm, and without unit"""
+"""learning rates of Adam: radians, nm, nm, and without unit"""
 
 
 @Stepwise
@@ -45,15 +46,15 @@ def fit_phase_mask(
 ) -> Steps[PupilFit]:
     """A free phase mask besides Zernike coefficients, blur and (if asked) aperture, from beads.
 
-    Where Zernike coefficients alone lead, and vortices of either sense, which no gradient makes of
-    a smooth phase, are where it starts; the best of them is followed to the end.
+    The fit starts from the result of Zernike coefficients alone, and from vortices of either sense,
+    which descent does not reach from a smooth phase; the best start is continued to the end.
 
     Args:
-        stacks, z_nm, psf, camera, free, max_images: as `fit_pupil` takes them.
-        steps: of the descent from the best start.
+        stacks, z_nm, psf, camera, free, max_images: as for `fit_pupil`.
+        steps: number of steps of the descent from the best start.
 
     Returns:
-        The fit; its covariance takes the mask for known.
+        The fit; its covariance treats the mask as known.
 
     Raises:
         ValueError: if shapes do not fit, or an image is not finite.
@@ -114,17 +115,17 @@ def refine_phase_mask(
     free: Sequence[str] | None = None,
     steps: int = 200,
 ) -> Steps[PupilFit]:
-    """The phase mask by gradient descent, then all else with `fit_images`.
+    """Fit the phase mask by gradient descent, then all else with `fit_images`.
 
     Phase retrieval as in Ferdman et al., Opt. Express 28, 10179 (2020): every cell of the pupil has
-    a phase of its own, and Adam climbs the likelihood of the images, here the quasi-likelihood of
-    `fit_images` with photons and background at their maximum.  A prior on the difference d of the
-    phases of neighbouring cells, of log density (cos d - 1) / `ROUGHNESS_RAD`^2, holds what the
-    images leave open and does not see whole turns.
+    a phase of its own, and Adam maximizes the likelihood of the images, here the quasi-likelihood
+    of `fit_images` with photons and background at their maximum.  A prior on the difference d of
+    the phases of neighbouring cells, of log density (cos d - 1) / `ROUGHNESS_RAD`^2, fixes what the
+    images leave open and ignores whole turns.
 
     Args:
-        images, source, z_nm, psf, xyz_nm, camera, free: as `fit_images` takes them; `psf` may have
-            no mask yet.
+        images, source, z_nm, psf, xyz_nm, camera, free: as for `fit_images`; `psf` may have no mask
+            yet.
         steps: of the descent.
     """
     descent = _descend(
@@ -177,7 +178,7 @@ def _descend(
     free: Sequence[str] | None,
     steps: int,
 ) -> Steps[tuple[PupilPSF, Tensor, float]]:
-    """Pupil, positions (m, 3) and loss after so many steps of Adam."""
+    """Pupil, positions (m, 3) and loss after `steps` steps of Adam."""
     psf = copy.deepcopy(psf)
     if psf.phase_mask_nm is None:
         psf.phase_mask_nm = nn.Parameter(torch.zeros(psf.grid, psf.grid))
@@ -223,8 +224,8 @@ def _descend(
 def _at_maximum(images: Tensor, share: Tensor, light: Tensor, slope: float, floor: float) -> Tensor:
     """(n, 2) photons and background of images at the maximum of the quasi-likelihood.
 
-    The mean of what was found weighs the next round; measured counts would favour dim pixels, and
-    the descent would follow another slope than that of its loss.
+    Each round is weighted by the expected image of the last one; weights by measured counts would
+    favour dim pixels, and the descent would not follow the gradient of its loss.
     """
     if not len(light):
         light = brightness(images, share, slope, floor)

@@ -1,4 +1,4 @@
-"""Where beads sit under a spline, how bright they are, and how the stage moved: Gauss-Newton
+"""Positions and brightnesses of beads under a spline, and the jitter of the stage, by Gauss-Newton
 steps."""
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from decode.optics.spline import SplinePSF
 __all__ = ["placed", "placed_with_stage"]
 
 MAX_STEP_PX, MAX_STEP_Z_NM = 0.3, 60.0
-"""across the plane and along z, at most so long"""
+"""longest lateral and axial step"""
 LEAST_LIGHT = 0.2
-"""of its photons are left to a bead by a step, at least"""
+"""least share of its photons that a step leaves to a bead"""
 
 
 class _PlaneSteps(NamedTuple):
-    """Of each bead in each plane, as if they were independent."""
+    """Steps of each bead in each plane, treated as independent."""
 
     xyz: Tensor
     """(..., z, 3) nm"""
     information: Tensor
-    """(..., z, 3, 3) Fisher information of the position where the photons are unknown"""
+    """(..., z, 3, 3) Fisher information of the position, with unknown photons"""
     photons: Tensor
-    """(..., z) after the step"""
+    """(..., z) photons after the step"""
 
 
 def placed(
@@ -42,7 +42,7 @@ def placed(
     """Beads after a Gauss-Newton step of positions and photons; PSF and stage stay.
 
     Args:
-        fit: where they are so far.
+        fit: their present positions.
         beads: of the fit.
         coefficients: (z, y, x) of each bead.
     """
@@ -55,7 +55,7 @@ def placed(
 def placed_with_stage(
     fit: BeadFit[SplinePSF], beads: BeadSet, coefficients: Sequence[Tensor]
 ) -> BeadFit[SplinePSF]:
-    """As `placed`, but the jitter, which the beads of a stack share, takes a step too."""
+    """As `placed`, with a step of the jitter that the beads of a stack share."""
     steps = _steps_of_planes(fit, beads, coefficients)
     moved, jitter = split_steps(
         steps.xyz,
@@ -70,7 +70,7 @@ def placed_with_stage(
 def _steps_of_planes(
     fit: BeadFit[SplinePSF], beads: BeadSet, coefficients: Sequence[Tensor]
 ) -> _PlaneSteps:
-    """(n, z, ...) of each bead in each plane."""
+    """(n, z, ...) steps of each bead in each plane."""
     steps = [
         _steps_of_bead(
             view,
@@ -96,7 +96,7 @@ def _steps_of_bead(
     noise: Noise,
     pixel_size_nm: float,
 ) -> _PlaneSteps:
-    """(z, ...) of one bead in each plane.
+    """(z, ...) steps of one bead in each plane.
 
     Args:
         view: of the bead.

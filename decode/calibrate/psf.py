@@ -1,4 +1,4 @@
-"""calibrate psf: bead stacks to a PSF, with what it is worth."""
+"""calibrate psf: bead stacks to a PSF, and its test on held-out beads."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from decode.progress import Progress, Steps, Stepwise, part, shares
 __all__ = ["MODELS", "Optics", "PSFCalibration", "check_model", "fit_psf", "read_positions"]
 
 PATCH_NM = 3100.0
-"""side of the crops unless stated otherwise: holds a 3D PSF over 1.5 um of depth"""
+"""default side of the crops, which holds a 3D PSF over 1.5 um of depth"""
 SMALLEST_PATCH_PX = 7
 FARTHEST_PX = 5
-"""from a bead to its known position"""
+"""largest distance from a bead to its known position"""
 ALONE = (
     "one bead only: nothing can be held out, so no figure shows how good the PSF is; record more"
 )
@@ -41,24 +41,24 @@ MODELS = tuple(FAMILIES)
 @final
 @dataclass(frozen=True, kw_only=True)
 class PSFCalibration:
-    """A PSF, the beads it rests on, and how well it predicts beads it has not seen."""
+    """A PSF, the beads it was fitted to, and how well it predicts held-out beads."""
 
     file: PSFFile
-    """the PSF, its range of depth and where it comes from; `write_psf` saves it"""
+    """the PSF, its range of depth and its sources; `write_psf` saves it"""
     z_nm: Tensor
     """(z,) depth of the planes"""
     beads: tuple[Bead, ...]
     rejected: tuple[RejectedBead, ...]
     xyz: Tensor
-    """(n, 3) nm where each bead is, x and y from the outer corner of its crop"""
+    """(n, 3) position of each bead, nm, x and y from the outer corner of its crop"""
     photons: Tensor
     """(n, z) of each bead and plane"""
     background: Tensor
     """(n,) photons per pixel"""
     jitter_nm: Tensor
-    """(n, z, 3) between actual and nominal position of the stage; the beads of a stack share it"""
+    """(n, z, 3) actual minus nominal position of the stage, nm; the beads of a stack share it"""
     deviance: float
-    """mean over pixels; 1 where noise explains what the PSF does not"""
+    """mean deviance per pixel; 1 where noise explains the residuals"""
     held_out: HeldOut | None
     """None with a single bead"""
     smoothness: dict[float, float] = field(default_factory=dict)
@@ -86,24 +86,24 @@ def fit_psf(
     positions_nm: Tensor | None = None,
     optics: Optics | None = None,
 ) -> Steps[PSFCalibration]:
-    """Fit a PSF to z-stacks of beads, and try it on beads left out.
+    """Fit a PSF to z-stacks of beads, and test it on held-out beads.
 
     Args:
         stacks: z-stacks of beads on a coverslip, all recorded in the same way.
         camera: turns counts into photons, and states the pixel size.
         z_step_nm: distance of the planes; None: as the files state it.
-        z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None: the middle
-            one.
-        scan: which plane each frame shows; None: each frame shows one, and they rise.
-        model: of `MODELS`: `spline` for any PSF, `pupil` for aberrations of a high-aperture
-            objective, `gaussian` is fast and rough.
+        z_focus: number of the plane with z = 0, counted from 0 in the order of the stage; None: the
+            middle one.
+        scan: which plane each frame shows; None: one plane a frame, from below.
+        model: one of `MODELS`: `spline` for any PSF, `pupil` for aberrations of a high-aperture
+            objective, `gaussian` for a fast and rough fit.
         patch_px: side of the crops and of the PSF, an odd number; None: 3.1 um.
-        positions_nm: (m, 2) x, y where some beads truly are, if that is known: else an emitter is
-            where the centroid of its light in focus is.
+        positions_nm: (m, 2) true x, y of some beads, nm, if known; None places emitters at the
+            centroid of their light in focus.
         optics: of the objective.
 
     Returns:
-        The calibration; its PSF is in focus where the stage was at z = 0.
+        The calibration; its PSF is in focus at z = 0 of the stage.
 
     Raises:
         ValueError: in one sentence, if a file is no z-stack, the step is impossible, or no bead can
@@ -171,7 +171,7 @@ def fit_psf(
 
 
 def read_positions(table: Path | str) -> Tensor:
-    """(m, 2) x, y nm of where beads truly are: the molecules of a table's first frame.
+    """(m, 2) true x, y of beads, nm: the molecules of a table's first frame.
 
     Raises:
         ValueError, OSError: if it is no table of molecules.
@@ -181,7 +181,7 @@ def read_positions(table: Path | str) -> Tensor:
 
 
 def check_model(model: str) -> None:
-    """Refuse what is no family of PSFs.
+    """Check that a name is one of a family of PSFs.
 
     Raises:
         ValueError: if it is none of `MODELS`.

@@ -1,5 +1,5 @@
-"""Fit a PupilPSF to images of beads: aberrations that all share, and where and how bright each
-image is."""
+"""Fit a PupilPSF to images of beads: shared aberrations, and position and brightness of each
+image."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from decode.progress import Progress, Steps, Stepwise, part
 __all__ = ["PupilFit", "fit_images", "fit_pupil", "spread"]
 
 START_NM = 70.0
-"""astigmatism tried at the start, nm rms: of either sign, upright and oblique, and none"""
+"""astigmatism of the starts, nm rms: either sign, vertical and oblique, and none"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PupilFit:
-    """What `fit_images` found.  The quasi-likelihood's curvature gives the covariance, widened
-    by the misfit."""
+    """The result of `fit_images`.  The covariance is that of the quasi-likelihood's curvature,
+    scaled by the misfit."""
 
     psf: PupilPSF
     """the fitted pupil"""
     names: tuple[str, ...]
-    """what was fitted of the pupil, in the order of `covariance`: names of
-    `psf.parameter_names`, numerical_aperture"""
+    """fitted parameters of the pupil, in the order of `covariance`: names of `psf.parameter_names`,
+    numerical_aperture"""
     covariance: Tensor
-    """(p, p) of the pupil's parameters, everything else being unknown too"""
+    """(p, p) covariance of the pupil's parameters, with everything else unknown"""
     xyz_nm: Tensor
     """(sources, 3) from the outer corner of the crop; z is added to that of the plane"""
     photons: Tensor
@@ -70,15 +70,14 @@ def fit_pupil(
     """Aberrations, blur and (if asked) aperture from bead stacks, by maximum quasi-likelihood.
 
     A through-focus stack gives the sign of an aberration only relative to the direction of z, which
-    must be right: a stack counted backwards gives the mirrored pupil and fits as well.  The
-    aberrations of `psf` are where the fit starts, with astigmatism of either sign and direction
-    tried besides.
+    must be right: a stack in reverse order gives the mirrored pupil and fits as well.  The fit
+    starts from the aberrations of `psf`, and from astigmatism of either sign and direction.
 
     Args:
         stacks: (bead, z, y, x) photons before quantum efficiency, in square crops around each bead.
-        z_nm: (z,) of the planes.
-        psf: the microscope as far as known: aperture, wavelength, indices, `patch_px` = side of the
-            crops.
+        z_nm: (z,) depths of the planes.
+        psf: the microscope as far as it is known: aperture, wavelength, indices; its `patch_px` is
+            the side of the crops.
         camera: gives the noise (of maps, the median); None: only photons are noisy.
         free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays
             within 15 %); None: all but the aperture.
@@ -153,18 +152,19 @@ def fit_images(
     image.
 
     Fisher scoring of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974) with the damping
-    of Levenberg and Marquardt.  Whatever belongs to one image, then to one source, is eliminated
-    from the normal equations (Schur's complement), so their cost scales with the number of images.
+    of Levenberg and Marquardt.  The unknowns of each image, then of each source, are eliminated
+    from the normal equations (Schur complement), so their cost scales with the number of images.
 
     Args:
         images: (n, y, x) photons before quantum efficiency.
         source: (n,) int64, which of the m sources an image shows.
         z_nm: (n,) of the image's plane, added to the source's z.
-        psf: where the pupil starts; stays as it is.
-        xyz_nm: (m, 3) where the sources start, from the outer corner of the crop.
+        psf: start of the pupil; it is not changed.
+        xyz_nm: (m, 3) positions at which the sources start, from the outer corner of the crop.
         camera: gives the noise; None: only photons are noisy.
         free: names of what is fitted, of `psf.parameter_names` and "numerical_aperture" (stays
-            within 15 %); None: all but the aperture.  Of none, only positions and light are fitted.
+            within 15 %); None: all but the aperture.  With no names, only positions and light are
+            fitted.
         prior_nm: standard deviation of a Gaussian prior on every Zernike coefficient, about 0.
         steps: largest number of steps.
 
@@ -216,8 +216,8 @@ def spread(n: int, most: int) -> Tensor:
 
 
 def _starts(psf: PupilPSF) -> list[PupilPSF]:
-    """The pupil itself, and with astigmatism of either sign along the axes and the diagonals, as
-    far as it has it."""
+    """The pupil itself, and with astigmatism of either sign along axes and diagonals, if it has
+    these modes."""
     starts = [psf]
     for angle in (0, pi / 2, pi, 3 * pi / 2):
         added = {(2, 2): START_NM * cos(angle), (2, -2): START_NM * sin(angle)}
@@ -233,8 +233,8 @@ def _starts(psf: PupilPSF) -> list[PupilPSF]:
 
 
 def _start(stacks: Tensor, z_nm: Tensor, psf: PupilPSF) -> Tensor:
-    """Where each bead is, roughly: the centroid of its sharpest plane, in focus there; (bead, 3)
-    nm."""
+    """(bead, 3) approximate position of each bead, nm: the centroid of its sharpest plane, at that
+    depth."""
     border = torch.ones(stacks.shape[-2:], dtype=torch.bool)
     border[1:-1, 1:-1] = False
     dark = stacks[..., border].median(-1).values

@@ -17,16 +17,16 @@ __all__ = ["FreeParameters", "PupilLikelihood", "State", "brightness", "noise_of
 
 APERTURE = "numerical_aperture"
 LEAST_BLUR_NM = 20.0
-"""to start from: at 0 the slope is 0"""
+"""least blur at the start, as its slope is 0 at 0"""
 FARTHEST_NM = 200.0
-"""that a source moves in a step"""
+"""largest distance that a source moves in a step"""
 TRIALS = 6
-"""of more and more damping, before a step is given up"""
+"""trials of increasing damping before a step is given up"""
 
 
 @final
 class FreeParameters:
-    """Which of a pupil's parameters are fitted, where they start, and their limits.
+    """The fitted parameters of a pupil, their start values and their limits.
 
     A row holds all parameters: those of `psf.parameter_names`, and the numerical aperture.
 
@@ -34,7 +34,7 @@ class FreeParameters:
         psf: where the pupil starts.
         names: what is fitted; None: all but the aperture.
         prior_nm: standard deviation of a Gaussian prior on every Zernike coefficient, about 0.
-        dtype: of the rows.
+        dtype: type of the rows.
 
     Raises:
         ValueError: if a name is none of the pupil's parameters.
@@ -90,7 +90,7 @@ class FreeParameters:
 
 
 class State(NamedTuple):
-    """Parameters of the pupil, and where and how bright each image is."""
+    """Parameters of the pupil, positions of the sources, and light of the images."""
 
     row: Tensor
     """of all parameters"""
@@ -110,7 +110,7 @@ class _Reduced(NamedTuple):
     score: Tensor
     """(n, p + 3)"""
     light_step: Callable[[Tensor], Tensor]
-    """of photons and background, for a step of the others"""
+    """step of photons and background, given a step of the others"""
 
 
 class _PupilAlone(NamedTuple):
@@ -121,7 +121,7 @@ class _PupilAlone(NamedTuple):
     score: Tensor
     """(p,)"""
     position_step: Callable[[Tensor], Tensor]
-    """(sources, 3), for a step of the pupil"""
+    """(sources, 3) step of the positions, given a step of the pupil"""
 
 
 @final
@@ -134,7 +134,7 @@ class PupilLikelihood:
         z_nm: (n,) of the image's plane, added to the source's z.
         psf: the pupil; its parameters are those of a state's row.
         camera: gives the noise; None: only photons are noisy.
-        free: what is fitted of the pupil.
+        free: the fitted parameters of the pupil.
     """
 
     def __init__(
@@ -154,14 +154,14 @@ class PupilLikelihood:
         self._with_aperture = _FreeAperture(psf)
 
     def start(self, xyz_nm: Tensor) -> State:
-        """The pupil as it is, sources at (m, 3) nm, and the light that fits best."""
+        """The state of the given pupil with sources at (m, 3) nm and the light that fits best."""
         row, xyz = self._free.start, xyz_nm.detach().to(self._images.dtype).clone()
         share = self._shares(row, xyz)
         light = brightness(self._images.double(), share, self._slope, self._floor)
         return State(row, xyz, light, self._loss(row, light, share))
 
     def step(self, state: State, damping: float) -> tuple[State, float]:
-        """A step of Fisher scoring, damped as Levenberg and Marquardt do.
+        """A step of Fisher scoring with Levenberg-Marquardt damping.
 
         Returns:
             A better state, or the same if none was found; the damping for the next step.
@@ -189,7 +189,7 @@ class PupilLikelihood:
         return state, damping
 
     def covariance(self, state: State) -> Tensor:
-        """(p, p) of the free parameters, everything else being unknown too."""
+        """(p, p) covariance of the free parameters, with everything else unknown."""
         alone = self._pupil_alone(self._reduced(state), len(state.xyz), 0.0)
         return _inverse(alone.information + self._prior_information())
 
@@ -229,7 +229,7 @@ class PupilLikelihood:
         return fitted @ self._free.precision.diag() @ fitted.mT
 
     def _reduced(self, state: State) -> _Reduced:
-        """Photons and background of each image are eliminated (Schur's complement)."""
+        """Eliminate photons and background of each image (Schur complement)."""
         choose, row, light = self._free.choose, state.row, state.light
         p, position = len(choose), self._positions(state.xyz)
         information, score, coupling, own = [], [], [], []
@@ -267,7 +267,7 @@ class PupilLikelihood:
         return _Reduced(torch.cat(information), torch.cat(score), light_step)
 
     def _pupil_alone(self, reduced: _Reduced, sources: int, damping: float) -> _PupilAlone:
-        """The position of each source is eliminated from the sum of its images."""
+        """Eliminate the position of each source from the sum of its images."""
         information, score, _ = reduced
         p = len(self._free.choose)
         size = p + 3
@@ -316,7 +316,7 @@ def brightness(images: Tensor, share: Tensor, slope: float, floor: float) -> Ten
 
 
 def _mean(light: Tensor, share: Tensor) -> Tensor:
-    """(n, y, x) photons that are expected."""
+    """(n, y, x) expected photons."""
     return light[:, 0, None, None] * share + light[:, 1, None, None]
 
 

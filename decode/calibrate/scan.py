@@ -17,24 +17,24 @@ __all__ = ["FEWEST_PLANES", "Scan", "check_scan", "read_depths", "read_scan"]
 
 FEWEST_PLANES = 5
 EVEN = 2.0
-"""largest distance of planes over the smallest, up to which the fits take them as evenly spaced"""
+"""largest over smallest distance of planes up to which they count as evenly spaced"""
 ALIKE = 1.3
-"""squared difference of frames of successive planes over that of frames of one, from which the
-latter are one plane: 1.7 in simulated stacks of 100 nm a plane and 8000 photons, 0 to 1.1 in
+"""squared difference of frames across a supposed change of plane over that within, from which
+frames repeat a plane: 1.7 in simulated stacks of 100 nm a plane and 8000 photons, 0 to 1.1 in
 eighteen stacks without repeated planes"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """How the stage went through the planes: one upwards, a frame each, unless stated otherwise."""
+    """The order of the planes in a bead stack; by default one frame a plane, from below."""
 
     frames_per_plane: int = 1
     """consecutive frames of a plane"""
     downwards: bool = False
-    """planes fall by the step"""
+    """whether the stage moves down"""
     z_nm: tuple[float, ...] | None = None
-    """of each frame, in any order, to the nanometre"""
+    """depth of each frame, in any order, to the nanometre"""
 
     def __post_init__(self) -> None:
         if self.frames_per_plane < 1:
@@ -47,7 +47,7 @@ class Scan:
     def frames(self, n_frames: int) -> Tensor:
         """(plane, m) numbers of the frames that show each plane, from the lowest one upwards.
 
-        Where z are given and planes have different numbers of frames, the first ones of each are
+        Where z is given and planes have different numbers of frames, the first ones of each are
         taken.
 
         Raises:
@@ -69,7 +69,7 @@ class Scan:
         return torch.stack([frames[:fewest] for frames in each])
 
     def depths(self) -> Tensor | None:
-        """(plane,) z in nm of the planes, where they are given."""
+        """(plane,) z of the planes, nm; None where it is not given."""
         return None if self.z_nm is None else torch.tensor(self.z_nm).round().unique()
 
 
@@ -79,11 +79,11 @@ def read_scan(
     downwards: bool = False,
     z_of_frames: Path | str | Sequence[float] | None = None,
 ) -> Scan:
-    """A scan as it is stated to the verbs that calibrate.
+    """A scan from the arguments of the verbs that calibrate.
 
     Args:
         frames_per_plane, downwards: as in `Scan`.
-        z_of_frames: nm, of each frame, or the text file that `read_depths` reads.
+        z_of_frames: z of each frame, nm, or the text file that `read_depths` reads.
 
     Raises:
         ValueError, OSError: as `Scan` and `read_depths` do.
@@ -124,15 +124,15 @@ def read_depths(path: Path | str) -> tuple[float, ...]:
 
 
 def check_scan(crops: Tensor) -> None:
-    """Refuse a stack whose images say that it does not go once through its planes.
+    """Refuse a stack whose images show that it does not pass its planes once.
 
-    Frames of one plane differ by noise alone, those of successive planes by more.
+    Frames of one plane differ by noise alone, frames of successive planes by more.
 
     Args:
         crops: (bead, z, y, x) photons.
 
     Raises:
-        ValueError: with what the frames are.
+        ValueError: if it does not, in a sentence that says how frames are arranged.
     """
     n = crops.shape[1]
     light = avg_pool2d(crops.double(), 2).flatten(2).transpose(0, 1).flatten(1)  # (z, pixel)
@@ -168,7 +168,7 @@ def check_scan(crops: Tensor) -> None:
 
 
 def _step_at_ends(steps: npt.NDArray[np.float64], k: int) -> float:
-    """How much more the image changes from one group of k frames to the next than beside that."""
+    """Change of the image between successive groups of k frames, over that within the groups."""
     ends = np.arange(k - 1, len(steps), k)
     inner = np.unique([ends - 1, ends + 1])
     inner = inner[(inner >= 0) & (inner < len(steps))]

@@ -1,4 +1,4 @@
-"""A SplinePSF fitted to beads, together with where each bead sits and how bright it is."""
+"""A SplinePSF fitted to beads, with position and brightness of each bead."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ OVERSAMPLING = 2
 """voxels along the side of a pixel: pixels alone sample a sharp PSF too coarsely to be
 interpolated"""
 MARGIN_PX = 2
-"""by which the spline reaches further than the crops, so that a crop is covered wherever its
-bead sits"""
+"""margin of the spline around the crops, so that it covers a crop wherever its bead lies, pixels"""
 SMOOTHNESS = (0.05, 0.1, 0.2, 0.4)
-"""expected third difference of the coefficients over their size, to choose from: beads that are
-held out decide"""
+"""candidates for the expected third difference of the coefficients over their size; held-out beads
+decide"""
 DEPTH_SMOOTHNESS = (0.02, 0.06, 0.2, 0.6)
 """the same along z, for planes `KNOT_NM` apart"""
 LEAST_LIGHT = 0.05
-"""of the mean that a bead has in a plane, at least, where the fit starts"""
+"""least light of a bead in a plane at the start of the fit, over its mean"""
 
 
 @Stepwise
@@ -50,18 +49,18 @@ def fit_spline(
 ) -> Steps[BeadFit[SplinePSF]]:
     """Fit coefficients, positions, brightnesses and the stage's jitter, in turns.
 
-    With positions fixed the images are linear in the coefficients, which descend by conjugate
-    gradients on the weighted squares; with coefficients fixed, positions take a Gauss-Newton step.
-    Weights are the variances of the last model, so that the turns end at the maximum of the
-    quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974).  Beads are fitted where they sit in
-    their pixels, without resampling.  A penalty on third differences keeps noise out of the
+    With positions fixed, the images are linear in the coefficients, and conjugate gradients
+    minimize the weighted squares; with coefficients fixed, positions take a Gauss-Newton step.
+    Weights are the inverse variances of the last model, so that the turns converge to the maximum
+    of the quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974).  Beads are fitted at their
+    subpixel positions, without resampling.  A penalty on third differences keeps noise out of the
     coefficients.  Conventions fix what images leave open: beads lie at z = 0 on average, the
-    centroid of the light at z = 0 is the emitter, and every plane holds the same light.
+    emitter lies at the centroid of its light at z = 0, and every plane holds the same light.
 
-    A shift that all beads share in a plane may be the stage's or the PSF's.  Stacks have the PSF in
-    common, and each has its own movement of the stage: where there are several, what differs
-    between them is jitter.  In a single stack only what is independent from plane to plane is; what
-    persists over neighbouring planes goes into the PSF.
+    A shift that all beads share in a plane may be due to the stage or to the PSF.  Stacks share the
+    PSF, while each has its own movement of the stage: shifts that differ between stacks are jitter.
+    In a single stack, only shifts that are independent from plane to plane are jitter; those that
+    persist over neighbouring planes are part of the PSF.
 
     Args:
         beads: in evenly spaced planes.
@@ -117,11 +116,11 @@ def fit_spline(
 def place_beads(
     psf: SplinePSF, beads: BeadSet, *, jitter: Tensor | None = None, n_rounds: int = 8
 ) -> BeadFit[SplinePSF]:
-    """Beads under a PSF that is not changed: where they are, how bright, and how well they fit.
+    """Fit positions and brightnesses of beads under a fixed PSF.
 
     Args:
-        psf: of other beads.
-        beads: to place.
+        psf: PSF of other beads.
+        beads: beads to place.
         jitter: (n, z, 3) nm between actual and nominal position of the stage; None: 0.
         n_rounds: turns.
     """
@@ -143,17 +142,17 @@ def place_beads(
 
 @Stepwise
 def held_out_deviance(beads: BeadSet, tried: Sequence[tuple[float, float]]) -> Steps[list[float]]:
-    """How well beads that were not fitted are predicted, by the weights of the penalty.
+    """Deviance of held-out beads, for each pair of weights of the penalty.
 
-    Every second bead is predicted by the others; where there are several stacks every second stack,
-    of whose stage nothing is known then, so that only what stacks have in common is called good.
+    Every second bead is predicted from the others; of several stacks every second one, whose jitter
+    is then unknown, so that only what stacks share counts.
 
     Args:
-        beads: of one or several stacks.
+        beads: beads of one or several stacks.
         tried: smoothness and depth smoothness.
 
     Returns:
-        The deviance for each of those tried.
+        The deviance for each pair.
     """
     stack = beads.stack.unique(return_inverse=True)[1]
     several = bool(stack.any())
@@ -176,7 +175,7 @@ def held_out_deviance(beads: BeadSet, tried: Sequence[tuple[float, float]]) -> S
 
 
 def _voxels(beads: BeadSet) -> SplinePSF:
-    """A spline, still dark, that covers beads and their planes."""
+    """A spline with coefficients of 0 that covers beads and their planes."""
     first, last = float(beads.z_nm[0]), float(beads.z_nm[-1])
     spacing = float(beads.z_nm[1] - beads.z_nm[0])
     step = max(1, round(KNOT_NM / spacing)) * spacing
@@ -225,10 +224,10 @@ def _with_deviance(fit: BeadFit[SplinePSF], beads: BeadSet) -> BeadFit[SplinePSF
 
 
 def by_convention(fit: BeadFit[SplinePSF], z_nm: Tensor) -> BeadFit[SplinePSF]:
-    """The same images by the conventions on what images leave open.
+    """The same fit by the conventions on what images leave open.
 
     Every plane holds the same light, the mean depth of the beads and the mean of the jitter are 0,
-    and the emitter is where the centroid of the light at z = 0 is.
+    and the emitter lies at the centroid of its light at z = 0.
 
     Args:
         fit: of beads.
@@ -238,7 +237,7 @@ def by_convention(fit: BeadFit[SplinePSF], z_nm: Tensor) -> BeadFit[SplinePSF]:
 
 
 def _with_even_planes(fit: BeadFit[SplinePSF], z_nm: Tensor) -> BeadFit[SplinePSF]:
-    """What changes from plane to plane is the lamp, or a bead that bleaches."""
+    """Attribute changes of light from plane to plane to the lamp, or to bleaching of the bead."""
     psf = fit.psf
     c = psf.coefficients.detach()
     light = c.sum((1, 2)) / psf.oversampling**2
@@ -248,8 +247,7 @@ def _with_even_planes(fit: BeadFit[SplinePSF], z_nm: Tensor) -> BeadFit[SplinePS
 
 
 def _at_mean_depth(fit: BeadFit[SplinePSF]) -> BeadFit[SplinePSF]:
-    """An emitter at depth z is seen as the stage at z - depth: a bead that needed a larger z sits
-    higher."""
+    """Shift the beads to a mean depth of 0; a bead that is fitted with a larger z lies higher."""
     psf, drift = fit.psf, fit.jitter.mean(1)
     xyz = fit.xyz + drift
     depth = F.pad(xyz[:, 2:].mean(0), (2, 0))

@@ -1,4 +1,4 @@
-"""Bead stacks: what their files hold, and how far their planes are apart."""
+"""Bead stacks: their frames, and the distance of their planes."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ BeadStack: TypeAlias = Path | str | Movie | Tensor | npt.NDArray[Any]
 """(frame, y, x) ADU: a TIFF file, an open movie, or an array"""
 
 FRAMES_AT_ONCE = 16
-"""that are read between two steps"""
+"""frames that are read between two steps"""
 LARGEST_STEP_NM = 1000.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stacks:
-    """Frames of some stacks with as many frames each."""
+    """Frames of stacks with an equal number of frames."""
 
     paths: tuple[Path, ...]
     adu: tuple[Tensor, ...]
     """(frame, y, x) each"""
     stated_steps_nm: tuple[float | None, ...]
-    """distance of planes that each file states"""
+    """distance of planes that each file states; None where it states none"""
 
     @property
     def n_frames(self) -> int:
@@ -52,7 +52,7 @@ class Depths(NamedTuple):
     """(plane,) from the lowest upwards"""
     step_nm: float
     notes: tuple[str, ...] = ()
-    """what to say of the step, a sentence each"""
+    """remarks on the step, a sentence each"""
 
 
 def read_stacks(sources: Sequence[BeadStack]) -> Steps[Stacks]:
@@ -91,7 +91,7 @@ def _opened(source: BeadStack) -> AbstractContextManager[Movie]:
 
 
 def check_maps(camera: Camera, stacks: Stacks) -> None:
-    """Camera maps are as large as the frames.
+    """Check that camera maps are as large as the frames.
 
     Raises:
         ValueError: if they are not.
@@ -117,10 +117,11 @@ def depths_of(
     """Depths of the planes that the frames show.
 
     Args:
-        stacks: of the beads.
+        stacks: stacks of the beads.
         scan: which plane each frame shows.
         z_step_nm: distance of planes; None: as the files state it.
-        z_focus: number of the plane in focus, from 0 and as the stage went; None: the middle one.
+        z_focus: number of the plane in focus, counted from 0 in the order of the stage; None: the
+            middle one.
 
     Raises:
         ValueError: if there are too few planes, or the step or the plane in focus is impossible.

@@ -1,4 +1,4 @@
-"""Whether the planes of a bead stack are as far apart as they are said to be."""
+"""Whether the planes of a bead stack have the stated distance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 __all__ = ["Sharpness", "check_stage", "sharpness"]
 
 USUAL_SLOPE, POSSIBLE_SLOPE = (0.18, 0.72), (0.06, 1.0)
-"""0.25 to 0.53 for apertures of 0.9 to 1.5 with no, astigmatic, helical, tetrapod, vortex phases"""
+"""ranges of the slope; 0.25 to 0.53 for apertures of 0.9 to 1.5 and no, astigmatic, helical,
+tetrapod and vortex phases"""
 USUAL_PER_UM = (0.3, 1.8)
-"""lateral frequency; 0.36 to 1.0 for the same, with pixels of 65 to 160 nm"""
+"""range of the lateral frequency; 0.36 to 1.0 for the same PSFs, with pixels of 65 to 160 nm"""
 CHANGED = 0.2
-"""fraction of its energy by which a bead's image may change between the planes that are compared"""
+"""largest change of a bead's image between compared planes, as a fraction of its energy"""
 
 
 class Sharpness(NamedTuple):
@@ -32,14 +33,14 @@ def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness 
     """Frequencies of through-focus stacks along the axis and across it.
 
     Two plane waves through the pupil, of directions s and s', beat with the frequency n (s - s') /
-    wavelength (McCutchen, J. Opt. Soc. Am. 54, 240, 1964): laterally with what their angles differ
-    in sine, axially in cosine.  The ratio is the slope of the rays between them.  Phases in the
-    pupil say where in the image which pair beats, so that it differs little from one engineered PSF
-    to another, while it is inversely proportional to the step.
+    wavelength (McCutchen, J. Opt. Soc. Am. 54, 240, 1964): laterally by the difference of the sines
+    of their angles, axially by that of the cosines. The ratio is the slope of the rays between
+    them.  Phases in the pupil only decide where in the image each pair beats, so that the slope
+    differs little between engineered PSFs, while it is inversely proportional to the step.
 
     The energy of differences between planes, D(lag) = noise + (axial frequency * lag)^2 / 2, gives
     the axial frequency without the noise; products of neighbouring planes, whose noise is
-    independent, the lateral one.
+    independent, give the lateral one.
 
     Args:
         crops: (bead, z, y, x) photons.
@@ -84,13 +85,13 @@ def sharpness(crops: Tensor, step_nm: float, pixel_size_nm: float) -> Sharpness 
 
 
 def check_stage(crops: Tensor, step_nm: float, pixel_size_nm: float) -> tuple[str, ...]:
-    """A sentence if the step, or the size of a pixel, may be wrong by a factor.
+    """A warning if step or pixel size may be wrong by a factor.
 
     Args:
-        crops, step_nm, pixel_size_nm: as `sharpness` takes them.
+        crops, step_nm, pixel_size_nm: as for `sharpness`.
 
     Raises:
-        ValueError: if it is beyond doubt.
+        ValueError: if they are certainly wrong.
     """
     found = sharpness(crops, step_nm, pixel_size_nm)
     if found is None:

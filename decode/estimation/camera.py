@@ -181,8 +181,8 @@ def _notes_on_noise(belief: CameraBelief, values: _Values) -> Iterator[str]:
     if belief.rough:
         yield (
             "the movie is too small, or its light changes too fast, to estimate its camera well; "
-            f"it was estimated roughly, {found}; photons and uncertainties are as inaccurate: state "
-            "the camera with --camera"
+            f"it was estimated roughly, {found}; photons and uncertainties are as inaccurate: "
+            "state the camera with --camera"
         )
     else:
         yield (

@@ -1,4 +1,4 @@
-"""Families of PSFs that beads can be fitted by: a file and a line here for each."""
+"""Families of PSFs that can be fitted to beads; each has a file, and a line here."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ FAMILIES: dict[str, type[Family[Any]]] = {
     "pupil": PupilFamily,
     "gaussian": GaussianFamily,
 }
-"""by the name of `--model`"""
+"""family by the name that `--model` takes"""

@@ -1,4 +1,4 @@
-"""What a family of PSFs answers: how it is fitted to beads, and refitted without one of them."""
+"""Family: how a family of PSFs is fitted to beads, and refitted without one of them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Optics(NamedTuple):
     sample_index: float | None = None
     """refractive index around the beads; None: that of the immersion"""
     bead_diameter_nm: float = 0.0
-    """of the beads, whose size is taken out: the PSF is that of a molecule"""
+    """diameter of the beads, which is deconvolved: the PSF is that of a molecule"""
     phase_mask: bool = False
     """fit a free phase over the pupil besides the Zernike coefficients"""
 
@@ -43,13 +43,13 @@ class Optics(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class FamilyFit(Generic[P]):
-    """A PSF of all beads, and how to make one without a bead."""
+    """A PSF fitted to all beads, and the refit without one of them."""
 
     fit: BeadFit[P]
     uniform: BeadFit[P]
-    """with the same PSF all over the field; `fit` itself if that does not vary"""
+    """fit with the same PSF all over the field; `fit` itself if that does not vary"""
     without: Callable[[int], Steps[BeadFit[PSF]]]
-    """fits all beads but the i-th, and gives the PSF at its place"""
+    """fits all beads but the i-th, and returns the PSF at its position"""
     smoothness: dict[float, float] = field(default_factory=dict)
     """deviance of held-out beads by the smoothness tried"""
     depth_smoothness: dict[float, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Family(ABC, Generic[P]):
     """
 
     takes_positions: ClassVar[bool] = True
-    """whether the origin of its PSF can be moved to where beads are known to be"""
+    """whether the origin of its PSF can be moved to known positions of beads"""
 
     def __init__(self, optics: Optics) -> None:
         if optics.of_a_pupil:
@@ -82,25 +82,26 @@ class Family(ABC, Generic[P]):
 
     @abstractmethod
     def work(self, beads: BeadSet) -> tuple[float, float]:
-        """Of `fit` and of one refit without a bead: turns of a fit times images, roughly."""
+        """Work of `fit`, and of one refit without a bead: approximate number of turns times
+        images."""
 
     def moved(self, fit: BeadFit[P], *, places_nm: Tensor, offsets_nm: Tensor) -> BeadFit[P]:
-        """The same images of emitters that lie elsewhere.
+        """The same images, attributed to emitters at other positions.
 
         Args:
             fit: of n beads.
-            places_nm: (n, 2) x, y in the field where each truly is.
-            offsets_nm: (n, 2) by which it was found further along x and y.
+            places_nm: (n, 2) true x, y of each bead in the field.
+            offsets_nm: (n, 2) found minus true x, y.
         """
         raise TypeError(f"{type(self).__name__} takes no known positions")
 
     def at_positions(self, fit: BeadFit[P], corners_nm: Tensor, positions_nm: Tensor) -> BeadFit[P]:
-        """Move the origin of the PSF to where the beads are known to be.
+        """Move the origin of the PSF to the known positions of the beads.
 
         Args:
             fit: of n beads.
             corners_nm: (n, 2) x, y of the outer corner of each crop in the field.
-            positions_nm: (m, 2) x, y in the field; the nearest to a bead is its own.
+            positions_nm: (m, 2) x, y in the field; each bead takes the nearest one.
         """
         found = fit.xyz[:, :2] + corners_nm
         positions = positions_nm.to(found)
@@ -108,5 +109,5 @@ class Family(ABC, Generic[P]):
         return self.moved(fit, places_nm=places, offsets_nm=found - places)
 
     def of_molecules(self, psf: P) -> P:
-        """The PSF without what is the beads' own."""
+        """The PSF of molecules, without the size of the beads."""
         return psf

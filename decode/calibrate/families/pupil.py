@@ -27,7 +27,7 @@ FEWEST_PLANES_OF_A_REFIT = 5
 STEPS_OF_A_REFIT = 5
 STEPS_OF_A_MASK_S_REFIT = 40
 SPLINE_MARGIN_NM = 100.0
-"""by which the spline that measures the light reaches beyond the stack"""
+"""margin beyond the stack of the spline that measures the light"""
 
 
 @final
@@ -82,7 +82,7 @@ class PupilFamily(Family[PupilPSF]):
         )
 
     def _without(self, fit: BeadFit[PupilPSF], beads: BeadSet, i: int) -> Steps[BeadFit[PupilPSF]]:
-        """Refined from the pupil of all beads."""
+        """The fit without the i-th bead, refined from the pupil of all beads."""
         others = beads.without(i)
         n, planes = others.crops.shape[:2]
         some = spread(planes, max(FEWEST_PLANES_OF_A_REFIT, IMAGES_OF_A_REFIT // n))
@@ -106,8 +106,8 @@ def _free(psf: PupilPSF) -> list[str]:
 
 
 def _in_focus(found: PupilFit, beads: BeadSet) -> BeadFit[PupilPSF]:
-    """An emitter is where the centroid of its light in focus is, and in focus with the stage at
-    0."""
+    """The fit with emitters at the centroid of their light in focus, and in focus at z = 0 of the
+    stage."""
     psf, side, pixel = found.psf, beads.side_px, beads.pixel_size_nm
     middle = torch.tensor([[side / 2 * pixel] * 2 + [0.0]])
     middle[:, 2] = found.xyz_nm[:, 2].mean()

@@ -29,17 +29,19 @@ __all__ = ["SplineFamily"]
 Splines: TypeAlias = SplinePSF | FieldSplinePSF
 
 ROUNDS = 4
-"""turns of a fit from nothing"""
+"""turns of a fit without a start"""
 PLANES_FOR_SMOOTHNESS = 50
-"""knots are as far apart as with all planes, so that some of these suffice to choose"""
+"""number of planes that suffice to choose the smoothness, as the distance of knots does not depend
+on it"""
 MIDDLE_PLANES = 30
-"""to either side of the middle, for the smoothness along z: neighbours matter there"""
+"""number of planes to either side of the middle by which the smoothness along z is chosen, which
+takes neighbours"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Smoothness:
-    """Across the field and along z, and the deviance of held-out beads for each that was tried."""
+    """The smoothness across and along z, and the deviance of held-out beads for each candidate."""
 
     across: float = 0.2
     along: float = DEPTH_SMOOTHNESS[1]
@@ -92,7 +94,7 @@ class SplineFamily(Family[Splines]):
 
 
 def _work(beads: BeadSet) -> tuple[float, float, float]:
-    """Turns times images of choosing the smoothness, of the fit, and of letting it vary over the
+    """Turns times images: of the choice of the smoothness, of the fit, and of the trial over the
     field."""
     n, planes = len(beads), len(beads.z_nm)
     tried = len(SMOOTHNESS) * ROUNDS * n / 2
@@ -111,8 +113,7 @@ def _middle(planes: int) -> range:
 
 
 def _chosen(beads: BeadSet) -> Steps[_Smoothness]:
-    """The smoothness with which beads that are held out are predicted best: first across, then
-    along z."""
+    """The smoothness that predicts held-out beads best: first across, then along z."""
     smooth = _Smoothness(tried_across={}, tried_along={})
     across = [(s, smooth.along) for s in sorted(SMOOTHNESS, reverse=True)]
     trial = _deviances(beads.at_planes(_thinned(len(beads.z_nm))), across)
@@ -137,7 +138,7 @@ def _deviances(beads: BeadSet, tried: list[tuple[float, float]]) -> Steps[list[f
 
 
 def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit[SplinePSF]]:
-    """From nothing: a fit of all beads would carry over noise of the one that is left out."""
+    """A fit without a start, as a fit of all beads would carry over noise of the held-out one."""
     return fit_spline.steps(
         beads, smoothness=smooth.across, depth_smoothness=smooth.along, n_rounds=ROUNDS
     )
@@ -146,7 +147,7 @@ def _fitted(beads: BeadSet, smooth: _Smoothness) -> Steps[BeadFit[SplinePSF]]:
 def _without(
     beads: BeadSet, i: int, smooth: _Smoothness, trial: FieldTrial
 ) -> Steps[BeadFit[SplinePSF]]:
-    """The PSF at the place of the i-th bead, of all others."""
+    """The PSF at the position of the i-th bead, fitted to all others."""
     others = beads.without(i)
     if trial.terms == 1:
         return (yield from _fitted(others, smooth))
@@ -166,7 +167,7 @@ def _without(
 
 
 def _shifted(psf: SplinePSF, offset_nm: Tensor) -> SplinePSF:
-    """The same image of an emitter that lies `offset_nm` (x, y) less far."""
+    """The same image, attributed to an emitter that lies `offset_nm` (x, y) back."""
     voxels = offset_nm * psf.oversampling / psf.pixel_size_nm
     x, y = (torch.tensor(psf.centre_px) - voxels).tolist()
     return psf.moved((x, y))
@@ -179,7 +180,7 @@ def _moved_over_field(
     places_nm: Tensor,
     offsets_nm: Tensor,
 ) -> BeadFit[FieldSplinePSF]:
-    """Offsets as a polynomial of the place."""
+    """The PSF with the offsets as a polynomial of the position."""
     weight = psf.basis(places_nm)
     terms = torch.linalg.lstsq(weight, offsets_nm).solution
     moved = FieldSplinePSF(

@@ -1,7 +1,7 @@
-"""What a calibration of the PSF is worth: a verdict, pictures, and a page with all figures.
+"""The report of a calibration of the PSF: a verdict, pictures, and a page with all figures.
 
-`evidence` holds what the beads show, `verdict` says it in sentences, `pictures` draws it, `tables`
-lists its figures, and `page` puts all of them on one HTML page.
+`evidence` holds what the beads show, `verdict` states it in sentences, `pictures` draws it,
+`tables` lists its figures, and `page` puts all of them on one HTML page.
 """
 
 from __future__ import annotations

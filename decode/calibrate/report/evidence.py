@@ -1,4 +1,5 @@
-"""What the beads show of a PSF: residuals, noise, usable depths, all that a verdict rests on."""
+"""The evidence of the beads on a PSF: residuals, noise and usable depths, on which a verdict
+rests."""
 
 from __future__ import annotations
 
@@ -20,36 +21,37 @@ from decode.optics.psf import PSF
 __all__ = ["BeadImages", "Evidence", "change_of_light", "photon_transfer"]
 
 DIM_MOLECULE_PHOTONS = 1000.0
-"""of the molecule for which depths are compared"""
+"""photons of the molecule for which depths are compared"""
 FAR_APART_NM = 300.0
-"""depths that are distinguished if images differ"""
+"""least distance of two depths whose images are compared"""
 CONFUSING_CONTRAST = 4.0
 """distance of two images in standard deviations: the wrong one is more likely in 2 % of cases"""
 LIGHT_GROUPS = 200
-"""of pixels of similar expected light, in the photon transfer"""
+"""number of groups of pixels of similar expected light, in the photon transfer"""
 MOMENTS_WITHIN_PX = 3.0
-"""standard deviation of the window in which the shape of spots is judged"""
+"""standard deviation of the window for the second moments of spots"""
 AT_ONCE = 64
-"""images that are drawn at a time"""
+"""number of images drawn at a time"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BeadImages:
-    """Beads beside the model, and the noise that their planes show."""
+    """Measured beads, their model, and the noise estimated from their planes."""
 
     measured: Tensor
     """(n, z, y, x) photons"""
     expected: Tensor
     """(n, z, y, x) photons"""
     photons: Tensor
-    """(n, z) of each bead and plane, within the PSF of its crop"""
+    """(n, z) photons of each bead and plane, within the PSF of its crop"""
     noise: Noise
-    """of neighbouring planes: it depends neither on the camera file nor on what the PSF misses"""
+    """noise by neighbouring planes, which depends neither on the camera file nor on errors of the
+    PSF"""
 
     @classmethod
     def of(cls, calibration: PSFCalibration) -> BeadImages:
-        """Every bead under the model, at its fitted place and brightness."""
+        """Every bead with its model, at the fitted position and brightness."""
         measured = torch.stack([bead.photons for bead in calibration.beads])
         shares = _shares(calibration, side=measured.shape[-1])
         photons, background = _brightness(measured, shares)
@@ -64,14 +66,14 @@ class BeadImages:
 
     @property
     def misfit(self) -> float:
-        """Mean square of the residual: 1 where there is noise and nothing else."""
+        """Mean square of the residual; 1 for noise alone."""
         return float(self.residual.square().mean())
 
 
 @final
 @dataclass(frozen=True)
 class Evidence:
-    """A calibration and what its beads show, each computed once and when it is asked for."""
+    """A calibration and the evidence of its beads, computed on demand and once."""
 
     calibration: PSFCalibration
 
@@ -104,7 +106,7 @@ class Evidence:
 
     @cached_property
     def usable_laterally(self) -> Range | None:
-        """The same, if x and y are all that is asked for."""
+        """The same for x and y alone."""
         return None if self.held_out is None else usable_range(self.held_out, lateral=True)
 
     @cached_property
@@ -123,31 +125,31 @@ class Evidence:
 
     @property
     def jitter_rms_nm(self) -> Tensor:
-        """(3,) of the stage along x, y and z, over all beads and planes."""
+        """(3,) rms jitter of the stage along x, y and z, over all beads and planes."""
         return self.calibration.jitter_nm.square().mean((0, 1)).sqrt()
 
     @torch.no_grad()
     def wobble_nm(self, z_nm: Tensor) -> Tensor:
-        """(z, 2) from an emitter at depths (z,) to the centroid of its light."""
+        """(z, 2) offset of the centroid of the light from the emitter, at depths (z,)."""
         psf = self.psf
         images = _drawn(psf, _in_the_middle(psf, z_nm))
         return centroids(images, psf.pixel_size_nm) - psf.patch_px / 2 * psf.pixel_size_nm
 
     @property
     def walk_per_nm(self) -> float:
-        """Way of the centroid across the field per way along z, without unit."""
+        """Lateral displacement of the centroid per displacement along z, without unit."""
         low, high = self.usable or self.calibration.file.z_range_nm
         z = torch.linspace(low, high, 41)
         return float(_slope(self.wobble_nm(z), z).norm())
 
     @torch.no_grad()
     def stretch(self) -> tuple[float, float]:
-        """How spots above focus differ in shape from those as far below.
+        """Difference in shape of spots above focus from those as far below.
 
         Returns:
-            The angle in radians, from x towards y, along which they are longer above, and by how
-            much: the difference of the second moments over their mean; 0 of a PSF that is the same
-            on both sides.
+            The angle, radians from x towards y, along which spots above are longer, and the
+            difference of the second moments over their mean; 0 for a PSF that is the same on both
+            sides.
         """
         low, high = self.usable or self.calibration.file.z_range_nm
         depth = min(-low, high) / 2
@@ -161,7 +163,7 @@ class Evidence:
 
     @torch.no_grad()
     def lookalikes(self) -> tuple[float, float] | None:
-        """The two depths, nm, far apart, whose images of a dim molecule differ least.
+        """The two distant depths, nm, whose images of a dim molecule differ least.
 
         Returns:
             The lower and the higher; None if noise does not confuse them.
@@ -180,7 +182,8 @@ class Evidence:
 
 
 def change_of_light(photons: Tensor) -> float:
-    """Part of their light that beads gain from the first plane to the last; -1 to 0: they lose it.
+    """Relative change of the beads' light from the first plane to the last; negative: they lose
+    light.
 
     Args:
         photons: (n, z) of each bead and plane.
@@ -194,10 +197,10 @@ def change_of_light(photons: Tensor) -> float:
 def photon_transfer(measured: Tensor, expected: Tensor) -> Noise:
     """Variance against mean within stacks, by least squares weighted with the variance itself.
 
-    What the model misses changes little from plane to plane, so that second differences over z
-    (weights 1, -2, 1, of squares 6) hold the noise alone.  Pixels are grouped by what is expected
-    of them, not by their noisy counts, and the light of each group is measured (Wald, Ann. Math.
-    Stat. 11, 284, 1940): a wrong model groups badly, but does not bias.
+    Errors of the model change little from plane to plane, so that second differences over z
+    (weights 1, -2, 1, whose squares sum to 6) hold the noise alone.  Pixels are grouped by their
+    expected, not by their noisy light, and the light of each group is measured (Wald, Ann. Math.
+    Stat. 11, 284, 1940): a wrong model costs precision, but does not bias.
 
     Args:
         measured, expected: (n, z, y, x) photons.
@@ -235,7 +238,7 @@ def _shares(calibration: PSFCalibration, *, side: int) -> Tensor:
 
 
 def _drawn(psf: PSF, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
-    """(n, y, x) as `integrate_pixels` draws them, some at a time."""
+    """(n, y, x) images of `integrate_pixels`, some at a time."""
     images = []
     for start in range(0, len(xyz), AT_ONCE):
         some = slice(start, start + AT_ONCE)
@@ -245,7 +248,7 @@ def _drawn(psf: PSF, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
 
 
 def _in_the_middle(psf: PSF, z_nm: Tensor) -> Tensor:
-    """(z, 3) nm, in the middle of the patch at depths (z,)."""
+    """(z, 3) positions in the middle of the patch at depths (z,), nm."""
     middle = psf.patch_px / 2 * psf.pixel_size_nm
     return torch.cat([torch.full((len(z_nm), 2), middle), z_nm[:, None]], 1)
 
@@ -265,7 +268,7 @@ def _second_moments(images: Tensor) -> Tensor:
 
 
 def _brightness(measured: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, z) photons and (n, z) photons per pixel that explain beads best, plane by plane.
+    """(n, z) photons and (n, z) background per pixel of the best fit to beads, plane by plane.
 
     Least squares, weighted by the variance that the last model implies.
 
@@ -286,6 +289,6 @@ def _brightness(measured: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slope(values: Tensor, z: Tensor) -> Tensor:
-    """Of straight lines through values (z, ...) by least squares."""
+    """Slopes of straight lines through values (z, ...), by least squares."""
     centred = (z - z.mean()).to(values)
     return torch.tensordot(centred, values, 1) / centred.square().sum()

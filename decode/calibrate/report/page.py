@@ -57,7 +57,7 @@ def save_report(
     """Write the verdict, the pictures and the figures as one HTML page without scripts or links.
 
     Args:
-        calibration: what it is about.
+        calibration: the calibration.
         path: file to write.
         pictures: those of `draw_pictures`; None draws them.
 
@@ -83,7 +83,7 @@ def save_report(
 
 
 def _origin(evidence: Evidence) -> str:
-    """Which kind of PSF the page is about, of how many beads of which files."""
+    """A sentence on the kind of PSF, the number of beads and their files."""
     kind = type(evidence.psf).__name__
     names = ", ".join(Path(source).name for source in evidence.calibration.file.sources)
     files = f" of {names}" if names else ""
@@ -115,7 +115,7 @@ def _row(texts: Sequence[str]) -> str:
 
 
 def _cell(tag: str, text: str, *, like: str) -> str:
-    """Aligned as `like` is: numbers stand under one another, words at the left."""
+    """A cell aligned by the text `like`: numbers to the right, words to the left."""
     words = ' class="words"'
     if like[:1] in "-0123456789":  # as an empty text is
         words = ""

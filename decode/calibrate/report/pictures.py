@@ -30,27 +30,27 @@ __all__ = ["Drawn", "draw_pictures", "save_figure"]
 INK = ("#1f77b4", "#d95f02", "#2a7f3f")
 """of x, y, z"""
 GREEN, RED = INK[2], "#c0392b"
-"""of what is used, and what is not"""
+"""colours of used and of unused items"""
 WIDTH_INCHES = 10.0
 DOTS_PER_INCH = 110
 HEADING_INCHES = 0.4
-"""above a picture that stands among others"""
+"""height of the heading above a picture among others"""
 SHOWN_DEPTHS = 5
-"""of beads and PSF side by side"""
+"""number of depths at which beads and PSF are shown side by side"""
 OUTER_DEPTHS = 0.06
-"""of the stack, at either end, beyond the first and last depth shown"""
+"""share of the stack at either end beyond the first and last depth shown"""
 LARGEST_RESIDUAL = 5.0
-"""standard deviations, at the ends of the colours"""
+"""residual at the ends of the colour scale, standard deviations"""
 NAMED_BEADS = 8
-"""more are not named in a legend"""
+"""most beads that a legend names"""
 SMALLEST_REACH_NM = 5.0
-"""of an axis of wobble or jitter"""
+"""least half-range of an axis of wobble or jitter"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A part of the report that is drawn."""
+    """A picture of the report, and how it is drawn."""
 
     title: str
     caption: str
@@ -163,7 +163,8 @@ def _show_pair(axes: npt.NDArray[Any], pair: tuple[Tensor, Tensor]) -> Any:
 
 
 def _summed(residual: Tensor, plane: int, z_nm: Tensor) -> Tensor:
-    """(y, x) sum of the residuals of all beads in a plane and its neighbours, of variance 1."""
+    """(y, x) sum of the residuals of all beads in a plane and its neighbours, scaled to variance
+    1."""
     reach = 0
     if len(z_nm) > 1:
         reach = max(0, round(POOLED_NM / 4 / float(z_nm.diff().median())))
@@ -238,7 +239,7 @@ def _draw_depth(figure: SubFigure | Figure, evidence: Evidence) -> None:
 
 
 def _draw_ways(ax: Axes, z_nm: Tensor, lines: Tensor) -> None:
-    """Lines (z, n) along x, y (and z) over depth; those of more stacks take the same colours."""
+    """Draw lines (z, n) along x, y (and z) over depth; further stacks take the same colours."""
     for i, line in enumerate(lines.T.numpy()):
         label = AXES[i] if i < len(AXES) else None
         ax.plot(z_nm.numpy(), line, color=INK[i % len(AXES)], label=label, linewidth=1.2)
@@ -370,4 +371,4 @@ PICTURES = (
         applies=lambda evidence: evidence.psf.field_nm is not None,
     ),
 )
-"""in the order of the page"""
+"""pictures in the order of the page"""

@@ -27,7 +27,8 @@ def tables(evidence: Evidence) -> list[Table]:
 
 
 def no_jitter(evidence: Evidence) -> str:
-    """Why the stage has no jitter: of a free form it is fitted, of an optical model it is not."""
+    """Why the stage shows no jitter, which is fitted for a free form and not for an optical
+    model."""
     return "none beyond noise" if evidence.psf.free_form else "not fitted by this model"
 
 
@@ -88,7 +89,8 @@ def _precision(evidence: Evidence) -> list[Table]:
 
 
 def _precision_rows(held_out: HeldOut, use: Tensor) -> list[tuple[str, ...]]:
-    """Over the planes in `use` (z,), with the stage's jitter and, where it matters, without."""
+    """Rows over the planes in `use` (z,), with the stage's jitter and, where it matters,
+    without."""
     whole, lost = held_out.among(use).summary(), held_out.among(use).lost()
     figures = {
         "bias, nm rms over z": whole["bias_nm"],
@@ -148,7 +150,8 @@ def _place(centre_px: tuple[float, float]) -> str:
 
 
 def _errors(evidence: Evidence) -> list[str]:
-    """Of each bead, rms over usable depths without the stage's jitter; of a single one, nothing."""
+    """Rms error of each bead over usable depths, without the stage's jitter; none for a single
+    bead."""
     if evidence.held_out is None:
         return [""] * evidence.n_beads
     steady = evidence.steady_in_use or evidence.held_out.steady()

@@ -1,4 +1,4 @@
-"""Plain sentences on what a PSF is good for, what limits it and what would make it better."""
+"""Sentences on what a PSF is good for, what limits it and what would improve it."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ __all__ = ["counted", "sentences", "verdict"]
 
 FEW_BEADS = 5
 DIM_BEAD_PHOTONS = 5000.0
-"""of a bead in a plane: with less, some beads leave percents of noise in the PSF"""
+"""photons of a bead in a plane below which a few beads leave percents of noise in the PSF"""
 NOTABLE_JITTER_NM = 5.0
-"""rms of the stage's jitter that is worth a word"""
+"""rms of the stage's jitter from which it is reported"""
 FINE_DEPTH_SMOOTHNESS = 0.1
 """smoothness along z from which the PSF follows changes within 300 nm of depth"""
 NOTABLE_DEVIANCE = 1.1
-"""from here on what is left is more than noise"""
+"""deviance from which residuals are more than noise"""
 NOTABLE_WALK = 0.05
-"""of the centroid across the field: nm a nm of depth"""
+"""lateral displacement of the centroid per depth that is reported, without unit"""
 NOTABLE_CHANGE_OF_LIGHT = 0.15
-"""of the light, from one end of the stack to the other"""
+"""relative change of the light from one end of the stack to the other that is reported"""
 NOTABLE_SPREAD = 1.3
 """of beads, over the bound"""
 NOTABLE_STRETCH = 0.1
-"""of second moments, between above and below focus"""
+"""relative difference of second moments between above and below focus that is reported"""
 
 
 FALLING, RISING = "the falling diagonal (\\)", "the rising diagonal (/)"
 DIRECTIONS = (("x", "y"), (FALLING, RISING), ("y", "x"), (RISING, FALLING))
-"""along which spots are long and short, at 0, 45, 90 and 135 degrees from x to y, which points down
-on the screen"""
+"""directions along which spots are long and short, at 0, 45, 90 and 135 degrees from x to y, which
+points down on the screen"""
 
 
 def verdict(calibration: PSFCalibration) -> tuple[str, ...]:
-    """What the calibration is good for, what limits it and what would make it better.
+    """What the calibration is good for, what limits it and what would improve it.
 
     Returns:
-        Plain sentences; the first says over which depths it is usable, the others what limits it,
-        gravest first.
+        Sentences; the first states the usable depths, the others the limits, gravest first.
     """
     return sentences(Evidence(calibration))
 
@@ -80,7 +79,8 @@ def _range(evidence: Evidence) -> str:
 
 
 def _which_way(evidence: Evidence) -> str:
-    """Which way z runs, as the spots show it: no image tells a stack that went down."""
+    """A sentence on the shape of spots above focus, by which users recognize a stack that went
+    down."""
     angle, stretch = evidence.stretch()
     if stretch < NOTABLE_STRETCH:
         return ""
@@ -256,7 +256,7 @@ def _lookalikes(evidence: Evidence) -> str:
 
 
 def _ends(evidence: Evidence) -> str:
-    """Why the range is no wider."""
+    """A sentence on what ends the usable range."""
     held_out, usable = evidence.held_out, evidence.usable
     if held_out is None or usable is None:
         return ""
@@ -287,4 +287,4 @@ LIMITS: tuple[Callable[[Evidence], str], ...] = (
     _lookalikes,
     _ends,
 )
-"""gravest first; each says nothing where there is nothing to say"""
+"""limits, gravest first; each returns "" where it does not apply"""
