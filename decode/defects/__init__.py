@@ -1,4 +1,4 @@
-"""Frames and pixels of a movie that hold no image: found in one place, left out everywhere."""
+"""Frames and pixels of a movie that hold no image, which all estimates leave out."""
 
 from decode.defects.counts import Counts
 from decode.defects.frames import UsualFrames

@@ -1,4 +1,4 @@
-"""Frames of a movie that hold no image: unlike what is usual in it."""
+"""Frames of a movie that hold no image, recognized by their deviation from the usual ones."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ WINDOWS = 16
 WINDOW = 16
 """length of a window, frames"""
 PIXELS = 2**11
-"""of a frame, spread evenly, are looked at"""
+"""number of pixels of a frame, spread evenly, that are used"""
 SCANNED_PIXELS = 2**30
-"""of a longer movie only the windows are looked at beforehand"""
+"""pixels of a movie above which only windows of frames are checked beforehand"""
 LOW, MIDDLE, HIGH = 0.16, 0.5, 0.99
-"""quantiles of a frame: molecules, where they are sparse, change the last one only"""
+"""quantiles of a frame; sparse molecules change the last one only"""
 BLANK = 0.1
 """share of the pixels at the lowest count of a frame from which it is blank, if that is unusual"""
 FAR = 10.0
-"""standard deviations of a pixel's noise by which a frame is far from those before and after"""
+"""standard deviations of a pixel's noise by which an unusable frame differs from those around it"""
 FLICKERING = 4.0
 """factor on the usual flickering of the light up to which a change is no defect"""
 NOISY = 3.0
 """times the usual noise"""
 DARK = 0.1
-"""share of the usual light that a dark frame stays below"""
+"""share of the usual light below which a frame is dark"""
 EMPTY = 0.6
-"""share of the usual contrast that a dark frame stays below"""
+"""share of the usual contrast below which a frame is dark"""
 FEWEST_PIXELS = 9
-"""of fewer even a blank frame is not recognized"""
+"""fewest pixels of a frame that can be recognized as blank"""
 HARMFUL = 0.8
 """standard deviations of a pixel's noise by which the background may change before molecules are
 made up"""
 UNCROWDED_PIXELS = 256
-"""of fewer one molecule changes the median by what a lamp may"""
+"""fewest pixels of which one molecule changes the median less than a lamp may"""
 SPARSE_PIXELS = 64
 """of fewer one molecule changes the median"""
 ERROR_OF_MEDIAN = 1.25
@@ -53,20 +53,20 @@ ERROR_OF_MEDIAN = 1.25
 
 
 class _Look(NamedTuple):
-    """What is looked at in frames: (frame,), or (window, frame), each."""
+    """Statistics of frames: (frame,), or (window, frame), each."""
 
     lowest_share: Array
-    """of the pixels that are at the lowest count of the frame"""
+    """share of the pixels at the lowest count of the frame"""
     level: Array
     """median, ADU"""
     noise: Array
-    """of the darker half of the pixels, ADU"""
+    """standard deviation by the darker half of the pixels, ADU"""
     contrast: Array
     """of the brightest pixels to the median, ADU"""
 
     @classmethod
     def at(cls, frames: Frames) -> Self:
-        """Look at (frame, y, x) ADU."""
+        """Statistics of (frame, y, x) ADU."""
         pixels = frames.reshape(len(frames), -1)
         # a prime number of pixels apart: not down a column
         pixels = pixels[:, :: max(1, pixels.shape[1] // PIXELS)].astype(np.float64)
@@ -83,11 +83,10 @@ class _Look(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class UsualFrames:
-    """What is usual in the frames of a movie, window by window.
+    """Usual statistics of the frames of a movie, window by window.
 
-    A frame is unusable that is blank (much of it at one and the same count, as where a camera
-    dropped it), dark (no more light than at a closed shutter), or far from the frames before and
-    after it in level or noise, as a flash.
+    A frame is unusable if it is blank (much of it at one count, as where a camera dropped it), dark
+    (as with a closed shutter), or far from the frames around it in level or noise, as a flash.
     """
 
     middles: Array
@@ -103,15 +102,15 @@ class UsualFrames:
     flickering: float
     """change of the level between the frames of a window, ADU: four of five change less"""
     change: float
-    """of the level from a frame to the next, ADU, beyond chance: nine of ten change less"""
+    """change of the level from a frame to the next beyond chance, ADU: nine of ten change less"""
     dark_level: float
     """count below which a frame is dark, ADU; -inf where it is unknown"""
     row_noise: RowNoise | None = None
-    """what the camera adds to whole rows, anew in each frame; None where it adds nothing"""
+    """noise that the camera adds to whole rows in each frame; None where there is none"""
 
     @classmethod
     def of(cls, movie: Counts, camera: Camera | None = None) -> Self:
-        """Look at frames spread over a movie: (frame, y, x) ADU."""
+        """Compute the statistics of frames spread over a movie: (frame, y, x) ADU."""
         n = movie.shape[0]
         length = min(WINDOW, n)
         n_windows = max(1, min(WINDOWS, n // length))
@@ -147,8 +146,8 @@ class UsualFrames:
     def flicker(self, camera: Camera) -> float:
         """Change of the background from a frame to the next, over the background.
 
-        Nine of ten change by less.  0 where the change is less than the noise of a pixel, and does
-        no harm, or where frames are so small that molecules do it.
+        Nine of ten changes are smaller.  It is 0 where the change is below the noise of a pixel,
+        and harmless, or where frames are so small that molecules cause it.
         """
         light = float(np.median(self.level)) - _baseline(camera)
         noise = float(np.median(self.noise))
@@ -192,7 +191,7 @@ class UsualFrames:
 def unusable_frames(movie: Counts, camera: Camera | None) -> dict[int, str]:
     """Why frames hold no image, by their number in the movie.
 
-    Of a long movie only some windows of frames are looked at.
+    Of a long movie only some windows of frames are checked.
     """
     usual, first = UsualFrames.of(movie, camera), first_of(movie)
     n, height, width = movie.shape
@@ -210,7 +209,7 @@ def unusable_frames(movie: Counts, camera: Camera | None) -> dict[int, str]:
 
 
 def _row_noise(movie: Counts, starts: Sequence[int], length: int, noise: float) -> RowNoise | None:
-    """The row noise of a movie, by some windows of frames."""
+    """The row noise of a movie, estimated from some windows of frames."""
 
     def windows() -> Iterator[Frames]:
         return (read_counts(movie, start, start + length) for start in starts)
@@ -245,8 +244,8 @@ def _change(level: Array, noises: Array, n_pixels: int) -> float:
 
     Args:
         level: (window, frame) ADU, NaN where a frame holds no image.
-        noises: (window,) of a pixel, ADU.
-        n_pixels: of a frame.
+        noises: (window,) noise of a pixel, ADU.
+        n_pixels: number of pixels of a frame.
     """
     steps = np.abs(np.diff(level, axis=1))
     if n_pixels < UNCROWDED_PIXELS or not np.isfinite(steps).any():

@@ -14,22 +14,22 @@ from decode.defects.counts import Array
 __all__ = ["FixedPattern"]
 
 SHARP = np.outer([1.0, -2.0, 1.0], [1.0, -2.0, 1.0]) / 6
-"""blind to light: of a spot of sigma 0.8 px it leaves a hundredth of the power; white noise keeps
-its variance (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996)"""
+"""mask that cancels light: it leaves a hundredth of the power of a spot of sigma 0.8 px, and keeps
+the variance of white noise (Immerkaer, Comput. Vis. Image Underst. 64, 300, 1996)"""
 SHARED = 3.78
-"""pixels that carry the information of one independent pixel, as neighbours share most of the mask:
-the sum of the squared autocorrelations of `SHARP`"""
+"""number of pixels with the information of one independent pixel, as neighbours share most of the
+mask: the sum of the squared autocorrelations of `SHARP`"""
 OUTLIER = 4.0
-"""standard deviations up to which a pixel is taken as it is; bad ones are judged elsewhere"""
+"""standard deviations above which a pixel is left out; bad pixels are judged elsewhere"""
 BANDS = 32
-"""of spatial frequency in which the power of the light is found"""
+"""number of bands of spatial frequency in which the power of the light is estimated"""
 NARROWEST_PX = 8
 """smallest side of frames in which a pattern is measured"""
 
 
 @final
 class FixedPattern(NamedTuple):
-    """What pixels add to the light, whatever falls on them."""
+    """Offsets that pixels add to any light."""
 
     offsets: Array
     """(y, x) in the unit of the images: the expected pattern given the images"""
@@ -42,12 +42,12 @@ class FixedPattern(NamedTuple):
     def of(cls, first: Array, second: Array, good: npt.NDArray[np.bool_]) -> Self:
         """The pattern that two images of the same light share.
 
-        Light is blurred by the optics and so holds no high spatial frequencies, a pattern that is
-        independent from pixel to pixel has all.  What two images share of the highest ones, where
-        their noise is independent, is the pattern's variance.  The pattern itself is then the
-        Wiener estimate (Wiener, Extrapolation, Interpolation and Smoothing of Stationary Time
-        Series, 1949): at frequencies where the light has power of its own, little is taken for
-        pattern.
+        Light is blurred by the optics and holds no high spatial frequencies, while a pattern that
+        is independent from pixel to pixel holds all.  The covariance of two images with independent
+        noise at the highest frequencies is therefore the variance of the pattern.  The pattern
+        itself is the Wiener estimate (Wiener, Extrapolation, Interpolation and Smoothing of
+        Stationary Time Series, 1949), which attributes little to it at frequencies where the light
+        has power.
 
         Args:
             first, second: (y, x) median of half of the frames, each.
@@ -72,7 +72,7 @@ class FixedPattern(NamedTuple):
 
 
 def _filled(image: Array, good: npt.NDArray[np.bool_]) -> Array:
-    """Bad pixels get the median of those around."""
+    """The image with bad pixels replaced by the median of those around."""
     filled: Array = np.where(good, image, ndimage.median_filter(image, 5, mode="mirror"))
     return filled
 

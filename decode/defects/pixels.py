@@ -1,4 +1,4 @@
-"""Pixels that do not show what falls on them: unlike the pixels beside them."""
+"""Bad pixels, recognized by their deviation from the pixels beside them."""
 
 from __future__ import annotations
 
@@ -23,58 +23,61 @@ Bools = npt.NDArray[np.bool_]
 SAMPLED_FRAMES = 256
 """in which pixels are judged"""
 SAMPLED_COUNTS = 2**25
-"""in memory at a time; of large frames fewer are judged"""
+"""most counts in memory at a time, which limits the number of large frames"""
 FEWEST_SAMPLED = 8
-"""of fewer frames no pixel is judged"""
+"""fewest frames from which pixels are judged"""
 AROUND_PX = 5
 """side of the squares whose median is the background, in pairs of pixels"""
 RARE = 2
-"""largest deviations of a pixel that are left out of its variance: spurious charge is no defect"""
+"""number of largest deviations that are left out of a pixel's variance, as spurious charge is no
+defect"""
 STEADY_NOISES, STEADY_SIGMAS = 2.0, 8.0
-"""a pixel is bad whose median over time differs from its neighbours' by so many standard deviations
-of the noise of a frame, and of what pixels usually differ by"""
+"""a pixel is bad if its median over time differs from its neighbours' by so many standard
+deviations of the noise of a frame, and of the usual differences of pixels"""
 VARIED, VARIED_SIGMAS = 1.0, 12.0
-"""the same of its variance, over that of its neighbours"""
+"""the same for its variance, over that of its neighbours"""
 OPTICAL_LIGHT, OPTICAL_VARIANCE = 4.0, 8.0
-"""a spot of light is no defect: it adds to the pixels beside, at a sigma of 0.7 pixels at least a
-quarter of what it adds to its middle, and an eighth of the variance where it blinks"""
+"""ratio of a pixel to its neighbours above which light does not explain it: a spot of sigma 0.7
+pixels adds at least a quarter of its middle to the pixels beside, and an eighth of the variance
+where it blinks"""
 WHOLE_LINE = 0.25
-"""share of the pixels of a column or row that are bad, from which all of it is"""
+"""share of bad pixels from which a whole column or row is bad"""
 LINE_NOISES, SHORTEST_LINE_PX = 1.0, 16
-"""the same as `STEADY_NOISES` of the median of a whole column or row, and its least length"""
+"""as `STEADY_NOISES`, for the median of a whole column or row, and its least length"""
 MOST_BAD = 0.05
-"""share of the pixels; where more are unlike their neighbours, the sample or the camera is so"""
+"""largest share of bad pixels; where more are unlike their neighbours, it is a property of sample
+or camera"""
 FEWEST_SPOILT, MOST_SPOILT = 5, 0.5
 """pixels that maps make bad, at least and over those that they explain, from which they do not fit:
 on real frames of an sCMOS camera 0 and 483 by its own maps, 37 to 60 and 22 to 63 by maps that were
 turned, shifted or shuffled; and the same of pixels that maps alone make noisy: 72 and 536, 539 to
 553 and 27 to 41"""
 NOISY = 9.0
-"""times the variance of the usual pixel that maps give one they make noisy"""
+"""factor on the usual variance from which maps make a pixel noisy"""
 PATTERNED = 0.5
-"""standard deviation of the pixels' offsets over the noise of a frame, from which it is reported of
+"""standard deviation of the pixels' offsets over the noise of a frame from which it is reported for
 cameras with a map of them"""
 SURE_PATTERN, NOTABLE_PATTERN = 8.0, 0.15
 """significance of a fixed pattern, and its standard deviation over the noise of a frame, from which
-it is taken off: simulated movies that match their camera, and real ones, stay below 6.6 and 0.2,
-never above both; without maps sCMOS movies have 10 to 19, and make up molecules from 0.2"""
+it is subtracted: simulated movies that match their camera, and real ones, stay below 6.6 and 0.2,
+never above both; without maps sCMOS movies have 10 to 19, and molecules are made up from 0.2"""
 BESIDE_MEDIAN, THIRD_BRIGHTEST, THIRD_DARKEST = slice(3, 5), slice(5, 6), slice(2, 3)
 """ranks among the eight neighbours; two of them may be bad, as in a column"""
 
 
 class _Pixels(NamedTuple):
-    """What pixels show over time: (y, x) each."""
+    """Statistics of pixels over time: (y, x) each."""
 
     steady: Array
     """median light, photons"""
     variance: Array
     """photons^2"""
     noise: Array
-    """standard deviation that the camera gives the median light of the neighbours, photons"""
+    """standard deviation of the camera at the median light of the neighbours, photons"""
     halves: tuple[Array, Array]
     """median light of every other frame, and of those between, over that of all pixels"""
     floor: Array
-    """variance that it gives no light, photons^2"""
+    """variance of the camera without light, photons^2"""
     n_frames: int
     """from which they come"""
 
@@ -98,7 +101,7 @@ class _Pixels(NamedTuple):
 
     @property
     def off(self) -> Array:
-        """Difference of the light from the neighbours', over the noise."""
+        """Difference of the light from that of the neighbours, over the noise."""
         return (self.steady - _beside(self.steady, BESIDE_MEDIAN)) / self.noise
 
     @property
@@ -109,7 +112,7 @@ class _Pixels(NamedTuple):
         return math.sqrt(max(0.0, _spread(self.off) ** 2 - chance**2))
 
     def fixed_pattern(self, good: Bools) -> FixedPattern | None:
-        """Offsets of single pixels; None where nothing is certain, or they do no harm."""
+        """Offsets of single pixels; None where they are not significant, or harmless."""
         first, second = (half.astype(np.float64) for half in self.halves)
         found = FixedPattern.of(first, second, good)
         notable = found.spread > NOTABLE_PATTERN * float(np.median(self.noise))
@@ -117,12 +120,12 @@ class _Pixels(NamedTuple):
 
     @property
     def expected(self) -> Array:
-        """Variance by the camera, scaled down to that of the usual pixel."""
+        """Expected variance by the camera, scaled down to that of the usual pixel."""
         square: Array = self.noise**2
         return square * min(1.0, float(np.median(self.variance / square)))
 
     def steadily_off(self) -> Bools:
-        """Pixels that are brighter or darker than light from the sample can make them."""
+        """Pixels that are brighter or darker than light of the sample explains."""
         beside, around = _beside(self.steady, BESIDE_MEDIAN), _around(self.steady)
         bright, dark = _beside(self.steady, THIRD_BRIGHTEST), _beside(self.steady, THIRD_DARKEST)
         limit = max(STEADY_NOISES, STEADY_SIGMAS * _spread(self.off)) * self.noise
@@ -165,25 +168,26 @@ class _Pixels(NamedTuple):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PixelDefects:
-    """Pixels that do not show what falls on them, judged by the pixels beside them."""
+    """Bad pixels of a movie, judged by the pixels beside them."""
 
     bad: Tensor
     """(y, x) bool: dead, hot or flickering"""
     pattern: float
-    """standard deviation of the offsets of the others, over the noise of a frame"""
+    """standard deviation of the offsets of the other pixels, over the noise of a frame"""
     by_maps: int = 0
-    """number of pixels that the camera's maps alone make unlike the others, where they do not fit;
+    """number of pixels that deviate because of the camera's maps alone, where these do not fit;
     else 0"""
     offsets: Tensor | None = None
-    """(y, x) photons that each pixel adds, where the camera states none and the movie shows them"""
+    """(y, x) photons that each pixel adds, where the movie shows them and the camera states none"""
 
     @classmethod
     def of(cls, movie: Counts, camera: Camera) -> Self:
-        """Look at frames spread over a movie, without those that hold no image.
+        """Judge the pixels by frames spread over a movie, without those that hold no image.
 
         All light is blurred by the optics, so that neighbours share it.  A pixel whose median over
-        time, or whose variance, none of them shares does not show the sample: it is dead, hot or
-        stuck, or noisy and flickering.  What the camera's maps say of pixels is no defect.
+        time, or whose variance, no neighbour shares does not show the sample: it is dead, hot or
+        stuck, or flickers (random telegraph noise).  Properties that the camera's maps state are no
+        defects.
 
         Args:
             movie: (frame, y, x) ADU.
@@ -209,11 +213,11 @@ class PixelDefects:
         )
 
     def blamed(self, movie: Counts, camera: Camera) -> Self:
-        """The same, and whether the maps are the cause: those that fit explain pixels, spoil none.
+        """The same, with the pixels that deviate because of maps that do not fit.
 
         Args:
-            movie: (frame, y, x) ADU, as it was judged.
-            camera: by whose maps it was judged.
+            movie: (frame, y, x) ADU that was judged.
+            camera: the camera by whose maps it was judged.
         """
         if camera.shape is None or not bool(self.bad.any()):
             return self
@@ -229,7 +233,7 @@ class PixelDefects:
         return float(self.bad.float().mean()) <= MOST_BAD
 
     def marked(self, camera: Camera) -> Camera:
-        """The camera with these bad pixels besides those that it knows, and with these offsets."""
+        """The camera with these bad pixels added to its own, and with these offsets."""
         if not self.understood:
             return camera
         if self.offsets is not None:
@@ -242,7 +246,7 @@ class PixelDefects:
 
     @property
     def remark(self) -> str:
-        """A sentence on what is left out or looks odd, or ""."""
+        """A sentence on bad pixels and on maps that do not fit, or ""."""
         n = int(self.bad.sum())
         if not self.understood:
             return (
@@ -286,7 +290,7 @@ class PixelDefects:
 
 
 def _without_maps(camera: Camera) -> Camera:
-    """The camera with the typical number in the place of each map."""
+    """The camera with a typical number in place of each map."""
     names = [f.name for f in fields(camera) if f.name != "bad"]
     maps = {name: value for name in names if isinstance(value := getattr(camera, name), Tensor)}
     numbers: dict[str, Any] = {name: float(m.double().median()) for name, m in maps.items()}
@@ -301,7 +305,7 @@ def _photons(movie: Counts, frame: int, camera: Camera) -> npt.NDArray[np.float3
 
 
 def _common_variance(light: npt.NDArray[np.float32]) -> Array:
-    """(y, x) variance over time of (frame, y, x), without the rarest."""
+    """(y, x) variance over time of (frame, y, x), without the largest deviations."""
     square = (light - light.mean(0)) ** 2
     square.partition(len(light) - RARE, 0)
     variance: Array = square[: len(light) - RARE].mean(0, dtype=np.float64)
@@ -309,7 +313,7 @@ def _common_variance(light: npt.NDArray[np.float32]) -> Array:
 
 
 def _around(image: Array) -> Array:
-    """Median of the pixels around, on a grid of every other one."""
+    """Median of the surrounding pixels, on a grid of every other one."""
     coarse = ndimage.median_filter(image[::2, ::2], AROUND_PX, mode="mirror")
     fine: Array = coarse.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
     return fine
@@ -321,7 +325,7 @@ def _spread(values: Array) -> float:
 
 
 def _beside(image: Array, ranks: slice, border: Literal["reflect", "edge"] = "reflect") -> Array:
-    """Mean of those of the eight neighbours that have some ranks, from the lowest."""
+    """Mean of those of the eight neighbours with the given ranks, from the lowest."""
     padded = np.pad(image, 1, mode=border)
     height, width = image.shape
     corners = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]

@@ -1,4 +1,4 @@
-"""Row noise: what a camera adds to all pixels of a row, anew in each frame."""
+"""Row noise: an offset that a camera adds to all pixels of a row, different in each frame."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from decode.defects.counts import Array, Frames
 __all__ = ["RowNoise", "row_noise_in"]
 
 AROUND_ROWS = 11
-"""rows whose median is what light does to a row"""
+"""number of rows whose median estimates the light of a row"""
 FEWEST_ROWS, FEWEST_COLUMNS = 16, 32
-"""of smaller frames no row noise is judged"""
+"""smallest frames in which row noise is estimated"""
 LOOKED_AT_PX = 128
-"""rows, and columns, of the middle of a frame by which it is judged whether there is row noise"""
+"""rows, and columns, in the middle of a frame from which row noise is estimated"""
 NOTABLE = 0.15
-"""standard deviation of row noise over that of the noise of a pixel, from which it is taken off"""
+"""standard deviation of row noise, over that of the noise of a pixel, from which it is
+subtracted"""
 SURE = 10.0
 """significance from which it is"""
 
 
 @final
 class RowNoise(NamedTuple):
-    """Row noise of a movie, and how to take it off."""
+    """Row noise of a movie, and its subtraction."""
 
     spread: float
     """standard deviation, ADU"""
     weight: float
-    """expected share of it in what a row differs by from those around"""
+    """expected share of row noise in the difference of a row from those around"""
     usual: Array
-    """(y,) what rows differ by from those around, whatever the frame, ADU"""
+    """(y,) mean difference of rows from those around, over all frames, ADU"""
 
     @classmethod
     def of(cls, windows: Iterable[Frames], spread: float) -> Self:
-        """Look at whole frames of a movie.
+        """Row noise from whole frames of a movie.
 
         Args:
             windows: (frame, y, x) ADU, each.
@@ -57,7 +58,7 @@ class RowNoise(NamedTuple):
 
     @property
     def remark(self) -> str:
-        """A sentence on what was taken off."""
+        """A sentence on the row noise that was subtracted."""
         return (
             "the rows of pixels go up and down from frame to frame, each as a whole by "
             f"{self.spread:.2g} ADU: this row noise of the camera was taken off as well as each "
@@ -66,15 +67,15 @@ class RowNoise(NamedTuple):
 
 
 def row_noise_in(windows: Iterable[Frames], noise: float) -> float:
-    """Standard deviation of the row noise, ADU; 0 where none is certain, or it does no harm.
+    """Standard deviation of the row noise, ADU; 0 where it is not significant, or harmless.
 
-    Of a row the left half and the right half share what the camera adds to it, and nothing that
-    molecules do.  So the covariance of their medians over time is its variance; what light does to
-    both halves it does to the rows around, too.
+    The left and the right half of a row share the row noise, but no light of molecules.  The
+    covariance of their medians over time is therefore its variance; changes of light that both
+    halves share also appear in the rows around.
 
     Args:
         windows: (frame, y, x) ADU of consecutive frames, each.
-        noise: of a pixel, ADU.
+        noise: noise of a pixel, ADU.
     """
     products = []
     for window in windows:
@@ -101,7 +102,7 @@ def row_noise_in(windows: Iterable[Frames], noise: float) -> float:
 
 
 def _against_those_around(rows: Array) -> Array:
-    """What (frame, y) medians of rows differ by from the rows around."""
+    """Difference of (frame, y) medians of rows from those of the rows around."""
     around = ndimage.median_filter(rows, (1, AROUND_ROWS), mode="mirror")
     difference: Array = rows - around
     return difference

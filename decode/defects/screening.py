@@ -1,4 +1,4 @@
-"""What of a movie is no image of the sample, looked for once and left out everywhere."""
+"""Screening of a movie for frames and pixels that hold no image, which happens once."""
 
 from __future__ import annotations
 
@@ -40,31 +40,32 @@ class MovieDefects:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What is left out, and what else to know."""
+        """Sentences on what is left out, and further remarks."""
         of_pixels = self.pixels.remark
         return (*self.sentences_on_frames, of_pixels) if of_pixels else self.sentences_on_frames
 
     @property
     def sentences_on_frames(self) -> tuple[str, ...]:
-        """What is left out of the frames alone."""
+        """Sentences on the frames that are left out."""
         remark = _frames_remark(self.frames, self.n_frames, self.first)
         return (remark,) if remark else ()
 
 
 @final
 class Screened(NamedTuple):
-    """What of a movie is an image of the sample."""
+    """The usable part of a movie."""
 
     movie: Counts
     """its usable frames"""
     camera: Camera
     """which knows the bad pixels"""
     numbers: npt.NDArray[np.int64]
-    """(frame,) of the usable frames in the file, or in the array: those left out make gaps"""
+    """(frame,) numbers of the usable frames in the file, or in the array, with gaps where frames
+    are left out"""
 
 
 class _Screening(NamedTuple):
-    """What was found in a movie with a camera."""
+    """The defects that were found in a movie with a camera."""
 
     asked: Camera
     defects: MovieDefects
@@ -79,7 +80,7 @@ _known: WeakKeyDictionary[Movie, list[_Screening]] = WeakKeyDictionary()
 def defects_of(movie: Counts, camera: Camera) -> MovieDefects:
     """The frames and pixels of a movie that hold no image.
 
-    Of a long movie not all frames are looked at.
+    Of a long movie not all frames are checked.
 
     Args:
         movie: (frame, y, x) ADU.
@@ -105,7 +106,7 @@ def screened(movie: Counts, camera: Camera) -> Screened:
 
 
 def with_bad_pixels(movie: Counts, camera: Camera) -> Camera:
-    """The camera, which knows the bad pixels that a movie shows."""
+    """The camera with the bad pixels that a movie shows."""
     return _screening(movie, camera).camera
 
 

@@ -1,4 +1,4 @@
-"""Camera files: the YAML that says how counts become photons."""
+"""Camera files: YAML that states how counts become photons."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PRESETS = Path(__file__).parents[1] / "cameras"
 """camera files of common models, without pixel size and EM gain"""
 
 MAPS = {"baseline": "offset_map", "e_per_adu": "gain_map", "read_noise_e": "read_variance_map"}
-"""numbers, and the map (ADU, ADU per electron, ADU^2) that may stand in the place of each"""
+"""numbers, and the map (ADU, ADU per electron, ADU^2) that may replace each"""
 
 BAD_VARIANCE = 1e9
-"""ADU^2, read variance by which a map marks a bad pixel: programs without a list of bad pixels give
+"""read variance by which a map marks a bad pixel, ADU^2: programs without a list of bad pixels give
 it no weight"""
 
 NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_adu")
@@ -48,7 +48,7 @@ NUMBERS = ("pixel_size_nm", *MAPS, "qe", "em_gain", "spurious_e", "saturation_ad
 @final
 @dataclass(frozen=True, kw_only=True)
 class CameraFile:
-    """What a camera file states.
+    """A camera and its pixel size, as a camera file states them.
 
     Example:
         >>> CameraFile(

@@ -1,4 +1,4 @@
-"""Formats of files, found by themselves: a module of a package declares its own as `FORMAT`."""
+"""Formats of files: each module of a package that declares a `FORMAT` is one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Format(Generic[Read, Write]):
     """How files of one kind are recognized, read and written."""
 
     name: str
-    """by which users choose it"""
+    """name by which users choose it"""
     title: str
-    """what it is, in a few words"""
+    """description in a few words"""
     content: str
-    """what its files hold and others do not"""
+    """content by which its files differ from others"""
     suffixes: tuple[str, ...]
-    """of its files, lower case; the first is that of files to write.  None has a format that shares
-    all of them with another: it is read by its content, and written where it is named"""
+    """suffixes of its files, lower case; the first is that of files to write.  A format that shares
+    all of them with another has none: it is read by its content, and written where it is named"""
     recognizes: Callable[[Path], bool]
     """whether a file or a folder that exists has the content"""
     read: Read
     write: Write | None = None
     sidecar: str | None = None
-    """suffix of a file that stands beside each of its files"""
+    """suffix of the sidecar beside each of its files"""
     general: bool = False
-    """whether it takes what other formats may know better; then it is asked last"""
+    """whether it also takes files of more specific formats; then it is tried last"""
 
 
 @cache
@@ -52,7 +52,7 @@ def formats_in(package: str) -> tuple[Format[Any, Any], ...]:
 
 
 def suffixes_of(formats: Sequence[Format[Read, Write]]) -> tuple[str, ...]:
-    """Those of all formats, each once."""
+    """The suffixes of all formats, each once."""
     return tuple(dict.fromkeys(suffix for each in formats for suffix in each.suffixes))
 
 
@@ -70,11 +70,11 @@ def recognized(path: Path, formats: Sequence[Format[Read, Write]]) -> Format[Rea
 def format_of(
     path: Path, formats: Sequence[Format[Read, Write]], *, what: str
 ) -> Format[Read, Write]:
-    """The format to read a file by: that of its content, else the one that its suffix names, whose
-    reader can say what is missing.
+    """The format to read a file by: that of its content, else that of its suffix, whose reader
+    states what is missing.
 
     Args:
-        what: is read, in plural.
+        what: plural noun for the files, for messages.
 
     Raises:
         ValueError: if there is no such format, or the file is damaged.

@@ -1,5 +1,5 @@
-"""HDF5 files of any origin: damage is reported in one sentence, and no more memory is taken than
-a file can fill."""
+"""HDF5 files of any origin: damage is reported in one sentence, and memory is bounded by the size
+of the file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONTINUATION, ATTRIBUTE = 0x10, 0x0C
 """types of messages in the header of an object"""
 
 HEAP_ID = 16
-"""bytes by which the header of an object refers to a text: its length comes first"""
+"""bytes by which the header of an object refers to a text; the first hold its length"""
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def attribute_of(holder: h5py.Group, name: str) -> Any:
     """The value of an attribute; None if there is none.
 
     Raises:
-        ValueError: if it is a text longer than the file, or holds other than numbers and text.
+        ValueError: if it is a text longer than the file, or holds anything but numbers and text.
     """
     if name not in holder.attrs:
         return None
@@ -109,7 +109,7 @@ def set_text(holder: h5py.Group, name: str, text: str) -> None:
 
 
 def stored(dataset: h5py.Group | h5py.Dataset) -> h5py.Dataset:
-    """A dataset that the file holds completely.
+    """The dataset itself, if the file holds all of it.
 
     Raises:
         ValueError: if it is not a dataset of plain values, or the file stores less than its shape

@@ -19,7 +19,8 @@ import numpy.typing as npt
 __all__ = ["Value", "read_mat5"]
 
 Value = npt.NDArray[Any] | Mapping[str, Any] | list[Any] | None
-"""numbers, a structure, a list (cells, or the structures of an array), or what is not read"""
+"""numbers, a structure, a list (cells, or the structures of an array), or None for types that are
+not read"""
 
 HEADER = 128
 """bytes"""
@@ -29,7 +30,7 @@ NUMBERS |= {12: "i8", 13: "u8"}
 """types of elements that hold numbers; doubles are stored as the smallest that holds them"""
 
 MATRIX, COMPRESSED = 14, 15
-"""types of elements that hold others"""
+"""types of elements that hold other elements"""
 
 CELLS, STRUCTURES, NUMERIC = 1, 2, range(6, 16)
 """classes of arrays; objects, text, sparse arrays and functions are not read"""
@@ -45,7 +46,7 @@ def read_mat5(path: Path) -> dict[str, Value]:
 
     Raises:
         ValueError: if it is no such file, or is damaged.
-        zlib.error: if what it compresses is damaged.
+        zlib.error: if its compressed data are damaged.
     """
     content = memoryview(path.read_bytes())
     orders = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}
@@ -59,12 +60,12 @@ def read_mat5(path: Path) -> dict[str, Value]:
 
 
 class _Element(NamedTuple):
-    """What stands behind a tag."""
+    """The data behind a tag."""
 
     kind: int
     data: memoryview
     order: str
-    """of the bytes in a number"""
+    """order of the bytes in a number"""
 
     def numbers(self) -> npt.NDArray[Any]:
         if self.kind not in NUMBERS:
@@ -99,7 +100,8 @@ class _Element(NamedTuple):
 
 
 def _elements(data: memoryview, order: str) -> Iterator[_Element]:
-    """One after the other; each begins at a multiple of 8 bytes, but after a compressed one."""
+    """The elements in order; each begins at a multiple of 8 bytes, except after a compressed
+    one."""
     while data:
         if len(data) < 8:
             raise ValueError("an element is cut short")

@@ -22,7 +22,7 @@ __all__ = ["import_psf", "read_smap", "read_uipsf"]
 COPY = "copy it again from where it was made"
 
 POWERS = 64
-"""coefficients of each voxel of a cubic spline: four powers along each of three axes, the
+"""number of coefficients per voxel of a cubic spline: four powers along each of three axes, the
 constant first"""
 
 Stack = npt.NDArray[np.float64]
@@ -68,8 +68,8 @@ def read_smap(
     (row, column, plane, power): the FIRST axis is y of the image and the second x.  The constant
     terms are the values at the knots, and the spline goes through these.  `x0` is the middle in
     both axes, counted from 1.  `z0` is the plane of z = 0 as SMAP's fitter counts, from 0.  z grows
-    with the planes of the bead stack; SMAP's tables have it the other way round. SMAP scales the
-    light within its window to 1 in focus.
+    with the planes of the bead stack; in SMAP's tables it has the other sign. SMAP scales the light
+    within its window to 1 in focus.
 
     Args:
         path: the `_3dcal.mat`.
@@ -166,10 +166,10 @@ def _uipsf(path: Path, pixel_size_nm: float | None, channel: int | None) -> PSFF
 
 
 class _Cspline(NamedTuple):
-    """What a calibration of SMAP says."""
+    """The values of a SMAP calibration."""
 
     knots: list[Stack]
-    """of each channel, (row, column, plane) values"""
+    """values of each channel, (row, column, plane)"""
     dz_nm: float | None
     z0: float | None
     x0: float | None
@@ -210,7 +210,7 @@ def _cspline_73(path: Path) -> _Cspline:
 
 
 def _first(group: h5py.Group, name: str) -> float | None:
-    """A number that MATLAB, or uiPSF, keeps in an array."""
+    """A number that MATLAB or uiPSF stores as an array; None if there is none."""
     return float(array_of(group, name).flat[0]) if name in group else None
 
 
@@ -267,7 +267,7 @@ def _through(
 ) -> PSFFile:
     """The spline through a (z, y, x) stack, its light scaled.
 
-    What the window holds at z = 0 is taken for all light, and no plane may hold more.
+    The light in the window at z = 0 counts as all light, and no plane may hold more.
     """
     if not (z_step_nm > 0 and pixel_size_nm > 0):
         raise ValueError(

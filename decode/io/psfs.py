@@ -1,4 +1,4 @@
-"""PSF files: one HDF5 with the PSF, its units, where it comes from and how good it is."""
+"""PSF files: one HDF5 with the PSF, its units, its sources and its figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ __all__ = ["PSFFile", "read_psf", "write_psf"]
 
 FORMAT = "decode-psf-1"
 LAYOUT = "v108"
-"""of HDF5: it has checksums, and attributes of any size; all readers since 2008 know it"""
+"""version of HDF5's layout: it has checksums, and attributes of any size; all readers since 2008
+know it"""
 
 
 @final
@@ -33,22 +34,22 @@ class PSFFile:
 
     psf: PSF
     z_range_nm: tuple[float, float]
-    """depth over which it was measured, and beyond which nothing is known of it"""
+    """depths over which it was measured"""
     usable_nm: tuple[float, float] | None = None
-    """depth over which beads that were not fitted were found well; None where there is none, or
-    it is unknown"""
+    """depths over which held-out beads were localized well; None where there are none, or they are
+    unknown"""
     sources: tuple[str, ...] = ()
-    """files it was made from"""
+    """files that it was made from"""
     n_beads: int = 0
     z_step_nm: float = 0.0
     """distance of the planes of the bead stack"""
     figures: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-    """of beads that were held out, for x, y, z: as `HeldOut.summary` has them"""
+    """figures of held-out beads for x, y, z, as of `HeldOut.summary`"""
     deviance: float = math.nan
-    """of the beads' images, mean over pixels; about 1 where they differ from the PSF by noise
+    """mean deviance per pixel of the beads' images; about 1 where they differ from the PSF by noise
     alone"""
     origin: str = ""
-    """what x = y = 0 means: where in its image an emitter is"""
+    """convention for x = y = 0, the position of an emitter in its image"""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.z_range_nm[0] <= self.z_range_nm[1] < math.inf:

@@ -15,7 +15,7 @@ __all__ = ["parse_yaml", "read_documents", "read_yaml"]
 MAX_BYTES = 2**20
 MAX_DEPTH = 20
 MAX_LETTERS = 10_000
-"""of one value; a longer number takes minutes to read"""
+"""most letters of one value; a longer number takes minutes to read"""
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -11,12 +11,11 @@ from decode.network.localizer import Localizer
 __all__ = ["NEAREST", "REMEDY", "load_model", "shipped_models", "unserved"]
 
 NEAREST = "nearest"
-"""what a training may start from in place of a name: the shipped model that knows most of what
-its recipe asks for"""
+"""name by which a training starts from the first shipped model that fits its recipe"""
 
 
 REMEDY = "train one for it (`decode run`, or the step Model of the window)"
-"""where no shipped model takes a PSF"""
+"""advice where no shipped model takes a PSF"""
 
 
 def shipped_models() -> dict[str, Path]:
@@ -58,7 +57,7 @@ def unserved(
     """Why no shipped model will take a 3D PSF, as far as is known before it is calibrated.
 
     Args:
-        wavelength_nm: of the emission, in vacuum.
+        wavelength_nm: wavelength of the emission in vacuum.
         pixel_size_nm: side of a pixel in the sample.
         immersion_index: refractive index of the immersion.
         phase_mask: whether a free phase is fitted.

@@ -1,1 +1,1 @@
-"""Tables of molecules to better tables."""
+"""Tables of molecules, filtered and checked."""

@@ -1,4 +1,4 @@
-"""Molecules at the ends of the depths that network and PSF know."""
+"""Molecules at the ends of the depths that network and PSF cover."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DepthEnds"]
 class DepthEnds:
     """Count of the molecules that lie exactly at the smallest or the largest z of a table.
 
-    A molecule beyond the depths that network and PSF know is put at their end.
+    A molecule beyond the depths that network and PSF cover is placed at their end.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class DepthEnds:
         self._ends: dict[str, tuple[float, int]] = {}
 
     def see(self, molecules: EmitterSet) -> None:
-        """Count some more."""
+        """Count molecules."""
         z = molecules.xyz[:, 2]
         if not len(z):
             return

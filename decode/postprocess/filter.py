@@ -43,11 +43,11 @@ COLUMNS = {
     "background": "background, photons per pixel",
     "goodness": "goodness of fit",
 }
-"""what molecules are filtered by"""
+"""columns that molecules are filtered by, with their descriptions"""
 
 
 def columns_of(emitters: EmitterSet) -> dict[str, Column]:
-    """(n,) the columns of `COLUMNS` that a table has; one of which no value is known is none.
+    """(n,) the columns of `COLUMNS` that a table has; columns without a known value are left out.
 
     In single precision, so that a number is the same whether its file holds digits, floats or
     doubles.
@@ -76,8 +76,7 @@ def columns_of(emitters: EmitterSet) -> dict[str, Column]:
 
 
 def within(column: Column, low: float | None, high: float | None) -> npt.NDArray[np.bool_]:
-    """(n,) which values lie in a range, its ends included; a value that is not known lies in
-    any."""
+    """(n,) which values lie in a range, its ends included; unknown values lie in any."""
     inside = np.ones(len(column), np.bool_)
     if low is not None:
         inside &= ~(column < low)
@@ -110,11 +109,10 @@ def keep(emitters: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
 
 
 def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
-    """Ranges as they are typed, `COLUMN=LOW:HIGH`; of one column that is named twice, what both
-    keep.
+    """Ranges from `COLUMN=LOW:HIGH`; a column that is named twice gets the intersection.
 
     Raises:
-        ValueError: if a text does not say so, or names no column.
+        ValueError: if a text has another form, or names no column.
     """
     ranges: dict[str, Range] = {}
     for text in texts:
@@ -161,13 +159,13 @@ def filter_table(
 
     Args:
         table: any table that `read_table` reads.
-        out: the suffix says the format; it appears when it is complete.
-        ranges: as `keep` takes them.
-        pixel_size_nm: where the table does not say it and is in pixels, or is to be written in
-            pixels.
+        out: table to write; its suffix determines the format, and it appears when it is complete.
+        ranges: as for `keep`.
+        pixel_size_nm: side of a pixel, needed for a table in pixels that does not state it, and to
+            write pixels.
 
     Returns:
-        How many molecules were kept, and of how many.
+        The number of molecules that were kept, and the number of all.
 
     Raises:
         ValueError, OSError: as `keep`, `read_table` and `write_table` do, and if the new table

@@ -1,4 +1,4 @@
-"""Checkpoint: the state from which a training that was stopped goes on."""
+"""Checkpoint: the state from which a stopped training resumes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ResumeError(ValueError):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Where a training stood, beside the state of its learner."""
+    """The state of a training, besides that of its learner."""
 
     step: int
     seconds: float
@@ -41,7 +41,7 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(default_factory=list)
     """figures of the validations"""
     origin: ModelRecord | None = None
-    """of the model whose weights it started from; None: random weights"""
+    """record of the model whose weights it started from; None: random weights"""
 
 
 def write_checkpoint(
@@ -108,7 +108,7 @@ def _read(path: Path, config: TrainConfig, learner: Learner, device: torch.devic
 
 
 def _check(checkpoint: Checkpoint, config: TrainConfig, device: torch.device) -> None:
-    """Fail unless a training can go on from there."""
+    """Fail unless a training can resume from the checkpoint."""
     torch.Generator(device).set_state(checkpoint.rng)
     Course(plan=config.training, **checkpoint.course)
     for number in (checkpoint.step, checkpoint.seconds):

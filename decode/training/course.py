@@ -1,4 +1,4 @@
-"""Course: the learning rate of a training, its end, and what counts as divergence."""
+"""Course: the learning rate of a training, its end, and its test of divergence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from decode.config import Optimization
 __all__ = ["MAX_EFFICIENCY_DROP", "Course", "TrainingError"]
 
 MAX_EFFICIENCY_DROP = 10.0
-"""points of efficiency below the best validation; no training loses as much by chance"""
+"""points of efficiency below the best validation that count as divergence; none loses as much by
+chance"""
 MIN_EFFICIENCY_GAIN = 0.2
 """points by which efficiency must rise over `patience` validations, or it has converged"""
 MIN_CALIBRATION_GAIN = 0.02
-"""by which the log ratio of errors and sigmas must fall meanwhile, or it has converged"""
+"""decrease of the log ratio of errors and sigmas over `patience` validations below which it has
+converged"""
 N_REFERENCE_LOSSES = 3
 """reports at the beginning whose losses are the reference for divergence"""
 MAX_RECOVERIES = 3
-"""times that a training that diverges starts again from its last good state"""
+"""most times that a diverging training restarts from its last good state"""
 
 
 class TrainingError(RuntimeError):
@@ -45,7 +47,7 @@ class Course:
     """typical losses of the first reports, the reference for divergence"""
 
     def state(self) -> dict[str, Any]:
-        """All but the plan, as plain values for a checkpoint."""
+        """All except the plan, as plain values for a checkpoint."""
         names = ("end", "damping", "recovered", "converged", "first_losses")
         return {name: getattr(self, name) for name in names}
 
@@ -61,7 +63,7 @@ class Course:
         return self.plan.learning_rate * self.damping * warm * min(1.0, left)
 
     def end_after(self, at: float, history: Sequence[Mapping[str, float]]) -> float:
-        """When to end, by the validations so far: sooner than before once these no longer improve.
+        """The end of the training, which moves forward once validations no longer improve.
 
         Args:
             at: share of the budget that is spent.
@@ -97,8 +99,8 @@ class Course:
     ) -> bool:
         """Whether a validation is far below the best one before: divergence that a loss can hide.
 
-        A model that finds nothing has an efficiency of 0, and one that has just begun to find may
-        have less: only a model that was far above 0 can lose it.
+        A model that finds nothing has an efficiency of 0, and one that begins to find molecules may
+            have less: only a model far above 0 can lose it.
         """
         best = _best(history, _efficiency)
         kept = validation["efficiency"] > best - MAX_EFFICIENCY_DROP  # False of NaN

@@ -10,9 +10,9 @@ from decode.network.record import ModelRecord
 __all__ = ["beyond_training", "diagnose", "unsteady"]
 
 MIN_JACCARD = 0.5
-"""below it, more molecules are missed or made up than found"""
+"""Jaccard index below which more molecules are missed or made up than found"""
 BACKGROUND_TOLERANCE = 1.5
-"""factor by which a movie's background may leave the range of the training: it is uneven"""
+"""factor by which a movie's background may exceed the range of the training, as it is uneven"""
 MAX_FLICKER = 0.15
 """relative change of the background between frames that models trained on steady light tolerate.
 
@@ -21,7 +21,7 @@ Beyond it they make up molecules: on alternating and on noisy light, 3 % of the 
 """
 MAX_ERROR_OVER_BOUND = 1.25
 CALIBRATED = (0.8, 1.25)
-"""errors over stated sigmas that are worth no remark"""
+"""range of errors over stated sigmas without a remark"""
 
 
 def beyond_training(record: ModelRecord, background: float) -> str:
@@ -93,7 +93,7 @@ def diagnose(
         converged: validation had stopped improving before the end.
 
     Returns:
-        A sentence each, the most important one first; none if there is nothing to say.
+        A sentence on each limit, the most important one first.
     """
     remarks = [_too_dim(config, figures), _too_dense(figures)]
     over_bound = validation["isolated_error_over_bound"]

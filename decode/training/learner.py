@@ -23,18 +23,19 @@ from decode.training.validation import posterior_of
 __all__ = ["Learner", "Loss", "OptimizerChoice", "choose_optimizers", "counted", "loss_of"]
 
 Loss: TypeAlias = Callable[[Localizer, Simulation, Optimization], Tensor]
-"""of a model on simulated movies: a number that can be differentiated"""
+"""loss of a model on simulated movies: a differentiable number"""
 OptimizerChoice: TypeAlias = Callable[[Localizer, Optimization], list[Optimizer]]
 """optimizers that together move all weights of a model, at one learning rate"""
 
 MAX_SKIPPED_IN_A_ROW = 20
-"""steps without a finite loss after which the weights, not the movies, are at fault"""
+"""successive steps without a finite loss after which the weights, not the movies, are the cause"""
 
 
 def loss_of(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
     """Negative log posterior of the emitters, and the squared error of the log background.
 
-    The first in nats per 100 pixels; emitters dimmer than `plan.min_photons` do not count.
+    The log posterior is in nats per 100 pixels; emitters dimmer than `plan.min_photons` do not
+    count.
     """
     posterior = posterior_of(model, batch)
     bright = counted(batch, plan)
@@ -44,7 +45,7 @@ def loss_of(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
 
 
 def counted(batch: Simulation, plan: Optimization) -> EmitterSet:
-    """The emitters that a network is asked for, with their photons as the plan counts them."""
+    """The emitters that a network should find, with photons as the plan counts them."""
     bright = batch.emitters[batch.emitters.photons >= plan.min_photons]
     if plan.photons == "total":
         return bright
@@ -53,7 +54,7 @@ def counted(batch: Simulation, plan: Optimization) -> EmitterSet:
 
 
 def choose_optimizers(model: Localizer, plan: Optimization) -> list[Optimizer]:
-    """Muon for the convolutions; AdamW for biases and the output layer.
+    """Optimizers of the recipe: Muon for the convolutions, AdamW for biases and the output layer.
 
     The rows of the output layer are separate quantities, which Muon would mix.
     """
@@ -160,7 +161,7 @@ class Learner:
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state; steps that were skipped since stay counted."""
+        """Restore a state; steps skipped since then stay counted."""
         state = copy.deepcopy(state)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -34,28 +34,28 @@ from decode.version import __version__
 __all__ = ["TrainingReport", "check_budget", "train"]
 
 RANK_SEED = 1_000_003
-"""between the seeds of two processes"""
+"""difference of the seeds of two processes"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What a training knows of itself, beside the fraction of its budget."""
+    """Figures of a running training, besides the fraction of its budget."""
 
     step: int
     minutes: float
     loss: float
-    """mean since the last report, without outliers (see `loss_of`)"""
+    """mean loss since the last report, without outliers (see `loss_of`)"""
     learning_rate: float
     frames_per_second: float
     simulation_share: float
     """of the time of a step"""
     skipped: int
-    """steps left out so far because the loss was not finite"""
+    """steps skipped so far because the loss was not finite"""
     recovered: int = 0
-    """times the training diverged and went back to a good state"""
+    """times that the training diverged and returned to a good state"""
     validation: Figures | None = None
-    """of the averaged model on the fixed validation set, when it was just evaluated"""
+    """figures of the averaged model on the fixed validation set, if it was just evaluated"""
     remarks: tuple[str, ...] = ()
     """at the end, what limits the model and what to change, a sentence each"""
 
@@ -80,32 +80,32 @@ def train(
 ) -> Iterator[Progress[TrainingReport]]:
     """Train a model on simulations drawn on the training device, and write it to `out`.
 
-    The learning rate stays level until the last `decay_share` of the training, and falls to 0
-    over it.  The fall begins in time for the budget, or once validation no longer improves
+    The learning rate is constant until the last `decay_share` of the training, over which it falls
+    to 0.  The fall begins in time for the budget, or once validation no longer improves
     (`patience`).  A training that diverges, by its loss or by the efficiency of its validation,
-    goes back to its last good state and takes half the learning rate.
+    returns to its last good state and halves the learning rate.
 
-    The checkpoint `<out>.checkpoint` (to resume from; nothing removes it) and the record stand
-    beside the model.  Stopping the iteration keeps the last checkpoint.  On the CPU, a training of
-    a given number of steps that was interrupted and resumed gives the same weights, bit for bit,
-    as one that was not (but for a bank of pupils, which is drawn anew).
+    The checkpoint `<out>.checkpoint`, which is kept, and the record lie beside the model.  A
+    stopped iteration keeps the last checkpoint.  On the CPU, a training of a given number of steps
+    gives the same weights, bit for bit, whether it was interrupted and resumed or not (except with
+    a bank of pupils, which is drawn anew).
 
     Under `torchrun`, the processes share every step's movies; the first one reports and writes.
 
     Args:
         config: the recipe.
         out: model file, `.safetensors`.
-        minutes: budget of time, which the learning rate's schedule follows; None: of
-            `training.steps`.
+        minutes: budget of time, which the schedule of the learning rate follows; None:
+            `training.steps` steps.
         device: `auto`, `cpu` or `cuda`.
-        resume: go on from the checkpoint beside `out`.
+        resume: continue from the checkpoint beside `out`.
         start: a model, trained on other simulations, whose weights to start from (see
             `Localizer.inherit`); None: random weights.
         log_dir: folder for TensorBoard's files; None: none are written.
         report_every: steps between two reports.
         loss: what is minimized.
         optimizers: what minimizes it.
-        clock: seconds, by which the budget of minutes is spent.
+        clock: seconds, by which the budget of minutes is measured.
 
     Yields:
         The fraction of the budget of steps or minutes that is spent, with a report.
@@ -165,7 +165,7 @@ def train(
 
 
 def check_budget(minutes: float | None) -> None:
-    """Refuse a budget that is no time.
+    """Check a budget of minutes.
 
     Raises:
         ValueError: if it is not positive and finite.
@@ -202,7 +202,7 @@ class _Meter:
     def loss(self) -> float:
         """Mean without the largest of every 25 losses; NaN if none was finite.
 
-        A single molecule of which a model is certain and wrong would decide the mean of all.
+        A single molecule of which a model is certain and wrong would dominate the mean.
         """
         if not self._losses:
             return math.nan
@@ -291,7 +291,7 @@ class _Training:
 
     @property
     def done(self) -> float:
-        """Share of the training that is over: it may end before its budget."""
+        """Share of the training that is done; it may end before its budget."""
         return min(1.0, self._at / self.course.end)
 
     @property
@@ -310,13 +310,13 @@ class _Training:
         return self._forward.sample(self._n_movies, plan.frames, shape, self._rng)
 
     def advance(self, *, seconds: float) -> None:
-        """Count a step that took so long."""
+        """Count a step that took `seconds`."""
         self.step += 1
         self._seconds += seconds
         self._at = self._spent()
 
     def go_back(self) -> None:
-        """Recover from divergence: the last good state, with half the learning rate.
+        """Recover from divergence: restore the last good state, and halve the learning rate.
 
         Raises:
             TrainingError: if that did not help before.
@@ -328,7 +328,7 @@ class _Training:
         """Validate the averaged model, or the last good state where that has lost efficiency.
 
         Returns:
-            The figures; None but for the first process.
+            The figures; None on all processes except the first.
         """
         figures = self._figures()
         lost = figures is not None and self.course.lost_efficiency(figures.row(), self._history)
@@ -347,7 +347,7 @@ class _Training:
         return None if self._validation is None else self._validation(self.learner.average)
 
     def report(self, meter: _Meter, rate: float, validation: Figures | None) -> TrainingReport:
-        """Where the training stands, with the learning rate of the last step."""
+        """A report on the training, with the learning rate of the last step."""
         plan, elapsed = self._config.training, meter.elapsed
         return TrainingReport(
             step=self.step,
@@ -364,7 +364,7 @@ class _Training:
     def ended_before(self) -> TrainingReport:
         """Write the files of a training that had ended before it was resumed.
 
-        A stop after the last checkpoint may have cost them.
+        A stop after the last checkpoint may have prevented them.
         """
         figures = Figures.of(self._history[-1])
         report = TrainingReport(
@@ -383,10 +383,10 @@ class _Training:
         return replace(report, remarks=(remark, *report.remarks))
 
     def keep(self, report: TrainingReport, validation: Figures) -> TrainingReport:
-        """Write checkpoint, model and record; at the end with its figures and remarks.
+        """Write checkpoint, model and record, at the end with figures and remarks.
 
         Returns:
-            The report, at the end with these remarks.
+            The report, at the end with the remarks.
         """
         model = self.learner.average
         model.record = self._record(report)

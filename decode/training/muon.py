@@ -1,4 +1,4 @@
-"""Muon: orthogonal gradient steps, by which every direction of a layer learns at one rate."""
+"""Muon: orthogonal gradient steps, by which all directions of a layer learn at the same rate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ __all__ = ["Muon"]
 
 @final
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalized by Newton-Schulz iteration (Jordan et al., 2024).
+    """Momentum orthogonalized by Newton-Schulz iteration (Jordan et al., Muon,
+    https://kellerjordan.github.io/posts/muon, 2024).
 
     A convolution's weight counts as the matrix (out, in * height * width).  Updates are scaled to
     the size of Adam's (Liu et al., arXiv:2502.16982, eq. 4), so that both take the same learning
@@ -73,9 +74,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonalized(x: Tensor) -> Tensor:
-    """The nearest matrices (n, rows, columns), no longer than wide, with singular values about 1.
+    """The nearest matrices (n, rows, columns), rows <= columns, with singular values of about 1.
 
-    By the quintic Newton-Schulz iteration of Jordan et al.
+    They come of the quintic Newton-Schulz iteration of Jordan et al.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-12)

@@ -38,7 +38,7 @@ class Processes(NamedTuple):
         return movies // self.size
 
     def agreed(self, value: float, device: torch.device) -> float:
-        """The value of the first process, on all of them; each waits for it."""
+        """The value of the first process, on all processes; each waits for it."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, dtype=torch.float64, device=device)
@@ -54,7 +54,7 @@ class Processes(NamedTuple):
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Of several GPUs the one that is this process's."""
+    """The GPU of this process, of several."""
     local = os.environ.get("LOCAL_RANK")
     return (
         torch.device("cuda", int(local)) if local is not None and device.type == "cuda" else device
@@ -66,7 +66,7 @@ def processes(device: torch.device) -> Iterator[Processes]:
     """Join the processes that `torchrun` has started; one alone where it has not.
 
     Args:
-        device: where this process computes: GPUs speak by NCCL, CPUs by gloo.
+        device: device of this process: GPUs communicate by NCCL, CPUs by gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield Processes()

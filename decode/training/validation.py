@@ -34,13 +34,14 @@ ReadOut: TypeAlias = Callable[[SetPosterior], EmitterSet]
 """molecules of a posterior"""
 
 SIDE_PX, N_FRAMES, MOVIES_AT_ONCE = 48, 8, 2
-"""of the movies of a validation"""
+"""side and number of frames of the movies of a validation, and movies that are scored together"""
 MARGIN_PX = 5
-"""molecules nearer to the border lack part of their light"""
+"""distance from the border within which molecules lack part of their light"""
 ISOLATION_NM, MIN_PHOTONS = 1000.0, 1000.0
-"""distance to the next molecule, and photons, of those that are compared with their bound"""
+"""least distance to the next molecule, and least photons, of molecules that are compared with their
+bound"""
 REACH_NM = 250.0
-"""a localization nearer than this is that of an isolated molecule"""
+"""largest distance of a localization from its isolated molecule"""
 
 
 def posterior_of(model: Localizer, batch: Simulation) -> SetPosterior:
@@ -72,11 +73,11 @@ class Figures:
 
     @staticmethod
     def of(row: Mapping[str, float]) -> Figures:
-        """From a row that also holds other facts, such as the step."""
+        """Figures from a row that also holds other facts, such as the step."""
         return Figures(**{f.name: row[f.name] for f in fields(Figures) if f.name in row})
 
     def row(self) -> dict[str, float]:
-        """Those that are known, as a record of a training holds them."""
+        """The known figures, as in the record of a training."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -88,7 +89,7 @@ class Validation:
         config: the recipe.
         device: of simulations and models.
         n_movies: an even number of movies.
-        read_out: how molecules are read from a posterior.
+        read_out: reads molecules from a posterior.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class Validation:
         )
 
     def _row(self, result: Score) -> tuple[float, float, float, float]:
-        """Jaccard, lateral and axial RMSE, and efficiency: 0 of a model that finds nothing."""
+        """Jaccard, lateral and axial RMSE, and efficiency, which is 0 for a model that finds
+        nothing."""
         efficiency = result.efficiency_lateral if self._two_d else result.efficiency_3d
         if not math.isfinite(efficiency):
             efficiency = 0.0
@@ -230,11 +232,11 @@ class Isolated:
     bias_nm: tuple[float, float, float]
     """means of estimate minus truth"""
     bound_nm: tuple[float, float, float]
-    """root mean square Cramer-Rao bounds, of one frame with photons and background unknown"""
+    """root mean square Cramer-Rao bounds of one frame, with photons and background unknown"""
     error_over_sigma: tuple[float, float, float]
     """standard deviations of (estimate - truth) / stated sigma"""
     coverage: tuple[float, float, float]
-    """shares of the errors within the central 95 % of what the sigmas state"""
+    """shares of the errors within the central 95 % interval of the stated sigmas"""
     photons_ratio: float
     """mean of estimated over true photons"""
 
@@ -258,10 +260,10 @@ def localize_isolated(
         model: what is scored.
         camera: fields are numbers.
         psf: draws the molecules, with its own parameters.
-        photons, background: of each molecule; per pixel.
+        photons, background: photons of each molecule; background per pixel.
         z_nm: depth of all molecules.
-        context: what the model is conditioned on; None: nothing.
-        n: molecules.
+        context: values that the model is conditioned on; None: none.
+        n: number of molecules.
     """
     rng = torch.Generator().manual_seed(seed)
     side = 40
@@ -317,8 +319,9 @@ def characterize(
         model: what is scored.
         config: the recipe by which it is scored; its camera is an EMCCD where it has a range.
         device: of simulations and model.
-        n_movies: of 6 frames of 56 x 56 pixels, for each pair of density and mean flux.
-        depths: slices of equal depth, each with scores of its own.
+        n_movies: number of movies of 6 frames of 56 x 56 pixels, for each pair of density and mean
+            flux.
+        depths: number of slices of equal depth, each with scores of its own.
 
     Returns:
         One mapping per density, mean flux and slice, for a model's record.  With several slices
@@ -382,7 +385,7 @@ def _with_middles(config: TrainConfig) -> tuple[TrainConfig, dict[str, float]]:
 
 
 class _Slice(NamedTuple):
-    """Molecules between two depths, and what was found of them.
+    """True molecules between two depths, and their localizations.
 
     Localizations without a true molecule count by their own depth.
     """

@@ -24,14 +24,14 @@ __all__ = ["CalibratedCamera", "calibrate_camera"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibratedCamera:
-    """A camera, and what it rests on."""
+    """A calibrated camera, with notes for its user."""
 
     file: CameraFile
     """camera and pixel size, as `write_camera` writes them"""
     notes: tuple[str, ...]
     """a sentence on each thing the user should know"""
     maps: CameraCalibration | None = None
-    """with standard errors; None of a camera that was estimated from a movie"""
+    """maps with standard errors; None for a camera that was estimated from a movie"""
     files: tuple[Path, ...] = ()
     """what was written"""
 
@@ -58,14 +58,14 @@ def calibrate_camera(
             it.
         out: camera file, `.yaml`, with its maps beside it; None writes nothing.
         pixel_size_nm: side of a pixel in object space; None takes the first file's.
-        gain: ADU per electron of the data sheet, where there are no flat series.
-        qe: quantum efficiency; None takes a typical one of a movie's camera, else 1.
-        em_gain: of an EMCCD.
-        kind: `emccd` or `scmos`, of a movie's camera; None takes what its noise shows.
+        gain: ADU per electron from the data sheet, where there are no flat series.
+        qe: quantum efficiency; None takes a typical one for a movie's camera, else 1.
+        em_gain: mean gain of an EMCCD's register.
+        kind: `emccd` or `scmos`, for a movie's camera; None judges by its noise.
 
     Raises:
         ValueError: in one sentence, if there is nothing to calibrate with, nothing states gain or
-            pixel size, series or movie do not serve, or a file that is read would be written over.
+            pixel size, series or movie are unsuitable, or an input would be overwritten.
         OSError: if a file cannot be read or written.
 
     Example:

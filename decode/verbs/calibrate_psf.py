@@ -1,4 +1,4 @@
-"""calibrate psf: bead stacks to a PSF, and a report of what it is worth."""
+"""calibrate psf: bead stacks to a PSF and a report."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = ["CalibratedPSF", "calibrate_psf"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibratedPSF:
-    """A PSF from beads, and what it is worth."""
+    """A PSF from beads, with its verdict and report."""
 
     calibration: PSFCalibration
-    """the PSF (`calibration.file`), its beads, and how well it predicts those it has not seen"""
+    """the PSF (`calibration.file`), its beads, and how well it predicts held-out ones"""
     verdict: tuple[str, ...]
     """a sentence each"""
     pictures: tuple[Drawn, ...] = ()
-    """of the report; none where that is not written"""
+    """pictures of the report; none where it is not written"""
     files: tuple[Path, ...] = ()
-    """what was written: the PSF and the report"""
+    """files that were written: the PSF and the report"""
 
 
 @Stepwise
@@ -68,29 +68,29 @@ def calibrate_psf(
     Args:
         beads: z-stacks of beads on a coverslip, all recorded alike: TIFF files, open movies, or
             (frame, y, x) ADU.
-        camera: of the stacks, its file, or the name of a common camera.
+        camera: the camera of the stacks, its file, or the name of a common camera.
         out: PSF file, `.h5`; None writes nothing.
         z_step_nm: distance of the planes; None takes what the files state.
-        z_focus: number of the plane, from 0 and as the stage went, that is z = 0; None takes the
-            middle one.
+        z_focus: number of the plane with z = 0, counted from 0 in the order of the stage; None
+            takes the middle one.
         frames_per_plane: consecutive frames of each plane.
-        downwards: the planes fall by the step.
-        z_of_frames: nm, of each frame, or a text file with a line each: for any other order.
-        bead_positions: (m, 2) x, y in nm where some beads truly are, or the table whose first frame
-            says it; None takes the centroid of the light in focus.
+        downwards: whether the stage moves down.
+        z_of_frames: z of each frame, nm, or a text file with a line for each; for any other order.
+        bead_positions: (m, 2) true x, y of some beads, nm, or a table whose first frame holds them;
+            None takes the centroid of the light in focus.
         model: `spline` for any PSF, `pupil` for aberrations of a high-aperture objective,
-            `gaussian` for quick work.
+            `gaussian` for a fast and rough fit.
         patch_px: side of the crops and of the PSF, an odd number; None takes 3.1 um.
-        optics: of the objective, for a pupil.
+        optics: facts of the objective, for a pupil.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's.
-        em_gain: of a common camera that leaves it open.
+        em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
 
     Returns:
-        The calibration; its PSF is in focus where the stage was at z = 0.
+        The calibration; its PSF is in focus at z = 0 of the stage.
 
     Raises:
-        ValueError: in one sentence, if a stack is none, the step is impossible, no bead can be
-            used, or a file that is read would be written over.
+        ValueError: in one sentence, if a file is no stack, the step is impossible, no bead can be
+            used, or an input would be overwritten.
         OSError: if a file cannot be read or written.
 
     Example:
@@ -144,7 +144,7 @@ def calibrate_psf(
 
 
 def _unserved(model: str, optics: Optics, pixel_size_nm: float) -> str:
-    """Why no shipped model will take the PSF, if so: known before it is calibrated."""
+    """Why no shipped model will take the PSF, as known before it is calibrated; else ""."""
     if model != "pupil":
         return unserved(WAVELENGTH_NM, pixel_size_nm)
     return unserved(

@@ -35,12 +35,12 @@ def convert(
     Args:
         table: any table that `read_table` reads.
         out: file to write; it appears when it is complete.
-        to: name of its format, where its suffix does not say it.
-        pixel_size_nm: where the table does not say it and is in pixels, or is to be written in
-            pixels.
+        to: name of its format, where the suffix does not determine it.
+        pixel_size_nm: side of a pixel, needed for a table in pixels that does not state it, and to
+            write pixels.
 
     Returns:
-        What was read.
+        The molecules that were read.
 
     Raises:
         ValueError: if the table or the format cannot be read or written, or `out` is `table`.

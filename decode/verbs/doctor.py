@@ -1,4 +1,4 @@
-"""doctor: does this installation work, from simulation to score?"""
+"""doctor: a test of the installation, from simulation to score."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MOVIE = TrainConfig(
 @final
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was tried."""
+    """The result of one test."""
 
     name: str
     ok: bool
@@ -55,7 +55,7 @@ class Check:
 
 
 def doctor() -> Iterator[Check]:
-    """Try the installation; takes less than a minute.
+    """Test the installation; takes less than a minute.
 
     Yields:
         Versions, device, each shipped model, and how well it finds the molecules of a simulated

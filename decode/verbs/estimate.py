@@ -1,4 +1,4 @@
-"""estimate: what a movie shows, with intervals, and a recipe to train a model on such movies."""
+"""estimate: molecules and background of a movie, with intervals, and a recipe for such movies."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from decode.progress import Progress, Steps, Stepwise, part
 __all__ = ["MovieEstimate", "estimate"]
 
 ALIKE_PIXELS = 0.01
-"""relative difference up to which two pixel sizes are taken for one"""
+"""relative difference up to which two pixel sizes count as equal"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MovieEstimate:
-    """What a movie shows, and what it was estimated with."""
+    """The estimates of a movie, with the PSF and the camera that they rest on."""
 
     scene: SceneEstimate
     comparison: Comparison | None
-    """real beside simulated frames; None where nobody asked for it"""
+    """real beside simulated frames; None where it was not requested"""
     camera: CameraFile
     psf: PSFFile
     source: str
@@ -54,10 +54,10 @@ class MovieEstimate:
         return str(self.scene) if self.comparison is None else f"{self.scene}\n{self.comparison}"
 
     def recipe(self, *, psf_file: Path | str, camera_file: Path | str) -> str:
-        """The text of a recipe for `decode train`, every range of which brackets the estimate.
+        """The text of a recipe for `decode train`, whose ranges bracket the estimates.
 
         Args:
-            psf_file, camera_file: where PSF and camera lie, as the recipe shall say it.
+            psf_file, camera_file: paths of PSF and camera, as written into the recipe.
         """
         return to_recipe(
             self.scene,
@@ -79,8 +79,8 @@ class MovieEstimate:
 
         Args:
             recipe: a YAML file.
-            psf_file: where the PSF lies, as the recipe shall say it.
-            camera_file: a file that holds all of the camera; None writes one beside the recipe.
+            psf_file: path of the PSF, as written into the recipe.
+            camera_file: a complete camera file; None writes one beside the recipe.
 
         Returns:
             What was written.
@@ -116,28 +116,28 @@ def estimate(
     allow_truncated: bool = False,
     compared: bool = True,
 ) -> Steps[MovieEstimate]:
-    """Molecules and background of a raw movie, without localizing a molecule.
+    """Estimate molecules and background of a raw movie, without localizing a molecule.
 
-    With `out`, a recipe to train a model on such movies is written, with the picture of the
-    comparison beside it, and the camera unless `camera` is a file that says all.
+    With `out`, a recipe for training on such movies is written, with the picture of the comparison
+    beside it, and the camera unless `camera` is a complete file.
 
     `estimate.steps` does the same step by step; its first step carries the warnings.
 
     Args:
         movie: (frame, y, x) ADU, or the TIFF file, or folder of one file a frame, that holds it.
-        camera: the movie's, its file, or the name of a common camera; None estimates it.
+        camera: the movie's camera, its file, or the name of a common camera; None estimates it.
         psf: the calibrated PSF, or its file; None estimates the width of a Gaussian.
         out: recipe file, `.yaml`, which names the file of the PSF; None writes nothing.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's, or the
             movie's.
-        em_gain: of a common camera that leaves it open.
+        em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         allow_truncated: take the whole frames of a file that was cut short.
         compared: simulate frames from the estimate and compare them with the movie's.
 
     Raises:
         ValueError: in one sentence, if no molecules blink in the movie, it is too short or too
             small, or movie, camera and PSF do not belong together; with `out`, if the PSF is no
-            file, or a file that is read would be written over.
+            file, or an input would be overwritten.
         OSError: if a file cannot be read or written.
 
     Example:

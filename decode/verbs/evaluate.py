@@ -29,11 +29,11 @@ def evaluate(
             table of the same name beside it, or from the truth, whichever states it first.
         two_d: leave z out.
         min_photons: true molecules below it need not be found.
-        remove_shift: take off a constant offset first.
-        pixel_size_nm: needed for tables in pixels that do not say how large these are.
+        remove_shift: subtract a constant offset first.
+        pixel_size_nm: side of a pixel, needed for tables in pixels that do not state it.
 
     Raises:
-        ValueError: if a file is no table, or nothing says how large the field of view is.
+        ValueError: if a file is no table, or nothing states the size of the field of view.
         FileNotFoundError: if there is no such file.
 
     Example:
@@ -67,7 +67,7 @@ def _read(source: EmitterSet | Path | str, pixel_size_nm: float | None) -> Emitt
 
 
 def _field_beside(table: EmitterSet | Path | str) -> tuple[float, float] | None:
-    """What the Picasso table of the same name says of the field of view."""
+    """The field of view by the Picasso table of the same name, if there is one."""
     if isinstance(table, EmitterSet):
         return None
     picasso = Path(table).with_suffix(".hdf5")

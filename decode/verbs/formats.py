@@ -1,4 +1,4 @@
-"""formats: what is read and written, as the formats themselves declare it."""
+"""formats: a list of the formats that are read and written."""
 
 from __future__ import annotations
 

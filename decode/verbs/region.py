@@ -31,7 +31,7 @@ class Tile(NamedTuple):
     """A part of the field that the network works on at a time."""
 
     rows: Span
-    """whose molecules the tile reports"""
+    """rows whose molecules the tile reports"""
     columns: Span
     rows_seen: Span
     """with the overlap"""
@@ -52,8 +52,8 @@ def tiles_of(
         region: rows and columns.
         shape: (y, x) of the frames.
         tile_px: largest side of a tile, without the overlap.
-        radius: how far beyond it a tile sees, pixels.
-        stride: what is seen begins at multiples of it.
+        radius: width of the overlap around a tile, pixels.
+        stride: the seen parts begin at multiples of it, pixels.
 
     Returns:
         The tiles, row by row.
@@ -76,7 +76,7 @@ def region_of(roi: tuple[slice, slice] | None, shape: tuple[int, int]) -> tuple[
     """Rows and columns that slices choose of frames.
 
     Args:
-        roi: of rows and columns; None takes all.
+        roi: slices of rows and columns; None takes all.
         shape: (y, x) of the frames.
 
     Raises:
@@ -102,7 +102,7 @@ def parse_span(option: str, text: str) -> slice:
     slice(10, None, None)
 
     Args:
-        option: what the error names.
+        option: name of the option, for the error.
         text: as the user wrote it.
 
     Raises:

@@ -25,7 +25,7 @@ def render(
     Args:
         molecules: a table, or its file.
         out: PNG file.
-        pixel_size_nm: needed for a file in pixels that does not say how large these are.
+        pixel_size_nm: side of a pixel, needed for a file in pixels that does not state it.
 
     Returns:
         The molecules that were drawn.

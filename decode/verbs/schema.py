@@ -1,4 +1,4 @@
-"""schema: what a recipe may say, for editors that check YAML while it is typed."""
+"""schema: the schema of recipes, for editors that check YAML while it is typed."""
 
 from __future__ import annotations
 

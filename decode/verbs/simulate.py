@@ -34,10 +34,10 @@ def simulate(
     """Draw one movie of the kind a model is trained on.
 
     Args:
-        recipe: a recipe, or its file; every range in it is drawn from once.
+        recipe: a recipe, or its file; each of its ranges is drawn from once.
         n_frames: length of the movie, which is held in memory as a whole.
         size_px: side of its frames.
-        seed: of everything that is drawn; None takes the recipe's.
+        seed: seed of all draws; None takes the recipe's.
 
     Returns:
         One movie, its molecules inside the field only, and a camera of numbers and (y, x) maps.
@@ -90,8 +90,8 @@ def simulate_files(
         settings: `section.key=value`, to replace what the recipe's file says.
 
     Raises:
-        ValueError: if a file has another suffix, or would be written over the recipe or a file
-            that it names.
+        ValueError: if a file has another suffix, or would overwrite the recipe or a file that it
+            names.
         OSError: if a file cannot be written; then neither movie nor truth is.
     """
     movie, truth = Path(movie), Path(truth)

@@ -25,7 +25,7 @@ from decode.verbs.region import Tile, region_of, tiles_of
 __all__ = ["Chunk", "sweep"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
-"""pixels the network works on at a time: more brings no speed, and needs more memory"""
+"""pixels the network works on at a time; more are no faster, and need more memory"""
 PIXEL_BYTES = 2**11
 """memory of a GPU set aside for a pixel; both shipped models fill 1.1 kB, measured on a CPU"""
 CHUNK_PIXELS = {"cpu": 2**21, "cuda": 2**26}
@@ -40,11 +40,12 @@ class Chunk:
     """Molecules of the next frames of a movie, and how far the work is."""
 
     molecules: EmitterSet
-    """in the order of frames; perhaps none"""
+    """molecules in the order of frames; may be none"""
     frames_done: int
     frames_total: int
     posterior: SetPosterior | None = None
-    """of the next frames, where it was asked for; positions count from the corner of the region"""
+    """posterior of the next frames, where requested; positions count from the corner of the
+    region"""
 
 
 def sweep(
@@ -63,8 +64,8 @@ def sweep(
 ) -> Iterator[Chunk]:
     """Find the molecules of a movie.
 
-    Frames that hold no image of the sample (blank, dark or flashed) have no molecules, and those
-    beside them see nothing there, as beyond the ends of the movie.
+    Frames that hold no image of the sample (blank, dark or flashed) have no molecules; to their
+    neighbours they are empty, as beyond the ends of the movie.
 
     Frames are read ahead in a thread while the network works.  Large frames are cut into tiles that
     overlap by as much as a pixel's posterior can see, so that molecules depend neither on the tiles
@@ -77,17 +78,18 @@ def sweep(
         pixel_size_nm: side of a pixel.
         context: what the model is conditioned on, as `model.domain.conditioning(...).values`:
             numbers or (y, x) maps by name.
-        threshold: molecules whose probability exceeds it are listed.
+        threshold: molecules with a larger probability are listed.
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         tile_px: largest side of a tile, without the overlap.
-        usual: marks of frames that hold an image; None: from this movie, bad pixels too.
-        posteriors: chunks carry the posterior of their frames, too.
+        usual: statistics of frames that hold an image; None: computed from this movie, bad pixels
+            too.
+        posteriors: whether chunks carry the posterior of their frames, too.
 
     Yields:
         Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
-        also where `open_movie` leaves frames out; the first and the last that are left
-        are seen with the neighbours they have in the file.
+        also where `open_movie` leaves frames out; the first and the last remaining ones are seen
+        with their neighbours in the file.
 
     Raises:
         ValueError: if the camera's maps do not fit the movie, the context does not fit the model,
@@ -182,8 +184,7 @@ def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
 
 
 def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
-    """(1, y, x) a frame that was not chosen; blank, without information, where it cannot be
-    read."""
+    """(1, y, x) a frame that was not chosen; blank where it cannot be read."""
     try:
         return whole.read(number, number + 1).astype(np.float32)
     except (ValueError, OSError):
@@ -193,7 +194,7 @@ def _neighbour(whole: Movie, number: int) -> npt.NDArray[np.float32]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """A tile as the network sees it."""
+    """A tile with the inputs of the network."""
 
     tile: Tile
     model: Localizer
@@ -207,7 +208,7 @@ class _View:
     def of(
         model: Localizer, camera: Camera, context: Tensor, tile: Tile, *, pixel_size_nm: float
     ) -> _View:
-        """A tile, cut out of the maps of whole frames."""
+        """A tile, cut from the maps of whole frames."""
         rows, columns = tile.rows_seen.as_slice, tile.columns_seen.as_slice
         if context.shape[-2:] != (1, 1):
             context = context[..., rows, columns]
@@ -267,7 +268,7 @@ def _pixels_at_once(device: torch.device) -> int:
 def _localize(
     view: _View, frames: _Frames, *, threshold: float, posteriors: bool
 ) -> tuple[EmitterSet, SetPosterior | None]:
-    """Molecules of a tile and, if asked for, the posterior of its pixels."""
+    """Molecules of a tile and, if requested, the posterior of its pixels."""
     tile = view.tile
     own = tile.rows.within(tile.rows_seen), tile.columns.within(tile.columns_seen)
     found, kept = [], []

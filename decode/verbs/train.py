@@ -19,8 +19,7 @@ from decode.training import loop
 __all__ = ["conditioned_for", "starting_model", "train"]
 
 STARTS = ("astigmatic-3d", "gaussian-2d")
-"""models whose weights a training may start from: the first that knows the PSF, where the recipe
-keeps its network"""
+"""models whose weights a training may start from, in the order in which they are tried"""
 
 
 @Stepwise
@@ -43,9 +42,9 @@ def train(
     Args:
         recipe: a recipe, or its file.
         out: model file, `.safetensors`; its record and the checkpoint stand beside it.
-        start: what `starting_model` takes, or a model; None begins with random weights.
-        settings: `section.key=value`, to replace what the recipe's file says.
-        minutes, device, resume, log_dir, report_every: as `decode.training.loop.train` takes them.
+        start: an argument of `starting_model`, or a model; None starts from random weights.
+        settings: `section.key=value`, which replace values of the recipe's file.
+        minutes, device, resume, log_dir, report_every: as for `decode.training.loop.train`.
 
     Returns:
         The trained model.
@@ -105,7 +104,7 @@ def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
 
 
 def starting_model(name: Path | str, config: TrainConfig) -> Localizer | None:
-    """What a training starts from.
+    """The model that a training starts from.
 
     Args:
         name: a shipped model, a model file, or `NEAREST`: the first shipped one that knows the

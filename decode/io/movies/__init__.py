@@ -41,7 +41,7 @@ def movie_formats() -> tuple[MovieFormat, ...]:
 
 
 def movie_suffixes() -> tuple[str, ...]:
-    """Of the movies that are read."""
+    """Suffixes of the movies that are read."""
     return suffixes_of(movie_formats())
 
 

@@ -26,9 +26,10 @@ class Part(ABC):
     frame_shape: tuple[int, int]
     """y, x"""
     dtype: np.dtype[Any]
-    """of the counts; unsigned, signed or floating, in any byte order"""
+    """type of the counts; unsigned, signed or floating, in any byte order"""
     pixel_sides_nm: tuple[float, float] | None = None
-    """x, y; None, as what follows, where the metadata state nothing plausible"""
+    """(x, y) sides of a pixel; None, as the facts below, where the metadata state nothing
+    plausible"""
     exposure_ms: float | None = None
     z_step_nm: float | None = None
 
@@ -46,7 +47,7 @@ class Part(ABC):
 
     @abstractmethod
     def files(self) -> frozenset[Path]:
-        """Resolved paths of all files that belong to this part, and are no parts of their own."""
+        """Resolved paths of all files that belong to this part."""
 
     @abstractmethod
     def close(self) -> None:

@@ -48,7 +48,8 @@ class Movie:
         self.shape: tuple[int, int, int] = (n_frames, *parts[0].frame_shape)
         self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
         self.pixel_sides_nm: tuple[float, float] | None = parts[0].pixel_sides_nm
-        """x, y of a pixel as its metadata state them; None where they do not, or not credibly"""
+        """(x, y) sides of a pixel by the metadata; None where these state none, or no credible
+        ones"""
         self.pixel_size_nm: float | None = _side_of_square(self.pixel_sides_nm)
         """the side of its pixels, where its metadata state square ones"""
         self.exposure_ms: float | None = parts[0].exposure_ms
@@ -76,8 +77,8 @@ class Movie:
             part.close()
 
     def without(self, frames: Collection[int]) -> Movie:
-        """The movie without some of its frames, as if those after them followed on those before; it
-        shares the files.
+        """The movie without some of its frames; the remaining ones count as successive.  It shares
+        the files.
 
         Raises:
             ValueError: if no frame is left.
@@ -89,7 +90,8 @@ class Movie:
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """(frame,) of its frames in the files, from 0; those that were left out are missing."""
+        """(frame,) number of each frame in the files, from 0, with gaps where frames were left
+        out."""
         kept = np.arange(len(self)) if self._kept is None else self._kept
         return self.frames.start + kept
 
@@ -102,7 +104,7 @@ class Movie:
         """Frames start, ..., stop - 1; nothing else is read or kept.
 
         Returns:
-            (stop - start, height, width) in the movie's dtype, native byte order, the caller's own.
+            (stop - start, height, width), a copy in the movie's dtype and native byte order.
 
         Raises:
             IndexError: if the movie has no such frames.
@@ -144,7 +146,7 @@ class Movie:
 
 
 def chosen_frames(frames: slice | None, n_frames: int, path: Path) -> range:
-    """The frames a slice names."""
+    """The frames that a slice chooses."""
     if frames is None:
         return range(n_frames)
     if frames.step not in (None, 1):

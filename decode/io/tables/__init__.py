@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FARTHEST_NM = 1e9
-"""a metre: no stage moves as far"""
+"""largest coordinate, a metre; no stage moves as far"""
 
 
 def table_formats() -> tuple[TableFormat, ...]:
@@ -40,12 +40,12 @@ def table_formats() -> tuple[TableFormat, ...]:
 
 
 def table_suffixes() -> tuple[str, ...]:
-    """Of the tables that are read."""
+    """Suffixes of the tables that are read."""
     return suffixes_of(table_formats())
 
 
 def written_formats() -> dict[str, TableFormat]:
-    """What each suffix stands for where a table is written.
+    """The format of each suffix, for tables to write.
 
     >>> written_formats()[".csv"].title.split()[0]
     'ThunderSTORM'
@@ -55,7 +55,7 @@ def written_formats() -> dict[str, TableFormat]:
 
 
 def format_to_write(path: Path, name: str | None = None) -> TableFormat:
-    """The format of that name, else the one that the suffix says.
+    """The format of that name, else that of the suffix.
 
     Raises:
         ValueError: if there is no such format that can be written.
@@ -71,8 +71,7 @@ def format_to_write(path: Path, name: str | None = None) -> TableFormat:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a format recognizes a file: a glance, for what it holds is checked when it is
-    read."""
+    """Whether a format recognizes a file; the content is checked when it is read."""
     try:
         return recognized(path, table_formats()) is not None
     except (ValueError, OSError):
@@ -87,11 +86,12 @@ class TableWriter:
     is none.
 
     Args:
-        path: file to write; without a dialect, its suffix says the format (`written_formats`).
+        path: file to write; without a dialect, its suffix determines the format
+            (`written_formats`).
         metadata: as in `EmitterSet.metadata`.  Picasso needs `pixel_size_nm`; `psf_sigma_nm` is
             written where known.
-        dialect: the name of the file's format (`table_formats`), where the suffix does not say it:
-            "challenge" is the truth of the SMLM Challenge.
+        dialect: name of the file's format (`table_formats`), where the suffix does not determine
+            it: "challenge" is the truth of the SMLM Challenge.
 
     Raises:
         ValueError: if the format is unknown, a fact is missing, or a chunk lacks a column that the
@@ -154,11 +154,10 @@ def write_table(emitters: EmitterSet, path: str | Path, *, dialect: str | None =
 def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
     """Read molecules of any format in `table_formats`; the content decides which one it is.
 
-    The columns of a text decide what it means: it may have commas, semicolons or tabs, decimal
-    commas, and the names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of
-    Picasso and of all other files from 0.  Where a file has one uncertainty for x and y, both get
-    it; a column the format lacks is None (z: 0, photons: NaN).  Further columns are kept as
-    `others`.
+    A text is read by its header: it may have commas, semicolons or tabs, decimal commas, and the
+    names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and of all
+    other files from 0.  Where a file has one uncertainty for x and y, both get it; a column the
+    format lacks is None (z: 0, photons: NaN).  Further columns are kept as `others`.
 
     Example:
         >>> truth = read_table("sample_data/blinking_2d_truth.csv")
@@ -167,8 +166,8 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
 
     Args:
         path: file, beside which a Picasso table has its `.yaml`.
-        pixel_size_nm: needed only for tables in pixels without a stated size; kept among the
-            metadata of all that state none.
+        pixel_size_nm: side of a pixel, needed only for tables in pixels that state none; added to
+            the metadata of tables that state none.
 
     Returns:
         float64 columns in nm and photons, origin at the outer corner of pixel (0, 0).

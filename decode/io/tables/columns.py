@@ -48,7 +48,7 @@ OTHERS = {
     "goodness": ("goodness",),
     "polished": ("polished",),
 }
-"""what other programs call our columns, the preferred name first"""
+"""names of columns in other programs, the preferred one first"""
 
 
 def numbers_of(emitters: EmitterSet) -> Columns:
@@ -66,7 +66,7 @@ def numbers_of(emitters: EmitterSet) -> Columns:
 
 
 def filled(columns: Columns) -> Columns:
-    """Without the columns that hold nothing but NaN: other programs fail on them."""
+    """The columns except those that are all NaN, on which other programs fail."""
 
     def empty(column: npt.NDArray[Any]) -> bool:
         return column.dtype.kind == "f" and len(column) > 0 and bool(np.isnan(column).all())
@@ -101,7 +101,7 @@ def from_named(
 ) -> EmitterSet:
     """An EmitterSet of columns by their labels, which state name and unit.
 
-    What stands there twice, in pixels and in nm, is taken in nm.
+    A quantity that is given in pixels and in nm is taken in nm.
     """
 
     def nm(unit: str) -> float:
@@ -146,7 +146,7 @@ def from_named(
 def _label_of(
     path: Path, units: Mapping[str, tuple[str, str]], choices: tuple[str, ...]
 ) -> str | None:
-    """The label of the first choice that is there, rather in nm than in pixels."""
+    """The label of the first choice that is present, in nm rather than in pixels."""
     for choice in choices:
         found = [label for label, (name, _) in units.items() if name == choice]
         metric = [label for label in found if units[label][1] != "px"] or found

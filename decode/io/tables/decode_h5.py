@@ -22,7 +22,8 @@ def read_decode(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 
 
 def _emitters(path: Path, file: h5py.File, pixel_size_nm: float | None) -> EmitterSet:
-    """x runs along the rows of the image, and pixels have their centres at whole numbers."""
+    """The molecules of a file, whose x runs along the rows of the image, and whose pixel centres
+    are whole numbers."""
     data, meta = file["data"], file["meta"]
     stated = attribute_of(meta, "px_size")
     rows_columns = pixel_size_nm if stated is None else stated

@@ -1,4 +1,4 @@
-"""What a format of tables declares."""
+"""The parts of a format of tables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from decode.io.formats import Format
 __all__ = ["Append", "TableFormat"]
 
 Append = Callable[[EmitterSet], None]
-"""writes a chunk at the end of a table"""
+"""appends a chunk to a table"""
 
 ReadTable = Callable[[Path, float | None], EmitterSet]
-"""of a file, and the side of its pixels in nm where the user states it"""
+"""reads a file, given the side of its pixels in nm where the user states it"""
 
 OpenTable = Callable[[Path, Mapping[str, object]], AbstractContextManager[Append]]
-"""of a file to write and the table's metadata; the file appears when the block ends well"""
+"""opens a file to write, given the table's metadata; the file appears when the block ends well"""
 
 TableFormat: TypeAlias = Format[ReadTable, OpenTable]

@@ -35,10 +35,10 @@ NAMES = {
     "goodness": ("goodness", ""),
     "polished": ("polished", ""),
 }
-"""our columns, as files name them (`columns.LENGTHS` and its like), and their units"""
+"""names and units of the columns in files"""
 
 GROUP = 2**16
-"""rows that are written together: few make large files that are slow to read"""
+"""rows that are written together; small groups make large files that are slow to read"""
 
 FACTS = b"decode"
 """key of the file's metadata: a JSON text, as `EmitterSet.metadata`"""
@@ -83,7 +83,7 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _columns(chunk: EmitterSet) -> Columns:
-    """Ours by the names in `NAMES`, then those of other programs that mean none of these."""
+    """Columns by the names in `NAMES`, then those of other programs with other names."""
     ours = {NAMES[name][0]: column for name, column in numbers_of(chunk).items()}
     meant = {unit_of(name)[0] for name in ours}
     theirs = {
@@ -103,7 +103,7 @@ def _schema(columns: Columns) -> pa.Schema:
 
 
 def _read_parquet(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    """A file of any program, if its frames count from 0 and its columns say their units."""
+    """Read a file of any program whose frames count from 0 and whose columns state their units."""
     with pq.ParquetFile(path) as file:
         table = file.read()
     labelled = {

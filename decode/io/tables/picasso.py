@@ -26,10 +26,10 @@ from decode.io.yaml import read_documents
 __all__ = ["FORMAT", "emitters_of_locs"]
 
 CHUNK = 16384
-"""rows that HDF5 keeps together"""
+"""rows of a chunk in HDF5"""
 
 HDF5_MARGIN = 2**16
-"""bytes of the file beside the rows: below 10 kB for a million of them"""
+"""bytes of the file besides the rows; a million of them take below 10 kB"""
 
 
 @contextmanager
@@ -153,8 +153,7 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
 
 
 def read_picasso(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    """`locs` of a file, and how large its pixels are from the sidecar or, where that does not
-    say it, as stated."""
+    """Read `locs` of a file; the pixel size is that of the sidecar, else the stated one."""
     with open_hdf5(path, "an HDF5 file", "export it again") as file:
         locs = array_of(file, "locs")
     sidecar = path.with_suffix(".yaml")
@@ -200,7 +199,7 @@ def _pixel_size(sidecar: Path, stated: object, given: float | None) -> float:
 def emitters_of_locs(
     path: Path, locs: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, object]
 ) -> EmitterSet:
-    """Columns as Picasso has them, whatever the file, to an EmitterSet.
+    """An EmitterSet from columns with Picasso's names, of any file.
 
     Raises:
         ValueError: if frame, x or y are missing.

@@ -36,15 +36,15 @@ HEADERS = {
     "goodness": ("goodness", ""),
     "polished": ("polished", ""),
 }
-"""our columns as files name them, and their units"""
+"""names and units of the columns in files"""
 DTYPES = {"frame": "uint32", "polished": "uint8"}
-"""of headers that hold no floating numbers; the specification knows no signed ones, and no text"""
+"""types of columns without floating numbers; the specification knows no signed ones, and no text"""
 
 FACTS = "decode"
 """key of the manifest: what `EmitterSet.metadata` holds"""
 
 MOST_BYTES = 2**31
-"""of a table; a compressed one can state any size"""
+"""most bytes of a table, as a compressed one can state any size"""
 
 
 @contextmanager
@@ -79,8 +79,7 @@ def _smlm_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Append]:
 
 
 def _columns(chunk: EmitterSet) -> Columns:
-    """Ours by the names in `HEADERS`, then the numbers of other programs that mean none of
-    these."""
+    """Columns by the names in `HEADERS`, then the numbers of other programs with other names."""
     ours = {HEADERS[name][0]: column for name, column in numbers_of(chunk).items()}
     theirs = {
         name: values

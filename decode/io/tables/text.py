@@ -1,5 +1,4 @@
-"""Texts with a column for each quantity, of whatever program: how they are laid out, read and
-written."""
+"""Text tables of any program: their layout, reading and writing."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ from decode.io.tables.picasso import emitters_of_locs
 __all__ = ["header_of", "read_text", "rounded", "text_table"]
 
 HEAD = 2**16
-"""bytes at the beginning of a text that decide its layout"""
+"""bytes at the beginning of a text that determine its layout"""
 
 KNOWN = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
 
@@ -50,7 +49,7 @@ def text_table(
     """Open a CSV file and yield the function that appends a chunk to it.
 
     Args:
-        columns_of: the file's columns of a chunk, given how many rows stand before it.
+        columns_of: the columns of a chunk, given the number of rows before it.
         quote: put around the names in the header.
     """
     with atomic(path) as temporary, temporary.open("wb") as file:
@@ -98,8 +97,8 @@ def header_of(path: Path) -> list[str]:
 
 
 def read_text(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    """A text with a header, in any of the dialects of `_Layout`; Picasso's columns mean what
-    they mean to Picasso."""
+    """Read a text with a header, in any of the dialects of `_Layout`; Picasso's columns have
+    Picasso's conventions."""
     layout = _layout(path)
     table = pa_csv.read_csv(
         path,
@@ -139,13 +138,13 @@ def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
 
 
 class _Layout(NamedTuple):
-    """How a text holds its table."""
+    """The layout of a text table."""
 
     encoding: str
     n_before: int
-    """lines up to the header, and it"""
+    """number of lines up to and including the header"""
     labels: list[str]
-    """of the columns; "" where one has none (a row's number, or what a last delimiter leaves)"""
+    """labels of the columns; "" where there is none (a row's number, or a delimiter at the end)"""
     delimiter: str
     decimal: str
 
@@ -190,8 +189,7 @@ def _encoding(head: bytes) -> str:
 
 
 def _told_apart(path: Path, labels: list[str]) -> list[str]:
-    """The labels; a column that means something here may stand there once, of others the second
-    gets a number."""
+    """The labels made unique: known columns may occur once, repeated other ones get a number."""
     distinct: list[str] = []
     seen: Counter[str] = Counter()
     for label in labels:

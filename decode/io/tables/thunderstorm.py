@@ -16,7 +16,7 @@ from decode.io.tables.text import header_of, read_text, rounded, text_table
 __all__ = ["FORMAT"]
 
 STANDING = ("id", "sigma [nm]")
-"""columns of ThunderSTORM that a table's own values fill where it has them"""
+"""columns of ThunderSTORM that are filled from the table's other columns where it has them"""
 
 
 def thunderstorm_table(

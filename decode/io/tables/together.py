@@ -21,12 +21,12 @@ class TableWriters:
     """Tables that grow together; a context manager.
 
     They are written in a thread of their own, while the caller goes on.  A table that cannot be
-    written is given up, and the others go on.  As with `TableWriter`, files appear when the block
+    written is dropped, and the others continue.  As with `TableWriter`, files appear when the block
     ends well.
 
     Args:
-        paths: files to write; the suffix says the format.
-        metadata: as `TableWriter` takes it.
+        paths: files to write; suffixes determine the formats.
+        metadata: as for `TableWriter`.
     """
 
     def __init__(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Where the frames of a TIFF file lie, and how many of them are whole."""
+"""The layout of the frames of a TIFF file, and the number of whole ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ import tifffile
 __all__ = ["Layout", "lay_out", "whole_frames"]
 
 SMALL_FRAME = 2**26
-"""bytes of the frames of the largest cameras; up to these, any compression is accepted"""
+"""bytes of a frame of the largest cameras, up to which any compression is accepted"""
 MOST_COMPRESSION = 1100
 """largest compression of a larger frame: a little more than zlib reaches for one without light"""
 MOST_CHANNELS = 7
-"""that ImageJ merges: so few images along an axis of channels are colours, more are frames that
-were mislabelled"""
+"""most channels that ImageJ merges: longer axes of channels are frames that were mislabelled"""
 
 _Page = tifffile.TiffPage | tifffile.TiffFrame
 
@@ -29,18 +28,18 @@ _Page = tifffile.TiffPage | tifffile.TiffFrame
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """The frames of a file, as it announces them."""
+    """The frames that a file announces."""
 
     frame_shape: tuple[int, int]
     """y, x"""
     axes: Mapping[str, int]
-    """lengths besides y and x that are longer than 1"""
+    """lengths of the axes besides y and x that are longer than 1"""
     series: tifffile.TiffPageSeries | None = None
-    """whose pages are read one by one; None reads those of the file"""
+    """series whose pages are read one by one; None reads those of the file"""
     block_offset: int | None = None
-    """where the pixels start, if they lie in one piece: then no pages are needed"""
+    """first byte of the pixels, if they lie in one piece, which needs no pages"""
     length_is_stated: bool = False
-    """in the first page, whatever became of the others"""
+    """whether the first page states the number of frames"""
 
     @property
     def n_frames(self) -> int:
@@ -119,7 +118,7 @@ def _of_series(
 
 
 def _series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
-    """Those that tifffile finds; none where the file is damaged."""
+    """The series that tifffile finds; none where the file is damaged."""
     try:
         return list(tiff.series)
     except (tifffile.TiffFileError, IndexError):
@@ -161,10 +160,10 @@ def _require_frames_only(path: Path, axes: Mapping[str, int]) -> None:
 def whole_frames(
     path: Path, tiff: tifffile.TiffFile, layout: Layout, *, allow_truncated: bool
 ) -> int:
-    """How many frames are there from the first one on, none missing or cut short.
+    """Number of frames from the first one on, up to the first that is missing or cut short.
 
     Args:
-        allow_truncated: take them where more were announced, instead of refusing the file.
+        allow_truncated: accept them where more were announced, instead of refusing the file.
 
     Raises:
         ValueError: if it is refused, or there are none.
@@ -211,8 +210,7 @@ def _longer_axes(axes: str, shape: Sequence[int]) -> dict[str, int]:
 
 
 def _announced_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
-    """The axes as the program that wrote the file announced them in the first page; empty where
-    it did not."""
+    """The axes that the writing program announced in the first page; empty where there are none."""
     if tiff.is_micromanager:  # announces what was planned, not what was taken
         return {}
     if tiff.imagej_metadata is not None:
@@ -225,8 +223,8 @@ def _announced_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
 
 
 def _announced_shape(tiff: tifffile.TiffFile) -> tuple[int, ...]:
-    """(..., y, x) of the array that tifffile was given, without a last axis of one colour; ()
-    where it was not."""
+    """(..., y, x) shape of the array that tifffile wrote, without a last axis of one colour; () for
+    other files."""
     if not tiff.shaped_metadata:
         return ()
     shape = tuple(tiff.shaped_metadata[0]["shape"])
@@ -257,8 +255,7 @@ def _is_whole(page: _Page | None) -> bool:
 
 
 def _require_an_end(tiff: tifffile.TiffFile) -> None:
-    """Fail where the list of pages leads back into itself: tifffile follows it until the memory is
-    full.
+    """Fail where the list of pages is a cycle, which tifffile follows until memory is full.
 
     Raises:
         ValueError: if it does.

@@ -1,4 +1,4 @@
-"""What the metadata of a TIFF file state of its pixels, planes and frames."""
+"""Facts on pixels, planes and frames from the metadata of a TIFF file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MICRO_MANAGER_TAG = 51123
 @final
 @dataclass(frozen=True, kw_only=True)
 class StatedFacts:
-    """None where the metadata state nothing plausible."""
+    """Facts of a movie; None where the metadata state nothing plausible."""
 
     pixel_sides_nm: tuple[float, float] | None = None
     """x, y"""
@@ -28,7 +28,7 @@ class StatedFacts:
 
 
 def stated_facts(tiff: tifffile.TiffFile) -> StatedFacts:
-    """As the program states them that wrote the file."""
+    """The facts that the writing program stated."""
     tag = tiff.pages.first.tags.get(MICRO_MANAGER_TAG)
     if tag is not None and isinstance(tag.value, Mapping):
         return _of_micro_manager(tag.value)
@@ -69,7 +69,7 @@ def _of_ome(text: str) -> StatedFacts:
 
 
 def _attributes(document: ElementTree.Element, name: str) -> Mapping[str, str]:
-    """Of the first element of that name; none where it is absent."""
+    """Attributes of the first element of that name; none where it is absent."""
     element = document.find(f".//{{*}}{name}")
     return {} if element is None else element.attrib
 

@@ -24,7 +24,7 @@ __all__ = ["open_tiff"]
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
-"""of pixels that do not hold the counts of a camera"""
+"""kinds of pixels that do not hold the counts of a camera"""
 
 
 @final
@@ -47,7 +47,7 @@ class _TiffPart(Part):
             handle.close()
 
     def _handles(self) -> set[tifffile.FileHandle]:
-        """Of every file that holds frames of this part."""
+        """Handles of all files that hold frames of this part."""
         series = self.layout.series
         pages = [] if series is None else [page for page in series.pages if page is not None]
         return {self.tiff.filehandle, *(page.parent.filehandle for page in pages)}
@@ -74,8 +74,8 @@ class _TiffPart(Part):
             ) from error
 
     def _read_block(self, first_byte: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Read, not mapped: pages of a mapped file would count as memory in use, up to the whole
-        movie."""
+        """Frames of a block, read instead of mapped, as pages of a mapped file count as memory in
+        use."""
         height, width = self.frame_shape
         n_counts = (stop - start) * height * width
         offset = first_byte + start * height * width * self.dtype.itemsize

@@ -14,7 +14,7 @@ from decode.atomic import atomic
 __all__ = ["write_movie"]
 
 IMAGEJ_LIMIT = 2**32 - 2**25
-"""bytes; beyond it the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as
+"""bytes beyond which the offsets of a classic TIFF overflow (ImageJ cannot read its own dialect as
 BigTIFF)"""
 
 
@@ -28,7 +28,7 @@ def write_movie(
     Args:
         path: file to write.
         frames: (frame, y, x) counts.
-        pixel_size_nm: stored as the file's resolution.
+        pixel_size_nm: side of a pixel, stored as the file's resolution; None stores none.
 
     Raises:
         ValueError: if `frames` is not (frame, y, x).
