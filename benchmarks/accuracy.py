@@ -17,13 +17,13 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
-from torch import Tensor
 
 from decode.conditioning import AstigmaticPupil
 from decode.config import TrainConfig, from_mapping, load_config
@@ -32,12 +32,11 @@ from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.optics.blur import BlurredPSF
 from decode.optics.camera import Camera
-from decode.optics.field import FieldSplinePSF
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
-from decode.optics.pupil import PupilPSF
 from decode.priors.camera import CameraPrior
 from decode.priors.psf import MeasuredPSF, PSFPrior
+from decode.priors.pupils import PupilPrior
 from decode.training.validation import Isolated, characterize, localize_isolated
 
 AXES = ("x", "y", "z")
@@ -53,47 +52,59 @@ class Optics(NamedTuple):
 
 def optics_of(config: TrainConfig, model: Localizer) -> list[Optics]:
     """PSFs in the middle of a recipe's ranges."""
-    if isinstance(config.psf, PSFPrior):
-        low, high = (math.log(s) for s in config.psf.sigma_px)
-        sigmas = [round(math.exp(low + share * (high - low)), 1) for share in (0.13, 0.5, 0.87)]
-        depth = config.psf.depth_nm
-        return [
-            Optics(
-                f"sigma {sigma} px",
-                GaussianPSF(
-                    sigma * config.pixel_size_nm, pixel_size_nm=config.pixel_size_nm, depth_nm=depth
-                ),
-                {"psf_sigma_px": sigma},
-            )
-            for sigma in sigmas
-        ]
-    forward = config.forward_model()
-    psf = forward.psf
-    if isinstance(psf, PupilPSF) and model.context:
-        low, high = config.scene.z_nm
-        steps = math.ceil((high - low + 100) / 50)
-        spline = psf.to_spline(
-            z_range_nm=(low - 50, high + 50), z_step_nm=(high - low + 100) / steps
+    return OPTICS[type(config.psf)](config, model)
+
+
+def of_widths(config: TrainConfig, model: Localizer) -> list[Optics]:
+    """Gaussians of three widths within the range."""
+    low, high = (math.log(s) for s in config.psf.sigma_px)
+    sigmas = [round(math.exp(low + share * (high - low)), 1) for share in (0.13, 0.5, 0.87)]
+    return [
+        Optics(
+            f"sigma {sigma} px",
+            GaussianPSF(
+                sigma * config.pixel_size_nm,
+                pixel_size_nm=config.pixel_size_nm,
+                depth_nm=config.psf.depth_nm,
+            ),
+            {"psf_sigma_px": sigma},
         )
-        return [Optics("middle pupil", spline, AstigmaticPupil.of_pupil(psf).values)]
-    context = {}
-    if isinstance(psf, FieldSplinePSF):
-        context = {
-            name: sum(ends) / 2
-            for name, ends in zip(psf.parameter_names, psf.field_nm, strict=True)
-        }
-    blur = sum(config.psf.blur_nm) / 2 if isinstance(config.psf, MeasuredPSF) else 0.0
+        for sigma in sigmas
+    ]
+
+
+def of_pupil(config: TrainConfig, model: Localizer) -> list[Optics]:
+    """The pupil in the middle of the ranges, as a spline."""
+    pupil = config.forward_model().psf
+    low, high = config.scene.z_nm
+    steps = math.ceil((high - low + 100) / 50)
+    spline = pupil.to_spline(z_range_nm=(low - 50, high + 50), z_step_nm=(high - low + 100) / steps)
+    return [Optics("middle pupil", spline, AstigmaticPupil.of_pupil(pupil).values)]
+
+
+def of_file(config: TrainConfig, model: Localizer) -> list[Optics]:
+    """The measured PSF, in the middle of its field and with its mean blur."""
+    if model.domain.kind is AstigmaticPupil:
+        return of_pupil(config, model)
+    psf, blur = config.forward_model().psf, sum(config.psf.blur_nm) / 2
+    ends = psf.field_nm or ()
+    context = {
+        name: sum(range_nm) / 2 for name, range_nm in zip(psf.parameter_names, ends, strict=False)
+    }
     return [Optics("measured", BlurredPSF(psf, blur) if blur > 0 else psf, context)]
+
+
+OPTICS = {PSFPrior: of_widths, PupilPrior: of_pupil, MeasuredPSF: of_file}
 
 
 def cameras_of(config: TrainConfig) -> dict[str, Camera]:
     """Cameras in the middle of a recipe's ranges, their fields numbers."""
-    own, prior = config.forward_model().cameras.known, config.camera
-    if own is not None:
-        maps = {f.name: v for f in fields(own) if isinstance(v := getattr(own, f.name), Tensor)}
-        return {"own": replace(own, **{name: float(v.median()) for name, v in maps.items()})}
-    assert isinstance(prior, CameraPrior)
-    return {"EMCCD": emccd(prior), "sCMOS": scmos(prior)}
+    own = config.forward_model().cameras.known
+    if own is None:
+        return {"EMCCD": emccd(config.camera), "sCMOS": scmos(config.camera)}
+    values = {f.name: getattr(own, f.name) for f in fields(own)}
+    maps = {name: value for name, value in values.items() if torch.is_tensor(value)}
+    return {"own": replace(own, **{name: float(value.median()) for name, value in maps.items()})}
 
 
 def emccd(prior: CameraPrior) -> Camera:
@@ -208,26 +219,25 @@ def main() -> None:
         f"{'RMSE/bound':20}  {'error/sigma':20}  {'within 95 %':20}  photons/true"
     )
     results: dict[Key, Isolated] = {}
-    for camera_name, camera in cameras_of(config).items():
-        for optics in optics_of(config, model):
-            for light in photons:
-                for background in backgrounds:
-                    for z in depths:
-                        key = Key(camera_name, optics.name, light, background, z)
-                        results[key] = localize_isolated(
-                            model,
-                            camera,
-                            optics.psf,
-                            photons=light,
-                            background=background,
-                            z_nm=z,
-                            context=optics.context,
-                            n=arguments.n,
-                        )
-                        print(
-                            f"{camera_name:6}  {optics.name:13}  {light:7.0f}  {background:10.1f}  "
-                            f"{z:5.0f}  " + isolated_row(results[key])
-                        )
+    conditions = product(
+        cameras_of(config).items(), optics_of(config, model), photons, backgrounds, depths
+    )
+    for (camera_name, camera), optics, light, background, z in conditions:
+        key = Key(camera_name, optics.name, light, background, z)
+        results[key] = localize_isolated(
+            model,
+            camera,
+            optics.psf,
+            photons=light,
+            background=background,
+            z_nm=z,
+            context=optics.context,
+            n=arguments.n,
+        )
+        print(
+            f"{camera_name:6}  {optics.name:13}  {light:7.0f}  {background:10.1f}  {z:5.0f}  "
+            + isolated_row(results[key])
+        )
     print(f"RMSE over bound, root mean squares of all rows: {summary(list(results.values()))}")
     for light in photons:
         print(

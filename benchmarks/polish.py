@@ -116,7 +116,14 @@ def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> N
 
 
 def whole(
-    model: Localizer, psf: PSF, camera: Camera, density: float, frames: int, rounds: int, seed: int
+    model: Localizer,
+    psf: PSF,
+    camera: Camera,
+    *,
+    density: float,
+    frames: int,
+    rounds: int,
+    seed: int,
 ) -> None:
     """Molecules of a movie on disk that all cores polish in a second; the network has found them
     before."""
@@ -165,7 +172,7 @@ def _scene(model: Localizer, density: float) -> Scene:
 
 
 def crowded(
-    model: Localizer, psf: PSF, camera: Camera, density: float, movies: int, seed: int
+    model: Localizer, psf: PSF, camera: Camera, *, density: float, movies: int, seed: int
 ) -> None:
     """Blinking movies of 8 frames, half of them filaments, on an uneven background."""
     axial = model.network.axial
@@ -228,7 +235,15 @@ def main() -> None:
             isolated(model, psf, camera, arguments.n, arguments.seed)
         if "whole" in arguments.only:
             for density, frames in ((0.2, 2400), (1.0, 600)):
-                whole(model, psf, camera, density, frames, 3, arguments.seed)
+                whole(
+                    model,
+                    psf,
+                    camera,
+                    density=density,
+                    frames=frames,
+                    rounds=3,
+                    seed=arguments.seed,
+                )
         if "crowded" not in arguments.only:
             continue
         figures = "Jaccard, lateral RMSE, median" + (
@@ -240,7 +255,7 @@ def main() -> None:
         )
         for density in (0.2, 1.0, 2.0, 4.0):
             movies = arguments.movies * (4 if density < 0.5 else 1)
-            crowded(model, psf, camera, density, movies, arguments.seed)
+            crowded(model, psf, camera, density=density, movies=movies, seed=arguments.seed)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ same PSF.
 
 RECIPE is that of a 3D specialist, as `decode estimate` writes it.  All variants but one start from
 random weights, by the same seed, and all are scored on the same simulated movies
-(`decode.training.validation.Validation`). What is not the package's own is in recipes_losses.py,
-recipes_optimizers.py and recipes_changes.py.
+(`decode.training.validation.Validation`).  Losses and optimizers that are not the package's own are
+in recipes_losses.py and recipes_optimizers.py.
 """
 
 from __future__ import annotations
@@ -18,35 +18,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from recipes_changes import (
-    ScheduleFree,
-    clock,
-    counts_standardized,
-    density_rising,
-    distilled,
-    five_frames,
-    no_logarithm,
-    quarters_of_pixels,
-    second_pass,
-    seen_as,
-    soap,
-    then_owned,
-)
 from recipes_losses import (
+    Clock,
     Unowned,
-    Whole,
     belief_propagation,
     best_association,
     count_and_mixture,
+    distilled,
     loss_with,
-    owned_pixels,
     soft_association,
+    then_owned,
 )
+from recipes_optimizers import ScheduleFree, soap
 
 from decode.config import TrainConfig, load_config
 from decode.emitters import EmitterSet
@@ -67,15 +54,12 @@ NARROW = (
     "network.sequence_widths=[24, 32, 48]",
     "network.head_width=24",
 )
+CLOCK = Clock()
 SCHEDULE_FREE = ScheduleFree()
 
 
 def unowned(posterior: SetPosterior) -> EmitterSet:
     return Unowned(posterior).point_estimate()
-
-
-def whole_pixels(posterior: SetPosterior) -> EmitterSet:
-    return Whole(posterior).point_estimate()
 
 
 class Variant(NamedTuple):
@@ -85,13 +69,10 @@ class Variant(NamedTuple):
     loss: Loss = loss_of
     optimizers: OptimizerChoice = choose_optimizers
     finish: Callable[[Localizer], None] | None = None
-    """what is done to the trained model"""
+    """applied to the trained model"""
     start: str | None = None
-    change: Callable[[], None] | None = None
-    """of networks or movies"""
     second: Callable[[TrainConfig, Localizer], Loss] | None = None
-    """the loss of a second network, trained for half of the time, that follows on a first one,
-    trained for the other half"""
+    """the loss of a second network, given a first one; each is trained for half of the time"""
     first: tuple[str, ...] = ()
     """settings of that first network"""
     read_out: Callable[[SetPosterior], EmitterSet] = SetPosterior.point_estimate
@@ -115,22 +96,13 @@ VARIANTS = {
     "best association": Variant(loss=loss_with(best_association), read_out=unowned),
     "belief propagation": Variant(loss=loss_with(belief_propagation), read_out=unowned),
     "DECODE's count and mixture": Variant(loss=loss_with(count_and_mixture), read_out=unowned),
-    "soft, then owned": Variant(loss=then_owned(soft_association)),
-    "mixture, then owned": Variant(loss=then_owned(count_and_mixture)),
+    "soft, then owned": Variant(loss=then_owned(soft_association, CLOCK)),
+    "mixture, then owned": Variant(loss=then_owned(count_and_mixture, CLOCK)),
     # a fall over no time at all leaves the learning rate constant
     "schedule-free": Variant(
         ("training.decay_share=1.0e-9",), optimizers=SCHEDULE_FREE, finish=SCHEDULE_FREE.finish
     ),
     "SOAP": Variant(optimizers=soap),
-    "density rising": Variant(change=density_rising),
-    "counts standardized": Variant(change=seen_as(counts_standardized)),
-    "no logarithm": Variant(change=seen_as(no_logarithm)),
-    "five frames": Variant(change=five_frames),
-    "subpixel heads": Variant(
-        loss=loss_with(owned_pixels), change=quarters_of_pixels, read_out=whole_pixels
-    ),
-    "second pass": Variant(second=second_pass),
-    "second pass, same start": Variant(second=partial(second_pass, same_start=True)),
     "distilled": Variant(second=distilled, first=WIDE),
 }
 
@@ -138,8 +110,6 @@ VARIANTS = {
 def train_one(recipe: Path, name: str, minutes: float, out: Path) -> dict[str, Any]:
     """Train a variant and score it."""
     variant = VARIANTS[name]
-    if variant.change is not None:
-        variant.change()
     config = load_config(recipe, list(variant.settings))
     loss = variant.loss
     if variant.second is not None:
@@ -164,7 +134,7 @@ def trained(
 ) -> tuple[Localizer, int]:
     """A model trained for some minutes of the processor, and its number of steps."""
     only_at_the_end = ("training.validate_every=1000000", "training.patience=0")
-    clock.start(minutes)
+    CLOCK.start(minutes)
     *_, last = train(
         load_config(recipe, [*settings, *only_at_the_end]),
         file,
@@ -173,7 +143,7 @@ def trained(
         start=None if variant.start is None else load_model(variant.start),
         loss=loss,
         optimizers=variant.optimizers,
-        clock=clock,
+        clock=CLOCK,
     )
     model = Localizer.load(file)
     if variant.finish is not None:

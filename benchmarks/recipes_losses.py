@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import (
     adaptive_avg_pool2d,
-    avg_pool2d,
     logsigmoid,
     max_pool2d,
     pad,
     softplus,
 )
 
-from decode.config import Optimization
+from decode.config import Optimization, TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import Simulation
 from decode.network.localizer import Localizer
@@ -29,8 +29,28 @@ from decode.training.validation import posterior_of
 Density = Callable[[SetPosterior, EmitterSet], Tensor]
 
 
+@final
+class Clock:
+    """Seconds of processor time, which other work on the machine does not change."""
+
+    def __init__(self) -> None:
+        self._began, self._budget = 0.0, math.inf
+
+    def start(self, minutes: float) -> None:
+        """Begin a training of so many minutes."""
+        self._began, self._budget = self(), 60 * minutes
+
+    def __call__(self) -> float:
+        return time.process_time()
+
+    @property
+    def share(self) -> float:
+        """Share of the training that is done."""
+        return min(1.0, (self() - self._began) / self._budget)
+
+
 def owned_pixels(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """The package's own."""
+    """The density of the package's own loss."""
     return posterior.log_prob(posterior.thin(emitters)).sum()
 
 
@@ -195,6 +215,36 @@ def loss_with(density: Density) -> Loss:
     return loss
 
 
+def then_owned(first: Density, clock: Clock) -> Loss:
+    """A loss that changes linearly into that of owned pixels over the training."""
+
+    def mixed(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
+        share = clock.share
+        early, late = first(posterior, emitters), owned_pixels(posterior, emitters)
+        return (1 - share) * early + share * late
+
+    return loss_with(mixed)
+
+
+def distilled(config: TrainConfig, teacher: Localizer) -> Loss:
+    """Half the loss is the cross-entropy with a teacher's posterior.
+
+    (Hinton, Vinyals and Dean, arXiv:1503.02531)
+    """
+
+    def loss(model: Localizer, batch: Simulation, plan: Optimization) -> Tensor:
+        with torch.no_grad():
+            taught = posterior_of(teacher, batch)
+
+        def both(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
+            own = owned_pixels(posterior, emitters)
+            return (own - cross_entropy(taught, posterior)) / 2
+
+        return loss_with(both)(model, batch, plan)
+
+    return loss
+
+
 @final
 @dataclass(frozen=True)
 class Unowned:
@@ -235,31 +285,3 @@ class Unowned:
             probability=at(total).clamp(max=1),
             xyz_sigma=torch.stack([sigma_x, sigma_y, at(post.z_sigma_nm)], 1),
         )
-
-
-@final
-class Whole:
-    """Whole pixels of a posterior in which quarters of pixels own their areas; read out like the
-    package's own."""
-
-    def __init__(self, quarters: SetPosterior) -> None:
-        self.quarters = quarters
-        # shares of one molecule, which add up
-        self.probability = (4 * avg_pool2d(quarters.probability, 2)).clamp(max=1)
-        self.background = avg_pool2d(quarters.background, 2)
-        self.pixel_size_nm = 2 * quarters.pixel_size_nm
-        self.z_nm, self.metadata = quarters.z_nm, quarters.metadata
-
-    def _moments(self, frame: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        at = [(frame, 2 * row + down, 2 * column + right) for down in (0, 1) for right in (0, 1)]
-        mean, variance = (
-            torch.stack(m)
-            for m in zip(*(self.quarters._moments(*where) for where in at), strict=True)
-        )
-        share = torch.stack([self.quarters.probability[where] for where in at])[..., None].double()
-        share = share / share.sum(0)
-        centre = (share * mean).sum(0)
-        return centre, (share * (variance + (mean - centre) ** 2)).sum(0)
-
-    def point_estimate(self) -> EmitterSet:
-        return SetPosterior.point_estimate(cast(SetPosterior, self))

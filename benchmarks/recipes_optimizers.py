@@ -7,10 +7,15 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+
+from decode.config import Optimization
+from decode.network.localizer import Localizer
+from decode.training.learner import choose_optimizers
 
 
 @final
-class ScheduleFreeAdamW(torch.optim.Optimizer):
+class ScheduleFreeAdamW(Optimizer):
     """Schedule-free AdamW (Defazio et al., NeurIPS 2024, algorithm 1).
 
     Gradients are taken between the sequence that Adam moves and its average, weighted by squared
@@ -58,7 +63,7 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
 
 
 @final
-class SOAP(torch.optim.Optimizer):
+class SOAP(Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv:2409.11321, algorithms
     3 and 4).
 
@@ -122,3 +127,26 @@ class SOAP(torch.optim.Optimizer):
                         state["square"] = state["square"].index_select(side, order)
                         state["bases"][side] = torch.linalg.qr(gram @ basis[:, order]).Q
         return loss
+
+
+@final
+class ScheduleFree:
+    """Schedule-free AdamW for all weights; the model that is kept is its own average."""
+
+    def __call__(self, model: Localizer, plan: Optimization) -> list[Optimizer]:
+        self._weights = list(model.parameters())
+        self._optimizer = ScheduleFreeAdamW(self._weights, plan.learning_rate)
+        return [self._optimizer]
+
+    @torch.no_grad()
+    def finish(self, model: Localizer) -> None:
+        """Give the trained model the average of the optimizer."""
+        for kept, weight in zip(model.parameters(), self._weights, strict=True):
+            kept.copy_(self._optimizer.average_of(weight))
+
+
+def soap(model: Localizer, plan: Optimization) -> list[Optimizer]:
+    """SOAP in place of Muon."""
+    adam, muon = choose_optimizers(model, plan)
+    weights = muon.param_groups[0]["params"]
+    return [adam, SOAP(weights, plan.learning_rate, weight_decay=plan.weight_decay)]

@@ -116,13 +116,7 @@ def _read(
     path: Path, *, preset: bool, pixel_size_nm: float | None, em_gain: float | None
 ) -> CameraFile:
     content = dict(_mapping(path))
-    if preset and em_gain is None and "em_gain" in content:
-        raise ValueError(
-            f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain"
-        )
-    if em_gain is not None and "em_gain" not in content:
-        named = f"the camera {path.stem} has" if preset else f"{path} is of a camera with"
-        raise ValueError(f"{named} no EM gain; leave --em-gain out")
+    _check_em_gain(path, preset=preset, content=content, em_gain=em_gain)
     stated = {"pixel_size_nm": pixel_size_nm, "em_gain": em_gain}
     content |= {name: value for name, value in stated.items() if value is not None}
     numbers = {
@@ -131,13 +125,38 @@ def _read(
         if content.get(name) is not None
     }
     maps = {name: _map(path, name, content[name]) for name in MAPS.values() if name in content}
-    if "pixel_size_nm" not in numbers:
+    _check_complete(path, preset=preset, numbers=numbers, maps=maps)
+    pixel_size_nm = numbers.pop("pixel_size_nm")
+    try:
+        fields: dict[str, Any] = {**numbers, **_fields_of(maps, numbers)}
+        return CameraFile(camera=Camera(**fields), pixel_size_nm=pixel_size_nm)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _check_em_gain(
+    path: Path, *, preset: bool, content: Mapping[str, object], em_gain: float | None
+) -> None:
+    if preset and em_gain is None and "em_gain" in content:
+        raise ValueError(
+            f"the camera {path.stem} has an EM gain that its user sets; state it with --em-gain"
+        )
+    if em_gain is not None and "em_gain" not in content:
+        named = f"the camera {path.stem} has" if preset else f"{path} is of a camera with"
+        raise ValueError(f"{named} no EM gain; leave --em-gain out")
+
+
+def _check_complete(
+    path: Path, *, preset: bool, numbers: Mapping[str, float], maps: Mapping[str, Tensor]
+) -> None:
+    """Each quantity is stated once, and all maps have one size."""
+    if preset and "pixel_size_nm" not in numbers:
         raise ValueError(
             f"the camera {path.stem} states no pixel size, which depends on the optics; state "
             "it with --pixel-size"
-            if preset
-            else f"{path}: pixel_size_nm is missing"
         )
+    if "pixel_size_nm" not in numbers:
+        raise ValueError(f"{path}: pixel_size_nm is missing")
     for name, instead in MAPS.items():
         if name in numbers and instead in maps:
             raise ValueError(
@@ -152,8 +171,10 @@ def _read(
             "movie"
         )
 
-    fields: dict[str, Any] = dict(numbers)
-    pixel_size_nm = fields.pop("pixel_size_nm")
+
+def _fields_of(maps: Mapping[str, Tensor], numbers: Mapping[str, float]) -> dict[str, Tensor]:
+    """The fields of `Camera` that maps state."""
+    fields: dict[str, Tensor] = {}
     if "offset_map" in maps:
         fields["baseline"] = maps["offset_map"]
     if "gain_map" in maps:
@@ -162,15 +183,13 @@ def _read(
         variance = maps["read_variance_map"]
         bad = variance >= BAD_VARIANCE
         if bool(bad.all()):
-            raise ValueError(f"{path}: read_variance_map marks all pixels as bad; measure it again")
+            raise ValueError("read_variance_map marks all pixels as bad; measure it again")
         if bool(bad.any()):
             fields["bad"] = bad
             variance = torch.where(bad, variance[~bad].median(), variance)
-        fields["read_noise_e"] = variance.sqrt() * fields["e_per_adu"]
-    try:
-        return CameraFile(camera=Camera(**fields), pixel_size_nm=pixel_size_nm)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        e_per_adu = fields["e_per_adu"] if "gain_map" in maps else numbers["e_per_adu"]
+        fields["read_noise_e"] = variance.sqrt() * e_per_adu
+    return fields
 
 
 def camera_inputs(path: str | Path) -> tuple[Path, ...]:

@@ -36,6 +36,9 @@ SUFFIXES = (".hdf5", ".h5")
 CONTINUATION, ATTRIBUTE = 0x10, 0x0C
 """types of messages in the header of an object"""
 
+ATTRIBUTE_LAYOUT = {1: (8, 8), 2: (8, 1), 3: (9, 1)}
+"""by version, the first byte of an attribute's name, and the multiple of bytes to which its parts
+are padded"""
 HEAP_ID = 16
 """bytes by which the header of an object refers to a text; the first hold its length"""
 
@@ -167,7 +170,7 @@ def _attributes(content: mmap.mmap, address: int, base: int) -> Iterator[tuple[b
         if kind != ATTRIBUTE:
             continue
         version, *sizes = struct.unpack_from("<BxHHH", message)
-        start, multiple = (9, 1) if version == 3 else (8, 8 if version == 1 else 1)
+        start, multiple = ATTRIBUTE_LAYOUT.get(version, ATTRIBUTE_LAYOUT[2])
         name = message[start : start + sizes[0]].partition(b"\0")[0]
         # type and shape lie between name and value
         yield name, message[start + sum(math.ceil(n / multiple) * multiple for n in sizes) :]

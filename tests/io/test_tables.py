@@ -310,7 +310,7 @@ def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("frame,x [px],y [px]\n1,2,3\n", "say how large one is"),
+        ("frame,x [px],y [px]\n1,2,3\n", "state the side of one"),
         ("frame,x [inch],y [inch]\n1,2,3\n", "lengths in 'inch'"),
         (
             "frame,x [nm],y [nm],intensity [ADU]\n1,2,3,4\n",
@@ -400,7 +400,7 @@ def test_the_columns_of_picasso_are_in_its_pixels_whatever_the_file(
     if index:
         header, rows = ["", *header], [(0, *row) for row in rows]
     (tmp_path / "locs.csv").write_text(text(header, rows))
-    with pytest.raises(ValueError, match="say how large one is"):
+    with pytest.raises(ValueError, match="state the side of one"):
         read_table(tmp_path / "locs.csv")
     table = read_table(tmp_path / "locs.csv", pixel_size_nm=100)
     assert table.frame.tolist() == [4]

@@ -104,7 +104,7 @@ def test_a_parquet_table_of_another_program_is_read_by_its_units(tmp_path: Path)
         {"frame": [0, 4], "x [um]": [0.5, 1.0], "y [px]": [2.0, None], "list": [[1]] * 2}
     )
     pq.write_table(table, tmp_path / "table.parquet")
-    with pytest.raises(ValueError, match="is in pixels: say how large one is"):
+    with pytest.raises(ValueError, match="is in pixels: state the side of one"):
         read_table(tmp_path / "table.parquet")
     with pytest.raises(ValueError, match="has rows without a position"):
         read_table(tmp_path / "table.parquet", pixel_size_nm=100.0)

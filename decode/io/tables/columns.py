@@ -103,32 +103,15 @@ def from_named(
 
     A quantity that is given in pixels and in nm is taken in nm.
     """
-
-    def nm(unit: str) -> float:
-        if unit == "px" and pixel_size_nm is None:
-            raise ValueError(f"{path} is in pixels: say how large one is (--pixel-size, in nm)")
-        scales = NM_PER | {"px": pixel_size_nm or 1.0}
-        if unit not in scales:
-            raise ValueError(
-                f"{path} has lengths in {brief(unit)}; the units known are nm, um and px"
-            )
-        return scales[unit]
-
-    def photons(unit: str) -> float:
-        if unit not in ("photon", "photons", ""):
-            raise ValueError(f"{path} has intensities in {brief(unit)}; export them in photons")
-        return 1.0
-
     units = {label: unit_of(label) for label in labelled}
     values: Columns = {}
     used: set[str] = set()
-    for aliases, scale in ((LENGTHS, nm), (PHOTONS, photons), (OTHERS, None)):
-        for name, choices in aliases.items():
-            label = _label_of(path, units, choices)
-            if label is not None:
-                factor = 1.0 if scale is None else scale(units[label][1])
-                values[name] = labelled[label].astype(np.float64) * factor
-                used.add(label)
+    for name, choices in (LENGTHS | PHOTONS | OTHERS).items():
+        label = _label_of(path, units, choices)
+        if label is not None:
+            factor = _factor(path, name, units[label][1], pixel_size_nm)
+            values[name] = labelled[label].astype(np.float64) * factor
+            used.add(label)
     missing = [name for name in ("frame", "x", "y") if name not in values]
     if missing:
         raise ValueError(
@@ -141,6 +124,20 @@ def from_named(
     metadata = {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
     others = {label: column for label, column in labelled.items() if label not in used}
     return emitters_of(values, metadata, others)
+
+
+def _factor(path: Path, name: str, unit: str, pixel_size_nm: float | None) -> float:
+    """From a column's unit to nm or photons."""
+    if name in PHOTONS and unit not in ("photon", "photons", ""):
+        raise ValueError(f"{path} has intensities in {brief(unit)}; export them in photons")
+    if name not in LENGTHS:
+        return 1.0
+    if unit == "px" and pixel_size_nm is None:
+        raise ValueError(f"{path} is in pixels: state the side of one with --pixel-size, in nm")
+    scales = NM_PER | {"px": pixel_size_nm or 1.0}
+    if unit not in scales:
+        raise ValueError(f"{path} has lengths in {brief(unit)}; the units known are nm, um and px")
+    return scales[unit]
 
 
 def _label_of(

@@ -127,7 +127,7 @@ def read_text(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     if bare and {"lpx", "lpy", "sx", "sy"} & columns.keys():
         if pixel_size_nm is None:
             raise ValueError(
-                f"{path} is in Picasso's pixels: say how large one is (--pixel-size, in nm)"
+                f"{path} is in Picasso's pixels: state the side of one with --pixel-size, in nm"
             )
         return emitters_of_locs(path, columns, {"pixel_size_nm": pixel_size_nm})
     return from_named(path, columns, first_frame=1, pixel_size_nm=pixel_size_nm)

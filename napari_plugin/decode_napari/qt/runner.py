@@ -87,34 +87,27 @@ class Runner(QObject):
             ended: called at the end, however that comes.
             failed: called with what the verb raised; None says it in a notification.
         """
-        failed = failed or complain
+        refuse = failed or complain
         try:
             generator = verb()
         except Exception as error:
-            failed(error)
+            refuse(error)
             return
         self.stop()
         stop = self._stop = Stop()
         self.title = title
 
         def on_report(progress: Progress[Any]) -> None:
-            if self._stop is not stop:
-                return
-            for warning in progress.warnings:
-                show_warning(warning)
-            if reported is not None:
-                reported(progress)
-            self.reported.emit(progress)
+            if self._stop is stop:
+                self._report(progress, reported)
 
         def on_end(end: _End) -> None:
             if self._stop is not stop:
                 return
             self._stop, self._worker = None, None
-            error = end.error
-            if error is None and not end.stopped and returned is not None:
-                error = _tried(returned, end.result)
+            error = end.error if returned is None else _handed_over(end, returned)
             if error is not None:
-                failed(error)
+                refuse(error)
             if ended is not None:
                 ended()
             self.ended.emit()
@@ -124,6 +117,15 @@ class Runner(QObject):
         self._worker.returned.connect(on_end)
         self.began.emit(title)
         self._worker.start()
+
+    def _report(
+        self, progress: Progress[Any], reported: Callable[[Progress[Any]], None] | None
+    ) -> None:
+        for warning in progress.warnings:
+            show_warning(warning)
+        if reported is not None:
+            reported(progress)
+        self.reported.emit(progress)
 
     def stop(self) -> None:
         """Ask the verb to end; what it has reported stays."""
@@ -165,10 +167,12 @@ def _guarded(verb: Verb) -> Steps[_End]:
     return _End(result=result)
 
 
-def _tried(returned: Callable[[Any], None], result: Any) -> Exception | None:
-    """Hand over a result; what is refused is an error as any other."""
+def _handed_over(end: _End, returned: Callable[[Any], None]) -> Exception | None:
+    """The error of a verb, or else that of the function that its result, if any, is given to."""
+    if end.error is not None or end.stopped:
+        return end.error
     try:
-        returned(result)
+        returned(end.result)
     except (ValueError, OSError) as error:
         return error
     return None
