@@ -33,6 +33,7 @@ from decode.verbs.sweep import Chunk, sweep
 
 SAMPLE = Path(__file__).parents[1] / "sample_data"
 CAMERA = read_camera(SAMPLE / "camera.yaml")
+STEADY = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5)
 Counts = npt.NDArray[np.float32]
 
 
@@ -308,6 +309,38 @@ def test_molecules_are_no_bad_pixels(name: str, n_frames: int) -> None:
 def test_real_molecules_are_no_bad_pixels(shared_data: Path) -> None:
     with open_movie(shared_data / "challenge2016_as" / "frames.tif") as movie:
         assert not defects_of(movie, CAMERA.camera).sentences
+
+
+def spots(centres: list[tuple[float, float]], sigma_px: float) -> torch.Tensor:
+    """(48, 48) light of spots with a height of 1."""
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    square = [(y - top) ** 2 + (x - left) ** 2 for top, left in centres]
+    return torch.stack(square).div(-2 * sigma_px**2).exp().sum(0)
+
+
+def test_light_that_falls_off_to_the_border_is_no_bad_row(rng: torch.Generator) -> None:
+    filament = spots([(3.0, left / 2) for left in range(-10, 106)], 1.0)
+    movie = STEADY.sample((20 + 150 * filament).expand(40, 48, 48), rng)
+    assert not defects_of(movie, STEADY).pixels.bad.any()
+
+
+def test_a_pixel_between_molecules_that_shine_after_one_another_is_not_bad(
+    rng: torch.Generator,
+) -> None:
+    """It alone is lit in most of the frames."""
+    light = torch.full((40, 48, 48), 20.0)
+    light[:18] += 600 * spots([(29.0, 29.0)], 0.7)
+    light[18:36] += 600 * spots([(31.0, 31.0)], 0.7)
+    assert not defects_of(STEADY.sample(light, rng), STEADY).pixels.bad.any()
+
+
+def test_bad_pixels_of_the_border_and_of_corners_are_found(rng: torch.Generator) -> None:
+    movie, bad = STEADY.sample(torch.full((40, 48, 48), 20.0), rng), torch.zeros(48, 48).bool()
+    movie[:, 0, 0], movie[:, 0, 20], movie[:, 9, 0] = 100, 65535, 100
+    movie[:, 30, 47] += 250
+    movie[:, 47] += 120
+    bad[[0, 0, 9, 30], [0, 20, 0, 47]] = bad[47] = True
+    np.testing.assert_array_equal(defects_of(movie, STEADY).pixels.bad, bad)
 
 
 def test_hot_pixels_that_the_cameras_maps_know_are_none(rng: torch.Generator) -> None:

@@ -76,6 +76,8 @@ class _Pixels(NamedTuple):
     """standard deviation of the camera at the median light of the neighbours, photons"""
     halves: tuple[Array, Array]
     """median light of every other frame, and of those between, over that of all pixels"""
+    in_turn: tuple[Array, Array]
+    """the same of the first half of the movie, and of the second"""
     floor: Array
     """variance of the camera without light, photons^2"""
     n_frames: int
@@ -97,7 +99,9 @@ class _Pixels(NamedTuple):
         floor = np.broadcast_to(camera.noise_floor.double().cpu().numpy(), steady.shape)
         noise = np.sqrt(gain * _beside(steady, BESIDE_MEDIAN).clip(0) + floor + 1e-12)
         halves = np.median(light[::2], 0), np.median(light[1::2], 0)
-        return cls(steady, _common_variance(light), noise, halves, floor, n_frames)
+        middle = n_frames // 2
+        in_turn = np.median(light[:middle], 0), np.median(light[middle:], 0)
+        return cls(steady, _common_variance(light), noise, halves, in_turn, floor, n_frames)
 
     @property
     def off(self) -> Array:
@@ -125,15 +129,11 @@ class _Pixels(NamedTuple):
         return square * min(1.0, float(np.median(self.variance / square)))
 
     def steadily_off(self) -> Bools:
-        """Pixels that are brighter or darker than light of the sample explains."""
-        beside, around = _beside(self.steady, BESIDE_MEDIAN), _around(self.steady)
-        bright, dark = _beside(self.steady, THIRD_BRIGHTEST), _beside(self.steady, THIRD_DARKEST)
+        """Pixels that are brighter or darker than light of the sample explains, in both halves of
+        the movie: a median of blinking molecules is not blurred as their light is."""
         limit = max(STEADY_NOISES, STEADY_SIGMAS * _spread(self.off)) * self.noise
-        too_bright = self.steady - bright - OPTICAL_LIGHT * (bright - around).clip(0) > limit
-        # between spots pixels are darker than beside them by no more than these are brighter than
-        # all around
-        too_dark = dark - self.steady - (beside - around).clip(0) > limit
-        found: Bools = too_bright | too_dark
+        first, second = (_unlike_light(half, limit) for half in self.in_turn)
+        found: Bools = _unlike_light(self.steady, limit) & first & second
         return found
 
     def varied(self) -> Bools:
@@ -155,12 +155,17 @@ class _Pixels(NamedTuple):
 
     def with_lines(self, bad: Bools) -> Bools:
         """Bad pixels, and whole columns and rows that differ or hold many of them."""
-        off = self.off
+        beside, around = _beside(self.steady, BESIDE_MEDIAN), _around(self.steady)
+        brighter = self.off - OPTICAL_LIGHT * (beside - around).clip(0) / self.noise
+        # light falls off to what is dim in the whole frame
+        dim = np.minimum(beside, np.median(self.steady))
+        darker = (dim - self.steady) / self.noise
         for axis in (0, 1):
-            if off.shape[axis] < SHORTEST_LINE_PX:
+            if self.off.shape[axis] < SHORTEST_LINE_PX:
                 continue
-            line = np.median(off, axis, keepdims=True)
-            bad = bad | (np.abs(line) > max(LINE_NOISES, STEADY_SIGMAS * _spread(line)))
+            limit = max(LINE_NOISES, STEADY_SIGMAS * _spread(np.median(self.off, axis)))
+            for more in (brighter, darker):
+                bad = bad | (np.median(more, axis, keepdims=True) > limit)
             bad = bad | (bad.mean(axis, keepdims=True) > WHOLE_LINE)
         return bad
 
@@ -314,9 +319,23 @@ def _common_variance(light: npt.NDArray[np.float32]) -> Array:
 
 def _around(image: Array) -> Array:
     """Median of the surrounding pixels, on a grid of every other one."""
-    coarse = ndimage.median_filter(image[::2, ::2], AROUND_PX, mode="mirror")
+    # a mirror would show bright light beside a border twice
+    coarse = ndimage.median_filter(image[::2, ::2], AROUND_PX, mode="nearest")
     fine: Array = coarse.repeat(2, 0).repeat(2, 1)[: image.shape[0], : image.shape[1]]
     return fine
+
+
+def _unlike_light(steady: Array, limit: Array) -> Bools:
+    """Pixels whose light differs by more than a limit from what those beside them allow."""
+    beside, around = _beside(steady, BESIDE_MEDIAN), _around(steady)
+    # where light falls off to the border, all that a mirror shows beyond it is brighter
+    bright, dark = (_beside(steady, ranks, "edge") for ranks in (THIRD_BRIGHTEST, THIRD_DARKEST))
+    too_bright = steady - bright - OPTICAL_LIGHT * (bright - around).clip(0) > limit
+    # between spots pixels are darker than beside them by no more than these are brighter than
+    # all around
+    too_dark = dark - steady - (beside - around).clip(0) > limit
+    found: Bools = too_bright | too_dark
+    return found
 
 
 def _spread(values: Array) -> float:
@@ -327,6 +346,8 @@ def _spread(values: Array) -> float:
 def _beside(image: Array, ranks: slice, border: Literal["reflect", "edge"] = "reflect") -> Array:
     """Mean of those of the eight neighbours with the given ranks, from the lowest."""
     padded = np.pad(image, 1, mode=border)
+    # a corner would otherwise be three of its own neighbours
+    padded[[0, 0, -1, -1], [0, -1, 0, -1]] = image[[1, 1, -2, -2], [1, -2, 1, -2]]
     height, width = image.shape
     corners = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
     ring = np.stack([padded[y : y + height, x : x + width] for y, x in corners])
