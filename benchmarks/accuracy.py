@@ -1,14 +1,14 @@
-"""How accurate a model is, on simulations of its recipe: isolated molecules against the bound, and
+"""Accuracy of a model on simulations of its recipe: isolated molecules against the bound, and
 crowded ones.
 
     python benchmarks/accuracy.py [--model gaussian-2d] [--recipe train.yaml] [--n 400] [--movies 6]
     [-o docs/images]
 
-Isolated molecules shine in one frame only, so neither network nor bound has more than that frame to
-go by.  PSF and background are in the middle of the recipe's ranges (for a Gaussian, three widths),
-the cameras an EMCCD and an sCMOS in the middle of theirs, or the recipe's own; the noise is that of
-the seed.  Crowded molecules are scored as the SMLM Challenge 2016 does; those below a quarter of
-the mean flux need not be found.
+Isolated molecules are on in one frame only, so that network and bound use the same data.  PSF and
+background are in the middle of the recipe's ranges (for a Gaussian, three widths), the cameras an
+EMCCD and an sCMOS in the middle of theirs, or the recipe's own; the noise is that of the seed.
+Crowded molecules are scored as the SMLM Challenge 2016 does; those below a quarter of the mean flux
+need not be found.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AXES = ("x", "y", "z")
 
 
 class Optics(NamedTuple):
-    """A PSF, and what the model is conditioned on."""
+    """A PSF, and the values that the model is conditioned on."""
 
     name: str
     psf: PSF
@@ -128,8 +128,8 @@ def scmos(prior: CameraPrior) -> Camera:
 
 
 def fluxes_of(config: TrainConfig) -> list[float]:
-    """Photons within the recipe's range: round numbers, or its ends and middle where it is
-    narrow."""
+    """Photons within the recipe's range: round numbers, or the ends and the middle of a narrow
+    range."""
     low, high = config.scene.flux_photons
     round_numbers = [f for f in (1000.0, 2000.0, 5000.0, 15000.0) if low <= f <= high]
     return round_numbers if len(round_numbers) >= 3 else [low, math.sqrt(low * high), high]
@@ -152,7 +152,7 @@ def isolated_row(r: Isolated) -> str:
 
 
 def summary(results: Sequence[Isolated]) -> str:
-    """Root mean squares over rows, over those of the bound."""
+    """Root mean square errors over rows, divided by those of the bound."""
     parts = []
     for axis, name in enumerate(AXES):
         bound = math.hypot(*(r.bound_nm[axis] for r in results))
@@ -164,7 +164,7 @@ def summary(results: Sequence[Isolated]) -> str:
 
 
 class Key(NamedTuple):
-    """What a row of isolated molecules is about."""
+    """The conditions of a row of isolated molecules."""
 
     camera: str
     optics: str
@@ -270,8 +270,8 @@ def main() -> None:
 def draw(
     results: Mapping[Key, Isolated], rows: Sequence[Mapping[str, float]], axial: bool, file: Path
 ) -> None:
-    """Errors of isolated molecules beside the bound, honesty of the sigmas, and Jaccard index by
-    density."""
+    """Draw errors of isolated molecules with their bound, calibration of the sigmas, and Jaccard
+    index by density."""
     matplotlib.use("Agg")
     first = next(iter(results))
     shown = [

@@ -1,4 +1,4 @@
-"""Where the movies lie that are no part of the project."""
+"""The folder of movies that are not part of the project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def folder(data: Path, name: str) -> Path:
-    """One movie's folder; without it, the benchmark ends here, with a sentence."""
+    """One movie's folder; if it is absent, the benchmark ends with a sentence."""
     if not (data / name).is_dir():
         print(
             f"Skipped: there is no folder {name} in {data}; name the folder that holds it, or set "

@@ -5,13 +5,13 @@ published shape.
     [--device cpu]
 
 DECODE (Speiser et al., Nature Methods 18, 1082, 2021) is built here from its description, network
-and loss; where that leaves a choice, the cheaper is taken (two convolutions a stage, pooling by
-maximum, 1x1 convolutions before the upsampling).  Both train on the same simulated movies, of which
-every frame gets a loss; DECODE sees each in a window of three.  A step is forward pass, loss,
+and loss; where it leaves a choice, the cheaper option is taken (two convolutions a stage, pooling
+by maximum, 1x1 convolutions before the upsampling).  Both train on the same simulated movies, of
+which every frame gets a loss; DECODE sees each in a window of three.  A step is forward pass, loss,
 backward pass, clipping, optimizer and, for ours, the running average of the weights.  The
-simulation is left out of it for both (DECODE draws ahead, `decode train` as it goes) and timed
-apart. All alternate in one process, each in the memory layout in which it is faster; times and
-ratios are medians.
+simulation is left out for both (DECODE simulates in advance, `decode train` during training) and
+timed separately.  All alternate in one process, each in the memory layout in which it is faster;
+times and ratios are medians.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ THEIRS = "DECODE's shape"
 WIDTH = 48
 """features of DECODE's first level"""
 SCALE = (1.0, 1.0, 1000.0, 10000.0)
-"""what DECODE's x, y [px], z [nm] and photons are divided by"""
+"""units of DECODE's x, y [px], z [nm] and photons"""
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 

@@ -1,14 +1,14 @@
-"""What a movie shows, by its moments and by a small neural posterior over the simulator's
+"""Estimates of a movie by its moments, and by a small neural posterior over the simulator's
 parameters.
 
-    decode calibrate psf sample_data/beads_3d.tif --camera sample_data/camera.yaml -o psf.h5 python
-    benchmarks/estimate.py psf.h5 --camera sample_data/camera.yaml [--movie frames.tif
-    activations.csv]
+    decode calibrate psf sample_data/beads_3d.tif --camera sample_data/camera.yaml -o psf.h5
+    python benchmarks/estimate.py psf.h5 --camera sample_data/camera.yaml
+        [--movie frames.tif activations.csv]
 
 The posterior (Papamakarios and Murray, NeurIPS 2016: a mixture of Gaussians of full covariance, by
 maximum likelihood) sees the moments that `estimate_scene` fits, or those and frames, and is trained
 on movies of the prior from which the
-test movies come.  That favours it: the moments know no such prior.
+test movies come.  This favours the posterior, as the moments have no such prior.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ BLUR_NM = (0.0, 60.0)
 LINEAR = ("psf_blur_nm", "z_low_nm", "z_high_nm")
 PARAMETERS = (*LOG, *LINEAR)
 UNIT_NM = 100.0
-"""lengths are counted in it, so that their numbers are of the size of the logarithms"""
+"""unit of lengths, in which their numbers are of the size of the logarithms"""
 CLIPS, CLIP = 16, 3
-"""short pieces of a movie that the network sees, and their length, frames"""
+"""number of short pieces of a movie that the network sees, and their length, frames"""
 TEST_SEEDS = 2_000_000
 
 
@@ -239,7 +239,8 @@ def _lower(entries: Tensor, d: int) -> Tensor:
 
 
 def train(data: Movies, *, frames: bool, seed: int, epochs: int) -> NeuralPosterior:
-    """Maximum likelihood, stopped where a tenth of the movies, held out, is likeliest."""
+    """Train by maximum likelihood, stopped at the best likelihood of a held-out tenth of the
+    movies."""
     torch.manual_seed(seed)
     order = torch.randperm(len(data.truth))
     held, rest = order[: len(order) // 10], order[len(order) // 10 :]
@@ -323,12 +324,12 @@ def table(title: str, found: Array, truth: Array) -> None:
 def true_scene(
     activations: Path, window: range, frames: Tensor, camera: Camera, psf: PSF
 ) -> dict[str, float]:
-    """What molecules did in these frames (numbered from 0), from a table with the header of the
-    SMLM Challenge.
+    """The true scene of these frames (numbered from 0), from a table with the header of the SMLM
+    Challenge.
 
-    A molecule is fully on in frames that are neither its first nor its last; the depth is that of
-    the even slab with the mean and the variance of theirs; photons are those within the PSF's
-    patch, by regression of the light's changes; the background is what light is left without them.
+    A molecule is on throughout frames that are neither its first nor its last; the depth is that of
+    the uniform slab with the same mean and variance; photons are those within the PSF's patch, by
+    regression of the changes of light; the background is the remaining light.
     """
     rows = np.genfromtxt(activations, delimiter=",", skip_header=1)
     _, molecule, count = np.unique(rows[:, 2:5], axis=0, return_inverse=True, return_counts=True)
@@ -369,7 +370,7 @@ def true_scene(
 def simulate(
     arguments: argparse.Namespace, psf: PSF, z_range_nm: tuple[float, float], camera: Camera
 ) -> Movies:
-    """Movies to train on, as many as the time allows."""
+    """Simulate movies to train on, as many as the time allows."""
     features, pieces, truth = [], [], []
     end = time.process_time() + 60 * arguments.minutes
     for seed in range(arguments.train):

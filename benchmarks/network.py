@@ -1,5 +1,5 @@
-"""Cost of the network: multiply-accumulates a pixel, and its arithmetic rate beside that of a bare
-convolution.
+"""Cost of the network: multiply-accumulates per pixel, and its arithmetic rate compared with that
+of a bare convolution.
 
     python benchmarks/network.py [--model gaussian-2d] [--threads N]
 

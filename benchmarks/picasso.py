@@ -1,4 +1,4 @@
-"""Side by side with Picasso (Schnitzbauer et al., Nature Protocols 12, 1198, 2017) on the same
+"""Comparison with Picasso (Schnitzbauer et al., Nature Protocols 12, 1198, 2017) on the same
 simulated movies.
 
     python benchmarks/picasso.py [DATA] [--movie sim_2d sim_astigmatic] [--model gaussian-2d
@@ -9,8 +9,8 @@ Picasso runs in a virtual environment of its own (--venv or PICASSO_VENV), which
 in 3D, its own calibration from the movie's beads, both by its Gaussians and by its splines, fitted
 by maximum likelihood.  Box, least net gradient and the share of fits kept by their quality are
 those with the best efficiency on the very movie that is scored, which no user could choose; nothing
-of ours is chosen that way.  Both tables are scored by `decode.metrics` as the SMLM Challenge
-does: a constant offset is taken off, and molecules below 300 photons need not be found.
+of decode is chosen that way.  Both tables are scored by `decode.metrics` as the SMLM Challenge
+does: a constant offset is subtracted, and molecules below 300 photons need not be found.
 
 DATA holds sim_2d and sim_astigmatic, each with frames.tif, beads.tif, activations.csv and
 acquisition.json.
@@ -57,7 +57,7 @@ largest likelihood"""
 
 
 def environment(where: Path) -> Path:
-    """The Python of the virtual environment that has Picasso, which is made where there is none."""
+    """The Python of Picasso's virtual environment, which is made where there is none."""
     python = where / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.is_file():
         print(f"installing picassosr into {where}", file=sys.stderr)
@@ -94,7 +94,7 @@ def worker(
 
 
 def picasso_tables(file: Path, pixel_nm: float) -> dict[str, EmitterSet]:
-    """What Picasso found, by least gradient and share kept, in our coordinates; z with either
+    """Picasso's molecules, by least gradient and share kept, in decode's coordinates; z with either
     sign."""
     columns = dict(np.load(file))
     quality = -columns["d_zcalib"] if "d_zcalib" in columns else columns["log_likelihood"]

@@ -1,4 +1,4 @@
-"""What polishing gives: error over the Cramer-Rao bound, scores before and after by density,
+"""Effect of polishing: error over the Cramer-Rao bound, scores before and after by density,
 molecules per second.
 
     python benchmarks/polish.py [--model gaussian-2d] [--psf psf.h5] [--n 600] [--movies 4] [--seed
@@ -125,8 +125,8 @@ def whole(
     rounds: int,
     seed: int,
 ) -> None:
-    """Molecules of a movie on disk that all cores polish in a second; the network has found them
-    before."""
+    """Print how many molecules of a movie on disk all cores polish in a second, once the network
+    has found them."""
     rng = torch.Generator().manual_seed(seed)
     movie = ForwardModel.of(_scene(model, density), psf, camera).sample(
         1, frames, (FIELD_PX, FIELD_PX), rng

@@ -33,7 +33,7 @@ Frame = npt.NDArray[np.float64]
 def overlay(
     frames: Sequence[Frame], molecules: Sequence[EmitterSet], pixel_nm: float, zoom: int
 ) -> Image.Image:
-    """Raw frames above, and the same with a ring around every molecule below."""
+    """Raw frames, and below them the same with a ring around every molecule."""
     plain, ringed = [], []
     for frame, found in zip(frames, molecules, strict=True):
         low, high = np.percentile(frame, (1, 99.8))
@@ -103,8 +103,7 @@ def run(
 def seen_beside(
     path: Path, camera: Camera, molecules: EmitterSet, hot: torch.Tensor, sigma_px: float
 ) -> list[float]:
-    """How many standard deviations of light each molecule has in its surroundings, without the hot
-    pixels.
+    """Light of each molecule in the pixels around it, without hot ones, in standard deviations.
 
     A Gaussian at the molecule's place and a flat background are fitted by weighted least squares to
     7 x 7 pixels.

@@ -63,7 +63,7 @@ def unowned(posterior: SetPosterior) -> EmitterSet:
 
 
 class Variant(NamedTuple):
-    """What differs from the recipe."""
+    """Differences from the recipe."""
 
     settings: tuple[str, ...] = ()
     loss: Loss = loss_of

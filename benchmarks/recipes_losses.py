@@ -119,7 +119,7 @@ def around(
 
 
 def soft_association(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """Multi-Bernoulli density, summed over the pixels that may have made each emitter; not
+    """Multi-Bernoulli density, summed over the pixels that each emitter may belong to; not
     exclusive."""
     _, odds, density = around(posterior, emitters, 1)
     return logsigmoid(-posterior.logit).sum() + torch.logsumexp(odds + density, 1).sum()
@@ -132,8 +132,8 @@ def best_association(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
 
 
 def belief_propagation(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
-    """Multi-Bernoulli density, summed over the exclusive associations: each pixel has made at
-    most one emitter."""
+    """Multi-Bernoulli density, summed over the exclusive associations, of at most one emitter a
+    pixel."""
     pixel, odds, density = around(posterior, emitters, 1)
     return logsigmoid(-posterior.logit).sum() + log_associations(
         odds + density, pixel, posterior.logit.numel()
@@ -141,19 +141,19 @@ def belief_propagation(posterior: SetPosterior, emitters: EmitterSet) -> Tensor:
 
 
 def log_associations(weight: Tensor, pixel: Tensor, n_pixels: int, iterations: int = 10) -> Tensor:
-    """Logarithm of the sum, over all ways to give each emitter a pixel of its own, of the product
-    of their weights.
+    """Logarithm of the sum, over all exclusive assignments of emitters to pixels, of the product of
+    their weights.
 
     Minus the Bethe free energy at the fixed point of loopy belief propagation between emitters and
     pixels (Williams and Lau, IEEE Trans. Aerosp. Electron. Syst. 50, 2942, 2014): exact where their
-    graph is a tree.  It is stationary in the messages, so its gradient, the marginal probabilities
-    of the associations, takes them for constants.
+    graph is a tree.  It is stationary in the messages, so that its gradient, the marginal
+    probabilities of the associations, treats them as constants.
 
     Args:
-        weight: (n, k) logarithms, of each emitter with each of its pixels.
-        pixel: (n, k) which pixels they are.
-        n_pixels: there are.
-        iterations: of all messages.
+        weight: (n, k) log weights of each emitter with each of its pixels.
+        pixel: (n, k) numbers of these pixels.
+        n_pixels: number of pixels.
+        iterations: number of updates of all messages.
     """
     n, k = weight.shape
     known, index = weight.detach().double(), pixel.flatten()

@@ -67,9 +67,8 @@ class SOAP(Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv:2409.11321, algorithms
     3 and 4).
 
-    A convolution's weight counts as the matrix (out, in * height * width), as for Muon.  Every so
-    many steps the bases of both sides are brought up to date by a power iteration and a QR
-    decomposition.
+    A convolution's weight counts as the matrix (out, in * height * width), as for Muon.  Every
+    `every` steps the bases of both sides are updated by a power iteration and a QR decomposition.
     """
 
     def __init__(

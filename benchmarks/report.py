@@ -1,9 +1,9 @@
-"""Run the benchmarks one after the other, and write what they print to docs/benchmarks.md.
+"""Run the benchmarks one after the other, and write their output to docs/benchmarks.md.
 
     python benchmarks/report.py [DATA] [--model gaussian-2d my-3d.safetensors] [--only picasso] [-o
     docs/benchmarks.md]
 
-Those that need the movies of DATA say so and end where it is absent.
+Those that need the movies of DATA end with a sentence where it is absent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """The machine on which the figures were measured."""
     cpu = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).is_file():
         names = [
@@ -54,13 +54,13 @@ def machine() -> str:
 
 
 def has_psf(model: str) -> bool:
-    """Whether a model says by which PSF to polish: its own, or any Gaussian."""
+    """Whether a model determines the PSF to polish with: its own, or a Gaussian."""
     loaded = load_model(model)
     return loaded.psf is not None or not loaded.network.axial
 
 
 def run(script: str, arguments: list[str]) -> tuple[str, bool]:
-    """What a benchmark prints, shown as it comes; and whether it succeeded."""
+    """The output of a benchmark, shown as it comes, and whether it succeeded."""
     command = [sys.executable, "-u", str(ROOT / "benchmarks" / script), *arguments]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

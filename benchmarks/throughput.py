@@ -1,4 +1,5 @@
-"""`decode localize` on long movies: frames a second beside the bare network's, and peak memory.
+"""`decode localize` on long movies: frames a second compared with the bare network, and peak
+memory.
 
     python benchmarks/throughput.py [--frames 2000 4000] [--side 256] [--threads N]
 

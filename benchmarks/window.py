@@ -1,11 +1,11 @@
-"""How the napari window keeps up: its event loop while it works, a preview, a cancel, sliders over
-many molecules.
+"""Responsiveness of the napari window: its event loop during work, a preview, a cancel, sliders
+over many molecules.
 
     xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX" python benchmarks/window.py [--molecules
     500000 1000000]
 
-In a real window, drawn by whatever OpenGL there is (under Xvfb by the processor, which the work
-needs too).
+It opens a real window, drawn by the available OpenGL (under Xvfb by the processor, which the work
+needs, too).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "configs" / "gaussian-2d.yaml"
 
 
 def wait(until: Callable[[], bool], seconds: float = 300.0) -> float:
-    """Let the window live until something has happened; how long that took."""
+    """Run the event loop until a condition holds; returns the seconds it took."""
     app, start = QApplication.instance(), time.perf_counter()
     while not until():
         app.processEvents()
@@ -49,7 +49,8 @@ def wait(until: Callable[[], bool], seconds: float = 300.0) -> float:
 
 
 def longest_gap(work: Callable[[], None]) -> float:
-    """Milliseconds between two beats, 5 ms apart, of the event loop that work is done beside."""
+    """Longest time between two beats of the event loop, nominally 5 ms apart, during work, in
+    milliseconds."""
     beats, timer = [time.perf_counter()], QTimer()
     timer.timeout.connect(lambda: beats.append(time.perf_counter()))
     timer.start(5)
@@ -82,7 +83,7 @@ def large_movie(path: Path) -> None:
 
 
 def table(dock: Any, viewer: Any, n: int, path: Path) -> None:
-    """Open a table, move a slider over it, and look closely: until the window is drawn."""
+    """Time opening a table, moving a slider and zooming in, until the window is drawn."""
     inspect: Any = dock.panel(InspectStep)
     write_table(table_of(n), path)
     before = dock.session.found

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -876,7 +877,8 @@ def test_a_full_disk_is_said_and_leaves_no_file(place: Path, what: str) -> None:
     (place / "disk").mkdir()
     (place / "recipe.yaml").write_text("seed: 1\n")
     arguments = {
-        "localize": "movie.tif --model model.safetensors --camera camera.yaml --psf-sigma 130 -o disk",  # noqa: E501
+        "localize": "movie.tif --model model.safetensors --camera camera.yaml "
+        "--psf-sigma 130 -o disk",
         "simulate": "recipe.yaml --frames 40 -o disk/m.tif --truth disk/t.csv",
     }[what]
     command = f"{sys.executable} -m decode {what} {arguments}"
@@ -941,14 +943,14 @@ def test_ctrl_c_leaves_no_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert files_in(place / "out") == []
 
 
-def started(command: list[str], **pipes: int) -> subprocess.Popen[str]:
+def started(command: list[str], **pipes: Any) -> subprocess.Popen[str]:
     """A program that hears Ctrl-C, also where the tests run in the background of a shell, which
     takes it from them."""
 
     def hear() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    return subprocess.Popen(command, text=True, preexec_fn=hear, **pipes)  # type: ignore[call-overload,no-any-return]
+    return subprocess.Popen(command, text=True, preexec_fn=hear, **pipes)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")

@@ -1,2 +1,2 @@
-"""The napari plugin of decode: movies to molecules in a window, with the functions of the
-command line."""
+"""The napari plugin of decode: movies to molecules in a window, by the functions of the command
+line."""

@@ -1,5 +1,4 @@
-"""How molecules crowd, as pictures in place of points: counted when and where they are looked
-at."""
+"""The density of molecules as images, counted for the part of the field that is shown."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ Mask = npt.NDArray[np.bool_]
 
 @final
 class Density:
-    """Molecules per um2, at several sizes of pixels.  No picture is kept: a million are counted
-    in milliseconds."""
+    """Molecules per um2, at several sizes of pixels.  No image is kept, as a million molecules are
+    counted in milliseconds."""
 
     def __init__(self, *, size_nm: tuple[float, float]) -> None:
         """
@@ -51,7 +50,7 @@ class Density:
         self._put = self._shown = np.zeros((2, 0), np.int32)
 
     def put(self, emitters: EmitterSet) -> None:
-        """Count these molecules from now on, all of them."""
+        """Count all of these molecules from now on."""
         rows, columns = self.levels[0].shape
         place = np.floor(emitters.xyz[:, (1, 0)].numpy().T / FINEST_NM)
         inside = (place >= 0).all(0) & (place[0] < rows) & (place[1] < columns)
@@ -60,7 +59,7 @@ class Density:
         self._look_at(self._put)
 
     def show(self, mask: Mask) -> None:
-        """Count those of a mask (n,) only."""
+        """Count only the molecules of a mask (n,)."""
         self._look_at(self._put.take(np.flatnonzero(mask), axis=1))
 
     def _look_at(self, places: npt.NDArray[np.int32]) -> None:
@@ -69,7 +68,7 @@ class Density:
         self.coarsest[...] = self.count(len(self.levels) - 1, range(rows), range(columns))
 
     def count(self, halved: int, rows: range, columns: range) -> Picture:
-        """(y, x) molecules per um2 in a window of a level."""
+        """(y, x) molecules per um2 in a window of a level of the pyramid."""
         row, column = self._shown >> halved
         inside = (
             (row >= rows.start)
@@ -114,7 +113,7 @@ class _Level:
 
 @final
 class Volume:
-    """How many molecules lie in each voxel (z, y, x)."""
+    """The number of molecules in each voxel (z, y, x)."""
 
     def __init__(self, emitters: EmitterSet, *, size_nm: tuple[float, float]) -> None:
         """

@@ -1,9 +1,9 @@
 """Movies, pictures and molecules as napari layers, and back: half pixel, axis order and scale are
-decided here only.
+set here only.
 
 World coordinates are those of the project in um: the origin is the outer corner of pixel (0, 0).
-An image, whose pixel 0 napari centres at 0, is moved by half of its own pixel; molecules are moved
-by nothing, whatever the images beside them.  Axes are (t, y, x); t counts frames from 0.
+An image, whose pixel 0 napari centres at 0, is shifted by half of its own pixel; molecules are
+never shifted.  Axes are (t, y, x); t counts frames from 0.
 """
 
 from __future__ import annotations
@@ -44,18 +44,17 @@ UNITS = ("pixel", "um", "um")
 UM_PER_NM = 0.001
 POINT_SIZE_NM = 120.0
 FACTS = "decode"
-"""key in a layer's metadata under which the table's facts travel"""
+"""key in a layer's metadata that holds the facts of the table"""
 FRAME = "frame"
 N_FRAMES = 7
-"""that are looked at for the contrast, spread over the movie"""
+"""number of frames, spread over the movie, from which the contrast is computed"""
 
 NM_PER_UNIT = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6}
 
 
 @final
 class LazyFrames:
-    """A movie as an array that napari slices: frames are read when they are looked at, and only
-    then."""
+    """A movie as an array that napari slices: frames are read when they are shown."""
 
     def __init__(self, movie: Movie) -> None:
         self.movie = movie
@@ -88,7 +87,7 @@ class LazyFrames:
 def placement(
     pixel_size_nm: float, *, n_axes: int = 3, origin_nm: tuple[float, float] = (0.0, 0.0)
 ) -> dict[str, Any]:
-    """Where an image lies in the world: keyword arguments of a layer.
+    """Keyword arguments of a layer that place an image in the world.
 
     Args:
         pixel_size_nm: side of a pixel of the image.
@@ -130,7 +129,7 @@ def movie_layer(movie: Movie, pixel_size_nm: float | None, **metadata: object) -
 def _contrast(movie: Movie) -> tuple[float, float]:
     """Black and white of a movie: white is as bright as the brightest spot of some frames.
 
-    A pixel that is bright in all of them is a fault of the camera, or background, and has no say.
+    Pixels that are bright in all of them are background or defects of the camera, and do not count.
     """
     some = np.unique(np.linspace(0, len(movie) - 1, N_FRAMES).astype(int)).tolist()
     frames = np.stack([movie.read(i, i + 1)[0] for i in some]).astype(np.float64)
@@ -147,8 +146,8 @@ def image_layer(
     origin_nm: tuple[float, float] = (0.0, 0.0),
     **options: object,
 ) -> LayerData:
-    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is seen at every
-    time.
+    """A picture (y, x), or (y, x, 3) in colours, at its place in the world; it is shown at all
+    times.
 
     Args:
         image: the picture, or the same in several scales, the finest first.
@@ -204,9 +203,9 @@ def pyramid(
     in one scale.
 
     Args:
-        image: (y, x) or (y, x, 3); a large one gets a margin of zeros on the right and below, of a
-            few pixels.
-        longest_px: longer side of the coarsest scale, at most.
+        image: (y, x) or (y, x, 3); a large one is padded by a few pixels of zeros on the right and
+            below.
+        longest_px: largest side of the coarsest scale.
     """
     halvings = max(0, int(np.ceil(np.log2(max(image.shape[:2]) / longest_px))))
     margin = [(0, -side % 2**halvings) for side in image.shape[:2]] + [(0, 0)] * (image.ndim - 2)
@@ -218,7 +217,7 @@ def pyramid(
 
 
 def white(image: npt.NDArray[Any], share: float) -> float:
-    """The brightness that a share of the pixels with light do not exceed; 1 where all is dark."""
+    """The quantile `share` of the brightness of pixels with light; 1 where all is dark."""
     lit = image[image > 0]
     return float(np.quantile(lit[:: max(1, lit.size // 100_000)], share)) if lit.size else 1.0
 
@@ -267,7 +266,7 @@ def field_of(emitters: EmitterSet) -> tuple[float, float]:
 
 
 def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
-    """The columns of a table by names that state their units, and its others by their own."""
+    """The columns of a table by names that state their units, and `others` by their own names."""
     columns = {name: column.detach().cpu().numpy() for name, column in emitters.columns().items()}
     xyz = columns.pop("xyz")
     sigma = columns.pop("xyz_sigma", None)
@@ -279,16 +278,16 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
 
 
 def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
-    """The table of a Points layer: the points that are shown, as they were moved, added or deleted
+    """The table of a Points layer: the points shown, with those that were moved, added or deleted
     in the window.
 
     Args:
         data: (n, 2 or 3) points (y, x) or (t, y, x) in the layer's own coordinates.
-        options: of the layer, as napari gives them to writers: `features`, `scale`, `translate`,
-            `units`, `metadata`.
+        options: options of the layer, as napari gives them to writers: `features`, `scale`,
+            `translate`, `units`, `metadata`.
 
     Raises:
-        ValueError: if the layer does not say what a frame or a length is.
+        ValueError: if the layer does not state its axes or its unit of length.
     """
     import torch  # takes seconds to import, and a movie needs none of it
 

@@ -1,4 +1,4 @@
-"""Molecules at the pace of a slider: which ones pass, how many, and which of them are in view."""
+"""Molecules under a filter, as fast as a slider moves: which ones pass, and which are in view."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ QUANTITIES = {
     name: COLUMNS[name]
     for name in ("photons", "sigma", "sigma_z", "probability", "z", "frame", "goodness")
 }
-"""what molecules are filtered and coloured by in the window, and what to call it"""
+"""quantities by which the window filters and colours molecules, and their labels"""
 
 
 @final
 class Filter:
     """Ranges of a table's quantities, and the molecules within all of them.
 
-    A molecule of which a quantity is not known passes any range of it.
+    A molecule with an unknown quantity passes any range of it.
     """
 
     def __init__(self, emitters: EmitterSet) -> None:
@@ -51,7 +51,7 @@ class Filter:
         return self._bounds[quantity]
 
     def restrict(self, quantity: str, low: float, high: float) -> None:
-        """Let only molecules within a range pass, its ends included; the whole range lifts the
+        """Pass only molecules within a range, its ends included; the whole range removes the
         restriction."""
         if quantity not in self.columns:
             return
@@ -71,7 +71,7 @@ class Filter:
         self.n_passing = int(np.count_nonzero(self.mask))
 
     def passing(self) -> EmitterSet:
-        """The table of those that pass; the table itself where nothing is restricted."""
+        """The table of the molecules that pass; the table itself where nothing is restricted."""
         return self.emitters[torch.from_numpy(self.mask)] if self.ranges else self.emitters
 
     def rows_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
@@ -81,12 +81,13 @@ class Filter:
         return passing
 
     def all_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
-        """The same whether they pass or not."""
+        """Numbers of all molecules in a frame, whether they pass or not."""
         first, last = np.searchsorted(self._frame, (frame, frame + 1)).tolist()
         return np.arange(first, last) if self._order is None else self._order[first:last]
 
     def first_and_last(self) -> npt.NDArray[np.int64]:
-        """A number in the first frame, and one in the last; none of an empty table."""
+        """The number of a molecule in the first frame, and of one in the last; none for an empty
+        table."""
         n = len(self.emitters)
         ends = np.array([0, n - 1])[:n]
         return ends if self._order is None else self._order[ends]

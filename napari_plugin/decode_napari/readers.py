@@ -1,9 +1,9 @@
-"""What napari opens: tables of molecules as points, movies as lazy images; other files go to the
-reader they have.
+"""Readers for napari: tables of molecules as points, movies as lazy images; other files go to their
+own reader.
 
-napari asks one plugin only, the one that is preferred for a suffix.  So these readers pass on what
-shares a suffix with
-a table or a movie but is none: a picture, a stack of planes, points of napari's own.
+napari asks one plugin only, the one that is preferred for a suffix.  These readers therefore pass
+on files with the suffix of a table or a movie that are neither: a picture, a stack of planes,
+napari's own points.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["PLUGIN", "movie_reader_of", "reader_of", "table_layer"]
 
 PLUGIN = "decode-smlm"
 MOST_POINTS = 200_000
-"""of a table; one of more is an image"""
+"""most molecules of a table that is shown as points; larger ones are shown as an image"""
 
 
 class ForeignTable(UserWarning):
-    """A table of something else than molecules."""
+    """A table without molecules."""
 
 
 warnings.simplefilter("always", ForeignTable)  # also when the same file is opened again
@@ -46,8 +46,8 @@ Reader = Callable[[str | Sequence[str]], list[LayerData]]
 
 
 def reader_of(path: str | Sequence[str]) -> Reader | None:
-    """The function that reads tables; for other files with their suffixes (napari's points,
-    PSFs) that of others."""
+    """The function that reads tables; for other files with their suffixes (napari's points, PSFs)
+    that of another plugin."""
     from decode.io.tables import is_table
 
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
@@ -61,10 +61,10 @@ def reader_of(path: str | Sequence[str]) -> Reader | None:
 
 def movie_reader_of(path: str | Sequence[str]) -> Reader | None:
     """The function that opens a movie without reading it; for other TIFF files and folders that of
-    others.
+    another plugin.
 
     A folder with a file for each frame is a movie.  Pictures, colours, several channels, planes of
-    a stated distance and files to be stacked are none of ours.
+    a stated distance and files to be stacked are left to other plugins.
     """
     movie = _movie(path) if isinstance(path, str) else None
     return (
@@ -88,16 +88,17 @@ def _movie(path: str) -> Movie | None:
 
 
 def _reader_of_others(path: str | Sequence[str]) -> Reader | None:
-    """That of the one other plugin that reads such files; None where there are several, and
-    napari asks which."""
+    """The reader of the only other plugin for such files; None where there are several, of which
+    napari asks to choose."""
     from npe2 import read
 
     able = _others(path)
     if len(able) != 1:
         return None
     paths = [path] if isinstance(path, str) else list(path)
+    stack = not isinstance(path, str)
     (other,) = able
-    return lambda _: read(paths, stack=not isinstance(path, str), plugin_name=other)  # type: ignore[return-value]
+    return lambda _: read(paths, stack=stack, plugin_name=other)  # type: ignore[return-value]
 
 
 def _others(path: str | Sequence[str]) -> set[str]:
@@ -111,10 +112,10 @@ def _others(path: str | Sequence[str]) -> set[str]:
 
 
 def _or_say_why(read_others: Reader | None, paths: Sequence[Path]) -> Reader:
-    """The reader of others for tables; where they read nothing either, what the tables lack, as a
-    warning.
+    """Another plugin's reader for tables; if that reads nothing either, a warning says what the
+    tables lack.
 
-    napari would open a dialog and ask by which plugin to read a file that none can.
+    Else napari would ask for a plugin to read a file that none can read.
     """
 
     def read(path: str | Sequence[str]) -> list[LayerData]:
@@ -144,8 +145,8 @@ def _read_tables(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def table_layer(emitters: EmitterSet, name: str) -> LayerData:
-    """Molecules as points; very many as the picture of their density, which the widget takes for
-    what it is."""
+    """Molecules as points; very many as an image of their density, which the widget recognizes as a
+    table."""
     if len(emitters) <= MOST_POINTS:
         return points_layer(emitters, name=name)
     density = Density(size_nm=field_of(emitters))

@@ -1,5 +1,4 @@
-"""Molecules that nobody has saved: they are kept as tables in a folder, from the first ones of a
-run on."""
+"""Unsaved molecules, which are kept as tables in a folder from the start of a run."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ __all__ = ["discard", "kept", "place_for", "write"]
 
 
 def place_for(emitters: EmitterSet, folder: Path) -> Path:
-    """A file of the folder that is not there yet, named after the molecules' movie."""
+    """A new file name in the folder, after the molecules' movie."""
     stem = Path(str(emitters.metadata.get("movie", "molecules"))).stem
     names = [f"{stem}.hdf5", *(f"{stem}_{i}.hdf5" for i in range(2, 10_000))]
     return next(folder / name for name in names if not (folder / name).exists())
 
 
 def write(emitters: EmitterSet, path: Path) -> None:
-    """Write the table; a shorter one of the same run that is there goes once this one is whole.
+    """Write the table, and then delete a shorter one of the same run.
 
     Raises:
         OSError: if it cannot be written.

@@ -1,8 +1,7 @@
-"""What a microscopist has at hand, step after step: each part is put there by one step and read by
-those behind it.
+"""The state of the work: each part is set by one step and read by the later ones.
 
-A part is there once it is valid: what is still being checked, or was refused, is not there, and
-the session says why. So no step can work on another movie, model or PSF than the window shows.
+A part is present once it is valid; of one that is being checked, or was refused, the session states
+why it is absent. No step can therefore work on another movie, model or PSF than the window shows.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["ChosenModel", "ChosenPSF", "Found", "OpenedMovie", "Session"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class OpenedMovie:
-    """A movie that can be read, and what was stated about it."""
+    """A readable movie, and the user's statements about it."""
 
     path: Path
     shape: tuple[int, int, int]
@@ -36,12 +35,12 @@ class OpenedMovie:
     camera: CameraFile | None
     """None where it was not stated"""
     camera_name: str | None
-    """file or preset that states it"""
+    """file or preset of the camera"""
     stated_pixel_size_nm: float | None = None
-    """in place of what the files state"""
+    """replaces the pixel size of the files"""
     em_gain: float | None = None
     allow_truncated: bool = False
-    """of a file that was cut short, its whole frames are the movie"""
+    """whether the whole frames of a truncated file are the movie"""
 
 
 @final
@@ -68,10 +67,10 @@ class ChosenModel:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Molecules, and where they are from."""
+    """Molecules and their source."""
 
     filter: Filter
-    """the whole table, and which of it passes"""
+    """the whole table, and the molecules that pass"""
     source: str
     """movie or table"""
     acquisition: Acquisition | None = None
@@ -79,11 +78,11 @@ class Found:
     model: ChosenModel | None = None
     """the network that found them"""
     psf: ChosenPSF | None = None
-    """that the network was conditioned on"""
+    """PSF that the network was conditioned on"""
     complete: bool = True
     """False while the movie is being localized, and where that was stopped"""
     run: object = field(default_factory=object)
-    """the same for all tables of one run, each longer than the one before"""
+    """identity of the run, the same for all its growing tables"""
 
 
 ABSENT = {
@@ -92,12 +91,12 @@ ABSENT = {
     "model": "choose a model first",
     "found": "localize a movie or open a table first",
 }
-"""what to do for a part that nobody has chosen"""
+"""what to do about a part that was not chosen"""
 
 
 @final
 class Session:
-    """The parts; `changed` says by name which of them was put, or went.
+    """The parts; `changed` names those that were set or removed.
 
     Molecules of a run are unsaved until `saved` is called.  They leave the session by `keep` only,
     which may refuse.
@@ -108,8 +107,7 @@ class Session:
     def __init__(self, keep: Callable[[Found], None] | None = None) -> None:
         """
         Args:
-            keep: puts unsaved molecules where they are not lost; what it raises keeps them in the
-                session.
+            keep: saves molecules before they leave the session; if it raises, they stay.
         """
         self.keep = keep
         self.movie: OpenedMovie | None = None
@@ -120,7 +118,7 @@ class Session:
         self._why = dict(ABSENT)
 
     def why_not(self, part: str) -> str:
-        """Why a part is not there, in a sentence; "" where it is."""
+        """Why a part is absent, in a sentence; "" where it is present."""
         return self._why[part] if getattr(self, part) is None else ""
 
     def put(
@@ -131,11 +129,10 @@ class Session:
         model: ChosenModel | None = None,
         found: Found | None = None,
     ) -> None:
-        """Put parts in their places, and notify listeners.
+        """Set parts, and notify listeners.
 
         Raises:
-            OSError: if molecules that are not saved would go, and cannot be kept; then nothing is
-                put.
+            OSError: if unsaved molecules would be replaced and cannot be kept; then nothing is set.
         """
         if found is not None:
             self._keep_unsaved(but_of=found.run)
@@ -146,11 +143,11 @@ class Session:
                 self.changed.emit(name)
 
     def withdraw(self, part: str, why: str = "") -> None:
-        """Take a part away until there is another one.
+        """Remove a part until there is another one.
 
         Args:
             part: its name.
-            why: it is not there, in a sentence; by default, that nobody has chosen it.
+            why: why it is absent, in a sentence; by default, that it was not chosen.
 
         Raises:
             OSError: as `put`.

@@ -1,4 +1,4 @@
-"""Stopping a verb in the midst of its work."""
+"""Stopping a verb during its work."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ R = TypeVar("R")
 
 
 class Stopped(Exception):
-    """The user asked for it."""
+    """The user stopped the verb."""
 
 
 @final
 class Stop(TorchFunctionMode):
-    """A way to stop a verb at its next call of PyTorch: chunks of work between its yields may
-    last many seconds."""
+    """Stops a verb at its next call of PyTorch, as work between its yields may last many
+    seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class Stop(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def watch(self, verb: Generator[Y, None, R]) -> Generator[Y, None, R]:
-        """The same verb, ended by `Stopped` once that is asked for.
+        """The same verb, ended by `Stopped` once `ask` was called.
 
-        The mode is PyTorch's of one thread, and is left before every yield: who waits there may be
+        PyTorch's mode belongs to one thread, and is left before every yield, as the caller may be
         on another.
         """
         try:

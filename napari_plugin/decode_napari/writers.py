@@ -14,8 +14,7 @@ def write_molecules(path: str, data: Any, options: dict[str, Any]) -> list[str]:
     """Write a Points layer as the table that its suffix names.
 
     Raises:
-        ValueError: if the layer does not say what its units are, or Picasso's pixel size is not
-            known.
+        ValueError: if the layer does not state its units, or Picasso's pixel size is unknown.
         OSError: if the file cannot be written; then there is none.
     """
     from decode.io.tables import write_table

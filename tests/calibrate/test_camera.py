@@ -129,7 +129,8 @@ def test_the_file_holds_the_maps(tmp_path: Path, truth: Camera, rng: torch.Gener
     )
     read = read_camera(tmp_path / "camera.yaml").camera
     torch.testing.assert_close(read.baseline, found.offset.float())
-    torch.testing.assert_close(1 / torch.as_tensor(read.e_per_adu), found.gain.float())  # type: ignore[union-attr]
+    assert found.gain is not None
+    torch.testing.assert_close(1 / torch.as_tensor(read.e_per_adu), found.gain.float())
     assert read.qe == 0.8
 
 

@@ -130,8 +130,9 @@ def test_thunderstorm_text(tmp_path: Path) -> None:
     )
     write_table(molecules, tmp_path / "table.csv")
     assert (tmp_path / "table.csv").read_text().splitlines() == [
-        '"id","frame","x [nm]","y [nm]","z [nm]","sigma [nm]","intensity [photon]","offset [photon]",'  # noqa: E501
-        '"uncertainty_xy [nm]","uncertainty_x [nm]","uncertainty_y [nm]","probability"',
+        '"id","frame","x [nm]","y [nm]","z [nm]","sigma [nm]","intensity [photon]",'
+        '"offset [photon]","uncertainty_xy [nm]","uncertainty_x [nm]","uncertainty_y [nm]",'
+        '"probability"',
         "1,1,50,150.125,0,130,1234.57,10,3.536,3,4,0.9877",
         "2,8,1000000,2,3,130,1000000,11,7.071,6,8,1",
     ]
@@ -281,17 +282,20 @@ def test_an_empty_table_is_a_table(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        '"id","frame","x [nm]","y [nm]","z [nm]","intensity [photon]","uncertainty_xy [nm]","uncertainty_z [nm]"',  # noqa: E501
-        '"id","frame","x [um]","y [µm]","z [um]","intensity [photon]","uncertainty [um]","uncertainty_z [um]"',  # noqa: E501
+        '"id","frame","x [nm]","y [nm]","z [nm]","intensity [photon]",'
+        '"uncertainty_xy [nm]","uncertainty_z [nm]"',
+        '"id","frame","x [um]","y [µm]","z [um]","intensity [photon]",'
+        '"uncertainty [um]","uncertainty_z [um]"',
         'id,frame,x [px],y [px],z [nm],intensity [photon],"uncertainty [px]",uncertainty_z [nm]',
-        '"id,""frame"",""x [nm]"",""y [nm]"",""z [nm]"",""intensity"",""uncertainty [nm]"",""uncertainty_z [nm]"""',  # noqa: E501
+        '"id,""frame"",""x [nm]"",""y [nm]"",""z [nm]"",""intensity"",'
+        '""uncertainty [nm]"",""uncertainty_z [nm]"""',
         "Ground-truth,frame,xnano,ynano,znano,intensity,uncertainty,uncertainty_z ",
         "\ufeffid,frame,x_nm,y_nm,z_nm,photons,uncertainty_nm,uncertainty_z_nm",
     ],
 )
 def test_dialects_of_csv_mean_the_same(tmp_path: Path, header: str) -> None:
-    lateral = 1e-3 if "[um]" in header else 0.01 if "[px]" in header else 1.0
-    axial = 1e-3 if "[um]" in header else 1.0
+    (unit,) = [unit for unit in ("[um]", "[px]") if unit in header] or ["[nm]"]
+    lateral, axial = {"[um]": (1e-3, 1e-3), "[px]": (0.01, 1.0), "[nm]": (1.0, 1.0)}[unit]
     rows = [(150.0, 2500.0, -30.0, 800.0, 12.0, 25.0), (1.5, 0.5, 300.0, 700.0, 13.0, 26.0)]
     scales = (lateral, lateral, axial, 1, lateral, axial)
     lines = [

@@ -209,7 +209,8 @@ def test_a_script_without_a_plugin_follows_the_preference(dock: Any, tmp_path: P
 def test_a_table_does_not_take_the_place_of_molecules_that_are_not_saved(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str]
 ) -> None:
-    found = Found(filter=Filter(table()), source="movie.tif", acquisition=object())  # type: ignore[arg-type]
+    acquisition: Any = object()
+    found = Found(filter=Filter(table()), source="movie.tif", acquisition=acquisition)
     dock.session.put(found=found)
     write_table(table(), tmp_path / "table.csv")
     (layer,) = dock.viewer.open(tmp_path / "table.csv", plugin=NAME)

@@ -260,8 +260,11 @@ def test_the_width_of_a_psf_is_asked_for_by_models_that_are_told_it(dock: Any, q
     localize.psf_sigma.setValue(95.0)
     assert localize.form.isRowVisible(localize.psf_sigma)
     dock.panel(ModelStep).load("astigmatic-3d")
-    # while a model is loaded there is none
-    loaded = lambda: dock.session.model is not None and dock.session.model.name == "astigmatic-3d"  # noqa: E731
+
+    def loaded() -> bool:
+        model = dock.session.model  # None while a model is loaded
+        return model is not None and model.name == "astigmatic-3d"
+
     qtbot.waitUntil(loaded, timeout=LONG)
     assert not localize.form.isRowVisible(localize.psf_sigma)
     assert localize._read().settings.psf_sigma_nm is None

@@ -144,7 +144,8 @@ def test_a_model_carries_its_psf_and_its_camera(tmp_path: Path, rng: torch.Gener
     }
 
     with safetensors.safe_open(path, framework="pt") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
     for name in ("psf.coefficients", "camera.baseline"):
         changed = tensors | {name: tensors[name] + 1}
         path.write_bytes(safetensors.torch.save(changed, metadata))

@@ -36,7 +36,8 @@ def widths(psf: PupilPSF, z: float) -> tuple[float, float]:
     image = psf.integrate_pixels(at_middle(psf, [z]))[0].detach()
     image = (image - 0.1 * image.max()).clamp_min(0)
     at = torch.arange(psf.patch_px) - (psf.patch_px - 1) / 2
-    return tuple(float((image.sum(dim) * at**2).sum() / image.sum()) ** 0.5 for dim in (0, 1))  # type: ignore[return-value]
+    x, y = (float((image.sum(dim) * at**2).sum() / image.sum()) ** 0.5 for dim in (0, 1))
+    return x, y
 
 
 def test_a_low_aperture_in_focus_is_airys_disc() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from decode.priors.scene import Scene
 
-FIXED = {
+FIXED: dict[str, Any] = {
     "density_per_um2": (1.0, 1.0),
     "flux_photons": (1000.0, 1000.0),
     "flux_variation": (0.5, 0.5),
@@ -18,7 +20,7 @@ FIXED = {
 
 def test_density_flux_and_on_time_are_those_asked_for(rng: torch.Generator) -> None:
     n_movies, n_frames, shape = 200, 8, (32, 48)
-    molecules = Scene(**FIXED).sample_emitters(n_movies, n_frames, shape, 100.0, rng)  # type: ignore[arg-type]
+    molecules = Scene(**FIXED).sample_emitters(n_movies, n_frames, shape, 100.0, rng)
     inside = ((molecules.xyz[:, 0] > 0) & (molecules.xyz[:, 0] < 4800)) & (
         (molecules.xyz[:, 1] > 0) & (molecules.xyz[:, 1] < 3200)
     )
@@ -38,7 +40,7 @@ def test_density_flux_and_on_time_are_those_asked_for(rng: torch.Generator) -> N
 
 def test_first_and_last_frames_hold_a_part_of_the_flux(rng: torch.Generator) -> None:
     fixed = FIXED | {"flux_variation": (0.0, 0.0), "on_time_frames": (3.0, 3.0)}
-    photons = Scene(**fixed).sample_emitters(50, 20, (32, 32), 100.0, rng).photons  # type: ignore[arg-type]
+    photons = Scene(**fixed).sample_emitters(50, 20, (32, 32), 100.0, rng).photons
     assert float(photons.max()) <= 1005  # the gamma distribution is kept from degenerating
     partial = photons < 990
     assert 0.3 < float(partial.float().mean()) < 0.7

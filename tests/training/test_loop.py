@@ -359,11 +359,9 @@ def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     assert done.stdout.count("240 steps") == 1, "one of them reports"
     record = Localizer.load(both).record
     assert record.processes == 2
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-        EventAccumulator,
-    )
+    from tensorboard.backend.event_processing import event_accumulator
 
-    events = EventAccumulator(str(tmp_path / "log"))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "log"))
     events.Reload()
     losses = {event.step: event.value for event in events.Scalars("loss")}
     assert list(losses) == [50, 100, 150, 200, 240]

@@ -1,4 +1,4 @@
-"""The window: widgets show the steps and call them, and know nothing else."""
+"""The window: widgets that show the steps and call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The OpenGL context of a viewer, current while layers go."""
+"""The OpenGL context of a viewer, made current while layers are removed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["make_current", "own"]
 
 
 def own(viewer: Any) -> Any:
-    """The viewer itself: napari gives widgets a proxy of it, which lives no longer than they do."""
+    """The viewer itself, as napari gives widgets a proxy that lives no longer than they do."""
     return getattr(viewer, "__wrapped__", viewer)
 
 

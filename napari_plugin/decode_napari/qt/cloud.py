@@ -1,5 +1,5 @@
-"""The molecules of all frames in 3D, in a window of their own: points, or a volume that turns to
-points close by."""
+"""The molecules of all frames in 3D, in a window of their own: points, or a volume that becomes
+points on zooming in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from decode_napari.session import Found
 __all__ = ["CloudView"]
 
 MOST_POINTS = 50_000
-"""of a table; one of more is a volume, and points only of what is seen close by"""
+"""most molecules of a table that is shown as points; larger ones are a volume, with points on
+zooming in"""
 MOST_IN_VIEW = 20_000
 LOOK: dict[str, Any] = {"size": 30.0, "border_width": 0}
 POINTS, VOLUME = "molecules in 3D", "density in 3D"
@@ -76,7 +77,7 @@ class CloudView:
             self.viewer.close()
 
     def refresh(self) -> None:
-        """Follow the filter, soon: those states between that pass too fast are skipped."""
+        """Follow the filter soon; states that change too fast are skipped."""
         if self.is_open and not self._filtered.isActive():
             self._filtered.start()
 
@@ -115,8 +116,7 @@ class CloudView:
         self._show_in_view()
 
     def _show_in_view(self) -> None:
-        """Of a volume, points of what lies within the canvas, as it is turned, if those are few
-        enough."""
+        """Show points of the molecules of a volume within the canvas, if they are few enough."""
         source = self._source
         if not self.is_open or source is None or self._volume is None:
             return

@@ -1,5 +1,4 @@
-"""The dock widget: the steps as a list that lights up, the panel of the one chosen, and how far
-the work is."""
+"""The dock widget: the list of steps, the panel of the chosen one, and progress."""
 
 from __future__ import annotations
 
@@ -66,7 +65,7 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     ExportStep: ExportPanel,
 }
 KEEPERS: WeakKeyDictionary[Any, Keeper] = WeakKeyDictionary()
-"""of the session of each viewer: a panel that is opened again goes on where it was closed"""
+"""keeper of each viewer's session, so that a reopened panel continues where it was closed"""
 UNSAVED = "molecules before, not saved"
 DARK, READY, DONE = "#6b7280", "#4fa3ff", "#57d38c"
 
@@ -161,7 +160,7 @@ class DecodeDock(QWidget):
         column.addLayout(copies)
 
     def _begin(self) -> None:
-        """Follow session and viewer, and take up what they hold, once all widgets are there."""
+        """Follow session and viewer, and show their contents, once all widgets exist."""
         self.list.currentRowChanged.connect(self._step_chosen)
         self.runner.reported.connect(self._reported)
         self.runner.ended.connect(self._ended)
@@ -185,8 +184,8 @@ class DecodeDock(QWidget):
         self.installEventFilter(self)
 
     def follow(self, signal: Any, slot: Callable[..., None]) -> None:
-        """Connect to a signal of the viewer or the session, until this dock is closed: they
-        outlive it."""
+        """Connect to a signal of the viewer or the session, which outlive this dock, until it is
+        closed."""
         signal.connect(slot)
         self._following.append((signal, slot))
 
@@ -202,11 +201,11 @@ class DecodeDock(QWidget):
         uses_movie: bool = False,
         anew: bool = False,
     ) -> None:
-        """Run a verb, unless one is running; the arguments are those of `Runner.start`, and
+        """Run a verb, unless one is running; further arguments are those of `Runner.start`.
 
         Args:
-            uses_movie: until the end, no other movie is chosen.
-            anew: a verb of this title that is running ends; nothing more is heard of it.
+            uses_movie: whether the movie is locked until the end.
+            anew: whether a running verb of this title is replaced.
         """
         if self.runner.busy and not (anew and self.runner.title == title):
             show_info(f"still {self.runner.title}; cancel it, or wait")
@@ -224,16 +223,16 @@ class DecodeDock(QWidget):
         self.refresh_steps()
 
     def say(self, sentence: str) -> None:
-        """Say it below the progress bar, whole: a long path breaks at its folders."""
+        """Show a sentence below the progress bar; long paths break at their folders."""
         self.message.setText(sentence.replace("/", "/\N{ZERO WIDTH SPACE}"))
 
     @property
     def movie_in_use(self) -> bool:
-        """Whether a verb works on the movie: what it is and its camera stay until that ends."""
+        """Whether a verb works on the movie, which locks movie and camera."""
         return self.runner.busy and self._uses_movie
 
     def cancel(self) -> None:
-        """End what the user waits for, or else a quick look."""
+        """Stop the verb that the user waits for, or else a preview."""
         (self.runner if self.runner.busy else self.previewer).stop()
         self.cancel_button.setEnabled(False)
         self.message.setText("stopping; what was found stays")
@@ -256,7 +255,7 @@ class DecodeDock(QWidget):
 
     @property
     def has_unsaved(self) -> bool:
-        """Whether there are molecules that nobody has saved."""
+        """Whether there are unsaved molecules."""
         return not self.session.is_saved
 
     def saved(self) -> None:
@@ -265,11 +264,10 @@ class DecodeDock(QWidget):
         self.keeper.discard()
 
     def start_afresh(self) -> None:
-        """Another movie begins: what was found in the one before goes from the window, with all
-        that was made of it.
+        """Remove the results of the previous movie from the window.
 
         Raises:
-            OSError: if it is not saved and cannot be kept; then it stays.
+            OSError: if unsaved molecules cannot be kept; then they stay.
         """
         self.session.withdraw("found")
         self.previewer.stop()
@@ -301,7 +299,7 @@ class DecodeDock(QWidget):
             self.cloud.refresh()
 
     def refresh_steps(self) -> None:
-        """Light up the steps whose inputs exist."""
+        """Enable the steps whose inputs exist."""
         for row, step in enumerate(self.steps):
             item = self.list.item(row)
             if item is None:
@@ -321,7 +319,7 @@ class DecodeDock(QWidget):
         self.python_button.setEnabled(bool(step.as_python()))
 
     def keep_unsaved(self) -> None:
-        """End the work; molecules that nobody has saved go into the folder of recovered ones."""
+        """End the work, and keep unsaved molecules in the recovery folder."""
         for runner in (self.runner, self.previewer, self.loader):
             runner.stop()
             runner.wait(2.0)
@@ -331,7 +329,7 @@ class DecodeDock(QWidget):
             complain(error)
 
     def _leave(self, *, viewer_stays: bool = False) -> None:
-        """The panel or the window is closed: nothing of the viewer is followed any more."""
+        """Disconnect from the viewer, as panel or window is closed."""
         self.keep_unsaved()
         if viewer_stays:
             self.view.clear()
@@ -375,8 +373,7 @@ class DecodeDock(QWidget):
         self.refresh_steps()
 
     def _set_aside(self, before: Found) -> None:
-        """Unsaved molecules gave way to others: they stay as a layer too, which waits to be
-        seen."""
+        """Keep unsaved molecules that were replaced as a hidden layer."""
         if self.session.found is None:  # another movie begins
             return
         data, options, kind = table_layer(before.filter.emitters, UNSAVED)
@@ -474,5 +471,5 @@ def _is_table(path: Path) -> bool:
 
 
 def _is_movie(path: Path) -> bool:
-    """A file, or a folder with a file for each frame."""
+    """Whether a path is a movie file, or a folder with a file for each frame."""
     return path.suffix.lower() in movie_suffixes() or path.is_dir()

@@ -1,4 +1,4 @@
-"""A figure as wide as there is room for it, and in a window of its own by a click."""
+"""A figure that fills its width, and opens in a window of its own on a click."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEAST_PX = 280
 
 @final
 class Figure(QWidget):
-    """A picture that keeps its proportions, drawn as large as it fits."""
+    """A picture that keeps its proportions, as large as fits."""
 
     def __init__(self, parent: QWidget | None = None, *, enlargeable: bool = True) -> None:
         super().__init__(parent)
@@ -48,7 +48,7 @@ class Figure(QWidget):
         return self.sizeHint()
 
     def enlarge(self) -> QDialog:
-        """The same in a window that is as large as the picture, or the screen."""
+        """The picture in a window of its size, at most that of the screen."""
         window = QDialog(self)
         window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         window.setWindowTitle(self.accessibleName())

@@ -219,8 +219,7 @@ class InspectPanel(Panel):
             self._soon.start()
 
     def _adopt(self) -> None:
-        """A table that napari opened, as by a drag, becomes the molecules at hand; the first of
-        several."""
+        """Take over a table that napari opened, as by a drag; the first of several."""
         if not self._opened or self.dock.runner.busy:
             return
         layer = self._opened[0]
@@ -239,7 +238,7 @@ class InspectPanel(Panel):
         self.work("reading a table", lambda: self.step.read(path), returned=accept)
 
     def _fit(self, quantity: str, slider: QLabeledDoubleRangeSlider, found: Found) -> None:
-        """Give a slider the range of a new table; ends that were moved stay where they were."""
+        """Give a slider the range of a new table; ends that the user moved stay."""
         present = quantity in found.filter.columns
         self.form.setRowVisible(slider, present)
         if not present:
@@ -281,7 +280,7 @@ class InspectPanel(Panel):
             self._explain()
 
     def _fit_headings(self) -> None:
-        """Columns as wide as what stands above them, and as their numbers."""
+        """Make columns as wide as their headings and numbers."""
         header = self.table.horizontalHeader()
         for column in range(self.rows.columnCount()):
             header.resizeSection(column, max(66, header.sectionSizeHint(column)))
@@ -298,7 +297,7 @@ class InspectPanel(Panel):
         self._moved.clear()
 
     def _offer_colours(self, found: Found) -> None:
-        """Those of quantities that the table has: the user's, or else the first."""
+        """Offer colours by the table's quantities: the user's choice, or else the first."""
         offered = [words(quantity) for quantity in found.filter.columns]
         with QSignalBlocker(self.colour_by):
             self.colour_by.clear()
@@ -386,11 +385,11 @@ class InspectPanel(Panel):
             self.open(Path(name))
 
     def selected_molecule(self) -> int | None:
-        """The number of the molecule that is selected in the table."""
+        """The number of the molecule that is selected in the table; None if there is none."""
         chosen = self.table.selectionModel().selectedRows()
         return int(self.rows.rows[chosen[0].row()]) if chosen else None
 
 
 def words(quantity: str) -> str:
-    """The name of a column as it is read."""
+    """The name of a column as users read it."""
     return quantity.replace("_", " ")

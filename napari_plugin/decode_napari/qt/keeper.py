@@ -1,5 +1,4 @@
-"""Keeps the molecules that nobody has saved in the folder of recovered ones, while they are
-found and when they go."""
+"""Keeps unsaved molecules in the recovery folder, during a run and when they are replaced."""
 
 from __future__ import annotations
 
@@ -18,19 +17,19 @@ from decode_napari.session import Found, Session
 __all__ = ["Keeper"]
 
 SHORTEST_S = 10.0
-"""between two tables of a run that goes on"""
+"""shortest time between two tables of a run"""
 AFTER_FAILURE_S = 60.0
 LARGEST_SHARE = 0.05
-"""of the time that may go into writing them"""
+"""largest share of the time that is spent on writing tables"""
 
 
 @final
 class Keeper(QObject):
-    """One file a run, written anew as the table grows; it goes once the user has saved the
+    """One file a run, rewritten as the table grows, and deleted once the user has saved the
     molecules."""
 
     set_aside = Signal(object)
-    """molecules that were not saved, once the session holds others or none"""
+    """unsaved molecules that left the session"""
 
     def __init__(self, session: Session, folder: Path) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Keeper(QObject):
         """when the next table may be written, of a clock that only rises"""
 
     def keep_soon(self, *, growing: bool) -> None:
-        """Write the session's molecules in a thread; those of a table that grows not each time."""
+        """Write the session's molecules in a thread; a growing table is not written each time."""
         found = self.session.found
         if found is None or not self._is_due(found):
             return
@@ -75,8 +74,7 @@ class Keeper(QObject):
         )
 
     def keep_now(self) -> None:
-        """Write the session's molecules, if nobody has saved them and the file does not hold them
-        yet.
+        """Write the session's molecules, unless they are saved or already in the file.
 
         Raises:
             OSError: if that fails.
@@ -90,14 +88,14 @@ class Keeper(QObject):
             self._written = found
 
     def discard(self) -> None:
-        """The molecules were saved elsewhere: the file goes."""
+        """Delete the file, as the molecules were saved elsewhere."""
         self._writer.stop()
         if self._path is not None and not self._writer.busy:
             discard(self._path)
             self._path = self._run = None
 
     def _set_aside(self, found: Found) -> None:
-        """Molecules leave the session unsaved: their file stays, and the user sees where."""
+        """Keep the file of molecules that leave the session unsaved, and tell the user its path."""
         self.keep_now()
         path, self._path, self._run = self._path, None, None
         show_info(

@@ -121,7 +121,7 @@ class LocalizePanel(Panel):
             self.state.setText(self.step.done() or "Ready.")
 
     def run(self) -> None:
-        """Localize all frames; molecules appear while it runs, and those of the run before are
+        """Localize all frames; molecules appear while it runs, and those of the previous run are
         kept."""
         try:
             self.dock.keeper.keep_now()
@@ -162,7 +162,7 @@ class LocalizePanel(Panel):
         """The step, with the settings of the fields.
 
         Raises:
-            ValueError: if the region is written wrongly.
+            ValueError: if the text of the region is wrong.
         """
         first, stop = int(self.first.value()), int(self.stop_before.value())
         movie = self.step.session.movie

@@ -1,4 +1,4 @@
-"""Settings that are remembered from one window to the next."""
+"""Settings that are stored from one window to the next."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Memory:
         self._store.setValue(name, value)
 
     def folder(self) -> str:
-        """Where files were opened or saved last."""
+        """The folder in which files were last opened or saved."""
         return str(self._store.value("folder") or Path.home())
 
     def set_folder(self, path: Path) -> None:
@@ -53,6 +53,6 @@ class Memory:
 
 
 def recovery_folder() -> Path:
-    """Where molecules are kept that were not saved when the window was closed."""
+    """The folder of molecules that were unsaved when the window was closed."""
     data = QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericDataLocation)
     return Path(data) / "decode-smlm" / "recovered"

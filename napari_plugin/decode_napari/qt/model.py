@@ -201,7 +201,7 @@ class ModelPanel(Panel):
         self.refresh()
 
     def _trained(self, model: ChosenModel) -> None:
-        """A model that was trained here localizes from now on, and that is said."""
+        """Choose the trained model, and report it."""
         before = self.step.session.model or self._before
         self._loaded(model)
         instead = (
@@ -265,5 +265,5 @@ class ModelPanel(Panel):
 
 
 def _shipped() -> list[str]:
-    """Names of the shipped models, the one for everybody first."""
+    """Names of the shipped models, the most general one first."""
     return sorted(shipped_models(), key=lambda name: name != FIRST)

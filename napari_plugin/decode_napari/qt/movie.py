@@ -172,7 +172,7 @@ class MoviePanel(Panel):
         self.dock.viewer.add_image(data, **options)
 
     def close_movie(self) -> None:
-        """Begin afresh, without a movie."""
+        """Start again, without a movie."""
         layer = self._layer
         if layer is None or not self._began_afresh():
             return
@@ -181,7 +181,7 @@ class MoviePanel(Panel):
         self._path = None
 
     def set_camera(self, name: str | None) -> None:
-        """A preset's name, a camera file, or None to estimate it."""
+        """Choose the camera: a preset's name, a camera file, or None to estimate it."""
         self._settle("camera")
         if name is None:
             self.camera.setCurrentText(ESTIMATE)
@@ -198,8 +198,8 @@ class MoviePanel(Panel):
         self.refresh()
 
     def check(self) -> None:
-        """Read the movie and its camera in a thread; until it is checked, there is no movie to
-        work on."""
+        """Check the movie and its camera in a thread; until then, there is no movie in the
+        session."""
         path = None if self._layer is None else path_of(self._layer)
         if path is None:
             self.blame(
@@ -263,7 +263,7 @@ class MoviePanel(Panel):
             )
 
     def _say(self) -> None:
-        """What the check brought, or why there is no movie to work on."""
+        """Show the result of the check, or why there is no movie."""
         checked, why = self.step.checked, self.step.session.why_not("movie")
         if self._layer is None or self.troubles:
             self.remarks.setText("")
@@ -292,7 +292,7 @@ class MoviePanel(Panel):
         self._changed()
 
     def _named(self) -> str | None:
-        """The preset or the file that is chosen."""
+        """The chosen preset or file."""
         text = self.camera.currentText()
         named: str | None = self.camera.currentData()
         return named or (text if text in camera_presets() else None)
@@ -303,7 +303,7 @@ class MoviePanel(Panel):
             self.set_camera(name)
 
     def _offer_remembered(self) -> None:
-        """What the fields hold for another movie is shown as such, and waits for a click."""
+        """Offer settings of another movie, which wait for a click."""
         values = {}
         if self.pixel_size.value():
             values["pixel size"] = self.pixel_size.text()
@@ -316,8 +316,7 @@ class MoviePanel(Panel):
         )
 
     def _settle_what_the_movie_states(self) -> None:
-        """Its own pixel size goes before one that is remembered, or was stated for another
-        movie."""
+        """Prefer the movie's own pixel size to one that was stored, or stated for another movie."""
         data, known = self._layer.data, self.step.settings.path
         states = bool(self._layer.metadata.get("camera"))
         if isinstance(data, LazyFrames):
@@ -347,7 +346,7 @@ class MoviePanel(Panel):
             self._soon.start()
 
     def _layer_went(self, layer: Any) -> None:
-        """The user has closed it: there is no movie, and what was found in it stays."""
+        """Remove the movie that the user closed; its molecules stay."""
         if layer is not self._layer:
             return
         self._layer = None
@@ -358,8 +357,8 @@ class MoviePanel(Panel):
         self._show_which()
 
     def _take_up(self) -> None:
-        """Choose the movie that came into the viewer, the last of several; check again what
-        waits for it."""
+        """Choose the movie that was opened in the viewer, the last of several, and check it
+        again."""
         layers = [layer for layer in self._arrived if layer in self.dock.viewer.layers]
         self._arrived.clear()
         for layer in layers:
@@ -380,7 +379,7 @@ class MoviePanel(Panel):
             self.check()
 
     def _choose(self, layer: Any) -> None:
-        """Work on the movie that a layer shows from now on; the one before is closed."""
+        """Work on the movie of a layer from now on, and close the previous one."""
         layers, path, before = self.dock.viewer.layers, Path(str(path_of(layer))), self._layer
         is_another = self._is_another(path)
         if is_another and not self._began_afresh():
@@ -404,8 +403,8 @@ class MoviePanel(Panel):
         self.check()
 
     def _is_another(self, path: Path) -> bool:
-        """Whether what is at hand was not made of this movie; a table that was opened before any
-        movie may be."""
+        """Whether the results belong to another movie; a table that was opened before any movie may
+        belong to this one."""
         found = self.step.session.found
         was_found_elsewhere = (
             found is not None and found.acquisition is not None and Path(found.source) != path
@@ -440,8 +439,8 @@ class MoviePanel(Panel):
 
 
 def _read_lazily(layer: Any) -> None:
-    """Frames of a movie that napari's own reader has read whole: from now on they are read as
-    they are looked at."""
+    """Replace the frames that napari's own reader has read whole by ones that are read when
+    shown."""
     if isinstance(layer.data, LazyFrames):
         return
     try:

@@ -1,5 +1,4 @@
-"""What all panels share: rows with labels that a screen reader reads, and files that are asked
-for."""
+"""The base of all panels: rows with labels for screen readers, and file dialogs."""
 
 from __future__ import annotations
 
@@ -36,13 +35,13 @@ W = TypeVar("W", bound=QWidget)
 TABLES = f"Tables ({' '.join(f'*{suffix}' for suffix in table_suffixes())})"
 MOVIES = f"Movies ({' '.join(f'*{suffix}' for suffix in movie_suffixes())})"
 AMBER = "#ffb52e"
-"""of what the user is asked to correct"""
+"""colour of fields that the user should correct"""
 
 
 @final
 @dataclass(frozen=True)
 class Field:
-    """A row of a panel: the widget, and what is wrong with what it holds, said below it."""
+    """A row of a panel: the widget, and below it what is wrong with its value."""
 
     label: str
     form: QFormLayout
@@ -50,7 +49,7 @@ class Field:
     trouble: QLabel
 
     def blame(self, sentence: str) -> None:
-        """Mark the field and say why; "" takes the mark away."""
+        """Mark the field and show why; "" removes the mark."""
         self.trouble.setText(sentence)
         self.form.setRowVisible(self.trouble, bool(sentence))
         asked = self.widget.focusProxy() or self.widget
@@ -85,24 +84,23 @@ class Panel(QWidget):
         raise NotImplementedError
 
     def begin(self) -> None:
-        """Start to follow the viewer, and take up what is in it: the whole dock has been built."""
+        """Start to follow the viewer, and show its contents, once the whole dock exists."""
 
     def forget(self) -> None:
-        """Let go of what belongs to the movie that was worked on: another one begins."""
+        """Forget what belongs to the previous movie."""
 
     def work(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
-        """Run a verb, as `Window.start` does; what it refuses is said here, and stays until
-        it is tried again."""
+        """Run a verb, as `Window.start` does; errors are shown here until it is run again."""
         self.forgive()
         self.dock.start(title, verb, failed=self._failed, **hooks)
 
     def look(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
-        """The same for a quick look, in place of the one before."""
+        """The same for a preview, which replaces the previous one."""
         self.forgive()
         self.dock.previewer.start(title, verb, failed=self.blame, **hooks)
 
     def attempt(self, action: Callable[[], object]) -> None:
-        """Do something short; what is refused is said here."""
+        """Do something short; errors are shown here."""
         self.forgive()
         try:
             action()
@@ -110,9 +108,9 @@ class Panel(QWidget):
             self.blame(error)
 
     def blame(self, error: Exception) -> None:
-        """Say what is wrong beside the field that the sentence is about, or above the buttons.
+        """Show what is wrong at the field that the sentence is about, or above the buttons.
 
-        A fault of the program is a notification, with its traceback.
+        An error of the program is shown as a notification, with its traceback.
         """
         if not is_refusal(error):
             complain(error)
@@ -123,8 +121,8 @@ class Panel(QWidget):
             self.trouble.show()
 
     def _field_of(self, sentence: str) -> Field | None:
-        """The first field whose option a sentence names; else the one whose label it holds
-        first."""
+        """The first field whose option a sentence names; else that whose label occurs first in
+        it."""
         shown = {
             name: field
             for name, field in self._fields.items()
@@ -145,14 +143,14 @@ class Panel(QWidget):
         )
 
     def forgive(self) -> None:
-        """Take away all that was said to be wrong."""
+        """Remove all error messages."""
         self.trouble.hide()
         for field in self._fields.values():
             field.blame("")
 
     @property
     def troubles(self) -> list[str]:
-        """What is said to be wrong."""
+        """The error messages that are shown."""
         said = [self.trouble, *(field.trouble for field in self._fields.values())]
         return [label.text() for label in said if not label.isHidden()]
 
@@ -161,13 +159,13 @@ class Panel(QWidget):
         self.blame(error)
 
     def row(self, label: str, widget: W, tip: str, *, option: str = "") -> W:
-        """A widget with a label, its tooltip the same as what a screen reader says.
+        """Add a widget with a label and a tooltip, which screen readers read, too.
 
         Args:
             label: as the user reads it.
             widget: the field.
-            tip: what it is, with its unit.
-            option: of the command line, that says the same; "": it is called like the label.
+            tip: description of the field, with its unit.
+            option: option of the command line with the same meaning; "": named like the label.
         """
         widget.setAccessibleName(label)
         widget.setAccessibleDescription(tip)
@@ -236,7 +234,7 @@ def button(text: str, tip: str, clicked: Any) -> QPushButton:
 def number(
     low: float, high: float, value: float, *, unit: str = "", digits: int = 1, none: str = ""
 ) -> QDoubleSpinBox:
-    """A number with its unit; the lowest value reads as `none`, where that is given."""
+    """A field for a number with its unit; the lowest value reads as `none`, where given."""
     box = QDoubleSpinBox()
     box.setDecimals(digits)
     box.setRange(low, high)

@@ -1,5 +1,4 @@
-"""A small plot, drawn by the window itself: a figure of matplotlib takes longer than the window
-may stand still."""
+"""A small plot, drawn by Qt, as a figure of matplotlib would block the window for too long."""
 
 from __future__ import annotations
 
@@ -139,7 +138,7 @@ class Plot(QWidget):
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values between two others."""
+    """Round values between two limits."""
     raw = (high - low) / most
     power = 10 ** math.floor(math.log10(raw))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw)

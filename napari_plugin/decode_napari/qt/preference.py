@@ -1,4 +1,4 @@
-"""Which plugin napari opens movies and tables with: asked for no more once the widget has been
+"""napari's preferred reader of movies and tables, which it need not ask for once the widget was
 open."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DONE = "reader/preference"
 def prefer_own_reader(memory: Memory) -> None:
     """Make this plugin napari's reader of movies and tables, where the user has no preference.
 
-    Only once: who takes it out of napari's preferences does not find it there again.
+    It does so once, so that a user who removes the preference does not find it again.
     """
     if memory.text(DONE):
         return
@@ -36,8 +36,8 @@ def prefer_own_reader(memory: Memory) -> None:
 
 
 def _patterns() -> dict[str, str]:
-    """Of folders, movies and tables: as sets of letters, which match both cases, and which napari
-    takes for less specific than any `*.tif` that a user states."""
+    """Patterns of folders, movies and tables, as sets of letters, which match both cases, and which
+    napari ranks below any `*.tif` of a user."""
     first = (each.suffixes[0] for each in table_formats() if each.suffixes)
 
     def letters(suffix: str) -> str:

@@ -307,7 +307,7 @@ class PSFPanel(Panel):
             self.attempt(lambda: self.set_beads(paths))
 
     def _row_of_file(self, label: str, tip: str, kinds: str) -> QLineEdit:
-        """A file that may be stated, typed or chosen."""
+        """Add a row for an optional file, typed or chosen."""
         line = self.row(label, QLineEdit(), tip)
         line.setPlaceholderText("not known")
         icon = self.style().standardIcon(QStyle.StandardPixmap.SP_DirOpenIcon)
@@ -327,5 +327,5 @@ class PSFPanel(Panel):
             self.open_psf(path)
 
     def open_psf(self, path: Path) -> None:
-        """Take a PSF that was calibrated before, in a thread."""
+        """Open a calibrated PSF, in a thread."""
         self.work("reading the PSF", lambda: self.step.read(path), returned=self.step.accept)

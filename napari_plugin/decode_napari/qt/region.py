@@ -1,4 +1,4 @@
-"""A region of the movie, written or drawn."""
+"""A region of the movie, typed or drawn."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RegionField(QWidget):
         line.addWidget(self.button)
 
     def region(self) -> Region | None:
-        """What is written; None for the whole frame.
+        """The region that was typed; None for the whole frame.
 
         Raises:
             ValueError: if it is no region.
@@ -54,7 +54,7 @@ class RegionField(QWidget):
         return parse_region(text) if text else None
 
     def set_movie(self, movie: OpenedMovie | None) -> None:
-        """The movie that regions are of: those of another one are forgotten."""
+        """Set the movie of the regions; those of another one are forgotten."""
         self.button.setEnabled(movie is not None)
         if movie is None or movie is self._movie:  # one that is being checked may be the same again
             return
@@ -70,7 +70,7 @@ class RegionField(QWidget):
                 setattr(self._layer, name, value)
 
     def draw(self) -> None:
-        """Let the user draw a rectangle, in a layer that is made when it is first asked for."""
+        """Let the user draw a rectangle, in a layer that is made on first use."""
         if self._movie is None or not self.button.isEnabled():
             return
         if self._layer is None:
@@ -88,12 +88,12 @@ class RegionField(QWidget):
         self._layer.mode = "select" if len(self._layer.data) else "add_rectangle"
 
     def _placement(self, movie: OpenedMovie) -> dict[str, Any]:
-        """That of the movie, so that the layer's own coordinates are pixels, whose centres are
+        """The placement of the movie, so that the layer's coordinates are pixels, whose centres are
         whole numbers."""
         return placement(movie.pixel_size_nm, n_axes=2)
 
     def _drawn(self) -> None:
-        """Write what was drawn."""
+        """Write the drawn region as text."""
         assert self._movie is not None
         shapes = zip(self._layer.data, self._layer.shape_type, strict=True)
         rectangle = next((corners for corners, kind in shapes if kind == "rectangle"), None)
@@ -109,7 +109,7 @@ class RegionField(QWidget):
             self.changed.emit()
 
     def _written(self) -> None:
-        """Draw what was written; what cannot be read is said when it is needed."""
+        """Draw the typed region; a wrong text is reported when it is used."""
         self.changed.emit()
         if self._layer is None or self._movie is None:
             return
@@ -131,7 +131,7 @@ class RegionField(QWidget):
                 self._layer.add_rectangles([corners])
 
     def layer_removed(self, event: Any) -> None:
-        """A region that was deleted is no region."""
+        """Clear the region when its layer is deleted."""
         if event.value is self._layer is not None:
             self._layer = None
             self.text.clear()

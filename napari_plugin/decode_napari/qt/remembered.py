@@ -1,5 +1,4 @@
-"""Settings that are remembered from an earlier window: shown as such, and used once they are
-confirmed."""
+"""Settings from an earlier window, which are shown as such and used once confirmed."""
 
 from __future__ import annotations
 
@@ -15,13 +14,13 @@ __all__ = ["Remembered"]
 
 @final
 class Remembered(QWidget):
-    """What was set for another movie, and a button that takes it for this one; hidden where
-    nothing waits."""
+    """Settings of another movie, and a button that uses them for this one; hidden if there are
+    none."""
 
     def __init__(self, confirmed: Callable[[], None]) -> None:
         """
         Args:
-            confirmed: called once all is confirmed by the button.
+            confirmed: called when the button confirms all settings.
         """
         super().__init__()
         self._waiting: dict[str, str] = {}
@@ -41,15 +40,15 @@ class Remembered(QWidget):
 
     @property
     def waiting(self) -> Mapping[str, str]:
-        """What is not confirmed, by the name of its field."""
+        """The unconfirmed settings, by the names of their fields."""
         return self._waiting
 
     def offer(self, values: Mapping[str, str]) -> None:
-        """Let values wait, by the names of their fields, as the user reads them."""
+        """Offer values, by the names of their fields, as the user reads them."""
         self._waiting |= values
 
     def settle(self, name: str) -> None:
-        """The user has stated a field, or nothing need be stated."""
+        """Drop the offer of a field, which the user has stated, or which is not needed."""
         self._waiting.pop(name, None)
 
     def confirm(self) -> None:
@@ -58,7 +57,7 @@ class Remembered(QWidget):
         self._confirmed()
 
     def ask(self, needed: Set[str]) -> bool:
-        """Whether one of these fields waits; then that is shown."""
+        """Whether one of these fields is unconfirmed, which is then shown."""
         listed = [f"{name} {value}" for name, value in self._waiting.items() if name in needed]
         self._text.setText(f"Remembered from another movie: {', '.join(listed)}.")
         self.setVisible(bool(listed))

@@ -22,14 +22,14 @@ from decode_napari.stopping import Stop, Stopped
 __all__ = ["OPTION", "Runner", "complain", "is_refusal", "remaining", "sentence_of"]
 
 OPTION = re.compile(r"--([a-z][a-z-]*)")
-"""of the command line, as sentences name what is to be stated"""
+"""an option of the command line, as it occurs in sentences"""
 
 Verb = Steps[Any]
 
 
 @final
 class Trouble(Exception):
-    """What the user reads; the error it came from is its cause, and one click away."""
+    """The sentence that the user reads; its cause is the original error, one click away."""
 
 
 @final
@@ -44,7 +44,7 @@ class _End:
 
 @final
 class Runner(QObject):
-    """One verb at a time in a thread; a new one stops the old one, of which nothing more is heard.
+    """One verb at a time in a thread; a new one stops the old one, whose reports are then ignored.
 
     All signals arrive in the thread of the window.
     """
@@ -80,12 +80,12 @@ class Runner(QObject):
         """Run a verb.
 
         Args:
-            title: what is done, for the user.
-            verb: makes the generator; what it raises is said at once.
+            title: description of the work, for the user.
+            verb: makes the generator; errors that it raises are reported at once.
             reported: called with every step's progress.
-            returned: called with the result, if it comes to one.
-            ended: called at the end, however that comes.
-            failed: called with what the verb raised; None says it in a notification.
+            returned: called with the result, if there is one.
+            ended: called at the end, in any case.
+            failed: called with an error; None shows it in a notification.
         """
         refuse = failed or complain
         try:
@@ -128,19 +128,19 @@ class Runner(QObject):
         self.reported.emit(progress)
 
     def stop(self) -> None:
-        """Ask the verb to end; what it has reported stays."""
+        """Ask the verb to end; earlier reports stay."""
         if self._stop is not None:
             self._stop.ask()
             if self.paused:
                 self._worker.resume()
 
     def toggle_pause(self) -> None:
-        """Halt the verb at its next report, or let it go on."""
+        """Pause the verb at its next report, or resume it."""
         if self._worker is not None:
             self._worker.toggle_pause()
 
     def wait(self, seconds: float) -> None:
-        """Let the verb end, and hand over the reports that are still on their way."""
+        """Wait for the end of the verb, and deliver its outstanding reports."""
         until = time.monotonic() + seconds
         while self.busy and time.monotonic() < until:
             QThreadPool.globalInstance().waitForDone(20)
@@ -148,7 +148,7 @@ class Runner(QObject):
 
 
 def _let_the_window_go_first() -> None:
-    """Where both want the processor; threads that this one starts follow it."""
+    """Give the window priority over this thread and the threads that it starts."""
     sys.setswitchinterval(0.001)  # Python's 5 ms, each time that a call of Qt returns, add up
     if sys.platform == "linux":  # elsewhere a thread has no niceness of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
@@ -186,8 +186,8 @@ def complain(error: Exception) -> None:
 
 
 def sentence_of(error: Exception) -> str:
-    """What is wrong, in the words of the window: what the command line calls --pixel-size is the
-    field `pixel size`."""
+    """The sentence of an error in the words of the window, where --pixel-size is the field `pixel
+    size`."""
     plain = OPTION.sub(lambda option: option[1].replace("-", " "), in_plain_words(error))
     plain = plain or type(error).__name__
     first = plain.split(maxsplit=1)[0]
@@ -196,15 +196,15 @@ def sentence_of(error: Exception) -> str:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the user can correct it; all else is a fault of the program, whose traceback is worth
-    a report."""
+    """Whether the user can correct the error; others are errors of the program, to be reported with
+    their traceback."""
     from decode.training.course import TrainingError
 
     return isinstance(error, ValueError | OSError | TrainingError) or is_out_of_memory(error)
 
 
 def remaining(seconds: float) -> str:
-    """A time that is left, in words that do not flicker."""
+    """The remaining time in words, rounded so that they do not flicker."""
     if seconds < 5:
         return "a few seconds left"
     if seconds < 90:

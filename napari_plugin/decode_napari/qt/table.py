@@ -1,5 +1,5 @@
-"""The molecules that pass as rows of a table, read as they are shown: a million rows cost
-nothing."""
+"""The molecules that pass as rows of a table, which are read when shown, so that a million rows are
+cheap."""
 
 from __future__ import annotations
 

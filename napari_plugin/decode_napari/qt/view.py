@@ -1,5 +1,4 @@
-"""The molecules in the viewer: points, ellipses, density, and what the molecules leave of a
-frame."""
+"""The molecules in the viewer: points, ellipses, density, and the residual of a frame."""
 
 from __future__ import annotations
 
@@ -25,13 +24,13 @@ from decode_napari.steps.inspect import Explained, ellipses
 __all__ = ["MOST_POINTS", "MoleculeView", "camera_of", "colours_of", "half_canvas_um"]
 
 MOST_POINTS = 20_000
-"""of a table; one of more is an image, with points of the current frame and of what is seen
-close by"""
+"""most molecules of a table that is shown as points; larger ones are an image, with points of the
+current frame and on zooming in"""
 MOST_ELLIPSES = 2_000
 MOST_IN_VIEW = 5_000
-"""of all frames; more are nothing but the image until the user zooms in"""
+"""most points of all frames in view; more are shown as the image until the user zooms in"""
 REACH = 5.0
-"""standard deviations of noise from grey to full colour, in what is left over"""
+"""standard deviations of noise from grey to full colour, in the residual"""
 DONE = object()
 COLORMAP = "turbo"
 GLOW: dict[str, Any] = {"colormap": "inferno", "blending": "additive", "gamma": 0.5}
@@ -43,25 +42,25 @@ CHOSEN: dict[str, Any] = {
     "border_width": 0.1,
 }
 RINGS_PX = {"molecules": 13.0, "preview": 13.0, "selected": 24.0}
-"""diameters on the screen, of the layers' points"""
+"""diameters of the layers' points on the screen, pixels"""
 FAINTEST = 4
-"""molecules in a pixel that are white at least: a single one is not"""
+"""least number of molecules in a pixel that is white, so that a single one is not"""
 NOTHING = Filter(EmitterSet.empty())
 ROW = "molecule"
-"""feature: number of the molecule in the whole table"""
+"""feature that holds the number of the molecule in the whole table"""
 
 
 @final
 class MoleculeView:
-    """Layers that follow a table and its filter; a layer that the user has closed comes back
-    with the next table."""
+    """Layers that follow a table and its filter; a layer that the user closed returns with the next
+    table."""
 
     picked = Signal(int)
     """the number of a molecule that was selected in the viewer"""
     frame_changed = Signal(int)
     """another frame is shown"""
     crowded = Signal(bool)
-    """whether points of all frames are wanted, and too many are in view: they are the density"""
+    """whether points of all frames are requested but too many, so that the density is shown"""
 
     def __init__(self, viewer: Any, seen: Callable[[], bool]) -> None:
         self._viewer = viewer
@@ -112,8 +111,7 @@ class MoleculeView:
         return int(step[0]) if len(step) > 2 else 0
 
     def prepare(self, size_nm: tuple[float, float]) -> None:
-        """Make the layers of points and density while nothing hurries: the first drawing takes a
-        moment.
+        """Make the layers of points and density in advance, as the first drawing takes a moment.
 
         Args:
             size_nm: width and height of the movie.
@@ -123,8 +121,8 @@ class MoleculeView:
             self._density_of(size_nm)
 
     def show(self, found: Found, *, growing: bool = False) -> None:
-        """Show a table; one that grows keeps its layers.  The points follow when the event loop
-        comes round again."""
+        """Show a table; a growing one keeps its layers.  The points follow in later rounds of the
+        event loop."""
         if self._found is None or found.filter is not self._found.filter:
             self.mark(None)
         self._found, self._growing = found, growing
@@ -161,7 +159,7 @@ class MoleculeView:
                     layer.selected_data = chosen
 
     def show_in_view(self) -> None:
-        """Points of all frames, where the part of the field that is seen holds few enough."""
+        """Show points of all frames, if few enough are in view."""
         layer: Points | None = self._alive("all frames")
         rows = None
         if self.all_frames and self._found is not None:
@@ -194,7 +192,7 @@ class MoleculeView:
             layer.face_color = self._colours(rows)
 
     def recolour(self, quantity: str) -> None:
-        """Say a quantity by the colours of the points."""
+        """Colour the points by a quantity."""
         self.colour_by = quantity
         if self._found is not None:
             self._colour()
@@ -240,7 +238,7 @@ class MoleculeView:
             layer.data = data
 
     def explain(self, explained: Explained, pixel_size_nm: float) -> None:
-        """Show what the molecules make of a frame, and what they leave."""
+        """Show the model of a frame by its molecules, and the residual."""
         model, residual = explained.model, explained.residual
         low, high = float(np.percentile(model, 1)), float(model.max())
         self._set_image(
@@ -255,7 +253,7 @@ class MoleculeView:
                 self._viewer.layers.remove(layer)
 
     def preview(self, emitters: EmitterSet) -> None:
-        """Show the molecules of a frame that was tried."""
+        """Show the molecules of a preview."""
         layer = self._alive("preview")
         data, options, _ = points_layer(emitters, name="preview", border_color="#57d38c")
         if layer is None:
@@ -283,7 +281,7 @@ class MoleculeView:
         self._soon.start()
 
     def _follow(self) -> None:
-        """Bring the points a stage further; the window lives between two."""
+        """Draw the next stage of the points; the window responds between two."""
         # points that the user has closed come back with the next table, not with the next frame
         if self._found is None or not (self._is_new or self.points is not None):
             return
@@ -310,7 +308,7 @@ class MoleculeView:
             self._viewer.layers.remove(layer)
 
     def close(self) -> None:
-        """Follow the viewer no more, and add no more layers."""
+        """Disconnect from the viewer, and add no more layers."""
         self._is_new = False
         self._soon.stop()
         self._moved.stop()
@@ -349,8 +347,8 @@ class MoleculeView:
             self._light()
 
     def _light(self) -> None:
-        """The contrast of the density as it is seen: close by, its pixels are smaller and hold
-        other numbers."""
+        """Adapt the contrast of the density to the zoom, which changes its pixels and their
+        numbers."""
         layer: Image | None = self._alive("density")
         if layer is None or self._density is None:
             return
@@ -403,7 +401,7 @@ class MoleculeView:
 
     def _show_points(self) -> Iterator[None]:
         """Points of the table, or of this frame of a large one; those that do not pass are
-        there, but not shown."""
+        hidden."""
         yield  # what else has changed is drawn first
         assert self._found is not None
         source = self._found.filter
@@ -427,7 +425,7 @@ class MoleculeView:
         self._show_ellipses()
 
     def _put_points(self, source: Filter, rows: npt.NDArray[np.int64]) -> Iterator[None]:
-        """New points in the layer, which napari redraws after each property that is set."""
+        """Put new points into the layer, which napari redraws after each property that is set."""
         layer = self.points
         some = source.emitters[torch.from_numpy(rows)]
         data, options, _ = points_layer(some)
@@ -473,13 +471,12 @@ class MoleculeView:
         self._colour()
 
     def _colour(self) -> None:
-        """The points that are drawn, in colours of their own table: another may have been put,
-        and wait to be drawn."""
+        """Colour the drawn points by their own table, as another one may be waiting to be drawn."""
         if len(self._rows) and self.points is not None and len(self.points.data) == len(self._rows):
             self.points.border_color = colours_of(self._source, self._rows, self.colour_by)
 
     def _link(self, points: Points) -> None:
-        """Say which molecule is selected in a layer."""
+        """Report which molecule is selected in a layer."""
 
         def on_selection() -> None:
             if len(points.selected_data) == 1 and ROW in points.features:
@@ -517,8 +514,7 @@ class MoleculeView:
         )
 
     def _add(self, kind: str, data: Any, **options: Any) -> Any:
-        """A new layer; what the user has selected stays selected, and with it the controls that
-        he sees."""
+        """Add a layer without changing the user's selection, and with it the controls shown."""
         selection = self._viewer.layers.selection
         chosen, active = set(selection), selection.active
         layer = getattr(self._viewer, f"add_{kind}")(data, **options)
@@ -561,7 +557,7 @@ def camera_of(viewer: Any) -> Any:
 
 
 def half_canvas_um(viewer: Any) -> tuple[float, float]:
-    """Height and width of what a canvas shows, from its centre."""
+    """Half the height and width of the view of a canvas, um."""
     # a viewer has had a canvas since napari 0.9
     height, width = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
     zoom = camera_of(viewer).zoom

@@ -1,4 +1,4 @@
-"""Waiting for what takes seconds, with a window that is alive."""
+"""Waiting for seconds while the window is drawn."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ POLL_MS = 20
 
 
 def import_in_a_thread(*modules: str) -> None:
-    """Import modules; the window is drawn meanwhile, but takes no clicks: there would be two
-    widgets.
+    """Import modules; meanwhile the window is drawn, but takes no clicks, which could open a second
+    widget.
 
     Raises:
         ImportError: as the import does.

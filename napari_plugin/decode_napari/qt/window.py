@@ -1,4 +1,4 @@
-"""What a panel asks of the window that it is in."""
+"""The interface that panels use of their window."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Window(Protocol):
     """napari's"""
     memory: Memory
     keeper: Keeper
-    """of molecules that nobody has saved"""
+    """keeper of unsaved molecules"""
     runner: Runner
-    """what the user waits for"""
+    """runner of the verbs that the user waits for"""
     previewer: Runner
-    """quick looks, which replace one another"""
+    """runner of previews, which replace one another"""
     loader: Runner
-    """models that are loaded"""
+    """runner that loads models"""
     view: MoleculeView
 
     @property
     def movie_in_use(self) -> bool:
-        """Whether a verb works on the movie: what it is and its camera stay until that ends."""
+        """Whether a verb works on the movie, which locks movie and camera."""
 
     @property
     def has_unsaved(self) -> bool:
-        """Whether there are molecules that nobody has saved."""
+        """Whether there are unsaved molecules."""
 
     def start(self, title: str, verb: Callable[[], Steps[Any]], **hooks: Any) -> None:
         """Run a verb, unless one is running."""
@@ -58,10 +58,10 @@ class Window(Protocol):
         """The table at hand is on disk."""
 
     def start_afresh(self) -> None:
-        """Another movie begins: what was found in the one before goes from the window.
+        """Remove the results of the previous movie from the window.
 
         Raises:
-            OSError: if it is not saved and cannot be kept; then it stays.
+            OSError: if unsaved molecules cannot be kept; then they stay.
         """
 
     def view_in_3d(self) -> object:
@@ -71,4 +71,4 @@ class Window(Protocol):
         """Follow the filter in every view."""
 
     def refresh_steps(self) -> None:
-        """Light up the steps whose inputs exist."""
+        """Enable the steps whose inputs exist."""

@@ -1,5 +1,5 @@
-"""The steps of the job, in order.  A new one joins by its place in this list; no other step
-knows of it."""
+"""The steps of the work, in order.  A new one is added to this list; steps do not know one
+another."""
 
 from __future__ import annotations
 

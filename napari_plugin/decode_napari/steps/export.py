@@ -23,15 +23,15 @@ __all__ = ["ExportStep", "RenderSettings", "Rendered"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """As `decode.rendering` takes them."""
+    """Settings of a picture, as for `decode.rendering`."""
 
     pixel_nm: float = 10.0
     by_depth: bool = False
-    """colours for depth, not only brightness for density"""
+    """whether colours show depth, besides brightness for density"""
 
 
 Drawn = tuple[Filter, dict[str, Range]]
-"""a table, and the ranges of what passes"""
+"""a table, and the ranges of its filter"""
 
 
 @final
@@ -76,15 +76,15 @@ class ExportStep(Step):
         return _render(self._molecules(), self.settings, self._drawn())
 
     def is_stale(self) -> bool:
-        """Whether other molecules pass now than those of the picture."""
+        """Whether the molecules that pass differ from those of the picture."""
         return self.rendered is not None and self.rendered.of != self._drawn()
 
     def save_table(self, path: Path) -> Steps[Path]:
-        """Write the molecules that pass, in the format that the suffix says.
+        """Write the molecules that pass, in the format of the suffix.
 
         Raises:
-            ValueError, OSError: as `decode.io.tables.write_table` does, and if a file that was
-                opened would be lost.
+            ValueError, OSError: as `decode.io.tables.write_table` does, and if an opened file would
+                be overwritten.
         """
         from decode.outputs import check_outputs, table_files
 
@@ -118,8 +118,8 @@ class ExportStep(Step):
 
     @property
     def saved_all(self) -> bool:
-        """Whether the table that was saved last holds all molecules, those too that the filter
-        leaves out."""
+        """Whether the table that was saved last holds all molecules, including those that the
+        filter leaves out."""
         found, (run, ranges) = self.session.found, self._saved_of
         return found is not None and run is found.run and not ranges
 
@@ -145,8 +145,7 @@ class ExportStep(Step):
         )
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
-        """The table on disk that leads to the molecules that pass, and the ranges that are still
-        to be applied."""
+        """A table on disk and the ranges that give the molecules that pass."""
         if self.saved is not None and self._saved_of == (found.run, found.filter.ranges):
             return self.saved, {}
         return table_of(found), found.filter.ranges

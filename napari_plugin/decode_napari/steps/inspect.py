@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 __all__ = ["Explained", "InspectStep", "ellipses", "table_of"]
 
 N_CHORDS = 24
-"""of the polygon that stands for an ellipse"""
+"""number of chords of the polygon that approximates an ellipse"""
 BACKGROUND_NM = 1000.0
-"""standard deviation of the blur that makes background of what the molecules leave"""
+"""standard deviation of the blur that turns the residual into background"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """A frame, as its molecules explain it: (y, x)."""
+    """The model and the residual of a frame, (y, x) each."""
 
     frame: int
     model: npt.NDArray[np.float32]
     """photons: light of the molecules that pass, and background"""
     residual: npt.NDArray[np.float32]
-    """what was measured less that, in standard deviations of each pixel's noise"""
+    """measured less expected light, in standard deviations of each pixel's noise"""
 
 
 @final
@@ -57,7 +57,7 @@ class InspectStep(Step):
         return f"{found.filter.n_passing} of {len(found.filter.emitters)} molecules"
 
     def read(self, path: Path) -> Steps[Found]:
-        """Molecules of a table on disk."""
+        """Read the molecules of a table on disk."""
         pixel_size = None if self.session.movie is None else self.session.movie.pixel_size_nm
         return _read(path, pixel_size)
 
@@ -65,10 +65,10 @@ class InspectStep(Step):
         self.session.put(found=found)
 
     def explain(self, frame: int) -> Steps[Explained]:
-        """What the molecules of a frame that pass make of it, and what is left.
+        """The model of a frame by its molecules that pass, and the residual.
 
-        Background is what they leave of the frame, blurred by a micrometre: what is left over are
-            spots.
+        Background is the light that the molecules leave, blurred by a micrometre, so that the
+        residual shows spots.
 
         Raises:
             ValueError: if there is no movie, the molecules are of a movie of another size, or
@@ -127,7 +127,7 @@ class InspectStep(Step):
 
 
 def table_of(found: Found) -> Path:
-    """On disk: the table that was opened, or the one that the copied `decode localize` writes."""
+    """The table on disk: the one that was opened, or that of the copied `decode localize`."""
     source = Path(found.source)
     return source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
 
@@ -139,7 +139,7 @@ def ellipses(
 
     Args:
         emitters: the table, with its sigmas.
-        rows: of which molecules.
+        rows: (n,) numbers of the molecules.
         widths: half axes in standard deviations.
 
     Returns:
@@ -235,7 +235,7 @@ def _explain(
 
 
 def _noise(camera: Camera, photons: Tensor) -> Tensor:
-    """Standard deviation of what is measured of an image (y, x), photons: each pixel of an sCMOS
-    has its own."""
+    """(y, x) standard deviation of the measurement of an image, photons, pixel by pixel for an
+    sCMOS."""
     shot = camera.excess_factor * photons.clamp_min(0) / camera.qe
     return (shot + camera.noise_floor).clamp_min(1e-6).sqrt()

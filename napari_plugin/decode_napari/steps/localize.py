@@ -1,4 +1,4 @@
-"""Localize: a frame at once to try the settings, then the whole movie."""
+"""Localize: a preview of one frame, and the whole movie."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Region = tuple[slice, slice]
 """rows and columns of a movie, counted from 0"""
 
 OUT = "molecules"
-"""folder of the copied command, within the one it is run in"""
+"""output folder of the copied command"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LocalizeSettings:
-    """As `decode localize` takes them."""
+    """Settings as for `decode localize`."""
 
     threshold: float = 0.5
     """smallest probability of a molecule"""
@@ -42,7 +42,7 @@ class LocalizeSettings:
     """width of the PSF, for a model conditioned on it; None estimates it"""
     polish: bool = False
     frames: tuple[int, int] | None = None
-    """first, and the one behind the last; None takes all"""
+    """first frame, and the one after the last; None takes all"""
     roi: Region | None = None
     """the part of the field to localize in; coordinates stay those of the whole frame"""
     device: str = "auto"
@@ -88,7 +88,7 @@ class LocalizeStep(Step):
         return count if found.complete else f"{count} so far"
 
     def run(self) -> DetailedSteps[LocalizeReport | None, None]:
-        """Localize the whole movie; every step brings the molecules of a chunk of frames.
+        """Localize the whole movie; every step reports the molecules of a chunk of frames.
 
         Raises:
             ValueError, OSError: as `acquire` and `localize_movie` do.
@@ -99,13 +99,13 @@ class LocalizeStep(Step):
         return self._run(movie, model, self.session.psf, self.settings)
 
     def preview(self, frame: int) -> Steps[EmitterSet]:
-        """The molecules of one frame, numbered from 0, with its neighbours in view; of the
-        region, if there is one."""
+        """The molecules of one frame, numbered from 0, given its neighbours, within the region if
+        there is one."""
         movie, model = self._inputs()
         return self._preview(movie, model, self.session.psf, self.settings, frame)
 
     def absorb(self, progress: Progress[LocalizeReport | None]) -> None:
-        """Keep what a step of `run` brings."""
+        """Keep the molecules of a step of `run`."""
         report = progress.detail
         if report is None:
             return
@@ -115,7 +115,7 @@ class LocalizeStep(Step):
             self.n_found = report.n_molecules
 
     def show(self, *, complete: bool = False) -> None:
-        """Put all molecules that were found up to now into the session."""
+        """Put all molecules found so far into the session."""
         if not self._chunks:
             return
         emitters = EmitterSet.cat(self._chunks)
@@ -243,7 +243,7 @@ class LocalizeStep(Step):
         psf: ChosenPSF | None,
         settings: LocalizeSettings,
     ) -> Acquisition:
-        """As `acquire` says; what it estimates from the whole movie is kept for the next
+        """The acquisition by `acquire`; estimates from the whole movie are kept for the next
         preview."""
         from decode.verbs.localize import acquire
 
@@ -270,7 +270,7 @@ def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int,
 
     Args:
         corners_um: (n, 2) y, x in the window's world: um from the outer corner of pixel (0, 0), so
-            that pixel i reaches from i to i + 1 times its side.
+            that pixel i extends from i to i + 1 times its side.
         pixel_size_nm: side of a pixel.
         shape: (y, x) of the frames; what lies beyond them is cut off.
 
@@ -289,7 +289,7 @@ def region_in(corners_um: npt.ArrayLike, pixel_size_nm: float, shape: tuple[int,
 
 
 def region_text(region: Region) -> str:
-    """As `--roi` takes it."""
+    """The region as text for `--roi`."""
     return ",".join(
         ":".join("" if end is None else str(end) for end in (s.start, s.stop)) for s in region
     )

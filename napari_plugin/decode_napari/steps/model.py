@@ -1,4 +1,4 @@
-"""Model: one that comes with decode, a file, or one trained for just this microscope and sample."""
+"""Model: a shipped one, a file, or one trained for this microscope and sample."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
 __all__ = ["FIRST", "Card", "ModelStep", "TrainSettings", "card_of"]
 
 FIRST = "gaussian-2d"
-"""the shipped model that needs nothing but a movie"""
+"""the shipped model that needs a movie only"""
 
 REPORT_EVERY = 10
-"""steps between two points of the curves: a pause or a stop waits for no more"""
+"""steps between two points of the curves, after which a pause or a stop takes effect"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """As `decode train` takes them."""
+    """Settings as for `decode train`."""
 
     out: Path | None = None
     recipe: Path | None = None
     """None estimates it from the movie, with the PSF and the camera"""
     minutes: float = 30.0
     start: str | None = None
-    """model whose weights to start from, as `decode train` takes it: fine-tuning"""
+    """model whose weights to start from, as for `decode train`: fine-tuning"""
     resume: bool = False
-    """go on from the checkpoint beside `out`"""
+    """whether to continue from the checkpoint beside `out`"""
     settings: tuple[str, ...] = ()
-    """`section.key=value`, to replace what the recipe says"""
+    """`section.key=value`, which replace values of the recipe"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a model is good for."""
+    """A summary of a model."""
 
     name: str
     description: str
     training: str
     """how long, in words"""
     context: tuple[str, ...]
-    """what it is conditioned on, and between which limits"""
+    """conditions of the model with their ranges"""
     figures: tuple[str, ...]
-    """how well it does, a line each"""
+    """scores of the model, a line each"""
 
 
 @final
@@ -69,7 +69,7 @@ class ModelStep(Step):
         return ""
 
     def missing_for_training(self) -> str:
-        """What must be there before a model can be trained."""
+        """What is missing for a training, in a sentence; "" where nothing is."""
         if self.settings.out is None:
             return "choose the file to write the model to"
         if self.settings.recipe is not None:
@@ -91,7 +91,7 @@ class ModelStep(Step):
         return Path(self.session.model.name).name if self.session.model is not None else ""
 
     def load(self, name: str) -> Steps[ChosenModel]:
-        """A shipped model by its name, or any by its file.
+        """Load a shipped model by its name, or any model by its file.
 
         Raises:
             ValueError, FileNotFoundError: as `decode.models.load_model` does.
@@ -179,7 +179,7 @@ class ModelStep(Step):
 
 
 def card_of(model: ChosenModel) -> Card:
-    """What a model's training record says of it."""
+    """The summary of a model by its record."""
     record = model.localizer.record
     context = (
         ["the PSF, by the step PSF"]
@@ -255,7 +255,8 @@ def _with_remarks(progress: Progress[TrainingReport]) -> Progress[TrainingReport
 def _estimate(
     movie: OpenedMovie, psf: ChosenPSF, recipe: Path
 ) -> DetailedSteps[TrainingReport | None, None]:
-    """As `decode estimate`: the recipe, and a camera file beside it where none says all."""
+    """Estimate a recipe, as `decode estimate` does, with a camera file beside it unless there is a
+    complete one."""
     from decode.verbs.estimate import estimate
 
     steps = estimate.steps(
@@ -272,12 +273,12 @@ def _estimate(
 
 
 def _without_warnings(progress: Progress[object]) -> Progress[TrainingReport | None]:
-    """What does not fit was said when the movie was opened."""
+    """The progress without warnings, which were shown when the movie was opened."""
     return Progress(progress.fraction, progress.message, detail=None)
 
 
 def _estimate_in_python(movie: OpenedMovie, psf: ChosenPSF, recipe: Path) -> str:
-    """What `_estimate` does as text."""
+    """The Python code of `_estimate`."""
     return call(
         "decode.estimate",
         repr(str(movie.path)),

@@ -1,4 +1,4 @@
-"""Movie: what was recorded, with which camera, and whether the photons make sense."""
+"""Movie: the recording, its camera, and a check of its photons."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ N_FRAMES = 60
 @final
 @dataclass(frozen=True, kw_only=True)
 class MovieSettings:
-    """What the user states."""
+    """Statements of the user."""
 
     path: Path | None = None
     camera: str | None = None
-    """preset or file; None leaves it to be estimated"""
+    """preset or file; None estimates it"""
     pixel_size_nm: float | None = None
     """None takes that of the camera file or of the movie"""
     em_gain: float | None = None
-    """of an EMCCD that is given by its preset"""
+    """mean gain of the EM register, for a preset whose gain is a setting"""
     allow_truncated: bool = False
-    """take the whole frames of a file that was cut short"""
+    """whether to take the whole frames of a truncated file"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MovieCheck:
-    """A movie that was opened, and a look at its photons."""
+    """The result of the check of a movie."""
 
     movie: OpenedMovie
     counts: npt.NDArray[np.int64]
-    """pixels by their photons"""
+    """number of pixels in bins of photons"""
     edges: npt.NDArray[np.float64]
-    """of the bins, photons per pixel"""
+    """edges of the bins, photons per pixel"""
     remarks: tuple[str, ...]
-    """what was estimated, a sentence each"""
+    """estimates, a sentence each"""
     warnings: tuple[str, ...]
-    """what does not fit between camera and movie, a sentence each"""
+    """disagreements of camera and movie, a sentence each"""
 
 
 @final
@@ -126,7 +126,7 @@ class MovieStep(Step):
 
 
 def _camera_of(movie: OpenedMovie) -> Path:
-    """Where the copied command writes the camera that was estimated."""
+    """The file of the estimated camera in the copied command."""
     return movie.path.with_name(f"{movie.path.stem}_camera.yaml")
 
 
@@ -144,7 +144,7 @@ def asks_em_gain(camera: str | None) -> bool:
 
 
 def camera_call(movie: OpenedMovie) -> str:
-    """The Python that reads a movie's camera."""
+    """The Python code that reads a movie's camera."""
     return call(
         "read_camera",
         repr(movie.camera_name),

@@ -1,4 +1,4 @@
-"""PSF: from bead stacks, with what it is worth."""
+"""PSF: calibrated from bead stacks, with its verdict."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ __all__ = ["Calibrated", "PSFSettings", "PSFStep"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class PSFSettings:
-    """As `decode calibrate psf` takes them."""
+    """Settings as for `decode calibrate psf`."""
 
     beads: tuple[Path, ...] = ()
     out: Path | None = None
     z_step_nm: float | None = None
-    """planes rise by it; None takes what the file states"""
+    """distance of the planes; None takes that of the file"""
     z_focus: int | None = None
-    """plane, from 0, that is z = 0; None takes the middle one"""
+    """number of the plane with z = 0, from 0; None takes the middle one"""
     frames_per_plane: int = 1
     """consecutive frames of a plane"""
     downwards: bool = False
-    """planes fall by the step"""
+    """whether the stage moves down"""
     z_of_frames: Path | None = None
     """text file with the z of each frame in nm, a line each: for any other order of planes"""
     positions: Path | None = None
-    """table of where the beads truly are, if that is known"""
+    """table of the true positions of the beads, if known"""
     model: str = "spline"
     optics: Optics | None = None
-    """of a pupil; None takes the usual ones"""
+    """facts of the objective, for a pupil; None takes typical ones"""
 
     @property
     def scan(self) -> dict[str, object]:
-        """What is stated of the order of the planes, by the names of `read_scan`."""
+        """The order of the planes, as arguments of `read_scan`."""
         stated = {
             "frames_per_plane": self.frames_per_plane if self.frames_per_plane > 1 else None,
             "downwards": self.downwards or None,
@@ -109,7 +109,7 @@ class PSFStep(Step):
         return _calibrate(self.settings, movie, self._out())
 
     def read(self, path: Path) -> Steps[ChosenPSF]:
-        """Take a PSF that was calibrated before."""
+        """Read a calibrated PSF."""
         return _read(path)
 
     def accept(self, result: Calibrated | ChosenPSF) -> None:

@@ -1,4 +1,4 @@
-"""A step: what it needs, whether it is done, and what to type to do the same without a window."""
+"""A step: its needs, its state, and the command and the Python code that do the same."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ __all__ = ["Step", "call", "command", "keep_call", "keep_command"]
 
 
 class Step(ABC):
-    """One step of the job.  It knows no window: verbs are `Steps` (`decode.progress`) that may run
-    in any thread.
+    """One step of the work, independent of any window: verbs are `Steps` (`decode.progress`) that
+    may run in any thread.
 
-    A verb reads the session and the step's settings when it is called, and nothing of them
-    afterwards; what it returns is handed to a method of the step, in the thread of the window,
-    which puts it into the session.
+    A verb reads session and settings only when it is called; its result goes to a method of the
+    step, in the thread of the window, which puts it into the session.
     """
 
     title: ClassVar[str]
     purpose: ClassVar[str]
-    """in a sentence, for tooltips and screen readers"""
+    """purpose in a sentence, for tooltips and screen readers"""
 
     def __init__(self, session: Session) -> None:
         self.session = session
 
     def forget(self) -> None:  # noqa: B027  most steps remember nothing
-        """Let go of what belongs to the movie that was worked on: another one begins."""
+        """Forget what belongs to the previous movie."""
 
     @abstractmethod
     def missing(self) -> str:
-        """What must be there before this step can do anything, in a sentence; "" where nothing
-        is missing."""
+        """What this step needs first, in a sentence; "" where nothing is missing."""
 
     @abstractmethod
     def done(self) -> str:
-        """What the step has brought, in a few words; "" where nothing yet."""
+        """The result of the step, in a few words; "" where there is none yet."""
 
     @abstractmethod
     def as_command(self) -> str:
@@ -48,7 +46,7 @@ class Step(ABC):
 
     @abstractmethod
     def as_python(self) -> str:
-        """The Python that does the same; "" where there is nothing to do yet."""
+        """The Python code that does the same; "" where there is nothing to do yet."""
 
 
 def command(*words: object, **options: object) -> str:
@@ -86,8 +84,7 @@ def keep_command(table: Path, ranges: Mapping[str, Range]) -> tuple[str, Path]:
 
 
 def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list[str]]:
-    """The Python that reads the molecules of a table within ranges: what it imports, and what it
-    does."""
+    """The Python code that reads the molecules of a table within ranges: imports and statements."""
     read = f"read_table({str(table)!r})"
     if not ranges:
         return ["from decode import read_table"], [f"molecules = {read}"]
@@ -96,5 +93,6 @@ def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list
 
 
 def _number(end: float | None) -> str:
-    """All its digits: the molecules at the ends are those that the window keeps."""
+    """A number with all digits, so that the same molecules at the ends are kept as in the
+    window."""
     return "" if end is None else repr(float(end)).removesuffix(".0")
