@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
 
 from decode.emitters import EmitterSet
+from decode.network.counts import Counts
+from decode.network.gaussians import TruncatedGaussians, log_mass, log_normal
+from decode.network.molecules import REACH_PX, MoleculePosterior, joined, pixels_beside
 
 __all__ = ["SetPosterior"]
 
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
-LEAST_SHARE = 0.02
-"""pixels of a smaller probability are part of no molecule"""
-ROUNDS = 3
-"""rounds in which pixels are joined to molecules; a pixel may belong to as many molecules"""
-ROUNDING = 1e-15
-"""rounding error of the probabilities of counts"""
+LEAST = 1e-3
+"""probability of a pixel below which it is part of no molecule"""
+PARTS = 9
+"""most pixels that are joined to a molecule"""
 
 
 @final
@@ -35,7 +35,7 @@ class SetPosterior:
     (Mahler, Statistical Multisource-Multitarget Information Fusion, 2007, ch. 11.3.4) is one
     product without a sum over associations, and `log_prob` is exact and cheap.  An emitter near a
     border is spread over both pixels with probabilities that add up to that of the one molecule;
-    the truncation keeps its Gaussian the same on either side, and `point_estimate` joins the two.
+    the truncation keeps its Gaussian the same on either side, and `molecules` joins the two.
 
     All tensors are (n_frames, y, x), per-axis ones (n_frames, axis, y, x).
 
@@ -152,10 +152,10 @@ class SetPosterior:
         centre, sigma = (
             m.movedim(1, -1).reshape(-1, 2)[owner] for m in (self.offset_px, self.offset_sigma_px)
         )
-        terms = terms + (_log_normal(offset, centre, sigma) - _log_mass(centre, sigma)).sum(1)
-        terms = terms + _log_normal(emitters.photons, at(self.photons), at(self.photons_sigma))
+        terms = terms + (log_normal(offset, centre, sigma) - log_mass(centre, sigma)).sum(1)
+        terms = terms + log_normal(emitters.photons, at(self.photons), at(self.photons_sigma))
         if self.z_nm is not None and self.z_sigma_nm is not None:
-            terms = terms + _log_normal(emitters.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
+            terms = terms + log_normal(emitters.xyz[:, 2], at(self.z_nm), at(self.z_sigma_nm))
         terms = terms.where(inside, 0.0)
         log_density = log_density.to(terms.dtype).index_add(0, emitters.frame, terms)
         return log_density.masked_fill(impossible, -torch.inf)
@@ -185,69 +185,46 @@ class SetPosterior:
 
     @torch.no_grad()
     def sample(self, rng: torch.Generator | None = None) -> EmitterSet:
-        """Draw one set of emitters for every frame, from the density of `log_prob`."""
+        """Draw one set of emitters for every frame, from the density of `log_prob`.
+
+        A molecule near a border may be drawn in none or both of its pixels; draws of `molecules`
+        hold it once.
+        """
         uniform = torch.rand(self.logit.shape, generator=rng, device=self.logit.device)
         frame, row, column = torch.nonzero(uniform < self.probability, as_tuple=True)
-
-        def normal(mean: Tensor, sigma: Tensor) -> Tensor:
-            noise = torch.randn(len(frame), generator=rng, device=frame.device, dtype=torch.float64)
-            return mean[frame, row, column].double() + noise * sigma[frame, row, column].double()
-
-        xyz = torch.zeros(len(frame), 3, dtype=torch.float64, device=frame.device)
-        for axis, pixel in ((0, column), (1, row)):
-            centre = self.offset_px[frame, axis, row, column].double()
-            width = self.offset_sigma_px[frame, axis, row, column].double()
-            u = torch.rand(len(frame), generator=rng, device=frame.device, dtype=torch.float64)
-            # inverse distribution function of the truncated normal, in the tail that ndtr resolves
-            sign = torch.where(centre > 0, -1.0, 1.0)
-            low, high = (torch.special.ndtr((edge - sign * centre) / width) for edge in (-0.5, 0.5))
-            offset = sign * (sign * centre + width * torch.special.ndtri(low + u * (high - low)))
-            offset = offset.clamp(-0.5 + 1e-9, 0.5 - 1e-9)
-            xyz[:, axis] = (pixel + 0.5 + offset) * self.pixel_size_nm
-        if self.z_nm is not None and self.z_sigma_nm is not None:
-            xyz[:, 2] = normal(self.z_nm, self.z_sigma_nm)
-        photons = normal(self.photons, self.photons_sigma)
+        xyz, photons = self._emitters(frame, row, column).sample(rng)
         return EmitterSet(frame=frame, xyz=xyz, photons=photons, metadata=self.metadata)
 
     def count_pmf(self, largest: int | None = None) -> Tensor:
-        """Probability of each number of emitters in a frame: Poisson-binomial over the pixels.
-
-        By the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data
-        Anal. 59, 2013).
+        """Probability of each number of emitters in a frame, under the density of `log_prob`.
 
         Args:
-            largest: largest count that is listed; by default ten standard deviations above the
-                mean.
+            largest: as `Counts.pmf` takes it.
 
         Returns:
-            (n_frames, largest + 1) float64; rows sum to 1 but for what lies beyond `largest`.
-            Probabilities below 1e-15, the rounding error, are set to about that value.
+            (n_frames, largest + 1), as from `Counts.pmf`.
         """
         p = self.probability.detach().double().flatten(1)
-        spread = (p * (1 - p)).sum(1).sqrt()
-        likely = int(min(p.shape[1], math.ceil(float((p.sum(1) + 10 * spread).max())) + 10))
-        largest = likely if largest is None else largest
-        # the transform folds counts at or above its length back onto the small ones
-        length = max(largest, likely) + 1
-        angle = 2 * math.pi * torch.arange(length, device=p.device, dtype=p.dtype) / length
-        phase = torch.polar(torch.ones_like(angle), angle)
-        characteristic = torch.stack([torch.log(1 - p + p * w).sum(1) for w in phase], 1).exp()
-        pmf = torch.fft.fft(characteristic, dim=1).real / length
-        return pmf[:, : largest + 1].clamp_min(ROUNDING)
+        frame = torch.arange(len(p), device=p.device).repeat_interleave(p.shape[1])
+        return Counts(frame=frame, probability=p.flatten(), n_frames=len(p)).pmf(largest)
 
     # -- molecules ---------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def point_estimate(self, threshold: float = 0.5, *, first_frame: int = 0) -> EmitterSet:
-        """One row per molecule: the moments of the posterior, given that the molecule exists.
+    def molecules(self) -> MoleculePosterior:
+        """The posterior of molecules, one coin each.
 
         A molecule near a border holds probability in several pixels.  From the largest
         probability down, a pixel joins the shares of its neighbours whose mean lies within a pixel
         of its own, until the molecule's probability is 1; what a neighbour has left over is a
-        molecule of its own.
+        molecule of its own.  Pixels of a probability below 0.001 are passed over.
+        """
+        return self._joined(self.probability > LEAST)
+
+    def point_estimate(self, threshold: float = 0.5, *, first_frame: int = 0) -> EmitterSet:
+        """One row per molecule: the moments of the posterior, given that the molecule exists.
 
         Args:
-            threshold: molecules with a larger probability are listed.
+            threshold: those of `molecules` with a larger probability are listed.
             first_frame: number of this posterior's first frame in the movie.
 
         Returns:
@@ -255,151 +232,52 @@ class SetPosterior:
             background.
         """
         p = self.probability
-        # a molecule is no more than the pixels around a peak: the rest need not be looked at
-        near_peak = max_pool2d(p, 3, stride=1, padding=1) > threshold / 5
-        frame, row, column = torch.nonzero((p > LEAST_SHARE) & near_peak, as_tuple=True)
-        mean, variance = self._moments(frame, row, column)
-        share = p[frame, row, column].double()
-        beside = _pixels_beside(frame, row, column, shape=p.shape)
-        reach_nm = self.pixel_size_nm
-        molecules = _joined(share, mean, variance, beside, reach_nm=reach_nm, threshold=threshold)
-        rows, centre, sigma = molecules.pixel, molecules.mean, molecules.sigma
-        z_sigma = sigma[:, 3:4]
-        if self.z_nm is None:
-            z_sigma = torch.full_like(z_sigma, torch.nan)
-        return EmitterSet(
-            frame=frame[rows] + first_frame,
-            xyz=torch.stack([centre[:, 0], centre[:, 1], centre[:, 3]], 1).float(),
-            photons=centre[:, 2].float(),
-            background=self.background[frame[rows], row[rows], column[rows]],
-            probability=molecules.probability.clamp(max=1.0).float(),
-            xyz_sigma=torch.cat([sigma[:, :2], z_sigma], 1).float(),
-            photons_sigma=sigma[:, 2].float(),
+        # a molecule is no more than a peak and the pixels around: the rest need not be looked at
+        near_peak = max_pool2d(p, 3, stride=1, padding=1) > threshold / PARTS
+        molecules = self._joined((p > LEAST) & near_peak)
+        return molecules.above(threshold).table(first_frame=first_frame)
+
+    @torch.no_grad()
+    def _joined(self, chosen: Tensor) -> MoleculePosterior:
+        """The molecules of the pixels where (n_frames, y, x) `chosen` is True."""
+        frame, row, column = torch.nonzero(chosen, as_tuple=True)
+        parts = self._emitters(frame, row, column)
+        mean, _ = parts.moments()
+        found = joined(
+            self.probability[frame, row, column].double(),
+            mean[:, :2],
+            pixels_beside(frame, row, column, shape=chosen.shape),
+            reach_nm=REACH_PX * self.pixel_size_nm,
+        )
+        at = found.pixel
+        n, height, width = chosen.shape
+        return MoleculePosterior(
+            frame=frame[at],
+            probability=found.probability,
+            background=self.background[frame[at], row[at], column[at]].double(),
+            molecule=found.molecule,
+            weight=found.weight,
+            parts=parts[found.member],
+            shape=(n, height, width),
             metadata=self.metadata,
         )
 
-    def _moments(self, frame: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of (x, y, photons, z) in m pixels, nm and photons: (m, 4) float64."""
-        means, variances = [], []
-        for axis, pixel in ((0, column), (1, row)):
-            offset, variance = _truncated_moments(
-                self.offset_px[frame, axis, row, column].double(),
-                self.offset_sigma_px[frame, axis, row, column].double(),
-            )
-            means.append((pixel + 0.5 + offset) * self.pixel_size_nm)
-            variances.append(variance * self.pixel_size_nm**2)
-        means.append(self.photons[frame, row, column].double())
-        variances.append(self.photons_sigma[frame, row, column].double() ** 2)
-        if self.z_nm is not None and self.z_sigma_nm is not None:
-            means.append(self.z_nm[frame, row, column].double())
-            variances.append(self.z_sigma_nm[frame, row, column].double() ** 2)
-        else:
-            means.append(torch.zeros_like(means[0]))
-            variances.append(torch.zeros_like(means[0]))
-        return torch.stack(means, 1), torch.stack(variances, 1)
+    def _emitters(self, frame: Tensor, row: Tensor, column: Tensor) -> TruncatedGaussians:
+        """The emitters of m pixels."""
 
+        def at(m: Tensor) -> Tensor:
+            return m[frame, row, column].detach().double()
 
-class _Molecules(NamedTuple):
-    """Molecules joined from pixels, in the order of the pixels."""
+        def at_by_axis(m: Tensor) -> Tensor:
+            return m[frame, :, row, column].detach().double()
 
-    pixel: Tensor
-    """(n,) pixel that holds the largest share"""
-    probability: Tensor
-    """(n,)"""
-    mean: Tensor
-    """(n, 4) mean of x, y, photons and z"""
-    sigma: Tensor
-    """(n, 4)"""
-
-
-def _pixels_beside(frame: Tensor, row: Tensor, column: Tensor, *, shape: Sequence[int]) -> Tensor:
-    """(m, 8) numbers of the pixels around each of m pixels; -1 for those that are not listed."""
-    n, height, width = shape
-    number = frame.new_full((n, height + 2, width + 2), -1)
-    number[frame, row + 1, column + 1] = torch.arange(len(frame), device=frame.device)
-    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-    around = [number[frame, row + 1 + dy, column + 1 + dx] for dy, dx in steps]
-    return torch.stack(around, 1)
-
-
-def _joined(
-    share: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    beside: Tensor,
-    *,
-    reach_nm: float,
-    threshold: float,
-) -> _Molecules:
-    """Molecules from the shares of pixels.
-
-    Args:
-        share: (m,) probability in each pixel.
-        mean, variance: (m, 4) of the molecule in each pixel.
-        beside: (m, 8) from `_pixels_beside`.
-        reach_nm: pixels whose means are further apart show two molecules.
-        threshold: molecules of a smaller probability are left out.
-    """
-    m = len(share)
-    index = torch.arange(m, device=share.device)
-    exists, beside = beside >= 0, beside.clamp_min(0)
-    distance = (mean[beside, :2] - mean[:, None, :2]).norm(dim=-1)
-    near = exists & (distance < reach_nm)
-    found = []
-    for _ in range(ROUNDS if m else 0):
-        theirs = torch.where(exists, share[beside], 0.0)
-        tied = (theirs == share[:, None]) & (beside > index[:, None])
-        lower = (theirs < share[:, None]) | tied | ~exists
-        peak = (share > threshold / 5) & lower.all(1)
-        # every other pixel offers its share to the nearest peak beside it
-        offer = torch.where(near & peak[beside] & ~peak[:, None], distance, torch.inf)
-        to = torch.where(torch.isfinite(offer.amin(1)), beside[index, offer.argmin(1)], -1)
-        joins = near & peak[:, None] & (to[beside] == index[:, None])
-        offered = torch.where(joins, theirs, 0.0)
-        fraction = ((1 - share) / offered.sum(1).clamp_min(1e-12)).clamp(0, 1)
-        weight = torch.cat([share[:, None], offered * fraction[:, None]], 1)
-        total = weight.sum(1)
-        molecule = peak & (total > threshold)
-        pixel = index[molecule]
-        members = torch.cat([index[:, None], beside], 1)[pixel]
-        w = (weight[pixel] / total[pixel, None])[..., None]
-        centre = (w * mean[members]).sum(1)
-        spread = (w * (variance[members] + (mean[members] - centre[:, None]) ** 2)).sum(1)
-        found.append(_Molecules(pixel, total[pixel], centre, spread.sqrt()))
-        used = molecule[to.clamp_min(0)] & (to >= 0)
-        taken = torch.where(used, fraction[to.clamp_min(0)], 0.0)
-        share = torch.where(peak, 0.0, share * (1 - taken))
-    if not found:
-        return _Molecules(index, share, mean, variance)
-    together = [torch.cat(parts) for parts in zip(*found, strict=True)]
-    order = torch.argsort(together[0])
-    return _Molecules(*(values[order] for values in together))
-
-
-def _log_normal(value: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
-    """Log density of a normal distribution."""
-    return -0.5 * ((value - mean) / sigma) ** 2 - sigma.log() - LOG_SQRT_2PI
-
-
-def _log_mass(centre: Tensor, sigma: Tensor) -> Tensor:
-    """Log probability of a normal variate in [-0.5, 0.5]; both tails keep full precision."""
-    # mirrored so that the interval lies in the left tail, which log_ndtr resolves
-    distance = centre.abs()
-    low = torch.special.log_ndtr((-0.5 - distance) / sigma)
-    high = torch.special.log_ndtr((0.5 - distance) / sigma)
-    return high + torch.log1p(-torch.exp((low - high).clamp(max=-1e-6)))
-
-
-def _truncated_moments(centre: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a normal variate truncated to [-0.5, 0.5].
-
-    Johnson, Kotz and Balakrishnan, 1994, 13.10.
-    """
-    log_mass = _log_mass(centre, sigma)
-    low, high = (-0.5 - centre) / sigma, (0.5 - centre) / sigma
-    density_low = torch.exp(-0.5 * low**2 - LOG_SQRT_2PI - log_mass)
-    density_high = torch.exp(-0.5 * high**2 - LOG_SQRT_2PI - log_mass)
-    shift = density_low - density_high
-    variance = sigma**2 * (1 + low * density_low - high * density_high - shift**2)
-    # a uniform pixel has the largest variance; far tails cancel, and keep at least a trace
-    return (centre + sigma * shift).clamp(-0.5, 0.5), variance.clamp(1e-8, 1 / 12)
+        return TruncatedGaussians(
+            pixel=torch.stack([column, row], 1),
+            offset_px=at_by_axis(self.offset_px),
+            offset_sigma_px=at_by_axis(self.offset_sigma_px),
+            photons=at(self.photons),
+            photons_sigma=at(self.photons_sigma),
+            z_nm=None if self.z_nm is None else at(self.z_nm),
+            z_sigma_nm=None if self.z_sigma_nm is None else at(self.z_sigma_nm),
+            pixel_size_nm=self.pixel_size_nm,
+        )

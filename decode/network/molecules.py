@@ -1,0 +1,284 @@
+"""MoleculePosterior: the molecules of each frame, one coin each, joined from pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.emitters import EmitterSet
+from decode.network.counts import Counts
+from decode.network.gaussians import TruncatedGaussians
+
+__all__ = ["Joined", "MoleculePosterior", "joined", "pixels_beside"]
+
+ROUNDS = 3
+"""in which pixels are joined to molecules"""
+REACH_PX = 1.0
+"""pixels whose means are further apart show two molecules"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class MoleculePosterior:
+    """p(set of molecules | frames): independent molecules, each of which perhaps exists.
+
+    A multi-Bernoulli distribution (Mahler, Statistical Multisource-Multitarget Information Fusion,
+    2007, ch. 11.3.4) as that of the pixels, but with one coin for a molecule that is spread over
+    several pixels: where it lies, and how bright it is, is a mixture of their truncated Gaussians.
+    The expected number of molecules in a pixel is that of the pixels' own distribution; draws hold
+    a molecule near a border once.
+
+    From `SetPosterior.molecules`; all numbers are float64.
+
+    Example:
+        A molecule on the border of two pixels is one coin, which shows heads nearly always:
+
+        >>> half = TruncatedGaussians(
+        ...     pixel=torch.tensor([[2, 2], [3, 2]]),
+        ...     offset_px=torch.tensor([[0.5, 0.0], [-0.5, 0.0]], dtype=torch.float64),
+        ...     offset_sigma_px=torch.full((2, 2), 0.1, dtype=torch.float64),
+        ...     photons=torch.full((2,), 1000.0, dtype=torch.float64),
+        ...     photons_sigma=torch.full((2,), 50.0, dtype=torch.float64),
+        ...     pixel_size_nm=100.0,
+        ... )
+        >>> posterior = MoleculePosterior(
+        ...     frame=torch.tensor([0]),
+        ...     probability=torch.tensor([0.98], dtype=torch.float64),
+        ...     background=torch.tensor([10.0], dtype=torch.float64),
+        ...     molecule=torch.tensor([0, 0]),
+        ...     weight=torch.tensor([0.5, 0.5], dtype=torch.float64),
+        ...     parts=half,
+        ...     shape=(1, 5, 6),
+        ... )
+        >>> [round(float(p), 2) for p in posterior.counts().pmf(1)[0]]
+        [0.02, 0.98]
+        >>> left = torch.tensor([True, True, True, False, False, False]).expand(5, 6)
+        >>> round(float(posterior.counts(left).mean), 2)
+        0.49
+    """
+
+    frame: Tensor
+    """(n,) int64, ascending"""
+    probability: Tensor
+    """(n,) that the molecule exists"""
+    background: Tensor
+    """(n,) photons per pixel, a point estimate"""
+    molecule: Tensor
+    """(m,) int64, ascending; of each part.  A molecule has at most one part in a pixel."""
+    weight: Tensor
+    """(m,) probability of the part, given that its molecule exists"""
+    parts: TruncatedGaussians
+    """place and photons, given the part"""
+    shape: tuple[int, int, int]
+    """frames, rows and columns of the posterior"""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def above(self, threshold: float) -> MoleculePosterior:
+        """The molecules whose probability exceeds a threshold."""
+        kept = self.probability > threshold
+        rows, part = torch.nonzero(kept)[:, 0], torch.nonzero(kept[self.molecule])[:, 0]
+        number = torch.cumsum(kept, 0) - 1
+        return replace(
+            self,
+            frame=self.frame[rows],
+            probability=self.probability[rows],
+            background=self.background[rows],
+            molecule=number[self.molecule[part]],
+            weight=self.weight[part],
+            parts=self.parts[part],
+        )
+
+    # -- read-outs ---------------------------------------------------------------------------------
+
+    def table(self, *, first_frame: int = 0) -> EmitterSet:
+        """One row per molecule: the moments of its mixture, given that it exists.
+
+        Args:
+            first_frame: number of this posterior's first frame in the movie.
+        """
+        means, variances = self.parts.moments()
+        mean = self._sum(self.weight[:, None] * means)
+        spread = variances + (means - mean[self.molecule]) ** 2
+        sigma = self._sum(self.weight[:, None] * spread).sqrt()
+        z_sigma = sigma[:, 3:4]
+        if self.parts.z_nm is None:
+            z_sigma = torch.full_like(z_sigma, torch.nan)
+        return EmitterSet(
+            frame=self.frame + first_frame,
+            xyz=torch.stack([mean[:, 0], mean[:, 1], mean[:, 3]], 1).float(),
+            photons=mean[:, 2].float(),
+            background=self.background.float(),
+            probability=self.probability.float(),
+            xyz_sigma=torch.cat([sigma[:, :2], z_sigma], 1).float(),
+            photons_sigma=sigma[:, 2].float(),
+            metadata=self.metadata,
+        )
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """(n, ...) sums over the parts of each molecule, of (m, ...) values."""
+        return values.new_zeros(len(self), *values.shape[1:]).index_add(0, self.molecule, values)
+
+    @torch.no_grad()
+    def sample(self, rng: torch.Generator | None = None, *, first_frame: int = 0) -> EmitterSet:
+        """Draw one set of molecules for every frame.
+
+        Args:
+            rng: source of randomness, on the device of the posterior.
+            first_frame: number of this posterior's first frame in the movie.
+
+        Returns:
+            Molecules in the order of frames, with positions, photons and background.
+        """
+        uniform = partial(torch.rand, generator=rng, device=self.weight.device, dtype=torch.float64)
+        rows = torch.nonzero(uniform(len(self)) < self.probability)[:, 0]
+        # weights of a molecule add up to 1: those of the i-th fill i .. i + 1 of the sums
+        place = rows + uniform(len(rows))
+        part = torch.searchsorted(self.weight.cumsum(0), place, right=True)
+        first = torch.searchsorted(self.molecule, rows)
+        last = torch.searchsorted(self.molecule, rows, right=True) - 1
+        xyz, photons = self.parts[part.clamp(first, last)].sample(rng)
+        return EmitterSet(
+            frame=self.frame[rows] + first_frame,
+            xyz=xyz,
+            photons=photons,
+            background=self.background[rows],
+            metadata=self.metadata,
+        )
+
+    # -- counts ------------------------------------------------------------------------------------
+
+    def counts(self, region: Tensor | None = None) -> Counts:
+        """How many molecules there are in each frame, or in a region of it.
+
+        Args:
+            region: (k * rows, k * columns) bool, the pixels of the region, or the k x k equal parts
+                of the pixels; None: all.
+
+        Raises:
+            ValueError: if the region does not cover the frame by equal parts of its pixels.
+        """
+        inside = self.probability
+        if region is not None:
+            inside = inside * self._sum(self.weight * self._mass_in(region))
+        return Counts(frame=self.frame, probability=inside.clamp(0, 1), n_frames=self.shape[0])
+
+    def _mass_in(self, region: Tensor) -> Tensor:
+        """(m,) probability that a part's molecule lies in the region."""
+        _, height, width = self.shape
+        cuts = region.shape[0] // height
+        if cuts == 0 or tuple(region.shape) != (cuts * height, cuts * width):
+            raise ValueError(
+                f"the region is {tuple(region.shape)} (y, x), the frames are {(height, width)}; "
+                "state it for every pixel, or for k x k parts of every pixel"
+            )
+        column, row = self.parts.pixel.T
+        cut = region.view(height, cuts, width, cuts).movedim(2, 1)[row, column]
+        return (cut * self._mass(cuts)).sum((1, 2))
+
+    def _mass(self, cuts: int) -> Tensor:
+        """(m, y, x) probability of each of cuts x cuts parts of a part's pixel."""
+        return self.parts.mass(1, cuts)[:, :, None] * self.parts.mass(0, cuts)[:, None, :]
+
+    def expected_map(self, cuts: int = 1) -> tuple[Tensor, Tensor]:
+        """Expected number of molecules of all frames, and its standard deviation, on a grid.
+
+        Args:
+            cuts: parts of a pixel along each axis.
+
+        Returns:
+            Two maps of (cuts * rows, cuts * columns); counts in two parts of the grid are
+            correlated, by the molecules that may lie in either.
+        """
+        _, height, width = self.shape
+        column, row = self.parts.pixel.T
+        mass = (self.probability[self.molecule] * self.weight)[:, None, None] * self._mass(cuts)
+
+        def on_grid(values: Tensor) -> Tensor:
+            pixels = values.new_zeros(height * width, cuts, cuts)
+            pixels = pixels.index_add(0, row * width + column, values)
+            grid = pixels.view(height, width, cuts, cuts).movedim(1, 2)
+            return grid.reshape(height * cuts, width * cuts)
+
+        return on_grid(mass), on_grid(mass * (1 - mass)).sqrt()
+
+
+class Joined(NamedTuple):
+    """Molecules that were joined from pixels, in the order of these."""
+
+    pixel: Tensor
+    """(n,) the one that a molecule was joined around"""
+    probability: Tensor
+    """(n,)"""
+    molecule: Tensor
+    """(m,) of each part"""
+    member: Tensor
+    """(m,) pixel of the part"""
+    weight: Tensor
+    """(m,) of the part; those of a molecule add up to 1"""
+
+
+def joined(share: Tensor, mean: Tensor, beside: Tensor, *, reach_nm: float) -> Joined:
+    """Join the shares of pixels to molecules.
+
+    From the largest share down, a pixel takes those of its neighbours whose mean lies within reach
+    of its own, until they add up to 1.  What a neighbour has left over is a molecule of its own, so
+    that no share is lost: of two molecules in neighbouring pixels, both are kept.
+
+    Args:
+        share: (m,) probability in each pixel.
+        mean: (m, 2) x and y of the molecule in each pixel.
+        beside: (m, 8) from `pixels_beside`.
+        reach_nm: pixels whose means are further apart show two molecules.
+    """
+    m = len(share)
+    index = torch.arange(m, device=share.device)
+    exists, beside = beside >= 0, beside.clamp_min(0)
+    distance = (mean[beside] - mean[:, None]).norm(dim=-1)
+    near = exists & (distance < reach_nm)
+    around = torch.cat([index[:, None], beside], 1)
+    peaks, members, taken = [], [], []
+    for _ in range(ROUNDS if m else 0):
+        theirs = torch.where(exists, share[beside], 0.0)
+        tied = (theirs == share[:, None]) & (beside > index[:, None])
+        lower = (theirs < share[:, None]) | tied | ~exists
+        peak = (share > 0) & lower.all(1)
+        # every other pixel offers its share to the nearest peak beside it
+        offer = torch.where(near & peak[beside] & ~peak[:, None], distance, torch.inf)
+        to = torch.where(torch.isfinite(offer.amin(1)), beside[index, offer.argmin(1)], -1)
+        joins = near & peak[:, None] & (to[beside] == index[:, None])
+        offered = torch.where(joins, theirs, 0.0)
+        fraction = ((1 - share) / offered.sum(1).clamp_min(1e-12)).clamp(0, 1)
+        weight = torch.cat([share[:, None], offered * fraction[:, None]], 1)
+        row, part = torch.nonzero((weight > 0) & peak[:, None], as_tuple=True)
+        peaks.append(index[row])
+        members.append(around[row, part])
+        taken.append(weight[row, part])
+        left = torch.where(to >= 0, 1 - fraction[to.clamp_min(0)], 1.0)
+        share = torch.where(peak, 0.0, share * left)
+    # what is left after the last round
+    rest = torch.nonzero(share > 0)[:, 0]
+    peak = torch.cat([*peaks, rest])
+    weight = torch.cat([*taken, share[rest]])
+    order = torch.argsort(peak, stable=True)
+    pixel, molecule = torch.unique_consecutive(peak[order], return_inverse=True)
+    weight, member = weight[order], torch.cat([*members, rest])[order]
+    total = weight.new_zeros(len(pixel)).index_add(0, molecule, weight)
+    return Joined(pixel, total.clamp(max=1.0), molecule, member, weight / total[molecule])
+
+
+def pixels_beside(frame: Tensor, row: Tensor, column: Tensor, *, shape: Sequence[int]) -> Tensor:
+    """(m, 8) numbers of the pixels around each of m pixels; -1 for those that are not listed."""
+    n, height, width = shape
+    number = frame.new_full((n, height + 2, width + 2), -1)
+    number[frame, row + 1, column + 1] = torch.arange(len(frame), device=frame.device)
+    steps = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    around = [number[frame, row + 1 + dy, column + 1 + dx] for dy, dx in steps]
+    return torch.stack(around, 1)
