@@ -56,6 +56,9 @@ class Acquisition:
     usual: UsualFrames | None = None
     """statistics of frames that hold an image; None: computed from the movie"""
 
+    stated_camera: Camera | None = None
+    """before what the movie shows of its pixels was added; None: `camera`"""
+
     def facts(self, movie: Movie, *, threshold: float) -> Facts:
         """The facts that travel with a table of the movie's molecules."""
         _, height, width = movie.shape
@@ -157,7 +160,7 @@ def complete_acquisition(
         warnings = (*check_pixels(movie, pixel_size_nm), *defects_of(movie, camera).sentences)
     else:
         warnings = check_camera(movie, camera, pixel_size_nm)
-    camera = with_bad_pixels(movie, camera)
+    stated, camera = camera, with_bad_pixels(movie, camera)
     if psf_sigma_nm is None and not psf_known:
         sigma = estimate_psf_sigma(movie, camera, pixel_size_nm)
         psf_sigma_nm = sigma.value
@@ -175,6 +178,7 @@ def complete_acquisition(
         estimates=tuple(estimates),
         warnings=warnings,
         usual=usual,
+        stated_camera=stated,
     )
 
 

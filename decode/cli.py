@@ -16,10 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from decode.emitters import Check
     from decode.estimation import CameraKind
     from decode.network.localizer import Localizer
     from decode.progress import DetailedSteps, Progress, Steps
     from decode.verbs.localize import Localized
+    from decode.verbs.run import Stage
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -34,7 +36,8 @@ __all__ = ["app"]
 class _Commands(TyperGroup):
     """Commands whose errors are one line on stderr and an exit code.
 
-    2 is bad input, 1 a run that failed, 130 Ctrl-C and 143 SIGTERM.
+    2 is bad input, 1 a run that failed, 3 a check that failed (`--strict`), 130 Ctrl-C and 143
+    SIGTERM.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -75,8 +78,8 @@ def _exit_code(error: Exception) -> int | None:
 app = typer.Typer(
     cls=_Commands,
     help="Raw single-molecule blinking movies to tables of molecules with uncertainties.",
-    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 130 stopped by Ctrl-C, "
-    "143 by SIGTERM.",
+    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 3 a check failed (--strict), "
+    "130 stopped by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -84,6 +87,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="End with exit code 3 if a check of the movie fails.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Settings = Annotated[
     list[str] | None,
@@ -214,10 +220,12 @@ def localize(
             "--join", help="The files are parts of one movie, in the order of their names."
         ),
     ] = False,
+    strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture.
 
+    Checks say whether the molecules are right for the movie: a line on stderr for each that fails.
     A movie that cannot be localized does not stop the others; the exit code is that of the first
     one.
     """
@@ -262,6 +270,7 @@ def localize(
             try:
                 done = _localize_one(parts, network, out, options)
                 results.append(_summary(parts[0], done))
+                codes.append(_strictly(done.checks, strict=strict))
                 if not as_json:
                     typer.echo(
                         f"{done.n_molecules} molecules in {done.n_frames} frames of {parts[0]}"
@@ -307,6 +316,11 @@ def _localize_one(
     return found
 
 
+def _strictly(checks: Iterable[Check], *, strict: bool) -> int:
+    """The exit code: 3 where a check failed, and that is not to pass."""
+    return 3 if strict and any(check.failed for check in checks) else 0
+
+
 def _summary(movie: Path, done: Localized) -> dict[str, Any]:
     """For `--json`."""
     return {
@@ -317,6 +331,7 @@ def _summary(movie: Path, done: Localized) -> dict[str, Any]:
         "pixel_size_nm": done.acquisition.pixel_size_nm,
         "estimates": done.acquisition.estimates,
         "warnings": (*done.acquisition.warnings, *done.remarks),
+        "checks": [asdict(check) for check in done.checks],
         "files": [str(file) for file in done.files],
     }
 
@@ -555,6 +570,8 @@ def run(
     em_gain: EmGain = None,
     device: Device = "auto",
     settings: Settings = None,
+    strict: Strict = False,
+    as_json: Json = False,
 ) -> None:
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
     from decode.progress import Bar
@@ -580,7 +597,8 @@ def run(
     )
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
-        for progress in steps:
+
+        def show(progress: Progress[Stage]) -> None:
             stage, fraction = progress.detail, progress.fraction or 0.0
             if fraction == 0:
                 bar.reset(1.0)
@@ -588,12 +606,20 @@ def run(
             for warning in progress.warnings:
                 bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
             if stage.files:
-                bar.write(f"{stage.name}:")
+                report = sys.stderr if as_json else sys.stdout
+                bar.write(f"{stage.name}:", file=report)
                 for line in (*progress.message.splitlines(), *map(str, stage.files)):
-                    bar.write(f"  {line}")
+                    bar.write(f"  {line}", file=report)
             else:
                 bar.set_postfix_str(progress.message, refresh=False)
             bar.update(fraction - bar.n)
+
+        molecules = _followed(steps, show)
+    checks = molecules.facts.checks
+    if as_json:
+        plain = [asdict(check) for check in checks]
+        _print_json({"movie": str(movie), "molecules": len(molecules), "checks": plain})
+    raise typer.Exit(_strictly(checks, strict=strict))
 
 
 @calibrate.command("psf")

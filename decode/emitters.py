@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -11,7 +11,31 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["EmitterSet", "Facts"]
+__all__ = ["Check", "EmitterSet", "Facts"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Whether a figure of a movie and its molecules is as it should be."""
+
+    name: str
+    value: float | None
+    """the figure; None where too little was seen to tell"""
+    limit: float | None
+    """beyond which it fails, on the side on which the figure lies"""
+    passed: bool | None
+    """None where too little was seen to tell"""
+    sentence: str
+    """what it means; of a check that failed, the likely cause and what to do"""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was made and not passed."""
+        return self.passed is False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}"
 
 
 @final
@@ -38,6 +62,8 @@ class Facts:
     """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
     """a sentence on each defect of the movie and each doubt about the molecules"""
+    checks: tuple[Check, ...] = ()
+    """whether the molecules are right for the movie; failed ones first"""
 
     @staticmethod
     def of(metadata: Mapping[str, object]) -> Facts:
@@ -57,6 +83,13 @@ class Facts:
             value = metadata.get(name)
             return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
 
+        def checks() -> tuple[Check, ...]:
+            stated = metadata.get("checks")
+            rows = stated if isinstance(stated, list | tuple) else ()
+            names = {f.name for f in fields(Check)}
+            whole = (row for row in rows if isinstance(row, dict) and row.keys() == names)
+            return tuple(Check(**row) for row in whole)
+
         def text(name: str) -> str | None:
             return str(metadata[name]) if name in metadata else None
 
@@ -72,6 +105,7 @@ class Facts:
             version=text("version"),
             estimates=sentences("estimates"),
             warnings=sentences("warnings"),
+            checks=checks(),
         )
 
     @property
@@ -88,7 +122,8 @@ class Facts:
     def metadata(self) -> dict[str, object]:
         """The facts that are stated, as a table's metadata (`EmitterSet.metadata`)."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: fact for name, fact in named.items() if fact not in (None, ())}
+        named["checks"] = [asdict(check) for check in self.checks]
+        return {name: fact for name, fact in named.items() if fact not in (None, (), [])}
 
 
 @final

@@ -17,7 +17,7 @@ from decode.acquisition import Acquisition, acquisition_for, stated_files
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import KnownOptics
 from decode.devices import choose_device
-from decode.emitters import EmitterSet
+from decode.emitters import Check, EmitterSet
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.io.cameras import CameraFile
 from decode.io.movies import Movie, in_natural_order, open_array, open_movie
@@ -31,6 +31,7 @@ from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.rendering import save_picture
 from decode.verbs.aperture import counts_core, with_aperture
+from decode.verbs.checking import Checking
 from decode.verbs.polish import polish_movie, psf_to_polish_with
 from decode.verbs.sweep import Chunk, sweep
 
@@ -60,6 +61,8 @@ class LocalizeReport:
     """of all frames done"""
     frames_done: int
     frames_total: int
+    checks: tuple[Check, ...] = ()
+    """whether the molecules are right for the movie; at the end"""
 
 
 @final
@@ -73,6 +76,8 @@ class Localized:
     n_frames: int
     remarks: tuple[str, ...]
     """a sentence on each thing about the molecules that their user should know"""
+    checks: tuple[Check, ...] = ()
+    """whether they are right for the movie; failed checks first"""
     files: tuple[Path, ...] = ()
     """what was written"""
 
@@ -121,7 +126,8 @@ def localize(
 
     Returns:
         The molecules in the order of frames.  Their `facts` hold a sentence on each thing that was
-        estimated (`facts.estimates`) or is wrong (`facts.warnings`).
+        estimated (`facts.estimates`) or is wrong (`facts.warnings`), and whether they are right for
+        this movie (`facts.checks`).
 
     Raises:
         ValueError: in one sentence, if movie, model, camera and PSF do not belong together, or
@@ -174,7 +180,7 @@ def localize(
         )
         found = yield from relayed(steps, kept)
         facts = acquisition.facts(opened, threshold=threshold)
-    facts = replace(facts, warnings=(*facts.warnings, *found.remarks))
+    facts = replace(facts, warnings=(*facts.warnings, *found.remarks), checks=found.checks)
     return replace(EmitterSet.cat(parts), metadata=facts.metadata())
 
 
@@ -306,7 +312,7 @@ def localize_acquired(
 
     Yields:
         Once before the first frame, with what was estimated and the warnings; then after every
-        chunk of frames.
+        chunk of frames; and at the end with the checks, and a warning for each that failed.
 
     Raises:
         ValueError, OSError: as `localize_movie` does.
@@ -330,9 +336,10 @@ def localize_acquired(
     )
     message = "; ".join(acquisition.estimates) or "looking for molecules"
     yield Progress(0.0, message, acquisition.warnings, report)
-    ends = DepthEnds()
+    ends, checking = DepthEnds(), Checking(movie, model, acquisition, psf=psf, roi=roi)
     for chunk in chunks:
         ends.see(chunk.molecules)
+        checking.see(chunk)
         report = replace(
             report,
             molecules=chunk.molecules,
@@ -341,11 +348,17 @@ def localize_acquired(
         )
         message = f"{report.frames_done} of {len(movie)} frames, {report.n_molecules} molecules"
         yield Progress(report.frames_done / len(movie), message, detail=report)
+    checks = checking.checks
+    nothing = EmitterSet.empty(report.molecules.metadata)
+    report = replace(report, molecules=nothing, checks=checks)
+    failed = tuple(str(check) for check in checks if check.failed)
+    yield Progress(1.0, message, failed, report)
     return Localized(
         acquisition=acquisition,
         n_molecules=report.n_molecules,
         n_frames=len(movie),
         remarks=ends.remarks,
+        checks=checks,
     )
 
 
@@ -421,7 +434,8 @@ def localize_file(
             device=device,
             polish=polish,
         )
-        facts = acquisition.facts(movie, threshold=threshold).metadata()
+        stated = acquisition.facts(movie, threshold=threshold)
+        facts = stated.metadata()
         drawn: list[EmitterSet] = []
         tabulated = [file for file in files if file.suffix in written_formats()]
         with TableWriters(tabulated, facts) as tables:
@@ -435,6 +449,7 @@ def localize_file(
                 return progress
 
             found = yield from relayed(steps, written)
+            facts |= replace(stated, checks=found.checks).metadata()
     failures = [*tables.failures]
     if picture is not None:
         failures += _draw(drawn, picture)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, final
@@ -107,7 +107,8 @@ def run(
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
-        The molecules, as the Picasso table holds them.
+        The molecules, as the Picasso table holds them; `facts.checks` say whether they are right
+        for the movie.
 
     Raises:
         ValueError, OSError: in one sentence, as the stages do.
@@ -270,7 +271,8 @@ def _localized(
     )
     found = yield from _of_stage("localize", steps)
     message = "\n".join([f"{found.n_molecules} molecules", *found.remarks])
-    yield _ended("localize", message, *found.files)
+    failed = tuple(str(check) for check in found.checks if check.failed)
+    yield replace(_ended("localize", message, *found.files), warnings=failed)
     (table,) = (file for file in found.files if file.suffix == ".hdf5")
     return read_table(table)
 

@@ -89,7 +89,7 @@ class TableWriter:
         path: file to write; without a dialect, its suffix determines the format
             (`written_formats`).
         metadata: as in `EmitterSet.metadata`.  Picasso needs `pixel_size_nm`; `psf_sigma_nm` is
-            written where known.
+            written where known.  `checks` may be added until the block ends.
         dialect: name of the file's format (`table_formats`), where the suffix does not determine
             it: "challenge" is the truth of the SMLM Challenge.
 

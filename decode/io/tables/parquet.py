@@ -47,7 +47,6 @@ FACTS = b"decode"
 @contextmanager
 def _parquet_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Append]:
     """Frames from 0, nm from the outer corner, photons; in double precision."""
-    facts = {FACTS: json.dumps(dict(metadata), default=str)}
     with atomic(path) as temporary, ExitStack() as opened:
         writer: pq.ParquetWriter | None = None
         waiting: list[pa.Table] = []
@@ -56,8 +55,7 @@ def _parquet_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
             nonlocal writer
             columns = _columns(chunk)
             if writer is None:
-                schema = _schema(columns).with_metadata(facts)
-                writer = opened.enter_context(_writer(temporary, schema))
+                writer = opened.enter_context(_writer(temporary, _schema(columns)))
             require_same(list(columns), writer.schema.names)
             waiting.append(pa.table([*columns.values()], schema=writer.schema))
             if sum(map(len, waiting)) >= GROUP:
@@ -73,6 +71,8 @@ def _parquet_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Appen
             append(EmitterSet.empty())
         if waiting:
             write()
+        assert writer is not None
+        writer.add_key_value_metadata({FACTS: json.dumps(dict(metadata), default=str)})
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -106,12 +106,12 @@ def _read_parquet(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     """Read a file of any program whose frames count from 0 and whose columns state their units."""
     with pq.ParquetFile(path) as file:
         table = file.read()
+        facts = (file.metadata.metadata or {}).get(FACTS, b"{}")
     labelled = {
         name: _values(table[name]) for name in table.column_names if _is_plain(table[name].type)
     }
     emitters = from_named(path, labelled, first_frame=0, pixel_size_nm=pixel_size_nm)
-    stated = json.loads((table.schema.metadata or {}).get(FACTS, b"{}"))
-    return replace(emitters, metadata={**emitters.metadata, **stated})
+    return replace(emitters, metadata={**emitters.metadata, **json.loads(facts)})
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -1,0 +1,342 @@
+"""Checks: is the answer right for this movie?  Each a statistic, a limit and a sentence."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+from decode.emitters import Check
+from decode.quality.evidence import Evidence, Kind
+from decode.quality.limits import LIMITS, Limits
+
+__all__ = ["CRITERIA", "Criterion", "checks_of"]
+
+
+def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+    """All checks of a movie.
+
+    Failed ones come first, what is wrong before what follows from it: the gain of a camera, say,
+    before the fits that it spoils.
+
+    Args:
+        evidence: from `Sample.evidence`.
+
+    Example:
+        >>> checks = checks_of(Evidence(kind="measured", noise=1.4, goodness=1.5))
+        >>> [check.name for check in checks if check.failed]
+        ['camera noise', 'goodness of fit']
+    """
+    made = [criterion.check(evidence) for criterion in CRITERIA[evidence.kind]]
+    return tuple(sorted(made, key=lambda check: not check.failed))
+
+
+class Criterion(ABC):
+    """By which evidence is judged."""
+
+    name: ClassVar[str]
+    needs: ClassVar[str] = "lone molecules"
+    """of which there may be too few"""
+
+    @abstractmethod
+    def value(self, evidence: Evidence) -> float:
+        """The statistic; NaN where too little was seen."""
+
+    @abstractmethod
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        """Lowest and highest value that passes."""
+
+    @abstractmethod
+    def cause(self, evidence: Evidence) -> str:
+        """Of a failure: what it comes from, most likely, and what to do."""
+
+    def check(self, evidence: Evidence) -> Check:
+        """What is found in a movie."""
+        value = self.value(evidence)
+        if math.isnan(value):
+            sentence = f"too few {self.needs} to tell"
+            return Check(name=self.name, value=None, limit=None, passed=None, sentence=sentence)
+        low, high = self.limits(LIMITS[evidence.kind])
+        passed = low <= value <= high
+        return Check(
+            name=self.name,
+            value=float(f"{value:.4g}"),
+            limit=low if value < low else high,
+            passed=passed,
+            sentence="as it should be" if passed else self.cause(evidence),
+        )
+
+
+@final
+class CameraNoise(Criterion):
+    """Noise of pixels without molecules."""
+
+    name = "camera noise"
+    needs = "dark pixels"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.noise
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return limits.noise
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"where no molecule is, the variance of pixels is {evidence.noise:.2f} times what the "
+            "camera's gain, offset, EM gain and read noise say: photons and uncertainties are "
+            "wrong about as much; calibrate the camera (decode calibrate camera)"
+        )
+
+
+@final
+class CameraMaps(Criterion):
+    """Differences between pixels that the camera does not state."""
+
+    name = "camera maps"
+    needs = "frames and dark pixels"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.pixel_offset
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return -1.0, limits.pixel_offset
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            "pixels differ in offset, the same ones throughout the movie, as the camera does not "
+            "state: an sCMOS without its maps, or with those of another region; state "
+            "offset, gain and read-variance maps (decode calibrate camera)"
+        )
+
+
+@final
+class Density(Criterion):
+    """How many molecules are around a molecule."""
+
+    name = "density"
+    needs = "molecules"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.density
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.density
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"{evidence.density:.2g} molecules per square micrometre are on at once around a "
+            "molecule, more than the model separates: many are missed or merged; record with "
+            "fewer on at once (more laser power, less activation), or train for this density"
+        )
+
+
+@final
+class Orientation(Criterion):
+    """Whether another orientation of the PSF explains lone molecules better."""
+
+    name = "orientation"
+    needs = "lone molecules, or the PSF is round: too little"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.turned
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return -math.inf, limits.turned
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"lone molecules look as if the movie were {evidence.turn} against the PSF: z and "
+            "positions are wrong; save beads and movie in the same orientation"
+        )
+
+
+@final
+class Astigmatism(Criterion):
+    """Whether molecules are elongated along x or y, each its own way."""
+
+    name = "elongation"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.elongation
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.elongation
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            "molecules are elongated along x or y, each its own way, as through a cylindrical "
+            "lens: a 2D model invents several for one; calibrate the PSF from beads and localize "
+            "in 3D (decode run, or --model astigmatic-3d --psf)"
+        )
+
+
+@final
+class FocusDrift(Criterion):
+    """Whether widths or depths change in the course of the movie."""
+
+    name = "focus drift"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.drift
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.drift
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            "molecules of different parts of the movie differ in width or depth: the focus "
+            "drifted; correct the drift along z, localize parts of the movie by themselves "
+            "(--frames), and record with a focus lock"
+        )
+
+
+@final
+class Width(Criterion):
+    """Width of images over that of the PSF."""
+
+    name = "PSF width"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.width
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return limits.width
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"molecules are about {evidence.width:.2f} times as wide as the PSF: its width, the "
+            "pixel size or the focus is another; leave --psf-sigma out, so that it is estimated, "
+            "or calibrate the PSF in the sample"
+        )
+
+
+@final
+class Misfit(Criterion):
+    """Mean residual image of lone molecules."""
+
+    name = "PSF misfit"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.misfit
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.misfit
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"the mean image of lone molecules differs from the PSF by {evidence.misfit:.0%}: it "
+            "is that of another microscope, day, depth or colour, and positions are biased; "
+            "record beads as the movie was recorded, and calibrate them (decode calibrate psf)"
+        )
+
+
+@final
+class Goodness(Criterion):
+    """Median deviance of lone molecules per degree of freedom."""
+
+    name = "goodness of fit"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.goodness
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return limits.goodness
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"lone molecules leave {evidence.goodness:.2f} times the noise unexplained: PSF or "
+            "camera are not those of the movie, or molecules are not alone; see the other checks"
+        )
+
+
+@final
+class Missed(Criterion):
+    """Spots of light that are no molecule of the table."""
+
+    name = "light left over"
+    needs = "molecules"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.missed
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.missed
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"{evidence.missed:.0%} of the spots are no molecule of the table: these are missed; "
+            "lower --threshold, or train for this brightness, density and depth"
+        )
+
+
+@final
+class Empty(Criterion):
+    """Molecules that say more light than there is."""
+
+    name = "molecules without light"
+    needs = "molecules"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.empty
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.empty
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"{evidence.empty:.0%} of the molecules have less light than they say: they are "
+            "invented, merged, or too sharp; raise --threshold, polish, and see the other checks"
+        )
+
+
+@final
+class Flicker(Criterion):
+    """Change of the light from frame to frame."""
+
+    name = "changing light"
+    needs = "frames"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.flicker
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.flicker
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"the background changes by {evidence.flicker:.0%} from frame to frame: lasers that "
+            "take turns, or a lamp that flickers; localize the frames of one light (--frames), or "
+            "record in steady light"
+        )
+
+
+@final
+class Ends(Criterion):
+    """Molecules at the ends of the depths."""
+
+    name = "ends of depth"
+    needs = "molecules, or the model knows no depth: too little"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.at_ends
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return 0.0, limits.at_ends
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"{evidence.at_ends:.0%} of the molecules lie at an end of the depths that network and "
+            "PSF know, and may lie beyond it; leave them out, move the focus, or calibrate beads "
+            "over more depth"
+        )
+
+
+_CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise(), Density())
+_SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends())
+
+CRITERIA: Mapping[Kind, tuple[Criterion, ...]] = {
+    "gaussian": (*_CAMERA, FocusDrift(), Astigmatism(), Width(), Misfit(), *_SCENE),
+    "measured": (*_CAMERA, Orientation(), FocusDrift(), Misfit(), Width(), *_SCENE),
+}
+"""in the order of causes"""

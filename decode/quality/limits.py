@@ -1,0 +1,70 @@
+"""Limits of the checks, by the kind of PSF."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from decode.quality.evidence import Kind
+
+__all__ = ["LIMITS", "Limits"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Largest values that pass; lowest and highest where there are two.
+
+    Matched movies of `benchmarks/checks.py` stay within them, with a margin of about half of what
+    their values spread over.  They were chosen on 36 movies of the seeds from 0.
+    """
+
+    noise: tuple[float, float]
+    pixel_offset: float
+    density: float
+    """molecules per square micrometre: as far as shipped models were trained"""
+    turned: float
+    elongation: float
+    drift: float
+    width: tuple[float, float]
+    misfit: float
+    goodness: tuple[float, float]
+    missed: float
+    empty: float
+    flicker: float
+    at_ends: float
+
+
+LIMITS: Mapping[Kind, Limits] = {
+    "gaussian": Limits(
+        noise=(0.88, 1.12),
+        pixel_offset=0.15,
+        density=3.0,
+        turned=3.0,
+        elongation=0.06,
+        drift=10.0,
+        width=(0.86, 1.13),
+        misfit=0.12,
+        goodness=(0.85, 1.3),
+        missed=0.4,
+        empty=0.35,
+        flicker=0.12,
+        at_ends=0.05,
+    ),
+    "measured": Limits(
+        noise=(0.88, 1.12),
+        pixel_offset=0.15,
+        density=2.0,
+        turned=3.0,
+        elongation=0.4,
+        drift=14.0,
+        width=(0.92, 1.12),
+        misfit=0.12,
+        goodness=(0.85, 1.35),
+        missed=0.6,
+        empty=0.2,
+        flicker=0.15,
+        at_ends=0.05,
+    ),
+}

@@ -1,0 +1,425 @@
+"""Sample: frames of a movie beside the molecules that were found in them, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
+
+from decode.defects import UsualFrames
+from decode.emitters import EmitterSet
+from decode.io.movies import Movie
+from decode.likelihood.polish import windows_for
+from decode.optics.camera import Camera
+from decode.optics.psf import PSF, render
+from decode.quality.evidence import Evidence
+from decode.quality.lone import Crops, LoneMolecules, drawing
+
+__all__ = ["Sample"]
+
+PAIRS = 48
+"""pairs of successive frames that are looked at, spread over the movie"""
+WINDOW_PX = 256
+"""largest side of the middle of the frames whose pixels are looked at"""
+LONE_MOLECULES = 384
+"""about so many are fitted"""
+INFORMATION = 1.25
+"""bound in the crop of a molecule over that in the whole patch"""
+APART = 0.75
+"""sides of that crop to the nearest other molecule, from which a molecule is lone"""
+NEAR_PX = 15
+"""side of the square over which the background is averaged"""
+FAINT = 0.3
+"""light of molecules in a dark pixel, in standard deviations of its noise"""
+SEEN = 5.0
+"""standard deviations from which a spot of light is seen"""
+SPOT_PX = 9
+"""side of the square in which a spot is looked for"""
+AROUND_PX = 10.0
+"""within which molecules are around a molecule"""
+OUTLIER = 4.0
+"""standard deviations at which a difference counts as so much"""
+FINE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0]))[None, None] / 6
+"""finest detail of frames, in which noise of independent pixels keeps its variance: an objective
+passes next to nothing of it, so molecules that were not found and structures are not in it"""
+FEWEST_DARK, FEWEST_PIXELS, FEWEST_TIMES, FEWEST_SPOTS = 4000, 500, 4, 30
+"""from which differences of dark pixels, such pixels, pairs of frames of a pixel, and molecules say
+anything"""
+
+
+@final
+class Sample:
+    """A sample of the frames of a movie and of their molecules: `see` all chunks, then ask for
+    `evidence`.
+
+    Pairs of successive frames, spread over the movie, are read again and compared with the
+    molecules that were found in them.  Memory and time are bounded, however long the movie is.
+
+    Args:
+        movie: from `open_movie`; open until the last chunk is seen.
+        psf: that the molecules were localized with.
+        camera: its maps, if any, are as large as the movie's frames.
+        stated: camera that its user stated, where offsets of pixels were taken off besides.
+        region: rows and columns that were localized.
+        axial: z was estimated.
+        usual: marks of frames that hold an image; None: all do.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        movie: Movie,
+        psf: PSF,
+        camera: Camera,
+        *,
+        region: tuple[slice, slice],
+        axial: bool,
+        stated: Camera | None = None,
+        usual: UsualFrames | None = None,
+    ) -> None:
+        self._movie, self._psf, self._camera, self._usual = movie, psf, camera, usual
+        self._axial = axial
+        last = max(0, len(movie) - 2)
+        self._pairs = np.unique(np.linspace(0, last, PAIRS).astype(int) // 2 * 2).tolist()
+        self._rows, self._columns = (_middle(side) for side in region)
+        (self._side,) = windows_for(psf, camera, axial=axial, most=[INFORMATION])
+        self._quota = math.ceil(LONE_MOLECULES / max(1, len(self._pairs)))
+        self._rng = np.random.default_rng(0)
+        self._unstated = _offsets(camera, stated or camera, movie.shape[1:])
+        self._floor = camera.noise_floor.float().expand(movie.shape[1:])
+        self._kernel = _spot(psf)
+        self._done = 0
+        self._ends = _Ends()
+        self._crops: list[Crops] = []
+        self._levels: list[Tensor] = []
+        self._dark = _DarkPixels()
+        self._spots, self._crowds = _Spots(), _Crowds()
+
+    def see(self, molecules: EmitterSet, frames_done: int) -> None:
+        """Look at the molecules of the next frames.
+
+        Args:
+            molecules: of the frames since the last call.
+            frames_done: of the movie, with these.
+
+        Raises:
+            OSError: if the movie cannot be read.
+        """
+        self._ends.see(molecules)
+        start, self._done = self._done, frames_done
+        for first in self._pairs:
+            if start <= first and first + 2 <= frames_done:
+                self._look(molecules, first)
+
+    @torch.no_grad()
+    def _look(self, molecules: EmitterSet, first: int) -> None:
+        """At two frames, of which the first has a number in the movie."""
+        number = self._movie.frames.start + first
+        adu = self._movie.read(first, first + 2).astype(np.float32)
+        if self._usual is not None:
+            if self._usual.unusable(adu, number):
+                return
+            adu = self._usual.levelled(adu)
+        photons = self._camera.to_photons(torch.from_numpy(adu)).float()
+        photons = self._camera.without_bad(photons)
+        own = molecules[(molecules.frame >= number) & (molecules.frame < number + 2)]
+        own = replace(own, frame=own.frame - number)
+        rows, columns = self._rows, self._columns
+        corner = torch.tensor([columns.start, rows.start, 0.0]) * self._psf.pixel_size_nm
+        expected = render(
+            self._psf,
+            frame=own.frame,
+            xyz=own.xyz - corner,
+            photons=own.photons,
+            n_frames=2,
+            shape=(rows.stop - rows.start, columns.stop - columns.start),
+            parameters=self._psf.parameters_at(own.xyz),
+        )
+        light, floor = photons[:, rows, columns], self._floor[rows, columns]
+        self._crop(own, corner, light - expected, number)
+        excess = self._camera.typical_noise.excess
+        rough = excess * (light - expected).median().clamp_min(0) + floor
+        dark = expected < FAINT * rough.sqrt()
+        if self._camera.bad is not None:
+            dark &= ~self._camera.bad[rows, columns]
+        background = _around(light - expected, dark)
+        variance = excess * (expected + background).clamp_min(0.05) + floor
+        residual = light - expected - background
+        self._levels.append(light.flatten(1).median(1).values)
+        unstated = self._unstated[rows, columns]
+        self._dark.see(residual, variance, dark.all(0), unstated)
+        place = (own.xyz - corner)[:, :2] / self._psf.pixel_size_nm
+        spots = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
+        noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
+        self._spots.see(spots / noise.sqrt(), own.frame, place)
+        self._crowds.see(own.frame, place)
+
+    def _crop(self, own: EmitterSet, corner_nm: Tensor, residual: Tensor, number: int) -> None:
+        """Keep crops of some lone molecules of two frames, without the light of the others.
+
+        Args:
+            own: molecules.
+            corner_nm: (3,) of the window.
+            residual: (2, y, x) photons of the window beyond those of all molecules.
+            number: of the first frame.
+        """
+        place = ((own.xyz - corner_nm)[:, :2] / self._psf.pixel_size_nm).numpy()
+        apart = _nearest(own.frame.numpy(), place) > APART * self._side
+        corner = np.floor(place).astype(int) - self._side // 2
+        inside = (corner >= 0).all(1) & (corner + self._side <= residual.shape[:0:-1]).all(1)
+        chosen = self._rng.permutation(np.flatnonzero(apart & inside))[: self._quota]
+        if not len(chosen):
+            return
+        lone = own[torch.from_numpy(chosen)]
+        origin = torch.from_numpy(corner[chosen]).float() * self._psf.pixel_size_nm
+        xyz = lone.xyz - corner_nm - pad(origin, (0, 1))
+        parameters = self._psf.parameters_at(lone.xyz)
+        cuts = [
+            (int(t), slice(y, y + self._side), slice(x, x + self._side))
+            for t, (x, y) in zip(lone.frame, corner[chosen].tolist(), strict=True)
+        ]
+        image = drawing(self._psf, self._side, parameters)(xyz)
+        floor = self._floor[self._rows, self._columns]
+        self._crops.append(
+            Crops(
+                frame=lone.frame + number,
+                xyz=xyz,
+                light=torch.stack([residual[cut] for cut in cuts])
+                + lone.photons[:, None, None] * image,
+                floor=torch.stack([floor[y, x] for _, y, x in cuts]),
+                parameters=torch.zeros(len(lone), 0) if parameters is None else parameters,
+            )
+        )
+
+    def evidence(self) -> Evidence:
+        """What was seen."""
+        evidence = Evidence(
+            kind="gaussian" if self._psf.free_width else "measured",
+            noise=self._dark.noise,
+            pixel_offset=self._dark.offset,
+            flicker=_flicker(self._levels),
+            missed=self._spots.missed,
+            empty=self._spots.empty,
+            density=self._crowds.per_px2 / (self._psf.pixel_size_nm / 1e3) ** 2,
+            at_ends=self._ends.share if self._axial else math.nan,
+        )
+        if not self._crops:
+            return evidence
+        lone = LoneMolecules.of(Crops.cat(self._crops), self._psf, self._camera, axial=self._axial)
+        if not lone.enough:
+            return evidence
+        turn, turned = lone.best_turn(self._psf, self._camera)
+        return replace(
+            evidence,
+            n_lone=len(lone.crops),
+            misfit=lone.misfit(),
+            goodness=lone.goodness(),
+            width=lone.width(),
+            width_spread=lone.width_spread(),
+            elongation=lone.elongation(),
+            drift=lone.drift(axial=self._axial),
+            turn=turn,
+            turned=turned,
+        )
+
+
+@final
+class _DarkPixels:
+    """Finest detail of pairs of frames, in pixels without molecules."""
+
+    def __init__(self) -> None:
+        self._n, self._sum = 0, 0.0
+        self._halves: list[Tensor] = []
+        self._turn = 0
+
+    def see(self, residual: Tensor, variance: Tensor, dark: Tensor, unstated: Tensor) -> None:
+        """Look at a pair.
+
+        Args:
+            residual, variance: (2, y, x) photons, photons squared.
+            dark: (y, x) bool; pixels without molecules in both frames.
+            unstated: (y, x) photons of offsets that were taken off and that no one stated.
+        """
+        detail = conv2d(residual[:, None], FINE, padding=1)[:, 0]
+        noise = conv2d(variance[:, None], FINE.square(), padding=1)[:, 0]
+        inner = -max_pool2d(-pad(dark[None].float(), (1, 1, 1, 1)), 3, stride=1)[0] > 0
+        difference = detail[1] - detail[0]
+        ratio = (difference.square() / noise.sum(0)).clamp_max(OUTLIER**2)
+        pattern = conv2d(unstated[None, None], FINE, padding=1)[0, 0]
+        level = (detail.sum(0) + 2 * pattern) / noise.sum(0).sqrt()
+        self._n += int(inner.sum())
+        self._sum += float(ratio[inner].double().sum())
+        seen = torch.stack([inner.float(), level.where(inner, 0.0)])
+        if not self._halves:
+            self._halves = [torch.zeros_like(seen), torch.zeros_like(seen)]
+        self._halves[self._turn % 2] += seen
+        self._turn += 1
+
+    @property
+    def noise(self) -> float:
+        """Variance over that of the camera."""
+        return self._sum / self._n if self._n >= FEWEST_DARK else math.nan
+
+    @property
+    def offset(self) -> float:
+        """Rank correlation over pixels of the mean of one half of the pairs and of the other."""
+        if not self._halves:
+            return math.nan
+        (times, sums), (times_too, sums_too) = self._halves
+        known = (times >= FEWEST_TIMES) & (times_too >= FEWEST_TIMES)
+        if int(known.sum()) < FEWEST_PIXELS:
+            return math.nan
+        means = (sums / times)[known], (sums_too / times_too)[known]
+        return float(torch.corrcoef(torch.stack([_ranks(mean) for mean in means]))[0, 1])
+
+
+@final
+class _Spots:
+    """Spots of light that are left over, and molecules without light."""
+
+    def __init__(self) -> None:
+        self._molecules, self._missed, self._empty = 0, 0, 0
+
+    def see(self, signal: Tensor, frame: Tensor, place: Tensor) -> None:
+        """Of two frames.
+
+        Args:
+            signal: (2, y, x) light left over in a spot around each pixel, over its noise.
+            frame, place: (n,), (n, 2) pixels; of the molecules.
+        """
+        height, width = signal.shape[1:]
+        x, y = place.floor().long().unbind(1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        frame, x, y = frame[inside], x[inside], y[inside]
+        taken = torch.zeros_like(signal)
+        taken[frame, y, x] = 1
+        taken = max_pool2d(taken, SPOT_PX, stride=1, padding=SPOT_PX // 2) > 0
+        peak = signal == max_pool2d(signal[:, None], 5, stride=1, padding=2)[:, 0]
+        self._missed += int((peak & (signal > SEEN) & ~taken).sum())
+        self._empty += int((signal[frame, y, x] < -SEEN).sum())
+        self._molecules += len(frame)
+
+    @property
+    def missed(self) -> float:
+        n = self._missed + self._molecules
+        return self._missed / n if n >= FEWEST_SPOTS else math.nan
+
+    @property
+    def empty(self) -> float:
+        n = self._molecules
+        return self._empty / n if n >= FEWEST_SPOTS else math.nan
+
+
+@final
+class _Crowds:
+    """How many molecules are around a molecule."""
+
+    def __init__(self) -> None:
+        self._n, self._around = 0, 0
+
+    def see(self, frame: Tensor, place: Tensor) -> None:
+        """Molecules of two frames: (n,) and (n, 2) pixels."""
+        if not len(frame):
+            return
+        tree = _tree(frame.numpy(), place.numpy())
+        around = tree.query_ball_point(tree.data, AROUND_PX, return_length=True) - 1
+        self._n += len(frame)
+        self._around += int(around.sum())
+
+    @property
+    def per_px2(self) -> float:
+        if self._n < FEWEST_SPOTS:
+            return math.nan
+        return self._around / self._n / (math.pi * AROUND_PX**2)
+
+
+@final
+class _Ends:
+    """Count of molecules at the smallest and the largest z."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._ends: dict[bool, tuple[float, int]] = {}
+
+    def see(self, molecules: EmitterSet) -> None:
+        z = molecules.xyz[:, 2]
+        self._n += len(z)
+        for highest in (False, True) if len(z) else ():
+            sign = 1 if highest else -1
+            end, n = self._ends.get(highest, (-math.inf, 0))
+            further = max(end, float((sign * z).max()))
+            self._ends[highest] = further, n * (end == further) + int((sign * z == further).sum())
+
+    @property
+    def share(self) -> float:
+        if self._n < FEWEST_SPOTS:
+            return math.nan
+        # the two that are furthest out lie at an end of their own
+        return sum(n - 1 for _, n in self._ends.values()) / self._n
+
+
+def _middle(side: slice) -> slice:
+    """At most `WINDOW_PX` in the middle of a side."""
+    spare = max(0, side.stop - side.start - WINDOW_PX) // 2
+    return slice(side.start + spare, min(side.stop, side.start + spare + WINDOW_PX))
+
+
+def _around(light: Tensor, dark: Tensor) -> Tensor:
+    """(2, y, x) mean light of the dark pixels around each; of all where there are none."""
+    weight = dark.to(light)[:, None]
+    total, share = (
+        avg_pool2d(part, NEAR_PX, stride=1, padding=NEAR_PX // 2)[:, 0]
+        for part in (light[:, None] * weight, weight)
+    )
+    overall = light.flatten(1).median(1).values[:, None, None]
+    return torch.where(share > 0.1, total / share.clamp_min(1e-6), overall)
+
+
+def _offsets(camera: Camera, stated: Camera, shape: tuple[int, int]) -> Tensor:
+    """(y, x) photons by which the offsets of two cameras differ."""
+    beyond = torch.as_tensor(camera.baseline) - torch.as_tensor(stated.baseline)
+    return (beyond * camera.photons_per_adu).float().expand(shape)
+
+
+def _spot(psf: PSF) -> Tensor:
+    """(1, 1, k, k) of the PSF in focus less its mean: the sum with it is the light of a spot on any
+    even background, but for a factor."""
+    cut = psf.with_patch(SPOT_PX)
+    middle = (SPOT_PX // 2 + 0.5) * psf.pixel_size_nm
+    image = cut.integrate_pixels(torch.tensor([[middle, middle, 0.0]])).detach()[None]
+    return image - image.mean()
+
+
+def _tree(frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]) -> cKDTree:
+    """Of molecules whose distance is infinite between frames."""
+    return cKDTree(np.column_stack([place, frame * 1e6]))
+
+
+def _nearest(
+    frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """(n,) pixels to the nearest other molecule of the frame."""
+    if len(frame) < 2:
+        return np.full(len(frame), np.inf)
+    tree = _tree(frame, place)
+    distance, _ = tree.query(tree.data, k=2)
+    return np.asarray(distance[:, 1])
+
+
+def _ranks(values: Tensor) -> Tensor:
+    return torch.argsort(torch.argsort(values)).double()
+
+
+def _flicker(levels: list[Tensor]) -> float:
+    """Change of the light within pairs, which nine of ten do not exceed, over the light."""
+    if len(levels) < FEWEST_TIMES:
+        return math.nan
+    light = torch.stack(levels)
+    return float(light.diff(dim=1).abs().quantile(0.9) / light.mean().clamp_min(1))

@@ -1,0 +1,79 @@
+"""Checks of a localization, while its chunks pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import final
+
+from decode.acquisition import Acquisition
+from decode.emitters import Check
+from decode.io.movies import Movie
+from decode.io.psfs import PSFFile
+from decode.network.localizer import Localizer
+from decode.quality.checks import checks_of
+from decode.quality.evidence import Evidence
+from decode.quality.sample import Sample
+from decode.verbs.polish import psf_to_polish_with
+from decode.verbs.region import region_of
+from decode.verbs.sweep import Chunk
+
+__all__ = ["Checking"]
+
+
+@final
+class Checking:
+    """Gathers evidence from the chunks of a localization; then its `checks` are asked for.
+
+    Args:
+        movie: from `open_movie`; open until the last chunk is seen.
+        model, acquisition, psf, roi: as `localize_movie` takes them.
+    """
+
+    def __init__(
+        self,
+        movie: Movie,
+        model: Localizer,
+        acquisition: Acquisition,
+        *,
+        psf: PSFFile | None = None,
+        roi: tuple[slice, slice] | None = None,
+    ) -> None:
+        aperture = acquisition.aperture
+        self._core = 1.0 if aperture is None else 1 / aperture.factor
+        self._sample: Sample | None = None
+        if model.psf is None and psf is None and acquisition.psf_sigma_nm is None:
+            return
+        rows, columns = region_of(roi, movie.shape[1:])
+        self._sample = Sample(
+            movie,
+            psf_to_polish_with(model, psf, acquisition),
+            acquisition.camera,
+            region=(rows.as_slice, columns.as_slice),
+            axial=model.network.axial,
+            stated=acquisition.stated_camera,
+            usual=acquisition.usual,
+        )
+
+    def see(self, chunk: Chunk) -> None:
+        """Look at the next molecules.
+
+        Raises:
+            OSError: if the movie cannot be read.
+        """
+        if self._sample is None:
+            return
+        found = chunk.molecules
+        # the PSF holds the light of the core alone
+        core = replace(found, photons=found.photons * self._core)
+        self._sample.see(core, chunk.frames_done)
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What was seen; None where the PSF is not known."""
+        return None if self._sample is None else self._sample.evidence()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What it says, failed checks first."""
+        evidence = self.evidence
+        return () if evidence is None else checks_of(evidence)

@@ -1,0 +1,165 @@
+"""Checks after a localization: movies that fit their model, PSF and camera pass, others do not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from decode.emitters import EmitterSet, Facts
+from decode.io.movies import open_array
+from decode.io.tables import read_table, write_table
+from decode.optics.camera import Camera
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import PSF, render
+from decode.optics.pupil import PupilPSF
+from decode.quality.checks import checks_of
+from decode.quality.evidence import Evidence
+from decode.quality.sample import Sample
+
+CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
+GAUSSIAN = GaussianPSF(130.0, pixel_size_nm=100.0)
+FRAMES, SIDE = 40, 48
+WHOLE = (slice(0, SIDE), slice(0, SIDE))
+
+
+def molecules(*, depth_nm: float, seed: int = 1) -> EmitterSet:
+    """One in each cell of 16 x 16 pixels, in every frame elsewhere."""
+    rng = torch.Generator().manual_seed(seed)
+    cells = torch.cartesian_prod(torch.arange(FRAMES), *[torch.arange(0, SIDE, 16)] * 2)
+    place = (cells[:, 1:] + 6 + 4 * torch.rand(len(cells), 2, generator=rng)) * 100.0
+    z = depth_nm * (2 * torch.rand(len(cells), 1, generator=rng) - 1)
+    photons = 2000 + 2000 * torch.rand(len(cells), generator=rng)
+    return EmitterSet(frame=cells[:, 0], xyz=torch.cat([place, z], 1), photons=photons)
+
+
+def filmed(found: EmitterSet, psf: PSF, camera: Camera = CAMERA) -> torch.Tensor:
+    light = render(
+        psf,
+        frame=found.frame,
+        xyz=found.xyz,
+        photons=found.photons,
+        n_frames=FRAMES,
+        shape=(SIDE, SIDE),
+    )
+    return camera.sample(light.detach() + 15, torch.Generator().manual_seed(2))
+
+
+def evidence_of(
+    adu: torch.Tensor,
+    found: EmitterSet,
+    psf: PSF,
+    camera: Camera = CAMERA,
+    *,
+    axial: bool = False,
+    chunk: int = FRAMES,
+) -> Evidence:
+    sample = Sample(open_array(adu.numpy()), psf, camera, region=WHOLE, axial=axial)
+    for start in range(0, FRAMES, chunk):
+        own = (found.frame >= start) & (found.frame < start + chunk)
+        sample.see(found[own], min(FRAMES, start + chunk))
+    return sample.evidence()
+
+
+def first_failed(evidence: Evidence) -> str:
+    check = checks_of(evidence)[0]
+    return check.name if check.failed else ""
+
+
+def test_a_movie_that_fits_passes_all_checks_chunk_by_chunk() -> None:
+    found = molecules(depth_nm=0.0)
+    adu = filmed(found, GAUSSIAN)
+    evidence = evidence_of(adu, found, GAUSSIAN)
+    assert first_failed(evidence) == ""
+    assert evidence.n_lone > 100
+    assert evidence.misfit < 0.02
+    assert abs(evidence.width - 1) < 0.01
+    assert abs(evidence.noise - 1) < 0.03
+    in_parts = evidence_of(adu, found, GAUSSIAN, chunk=8)
+    assert abs(in_parts.noise - evidence.noise) < 1e-3
+
+
+@pytest.mark.parametrize("factor", [0.8, 0.95, 1.05, 1.2])
+def test_the_width_that_is_found_is_that_of_the_images(factor: float) -> None:
+    found = molecules(depth_nm=0.0)
+    stated = GaussianPSF(130.0 * factor, pixel_size_nm=100.0)
+    evidence = evidence_of(filmed(found, GAUSSIAN), found, stated)
+    if abs(factor - 1) < 0.1:
+        assert abs(evidence.width * factor - 1) < 0.015
+    assert first_failed(evidence) == ("PSF width" if abs(factor - 1) > 0.1 else "")
+
+
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_a_wrong_gain_shows_in_the_noise_by_as_much(factor: float) -> None:
+    found = molecules(depth_nm=0.0)
+    stated = replace(CAMERA, e_per_adu=0.5 * factor)
+    brighter = replace(found, photons=found.photons * factor)
+    evidence = evidence_of(filmed(found, GAUSSIAN), brighter, GAUSSIAN, stated)
+    assert first_failed(evidence) == "camera noise"
+    assert abs(evidence.noise / factor - 1) < 0.1
+
+
+def test_offsets_of_pixels_that_no_map_states_are_found() -> None:
+    found = molecules(depth_nm=0.0)
+    offsets = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(3)) * 3
+    adu = filmed(found, GAUSSIAN, replace(CAMERA, baseline=100 + offsets))
+    assert first_failed(evidence_of(adu, found, GAUSSIAN)) == "camera maps"
+
+
+def test_a_focus_that_drifts_and_a_cylindrical_lens_are_found() -> None:
+    found = molecules(depth_nm=0.0)
+    deep = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0)
+    drifting = found.xyz + torch.tensor([0.0, 0.0, 600.0]) * found.frame[:, None] / FRAMES
+    adu = filmed(replace(found, xyz=drifting), deep)
+    assert first_failed(evidence_of(adu, found, GAUSSIAN)) == "focus drift"
+    lens = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=200.0)
+    adu = filmed(molecules(depth_nm=300.0), lens)
+    assert first_failed(evidence_of(adu, found, GAUSSIAN)) == "elongation"
+
+
+def test_a_wrong_psf_and_a_movie_that_is_transposed_are_told_apart() -> None:
+    def pupil(spherical_nm: float) -> PSF:
+        aberrations = {(2, 2): 60.0, (3, 1): 40.0, (3, -1): 20.0, (4, 0): spherical_nm}
+        psf = PupilPSF(
+            numerical_aperture=1.4, wavelength_nm=670.0, pixel_size_nm=100.0, zernike_nm=aberrations
+        )
+        return psf.tabulated((-600.0, 600.0))
+
+    psf, found = pupil(10.0), molecules(depth_nm=400.0)
+    adu = filmed(found, psf)
+    assert first_failed(evidence_of(adu, found, psf, axial=True)) == ""
+    assert first_failed(evidence_of(adu, found, pupil(-60.0), axial=True)) == "PSF misfit"
+    swapped = replace(found, xyz=found.xyz[:, [1, 0, 2]])
+    transposed = evidence_of(adu.mT.contiguous(), swapped, psf, axial=True)
+    assert first_failed(transposed) == "orientation"
+    assert transposed.turn == "transposed"
+
+
+def test_what_was_not_seen_is_neither_passed_nor_failed() -> None:
+    nothing = EmitterSet.empty()
+    few = evidence_of(filmed(molecules(depth_nm=0.0), GAUSSIAN), nothing, GAUSSIAN)
+    checks = {check.name: check for check in checks_of(few)}
+    assert checks["PSF misfit"].passed is None
+    assert checks["PSF misfit"].sentence == "too few lone molecules to tell"
+    tiny = Sample(
+        open_array(torch.full((1, 5, 5), 120.0).numpy()),
+        GAUSSIAN,
+        CAMERA,
+        region=(slice(0, 5), slice(0, 5)),
+        axial=False,
+    )
+    tiny.see(nothing, 1)
+    assert all(check.passed is None for check in checks_of(tiny.evidence()))
+
+
+@pytest.mark.parametrize("suffix", [".hdf5", ".parquet", ".smlm"])
+def test_tables_keep_the_checks(tmp_path: Path, suffix: str) -> None:
+    checks = checks_of(Evidence(kind="gaussian", noise=1.4, width=math.nan))
+    assert checks[0].failed
+    facts = Facts(pixel_size_nm=100.0, checks=checks).metadata()
+    table = tmp_path / f"table{suffix}"
+    write_table(replace(molecules(depth_nm=0.0), metadata=facts), table)
+    assert read_table(table).facts.checks == checks
