@@ -451,8 +451,9 @@ def _scaled(name: str, given: Value, within: Range) -> Tensor:
     value = torch.as_tensor(given, dtype=torch.float32)
     slack = SLACK * (high - low) if high > low else max(LEAST_SLACK * abs(low), 0.01)
     if bool(((value < low - slack) | (value > high + slack)).any()):
+        ends = dict.fromkeys(f"{float(end):.3g}" for end in (value.min(), value.max()))
         raise ValueError(
-            f"{name} = {float(value.min()):.3g} to {float(value.max()):.3g} lies outside the range "
+            f"{name} = {' to '.join(ends)} lies outside the range "
             f"{low:.3g} to {high:.3g} this model was trained for; take or train another model"
         )
     flat = value.ndim < 2

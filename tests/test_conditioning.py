@@ -45,9 +45,7 @@ def test_what_is_not_known_of_the_optics_is_asked_for() -> None:
 
 
 def test_a_value_beyond_its_range_is_refused_with_the_range() -> None:
-    with pytest.raises(
-        ValueError, match=r"psf_sigma_px = 2\.5 to 2\.5 lies outside the range 0\.8 to 2"
-    ):
+    with pytest.raises(ValueError, match=r"psf_sigma_px = 2\.5 lies outside the range 0\.8 to 2"):
         WIDTHS.context_map(GaussianWidth(2.5).values)
 
 

@@ -164,7 +164,7 @@ def test_what_it_cannot_be_told_is_said(model: Localizer, movie: Path) -> None:
         conditioning(model, file(vortex().to_spline(z_range_nm=(-650.0, 650.0), z_step_nm=50.0)))
     with pytest.raises(ValueError, match="phase mask"):
         conditioning(model, file(vortex()))
-    with pytest.raises(ValueError, match="zernike_2_2_waves = 0 to 0 lies outside the range"):
+    with pytest.raises(ValueError, match="zernike_2_2_waves = 0 lies outside the range"):
         conditioning(model, file(pupil(0.0)))
     with pytest.raises(ValueError, match="calibrated for pixels of 100 nm, the movie's are 110 nm"):
         found(movie, model, file(pupil(70.0, pixel_size_nm=100.0)))

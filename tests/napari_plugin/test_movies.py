@@ -220,8 +220,9 @@ def test_two_movies_are_localized_after_one_another(
         dock.view.recolour("frame")
         dock.view.recolour("photons")
     assert sources == [str(path) for path in movies]
-    # and the tiled movie has pixels that are taken for bad ones
-    assert all("not saved are kept" in said or "left out" in said for said in complaints)
+    # and the tiled movie has pixels that are taken for bad ones, and noise that its rows share
+    known = ("unsaved molecules were kept", "left out", "row noise")
+    assert all(any(words in said for words in known) for said in complaints)
 
 
 def test_colours_that_are_asked_for_before_the_points_are_drawn_are_those_of_the_new_table(
@@ -393,10 +394,9 @@ def test_unsaved_molecules_are_kept_when_another_table_is_opened_and_when_it_is_
     )
     tables = kept(tmp_path / "recovered")
     assert sorted(len(read_table(table)) for table in tables) == [n_second, n_first]
-    assert [str(path) in said for path, said in zip(reversed(tables), complaints, strict=True)] == [
-        True,
-        True,
-    ]
+    assert complaints == [f"{n:,} unsaved molecules were kept" for n in (n_first, n_second)]
+    assert max(map(len, complaints)) <= 40  # napari cuts longer ones
+    assert str(tables[0]) in dock.panel(InspectStep).kept_button.toolTip()
     qtbot.waitUntil(lambda: "molecules before, not saved" in viewer.layers, timeout=LONG)
     layer = viewer.layers["molecules before, not saved"]
     qtbot.waitUntil(

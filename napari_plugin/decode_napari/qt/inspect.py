@@ -186,7 +186,12 @@ class InspectPanel(Panel):
 
     def refresh(self) -> None:
         found = self.step.session.found
-        self.kept_button.setEnabled(bool(kept(self.dock.keeper.folder)))
+        tables = kept(self.dock.keeper.folder)
+        self.kept_button.setEnabled(bool(tables))
+        if tables:
+            self.kept_button.setToolTip(
+                f"Open molecules that were not saved: the latest are {tables[0]}"
+            )
         for widget in (self.table, self.cloud_button, *self.sliders.values()):
             widget.setEnabled(found is not None)
         if found is None:

@@ -97,11 +97,9 @@ class Keeper(QObject):
     def _set_aside(self, found: Found) -> None:
         """Keep the file of molecules that leave the session unsaved, and tell the user its path."""
         self.keep_now()
-        path, self._path, self._run = self._path, None, None
-        show_info(
-            f"{len(found.filter.emitters):,} molecules that were not saved are kept as {path}; "
-            "Open kept table, in the step Inspect, brings them back"
-        )
+        self._path = self._run = None
+        # napari cuts longer sentences; the step Inspect says where
+        show_info(f"{len(found.filter.emitters):,} unsaved molecules were kept")
         QTimer.singleShot(0, lambda: self.set_aside.emit(found))
 
     def _is_due(self, found: Found) -> bool:
