@@ -444,7 +444,7 @@ def evaluate(
     )
     typer.echo(f"efficiency {efficiency} of 100")
     if shift:
-        typer.echo("shift taken off: " + ", ".join(f"{s:.1f}" for s in result.shift_nm) + " nm")
+        typer.echo("shift subtracted: " + ", ".join(f"{s:.1f}" for s in result.shift_nm) + " nm")
 
 
 @app.command()

@@ -71,6 +71,17 @@ def render_image(
 
     Raises:
         ValueError: if the pixel, the extent or the sigmas' limits are not positive.
+
+    Example:
+        >>> molecules = EmitterSet(
+        ...     frame=torch.tensor([0]),
+        ...     xyz=torch.tensor([[250.0, 250.0, 0.0]]),
+        ...     photons=torch.tensor([1000.0]),
+        ...     xyz_sigma=torch.tensor([[10.0, 10.0, torch.nan]]),
+        ... )
+        >>> image = render_image(molecules, pixel_nm=10.0, extent_nm=(0.0, 0.0, 500.0, 400.0))
+        >>> image.shape, round(float(image.sum()), 3)
+        ((40, 50), 1.0)
     """
     left, top, right, bottom = extent_nm or _field(emitters)
     if not (pixel_nm > 0 and right > left and bottom > top and 0 < min_sigma_nm <= max_sigma_nm):

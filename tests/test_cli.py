@@ -387,7 +387,7 @@ def test_evaluate_gives_a_perfect_score_to_the_truth(place: Path) -> None:
     assert figures["efficiency_3d"] is None
     moved = run("evaluate", place / "out" / "movie.csv", place / "truth.csv", "--two-d", "--shift")
     assert "Jaccard 1.000" in moved.stdout
-    assert "shift taken off" in moved.stdout
+    assert "shift subtracted" in moved.stdout
 
 
 def test_evaluate_asks_for_the_field_of_view_where_nothing_states_it(place: Path) -> None:

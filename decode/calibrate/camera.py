@@ -371,7 +371,7 @@ def _remarks_on_precision(flicker: float, gain_error: float) -> Iterator[str]:
     if flicker > LARGEST_FLICKER:
         yield (
             f"the light of the flat frames varied by {flicker:.1%} from frame to frame, which was "
-            "taken off"
+            "subtracted"
         )
     if gain_error > LARGEST_GAIN_ERROR:
         yield f"the gain of a pixel is known to {gain_error:.0%} only; take more flat frames"

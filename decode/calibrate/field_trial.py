@@ -65,7 +65,7 @@ def uncovered(places: Tensor, field_nm: Field, terms: int) -> str:
     design = polynomials(places, field_nm, terms)
     linear, curved = design[:, :LINEAR], design[:, LINEAR:]
     root = math.sqrt(len(places))
-    # what is left to X and Y when their mean is taken off; of quadratic terms no less must be left
+    # what remains of X and Y without their mean; of quadratic terms no less must remain
     # by the linear ones
     spread = torch.linalg.svdvals(linear[:, 1:] - linear[:, 1:].mean(0)) / root
     if float(spread.min()) < LEAST_SPREAD:

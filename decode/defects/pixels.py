@@ -267,8 +267,8 @@ class PixelDefects:
         if self.offsets is not None:
             said.append(
                 f"pixels have offsets of their own, {self.pattern:.2g} times the noise of a frame, "
-                "which were taken off as well as the movie shows them: molecules may still be made "
-                "up there, so measure the camera's maps (`decode calibrate camera`)"
+                "which were subtracted as well as the movie shows them: molecules may still be "
+                "made up there, so measure the camera's maps (`decode calibrate camera`)"
             )
         elif self.pattern > PATTERNED:
             said.append(

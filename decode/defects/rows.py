@@ -61,7 +61,7 @@ class RowNoise(NamedTuple):
         """A sentence on the row noise that was subtracted."""
         return (
             "the rows of pixels go up and down from frame to frame, each as a whole by "
-            f"{self.spread:.2g} ADU: this row noise of the camera was taken off as well as each "
+            f"{self.spread:.2g} ADU: this row noise of the camera was subtracted as well as each "
             "frame shows it"
         )
 

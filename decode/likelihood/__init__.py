@@ -1,4 +1,4 @@
-"""Likelihood of the frames: single emitters fitted, and molecules of a network refined."""
+"""Likelihood of the frames: fits of single emitters, and refinement of a network's molecules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polishing: molecules of a network refined by the likelihood of the frames they are in."""
+"""Polishing: a network's molecules refined by the likelihood of their frames."""
 
 from __future__ import annotations
 
@@ -30,45 +30,48 @@ Of fewer, threads of a CPU wait for the interpreter, and of more, the cache is l
 busier the more it gets; by their shapes so many take less than 2 GB.
 """
 LEAST_BOUND_NM = 1e-3
-"""no molecule is found so precisely"""
+"""lower bound of the precision of a molecule"""
 MAX_NEIGHBOURS = 6
-"""the nearest, fitted together with an emitter; the light of the others is taken as it stands"""
+"""most neighbours that are fitted together with an emitter; the light of the others is fixed"""
 
 
 class Stage(NamedTuple):
     """Steps of the fit in windows of one size."""
 
     max_bound_ratio: float
-    """of the bound in the window over that in the whole patch"""
+    """largest ratio of the Cramer-Rao bound in the window to that in the whole patch"""
     max_steps: int
     converged_step: float
-    """standard deviations; a molecule whose step is shorter has converged"""
+    """step in standard deviations below which a molecule has converged"""
 
 
 STAGES = (Stage(1.15, 4, 0.5), Stage(1.04, 2, 2.0))
 """steps in small windows, which are cheap, then in large ones, for the rest of the information.
 
-Each step is many times shorter than the one before, and one step from near the maximum is as good
-as many (Le Cam's one-step estimator: van der Vaart, Asymptotic Statistics, 1998, sec. 5.7).
+Each step is many times shorter than the one before, and one step from near the maximum is as
+efficient as many (one-step estimators: van der Vaart, Asymptotic Statistics, 1998, sec. 5.7).
 """
 MAX_DEVIANCE_RISE = 0.1
-"""over a fit, of molecules that count as converged"""
+"""largest rise of the deviance over a fit that counts as converged"""
 DAMPING = 1e-2
-"""of the Fisher information, relative to its diagonal: inseparable emitters stay near"""
+"""damping of the Fisher information, relative to its diagonal, which keeps inseparable emitters in
+place"""
 MAX_STEP_Z_NM = 150.0
-"""a step along z is at most so long"""
+"""longest step along z"""
 PRIOR_WIDTH = 2.0
-"""of the prior on molecules with neighbours, in standard deviations of the network"""
+"""width of the prior on molecules with neighbours, in standard deviations of the network"""
 LINK_SIGMAS = 3.0
 """largest distance of one molecule in successive frames, in its standard deviations"""
 FAR_NM = 1e3
-"""no molecule moves so far from frame to frame"""
+"""upper bound of the distance of one molecule in successive frames"""
 SMOOTH_PX, ENOUGH_FRAMES = 3.0, 8
-"""length over which background changes, which shows in the mean of so many frames"""
+"""length over which background changes, and frames whose mean is enough to show it"""
 MAX_SHIFT_SIGMAS = 2.5
-"""standard deviations of the network; another's light was in the window of what moved further"""
+"""largest shift of a fit in standard deviations of the network; one that moved further followed
+another's light"""
 NOISE_DEVIANCE = 1.15
-"""per degree of freedom; a fit that leaves less leaves noise alone, and may move twice as far"""
+"""deviance per degree of freedom up to which residuals count as noise, and a fit may move twice as
+far"""
 CLAIMED_PRECISION_AT_HALF_WEIGHT = 5.0
 """ratio of the sigmas of network and fit at which the fit, among neighbours, has half its weight"""
 NETWORK_SHARE = 0.1
@@ -82,23 +85,23 @@ def polish(
     """Refine a network's molecules by the likelihood of the frames in which they were found.
 
     The fit of `fit_jointly` and the network's estimate are combined, axis by axis.  Where noise
-    explains what the fit leaves (a deviance d per degree of freedom up to `NOISE_DEVIANCE`), the
-    network's weight is `NETWORK_SHARE` times the variance of the fit over its own: none where the
-    fit is much more certain, all where the likelihood is flat, as along z beyond the measured
-    depths of the PSF.  Where more is left, there is light that the fit does not know of, and its
-    weight falls as d^(-3/2).  The variance is that of the mixture of both.  In it, a fit among
-    neighbours that claims to be much more precise than the network is overconfident, and has less
-    weight (`CLAIMED_PRECISION_AT_HALF_WEIGHT`).  The numbers were chosen on simulations.  A
-    molecule stays as the network has it where the fit did not converge, made the frames less
-    likely, or moved further than the network's uncertainty allows.
+    explains the residuals of the fit (a deviance d per degree of freedom up to `NOISE_DEVIANCE`),
+    the network's weight is `NETWORK_SHARE` times the variance of the fit over its own: near 0 where
+    the fit is much more certain, and 1 where the likelihood is flat, as along z beyond the measured
+    depths of the PSF.  Larger residuals show light that the fit lacks, and its weight falls as
+    d^(-3/2).  The variance is that of the mixture of both.  A fit among neighbours that states a
+    much higher precision than the network is overconfident, and gets less weight
+    (`CLAIMED_PRECISION_AT_HALF_WEIGHT`).  These numbers were chosen on simulations.  The network's
+    molecule is kept where the fit did not converge, made the frames less likely, or moved further
+    than the network's uncertainty allows.
 
     Args:
         psf: the point spread function.
         camera: its maps, if any, are as large as the frames.
         adu: (t, y, x) counts of successive frames.  Background and blinking are estimated from
             all of them.
-        emitters: with `background`, `xyz_sigma` and `photons_sigma`; frames count from the first
-            of `adu`.  z is not fitted where its sigma is NaN.
+        emitters: the network's molecules, with `background`, `xyz_sigma` and `photons_sigma`;
+            frames count from the first of `adu`.  z is not fitted where its sigma is NaN.
         parameters: (n, p) PSF parameters per emitter, or None.
 
     Returns:
@@ -107,6 +110,27 @@ def polish(
 
     Raises:
         ValueError: if the table lacks a column, or a molecule lies in none of the frames.
+
+    Example:
+        >>> from decode import Camera, GaussianPSF
+        >>> from decode.optics.psf import render
+        >>> psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+        >>> camera = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
+        >>> first, truth = torch.tensor([0]), torch.tensor([[1600.0, 1600.0, 0.0]])
+        >>> photons = torch.tensor([2000.0])
+        >>> spot = render(psf, frame=first, xyz=truth, photons=photons, n_frames=1, shape=(32, 32))
+        >>> adu = camera.sample(10 + spot.detach(), torch.Generator().manual_seed(0))
+        >>> found = EmitterSet(
+        ...     frame=first,
+        ...     xyz=truth + torch.tensor([[12.0, -9.0, 0.0]]),
+        ...     photons=photons,
+        ...     background=torch.tensor([10.0]),
+        ...     xyz_sigma=torch.tensor([[15.0, 15.0, torch.nan]]),  # z is not fitted
+        ...     photons_sigma=torch.tensor([200.0]),
+        ... )
+        >>> polished = polish(psf, camera, adu, found)
+        >>> bool((polished.xyz - truth).norm() < 6), bool((polished.xyz_sigma[0, :2] < 5).all())
+        (True, True)
     """
     if emitters.xyz_sigma is None or emitters.photons_sigma is None or emitters.background is None:
         raise ValueError(
@@ -158,11 +182,11 @@ class _Normal(NamedTuple):
     def mixed_variance(self, other: _Normal, weight: Tensor, mean: Tensor) -> Tensor:
         """Mean square distance of the mixture of both from a mean.
 
-        It is large where they are apart, for one of them errs.
+        It is large where they differ, as one of them is wrong.
 
         Args:
-            other: its values count where it has a weight.
-            weight: (n, 4) of the other.
+            other: the other distribution, used where it has a weight.
+            weight: (n, 4) weight of the other.
             mean: (n, 4).
         """
         own = self.variance + (self.mean - mean) ** 2
@@ -182,17 +206,17 @@ def fit_jointly(
 ) -> Fit:
     """Maximum-likelihood molecules of a movie.
 
-    Neighbours share the light, and successive frames share the position.  Fisher scoring (Smith et
-    al., Nature Methods 7, 373, 2010) on the likelihood of `scaled_deviance`.  In a step every
-    emitter solves for itself and its nearest neighbours in a window around it, against the light
-    of all others, and takes its own part of the solution (a restricted additive Schwarz method;
-    Cai and Sarkis, SIAM J. Sci. Comput. 21, 792, 1999).  Windows are small at first, and large for
-    the last step (`STAGES`).  Each frame has photons and background of its own.  A molecule that
-    stays on has one position in all its frames, the product of the Gaussians of each, with all
-    else projected out.  The background has the shape of the frames' mean without emitters,
-    blurred; each emitter has its own height of it.  The stated uncertainties of the start,
-    `PRIOR_WIDTH` times as wide, are a prior on emitters with neighbours; of these, the covariance
-    holds those of the neighbours alone.
+    Neighbours are fitted together, and successive frames share the position.  The fit is Fisher
+    scoring (Smith et al., Nature Methods 7, 373, 2010) on the likelihood of `scaled_deviance`.  In
+    each step every emitter is solved for together with its nearest neighbours in a window around
+    it, given the light of all others, and keeps its own part of the solution (a restricted additive
+    Schwarz method; Cai and Sarkis, SIAM J. Sci. Comput. 21, 792, 1999).  Windows are small at
+    first, and large for the last steps (`STAGES`).  Each frame has photons and background of its
+    own.  A molecule that stays on has one position in all its frames, the product of the marginal
+    Gaussians of each.  The background has the shape of the blurred mean of the frames without
+    emitters; each emitter has its own amplitude of it.  The stated uncertainties of the start,
+    `PRIOR_WIDTH` times as wide, are a prior on emitters with neighbours; the covariance includes
+    those of the neighbours alone.
 
     Args:
         psf, camera, adu, parameters: as for `polish`.
@@ -237,7 +261,7 @@ def fit_jointly(
 
 @final
 class _JointFit:
-    """Unknowns of all emitters, and what is known of them so far.
+    """Unknowns of all emitters, with the present estimates and covariances.
 
     Args:
         emitters: where to start, with background.
@@ -265,10 +289,10 @@ class _JointFit:
         self._converged = torch.zeros(n, dtype=torch.bool, device=device)
 
     def run(self, windows: _Windows, stage: Stage, *, longest: Tensor) -> None:
-        """Steps in windows of one size, until all emitters have converged.
+        """Take steps in windows of one size, until all emitters have converged.
 
         Args:
-            longest: (p,) bounds of a step.
+            longest: (p,) largest step of each unknown.
         """
         before = self._deviance
         moving = torch.ones(len(self.start), dtype=torch.bool, device=self.start.device)
@@ -293,10 +317,10 @@ class _JointFit:
         self._rise += self._deviance - before
 
     def _solve(self, windows: _Windows, rows: Tensor) -> Tensor:
-        """(n, p) steps of emitters, each with its neighbours; those of other rows are 0.
+        """(n, p) steps of emitters, each solved with its neighbours; 0 in other rows.
 
         Args:
-            rows: in the order of their numbers of neighbours.
+            rows: emitters, in the order of their numbers of neighbours.
         """
         change = torch.zeros_like(self._theta)
         at_once = SOLVED_AT_ONCE[rows.device.type]
@@ -316,7 +340,8 @@ class _JointFit:
         self._linked = True
 
     def _move(self, rows: Tensor, change: Tensor, longest: Tensor) -> Tensor:
-        """Take a step; returns its length along x, y and z in standard deviations, the largest."""
+        """Take a step; returns the largest of its lengths along x, y and z, in standard
+        deviations."""
         d, old = self._d, self._theta[rows]
         track = self._track[rows]
         change, covariance = _one_position(
@@ -331,7 +356,7 @@ class _JointFit:
         return ((new - old).abs() / sigma)[:, :d].amax(1)
 
     def _any_of_track(self, rows: Tensor) -> Tensor:
-        """(n,) whether one of these rows shows the same molecule: a track stops as one."""
+        """(n,) whether one of these rows shows the same molecule, as a track stops as a whole."""
         of_track = torch.zeros(self._n_tracks, dtype=torch.bool, device=rows.device)
         of_track[self._track[rows]] = True
         return of_track[self._track]
@@ -342,7 +367,7 @@ class _JointFit:
         return total[self._track]
 
     def result(self, n_pixels: Tensor) -> Fit:
-        """The fits, from windows of so many pixels (n,) each."""
+        """The fits, given the number of pixels (n,) of each window."""
         d, theta = self._d, self._theta
         covariance = theta.new_full((len(theta), 5, 5), torch.nan)
         fitted = torch.tensor([*self._axes, 3, 4], device=theta.device)
@@ -363,14 +388,14 @@ class _JointFit:
 
 
 def _start(emitters: EmitterSet, axes: list[int]) -> Tensor:
-    """(n, p) positions, photons and background to start from."""
+    """(n, p) positions, photons and background at the start."""
     assert emitters.background is not None
     bright, dark = emitters.photons.clamp_min(1), emitters.background.clamp_min(DARKEST)
     return torch.cat([emitters.xyz[:, axes], bright[:, None], dark[:, None]], 1)
 
 
 def _prior(emitters: EmitterSet, axes: list[int], start: Tensor) -> Tensor:
-    """(n, p) inverse variances of positions and photons, by stated uncertainties; else 0."""
+    """(n, p) inverse variances of positions and photons from stated uncertainties; else 0."""
     prior = torch.zeros_like(start)
     if emitters.xyz_sigma is not None and emitters.photons_sigma is not None:
         sigma = torch.cat([emitters.xyz_sigma[:, axes], emitters.photons_sigma[:, None]], 1)
@@ -384,8 +409,8 @@ def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float])
     Args:
         psf, camera: of the frames.
         axial: z is fitted.
-        most: largest ratios of the Cramer-Rao bounds, of the window over the patch, in falling
-            order; of 1000 photons on 20 photons per pixel, mean over some depths.
+        most: largest ratios of the Cramer-Rao bound in the window to that in the patch, in falling
+            order; for 1000 photons on 20 photons per pixel, as a mean over some depths.
 
     Returns:
         A side in pixels for each ratio.
@@ -480,9 +505,9 @@ class _Windows:
         """of the unknowns of an emitter and its neighbours, those of the emitter"""
 
     def draw(self, rows: Tensor, theta: Tensor) -> None:
-        """Draw emitters into the frames, in the place of their old images.
+        """Draw emitters into the frames, in place of their old images.
 
-        Their slopes by position and photons are kept.
+        Their derivatives with respect to position and photons are kept.
         """
         d = len(self.axes)
         for part in rows.split(DRAWN_AT_ONCE[rows.device.type]):
@@ -502,7 +527,8 @@ class _Windows:
             self.drawn[part] = bright
 
     def estimate_background(self) -> None:
-        """The mean of the frames without the light of emitters, blurred."""
+        """Estimate the background as the blurred mean of the frames without the light of
+        emitters."""
         k = len(self.reach)
         rest, light = (frames[:, k:-k, k:-k] for frames in (self.photons - self.light, self.light))
         level = rest.median().clamp_min(DARKEST)
@@ -558,11 +584,11 @@ class _Windows:
         return step, covariance * (scale[:, own, None] * scale[:, None, own]), deviance
 
     def n_pixels(self) -> Tensor:
-        """(n,) pixels of each window that count: inside the frame, and not bad."""
+        """(n,) number of pixels of each window that are inside the frame and not bad."""
         return _taken(self.within, self.first[:, None] + self.offset).sum(1)
 
     def _seen(self, emitters: Tensor) -> Tensor:
-        """Slopes of emitters (n, m) in the window of the first of each row.
+        """Derivatives of emitters (n, m) in the window of the first of each row.
 
         Returns:
             (n, pixels, m (axes + 1)).
@@ -597,18 +623,18 @@ def _taken(values: Tensor, index: Tensor) -> Tensor:
 def _one_position(
     theta: Tensor, change: Tensor, covariance: Tensor, *, track: Tensor, n_tracks: int, d: int
 ) -> tuple[Tensor, Tensor]:
-    """Steps and covariances where the rows of a track have one position.
+    """Steps and covariances where the rows of a track share one position.
 
-    The position of a row, with all else projected out, is Gaussian with its part of the
-    covariance.  The product of the Gaussians of a track is the molecule's position, and the other
-    unknowns of its rows follow it.
+    The marginal position of a row is Gaussian with its block of the covariance.  The product of the
+    Gaussians of a track is the molecule's position; the other unknowns of its rows take their
+    conditional means.
 
     Args:
         theta, change: (n, p) unknowns and their steps.
         covariance: (n, p, p).
         track: (n,) number of the molecule that each row shows.
         n_tracks: number of molecules.
-        d: the first so many unknowns are the position.
+        d: number of unknowns of the position, which come first.
     """
     own = covariance[:, :d, :d]
     information = torch.linalg.inv(own)
@@ -635,8 +661,8 @@ def _tracks(
     """(n,) number of the molecule that each row shows, and the number of molecules.
 
     Rows of successive frames are one molecule if each is the other's nearest, their distance is
-    within `LINK_SIGMAS`, and the covariances of their places (n, d) explain so small a distance
-    better than chance does, among molecules of this density (n,) per nm^2.
+    within `LINK_SIGMAS`, and the covariances of their positions (n, d) explain it better than
+    chance, at this density (n,) of molecules per nm^2.
     """
     n, device = len(emitters), place.device
     frame = emitters.frame.cpu().numpy()

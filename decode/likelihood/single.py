@@ -16,22 +16,23 @@ __all__ = ["Fit", "fit_emitters", "scaled_deviance"]
 
 
 def scaled_deviance(photons: Tensor, expected: Tensor, noise: Noise) -> Tensor:
-    """Twice the log-likelihood lost against a perfect model, for photons of `Camera.to_photons`.
+    """Deviance of photons of `Camera.to_photons`: twice the log-likelihood lost against a perfect
+    model.
 
-    Divided by their variance per photon, counts plus the floor have the variance of a Poisson
-    count whatever the camera (Huang et al., Nature Methods 10, 653, 2013); its deviance is that of
-    a quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974), whose estimates are unbiased as only
-    mean and variance must be right.
+    Divided by their variance per photon, photons plus the noise floor have the variance of a
+    Poisson count for any camera (Huang et al., Nature Methods 10, 653, 2013).  The Poisson deviance
+    is then that of a quasi-likelihood (Wedderburn, Biometrika 61, 439, 1974), whose estimates are
+    consistent as long as mean and variance are right.
 
     Args:
         photons: measured photons, also negative ones.
-        expected: expected photons; broadcasts.  Less than `DARKEST` is not taken for true.
+        expected: expected photons; broadcasts.  Values below `DARKEST` count as that many.
         noise: of the measured photons.
 
     Returns:
-        The deviance of every pixel; on average about 1 where the model is right, less where
+        The deviance of every pixel; on average about 1 where the model is right, and less where
         electrons are rare (0.8 at one photon on an EMCCD, whose empty pixels scatter less than the
-        Gaussian they are taken for).
+        Gaussian of the model).
     """
     offset = noise.floor / noise.excess**2
     measured = (photons / noise.excess + offset).clamp_min(0)
@@ -51,13 +52,14 @@ class Fit:
     background: Tensor
     """(n,) photons per pixel"""
     covariance: Tensor
-    """(n, 5, 5) of x, y, z, photons and background: the inverse of the Fisher information"""
+    """(n, 5, 5) covariance of x, y, z, photons and background: the inverse of the Fisher
+    information"""
     deviance: Tensor
-    """(n,) per degree of freedom; about 1 where model and camera are right"""
+    """(n,) deviance per degree of freedom; about 1 where model and camera are right"""
     converged: Tensor
     """(n,) bool"""
     alone: Tensor
-    """(n,) bool: no other was fitted together with it, in any of its frames"""
+    """(n,) bool; whether no other emitter was fitted together with it, in any of its frames"""
 
     @property
     def xyz_sigma(self) -> Tensor:
@@ -82,14 +84,14 @@ def fit_emitters(
 
     Levenberg-Marquardt on the deviance with the Fisher information as its Hessian (Smith et al.,
     Nature Methods 7, 373, 2010, whose likelihood it maximizes for a camera without read noise).
-    Depth has many optima: the best of some depths over the whole range starts the fit.
+    As the likelihood has many optima in depth, the fit starts at the best of some depths over the
+    whole range.
 
     Args:
         psf: the point spread function.
-        camera: gives the noise; of its maps the medians are taken unless `noise_floor` says more.
+        camera: gives the noise, with the medians of its maps, unless `noise_floor` is given.
         photons: (n, y, x) crops of measured photons, background included.
-        xyz: (n, 3) nm where to start, from the outer corner of the crop; z is looked for over
-            `z_range`.
+        xyz: (n, 3) start, nm, from the outer corner of the crop; z is searched over `z_range`.
         z_range: lowest and highest depth allowed, nm.
         z_starts: number of depths tried; 1 keeps that of `xyz`.
         n_steps: most steps of the fit.
@@ -188,7 +190,7 @@ def _information(p: Tensor, image: Tensor, photons: Tensor, noise: Noise) -> tup
     """Fisher information (n, 5, 5) and score (n, 5) of x, y, z, photons and background.
 
     Args:
-        p: (n, 5) where they are taken.
+        p: (n, 5) parameters at which they are computed.
         image: (n, 4, y, x) fraction of light and its slopes there.
         photons: (n, y, x) measured.
         noise: of the measured photons.

@@ -133,11 +133,11 @@ def mentioned(found: PSFCalibration) -> set[str]:
         "dim": "are dim",
         "bound": "times as far in",
         "stage": "shift together from plane to plane",
-        "wander": "a stage that wanders slowly would look the same",
-        "tilt": "walks sideways",
+        "drift": "slow drift of the stage would look the same",
+        "tilt": "shifts laterally",
         "fade": "of their light from the first",
         "twins": "looks the same at",
-        "none": "Nothing in the beads speaks against",
+        "none": "The beads show no fault",
     }
     text = " ".join(verdict(found))
     return {name for name, phrase in words.items() if phrase in text}
@@ -234,13 +234,13 @@ def test_of_a_round_psf_no_way_to_stretch_is_said() -> None:
 def test_detail_along_z_is_not_said_to_be_the_psf_s_unless_two_stacks_show_it() -> None:
     """Nor the stage's: no advice is given but to record a second stack."""
     fine = replace(calibration(), depth_smoothness={0.02: 1.05, 0.2: 1.01})
-    assert "wander" in mentioned(fine)
+    assert "drift" in mentioned(fine)
     assert "piezo" not in " ".join(verdict(fine))
     smooth = replace(fine, depth_smoothness={0.02: 1.01, 0.2: 1.05})
     two = replace(
         fine, beads=tuple(replace(bead, stack=i % 2) for i, bead in enumerate(fine.beads))
     )
-    assert "wander" not in mentioned(smooth) | mentioned(two)
+    assert "drift" not in mentioned(smooth) | mentioned(two)
 
 
 def test_a_round_psf_tells_no_depth_in_focus() -> None:

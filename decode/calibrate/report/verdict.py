@@ -49,7 +49,7 @@ def sentences(evidence: Evidence) -> tuple[str, ...]:
     """The verdict that the evidence allows."""
     limits = [said for limit in LIMITS if (said := limit(evidence))]
     if not limits:
-        limits = ["Nothing in the beads speaks against this PSF."]
+        limits = ["The beads show no fault of this PSF."]
     notes = [f"{note[0].upper()}{note[1:]}." for note in evidence.calibration.notes]
     return tuple(filter(None, (_range(evidence), *limits, _which_way(evidence), *notes)))
 
@@ -87,7 +87,7 @@ def _which_way(evidence: Evidence) -> str:
     above, below = DIRECTIONS[round(angle / (math.pi / 4)) % 4]
     return (
         f"Above focus (positive z) spots stretch along {above}, below along {below}: from a stage "
-        "that went down it is the other way round, and no image tells; if so, calibrate with "
+        "that went down it is the other way round, which no image shows; if so, calibrate with "
         "--downwards."
     )
 
@@ -116,7 +116,7 @@ def _misfit(evidence: Evidence) -> str:
         more = "more" if deviance > 1 else "less"
         return (
             f"The images hold {more} noise than the camera file says (deviance {deviance:.2f} "
-            "instead of 1), of which the PSF is not the cause: check gain, EM gain and baseline, "
+            "instead of 1), which is not due to the PSF: check gain, EM gain and baseline, "
             "then calibrate again."
         )
     if misfit > NOTABLE_DEVIANCE:
@@ -133,8 +133,8 @@ def _unexplained(evidence: Evidence, deviance: float) -> str:
     if evidence.psf.free_form:
         advice = "Look at the residuals: take out"
     return (
-        f"The PSF does not explain the beads: what is left is {deviance:.2f} times the variance of "
-        f"noise (1 is noise alone). {advice} beads that look different, use smaller beads."
+        f"The PSF does not explain the beads: the residuals have {deviance:.2f} times the variance "
+        f"of noise (1 is noise alone). {advice} beads that look different, use smaller beads."
     )
 
 
@@ -157,7 +157,7 @@ def _dim(evidence: Evidence) -> str:
     if median >= DIM_BEAD_PHOTONS:
         return ""
     return (
-        f"The beads are dim: {median:.0f} photons a plane, of which noise leaves its mark in the "
+        f"The beads are dim: {median:.0f} photons a plane, whose noise remains in the "
         "PSF. Expose longer, use more light or brighter beads, "
         f"up to {DIM_BEAD_PHOTONS:.0f} or more without saturation."
     )
@@ -204,7 +204,7 @@ def _wander(evidence: Evidence) -> str:
         return ""
     return (
         "Beads that were held out call for a PSF with detail within 300 nm of depth; but they lie "
-        "in one stack, in which a stage that wanders slowly would look the same. A second stack "
+        "in one stack, in which slow drift of the stage would look the same. A second stack "
         "decides: only the PSF is the same in both."
     )
 
@@ -214,8 +214,8 @@ def _tilt(evidence: Evidence) -> str:
     if walk <= NOTABLE_WALK:
         return ""
     return (
-        f"The spot walks sideways by {1000 * walk:.0f} nm per µm of depth: a tilted axis, which "
-        "the PSF rightly holds, or drift during the scan, which it should not. Record the stack in "
+        f"The spot shifts laterally by {1000 * walk:.0f} nm per µm of depth: a tilted axis, which "
+        "belongs to the PSF, or drift during the scan, which does not. Record the stack in "
         "both directions: only drift changes its sign."
     )
 
