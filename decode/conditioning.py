@@ -94,7 +94,7 @@ class Conditioning(ABC):
     """
 
     names: ClassVar[tuple[str, ...]]
-    """of the context maps"""
+    """names of the context maps"""
     needs_width: ClassVar[bool] = False
     """whether the user states the width of the PSF"""
     needs_psf: ClassVar[bool] = False
@@ -245,7 +245,7 @@ class AstigmaticPupil(Conditioning):
     z_nm: tuple[float, ...] = (0.0,)
     """rising depths of the calibration"""
     light: tuple[float, ...] = (1.0,)
-    """photons of the pupil for one of the calibration at these depths"""
+    """photons of the pupil per photon of the calibration at these depths"""
 
     @classmethod
     def of(cls, optics: KnownOptics, domain: Domain) -> Self:
@@ -375,7 +375,7 @@ class Domain:
     ranges: Mapping[str, Range] = field(default_factory=dict)
     """lowest and highest value by the names of the context maps, in the order of the maps"""
     pixel_size_nm: float | None = None
-    """of the training"""
+    """pixel size of the training"""
 
     @property
     def kind(self) -> type[Conditioning]:

@@ -34,7 +34,7 @@ class Simulation(NamedTuple):
     background: Tensor
     """(n_movies, n_frames, height, width) photons per pixel"""
     psfs: list[PSF]
-    """of each movie"""
+    """PSF of each movie"""
     psf_parameters: Tensor
     """(n_movies, p) parameters of these PSFs; p = 0: each PSF's own"""
     conditioning: Conditioning

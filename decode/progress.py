@@ -24,7 +24,7 @@ D_co = TypeVar("D_co", covariant=True)
 
 
 LOG_INTERVAL_S = 60.0
-"""between two lines in a log file"""
+"""time between two lines in a log file"""
 
 
 @final

@@ -74,7 +74,7 @@ class BeadSet:
     stack: Tensor
     """(n,) number of the stack in which each bead lies"""
     noise: Noise
-    """of the crops"""
+    """noise of the crops"""
     camera: Camera
     """camera of a plane, which may be the sum of several frames"""
     pixel_size_nm: float

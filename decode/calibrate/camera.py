@@ -190,7 +190,7 @@ class _Series:
     mean: Map
     variance: Map
     means: npt.NDArray[np.float64]
-    """of whole frames"""
+    """(frame,) means of whole frames"""
 
     @staticmethod
     def of(frames: Frames, what: str) -> _Series:

@@ -118,7 +118,7 @@ class LeastSquares:
     weight: Tensor
     """(n, z, y, x) inverse variance of each pixel"""
     penalties: Sequence[Penalty]
-    """of each term"""
+    """penalty of each term"""
 
     def diagonal(self, variance: Tensor, voxels_per_pixel: int) -> Tensor:
         """(terms, z, y, x) approximate diagonal of the normal equations.

@@ -51,7 +51,7 @@ class Highest(NamedTuple):
     value: float = -math.inf
     """ADU"""
     times: int = 0
-    """it was seen"""
+    """number of times that it occurred"""
 
     def among(self, counts: Map) -> Highest:
         """The highest count, with these counts included."""

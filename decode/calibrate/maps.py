@@ -149,7 +149,7 @@ class _Observed(NamedTuple):
     noise: Map
     """variance from frame to frame after the mask `FLAT`, of noise alone, ADU^2"""
     highest: Highest
-    """of the good pixels"""
+    """highest count of the good pixels"""
     n: int
     """number of frames used"""
     good: Mask
@@ -285,15 +285,15 @@ class _Quiet(NamedTuple):
     of_light: Map
     """variance due to changes of light, except the part that `FLAT` leaves in the noise"""
     read_variance: Map
-    """as it is stated"""
+    """stated read variance"""
     read_is_measured: bool
     """whether the read variance is a map in ADU, and not stated in electrons"""
     gain: Map
     """stated variance over light"""
     offset: float
-    """stated, mean"""
+    """mean stated offset"""
     e_per_adu: float
-    """stated, mean"""
+    """mean stated value"""
     lowest: float
     """lowest possible offset"""
 

@@ -52,7 +52,7 @@ class PSFCalibration:
     xyz: Tensor
     """(n, 3) position of each bead, nm, x and y from the outer corner of its crop"""
     photons: Tensor
-    """(n, z) of each bead and plane"""
+    """(n, z) photons of each bead and plane"""
     background: Tensor
     """(n,) photons per pixel"""
     jitter_nm: Tensor
@@ -60,7 +60,7 @@ class PSFCalibration:
     deviance: float
     """mean deviance per pixel; 1 where noise explains the residuals"""
     held_out: HeldOut | None
-    """None with a single bead"""
+    """held-out beads; None with a single bead"""
     smoothness: dict[float, float] = field(default_factory=dict)
     """deviance of held-out beads by the smoothness tried"""
     depth_smoothness: dict[float, float] = field(default_factory=dict)

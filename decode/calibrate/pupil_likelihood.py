@@ -93,7 +93,7 @@ class State(NamedTuple):
     """Parameters of the pupil, positions of the sources, and light of the images."""
 
     row: Tensor
-    """of all parameters"""
+    """(p + 1,) values of all parameters"""
     xyz: Tensor
     """(sources, 3) nm from the outer corner of the crop"""
     light: Tensor

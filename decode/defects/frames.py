@@ -34,7 +34,7 @@ FAR = 10.0
 FLICKERING = 4.0
 """factor on the usual flickering of the light up to which a change is no defect"""
 NOISY = 3.0
-"""times the usual noise"""
+"""factor on the usual noise above which a frame is too noisy"""
 DARK = 0.1
 """share of the usual light below which a frame is dark"""
 EMPTY = 0.6
@@ -47,7 +47,7 @@ made up"""
 UNCROWDED_PIXELS = 256
 """fewest pixels of which one molecule changes the median less than a lamp may"""
 SPARSE_PIXELS = 64
-"""of fewer one molecule changes the median"""
+"""fewest pixels of which one molecule does not change the median"""
 ERROR_OF_MEDIAN = 1.25
 """standard deviation of a median over that of a mean"""
 
@@ -62,7 +62,7 @@ class _Look(NamedTuple):
     noise: Array
     """standard deviation by the darker half of the pixels, ADU"""
     contrast: Array
-    """of the brightest pixels to the median, ADU"""
+    """difference of the brightest pixels from the median, ADU"""
 
     @classmethod
     def at(cls, frames: Frames) -> Self:
@@ -96,9 +96,9 @@ class UsualFrames:
     noise: Array
     """(window,) standard deviation within a frame, by the darker half of the pixels, ADU"""
     contrast: float
-    """of the brightest pixels to the median, ADU"""
+    """difference of the brightest pixels from the median, ADU"""
     lowest_share: float
-    """of the pixels at the lowest count of a frame"""
+    """share of the pixels at the lowest count of a frame"""
     flickering: float
     """change of the level between the frames of a window, ADU: four of five change less"""
     change: float

@@ -21,7 +21,7 @@ __all__ = ["PixelDefects"]
 Bools = npt.NDArray[np.bool_]
 
 SAMPLED_FRAMES = 256
-"""in which pixels are judged"""
+"""number of frames by which pixels are judged"""
 SAMPLED_COUNTS = 2**25
 """most counts in memory at a time, which limits the number of large frames"""
 FEWEST_SAMPLED = 8
@@ -81,7 +81,7 @@ class _Pixels(NamedTuple):
     floor: Array
     """variance of the camera without light, photons^2"""
     n_frames: int
-    """from which they come"""
+    """number of frames used"""
 
     @classmethod
     def of(cls, movie: Counts, camera: Camera) -> Self:

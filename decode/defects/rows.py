@@ -23,7 +23,7 @@ NOTABLE = 0.15
 """standard deviation of row noise, over that of the noise of a pixel, from which it is
 subtracted"""
 SURE = 10.0
-"""significance from which it is"""
+"""significance from which it is subtracted"""
 
 
 @final

@@ -56,9 +56,9 @@ class Screened(NamedTuple):
     """The usable part of a movie."""
 
     movie: Counts
-    """its usable frames"""
+    """the usable frames"""
     camera: Camera
-    """which knows the bad pixels"""
+    """camera with the bad pixels"""
     numbers: npt.NDArray[np.int64]
     """(frame,) numbers of the usable frames in the file, or in the array, with gaps where frames
     are left out"""
@@ -70,7 +70,7 @@ class _Screening(NamedTuple):
     asked: Camera
     defects: MovieDefects
     camera: Camera
-    """which knows the bad pixels"""
+    """camera with the bad pixels"""
 
 
 _known: WeakKeyDictionary[Movie, list[_Screening]] = WeakKeyDictionary()

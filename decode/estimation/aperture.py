@@ -1,5 +1,4 @@
-"""The aperture correction of a movie: light of its molecules outside the Gaussian that counted
-it."""
+"""The aperture correction of a movie: light of its molecules outside the Gaussian core."""
 
 from __future__ import annotations
 
@@ -21,13 +20,13 @@ __all__ = ["ApertureCorrection", "aperture_correction"]
 RINGS = (0.0, 2.0, 3.0, 4.0, 5.5, 7.5, 10.0)
 """edges of the rings around a molecule, in widths of the PSF"""
 LONE_SIGMAS = 4.0
-"""distance to the next molecule from which one is alone, in widths of the PSF"""
+"""least distance to the next molecule of a lone one, in widths of the PSF"""
 LONE_PROBABILITY, LONE_SNR = 0.9, 5.0
-"""from which a molecule is certain, and photons over their sigma from which it is bright"""
+"""least probability of a certain molecule, and least photons over their sigma of a bright one"""
 FEWEST_MOLECULES, FEWEST_FRAMES = 30, 10
-"""of fewer nothing is measured"""
+"""fewest that allow a measurement"""
 GROUPS = 20
-"""of frames that the jackknife leaves out in turn"""
+"""number of groups of frames that the jackknife leaves out in turn"""
 CERTAIN_SIGMAS = 3.0
 """standard errors by which light outside the core must differ from none"""
 
@@ -35,7 +34,7 @@ CERTAIN_SIGMAS = 3.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class ApertureCorrection:
-    """All light of a movie's molecules over the photons that were counted.
+    """The ratio of all light of a movie's molecules to the photons that were counted.
 
     >>> correction = ApertureCorrection(factor=1.25, sigma=0.01, radius_px=8.0, n=400)
     >>> correction.certain, f"{correction.outside:.0%}"
@@ -43,13 +42,13 @@ class ApertureCorrection:
     """
 
     factor: float
-    """of the photons"""
+    """factor from counted to all photons"""
     sigma: float
-    """its standard error"""
+    """standard error of the factor"""
     radius_px: float
-    """of the aperture beyond which no more light was found"""
+    """radius of the aperture, beyond which no more light was found"""
     n: int
-    """lone bright molecules"""
+    """number of lone bright molecules"""
 
     @property
     def certain(self) -> bool:
@@ -100,19 +99,20 @@ def aperture_correction(
 ) -> ApertureCorrection | None:
     """The light of lone bright molecules by a curve of growth, over the photons counted for them.
 
-    Photometry with a narrow profile is made whole by the light of bright lone stars in wide
-    apertures (Howell, PASP 101, 616, 1989; Stetson, PASP 102, 932, 1990).  Here the light that the
-    counted Gaussians leave is regressed on rings around all molecules at once, so that neighbours
-    are accounted for; dim and crowded ones have rings of their own.  What lasts, what goes with the
-    level of the background, and what all pixels of a frame share is projected out of both sides
-    (Frisch and Waugh, Econometrica 1, 387, 1933): it is background, whether it flickers or not.
+    Photometry with a narrow profile is corrected by the light of bright lone stars in wide
+    apertures (Howell, PASP 101, 616, 1989; Stetson, PASP 102, 932, 1990).  Here the residual light
+    after subtraction of the counted Gaussians is regressed on rings around all molecules at once,
+    so that neighbours are accounted for; dim and crowded ones have rings of their own.  Background,
+    flickering or not, is projected out of both sides: steady light, light proportional to the level
+    of the background, and the mean of each frame (Frisch and Waugh, Econometrica 1, 387, 1933).
     The sum of the rings grows with the radius; the aperture is that of the least mean square error,
-    by a jackknife over frames.
+    by a jackknife over frames (Efron, The Jackknife, the Bootstrap and Other Resampling Plans,
+    SIAM, 1982).
 
     Args:
         light: (frame, y, x) photons, with background.
-        molecules: as they were counted, with probability and `photons_sigma`; frames count from
-            the first of `light`.
+        molecules: the molecules with photons as counted, probability and `photons_sigma`; frames
+            count from the first of `light`.
         usable: (y, x) bool; pixels that hold an image.
         sigma_px: width of the Gaussian in focus.
         pixel_size_nm: side of a pixel.

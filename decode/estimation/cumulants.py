@@ -27,7 +27,7 @@ __all__ = ["NoiseCumulants", "noise_cumulants", "photon_transfer"]
 FRAMES_PER_WINDOW = 16
 """frames per window: enough for a third cumulant, few against bleaching"""
 FEWEST_FRAMES = 5
-"""for a third cumulant"""
+"""fewest frames of a third cumulant"""
 FEWEST_PIXELS = 400
 """least number of pixels in a class"""
 STEADIEST = 0.25

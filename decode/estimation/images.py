@@ -58,7 +58,7 @@ class Images(ABC):
     """A PSF at some depths, with one free parameter for the width of its images."""
 
     start: Start
-    """of the width"""
+    """prior of the width"""
 
     def __init__(self, psf: PSF, planes_nm: Array) -> None:
         self.psf = psf

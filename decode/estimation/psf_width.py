@@ -26,7 +26,7 @@ FIRST_MOLECULES = 300
 CANDIDATE_SNR, SPOT_SNR = 4.0, 8.0
 """signal-to-noise ratios from which a maximum counts as a neighbour, and as a spot to fit"""
 SCORING_STEPS = 20
-"""of a fit"""
+"""number of scoring steps of a fit"""
 GRID_STEP, LEAST_BLUR = 2e-3, 0.03
 """grid step and least blur of the density of the log widths, whose mode is taken"""
 MODEL_ERROR = 0.02

@@ -502,7 +502,7 @@ class _Windows:
         self.drawn = start.new_zeros(n)
         last = torch.tensor([*range(len(axes) + 1), -1])
         self.own = last.to(device, non_blocking=True)
-        """of the unknowns of an emitter and its neighbours, those of the emitter"""
+        """indices of an emitter's own unknowns among those with its neighbours"""
 
     def draw(self, rows: Tensor, theta: Tensor) -> None:
         """Draw emitters into the frames, in place of their old images.

@@ -31,7 +31,7 @@ class PSFDescription(NamedTuple):
     settings: dict[str, Any]
     """settings that JSON can hold"""
     arrays: dict[str, Tensor]
-    """by name, on the CPU"""
+    """arrays by name, on the CPU"""
 
 
 def describe(psf: PSF) -> PSFDescription:

@@ -47,7 +47,7 @@ class PupilPrior(PSFSection):
     wavelength_px: PositiveRange = (4.0, 7.5)
     """emission wavelength over the pixel's side, in oil (index 1.518)"""
     numerical_aperture: tuple[Aperture, Aperture] = (1.15, 1.5)
-    """in oil"""
+    """numerical aperture in oil"""
     astigmatism_waves: PositiveRange = (0.05, 0.17)
     """coefficient of (2, 2), which elongates spots beyond focus along y; `AstigmaticPupil` mirrors
     pupils of the other sign"""
@@ -152,7 +152,7 @@ class RoundPupilPrior:
     wavelength_px: PositiveRange = (4.0, 12.0)
     """emission wavelength over the pixel's side, in oil (index 1.518); log-uniform"""
     numerical_aperture: tuple[Aperture, Aperture] = (1.1, 1.5)
-    """in oil"""
+    """numerical aperture in oil"""
     spherical_waves: NonNegative = 0.06
     """largest (4, 0) of either sign, wavelengths rms"""
     others_waves: NonNegative = 0.03

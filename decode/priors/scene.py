@@ -62,7 +62,7 @@ class Scene:
     on_time_frames: PositiveRange = (0.7, 5.0)
     """mean time a molecule stays on; log-uniform"""
     z_nm: Range = (0.0, 0.0)
-    """depth of the molecules"""
+    """range of depths of the molecules"""
     z_share: FractionRange = (1.0, 1.0)
     """share of that depth a movie fills: from flat to thick samples"""
     filaments: Fraction = 0.4

@@ -33,7 +33,7 @@ class Checkpoint:
 
     step: int
     seconds: float
-    """spent on steps"""
+    """time spent on steps"""
     rng: Tensor
     """state of the generator of the first process"""
     course: dict[str, Any] = field(default_factory=dict)

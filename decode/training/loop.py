@@ -49,7 +49,7 @@ class TrainingReport:
     learning_rate: float
     frames_per_second: float
     simulation_share: float
-    """of the time of a step"""
+    """share of the time of a step spent on simulation"""
     skipped: int
     """steps skipped so far because the loss was not finite"""
     recovered: int = 0
@@ -57,7 +57,7 @@ class TrainingReport:
     validation: Figures | None = None
     """figures of the averaged model on the fixed validation set, if it was just evaluated"""
     remarks: tuple[str, ...] = ()
-    """at the end, what limits the model and what to change, a sentence each"""
+    """limits of the model and advice, a sentence each; at the end only"""
 
     @property
     def message(self) -> str:

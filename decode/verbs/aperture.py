@@ -1,4 +1,4 @@
-"""A part of a movie that tells the light outside the Gaussian core of its PSF."""
+"""The aperture correction of a movie, measured on a sample of its frames."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from decode.verbs.region import Span, region_of
 __all__ = ["counts_core", "with_aperture"]
 
 SAMPLED_FRAMES, SAMPLED_PIXELS = 128, 2**20
-"""most that are looked at: frames, and pixels of all of them"""
+"""largest sample: frames, and pixels of all of them"""
 BLOCK = 16
-"""consecutive frames of a longer movie that are looked at together"""
+"""number of consecutive frames in a block of the sample"""
 
 ReadOut = Callable[[Movie, Acquisition], EmitterSet]
-"""molecules of a movie, as they are counted"""
+"""reads the molecules of a movie, with photons as counted"""
 
 
 def counts_core(model: Localizer, psf: PSFFile | None, *, polish: bool) -> bool:
-    """Whether photons are those of a Gaussian: of a network that was trained so, or of a fit by it.
+    """Whether photons are those of a Gaussian core, by the training of the network or by the fit.
 
     Args:
-        model, psf, polish: as `localize` takes them.
+        model, psf, polish: as for `localize`.
     """
     if not model.domain.kind.needs_width:
         return False
@@ -53,10 +53,10 @@ def with_aperture(
     """The acquisition with the movie's aperture correction, and a sentence on it.
 
     Args:
-        movie: of which some frames are looked at.
-        acquisition: with the width of the PSF.
-        read_out: gives the molecules of these frames, as they are counted.
-        roi: rows and columns of which the middle is looked at.
+        movie: the movie, of which some frames are used.
+        acquisition: its acquisition, with the width of the PSF.
+        read_out: gives the molecules of these frames, with photons as counted.
+        roi: rows and columns, of which the middle is used.
 
     Raises:
         ValueError: if the region is not within the frames.

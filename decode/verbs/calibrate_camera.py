@@ -33,7 +33,7 @@ class CalibratedCamera:
     maps: CameraCalibration | None = None
     """maps with standard errors; None for a camera that was estimated from a movie"""
     files: tuple[Path, ...] = ()
-    """what was written"""
+    """files that were written"""
 
 
 def calibrate_camera(

@@ -48,7 +48,7 @@ class MovieEstimate:
     source: str
     """name of the movie"""
     files: tuple[Path, ...] = ()
-    """what was written"""
+    """files that were written"""
 
     def __str__(self) -> str:
         return str(self.scene) if self.comparison is None else f"{self.scene}\n{self.comparison}"

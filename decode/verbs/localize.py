@@ -51,14 +51,14 @@ MovieSource: TypeAlias = Movie | npt.NDArray[Any] | Tensor | Path | str | Sequen
 @final
 @dataclass(frozen=True, kw_only=True)
 class LocalizeReport:
-    """What was found up to a step of a localization."""
+    """Progress of a localization."""
 
     acquisition: Acquisition
     """what is known of the movie"""
     molecules: EmitterSet
-    """of the frames since the last step"""
+    """molecules of the frames since the last step"""
     n_molecules: int
-    """of all frames done"""
+    """number of molecules of all frames done"""
     frames_done: int
     frames_total: int
     checks: tuple[Check, ...] = ()
@@ -68,18 +68,18 @@ class LocalizeReport:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Localized:
-    """What was found in a movie, but for the molecules themselves."""
+    """The result for a movie, without the molecules themselves."""
 
     acquisition: Acquisition
     """what is known of the movie"""
     n_molecules: int
     n_frames: int
     remarks: tuple[str, ...]
-    """a sentence on each thing about the molecules that their user should know"""
+    """remarks on the molecules for their user, a sentence each"""
     checks: tuple[Check, ...] = ()
     """whether they are right for the movie; failed checks first"""
     files: tuple[Path, ...] = ()
-    """what was written"""
+    """files that were written"""
 
 
 @Stepwise
@@ -101,20 +101,20 @@ def localize(
 ) -> DetailedSteps[LocalizeReport | None, EmitterSet]:
     """Localize the molecules of a movie.
 
-    `localize.steps` does the same step by step: the second step carries the warnings, those that
-    follow the molecules that were found since.
+    `localize.steps` does the same step by step: the second step carries the warnings, later ones
+    the molecules found since.
 
     Args:
         movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an
             open movie, or (frames, y, x) ADU.
         model: a shipped model by its name, a model file, or a model.
-        camera: the movie's, its file, or the name of a common camera; None takes the model's, where
-            it was trained for one, or else estimates it.
-        psf: the calibrated PSF or its file, for a model that is conditioned on a pupil, and to
-            polish with.
+        camera: the movie's camera, its file, or the name of a common camera; None takes the
+            model's, where it was trained for one, or else estimates it.
+        psf: the calibrated PSF or its file, for a model that is conditioned on a pupil, and for
+            polishing.
         pixel_size_nm: side of a pixel; None takes the camera file's, else the movie's, else the
             model's.
-        em_gain: of a common camera that leaves it open.
+        em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         psf_sigma_nm: width of the PSF, where the model is conditioned on it; None estimates it.
         polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's
             PSF, else a Gaussian.
@@ -197,14 +197,14 @@ def acquire(
     device: str = "auto",
     polish: bool = False,
 ) -> Acquisition:
-    """What `acquisition_for` knows of a movie, and where photons are those of a Gaussian core, how
-    much light lies outside it.
+    """The acquisition by `acquisition_for`, with the aperture correction where photons are those of
+    a Gaussian core.
 
     Args:
         movie: from `open_movie`.
         model: from `load_model`.
-        camera, pixel_size_nm, em_gain, psf_sigma_nm: as `acquisition_for` takes them.
-        psf, roi, device, polish: as `localize_movie` takes them.
+        camera, pixel_size_nm, em_gain, psf_sigma_nm: as for `acquisition_for`.
+        psf, roi, device, polish: as for `localize_movie`.
 
     Raises:
         ValueError, OSError: as `acquisition_for` and `localize_movie` do.
@@ -245,13 +245,13 @@ def localize_movie(
         movie: from `open_movie`.
         model: from `load_model`.
         acquisition: from `acquire`.
-        psf, threshold, roi, device, polish: as `localize` takes them.
-        posteriors: chunks carry the network's posterior of their frames, too: in its own
+        psf, threshold, roi, device, polish: as for `localize`.
+        posteriors: whether chunks carry the network's posterior of their frames, too, in its own
             coordinates of z and photons, and not polished.
 
     Returns:
-        Molecules of the next frames, as `sweep` yields them; while they are polished, chunks
-        without molecules now and then.
+        Molecules of the next frames, as from `sweep`; during polishing, some chunks have no
+        molecules.
 
     Raises:
         ValueError: if PSF, pixel size, camera or region do not fit the model or the movie.
@@ -304,7 +304,7 @@ def localize_acquired(
     device: str = "auto",
     polish: bool = False,
 ) -> DetailedSteps[LocalizeReport, Localized]:
-    """Localize in an open movie of which all is known, step by step.
+    """Localize in an open movie with a known acquisition, step by step.
 
     Args:
         movie, model, acquisition, psf, threshold, roi, device, polish: as `localize_movie` takes
@@ -384,21 +384,19 @@ def localize_file(
     """Localize a movie file, and write tables and a picture into a folder.
 
     They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`, or those of `formats`.  Tables are
-    written while the movie is read, so that memory stays bounded, and appear when that is done,
-    before the picture is drawn; after an error, or when the steps are given up, there are none.
-    What cannot be written does not cost the others: they are kept, and the error says so at the
-    end.
+    written while the movie is read, so that memory stays bounded, and appear at its end, before the
+    picture is drawn; after an error, or when the steps are stopped, there are none.  If one file
+    cannot be written, the others are kept, and the error names it at the end.
 
     `localize_file.steps` does the same step by step, as `localize.steps` does.
 
     Args:
-        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split, of
-            which the first gives its name.
+        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split,
+            which is named after the first.
         model: a shipped model by its name, a model file, or a model.
-        out: folder, made where there is none.
-        formats: of `decode.outputs.output_formats`.
-        camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi, device,
-        allow_truncated:
+        out: output folder, created if it does not exist.
+        formats: names from `decode.outputs.output_formats`.  camera, psf, pixel_size_nm, em_gain,
+        psf_sigma_nm, polish, threshold, frames, roi, device, allow_truncated:
             as `localize` takes them.
 
     Raises:
@@ -482,12 +480,12 @@ def _opened(
 
 
 def _drawable(molecules: EmitterSet) -> EmitterSet:
-    """Positions and their sigmas, which are all that a picture shows."""
+    """Positions and their sigmas, which suffice for a picture."""
     return replace(molecules, background=None, probability=None, photons_sigma=None)
 
 
 def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:
-    """Save the picture; why it could not be, if so."""
+    """Save the picture; returns why it could not be saved."""
     try:
         save_picture(EmitterSet.cat(chunks), picture)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""polish: molecules of a movie, refined by the likelihood of its frames."""
+"""polish: a movie's molecules, refined by the likelihood of its frames."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from decode.verbs.sweep import Chunk
 __all__ = ["polish_movie", "psf_to_polish_with"]
 
 OVERLAP = 4
-"""frames before and after a block in which its molecules may still be on"""
+"""number of frames before and after a block in which its molecules may still be on"""
 BLOCK_FRAMES, BLOCK_PIXELS = 256, 2**22
-"""polished at a time, if there are so many: frames, but no more than so many pixels"""
+"""most frames, and most pixels of these, that are polished at a time"""
 HEARTBEAT_S = 0.2
-"""between signs of life while blocks are polished"""
+"""time between two reports while blocks are polished"""
 
 
 def polish_movie(
@@ -48,22 +48,23 @@ def polish_movie(
     *,
     usual: UsualFrames | None = None,
 ) -> Iterator[Chunk]:
-    """Polish the molecules of a movie, with the molecules and frames just before and after in view.
+    """Polish the molecules of a movie, block by block, with the frames just before and after each.
 
-    On a CPU as many blocks of frames at a time as there are threads, a thread each: a block is many
-    small steps, which threads would mostly wait to share.
+    On a CPU, each thread polishes a block of frames of its own, as the many small steps of a block
+    are shared badly between threads.
 
     Args:
-        chunks: molecules of successive frames, as `localize_movie` yields them.
+        chunks: molecules of successive frames, as from `localize_movie`.
         movie: from `open_movie`; its frames are read again.
         psf: from `psf_to_polish_with`.
         camera: its maps, if any, are as large as the movie's frames.
         device: where to compute.
-        usual: marks of frames that hold an image; others are left out.  None: from the movie.
+        usual: statistics of frames that hold an image; others are left out.  None: computed from
+            the movie.
 
     Yields:
-        The same molecules as `decode.likelihood.polish` refines them; while that takes, chunks
-        without molecules now and then.
+        The molecules, refined by `decode.likelihood.polish`; meanwhile some chunks have no
+        molecules.
 
     Raises:
         ValueError: if the molecules come without uncertainties or background.
@@ -92,8 +93,7 @@ def polish_movie(
 
 
 def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
-    """The PSF of a movie, as well as it is known: the calibrated one, else the model's, else a
-    Gaussian.
+    """The best known PSF of a movie: the calibrated one, else the model's, else a Gaussian.
 
     Raises:
         ValueError: if it is not known, or its pixels have another size than the movie's.
@@ -113,30 +113,30 @@ def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acqu
 @final
 @dataclass(frozen=True, kw_only=True)
 class _Block:
-    """Molecules of successive frames, and what must be in view to polish them."""
+    """Molecules of successive frames, and the data that polish them."""
 
     chunk: Chunk
     """the molecules"""
     frames: range
-    """of the file, whose molecules they are"""
+    """numbers in the file of the frames that the molecules are in"""
     first: int
-    """number in the file of the first frame in view"""
+    """number in the file of the first of `adu`"""
     seen: EmitterSet
-    """all molecules in view; their frames count from `first`"""
+    """molecules of all these frames, which count from `first`"""
     adu: Tensor
-    """(frames in view, y, x) counts"""
+    """(frames, y, x) counts of the block and the frames around it"""
     usable: Tensor
-    """(frames in view,) bool; which of them hold an image"""
+    """(frames,) bool; which of `adu` hold an image"""
 
 
 def _depths_nm(psf: PSF) -> tuple[float, float]:
-    """Between which molecules may move: a measured PSF ends with the bead stack."""
+    """Range of depths of polished molecules; a measured PSF ends with the bead stack."""
     measured = psf.z_range_nm if psf.free_form else None
     return measured or (-math.inf, math.inf)
 
 
 def _joined(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
-    """Chunks of few frames joined, as polishing looks at some frames beyond each."""
+    """Chunks of few frames joined, as polishing needs some frames beyond each."""
     _, height, width = movie.shape
     enough = min(BLOCK_FRAMES, BLOCK_PIXELS // (height * width))
     parts: list[EmitterSet] = []
@@ -150,7 +150,7 @@ def _joined(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
 
 
 def _blocks(chunks: Iterator[Chunk], movie: Movie, usual: UsualFrames) -> Iterator[_Block]:
-    """Each chunk with the molecules and the frames just before and after."""
+    """Blocks: each chunk with the molecules and the frames just before and after."""
     origin = movie.frames.start
     start, before = 0, EmitterSet.empty()
     for now, after in pairwise(chain(chunks, [None])):
@@ -181,7 +181,7 @@ def _polished(
     device: torch.device,
     depths_nm: tuple[float, float],
 ) -> EmitterSet:
-    """The molecules of a block's own frames."""
+    """The polished molecules of a block's own frames."""
     before = block.chunk.molecules
     if not len(before):
         return before
@@ -203,7 +203,8 @@ def _polished(
 def _finished(
     waiting: deque[tuple[Chunk, Future[EmitterSet]]], last: Chunk, *, at_most: int
 ) -> Generator[Chunk, None, Chunk]:
-    """Finished chunks until so many are left, and signs of life; returns the last finished one."""
+    """Yield finished chunks until `at_most` are left, and empty ones meanwhile; returns the last
+    finished one."""
     while len(waiting) > at_most:
         chunk, work = waiting[0]
         if wait([work], timeout=HEARTBEAT_S).done:

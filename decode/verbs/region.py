@@ -34,7 +34,7 @@ class Tile(NamedTuple):
     """rows whose molecules the tile reports"""
     columns: Span
     rows_seen: Span
-    """with the overlap"""
+    """rows that the network sees, overlap included"""
     columns_seen: Span
 
     @property

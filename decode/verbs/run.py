@@ -1,6 +1,6 @@
 """run: beads and a movie to molecules.
 
-Every stage's output is kept, and not made again from unchanged inputs.
+The output of every stage is kept, and reused while its inputs do not change.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ R = TypeVar("R")
 StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize"]
 
 AS_IT_WAS = "as it was"
-"""message of a stage that is not made again"""
+"""message of a stage whose output is reused"""
 UNFINISHED = 0.999
 """largest fraction of a stage whose files are not complete"""
 
@@ -54,11 +54,11 @@ UNFINISHED = 0.999
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage of `run`, of which the fraction of its progress tells how much is done."""
+    """A stage of `run`; the fraction of its progress is that of the stage."""
 
     name: StageName
     files: tuple[Path, ...] = ()
-    """what it wrote, when it has ended"""
+    """files that it wrote, when it has ended"""
 
 
 @Stepwise
@@ -86,24 +86,24 @@ def run(
 
     Writes into `out`: `psf.h5` and `psf.html` (the PSF and its report), `camera.yaml`, `train.yaml`
     and `train.png` (the recipe, and real beside simulated frames), `model.safetensors`, and
-    `<movie's stem>.csv`, `.hdf5` and `.png`. A run that was stopped goes on where it was when it is
-    started again with the same inputs; a training from its last checkpoint.  The checkpoint of
-    another training is set aside as `model-before.checkpoint`.
+    `<movie's stem>.csv`, `.hdf5` and `.png`. A run that was stopped continues when it is started
+    again with the same inputs, a training from its last checkpoint.  The checkpoint of another
+    training is set aside as `model-before.checkpoint`.
 
     `run.steps` does the same step by step: details are the stage and, at its end, its files.
 
     Args:
         movie: TIFF movie, or a folder of one file a frame.
         beads: z-stacks of beads.
-        camera: of both, its file, or the name of a common camera.
-        out: folder, made where there is none.
-        z_step_nm, z_focus, frames_per_plane, downwards, z_of_frames, bead_positions: as
-            `calibrate_psf` takes them.
-        minutes: of training.
-        polish: refine the molecules with the calibrated PSF, as `localize_file` does.
+        camera: the camera of beads and movie, its file, or the name of a common camera.
+        out: output folder, created if it does not exist.
+        z_step_nm, z_focus, frames_per_plane, downwards, z_of_frames, bead_positions: as for
+            `calibrate_psf`.
+        minutes: duration of the training.
+        polish: whether to refine the molecules with the calibrated PSF, as `localize_file` does.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's.
-        em_gain: of a common camera that leaves it open.
-        settings: `section.key=value`, to replace what the estimated recipe says.
+        em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
+        settings: `section.key=value`, which replace values of the estimated recipe.
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
@@ -114,7 +114,7 @@ def run(
         ValueError, OSError: in one sentence, as the stages do.
 
     Example:
-        `decode.run(...)` runs to its end; `steps` says what happens, stage by stage.
+        `decode.run(...)` runs to its end; `decode.run.steps(...)` reports stage by stage.
 
         >>> import decode
         >>> steps = decode.run.steps(
@@ -165,7 +165,7 @@ def run(
 
 @final
 class _Made:
-    """What the stages make in a folder, and which of it is there."""
+    """The files of the stages in a folder, and which of them exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -186,7 +186,7 @@ def _calibrated(
     scan: Scan,
     positions_nm: Tensor | None,
 ) -> DetailedSteps[Stage, str]:
-    """The PSF; returns the key of its inputs."""
+    """Make the PSF; returns the key of its inputs."""
     positions = None if positions_nm is None else positions_nm.tolist()
     key = _key(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
     message = AS_IT_WAS
@@ -210,7 +210,7 @@ def _calibrated(
 
 
 def _estimated(made: _Made, movie: Path, camera: CameraFile, key: str) -> DetailedSteps[Stage, str]:
-    """The recipe; returns the key of its inputs."""
+    """Make the recipe; returns the key of its inputs."""
     key = _key(key, _marks([movie]))
     message = AS_IT_WAS
     if not made.done.has("estimate", key, made.recipe, made.camera):
@@ -226,7 +226,7 @@ def _estimated(made: _Made, movie: Path, camera: CameraFile, key: str) -> Detail
 def _trained(
     made: _Made, key: str, *, settings: Sequence[str], minutes: float, device: str
 ) -> DetailedSteps[Stage, None]:
-    """The model.  A recipe that the user has edited since is trained as it is."""
+    """Train the model, by the recipe as the user may have edited it."""
     config = load_config(made.recipe, settings)
     key = _key(key, made.recipe.read_text(encoding="utf-8"), list(settings), minutes)
     message = AS_IT_WAS
@@ -251,7 +251,7 @@ def _trained(
 def _training(
     config: TrainConfig, made: _Made, *, minutes: float, device: str, resume: bool
 ) -> Iterator[Progress[TrainingReport]]:
-    """A training that goes on from a sound checkpoint, if it is to, or else begins."""
+    """Resume a training if its checkpoint is intact and `resume` is set, else start one."""
     steps = partial(train.steps, config, made.model, start=NEAREST, minutes=minutes, device=device)
     if resume:
         try:
@@ -265,7 +265,7 @@ def _training(
 def _localized(
     made: _Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
 ) -> DetailedSteps[Stage, EmitterSet]:
-    """Tables and picture; returns the molecules."""
+    """Write tables and picture; returns the molecules."""
     steps = localize_file.steps(
         movie, made.model, made.folder, camera=camera, device=device, polish=polish
     )
@@ -278,7 +278,7 @@ def _localized(
 
 
 def _of_stage(name: StageName, steps: DetailedSteps[D, R]) -> DetailedSteps[Stage, R]:
-    """A verb as a stage.  What does not fit was said before all stages."""
+    """The steps of a verb as a stage, without warnings, which come before all stages."""
 
     def of_stage(own: Progress[D]) -> Progress[Stage]:
         fraction = min(own.fraction or 0.0, UNFINISHED)
@@ -299,7 +299,7 @@ def _set_aside(checkpoint: Path) -> None:
 
 @final
 class _Done:
-    """Which stages have ended, and with which inputs: a small JSON in the output folder."""
+    """The finished stages and the keys of their inputs, in a small JSON in the output folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -322,7 +322,7 @@ class _Done:
 
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of files, and of those in folders, by which changes are seen."""
+    """Names, sizes and times of files, and of those in folders, which detect changes."""
     folders = [path for path in paths if path.is_dir()]
     frames = (file for folder in folders for file in _frames(folder))
     paths = [*(path for path in paths if path not in folders), *frames]
@@ -330,7 +330,7 @@ def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
 
 
 def _frames(folder: Path) -> list[Path]:
-    """The files of its frames; where frames are no files of their own, all that it holds."""
+    """The files of a folder's frames, or all its files where frames have no files of their own."""
     frames = [file for file in folder.iterdir() if is_frame(file)]
     return sorted(frames or (file for file in folder.rglob("*") if file.is_file()))
 

@@ -142,7 +142,7 @@ class _Frames:
     usable: Tensor
     """(frames,) bool; which of `adu` hold an image"""
     is_first: bool
-    """nothing comes before"""
+    """whether no frame comes before"""
     is_last: bool
 
 
@@ -199,7 +199,7 @@ class _View:
     tile: Tile
     model: Localizer
     camera: Camera
-    """of the pixels seen"""
+    """camera of the pixels seen"""
     context: Tensor
     """(1, n_context, 1 or y, 1 or x)"""
     pixel_size_nm: float

@@ -36,7 +36,7 @@ class Density:
         coarsest = FINEST_NM * 2**halvings
         rows, columns = int(np.ceil(height / coarsest)), int(np.ceil(width / coarsest))
         self.pixel_nm = FINEST_NM
-        """of the finest level"""
+        """pixel size of the finest level"""
         finer = [
             _Level(self, halved, (rows << (halvings - halved), columns << (halvings - halved)))
             for halved in range(halvings)

@@ -33,7 +33,7 @@ class Filter:
         """the quantities that this table has"""
         self._bounds = {quantity: _bounds(column) for quantity, column in self.columns.items()}
         self.ranges: dict[str, Range] = {}
-        """of those that are restricted, as `decode.postprocess.filter.keep` takes them"""
+        """ranges of the restricted quantities, as for `decode.postprocess.filter.keep`"""
         self._within: dict[str, npt.NDArray[np.bool_]] = {}
         self.mask: npt.NDArray[np.bool_] = np.ones(len(emitters), np.bool_)
         """(n,) which molecules pass"""

@@ -60,7 +60,7 @@ class ChosenModel:
     """A trained network."""
 
     name: str
-    """of a shipped model, or its file"""
+    """name of a shipped model, or its file"""
     localizer: Localizer
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Drawn", "draw_pictures", "save_figure"]
 
 INK = ("#1f77b4", "#d95f02", "#2a7f3f")
-"""of x, y, z"""
+"""colours of x, y, z"""
 GREEN, RED = INK[2], "#c0392b"
 """colours of used and of unused items"""
 WIDTH_INCHES = 10.0

@@ -25,7 +25,7 @@ NOTABLE_WALK = 0.05
 NOTABLE_CHANGE_OF_LIGHT = 0.15
 """relative change of the light from one end of the stack to the other that is reported"""
 NOTABLE_SPREAD = 1.3
-"""of beads, over the bound"""
+"""spread of beads over the bound that is reported"""
 NOTABLE_STRETCH = 0.1
 """relative difference of second moments between above and below focus that is reported"""
 

@@ -24,7 +24,7 @@ class Part(ABC):
     """a name for messages"""
     n_frames: int
     frame_shape: tuple[int, int]
-    """y, x"""
+    """(y, x) pixels"""
     dtype: np.dtype[Any]
     """type of the counts; unsigned, signed or floating, in any byte order"""
     pixel_sides_nm: tuple[float, float] | None = None

@@ -15,7 +15,7 @@ from decode.io.movies.format import Part
 __all__ = ["Movie", "chosen_frames"]
 
 LARGEST_COUNT = 2**24
-"""beyond it, single precision does not resolve successive counts"""
+"""largest count; beyond it, single precision does not resolve successive ones"""
 
 
 @final
@@ -41,7 +41,7 @@ class Movie:
         self._kept = kept
         self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
         self.frames = frames
-        """which frames of the files these are, from 0"""
+        """numbers of these frames in the files, from 0"""
         self.path: Path = parts[0].path
         """the first file, or the folder of all"""
         n_frames = len(frames) if kept is None else len(kept)
@@ -53,9 +53,9 @@ class Movie:
         self.pixel_size_nm: float | None = _side_of_square(self.pixel_sides_nm)
         """the side of its pixels, where its metadata state square ones"""
         self.exposure_ms: float | None = parts[0].exposure_ms
-        """as OME or Micro-Manager metadata state it, else None"""
+        """exposure by OME or Micro-Manager metadata; None where they state none"""
         self.z_step_nm: float | None = parts[0].z_step_nm
-        """distance of the planes of a z-stack, as its metadata state it, else None"""
+        """distance of the planes of a z-stack by its metadata; None where they state none"""
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -27,7 +27,7 @@ MS_PER = {"s": 1e3, "ms": 1.0, "us": 1e-3, "µs": 1e-3, "μs": 1e-3}
 PIXEL_SIZES_NM = (10.0, 1000.0)
 """range of pixel sizes of microscopes; values beyond are in another unit, or meaningless"""
 Z_STEPS_NM = (1.0, 1000.0)
-"""between planes of a stack"""
+"""range of distances between planes of a stack"""
 
 
 def require_pixel_size(nm: float) -> None:

@@ -31,7 +31,7 @@ class TableWriters:
 
     def __init__(self, paths: Sequence[Path], metadata: Mapping[str, object]) -> None:
         self.written: tuple[Path, ...] = ()
-        """at the end"""
+        """the complete tables, at the end"""
         self.failures: list[str] = []
         """a sentence on each table that was given up"""
         self._open = {path: TableWriter(path, metadata) for path in paths}

@@ -80,7 +80,7 @@ class DecodeDock(QWidget):
         self.memory = Memory()
         prefer_own_reader(self.memory)
         self.keeper = _keeper_of(napari_viewer)
-        """of molecules that nobody has saved"""
+        """keeper of unsaved molecules"""
         self.session = self.keeper.session
         self.runner = Runner(self)
         """what the user waits for"""

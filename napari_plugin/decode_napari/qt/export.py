@@ -27,7 +27,7 @@ LIGHT: dict[str, Any] = {
     ),
     "gamma": GAMMA,
 }
-"""as saved pictures have it"""
+"""display of the picture, as in saved ones"""
 
 
 @final

@@ -157,7 +157,7 @@ class InspectPanel(Panel):
         self._explain_soon.setInterval(250)
         self._explain_soon.timeout.connect(self._explain)
         self._colour = dock.memory.text(COLOUR) or self.colour_by.currentText()
-        """that the user has chosen; a table may lack it"""
+        """quantity that the user chose; a table may lack it"""
         # layers are changed only once the one that is being inserted is there, and nothing else is
         # being done
         self._opened: list[Any] = []

@@ -34,9 +34,9 @@ class MoviePanel(Panel):
         super().__init__(step, dock)
         self.step = step
         self._layer: Any = None
-        """that shows the movie; None where none is open"""
+        """layer of the movie; None where none is open"""
         self._path: Path | None = None
-        """of the movie that was opened last"""
+        """path of the movie that was opened last"""
         self._arrived: list[Any] = []
         """layers of movies that came into the viewer"""
         self._is_due = False
@@ -86,7 +86,7 @@ class MoviePanel(Panel):
         )
         self.allow_truncated.toggled.connect(lambda _: self._changed())
         self.remembered = Remembered(self.check)
-        """from the movie before, or from an earlier window"""
+        """settings of the previous movie, or of an earlier window"""
         self._for_next: set[str] = set()
         """fields that were stated while no movie was open"""
         self.column.addWidget(self.remembered)

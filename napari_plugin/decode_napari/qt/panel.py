@@ -73,7 +73,7 @@ class Panel(QWidget):
         self.column.addWidget(note(step.purpose))
         self.column.addLayout(self.form)
         self._fields: dict[str, Field] = {}
-        """by the option of the command line that says the same"""
+        """fields by their option of the command line"""
         self.trouble = _trouble()
         """what is wrong, where it is about no field"""
         self.trouble.hide()

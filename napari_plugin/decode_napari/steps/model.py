@@ -48,7 +48,7 @@ class Card:
     name: str
     description: str
     training: str
-    """how long, in words"""
+    """duration of the training in words"""
     context: tuple[str, ...]
     """conditions of the model with their ranges"""
     figures: tuple[str, ...]

@@ -64,7 +64,7 @@ class Calibrated:
     """None with a single bead"""
     pictures: tuple[Drawn, ...]
     report: Path
-    """the same as a page"""
+    """the report as a page"""
 
 
 @final
