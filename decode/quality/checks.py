@@ -1,4 +1,4 @@
-"""Checks: is the answer right for this movie?  Each a statistic, a limit and a sentence."""
+"""Checks of a localization against its movie: a statistic, its limits and a sentence each."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CRITERIA", "Criterion", "checks_of"]
 def checks_of(evidence: Evidence) -> tuple[Check, ...]:
     """All checks of a movie.
 
-    Failed ones come first, what is wrong before what follows from it: the gain of a camera, say,
-    before the fits that it spoils.
+    Failed ones come first, causes before their consequences: a wrong gain, for example, before the
+        fits that it spoils.
 
     Args:
         evidence: from `Sample.evidence`.
@@ -33,15 +33,15 @@ def checks_of(evidence: Evidence) -> tuple[Check, ...]:
 
 
 class Criterion(ABC):
-    """By which evidence is judged."""
+    """A criterion that judges evidence."""
 
     name: ClassVar[str]
     needs: ClassVar[str] = "lone molecules"
-    """of which there may be too few"""
+    """what the statistic is computed from, of which there may be too few"""
 
     @abstractmethod
     def value(self, evidence: Evidence) -> float:
-        """The statistic; NaN where too little was seen."""
+        """The statistic; NaN where there are too few data."""
 
     @abstractmethod
     def limits(self, limits: Limits) -> tuple[float, float]:
@@ -49,10 +49,10 @@ class Criterion(ABC):
 
     @abstractmethod
     def cause(self, evidence: Evidence) -> str:
-        """Of a failure: what it comes from, most likely, and what to do."""
+        """The most likely cause of a failure, and the remedy."""
 
     def check(self, evidence: Evidence) -> Check:
-        """What is found in a movie."""
+        """The check of a movie's evidence."""
         value = self.value(evidence)
         if math.isnan(value):
             sentence = f"too few {self.needs} to tell"
@@ -112,7 +112,7 @@ class CameraMaps(Criterion):
 
 @final
 class Density(Criterion):
-    """How many molecules are around a molecule."""
+    """Number of molecules around a molecule."""
 
     name = "density"
     needs = "molecules"
@@ -153,7 +153,7 @@ class Orientation(Criterion):
 
 @final
 class Astigmatism(Criterion):
-    """Whether molecules are elongated along x or y, each its own way."""
+    """Spread of the molecules' elongation along x and y."""
 
     name = "elongation"
 
@@ -173,7 +173,7 @@ class Astigmatism(Criterion):
 
 @final
 class FocusDrift(Criterion):
-    """Whether widths or depths change in the course of the movie."""
+    """Change of widths or depths over the movie."""
 
     name = "focus drift"
 
@@ -252,7 +252,7 @@ class Goodness(Criterion):
 
 @final
 class Missed(Criterion):
-    """Spots of light that are no molecule of the table."""
+    """Spots of light without a molecule in the table."""
 
     name = "light left over"
     needs = "molecules"
@@ -272,7 +272,7 @@ class Missed(Criterion):
 
 @final
 class Empty(Criterion):
-    """Molecules that say more light than there is."""
+    """Molecules that state more light than the frames hold."""
 
     name = "molecules without light"
     needs = "molecules"
@@ -339,4 +339,4 @@ CRITERIA: Mapping[Kind, tuple[Criterion, ...]] = {
     "gaussian": (*_CAMERA, FocusDrift(), Astigmatism(), Width(), Misfit(), *_SCENE),
     "measured": (*_CAMERA, Orientation(), FocusDrift(), Misfit(), Width(), *_SCENE),
 }
-"""in the order of causes"""
+"""criteria by the kind of PSF, causes before consequences"""

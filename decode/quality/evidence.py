@@ -1,4 +1,4 @@
-"""Evidence: what a movie and its molecules show of whether they belong together."""
+"""Evidence: figures on how well a movie agrees with its molecules."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from typing import Literal, TypeAlias, final
 __all__ = ["Evidence", "Kind"]
 
 Kind: TypeAlias = Literal["gaussian", "measured"]
-"""of PSF: a Gaussian of stated width, or one that was measured or calculated"""
+"""kind of PSF: a Gaussian of stated width, or one that was measured or calculated"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Figures of a movie and its molecules; NaN where too little was seen to tell."""
+    """Figures of a movie and its molecules; NaN where there are too few data."""
 
     kind: Kind
     n_lone: int = 0
-    """lone molecules that were fitted"""
+    """number of lone molecules that were fitted"""
     misfit: float = math.nan
     """mean residual image of lone molecules, root mean square, as a share of their image"""
     goodness: float = math.nan
-    """deviance per degree of freedom that a quarter of the lone molecules stay below"""
+    """first quartile of the deviance per degree of freedom over the lone molecules"""
     width: float = math.nan
-    """of the images of lone molecules over that of the PSF, median"""
+    """median width of the images of lone molecules over that of the PSF"""
     width_spread: float = math.nan
-    """between lone molecules, beyond the noise: standard deviation of that ratio"""
+    """standard deviation of that ratio between lone molecules, beyond the noise"""
     elongation: float = math.nan
-    """between lone molecules, beyond the noise: standard deviation of the ratio of widths along x
-    and y"""
+    """standard deviation of the ratio of widths along x and y between lone molecules, beyond the
+    noise"""
     drift: float = math.nan
     """Kruskal-Wallis statistic of width, and of depth, between four parts of the movie, over its
     degrees of freedom; about 1 in a steady one"""
     turn: str = ""
-    """orientation of the PSF that explains the lone molecules best but for the stated one"""
+    """orientation of the PSF, other than the stated one, that explains the lone molecules best"""
     turned: float = math.nan
-    """log-likelihood by which it explains them better, mean over its standard error"""
+    """log-likelihood ratio of that orientation to the stated one, mean over its standard error"""
     noise: float = math.nan
     """variance of the finest detail between successive frames, in pixels without molecules, over
     that of the camera"""
     pixel_offset: float = math.nan
-    """rank correlation over such pixels of the finest detail in one half of the frames and in the
-    other"""
+    """rank correlation over such pixels of the finest detail in one half of the frames with that in
+    the other"""
     flicker: float = math.nan
     """change of the median light from frame to frame, over the light: nine of ten change less"""
     missed: float = math.nan
-    """share of spots of light that are no molecule of the table"""
+    """share of spots of light without a molecule in the table"""
     empty: float = math.nan
-    """share of molecules whose spot is darker than they say, by five standard deviations"""
+    """share of molecules whose spot is darker than stated, by five standard deviations"""
     density: float = math.nan
     """molecules per square micrometre around a molecule"""
     at_ends: float = math.nan
-    """share of molecules at the ends of the depths that network and PSF know"""
+    """share of molecules at the ends of the depths that network and PSF cover"""

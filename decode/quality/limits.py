@@ -16,14 +16,14 @@ __all__ = ["LIMITS", "Limits"]
 class Limits:
     """Largest values that pass; lowest and highest where there are two.
 
-    Matched movies of `benchmarks/checks.py` stay within them, with a margin of about half of what
-    their values spread over.  They were chosen on 36 movies of the seeds from 0.
+    Movies of `benchmarks/checks.py` that match their settings stay within them, with a margin of
+    about half the spread of their values.  They were chosen on 36 movies of the seeds from 0.
     """
 
     noise: tuple[float, float]
     pixel_offset: float
     density: float
-    """molecules per square micrometre: as far as shipped models were trained"""
+    """molecules per square micrometre, up to the largest density of the shipped models' training"""
     turned: float
     elongation: float
     drift: float

@@ -1,4 +1,4 @@
-"""Lone molecules: their images beside those of the PSF."""
+"""Lone molecules: their images compared with those of the PSF."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from decode.optics.psf import PSF
 __all__ = ["Crops", "LoneMolecules", "drawing"]
 
 STEPS = 6
-"""of the fit of a molecule that the network has placed"""
+"""steps of the fit of a molecule from the network's position"""
 BEND_PX = 0.25
-"""half the distance over which images are differentiated twice"""
+"""step of the second derivatives of images, pixels"""
 PARTS = 4
-"""of the movie, and of the depth, between which molecules are compared"""
+"""number of parts of the movie, and of the depth, between which molecules are compared"""
 FEWEST = 24
-"""lone molecules, of fewer nothing is said"""
+"""fewest lone molecules of which figures are given"""
 TURNED = 48
-"""lone molecules to which other orientations of the PSF are fitted"""
+"""number of lone molecules to which other orientations of the PSF are fitted"""
 DEPTHS = 7
-"""from which such a fit starts, for a PSF that is turned has its depths elsewhere"""
+"""number of depths from which such a fit starts, as depths change with the orientation of the
+PSF"""
 ALIKE = 0.01
-"""difference of two images, as a share of them, up to which they are the same"""
+"""relative difference up to which two images count as the same"""
 
 
 @final
@@ -46,11 +47,11 @@ class Crops:
     floor: Tensor
     """(n, y, x) variance at no light, photons squared"""
     parameters: Tensor
-    """(n, p) of the PSF; p = 0: its own"""
+    """(n, p) parameters of the PSF; p = 0: its own"""
 
     @staticmethod
     def cat(parts: Sequence[Crops]) -> Crops:
-        """All crops of some."""
+        """One set of crops from several."""
         names = [f.name for f in fields(Crops)]
         return Crops(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
 
@@ -68,32 +69,32 @@ class LoneMolecules:
 
     crops: Crops
     deviance: Tensor
-    """(n,) per degree of freedom"""
+    """(n,) deviance per degree of freedom"""
     z: Tensor
     """(n,) nm"""
     excess: Tensor
-    """(n, 2) variance of the image beyond that of the PSF along x and y, over the latter"""
+    """(n, 2) excess variance of the image along x and y, over the variance of the PSF"""
     excess_sigma: Tensor
     """(n, 2) standard deviations"""
     image: Tensor
     """(n, y, x) expected photons, without background"""
     residual: Tensor
-    """(n, y, x) photons that are measured and not expected"""
+    """(n, y, x) measured less expected photons"""
 
     @classmethod
     @torch.no_grad()
     def of(cls, crops: Crops, psf: PSF, camera: Camera, *, axial: bool) -> LoneMolecules:
-        """Fit each of them.
+        """Fit each molecule.
 
         Where an image is wider than that of the PSF by the variances v along x and y, it differs
-        by v / 2 times the second derivatives.  They are estimated together with what a shift, more
-        light and background change, by weighted least squares.
+        by v / 2 times the second derivatives.  They are estimated together with changes of
+        position, light and background, by weighted least squares.
 
         Args:
-            crops: of the frames.
-            psf: that they are compared with.
-            camera: of the frames.
-            axial: fit z.
+            crops: crops of the frames.
+            psf: the PSF that they are compared with.
+            camera: camera of the frames.
+            axial: whether z is fitted.
         """
         fit = _fitted(crops, psf, camera, depths=1)
         parameters = crops.parameters if crops.parameters.shape[1] else None
@@ -137,15 +138,15 @@ class LoneMolecules:
 
     @property
     def enough(self) -> bool:
-        """Whether anything can be said."""
+        """Whether there are enough lone molecules."""
         return len(self.crops) >= FEWEST
 
     def misfit(self) -> float:
         """Root mean square of the mean residual image over that of the mean image.
 
-        It is the mean of parts of the depth, in which residuals do not cancel.  The square is the
-        product of two means, each of every other molecule, in which noise has no share.  Only those
-        count that are explained better than half of them: others may not be lone.
+        It is averaged over parts of the depth, between which residuals could cancel.  The square is
+        the product of two means, each over every other molecule, and so is free of noise.  Only the
+        better fitted half of the molecules count, as others may not be lone.
         """
         middle = self.image - self.image.mean((1, 2), keepdim=True)
         better = torch.nonzero(self.deviance <= self.deviance.median())[:, 0]
@@ -156,8 +157,8 @@ class LoneMolecules:
         return math.sqrt(max(0.0, products) / whole)
 
     def goodness(self) -> float:
-        """Deviance per degree of freedom that a quarter of them stay below: others may not be
-        lone."""
+        """First quartile of the deviance per degree of freedom, as molecules with a larger one may
+        not be lone."""
         return float(self.deviance.quantile(0.25))
 
     @property
@@ -166,7 +167,7 @@ class LoneMolecules:
         return self.excess.mean(1)
 
     def width(self) -> float:
-        """Width of the images over that of the PSF, median."""
+        """Median width of the images over that of the PSF."""
         return math.sqrt(max(0.05, 1 + float(self.widening.median())))
 
     def width_spread(self) -> float:
@@ -186,11 +187,11 @@ class LoneMolecules:
         return max(_kruskal_wallis(value, self.crops.frame) for value in values)
 
     def best_turn(self, psf: PSF, camera: Camera) -> tuple[str, float]:
-        """The orientation of the PSF that explains them best but for the stated one.
+        """The orientation of the PSF, other than the stated one, that explains them best.
 
         Returns:
-            Its name, and the log-likelihood by which it explains them better: mean over standard
-            error.  ("", NaN) where the PSF is round.
+            Its name, and its log-likelihood ratio to the stated one: mean over standard error.
+            ("", NaN) where the PSF is round.
         """
         z_range = psf.z_range_nm
         if z_range is None or _is_round(psf, z_range):
@@ -233,11 +234,12 @@ def _fitted(
 
 
 def drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """What draws the share of light in each pixel of square crops, of molecules near their middles.
+    """A function for the share of light in each pixel of square crops with molecules near their
+    middles.
 
     Args:
         psf: the point spread function.
-        side: of the crops, pixels; an odd number.
+        side: side of the crops, pixels; an odd number.
         parameters: (n, p) of the PSF, or None.
 
     Returns:
@@ -248,8 +250,8 @@ def drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor]
 
 
 def _spread(values: Tensor, noise: Tensor) -> float:
-    """Standard deviation of values beyond their noise of a variance: half of them are within
-    0.674 standard deviations of the median (robust)."""
+    """Robust standard deviation of values beyond their noise: half of them lie within 0.674
+    standard deviations of the median."""
     far = (values - values.median()).square()
     known = noise <= noise.median() * 2
     return math.sqrt(max(0.0, float(far[known].median()) / 0.455 - float(noise[known].median())))
@@ -264,7 +266,7 @@ def _kruskal_wallis(values: Tensor, frame: Tensor) -> float:
 
 
 def _is_round(psf: PSF, z_range: tuple[float, float]) -> bool:
-    """Whether its images are the same when they are transposed."""
+    """Whether the images of a PSF equal their transposes."""
     z = torch.linspace(*z_range, 5)
     middle = torch.full_like(z, psf.patch_px * psf.pixel_size_nm / 2)
     image = psf.integrate_pixels(torch.stack([middle, middle, z], 1))
@@ -275,7 +277,7 @@ def _is_round(psf: PSF, z_range: tuple[float, float]) -> bool:
 def _turn(
     *, transpose: bool = False, x: bool = False, y: bool = False
 ) -> Callable[[Crops, float], Crops]:
-    """What flips crops along x and y, and then exchanges them."""
+    """A function that flips crops along x and y, and then transposes them."""
 
     def turned(crops: Crops, pixel_size_nm: float) -> Crops:
         side = crops.light.shape[-1] * pixel_size_nm
@@ -303,4 +305,4 @@ TURNS: dict[str, Callable[[Crops, float], Crops]] = {
     "turned by 270 degrees": _turn(transpose=True, x=True),
     "transposed and turned by 180 degrees": _turn(transpose=True, x=True, y=True),
 }
-"""orientations of a movie against its PSF, by what brings the movie back"""
+"""orientations of a movie relative to its PSF, with the functions that undo them"""

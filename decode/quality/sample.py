@@ -1,4 +1,4 @@
-"""Sample: frames of a movie beside the molecules that were found in them, in bounded memory."""
+"""Sample: frames of a movie with the molecules that were found in them, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from decode.quality.lone import Crops, LoneMolecules, drawing
 __all__ = ["Sample"]
 
 PAIRS = 48
-"""pairs of successive frames that are looked at, spread over the movie"""
+"""number of pairs of successive frames in the sample, spread over the movie"""
 WINDOW_PX = 256
-"""largest side of the middle of the frames whose pixels are looked at"""
+"""largest side of the middle of the frames that is used"""
 LONE_MOLECULES = 384
-"""about so many are fitted"""
+"""approximate number of lone molecules that are fitted"""
 INFORMATION = 1.25
-"""bound in the crop of a molecule over that in the whole patch"""
+"""largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch"""
 APART = 0.75
-"""sides of that crop to the nearest other molecule, from which a molecule is lone"""
+"""least distance of a lone molecule to the nearest other one, in sides of the crop"""
 NEAR_PX = 15
 """side of the square over which the background is averaged"""
 FAINT = 0.3
-"""light of molecules in a dark pixel, in standard deviations of its noise"""
+"""largest light of molecules in a dark pixel, in standard deviations of its noise"""
 SEEN = 5.0
-"""standard deviations from which a spot of light is seen"""
+"""standard deviations from which a spot of light is detected"""
 SPOT_PX = 9
-"""side of the square in which a spot is looked for"""
+"""side of the square in which a spot is searched"""
 AROUND_PX = 10.0
-"""within which molecules are around a molecule"""
+"""radius within which the density around a molecule is computed"""
 OUTLIER = 4.0
-"""standard deviations at which a difference counts as so much"""
+"""standard deviations to which differences are clipped"""
 FINE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0]))[None, None] / 6
-"""finest detail of frames, in which noise of independent pixels keeps its variance: an objective
-passes next to nothing of it, so molecules that were not found and structures are not in it"""
+"""mask for the finest detail of frames, which keeps the variance of independent noise; an objective
+passes almost nothing of it, so that it holds neither structures nor missed molecules"""
 FEWEST_DARK, FEWEST_PIXELS, FEWEST_TIMES, FEWEST_SPOTS = 4000, 500, 4, 30
-"""from which differences of dark pixels, such pixels, pairs of frames of a pixel, and molecules say
-anything"""
+"""fewest differences of dark pixels, dark pixels, pairs of frames of a pixel, and molecules of a
+figure"""
 
 
 @final
@@ -64,12 +64,12 @@ class Sample:
 
     Args:
         movie: from `open_movie`; open until the last chunk is seen.
-        psf: that the molecules were localized with.
+        psf: the PSF that the molecules were localized with.
         camera: its maps, if any, are as large as the movie's frames.
-        stated: camera that its user stated, where offsets of pixels were taken off besides.
-        region: rows and columns that were localized.
-        axial: z was estimated.
-        usual: marks of frames that hold an image; None: all do.
+        stated: the camera as its user stated it, if offsets of pixels were subtracted in addition.
+        region: rows and columns of the localization.
+        axial: whether z was estimated.
+        usual: statistics of frames that hold an image; None: all do.
     """
 
     @torch.no_grad()
@@ -103,11 +103,11 @@ class Sample:
         self._spots, self._crowds = _Spots(), _Crowds()
 
     def see(self, molecules: EmitterSet, frames_done: int) -> None:
-        """Look at the molecules of the next frames.
+        """Add the molecules of the next frames.
 
         Args:
-            molecules: of the frames since the last call.
-            frames_done: of the movie, with these.
+            molecules: molecules of the frames since the last call.
+            frames_done: number of frames of the movie up to these.
 
         Raises:
             OSError: if the movie cannot be read.
@@ -120,7 +120,7 @@ class Sample:
 
     @torch.no_grad()
     def _look(self, molecules: EmitterSet, first: int) -> None:
-        """At two frames, of which the first has a number in the movie."""
+        """Add two frames, the first of which has the number `first` in the movie."""
         number = self._movie.frames.start + first
         adu = self._movie.read(first, first + 2).astype(np.float32)
         if self._usual is not None:
@@ -165,10 +165,10 @@ class Sample:
         """Keep crops of some lone molecules of two frames, without the light of the others.
 
         Args:
-            own: molecules.
-            corner_nm: (3,) of the window.
+            own: lone molecules.
+            corner_nm: (3,) corner of the window.
             residual: (2, y, x) photons of the window beyond those of all molecules.
-            number: of the first frame.
+            number: number of the first frame.
         """
         place = ((own.xyz - corner_nm)[:, :2] / self._psf.pixel_size_nm).numpy()
         apart = _nearest(own.frame.numpy(), place) > APART * self._side
@@ -199,7 +199,7 @@ class Sample:
         )
 
     def evidence(self) -> Evidence:
-        """What was seen."""
+        """The evidence of all that was added."""
         evidence = Evidence(
             kind="gaussian" if self._psf.free_width else "measured",
             noise=self._dark.noise,
@@ -240,12 +240,12 @@ class _DarkPixels:
         self._turn = 0
 
     def see(self, residual: Tensor, variance: Tensor, dark: Tensor, unstated: Tensor) -> None:
-        """Look at a pair.
+        """Add a pair.
 
         Args:
             residual, variance: (2, y, x) photons, photons squared.
             dark: (y, x) bool; pixels without molecules in both frames.
-            unstated: (y, x) photons of offsets that were taken off and that no one stated.
+            unstated: (y, x) photons of offsets that were subtracted but not stated.
         """
         detail = conv2d(residual[:, None], FINE, padding=1)[:, 0]
         noise = conv2d(variance[:, None], FINE.square(), padding=1)[:, 0]
@@ -269,7 +269,8 @@ class _DarkPixels:
 
     @property
     def offset(self) -> float:
-        """Rank correlation over pixels of the mean of one half of the pairs and of the other."""
+        """Rank correlation over pixels between the means of one half of the pairs and of the
+        other."""
         if not self._halves:
             return math.nan
         (times, sums), (times_too, sums_too) = self._halves
@@ -282,17 +283,17 @@ class _DarkPixels:
 
 @final
 class _Spots:
-    """Spots of light that are left over, and molecules without light."""
+    """Counts of residual spots of light, and of molecules without light."""
 
     def __init__(self) -> None:
         self._molecules, self._missed, self._empty = 0, 0, 0
 
     def see(self, signal: Tensor, frame: Tensor, place: Tensor) -> None:
-        """Of two frames.
+        """Add two frames.
 
         Args:
-            signal: (2, y, x) light left over in a spot around each pixel, over its noise.
-            frame, place: (n,), (n, 2) pixels; of the molecules.
+            signal: (2, y, x) residual light in a spot around each pixel, over its noise.
+            frame, place: (n,) frames and (n, 2) positions of the molecules, pixels.
         """
         height, width = signal.shape[1:]
         x, y = place.floor().long().unbind(1)
@@ -325,7 +326,7 @@ class _Crowds:
         self._n, self._around = 0, 0
 
     def see(self, frame: Tensor, place: Tensor) -> None:
-        """Molecules of two frames: (n,) and (n, 2) pixels."""
+        """Add the molecules of two frames: (n,) frames and (n, 2) positions, pixels."""
         if not len(frame):
             return
         tree = _tree(frame.numpy(), place.numpy())
@@ -389,8 +390,8 @@ def _offsets(camera: Camera, stated: Camera, shape: tuple[int, int]) -> Tensor:
 
 
 def _spot(psf: PSF) -> Tensor:
-    """(1, 1, k, k) of the PSF in focus less its mean: the sum with it is the light of a spot on any
-    even background, but for a factor."""
+    """(1, 1, k, k) the PSF in focus less its mean, whose correlation with a frame is proportional
+    to the light of a spot on any constant background."""
     cut = psf.with_patch(SPOT_PX)
     middle = (SPOT_PX // 2 + 0.5) * psf.pixel_size_nm
     image = cut.integrate_pixels(torch.tensor([[middle, middle, 0.0]])).detach()[None]
@@ -398,14 +399,14 @@ def _spot(psf: PSF) -> Tensor:
 
 
 def _tree(frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]) -> cKDTree:
-    """Of molecules whose distance is infinite between frames."""
+    """A search tree of molecules, whose distance is infinite between frames."""
     return cKDTree(np.column_stack([place, frame * 1e6]))
 
 
 def _nearest(
     frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
-    """(n,) pixels to the nearest other molecule of the frame."""
+    """(n,) distance to the nearest other molecule of the frame, pixels."""
     if len(frame) < 2:
         return np.full(len(frame), np.inf)
     tree = _tree(frame, place)
@@ -418,7 +419,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _flicker(levels: list[Tensor]) -> float:
-    """Change of the light within pairs, which nine of ten do not exceed, over the light."""
+    """Ninth decile of the change of light within pairs, over the light."""
     if len(levels) < FEWEST_TIMES:
         return math.nan
     light = torch.stack(levels)

@@ -1,4 +1,4 @@
-"""Checks of a localization, while its chunks pass."""
+"""Checks of a localization, gathered from its chunks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Checking"]
 
 @final
 class Checking:
-    """Gathers evidence from the chunks of a localization; then its `checks` are asked for.
+    """Gathers evidence from the chunks of a localization for its `checks`.
 
     Args:
         movie: from `open_movie`; open until the last chunk is seen.
-        model, acquisition, psf, roi: as `localize_movie` takes them.
+        model, acquisition, psf, roi: as for `localize_movie`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Checking:
         )
 
     def see(self, chunk: Chunk) -> None:
-        """Look at the next molecules.
+        """Add the molecules of the next chunk.
 
         Raises:
             OSError: if the movie cannot be read.
@@ -69,11 +69,11 @@ class Checking:
 
     @property
     def evidence(self) -> Evidence | None:
-        """What was seen; None where the PSF is not known."""
+        """The evidence; None where the PSF is not known."""
         return None if self._sample is None else self._sample.evidence()
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What it says, failed checks first."""
+        """The checks of the evidence, failed ones first."""
         evidence = self.evidence
         return () if evidence is None else checks_of(evidence)
