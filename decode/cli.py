@@ -417,7 +417,8 @@ def evaluate(
     pixel_size: TablePixelSize = None,
     as_json: Json = False,
 ) -> None:
-    """Score a table against the truth by the rules of the SMLM Challenge 2016."""
+    """Score a table against the truth by the rules of the SMLM Challenge 2016, and the stated
+    uncertainties and probabilities by the errors."""
     from decode.verbs.evaluate import evaluate as run
 
     result = run(
@@ -445,6 +446,8 @@ def evaluate(
     typer.echo(f"efficiency {efficiency} of 100")
     if shift:
         typer.echo("shift subtracted: " + ", ".join(f"{s:.1f}" for s in result.shift_nm) + " nm")
+    if result.calibration is not None:
+        typer.echo("\n".join(result.calibration.lines()))
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -16,10 +17,126 @@ from torch import Tensor
 
 from decode.emitters import EmitterSet
 
-__all__ = ["Score", "coverage", "match", "normalized_errors", "score"]
+__all__ = [
+    "Calibration",
+    "Errors",
+    "Reliability",
+    "Score",
+    "Uncertainties",
+    "calibration",
+    "coverage",
+    "match",
+    "normalized_errors",
+    "reliability",
+    "score",
+]
 
 FORBIDDEN = 1e6
 """cost of a molecule without a partner; so large that as many pairs as possible are formed"""
+ENOUGH = 20
+"""fewest pairs from which errors are summarized"""
+ISOLATED_NM = 1000.0
+"""lateral distance within which an isolated molecule is alone in its frame"""
+ONE_SIGMA = math.erf(math.sqrt(0.5))
+NORMAL_MEDIAN = 0.6744897501960817
+"""median of the absolute value of a standard normal variate"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """Errors of one quantity against its stated standard deviation (sigma), in nm or photons."""
+
+    n: int
+    """number of pairs"""
+    bias: float
+    """mean of estimate minus truth"""
+    bias_error: float
+    """standard error of the bias"""
+    over_sigma_rms: float
+    """root mean square of error over sigma; 1 for calibrated sigmas"""
+    over_sigma_robust: float
+    """median of abs(error) over sigma, over that of a standard normal; insensitive to outliers"""
+    coverage_68: float
+    """share of errors in the central 68.27 % interval of a normal distribution"""
+    coverage_95: float
+    """share of errors in its central 95 % interval"""
+
+    @staticmethod
+    def of(error: Tensor, sigma: Tensor) -> Errors | None:
+        """From (n,) errors and their stated sigmas; None for fewer than 20."""
+        known = error.isfinite() & sigma.isfinite() & (sigma > 0)
+        error, sigma = error[known].double(), sigma[known].double()
+        n = len(error)
+        if n < ENOUGH:
+            return None
+        z = (error / sigma)[:, None]
+        return Errors(
+            n=n,
+            bias=float(error.mean()),
+            bias_error=float(error.std()) / math.sqrt(n),
+            over_sigma_rms=float(z.square().mean().sqrt()),
+            over_sigma_robust=float(z.abs().median() / NORMAL_MEDIAN),
+            coverage_68=float(coverage(z, ONE_SIGMA)),
+            coverage_95=float(coverage(z, 0.95)),
+        )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Uncertainties:
+    """Errors of each quantity; None where the table states no sigma, or for fewer than 20 pairs."""
+
+    x: Errors | None = None
+    y: Errors | None = None
+    z: Errors | None = None
+    photons: Errors | None = None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """How often localizations of a stated probability are true molecules."""
+
+    expected_error: float
+    """expected calibration error: mean of abs(frequency - probability) over the localizations"""
+    bins: tuple[tuple[int, float, float], ...]
+    """(number, mean stated probability, frequency of true molecules) in tenths of probability"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether stated uncertainties and probabilities are right."""
+
+    every: Uncertainties
+    isolated: Uncertainties | None
+    """of true molecules that are alone within 1 um in their frame; None for fewer than 20"""
+    crowded: Uncertainties | None
+    """of all others; None for fewer than 20"""
+    reliability: Reliability | None
+    """None where the table states no probabilities"""
+
+    def lines(self) -> Iterator[str]:
+        """The figures as text: a table of the errors, and one of the probabilities."""
+        named = {"all": self.every, "isolated": self.isolated, "crowded": self.crowded}
+        rows = [
+            f"{name:9}{quantity:8}{e.n:7d}{e.bias:+10.2f} +- {e.bias_error:<7.2f}"
+            f"{e.over_sigma_rms:9.2f}{e.over_sigma_robust:8.2f}"
+            f"{e.coverage_68:8.3f}{e.coverage_95:8.3f}"
+            for name, part in named.items()
+            if part is not None
+            for quantity, e in vars(part).items()
+            if e is not None
+        ]
+        if rows:
+            title = f"{'errors':17}{'pairs':>7}{'bias':>10}{'':11}"
+            yield f"{title}{'rms/sigma':>9}{'robust':>8}{'in 68%':>8}{'in 95%':>8}"
+            yield from rows
+        if self.reliability is not None:
+            yield f"probabilities: expected calibration error {self.reliability.expected_error:.3f}"
+            for n, stated, frequency in self.reliability.bins:
+                yield f"  stated {stated:.3f}, true {frequency:.3f} of {n}"
 
 
 @final
@@ -53,6 +170,8 @@ class Score:
     """mean of the lateral efficiency and the axial one (with 0.5/nm); NaN in 2D"""
     shift_nm: tuple[float, float, float]
     """(x, y, z) offset that was subtracted from the predicted positions before scoring"""
+    calibration: Calibration | None = None
+    """of stated uncertainties and probabilities, where it was asked for (`decode.evaluate`)"""
 
 
 def match(
@@ -201,6 +320,113 @@ def coverage(errors: Tensor, level: float) -> Tensor:
     half_width = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
     inside = (errors.abs() <= half_width).double()
     return torch.where(errors.isnan(), torch.nan, inside).nanmean(0)
+
+
+def calibration(
+    truth: EmitterSet,
+    prediction: EmitterSet,
+    *,
+    field_nm: tuple[float, float],
+    two_d: bool = False,
+    min_photons: float = 0.0,
+    border_nm: float = 450.0,
+) -> Calibration:
+    """Compare the errors of a table with the uncertainties that it states.
+
+    Pairs are those that `score` counts; z is left out in 2D.  A pair is at most 250 nm apart, which
+    cuts off the largest errors of a table whose sigmas are near to that.
+
+    Args:
+        truth: true molecules, with their photons.
+        prediction: localizations of the same frames.
+        field_nm, two_d, min_photons, border_nm: as `score` takes them.
+
+    Example:
+        >>> rng = torch.Generator().manual_seed(0)
+        >>> truth = EmitterSet(
+        ...     frame=torch.arange(1000),
+        ...     xyz=torch.full((1000, 3), 1500.0, dtype=torch.float64),
+        ...     photons=torch.full((1000,), 900.0),
+        ... )
+        >>> found = replace(
+        ...     truth,
+        ...     xyz=truth.xyz + 10 * torch.randn(1000, 3, generator=rng),
+        ...     xyz_sigma=torch.full((1000, 3), 10.0),
+        ... )
+        >>> result = calibration(truth, found, field_nm=(3000.0, 3000.0), two_d=True)
+        >>> assert result.every.x is not None
+        >>> round(result.every.x.over_sigma_rms, 1), round(result.every.x.coverage_95, 2)
+        (1.0, 0.95)
+    """
+    pairs = match(truth, prediction, two_d=two_d)
+    counted = _inside(truth, field_nm, border_nm) & (truth.photons >= min_photons)
+    found = pairs[counted.cpu()[pairs[:, 0]]]
+    alone = _isolated(truth)[found[:, 0]]
+    parts = (found[alone], found[~alone])
+    isolated, crowded = (
+        _uncertainties(truth, prediction, part, two_d=two_d) if len(part) >= ENOUGH else None
+        for part in parts
+    )
+    stated = None
+    if prediction.probability is not None:
+        paired = torch.zeros(len(prediction), dtype=torch.bool)
+        paired[pairs[:, 1]] = True
+        judged = _inside(prediction, field_nm, border_nm).cpu()
+        stated = reliability(prediction.probability.cpu()[judged], paired[judged])
+    return Calibration(
+        every=_uncertainties(truth, prediction, found, two_d=two_d),
+        isolated=isolated,
+        crowded=crowded,
+        reliability=stated,
+    )
+
+
+def reliability(probability: Tensor, true: Tensor) -> Reliability | None:
+    """Compare stated probabilities with frequencies, in tenths of the probability.
+
+    Guo et al., On calibration of modern neural networks, ICML 2017, eq. 3.
+
+    Args:
+        probability: (n,) in [0, 1].
+        true: (n,) bool, what came true.
+
+    Returns:
+        None if there is nothing to compare.
+    """
+    if not len(probability):
+        return None
+    p, hit = probability.double(), true.double()
+    tenth = (p * 10).long().clamp(0, 9)
+    bins = tuple(
+        (int(chosen.sum()), float(p[chosen].mean()), float(hit[chosen].mean()))
+        for chosen in (tenth == i for i in range(10))
+        if chosen.any()
+    )
+    error = sum(n * abs(stated - frequency) for n, stated, frequency in bins) / len(p)
+    return Reliability(expected_error=error, bins=bins)
+
+
+def _uncertainties(
+    truth: EmitterSet, prediction: EmitterSet, pairs: Tensor, *, two_d: bool
+) -> Uncertainties:
+    """Errors of matched pairs, by quantity."""
+    stated: dict[str, Errors | None] = {}
+    if prediction.xyz_sigma is not None:
+        error = torch.from_numpy(_differences(truth, prediction, pairs))
+        sigma = prediction.xyz_sigma.cpu()[pairs[:, 1]]
+        axes = "xy" if two_d else "xyz"
+        stated |= {axis: Errors.of(error[:, i], sigma[:, i]) for i, axis in enumerate(axes)}
+    if prediction.photons_sigma is not None:
+        light = prediction.photons.cpu()[pairs[:, 1]] - truth.photons.cpu()[pairs[:, 0]]
+        stated["photons"] = Errors.of(light, prediction.photons_sigma.cpu()[pairs[:, 1]])
+    return Uncertainties(**stated)
+
+
+def _isolated(truth: EmitterSet) -> Tensor:
+    """(n,) bool; which molecules are alone within `ISOLATED_NM`."""
+    xyz = _positions(truth)
+    near = _neighbours(truth, xyz, truth, xyz, ISOLATED_NM)
+    return torch.from_numpy(np.bincount(near[:, 0], minlength=len(truth)) == 1)
 
 
 def _positions(emitters: EmitterSet) -> npt.NDArray[np.float64]:

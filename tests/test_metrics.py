@@ -19,7 +19,14 @@ from scipy.optimize import linear_sum_assignment
 
 from decode.emitters import EmitterSet
 from decode.io.tables import read_table, write_table
-from decode.metrics import coverage, match, normalized_errors, score
+from decode.metrics import (
+    calibration,
+    coverage,
+    match,
+    normalized_errors,
+    reliability,
+    score,
+)
 
 FIELD_NM = (6400.0, 6400.0)
 
@@ -247,3 +254,94 @@ def test_a_crowded_frame_is_scored_in_memory_that_goes_with_its_molecules(
     tracemalloc.stop()
     assert len(pairs) == 4000
     assert peak < 30e6, "bytes; a matrix of all pairs has 128e6"
+
+
+def stated(truth: EmitterSet, rng: torch.Generator, *, wrong_by: float = 1.0) -> EmitterSet:
+    """A table whose errors are normal, and whose sigmas are too small by a factor."""
+    n = len(truth)
+    sigma = torch.rand(n, 4, generator=rng, dtype=torch.float64) * 20 + 5
+    noise = sigma * torch.randn(n, 4, generator=rng, dtype=torch.float64)
+    return replace(
+        truth,
+        xyz=truth.xyz.double() + noise[:, :3] + torch.tensor([0.0, 3.0, 0.0]),
+        photons=truth.photons + noise[:, 3],
+        xyz_sigma=sigma[:, :3] / wrong_by,
+        photons_sigma=sigma[:, 3] / wrong_by,
+    )
+
+
+def test_errors_of_honest_sigmas_cover_what_they_state_and_biases_show(
+    rng: torch.Generator,
+) -> None:
+    truth = replace(scatter(rng, 5000), frame=torch.arange(5000))
+    result = calibration(truth, stated(truth, rng), field_nm=FIELD_NM)
+    every = result.every
+    assert every == result.isolated, "one a frame"
+    assert result.crowded is None
+    assert result.reliability is None
+    for e in (every.x, every.z, every.photons):
+        assert e is not None
+        assert e.coverage_68 == pytest.approx(0.6827, abs=0.025)
+        assert e.coverage_95 == pytest.approx(0.95, abs=0.012)
+        assert e.over_sigma_rms == pytest.approx(1, abs=0.04)
+        assert e.over_sigma_robust == pytest.approx(1, abs=0.06)
+        assert abs(e.bias) < 4 * e.bias_error
+        assert e.bias_error == pytest.approx(16.1 / math.sqrt(e.n), rel=0.05)
+    assert every.y is not None
+    assert abs(every.y.bias - 3) < 4 * every.y.bias_error
+
+
+def test_sigmas_too_small_by_two_cover_what_the_normal_distribution_says(
+    rng: torch.Generator,
+) -> None:
+    truth = replace(scatter(rng, 5000), frame=torch.arange(5000))
+    x = calibration(truth, stated(truth, rng, wrong_by=2), field_nm=FIELD_NM, two_d=True).every.x
+    assert x is not None
+    assert x.over_sigma_rms == pytest.approx(2, abs=0.08)
+    assert x.over_sigma_robust == pytest.approx(2, abs=0.12)
+    assert x.coverage_68 == pytest.approx(math.erf(0.5 / math.sqrt(2)), abs=0.025)
+    assert x.coverage_95 == pytest.approx(math.erf(1.96 / 2 / math.sqrt(2)), abs=0.025)
+
+
+def test_isolated_and_crowded_molecules_are_all_of_them(rng: torch.Generator) -> None:
+    truth = scatter(rng, 3000, n_frames=1000)
+    result = calibration(truth, stated(truth, rng), field_nm=FIELD_NM, two_d=True)
+    assert result.isolated is not None
+    assert result.crowded is not None
+    assert result.every.z is None
+    assert result.every.x is not None
+    assert result.isolated.x is not None
+    assert result.crowded.x is not None
+    assert result.isolated.x.n + result.crowded.x.n == result.every.x.n
+    # the others of a frame are Poisson: none in a circle of 1 um, at 3 in the field
+    alone = math.exp(-3 * math.pi * 1e6 / math.prod(FIELD_NM))
+    assert result.isolated.x.n / result.every.x.n == pytest.approx(alone, abs=0.03)
+
+
+def test_probabilities_that_come_true_are_reliable(rng: torch.Generator) -> None:
+    p = torch.rand(20000, generator=rng)
+    true = torch.rand(20000, generator=rng) < p
+    honest, sure = reliability(p, true), reliability(torch.ones(20000), true)
+    assert honest is not None
+    assert sure is not None
+    assert honest.expected_error < 0.015
+    assert [n for n, _, _ in honest.bins] == pytest.approx([2000] * 10, rel=0.1)
+    assert sure.expected_error == pytest.approx(0.5, abs=0.02)
+    assert sure.bins == ((20000, 1.0, pytest.approx(0.5, abs=0.02)),)
+    assert reliability(p[:0], true[:0]) is None
+
+
+def test_a_probability_is_judged_by_whether_its_localization_has_a_partner(
+    rng: torch.Generator,
+) -> None:
+    truth = replace(scatter(rng, 4000), frame=torch.arange(4000))
+    p = torch.full((4000,), 0.75)
+    there = torch.rand(4000, generator=rng) < p
+    found = replace(stated(truth, rng), probability=p)
+    result = calibration(truth[there], found, field_nm=FIELD_NM)
+    assert result.reliability is not None
+    assert result.reliability.expected_error < 0.03
+    printed = "\n".join(result.lines())
+    assert "probabilities: expected calibration error 0.0" in printed
+    assert "isolated x" in printed
+    assert "crowded" not in printed

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from decode.emitters import EmitterSet
 from decode.io.tables import read_table
-from decode.metrics import Score, score
+from decode.metrics import Score, calibration, score
 
 __all__ = ["evaluate"]
 
@@ -21,7 +24,8 @@ def evaluate(
     remove_shift: bool = False,
     pixel_size_nm: float | None = None,
 ) -> Score:
-    """Score a table by the rules of the SMLM Challenge 2016 (see `decode.metrics.score`).
+    """Score a table by the rules of the SMLM Challenge 2016 (see `decode.metrics.score`), and its
+    stated uncertainties by its errors (`decode.metrics.calibration`).
 
     Args:
         table, truth: molecules, or files that `read_table` reads.
@@ -50,7 +54,7 @@ def evaluate(
         raise ValueError(
             f"{what} does not say how large the field of view is: state it in nm with --field X,Y"
         )
-    return score(
+    result = score(
         known,
         found,
         field_nm=field_nm,
@@ -58,6 +62,15 @@ def evaluate(
         min_photons=min_photons,
         remove_shift=remove_shift,
     )
+    shift = torch.tensor(result.shift_nm, dtype=torch.float64)
+    checked = calibration(
+        known,
+        replace(found, xyz=found.xyz.double() - shift),
+        field_nm=field_nm,
+        two_d=two_d,
+        min_photons=min_photons,
+    )
+    return replace(result, calibration=checked)
 
 
 def _read(source: EmitterSet | Path | str, pixel_size_nm: float | None) -> EmitterSet:
