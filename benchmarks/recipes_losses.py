@@ -21,8 +21,9 @@ from torch.nn.functional import (
 from decode.config import Optimization, TrainConfig
 from decode.emitters import EmitterSet
 from decode.forward import Simulation
+from decode.network.gaussians import log_mass, log_normal, truncated_moments
 from decode.network.localizer import Localizer
-from decode.network.posterior import SetPosterior, _log_mass, _log_normal, _truncated_moments
+from decode.network.posterior import SetPosterior
 from decode.training.learner import Loss
 from decode.training.validation import posterior_of
 
@@ -63,16 +64,16 @@ def cross_entropy(teacher: SetPosterior, student: SetPosterior) -> Tensor:
     for axis in (0, 1):
         centre, sigma = student.offset_px[:, axis], student.offset_sigma_px[:, axis]
         drawn = teacher.offset_px[:, axis].double(), teacher.offset_sigma_px[:, axis].double()
-        mean, variance = (moment.float() for moment in _truncated_moments(*drawn))
+        mean, variance = (moment.float() for moment in truncated_moments(*drawn))
         terms = (
             terms
-            + _log_normal(mean, centre, sigma)
+            + log_normal(mean, centre, sigma)
             - 0.5 * variance / sigma**2
-            - _log_mass(centre, sigma)
+            - log_mass(centre, sigma)
         )
     for mean_of, sigma_of in (("photons", "photons_sigma"), ("z_nm", "z_sigma_nm")):
         sigma = getattr(student, sigma_of)
-        terms = terms + _log_normal(getattr(teacher, mean_of), getattr(student, mean_of), sigma)
+        terms = terms + log_normal(getattr(teacher, mean_of), getattr(student, mean_of), sigma)
         terms = terms - 0.5 * (getattr(teacher, sigma_of) / sigma) ** 2
     return -(logsigmoid(-student.logit) + teacher.probability * terms).sum()
 
@@ -103,16 +104,16 @@ def around(
     def at(values: Tensor) -> Tensor:
         return values.reshape(-1)[index]
 
-    density = _log_normal(
+    density = log_normal(
         emitters.photons[:, None], at(posterior.photons), at(posterior.photons_sigma)
     )
     for axis, middle in ((0, column), (1, row)):
         offset = position[:, axis, None] - middle - 0.5
-        density = density + _log_normal(
+        density = density + log_normal(
             offset, at(posterior.offset_px[:, axis]), at(posterior.offset_sigma_px[:, axis])
         )
     if posterior.z_nm is not None and posterior.z_sigma_nm is not None:
-        density = density + _log_normal(
+        density = density + log_normal(
             emitters.xyz[:, 2:], at(posterior.z_nm), at(posterior.z_sigma_nm)
         )
     return index, at(posterior.logit).masked_fill(~inside, -1e4), density

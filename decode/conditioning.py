@@ -270,10 +270,10 @@ class AstigmaticPupil(Conditioning):
         """Fail unless the network knows pupils of this scale, which no aberration changes.
 
         Args:
-            wavelength_nm: of the emission, in vacuum.
+            wavelength_nm: wavelength of the emission in vacuum.
             immersion_index: refractive index of the immersion.
             pixel_size_nm: side of a pixel in the sample.
-            domain: of the network.
+            domain: domain of the network.
 
         Raises:
             ValueError: if the wavelength in pixels lies beyond the domain.

@@ -52,8 +52,8 @@ def reading(path: Path | str, kind: str, remedy: str = "make or copy it again") 
 
     Args:
         path: the file.
-        kind: what it should be, with its article.
-        remedy: what its user can do.
+        kind: the kind of file expected, with its article.
+        remedy: advice to the user.
 
     Raises:
         ValueError: in the place of any other error.

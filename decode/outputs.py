@@ -154,7 +154,7 @@ def localize_files(
     """Tables and a picture in a folder, under the movie's name.
 
     Args:
-        chosen: of `output_formats`.
+        chosen: names from `output_formats`.
 
     Raises:
         ValueError: if a format is unknown, or there is none.

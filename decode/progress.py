@@ -130,7 +130,7 @@ def shares(*work: float, start: float = 0.0) -> list[tuple[float, float]]:
     [(0.0, 0.25), (0.25, 1.0)]
 
     Args:
-        work: of each part, in any unit.
+        work: work of each part, in any unit.
         start: fraction that is done before all of them.
     """
     total = sum(work)

@@ -154,7 +154,7 @@ def border_background(crop: Tensor, noise: Noise) -> Tensor:
 
     Args:
         crop: (z, y, x) photons.
-        noise: of the crop.
+        noise: noise of the crop.
 
     Returns:
         () photons per pixel.

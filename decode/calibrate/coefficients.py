@@ -28,7 +28,7 @@ def local_size(coefficients: Tensor, fit: BeadFit[SplinePSF], noise: Noise) -> T
     Args:
         coefficients: (z, y, x).
         fit: gives photons and background.
-        noise: of the beads.
+        noise: noise of the beads.
     """
     dark = noise.typical.variance(fit.background.mean())
     faintest = (dark / fit.photons.square().mean()).sqrt()

@@ -124,7 +124,7 @@ def _by_convention(
     Args:
         fit: gives positions and voxels.
         c: (terms, z, y, x) coefficients.
-        beads: of the fit.
+        beads: beads of the fit.
         basis: (n, terms) weights of the coefficients in each bead.
     """
     psf, depth = fit.psf, fit.xyz[:, 2].mean()

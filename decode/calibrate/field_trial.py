@@ -94,7 +94,7 @@ def try_field(
 
     Args:
         fit: to these beads with one PSF for the whole field.
-        beads: of the fit.
+        beads: beads of the fit.
         smoothness, depth_smoothness: as for `fit_spline`.
     """
     same_everywhere = "the PSF is taken to be the same all over the field"

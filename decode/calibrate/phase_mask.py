@@ -126,7 +126,7 @@ def refine_phase_mask(
     Args:
         images, source, z_nm, psf, xyz_nm, camera, free: as for `fit_images`; `psf` may have no mask
             yet.
-        steps: of the descent.
+        steps: number of steps of the descent.
     """
     descent = _descend(
         images,

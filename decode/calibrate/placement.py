@@ -43,7 +43,7 @@ def placed(
 
     Args:
         fit: their present positions.
-        beads: of the fit.
+        beads: beads of the fit.
         coefficients: (z, y, x) of each bead.
     """
     steps = _steps_of_planes(fit, beads, coefficients)
@@ -99,12 +99,12 @@ def _steps_of_bead(
     """(z, ...) steps of one bead in each plane.
 
     Args:
-        view: of the bead.
+        view: view of the bead.
         c: (z, y, x) coefficients.
         measured: (z, y, x) photons.
         photons: (z,) so far.
         background: () photons per pixel.
-        noise: of the crop.
+        noise: noise of the crop.
         pixel_size_nm: side of a pixel.
     """
     image, light = view.image(c), photons[:, None, None]

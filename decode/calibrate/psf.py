@@ -100,7 +100,7 @@ def fit_psf(
         patch_px: side of the crops and of the PSF, an odd number; None: 3.1 um.
         positions_nm: (m, 2) true x, y of some beads, nm, if known; None places emitters at the
             centroid of their light in focus.
-        optics: of the objective.
+        optics: facts of the objective.
 
     Returns:
         The calibration; its PSF is in focus at z = 0 of the stage.

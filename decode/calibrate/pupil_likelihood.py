@@ -31,8 +31,8 @@ class FreeParameters:
     A row holds all parameters: those of `psf.parameter_names`, and the numerical aperture.
 
     Args:
-        psf: where the pupil starts.
-        names: what is fitted; None: all but the aperture.
+        psf: start of the pupil.
+        names: names of the fitted parameters; None: all but the aperture.
         prior_nm: standard deviation of a Gaussian prior on every Zernike coefficient, about 0.
         dtype: type of the rows.
 

@@ -198,7 +198,7 @@ def _mean_bead(signal: Tensor, photons: Tensor, beads: BeadSet, psf: SplinePSF) 
     Args:
         signal: (n, z, y, x) photons without background.
         photons: (n, z) of each bead.
-        beads: where they are.
+        beads: gives the positions.
         psf: gives the voxels.
     """
     middle = beads.side_px / 2
@@ -230,7 +230,7 @@ def by_convention(fit: BeadFit[SplinePSF], z_nm: Tensor) -> BeadFit[SplinePSF]:
     and the emitter lies at the centroid of its light at z = 0.
 
     Args:
-        fit: of beads.
+        fit: fit of beads.
         z_nm: (z,) depth of their planes.
     """
     return _centred(_at_mean_depth(_with_even_planes(fit, z_nm)))

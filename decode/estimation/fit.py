@@ -126,7 +126,7 @@ class Fit:
         """A positive function of the parameters; its interval is that of its logarithm.
 
         Args:
-            quantity: of the parameters.
+            quantity: function of the parameters.
             n: number of molecules or pixels it rests on.
             model_error: relative standard deviation that the moments do not show.
         """
@@ -147,7 +147,7 @@ class Fit:
         """A bounded function of the parameters; its interval lies within the bounds.
 
         Args:
-            quantity: of the parameters.
+            quantity: function of the parameters.
             n: number of molecules or pixels it rests on.
             model_error: standard deviation that the moments do not show.
             bounds: lowest and highest possible value.

@@ -56,7 +56,7 @@ def to_recipe(
         psf_file, camera_file: paths of PSF and camera, as written into the recipe.
         source: name of the movie.
         z_range_nm: depths at which the PSF was measured; None: those that it covers.
-        description: what the model is good for.
+        description: purpose of the model.
     """
     limits = psf.z_range_nm
     if limits is not None and z_range_nm is not None:

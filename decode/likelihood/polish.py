@@ -220,7 +220,7 @@ def fit_jointly(
 
     Args:
         psf, camera, adu, parameters: as for `polish`.
-        emitters: where to start.
+        emitters: start of the fit.
         axial: fit z; otherwise it stays.
 
     Returns:
@@ -264,8 +264,8 @@ class _JointFit:
     """Unknowns of all emitters, with the present estimates and covariances.
 
     Args:
-        emitters: where to start, with background.
-        axes: that are fitted.
+        emitters: start of the fit, with background.
+        axes: the fitted axes.
         reach_nm: distance within which emitters are fitted together.
     """
 
@@ -407,7 +407,7 @@ def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float])
     """Sides of the smallest windows that hold nearly all information of the whole patch.
 
     Args:
-        psf, camera: of the frames.
+        psf, camera: those of the frames.
         axial: z is fitted.
         most: largest ratios of the Cramer-Rao bound in the window to that in the patch, in falling
             order; for 1000 photons on 20 photons per pixel, as a mean over some depths.

@@ -27,7 +27,7 @@ def scaled_deviance(photons: Tensor, expected: Tensor, noise: Noise) -> Tensor:
     Args:
         photons: measured photons, also negative ones.
         expected: expected photons; broadcasts.  Values below `DARKEST` count as that many.
-        noise: of the measured photons.
+        noise: noise of the measured photons.
 
     Returns:
         The deviance of every pixel; on average about 1 where the model is right, and less where
@@ -193,7 +193,7 @@ def _information(p: Tensor, image: Tensor, photons: Tensor, noise: Noise) -> tup
         p: (n, 5) parameters at which they are computed.
         image: (n, 4, y, x) fraction of light and its slopes there.
         photons: (n, y, x) measured.
-        noise: of the measured photons.
+        noise: noise of the measured photons.
     """
     share, slopes = image[:, :1], image[:, 1:]
     bright, dark = p[:, 3, None, None, None], p[:, 4, None, None]

@@ -1,4 +1,4 @@
-"""Counts: how many of some independent events there are in each frame."""
+"""Counts: the number of independent molecules in each frame."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Counts:
 
     Example:
         >>> import torch
-        >>> coins = torch.tensor([0.5, 0.5, 0.9], dtype=torch.float64)
-        >>> counts = Counts(frame=torch.tensor([0, 0, 1]), probability=coins, n_frames=2)
+        >>> likely = torch.tensor([0.5, 0.5, 0.9], dtype=torch.float64)
+        >>> counts = Counts(frame=torch.tensor([0, 0, 1]), probability=likely, n_frames=2)
         >>> counts.mean.tolist(), [round(float(p), 2) for p in counts.pmf(2)[0]]
         ([1.0, 0.9], [0.25, 0.5, 0.25])
     """
 
     frame: Tensor
-    """(n,) int64, of each molecule"""
+    """(n,) int64, frame of each molecule"""
     probability: Tensor
-    """(n,) float64, that the molecule is one of those counted"""
+    """(n,) float64, probability that the molecule is counted"""
     n_frames: int
 
     @property
     def mean(self) -> Tensor:
-        """(n_frames,)"""
+        """(n_frames,) expected number"""
         return self._sum(self.probability)
 
     @property
@@ -50,7 +50,7 @@ class Counts:
     def pmf(self, largest: int | None = None) -> Tensor:
         """Probability of each number.
 
-        By the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data
+        It comes of the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data
         Anal. 59, 2013).
 
         Args:
@@ -58,7 +58,7 @@ class Counts:
                 mean.
 
         Returns:
-            (n_frames, largest + 1) float64; rows sum to 1 but for what lies beyond `largest`.
+            (n_frames, largest + 1) float64; rows sum to 1, less the probability beyond `largest`.
             Probabilities below 1e-15, the rounding error, are set to about that value.
         """
         p = self.probability

@@ -1,4 +1,4 @@
-"""TruncatedGaussians: where the emitters of single pixels lie, and how bright they are."""
+"""TruncatedGaussians: positions and photons of emitters, given their pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-__all__ = ["TruncatedGaussians", "log_mass", "log_normal"]
+__all__ = ["TruncatedGaussians", "log_mass", "log_normal", "truncated_moments"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -17,8 +17,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 @final
 @dataclass(frozen=True, kw_only=True)
 class TruncatedGaussians:
-    """m emitters, each in a pixel of its own choice: x and y are Gaussian, truncated to the pixel's
-    area; photons and z are Gaussian.
+    """m emitters, each in a given pixel: x and y are Gaussian, truncated to the pixel's area; photons and z are Gaussian.
 
     Example:
         >>> import torch
@@ -62,7 +61,7 @@ class TruncatedGaussians:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of (x, y, photons, z) in nm and photons: (m, 4) each; z is 0 in 2D."""
-        offset, spread = _truncated_moments(self.offset_px, self.offset_sigma_px)
+        offset, spread = truncated_moments(self.offset_px, self.offset_sigma_px)
         place = (self.pixel + 0.5 + offset) * self.pixel_size_nm
         z, z_variance = torch.zeros_like(self.photons), torch.zeros_like(self.photons)
         if self.z_nm is not None and self.z_sigma_nm is not None:
@@ -124,10 +123,10 @@ def log_mass(centre: Tensor, sigma: Tensor) -> Tensor:
     return high + torch.log1p(-torch.exp((low - high).clamp(max=-1e-6)))
 
 
-def _truncated_moments(centre: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def truncated_moments(centre: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of a normal variate truncated to [-0.5, 0.5].
 
-    Johnson, Kotz and Balakrishnan, 1994, 13.10.
+    Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions 1, 1994, sec. 13.10.
     """
     mass = log_mass(centre, sigma)
     low, high = (-0.5 - centre) / sigma, (0.5 - centre) / sigma

@@ -1,4 +1,4 @@
-"""MoleculePosterior: the molecules of each frame, one coin each, joined from pixels."""
+"""MoleculePosterior: independent molecules of each frame, joined from pixels."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from decode.network.gaussians import TruncatedGaussians
 __all__ = ["Joined", "MoleculePosterior", "joined", "pixels_beside"]
 
 ROUNDS = 3
-"""in which pixels are joined to molecules"""
+"""number of rounds in which pixels are joined to molecules"""
 REACH_PX = 1.0
-"""pixels whose means are further apart show two molecules"""
+"""distance of the means of two pixels above which they show two molecules"""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MoleculePosterior:
-    """p(set of molecules | frames): independent molecules, each of which perhaps exists.
+    """p(set of molecules | frames): independent molecules with probabilities of existence.
 
     A multi-Bernoulli distribution (Mahler, Statistical Multisource-Multitarget Information Fusion,
-    2007, ch. 11.3.4) as that of the pixels, but with one coin for a molecule that is spread over
-    several pixels: where it lies, and how bright it is, is a mixture of their truncated Gaussians.
+    2007, ch. 11.3.4) as that of the pixels, but with one existence variable for a molecule that is
+    spread over several pixels, whose position and photons are a mixture of truncated Gaussians.
     The expected number of molecules in a pixel is that of the pixels' own distribution; draws hold
     a molecule near a border once.
 
     From `SetPosterior.molecules`; all numbers are float64.
 
     Example:
-        A molecule on the border of two pixels is one coin, which shows heads nearly always:
+        A molecule on the border of two pixels, which exists with a probability of 0.98:
 
         >>> half = TruncatedGaussians(
         ...     pixel=torch.tensor([[2, 2], [3, 2]]),
@@ -65,15 +65,15 @@ class MoleculePosterior:
     frame: Tensor
     """(n,) int64, ascending"""
     probability: Tensor
-    """(n,) that the molecule exists"""
+    """(n,) probability that the molecule exists"""
     background: Tensor
     """(n,) photons per pixel, a point estimate"""
     molecule: Tensor
-    """(m,) int64, ascending; of each part.  A molecule has at most one part in a pixel."""
+    """(m,) int64, ascending; molecule of each part, at most one in a pixel."""
     weight: Tensor
     """(m,) probability of the part, given that its molecule exists"""
     parts: TruncatedGaussians
-    """place and photons, given the part"""
+    """position and photons, given the part"""
     shape: tuple[int, int, int]
     """frames, rows and columns of the posterior"""
     metadata: Mapping[str, object] = field(default_factory=dict)
@@ -214,22 +214,22 @@ class Joined(NamedTuple):
     """Molecules that were joined from pixels, in the order of these."""
 
     pixel: Tensor
-    """(n,) the one that a molecule was joined around"""
+    """(n,) pixel that the molecule was joined around"""
     probability: Tensor
     """(n,)"""
     molecule: Tensor
-    """(m,) of each part"""
+    """(m,) molecule of each part"""
     member: Tensor
     """(m,) pixel of the part"""
     weight: Tensor
-    """(m,) of the part; those of a molecule add up to 1"""
+    """(m,) weight of the part; weights of a molecule add up to 1"""
 
 
 def joined(share: Tensor, mean: Tensor, beside: Tensor, *, reach_nm: float) -> Joined:
     """Join the shares of pixels to molecules.
 
     From the largest share down, a pixel takes those of its neighbours whose mean lies within reach
-    of its own, until they add up to 1.  What a neighbour has left over is a molecule of its own, so
+    of its own, until they add up to 1.  The rest of a neighbour is a molecule of its own, so
     that no share is lost: of two molecules in neighbouring pixels, both are kept.
 
     Args:

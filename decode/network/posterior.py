@@ -199,7 +199,7 @@ class SetPosterior:
         """Probability of each number of emitters in a frame, under the density of `log_prob`.
 
         Args:
-            largest: as `Counts.pmf` takes it.
+            largest: as for `Counts.pmf`.
 
         Returns:
             (n_frames, largest + 1), as from `Counts.pmf`.
@@ -211,7 +211,7 @@ class SetPosterior:
     # -- molecules ---------------------------------------------------------------------------------
 
     def molecules(self) -> MoleculePosterior:
-        """The posterior of molecules, one coin each.
+        """The posterior of independent molecules, joined from pixels.
 
         A molecule near a border holds probability in several pixels.  From the largest
         probability down, a pixel joins the shares of its neighbours whose mean lies within a pixel

@@ -163,7 +163,7 @@ class Camera:
     @property
     def excess_factor(self) -> float:
         """Variance of the counts over that of a Poisson count: 2 for an EMCCD (Robbins and Hadwen,
-        2003), else 1."""
+        IEEE Trans. Electron Devices 50, 1227, 2003), else 1."""
         return 1.0 if self.em_gain is None else 2.0
 
     @property

@@ -76,8 +76,8 @@ class PupilPSF(PSF):
     by -W(-rho), unless indices differ.
 
     Args:
-        numerical_aperture: that of the objective, at most `immersion_index`.
-        wavelength_nm: that of the emission, in vacuum.
+        numerical_aperture: numerical aperture of the objective, at most `immersion_index`.
+        wavelength_nm: wavelength of the emission in vacuum.
         pixel_size_nm: side of a pixel in object space.
         sample_index: refractive index around the emitter; None: that of the immersion.
         immersion_index: refractive index of immersion and coverslip.

@@ -28,8 +28,8 @@ def beyond_training(record: ModelRecord, background: float) -> str:
     """Compare the background of a movie with that of a training.
 
     Args:
-        record: of the model.
-        background: of the movie, photons per pixel.
+        record: record of the model.
+        background: background of the movie, photons per pixel.
 
     Returns:
         A sentence if the model was not trained on such a background, or "".
@@ -51,8 +51,8 @@ def unsteady(record: ModelRecord, flicker: float) -> str:
     """Compare the flicker of a movie with that of a training.
 
     Args:
-        record: of the model.
-        flicker: of the movie, from `UsualFrames.flicker`.
+        record: record of the model.
+        flicker: flicker of the movie, from `UsualFrames.flicker`.
 
     Returns:
         A sentence if the background changes between frames more than in training, or "".
@@ -89,7 +89,7 @@ def diagnose(
     Args:
         config: the recipe.
         validation: the last figures of `Validation`.
-        figures: by density and flux, from `characterize`.
+        figures: scores by density and flux, from `characterize`.
         converged: validation had stopped improving before the end.
 
     Returns:

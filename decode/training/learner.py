@@ -80,8 +80,8 @@ class Learner:
         model: on the device of the training.
         plan: learning rates, clipping and averaging.
         team: processes that share every step.
-        loss: what is minimized.
-        optimizers: what minimizes it.
+        loss: the loss to minimize.
+        optimizers: chooses the optimizers.
     """
 
     def __init__(

@@ -103,8 +103,8 @@ def train(
             `Localizer.inherit`); None: random weights.
         log_dir: folder for TensorBoard's files; None: none are written.
         report_every: steps between two reports.
-        loss: what is minimized.
-        optimizers: what minimizes it.
+        loss: the loss to minimize.
+        optimizers: chooses the optimizers.
         clock: seconds, by which the budget of minutes is measured.
 
     Yields:
@@ -218,7 +218,7 @@ class _Training:
     Args:
         config: the recipe.
         out: model file.
-        device: of simulations and network.
+        device: device of simulations and network.
         team: processes that share every step.
         minutes, resume, start, loss, optimizers: as for `train`.
     """

@@ -87,7 +87,7 @@ class Validation:
 
     Args:
         config: the recipe.
-        device: of simulations and models.
+        device: device of simulations and models.
         n_movies: an even number of movies.
         read_out: reads molecules from a posterior.
     """
@@ -257,7 +257,7 @@ def localize_isolated(
     """Localize single molecules, each in one frame between two empty ones, at random places.
 
     Args:
-        model: what is scored.
+        model: the model to score.
         camera: fields are numbers.
         psf: draws the molecules, with its own parameters.
         photons, background: photons of each molecule; background per pixel.
@@ -316,9 +316,9 @@ def characterize(
     """Scores by density, photons and depth, in the middle of the recipe's other ranges.
 
     Args:
-        model: what is scored.
+        model: the model to score.
         config: the recipe by which it is scored; its camera is an EMCCD where it has a range.
-        device: of simulations and model.
+        device: device of simulations and model.
         n_movies: number of movies of 6 frames of 56 x 56 pixels, for each pair of density and mean
             flux.
         depths: number of slices of equal depth, each with scores of its own.

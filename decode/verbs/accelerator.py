@@ -44,7 +44,7 @@ def train_on(device: torch.device, config: TrainConfig) -> str:
     """Take some steps of training.
 
     Args:
-        device: that is tried.
+        device: the device to test.
         config: the recipe.
 
     Returns:
@@ -91,8 +91,8 @@ def localize_on(device: torch.device, config: TrainConfig) -> str:
     """Localize the molecules of a simulated movie.
 
     Args:
-        device: that is tried.
-        config: of the movie, with a Gaussian PSF.
+        device: the device to test.
+        config: recipe of the movie, with a Gaussian PSF.
 
     Returns:
         Rates of both devices, and how well they agree.

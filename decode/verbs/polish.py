@@ -58,7 +58,7 @@ def polish_movie(
         movie: from `open_movie`; its frames are read again.
         psf: from `psf_to_polish_with`.
         camera: its maps, if any, are as large as the movie's frames.
-        device: where to compute.
+        device: device of the computation.
         usual: statistics of frames that hold an image; others are left out.  None: computed from
             the movie.
 

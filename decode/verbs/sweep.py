@@ -76,8 +76,8 @@ def sweep(
         model: from `Localizer.load`.
         camera: its maps, if any, are as large as the movie's frames.
         pixel_size_nm: side of a pixel.
-        context: what the model is conditioned on, as `model.domain.conditioning(...).values`:
-            numbers or (y, x) maps by name.
+        context: values that the model is conditioned on, numbers or (y, x) maps by name, from
+            `model.domain.conditioning(...).values`.
         threshold: molecules with a larger probability are listed.
         device: `auto`, `cpu` or `cuda`.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.

@@ -62,7 +62,7 @@ class Family(ABC, Generic[P]):
     """A kind of PSF.
 
     Args:
-        optics: of the objective.
+        optics: facts of the objective.
 
     Raises:
         ValueError: if they state what this family cannot take into account.
@@ -89,7 +89,7 @@ class Family(ABC, Generic[P]):
         """The same images, attributed to emitters at other positions.
 
         Args:
-            fit: of n beads.
+            fit: fit of n beads.
             places_nm: (n, 2) true x, y of each bead in the field.
             offsets_nm: (n, 2) found minus true x, y.
         """
@@ -99,7 +99,7 @@ class Family(ABC, Generic[P]):
         """Move the origin of the PSF to the known positions of the beads.
 
         Args:
-            fit: of n beads.
+            fit: fit of n beads.
             corners_nm: (n, 2) x, y of the outer corner of each crop in the field.
             positions_nm: (m, 2) x, y in the field; each bead takes the nearest one.
         """
