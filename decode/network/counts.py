@@ -50,8 +50,8 @@ class Counts:
     def pmf(self, largest: int | None = None) -> Tensor:
         """Probability of each number.
 
-        It comes of the discrete Fourier transform of the characteristic function (Hong, Comput. Stat. Data
-        Anal. 59, 2013).
+        It comes of the discrete Fourier transform of the characteristic function (Hong, Comput.
+        Stat. Data Anal. 59, 2013).
 
         Args:
             largest: largest count that is listed; by default ten standard deviations above the

@@ -17,7 +17,8 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 @final
 @dataclass(frozen=True, kw_only=True)
 class TruncatedGaussians:
-    """m emitters, each in a given pixel: x and y are Gaussian, truncated to the pixel's area; photons and z are Gaussian.
+    """m emitters, each in a given pixel: x and y are Gaussian, truncated to the pixel's area;
+    photons and z are Gaussian.
 
     Example:
         >>> import torch
