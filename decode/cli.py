@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from decode.emitters import Check
@@ -161,7 +161,28 @@ def _options(
     pass
 
 
-@app.command()
+@final
+class _Localize(TyperCommand):
+    """A command whose `--adapt` may stand without its minutes."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_minutes(args))
+
+
+def _with_minutes(words: list[str]) -> list[str]:
+    if "--adapt" not in words:
+        return words
+    from decode.verbs.adapt import MINUTES
+
+    completed: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        completed.append(word)
+        if word == "--adapt" and not following.lstrip("-").replace(".", "", 1).isdigit():
+            completed.append(f"{MINUTES:g}")
+    return completed
+
+
+@app.command(cls=_Localize)
 def localize(
     ctx: typer.Context,
     movies: Annotated[
@@ -169,10 +190,18 @@ def localize(
         typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame."),
     ],
     *,
-    model: Annotated[
-        str, typer.Option(help="A shipped model (see `decode models`) or a model file.")
-    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
+    model: Annotated[
+        str | None, typer.Option(help="A shipped model (see `decode models`) or a model file.")
+    ] = None,
+    adapt: Annotated[
+        float | None,
+        typer.Option(
+            metavar="[MINUTES]",
+            help="In place of --model: train the nearest one for --psf, --camera and the movie, 7 "
+            "minutes unless stated; it is kept beside the PSF, and serves the next movie at once.",
+        ),
+    ] = None,
     camera: CameraOption = None,
     psf_sigma: Annotated[
         float | None,
@@ -244,15 +273,16 @@ def localize(
     outputs = [file for parts in sources for file in localize_files(parts[0], out, written)]
     inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
     check_outputs(outputs, inputs=inputs, folder=out)
-    network = load_model(model)
+    network = None if model is None else load_model(model)
     calibrated = None if psf is None else read_psf(psf)
     camera_file = (
         None if camera is None else read_camera(camera, pixel_size_nm=pixel_size, em_gain=em_gain)
     )
 
     options: dict[str, Any] = {
+        "adapt": adapt,
         "camera": camera_file,
-        "psf": calibrated,
+        "psf": calibrated if adapt is None else psf,
         "pixel_size_nm": pixel_size,
         "psf_sigma_nm": psf_sigma,
         "threshold": threshold,
@@ -288,7 +318,7 @@ def localize(
 
 
 def _localize_one(
-    parts: list[Path], model: Localizer, out: Path, options: dict[str, Any]
+    parts: list[Path], model: Localizer | None, out: Path, options: dict[str, Any]
 ) -> Localized:
     """A movie, with a bar and messages on stderr."""
     from decode.progress import Bar
@@ -300,6 +330,7 @@ def _localize_one(
         def show(progress: Progress[LocalizeReport | None]) -> None:
             report = progress.detail
             if report is None:
+                bar.set_postfix_str(progress.message)
                 return
             if bar.total is None:
                 bar.reset(report.frames_total)

@@ -16,6 +16,7 @@ from decode.optics.pupil import MODES, PupilPSF
 from decode.ranges import Range
 
 __all__ = [
+    "REMEDY",
     "AstigmaticPupil",
     "CalibratedPupil",
     "Conditioning",
@@ -29,6 +30,8 @@ __all__ = [
 
 Value = float | Tensor
 
+REMEDY = "`decode localize --adapt` (adapt, in the window's step Localize) trains one for it"
+"""what a user can do whose PSF no model takes"""
 IMMERSION_INDEX = 1.518
 """refractive index of the oil that pupils are scaled to: only wavelength and aperture over the
 index matter"""
@@ -256,10 +259,13 @@ class AstigmaticPupil(Conditioning):
             )
         if optics.psf_pixel_size_nm is not None:  # before the fit of the pupil
             require_pixels_alike(optics.psf_pixel_size_nm, optics.pixel_size_nm)
-        calibrated = optics.pupil()
-        known = cls.of_pupil(calibrated.psf)
-        nearest = {name: _nearest(v, domain.ranges[name]) for name, v in known.optics.items()}
-        domain.context_map(nearest)
+        try:
+            calibrated = optics.pupil()
+            known = cls.of_pupil(calibrated.psf)
+            nearest = {name: _nearest(v, domain.ranges[name]) for name, v in known.optics.items()}
+            domain.context_map(nearest)
+        except ValueError as error:
+            raise ValueError(f"{error}; {REMEDY}") from error
         require_pixels_alike(calibrated.psf.pixel_size_nm, optics.pixel_size_nm)
         return replace(known, optics=nearest, z_nm=calibrated.z_nm, light=calibrated.light)
 
@@ -296,8 +302,7 @@ class AstigmaticPupil(Conditioning):
         """
         if psf.phase_mask_nm is not None:
             raise ValueError(
-                "the PSF has a phase mask, on which no network for astigmatic pupils is "
-                "conditioned; train one for it"
+                "the PSF has a phase mask, on which no network for astigmatic pupils is conditioned"
             )
         zernike_nm = zip(psf.modes, psf.zernike_nm.detach(), strict=True)
         waves = {mode: float(c) / psf.wavelength_nm for mode, c in zernike_nm}

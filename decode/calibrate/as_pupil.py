@@ -10,7 +10,7 @@ import torch
 from decode.calibrate.pupil import PupilFit, fit_pupil
 from decode.conditioning import AstigmaticPupil, CalibratedPupil, KnownOptics
 from decode.io.psfs import PSFFile
-from decode.models import REMEDY, load_model, shipped_models
+from decode.models import load_model, shipped_models
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 
@@ -41,8 +41,7 @@ def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPup
     if fit.misfit > MAX_MISFIT:
         raise ValueError(
             "this model serves pupils with a cylindrical lens, which the PSF is not (its images "
-            f"differ by {fit.misfit:.2g} times the variance of noise at 5000 photons); train a "
-            "model for it with `decode run` or `decode train`"
+            f"differ by {fit.misfit:.2g} times the variance of noise at 5000 photons)"
         )
     z = torch.linspace(*z_range_nm, len(fit.photons))
     return CalibratedPupil(psf=fit.psf, z_nm=tuple(z.tolist()), light=tuple(fit.photons.tolist()))
@@ -69,7 +68,7 @@ def unserved_psf(file: PSFFile) -> str:
             why.append(f"{name}: {error}")
         else:
             return ""
-    return f"no shipped model takes this PSF in 3D ({'; '.join(why)}); {REMEDY}"
+    return f"no shipped model takes this PSF in 3D ({'; '.join(why)})"
 
 
 @torch.no_grad()

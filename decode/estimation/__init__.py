@@ -5,7 +5,7 @@ from decode.estimation.camera import CameraEstimate, CameraKind, estimate_camera
 from decode.estimation.comparison import Comparison, compare, save_comparison
 from decode.estimation.frames import Estimate
 from decode.estimation.psf_width import estimate_psf_sigma
-from decode.estimation.recipe import to_recipe
+from decode.estimation.recipe import is_covered, to_recipe
 from decode.estimation.scene import SceneEstimate, estimate_scene
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "estimate_camera",
     "estimate_psf_sigma",
     "estimate_scene",
+    "is_covered",
     "save_comparison",
     "to_recipe",
 ]

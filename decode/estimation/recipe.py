@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from decode.config import TrainConfig
 from decode.estimation.frames import Estimate
 from decode.estimation.scene import SceneEstimate
 from decode.optics.psf import PSF
+from decode.priors.psf import MeasuredPSF, PSFPrior
 from decode.ranges import Range
 
-__all__ = ["to_recipe"]
+__all__ = ["is_covered", "to_recipe"]
 
+ESTIMATED = (
+    "density_per_um2",
+    "flux_photons",
+    "flux_variation",
+    "on_time_frames",
+    "z_nm",
+    "background_photons",
+    "background_contrast",
+    "background_drift",
+)
+"""ranges of a scene that a movie shows"""
 AROUND = 1.5
 """factor by which a range extends beyond an interval, so that it covers other parts of the
 sample"""
@@ -27,6 +40,10 @@ NETWORK = (
     "  frame_widths: [16, 32, 48]  # those of the shipped models, whose weights may be the start",
     "  sequence_widths: [32, 48, 64]  # as above",
     "  head_width: 32  # as above",
+)
+TRAINING = (
+    "  validate_every: 400  # steps between checkpoints: little is lost when it is stopped",
+    "  patience: 25  # validations without any gain after which it ends",
 )
 LEAST_CROWDED = 1.0
 """least upper end of the density, molecules per square micrometre: empty frames teach little"""
@@ -88,8 +105,38 @@ def to_recipe(
         "",
         "training:",
         f"  size_px: {size}  # side of a simulated frame",
+        *TRAINING,
     ]
     return "\n".join(lines) + "\n"
+
+
+def is_covered(estimate: SceneEstimate, recipe: TrainConfig) -> bool:
+    """Whether a movie lies within the ranges of a recipe for the same PSF and camera.
+
+    Args:
+        estimate: what the movie shows.
+        recipe: from another movie.
+    """
+    shown = estimate.scene()
+    pairs = ((getattr(shown, name), getattr(recipe.scene, name)) for name in ESTIMATED)
+    return all(_within(own, ranges) for own, ranges in pairs) and _has_width(estimate, recipe)
+
+
+def _has_width(estimate: SceneEstimate, recipe: TrainConfig) -> bool:
+    """Whether the recipe's PSF may be as wide as the movie's."""
+    blur, sigma = estimate.psf_blur_nm, estimate.psf_sigma_nm
+    if isinstance(recipe.psf, MeasuredPSF) and blur is not None:
+        # a movie leaves its blur open, and a recipe doubts a wide one: the intervals must meet
+        low, high = recipe.psf.blur_nm
+        return blur.low <= high and low <= blur.high
+    if isinstance(recipe.psf, PSFPrior) and sigma is not None:
+        sigma_px = sigma.value / recipe.pixel_size_nm
+        return _within((sigma_px, sigma_px), recipe.psf.sigma_px)
+    return False
+
+
+def _within(own: Range, ranges: Range) -> bool:
+    return ranges[0] <= own[0] and own[1] <= ranges[1]
 
 
 def _scene(estimate: SceneEstimate) -> Iterator[str]:

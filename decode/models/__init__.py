@@ -5,17 +5,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from decode.conditioning import IMMERSION_INDEX, AstigmaticPupil
+from decode.conditioning import IMMERSION_INDEX, REMEDY, AstigmaticPupil
 from decode.network.localizer import Localizer
 
-__all__ = ["NEAREST", "REMEDY", "load_model", "shipped_models", "unserved"]
+__all__ = ["NEAREST", "load_model", "shipped_models", "unserved"]
 
 NEAREST = "nearest"
 """name by which a training starts from the first shipped model that fits its recipe"""
-
-
-REMEDY = "train one for it (`decode run`, or the step Model of the window)"
-"""advice where no shipped model takes a PSF"""
 
 
 def shipped_models() -> dict[str, Path]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from decode.acquisition import Acquisition, acquisition_for, stated_files
+from decode.acquisition import Acquisition, acquisition_for, stated_camera, stated_files
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import KnownOptics
 from decode.devices import choose_device
@@ -30,6 +30,7 @@ from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.rendering import save_picture
+from decode.verbs.adapt import adapt as adapt_model
 from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.checking import Checking
 from decode.verbs.polish import polish_movie, psf_to_polish_with
@@ -86,7 +87,8 @@ class Localized:
 def localize(
     movie: MovieSource,
     *,
-    model: Localizer | Path | str,
+    model: Localizer | Path | str | None = None,
+    adapt: float | None = None,
     camera: CameraFile | Path | str | None = None,
     psf: PSFFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
@@ -107,7 +109,9 @@ def localize(
     Args:
         movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an
             open movie, or (frames, y, x) ADU.
-        model: a shipped model by its name, a model file, or a model.
+        model: a shipped model by its name, a model file, or a model; None where one is adapted.
+        adapt: minutes for which a model is trained for the PSF's file, the camera and this movie,
+            unless one was (see `decode.verbs.adapt`); None takes `model`.
         camera: the movie's camera, its file, or the name of a common camera; None takes the
             model's, where it was trained for one, or else estimates it.
         psf: the calibrated PSF or its file, for a model that is conditioned on a pupil, and for
@@ -146,7 +150,18 @@ def localize(
         >>> molecules.facts.field_nm
         (6400.0, 6400.0)
     """
-    network, calibrated = _network(model), _calibrated(psf)
+    calibrated = _calibrated(psf)
+    network, adapted = yield from _network(
+        model,
+        adapt,
+        movie,
+        camera=camera,
+        psf=psf,
+        pixel_size_nm=pixel_size_nm,
+        em_gain=em_gain,
+        device=device,
+        allow_truncated=allow_truncated,
+    )
     parts: list[EmitterSet] = []
 
     def kept(progress: Progress[LocalizeReport]) -> Progress[LocalizeReport | None]:
@@ -168,6 +183,7 @@ def localize(
             device=device,
             polish=polish,
         )
+        acquisition = replace(acquisition, estimates=(*adapted, *acquisition.estimates))
         steps = localize_acquired(
             opened,
             network,
@@ -365,9 +381,10 @@ def localize_acquired(
 @Stepwise
 def localize_file(
     path: Path | str | Sequence[Path | str],
-    model: Localizer | Path | str,
+    model: Localizer | Path | str | None,
     out: Path | str,
     *,
+    adapt: float | None = None,
     camera: CameraFile | Path | str | None = None,
     psf: PSFFile | Path | str | None = None,
     pixel_size_nm: float | None = None,
@@ -393,10 +410,12 @@ def localize_file(
     Args:
         path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split,
             which is named after the first.
-        model: a shipped model by its name, a model file, or a model.
-        out: output folder, created if it does not exist.
-        formats: names from `decode.outputs.output_formats`.  camera, psf, pixel_size_nm, em_gain,
-        psf_sigma_nm, polish, threshold, frames, roi, device, allow_truncated:
+        model: a shipped model by its name, a model file, or a model; None where one is adapted.
+        out: output folder, created if it does not exist; it keeps the adapted model where the
+            folder of the PSF cannot be written.
+        formats: names from `decode.outputs.output_formats`.
+        adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi,
+        device, allow_truncated:
             as `localize` takes them.
 
     Raises:
@@ -406,7 +425,19 @@ def localize_file(
     files = localize_files(paths[0], out, formats)
     check_outputs(files, inputs=[*paths, model, psf, *stated_files(camera)], folder=out)
     picture = next((file for file in files if file.suffix == ".png"), None)
-    network, calibrated = _network(model), _calibrated(psf)
+    calibrated = _calibrated(psf)
+    network, adapted = yield from _network(
+        model,
+        adapt,
+        paths,
+        camera=camera,
+        psf=psf,
+        pixel_size_nm=pixel_size_nm,
+        em_gain=em_gain,
+        device=device,
+        allow_truncated=allow_truncated,
+        folder=out,
+    )
     with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
         out.mkdir(parents=True, exist_ok=True)
         yield Progress(0.0, "looking at the movie", detail=None)
@@ -422,6 +453,7 @@ def localize_file(
             device=device,
             polish=polish,
         )
+        acquisition = replace(acquisition, estimates=(*adapted, *acquisition.estimates))
         steps = localize_acquired(
             movie,
             network,
@@ -457,8 +489,39 @@ def localize_file(
     return replace(found, files=files)
 
 
-def _network(model: Localizer | Path | str) -> Localizer:
-    return model if isinstance(model, Localizer) else load_model(model)
+def _network(
+    model: Localizer | Path | str | None,
+    minutes: float | None,
+    movie: MovieSource,
+    *,
+    camera: CameraFile | Path | str | None,
+    psf: PSFFile | Path | str | None,
+    pixel_size_nm: float | None,
+    em_gain: float | None,
+    device: str,
+    allow_truncated: bool,
+    folder: Path | None = None,
+) -> DetailedSteps[None, tuple[Localizer, tuple[str, ...]]]:
+    """The model, and what is to be said of it; one that is adapted sees the whole movie."""
+    if minutes is None:
+        if model is None:
+            raise ValueError(
+                "state a model (--model), or have one trained for the PSF and this movie (--adapt)"
+            )
+        return (model if isinstance(model, Localizer) else load_model(model)), ()
+    if model is not None:
+        raise ValueError("--adapt chooses the model that it begins with; leave out --model")
+    if camera is None or not isinstance(psf, Path | str):
+        raise ValueError(
+            "a model is adapted to a calibrated PSF and a camera; state the file of the PSF "
+            "(--psf) and the camera (--camera)"
+        )
+    with _opened(movie, frames=None, allow_truncated=allow_truncated) as opened:
+        known = stated_camera(camera, movie=opened, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
+        adapted = yield from adapt_model.steps(
+            opened, psf=psf, camera=known, minutes=minutes, folder=folder, device=device
+        )
+    return adapted.model, (adapted.remark,)
 
 
 def _calibrated(psf: PSFFile | Path | str | None) -> PSFFile | None:

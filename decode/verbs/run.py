@@ -5,60 +5,29 @@ The output of every stage is kept, and reused while its inputs do not change.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
 
 from decode.acquisition import check_camera, stated_camera, stated_files
-from decode.atomic import atomic
 from decode.calibrate.psf import read_positions
 from decode.calibrate.scan import Scan, read_scan
-from decode.config import TrainConfig, load_config
 from decode.emitters import EmitterSet
-from decode.errors import reading
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import open_movie
 from decode.io.movies.folder import is_frame
 from decode.io.tables import read_table
-from decode.models import NEAREST
-from decode.outputs import check_outputs, model_files, psf_files, recipe_files, run_files
-from decode.progress import DetailedSteps, Progress, Stepwise, relayed
-from decode.training.checkpoint import ResumeError
-from decode.training.loop import TrainingReport, check_budget
+from decode.outputs import check_outputs, run_files
+from decode.progress import DetailedSteps, Progress, Stepwise
+from decode.training.loop import check_budget
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
-from decode.verbs.train import train
-from decode.version import __version__
+from decode.verbs.stages import AS_IT_WAS, Made, Stage, ended, key_of, of_stage, trained
 
 __all__ = ["Stage", "run"]
-
-D = TypeVar("D")
-R = TypeVar("R")
-
-StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize"]
-
-AS_IT_WAS = "as it was"
-"""message of a stage whose output is reused"""
-UNFINISHED = 0.999
-"""largest fraction of a stage whose files are not complete"""
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stage of `run`; the fraction of its progress is that of the stage."""
-
-    name: StageName
-    files: tuple[Path, ...] = ()
-    """files that it wrote, when it has ended"""
 
 
 @Stepwise
@@ -148,7 +117,7 @@ def run(
         warnings = check_camera(frames, known.camera, known.pixel_size_nm)
     yield Progress(0.0, "", warnings, Stage(name="calibrate"))
     out.mkdir(parents=True, exist_ok=True)
-    made = _Made(out)
+    made = Made(out)
     key = yield from _calibrated(
         made,
         stacks,
@@ -159,25 +128,12 @@ def run(
         positions_nm=positions,
     )
     key = yield from _estimated(made, movie, known, key)
-    yield from _trained(made, key, settings=settings, minutes=minutes, device=device)
+    yield from trained(made, key, settings=settings, minutes=minutes, device=device)
     return (yield from _localized(made, movie, known, device=device, polish=polish))
 
 
-@final
-class _Made:
-    """The files of the stages in a folder, and which of them exist."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.psf, self.report = psf_files(folder / "psf.h5")
-        self.camera = folder / "camera.yaml"
-        self.recipe, self.picture = recipe_files(folder / "train.yaml")
-        self.model, self.record, self.checkpoint = model_files(folder / "model.safetensors")
-        self.done = _Done(folder / "run.json")
-
-
 def _calibrated(
-    made: _Made,
+    made: Made,
     stacks: Sequence[Path],
     camera: CameraFile,
     *,
@@ -188,7 +144,7 @@ def _calibrated(
 ) -> DetailedSteps[Stage, str]:
     """Make the PSF; returns the key of its inputs."""
     positions = None if positions_nm is None else positions_nm.tolist()
-    key = _key(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
+    key = key_of(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
     message = AS_IT_WAS
     if not made.done.has("calibrate", key, made.psf):
         steps = calibrate_psf.steps(
@@ -202,123 +158,40 @@ def _calibrated(
             z_of_frames=scan.z_nm,
             bead_positions=positions_nm,
         )
-        calibrated = yield from _of_stage("calibrate", steps)
+        calibrated = yield from of_stage("calibrate", steps)
         made.done.note("calibrate", key)
         message = "\n".join(calibrated.verdict)
-    yield _ended("calibrate", message, made.psf, made.report)
+    yield ended("calibrate", message, made.psf, made.report)
     return key
 
 
-def _estimated(made: _Made, movie: Path, camera: CameraFile, key: str) -> DetailedSteps[Stage, str]:
+def _estimated(made: Made, movie: Path, camera: CameraFile, key: str) -> DetailedSteps[Stage, str]:
     """Make the recipe; returns the key of its inputs."""
-    key = _key(key, _marks([movie]))
+    key = key_of(key, _marks([movie]))
     message = AS_IT_WAS
     if not made.done.has("estimate", key, made.recipe, made.camera):
         write_camera(made.camera, camera)
         steps = estimate.steps(movie, camera=made.camera, psf=made.psf, out=made.recipe)
-        estimated = yield from _of_stage("estimate", steps)
+        estimated = yield from of_stage("estimate", steps)
         made.done.note("estimate", key)
         message = str(estimated)
-    yield _ended("estimate", message, made.recipe, made.picture, made.camera)
+    yield ended("estimate", message, made.recipe, made.picture, made.camera)
     return key
 
 
-def _trained(
-    made: _Made, key: str, *, settings: Sequence[str], minutes: float, device: str
-) -> DetailedSteps[Stage, None]:
-    """Train the model, by the recipe as the user may have edited it."""
-    config = load_config(made.recipe, settings)
-    key = _key(key, made.recipe.read_text(encoding="utf-8"), list(settings), minutes)
-    message = AS_IT_WAS
-    if not made.done.has("train", key, made.model):
-        resume = made.done.has("training", key)
-        if not resume:
-            _set_aside(made.checkpoint)
-        made.done.forget("train")  # from now on the model is another
-        made.done.note("training", key)
-        message = ""
-        for step in _training(config, made, minutes=minutes, device=device, resume=resume):
-            validation = step.detail.validation
-            if validation is not None:
-                figures = (f"{name} {value:.3g}" for name, value in validation.row().items())
-                message = ", ".join(figures)
-            fraction = min(step.fraction or 0.0, UNFINISHED)
-            yield Progress(fraction, message, detail=Stage(name="train"))
-        made.done.note("train", key)
-    yield _ended("train", message, made.model, made.record)
-
-
-def _training(
-    config: TrainConfig, made: _Made, *, minutes: float, device: str, resume: bool
-) -> Iterator[Progress[TrainingReport]]:
-    """Resume a training if its checkpoint is intact and `resume` is set, else start one."""
-    steps = partial(train.steps, config, made.model, start=NEAREST, minutes=minutes, device=device)
-    if resume:
-        try:
-            yield from steps(resume=True)
-            return
-        except ResumeError:  # stopped before its first checkpoint, or this was damaged
-            _set_aside(made.checkpoint)
-    yield from steps()
-
-
 def _localized(
-    made: _Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
+    made: Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
 ) -> DetailedSteps[Stage, EmitterSet]:
     """Write tables and picture; returns the molecules."""
     steps = localize_file.steps(
         movie, made.model, made.folder, camera=camera, device=device, polish=polish
     )
-    found = yield from _of_stage("localize", steps)
+    found = yield from of_stage("localize", steps)
     message = "\n".join([f"{found.n_molecules} molecules", *found.remarks])
     failed = tuple(str(check) for check in found.checks if check.failed)
-    yield replace(_ended("localize", message, *found.files), warnings=failed)
+    yield replace(ended("localize", message, *found.files), warnings=failed)
     (table,) = (file for file in found.files if file.suffix == ".hdf5")
     return read_table(table)
-
-
-def _of_stage(name: StageName, steps: DetailedSteps[D, R]) -> DetailedSteps[Stage, R]:
-    """The steps of a verb as a stage, without warnings, which come before all stages."""
-
-    def of_stage(own: Progress[D]) -> Progress[Stage]:
-        fraction = min(own.fraction or 0.0, UNFINISHED)
-        return Progress(fraction, own.message, detail=Stage(name=name))
-
-    return relayed(steps, of_stage)
-
-
-def _ended(name: StageName, message: str, *files: Path) -> Progress[Stage]:
-    return Progress(1.0, message, detail=Stage(name=name, files=files))
-
-
-def _set_aside(checkpoint: Path) -> None:
-    if checkpoint.is_file():
-        model = checkpoint.stem
-        checkpoint.replace(checkpoint.with_stem(f"{model}-before"))
-
-
-@final
-class _Done:
-    """The finished stages and the keys of their inputs, in a small JSON in the output folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._keys: dict[str, str] = {}
-        with suppress(ValueError, OSError), reading(path, "a note of stages"):
-            self._keys = dict(
-                json.loads(path.read_text(encoding="utf-8"))
-            )  # a damaged note costs time, no more
-
-    def has(self, stage: str, key: str, *files: Path) -> bool:
-        return self._keys.get(stage) == key and all(file.is_file() for file in files)
-
-    def forget(self, stage: str) -> None:
-        self._keys.pop(stage, None)
-
-    def note(self, stage: str, key: str) -> None:
-        self._keys[stage] = key
-        with atomic(self._path) as temporary:
-            temporary.write_text(json.dumps(self._keys, indent=1), encoding="utf-8")
 
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
@@ -333,7 +206,3 @@ def _frames(folder: Path) -> list[Path]:
     """The files of a folder's frames, or all its files where frames have no files of their own."""
     frames = [file for file in folder.iterdir() if is_frame(file)]
     return sorted(frames or (file for file in folder.rglob("*") if file.is_file()))
-
-
-def _key(*inputs: object) -> str:
-    return hashlib.sha256(repr((__version__, *inputs)).encode()).hexdigest()[:16]

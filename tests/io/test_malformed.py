@@ -49,7 +49,7 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
-from decode.verbs.run import _Done
+from decode.verbs.stages import Done
 
 SECONDS, BYTES = 5.0, 2**30
 
@@ -563,7 +563,7 @@ def read_and_write_table(path: Path) -> None:
 
 def read_note(path: Path) -> None:
     """A damaged note of `run` is as none."""
-    assert not _Done(path).has("train", "another key")
+    assert not Done(path).has("train", "another key")
 
 
 def tiff(changes: tuple[Change, ...] = (change_bytes, change_tags), **options: Any) -> Format:

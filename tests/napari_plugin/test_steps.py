@@ -18,12 +18,14 @@ from decode import EmitterSet, open_movie, read_camera, read_table, write_movie,
 from decode.calibrate.psf import Optics
 from decode.cli import app
 from decode.io.psfs import PSFFile, write_psf
+from decode.models import load_model
 from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
+from decode.verbs.adapt import Adapted
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode_napari.recovery import discard, kept, place_for, write
 from decode_napari.samples import sample_file
-from decode_napari.session import Session
+from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps import STEPS
 from decode_napari.steps.export import ExportStep, RenderSettings
 from decode_napari.steps.inspect import InspectStep, _noise
@@ -201,6 +203,44 @@ def test_in_a_region_the_same_molecules_are_found_and_both_copies_find_them(
     exec(compile(step.as_python(), "localize", "exec"), {})
     assert (tmp_path / "molecules" / "cut.csv").read_bytes() == commanded
     assert commanded.count(b"\n") == len(part) + 1
+
+
+def test_a_model_that_is_adapted_localizes_in_place_of_the_chosen_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs PSF and camera, and the copied command says so."""
+    asked: dict[str, Any] = {}
+
+    @Stepwise
+    def adapt(frames: object, **options: Any) -> Steps[Adapted]:
+        asked.update(options)
+        yield Progress(0.5, "training")
+        model = load_model("gaussian-2d")
+        return Adapted(model=model, file=tmp_path / "mine.safetensors", remark="it was trained")
+
+    monkeypatch.setattr("decode.verbs.adapt.adapt", adapt)
+    own = Session()
+    movie, step = MovieStep(own), LocalizeStep(own)
+    movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
+    movie.accept(drain(movie.check()))
+    step.settings = LocalizeSettings(adapt=7.0, frames=(0, 8))
+    assert step.missing_to_run() == own.why_not("psf") != ""
+    file = PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0))
+    own.put(psf=ChosenPSF(path=tmp_path / "psf.h5", file=file))
+    assert step.missing_to_run() == ""
+    for progress in step.run():
+        step.absorb(progress)
+    step.show(complete=True)
+    assert asked["minutes"] == 7.0
+    assert asked["psf"] == tmp_path / "psf.h5"
+    assert own.found is not None
+    assert own.found.model is not None
+    assert own.found.model.name == str(tmp_path / "mine.safetensors")
+    assert "it was trained" in own.found.filter.emitters.facts.estimates
+    words = shlex.split(step.as_command())
+    assert words[words.index("--adapt") + 1] == "7"
+    assert "--model" not in words
+    assert "adapt=7.0" in step.as_python()
 
 
 def test_the_table_is_that_of_the_copied_command_to_the_last_digit(

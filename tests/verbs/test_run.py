@@ -26,7 +26,8 @@ from decode.priors.scene import Scene
 from decode.progress import DetailedSteps, Stepwise
 from decode.verbs import localize as batch
 from decode.verbs.localize import Localized, LocalizeReport
-from decode.verbs.run import Stage, _Done, _marks, run
+from decode.verbs.run import _marks, run
+from decode.verbs.stages import Done, Stage
 
 CAMERA = CameraFile(
     camera=Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.9), pixel_size_nm=100.0
@@ -309,10 +310,10 @@ DAMAGED = [
 )
 def test_a_damaged_note_of_what_was_done_costs_time_only(note: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(note)
-    done = _Done(tmp_path / "run.json")
+    done = Done(tmp_path / "run.json")
     assert not done.has("train", "a key")
     done.note("train", "a key")
-    assert _Done(tmp_path / "run.json").has("train", "a key")
+    assert Done(tmp_path / "run.json").has("train", "a key")
 
 
 def test_a_missing_file_is_named_before_anything_is_done(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
 from qtpy.QtCore import QTimer
@@ -51,6 +52,12 @@ class LocalizePanel(Panel):
             QCheckBox(),
             "Refine molecules by the likelihood of the frames; slower, with a goodness of fit",
         )
+        self.adapt = self.row(
+            "adapt",
+            number(0, 1e4, 0, unit="min", none="no"),
+            "Minutes of training a model for the PSF and this movie, in place of the step Model's; "
+            "it is kept beside the PSF and serves the next movie at once (7 do)",
+        )
         self.first = self.row(
             "first frame", number(0, 1e9, 0, digits=0), "Counted from 0", option="frames"
         )
@@ -93,6 +100,7 @@ class LocalizePanel(Panel):
         for box in (self.threshold, self.psf_sigma):
             box.valueChanged.connect(lambda _: self._changed())
         self.polish.toggled.connect(lambda _: self._changed())
+        self.adapt.valueChanged.connect(lambda _: self.refresh())
         self.roi.changed.connect(self._changed)
         self.auto.toggled.connect(self._auto_changed)
         self.refresh()
@@ -108,13 +116,15 @@ class LocalizePanel(Panel):
         self.stop_before.setValue(0)
 
     def refresh(self) -> None:
-        missing = self.step.missing()
+        self.step.settings = replace(self.step.settings, adapt=self.adapt.value() or None)
+        missing, missing_to_run = self.step.missing(), self.step.missing_to_run()
         self.form.setRowVisible(self.psf_sigma, self.step.asks_psf_sigma())
         self.roi.set_movie(self.step.session.movie)
-        for widget in (self.preview_button, self.run_button):
-            widget.setEnabled(not missing and not self.dock.runner.busy)
-        if missing:
-            self.state.setText(f"{missing[0].upper()}{missing[1:]}.")
+        idle = not self.dock.runner.busy
+        self.preview_button.setEnabled(idle and not missing)
+        self.run_button.setEnabled(idle and not missing_to_run)
+        if missing_to_run:
+            self.state.setText(f"{missing_to_run[0].upper()}{missing_to_run[1:]}.")
         elif self._count and self._looked_at == (self.step.session.movie, self.dock.view.frame):
             self.state.setText(self._count)
         else:
@@ -173,6 +183,7 @@ class LocalizePanel(Panel):
             threshold=round(self.threshold.value(), 4),
             psf_sigma_nm=(self.psf_sigma.value() or None) if self.step.asks_psf_sigma() else None,
             polish=self.polish.isChecked(),
+            adapt=self.adapt.value() or None,
             frames=frames,
             roi=self.roi.region(),
         )

@@ -41,6 +41,8 @@ class LocalizeSettings:
     psf_sigma_nm: float | None = None
     """width of the PSF, for a model conditioned on it; None estimates it"""
     polish: bool = False
+    adapt: float | None = None
+    """minutes of training a model for PSF and movie, unless one was; None takes the step Model's"""
     frames: tuple[int, int] | None = None
     """first frame, and the one after the last; None takes all"""
     roi: Region | None = None
@@ -75,6 +77,16 @@ class LocalizeStep(Step):
             )
         return ""
 
+    def missing_to_run(self) -> str:
+        """As `missing`; a model that is adapted needs the PSF and the camera instead."""
+        if self.settings.adapt is None:
+            return self.missing()
+        movie = self.session.movie
+        missing = self.session.why_not("movie") or self.session.why_not("psf")
+        if missing or movie is None:
+            return missing
+        return "" if movie.camera is not None else "state the movie's camera, to adapt a model"
+
     def asks_psf_sigma(self) -> bool:
         """Whether the model is conditioned on the width of the PSF, not on beads or on nothing."""
         model = self.session.model
@@ -93,10 +105,17 @@ class LocalizeStep(Step):
         Raises:
             ValueError, OSError: as `acquire` and `localize_movie` do.
         """
-        movie, model = self._inputs()
+        if self.missing_to_run():
+            raise ValueError(self.missing_to_run())
+        movie, psf, minutes = self.session.movie, self.session.psf, self.settings.adapt
+        assert movie is not None
         self.forget()
-        self._run_of = (object(), model, self.session.psf)
-        return self._run(movie, model, self.session.psf, self.settings)
+        self._run_of = (object(), self.session.model, psf)
+        if minutes is None:
+            assert self.session.model is not None
+            return self._run(movie, self.session.model, psf, self.settings)
+        assert psf is not None
+        return self._adapt_and_run(movie, psf, self.settings, minutes)
 
     def preview(self, frame: int) -> Steps[EmitterSet]:
         """The molecules of one frame, numbered from 0, given its neighbours, within the region if
@@ -136,13 +155,14 @@ class LocalizeStep(Step):
 
     def as_command(self) -> str:
         movie, model, set_ = self.session.movie, self.session.model, self.settings
-        if movie is None or model is None:
+        if movie is None or (model is None and set_.adapt is None):
             return ""
         return command(
             "decode",
             "localize",
             movie.path,
-            model=model.name,
+            model=self._model_name(),
+            adapt=set_.adapt,
             camera=movie.camera_name,
             pixel_size=movie.stated_pixel_size_nm,
             em_gain=movie.em_gain,
@@ -159,14 +179,15 @@ class LocalizeStep(Step):
 
     def as_python(self) -> str:
         movie, model, set_ = self.session.movie, self.session.model, self.settings
-        if movie is None or model is None:
+        if movie is None or (model is None and set_.adapt is None):
             return ""
         psf = self.session.psf
         verb = call(
             "localize_file",
             repr(str(movie.path)),
-            repr(model.name),
+            repr(self._model_name()),
             repr(OUT),
+            adapt=set_.adapt,
             camera=movie.camera_name,
             psf=None if psf is None else str(psf.path),
             pixel_size_nm=movie.stated_pixel_size_nm,
@@ -182,6 +203,12 @@ class LocalizeStep(Step):
         read = "from decode.verbs.localize import localize_file"
         return "\n".join([read, "", f"found = {verb}", "print(found.n_molecules)"])
 
+    def _model_name(self) -> str | None:
+        """As `decode localize` takes it: none with `adapt`."""
+        if self.settings.adapt is not None or self.session.model is None:
+            return None
+        return self.session.model.name
+
     def _inputs(self) -> tuple[OpenedMovie, ChosenModel]:
         if self.missing():
             raise ValueError(self.missing())
@@ -189,12 +216,33 @@ class LocalizeStep(Step):
         assert self.session.model is not None
         return self.session.movie, self.session.model
 
+    def _adapt_and_run(
+        self, opened: OpenedMovie, psf: ChosenPSF, settings: LocalizeSettings, minutes: float
+    ) -> DetailedSteps[LocalizeReport | None, None]:
+        from decode.io.movies import open_movie
+        from decode.verbs.adapt import adapt
+
+        assert opened.camera is not None
+        with open_movie(opened.path, allow_truncated=opened.allow_truncated) as movie:
+            adapted = yield from adapt.steps(
+                movie,
+                psf=psf.path,
+                camera=opened.camera,
+                minutes=minutes,
+                device=settings.device,
+            )
+        model = ChosenModel(name=str(adapted.file), localizer=adapted.model)
+        self._run_of = (self._run_of[0], model, psf)
+        yield from self._run(opened, model, psf, settings, said=(adapted.remark,))
+
     def _run(
         self,
         opened: OpenedMovie,
         model: ChosenModel,
         psf: ChosenPSF | None,
         settings: LocalizeSettings,
+        *,
+        said: tuple[str, ...] = (),
     ) -> DetailedSteps[LocalizeReport | None, None]:
         from decode.io.movies import open_movie
         from decode.verbs.localize import localize_acquired
@@ -204,10 +252,11 @@ class LocalizeStep(Step):
             opened.path, frames=chosen, allow_truncated=opened.allow_truncated
         ) as movie:
             yield Progress(None, "looking at the movie", detail=None)
+            acquisition = self._acquire(movie, opened, model, psf, settings)
             yield from localize_acquired(
                 movie,
                 model.localizer,
-                self._acquire(movie, opened, model, psf, settings),
+                replace(acquisition, estimates=(*said, *acquisition.estimates)),
                 psf=None if psf is None else psf.file,
                 threshold=settings.threshold,
                 roi=settings.roi,
