@@ -27,7 +27,7 @@ from decode.verbs.stages import Made, Stage, key_of, trained
 __all__ = ["MINUTES", "Adapted", "adapt"]
 
 MINUTES = 7.0
-"""of training: 10 points of 3D efficiency above `astigmatic-3d`, see docs/training.md"""
+"""of training: 6 to 8 points of 3D efficiency above `astigmatic-3d` (docs/training.md)"""
 ESTIMATED = 0.05
 """share of the work after which the scene is known"""
 
