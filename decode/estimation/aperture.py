@@ -123,10 +123,10 @@ def aperture_correction(
     Raises:
         ValueError: if the molecules come without probability or sigma of their photons.
     """
+    if len(light) < FEWEST_FRAMES or len(molecules) < FEWEST_MOLECULES:
+        return None
     if molecules.probability is None or molecules.photons_sigma is None:
         raise ValueError("light is measured of molecules with probability and sigma of photons")
-    if len(light) < FEWEST_FRAMES:
-        return None
     position = molecules.xyz[:, :2] / pixel_size_nm
     lone = _alone(position, molecules.frame, LONE_SIGMAS * sigma_px)
     lone &= molecules.probability > LONE_PROBABILITY

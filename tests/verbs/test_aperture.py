@@ -104,3 +104,10 @@ def test_a_few_frames_are_said_to_tell_nothing(movie: Simulation) -> None:
     found = found_in(movie._replace(frames=movie.frames[:, :4]))
     assert found.facts.aperture_correction is None
     assert any("too few bright lone molecules" in sentence for sentence in found.facts.estimates)
+
+
+def test_a_movie_without_molecules_has_no_correction(movie: Simulation) -> None:
+    dark = CAMERA.sample(torch.full((1, 20, 48, 48), 20.0), torch.Generator().manual_seed(1))
+    found = found_in(movie._replace(frames=dark), polish=True)
+    assert len(found) <= 2
+    assert found.facts.aperture_correction is None
