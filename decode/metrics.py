@@ -111,11 +111,11 @@ class Calibration:
 
     every: Uncertainties
     isolated: Uncertainties | None
-    """of true molecules that are alone within 1 um in their frame; None for fewer than 20"""
+    """errors of molecules that are alone within 1 um in their frame; None for fewer than 20"""
     crowded: Uncertainties | None
-    """of all others; None for fewer than 20"""
+    """errors of all other molecules; None for fewer than 20"""
     reliability: Reliability | None
-    """None where the table states no probabilities"""
+    """reliability of probabilities; None where the table states none"""
 
     def lines(self) -> Iterator[str]:
         """The figures as text: a table of the errors, and one of the probabilities."""
@@ -171,7 +171,7 @@ class Score:
     shift_nm: tuple[float, float, float]
     """(x, y, z) offset that was subtracted from the predicted positions before scoring"""
     calibration: Calibration | None = None
-    """of stated uncertainties and probabilities, where it was asked for (`decode.evaluate`)"""
+    """calibration of stated uncertainties and probabilities, if requested (`decode.evaluate`)"""
 
 
 def match(
@@ -388,7 +388,7 @@ def reliability(probability: Tensor, true: Tensor) -> Reliability | None:
 
     Args:
         probability: (n,) in [0, 1].
-        true: (n,) bool, what came true.
+        true: (n,) bool; which localizations are true molecules.
 
     Returns:
         None if there is nothing to compare.
