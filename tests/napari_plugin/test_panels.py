@@ -173,6 +173,19 @@ def test_a_preview_is_seen_to_work_and_can_be_cancelled(dock: Any, qtbot: Any) -
     assert not dock.cancel_button.isEnabled()
 
 
+def test_minutes_of_adapting_ask_for_a_psf_in_place_of_the_chosen_model(
+    dock: Any, qtbot: Any
+) -> None:
+    panel = open_sample(dock, qtbot)
+    assert panel.run_button.isEnabled()
+    panel.adapt.setValue(7)
+    assert not panel.run_button.isEnabled()
+    assert panel.state.text() == "Calibrate a PSF first."
+    assert panel.preview_button.isEnabled()  # by the chosen model
+    panel.adapt.setValue(0)
+    assert panel.run_button.isEnabled()
+
+
 def test_the_count_of_a_frame_goes_when_the_frame_or_a_setting_changes(
     dock: Any, qtbot: Any
 ) -> None:
