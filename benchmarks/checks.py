@@ -123,7 +123,7 @@ def simulated(kind: str, case: str, seed: int, n_frames: int) -> Simulated:
         stated = replace(stated, e_per_adu=stated.e_per_adu * float(factor))
     adu = recording.sample(light, rng)
     if case == "transposed":
-        adu = adu.mT.contiguous()
+        adu, stated = adu.mT.contiguous(), transposed(stated)
     return Simulated(adu=adu, camera=stated, sigma_nm=sigma_nm, psf=psf)
 
 
@@ -189,6 +189,13 @@ def plain(camera: Camera) -> Camera:
             if isinstance(value, Tensor)
         },
     )
+
+
+def transposed(camera: Camera) -> Camera:
+    """A camera whose maps are (x, y)."""
+    values = {f.name: getattr(camera, f.name) for f in fields(camera)}
+    maps = {name: v.mT for name, v in values.items() if isinstance(v, Tensor)}
+    return replace(camera, **maps)
 
 
 @torch.no_grad()

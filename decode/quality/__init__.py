@@ -1,0 +1,1 @@
+"""Whether molecules are right for their movie: evidence and checks."""

@@ -127,7 +127,8 @@ class Density(Criterion):
         return (
             f"{evidence.density:.2g} molecules per square micrometre are on at once around a "
             "molecule, more than the model separates: many are missed or merged; record with "
-            "fewer on at once (more laser power, less activation), or train for this density"
+            "fewer on at once (more laser power, less activation), or train for this density; if "
+            "spots are long or have rings, several are made of one: localize with their PSF, in 3D"
         )
 
 
@@ -139,10 +140,12 @@ class Orientation(Criterion):
     needs = "lone molecules, or the PSF is round: too little"
 
     def value(self, evidence: Evidence) -> float:
-        return evidence.turned
+        # a PSF that fits is better than any other, whatever a few molecules say
+        fits = evidence.misfit < LIMITS[evidence.kind].misfit / 2
+        return 0.0 if fits and evidence.turned > 0 else evidence.turned
 
     def limits(self, limits: Limits) -> tuple[float, float]:
-        return -math.inf, limits.turned
+        return 0.0, limits.turned
 
     def cause(self, evidence: Evidence) -> str:
         return (

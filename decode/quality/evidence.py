@@ -37,7 +37,7 @@ class Evidence:
     turn: str = ""
     """orientation of the PSF, other than the stated one, that explains the lone molecules best"""
     turned: float = math.nan
-    """log-likelihood ratio of that orientation to the stated one, mean over its standard error"""
+    """share that it explains of the deviance that the stated one leaves beyond noise"""
     noise: float = math.nan
     """variance of the finest detail between successive frames, in pixels without molecules, over
     that of the camera"""

@@ -23,8 +23,10 @@ class Limits:
     noise: tuple[float, float]
     pixel_offset: float
     density: float
-    """molecules per square micrometre, up to the largest density of the shipped models' training"""
+    """molecules per square micrometre: in 2D as far as the shipped model was trained, in 3D half of
+    that, from where it misses every other one"""
     turned: float
+    """half of what is left: another PSF may by chance be nearer when it is turned"""
     elongation: float
     drift: float
     width: tuple[float, float]
@@ -41,7 +43,7 @@ LIMITS: Mapping[Kind, Limits] = {
         noise=(0.88, 1.12),
         pixel_offset=0.15,
         density=3.0,
-        turned=3.0,
+        turned=0.5,
         elongation=0.06,
         drift=10.0,
         width=(0.86, 1.13),
@@ -49,14 +51,14 @@ LIMITS: Mapping[Kind, Limits] = {
         goodness=(0.85, 1.3),
         missed=0.4,
         empty=0.35,
-        flicker=0.12,
+        flicker=0.3,
         at_ends=0.05,
     ),
     "measured": Limits(
         noise=(0.88, 1.12),
         pixel_offset=0.15,
-        density=2.0,
-        turned=3.0,
+        density=1.2,
+        turned=0.5,
         elongation=0.4,
         drift=14.0,
         width=(0.92, 1.12),
@@ -64,7 +66,7 @@ LIMITS: Mapping[Kind, Limits] = {
         goodness=(0.85, 1.35),
         missed=0.6,
         empty=0.2,
-        flicker=0.15,
+        flicker=0.3,
         at_ends=0.05,
     ),
 }

@@ -22,10 +22,17 @@ BEND_PX = 0.25
 """step of the second derivatives of images, pixels"""
 PARTS = 4
 """number of parts of the movie, and of the depth, between which molecules are compared"""
-FEWEST = 24
+FEWEST = 30
 """fewest lone molecules of which figures are given"""
+ERRORS = 2.0
+"""standard errors by which figures are moved towards those of a movie that fits"""
+MEDIAN_DEVIATION, ERROR_OF_MEDIAN = 0.674, 1.253
+"""of a normal distribution: median absolute deviation over its standard deviation, and error of the
+median over that of the mean"""
 TURNED = 48
 """number of lone molecules to which other orientations of the PSF are fitted"""
+SURE = 3.0
+"""standard errors by which the likelihood of another orientation must be larger"""
 DEPTHS = 7
 """number of depths from which such a fit starts, as depths change with the orientation of the
 PSF"""
@@ -145,16 +152,22 @@ class LoneMolecules:
         """Root mean square of the mean residual image over that of the mean image.
 
         It is averaged over parts of the depth, between which residuals could cancel.  The square is
-        the product of two means, each over every other molecule, and so is free of noise.  Only the
-        better fitted half of the molecules count, as others may not be lone.
+        the product of two means, each over every other molecule, and so is free of noise, less two
+        standard errors.  Only the better fitted half of the molecules count, as others may not be
+        lone.
         """
         middle = self.image - self.image.mean((1, 2), keepdim=True)
         better = torch.nonzero(self.deviance <= self.deviance.median())[:, 0]
         parts = better[torch.argsort(self.z[better], stable=True)].tensor_split(PARTS)
-        pairs = [(self.residual[p[::2]], self.residual[p[1::2]], middle[p]) for p in parts]
-        products = sum(float((a.mean(0) * b.mean(0)).sum()) for a, b, _ in pairs)
-        whole = sum(float(m.mean(0).square().sum()) for *_, m in pairs)
-        return math.sqrt(max(0.0, products) / whole)
+        product, variance, whole = 0.0, 0.0, 0.0
+        for part in parts:
+            a, b = (self.residual[half] for half in (part[::2], part[1::2]))
+            noise = [half.var(0) / len(half) for half in (a, b)]
+            product += float((a.mean(0) * b.mean(0)).sum())
+            variance += float((noise[0] * noise[1]).sum())
+            whole += float(middle[part].mean(0).square().sum())
+        beyond = product - ERRORS * math.sqrt(variance)
+        return math.sqrt(max(0.0, beyond) / whole)
 
     def goodness(self) -> float:
         """First quartile of the deviance per degree of freedom, as molecules with a larger one may
@@ -167,8 +180,12 @@ class LoneMolecules:
         return self.excess.mean(1)
 
     def width(self) -> float:
-        """Median width of the images over that of the PSF."""
-        return math.sqrt(max(0.05, 1 + float(self.widening.median())))
+        """Median width of the images over that of the PSF, two standard errors nearer to 1."""
+        middle = self.widening.median()
+        spread = float((self.widening - middle).abs().median()) / MEDIAN_DEVIATION
+        error = ERROR_OF_MEDIAN * spread / math.sqrt(len(self.widening))
+        excess = math.copysign(max(0.0, abs(float(middle)) - ERRORS * error), float(middle))
+        return math.sqrt(max(0.05, 1 + excess))
 
     def width_spread(self) -> float:
         """Spread of that ratio between molecules, beyond noise."""
@@ -190,8 +207,8 @@ class LoneMolecules:
         """The orientation of the PSF, other than the stated one, that explains them best.
 
         Returns:
-            Its name, and its log-likelihood ratio to the stated one: mean over standard error.
-            ("", NaN) where the PSF is round.
+            Its name, and the share that it explains of the deviance that the stated one leaves
+            beyond noise; 0 where that may be chance.  ("", NaN) where the PSF is round.
         """
         z_range = psf.z_range_nm
         if z_range is None or _is_round(psf, z_range):
@@ -199,16 +216,16 @@ class LoneMolecules:
         brightest = self.image.sum((1, 2)).argsort(descending=True)[:TURNED]
         crops = self.crops[brightest]
         stated = _fitted(crops, psf, camera, depths=DEPTHS, z_range=z_range).deviance
-        pixels = crops.light[0].numel()
-        gains: dict[str, float] = {}
+        gains: dict[str, Tensor] = {}
         for name, turn in TURNS.items():
-            other = _fitted(
-                turn(crops, psf.pixel_size_nm), psf, camera, depths=DEPTHS, z_range=z_range
-            )
-            gain = (stated - other.deviance) * pixels / 2
-            gains[name] = float(gain.mean() / (gain.std() / math.sqrt(len(gain))))
-        best = max(gains, key=lambda name: gains[name])
-        return best, gains[best]
+            turned = turn(crops, psf.pixel_size_nm)
+            other = _fitted(turned, psf, camera, depths=DEPTHS, z_range=z_range)
+            gains[name] = stated - other.deviance
+        best = max(gains, key=lambda name: float(gains[name].mean()))
+        gain = gains[best]
+        if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
+            return best, 0.0
+        return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
 
 
 def _fitted(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import numpy.typing as npt
 
-from decode.emitters import EmitterSet
+from decode.emitters import Check, EmitterSet
 from decode.progress import DetailedSteps, Progress, Steps
 from decode_napari.molecules import Filter
 from decode_napari.session import ChosenModel, ChosenPSF, Found, OpenedMovie, Session
@@ -60,6 +60,8 @@ class LocalizeStep(Step):
         self.settings = LocalizeSettings()
         self.n_found = 0
         """molecules of the run, up to now"""
+        self.checks: tuple[Check, ...] = ()
+        """of the run, at its end"""
         self._chunks: list[EmitterSet] = []
         self._run_of: tuple[object, ChosenModel | None, ChosenPSF | None] = (object(), None, None)
         self._acquisition: Acquisition | None = None
@@ -97,7 +99,10 @@ class LocalizeStep(Step):
         if found is None or found.acquisition is None:
             return ""
         count = f"{len(found.filter.emitters)} molecules"
-        return count if found.complete else f"{count} so far"
+        if not found.complete:
+            return f"{count} so far"
+        failed = [check.name for check in self.checks if check.failed]
+        return f"{count}; not right: {', '.join(failed)}" if failed else count
 
     def run(self) -> DetailedSteps[LocalizeReport | None, None]:
         """Localize the whole movie; every step reports the molecules of a chunk of frames.
@@ -128,7 +133,7 @@ class LocalizeStep(Step):
         report = progress.detail
         if report is None:
             return
-        self._acquisition = report.acquisition
+        self._acquisition, self.checks = report.acquisition, report.checks
         if report.frames_done:
             self._chunks.append(report.molecules)
             self.n_found = report.n_molecules
@@ -151,7 +156,7 @@ class LocalizeStep(Step):
         self.session.put(found=found)
 
     def forget(self) -> None:
-        self._chunks, self.n_found = [], 0
+        self._chunks, self.n_found, self.checks = [], 0, ()
 
     def as_command(self) -> str:
         movie, model, set_ = self.session.movie, self.session.model, self.settings
