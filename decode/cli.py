@@ -214,14 +214,28 @@ def localize(
         typer.Option(help="Calibrated PSF, for a model of many PSFs and for --polish."),
     ] = None,
     polish: Annotated[
-        bool,
-        typer.Option("--polish", help="Refine molecules by the likelihood of the frames; slower."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Let the likelihood of the frames decide and refine; without: wherever the PSF is "
+            "known."
+        ),
+    ] = None,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Smallest probability of a molecule.")
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Smallest probability of a molecule; at least 0.7 where the likelihood decides.",
+        ),
     ] = 0.5,
+    false_discovery_rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Largest share of false molecules, where the likelihood decides."
+        ),
+    ] = 0.05,
     frames: Annotated[
         str | None, typer.Option(metavar="A:B", help="Only frames A to B - 1, counted from 0.")
     ] = None,
@@ -286,6 +300,7 @@ def localize(
         "pixel_size_nm": pixel_size,
         "psf_sigma_nm": psf_sigma,
         "threshold": threshold,
+        "false_discovery_rate": false_discovery_rate,
         "frames": chosen,
         "roi": region,
         "formats": written,
@@ -597,7 +612,7 @@ def run(
     polish: Annotated[
         bool,
         typer.Option(
-            help="Refine the molecules by the likelihood of the frames, with the calibrated PSF."
+            help="Let the likelihood of the frames decide and refine, with the calibrated PSF."
         ),
     ] = True,
     pixel_size: PixelSize = None,

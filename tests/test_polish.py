@@ -233,6 +233,31 @@ def test_a_molecule_that_stays_on_has_one_position(rng: torch.Generator) -> None
     assert ((spread > 0.8) & (spread < 1.1)).all(), spread  # those let go had the larger errors
 
 
+@pytest.mark.parametrize("apart_nm", [150.0, 350.0])
+def test_errors_of_crowded_frames_do_not_reach_the_frames_without_a_crowd(
+    apart_nm: float, rng: torch.Generator
+) -> None:
+    """Molecules on for four frames; in the first two, half as bright, a neighbour nobody found."""
+    n = 150
+    once = one_each(n, rng, every=6)
+    rows = torch.arange(n).repeat_interleave(4)
+    truth = EmitterSet(**{name: column[rows] for name, column in once.columns().items()})
+    truth = replace(truth, frame=truth.frame + torch.arange(4).repeat(n))
+    alone = torch.arange(4 * n) % 4 >= 2
+    angle = torch.rand(n, generator=rng, dtype=torch.float64).repeat_interleave(2) * 2 * torch.pi
+    step = apart_nm * torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
+    crowd = truth[~alone]
+    other = replace(crowd, xyz=crowd.xyz + step, photons=crowd.photons / 2)
+    adu = recorded(EMCCD, EmitterSet.cat([truth, other]), rng, n_frames=6 * n)
+    bound = bound_of(EMCCD, truth)
+    fit = fit_jointly(astigmatic(), EMCCD, adu, found(truth, bound, rng))
+    off = ((fit.xyz - truth.xyz) / fit.xyz_sigma).abs()[alone]
+    assert (off > 4).any(1).double().mean() < 0.02
+    # the two frames still help each other
+    error = (fit.xyz - truth.xyz)[alone] / bound[alone, :3]
+    assert (root_mean_square(error) < 1.0).all(), root_mean_square(error)
+
+
 def test_uneven_background_does_not_draw_molecules_along(rng: torch.Generator) -> None:
     """20 photons that rise to 50 within the window; without the shape of the background the mean
     error is 5 sigma."""

@@ -1,8 +1,9 @@
-"""Likelihood of the frames: fits of single emitters, and refinement of a network's molecules."""
+"""Likelihood of the frames: molecules fitted, a network's refined, and others proposed."""
 
 from __future__ import annotations
 
 from decode.likelihood.polish import fit_jointly, polish
+from decode.likelihood.proposals import decide
 from decode.likelihood.single import Fit, fit_emitters, scaled_deviance
 
-__all__ = ["Fit", "fit_emitters", "fit_jointly", "polish", "scaled_deviance"]
+__all__ = ["Fit", "decide", "fit_emitters", "fit_jointly", "polish", "scaled_deviance"]

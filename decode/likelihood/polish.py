@@ -203,6 +203,10 @@ def fit_jointly(
     *,
     axial: bool = True,
     parameters: Tensor | None = None,
+    before: Fit | None = None,
+    moving: Tensor | None = None,
+    coarse: bool = False,
+    background: Tensor | None = None,
 ) -> Fit:
     """Maximum-likelihood molecules of a movie.
 
@@ -222,6 +226,10 @@ def fit_jointly(
         psf, camera, adu, parameters: as for `polish`.
         emitters: start of the fit.
         axial: fit z; otherwise it stays.
+        before: an earlier fit of the same rows, to go on from; `emitters` remain the prior.
+        moving: (n,) bool, rows to fit; the others stay as they are in `before`.
+        coarse: only the steps in small windows, each frame by itself.
+        background: (y, x) photons per pixel, of which the shape counts; None estimates it.
 
     Returns:
         A fit per row of `emitters`.  `converged`: its last step was short, and it did not make the
@@ -239,24 +247,31 @@ def fit_jointly(
             "of them"
         )
     axes = [0, 1, 2] if axial else [0, 1]
-    ratios = [stage.max_bound_ratio for stage in STAGES]
+    stages = STAGES[:1] if coarse else STAGES
+    ratios = [stage.max_bound_ratio for stage in stages]
     sides = windows_for(psf, camera, axial=axial, most=ratios)
     cuts = [psf.with_patch(side) for side in sides]
-    fit = _JointFit(emitters, axes, reach_nm=psf.pixel_size_nm * cuts[0].patch_px / 2)
+    reach_nm = psf.pixel_size_nm * cuts[0].patch_px / 2
+    fit = _JointFit(
+        emitters, axes, reach_nm=reach_nm, before=before, moving=moving, link=not coarse
+    )
+    placed = emitters if before is None else replace(emitters, xyz=before.xyz.to(emitters.xyz))
     longest = [psf.pixel_size_nm / 2] * 2 + [MAX_STEP_Z_NM] * (len(axes) - 2) + [torch.inf] * 2
-    for cut, stage in zip(cuts, STAGES, strict=True):
+    for cut, stage in zip(cuts, stages, strict=True):
         windows = _Windows(
             cut,
             camera,
             adu,
-            emitters,
+            placed,
             axes=axes,
             parameters=parameters,
             start=fit.start,
             prior=fit.prior,
+            background=background,
         )
         fit.run(windows, stage, longest=fit.start.new_tensor(longest))
-    return fit.result(windows.n_pixels())
+    fitted = fit.result()
+    return fitted if moving is None or before is None else before.where(~moving, fitted)
 
 
 @final
@@ -267,13 +282,27 @@ class _JointFit:
         emitters: start of the fit, with background.
         axes: the fitted axes.
         reach_nm: distance within which emitters are fitted together.
+        before: where they stand; None: at the start.
+        moving: (n,) bool; None: all.
+        link: successive frames share positions.
     """
 
-    def __init__(self, emitters: EmitterSet, axes: list[int], *, reach_nm: float) -> None:
+    def __init__(
+        self,
+        emitters: EmitterSet,
+        axes: list[int],
+        *,
+        reach_nm: float,
+        before: Fit | None,
+        moving: Tensor | None,
+        link: bool,
+    ) -> None:
         self._emitters, self._axes, self._d = emitters, axes, len(axes)
         self.start = _start(emitters, axes)
         """(n, p) positions, photons and background"""
-        self._neighbours = _neighbours(emitters, reach_nm)
+        placed = emitters if before is None else replace(emitters, xyz=before.xyz)
+        self._neighbours = _neighbours(placed, reach_nm)
+        self._warm = before is not None
         self._n_beside = (self._neighbours >= 0).sum(1)
         self.prior = _prior(emitters, axes, self.start)
         """(n, p) inverse variances of the prior around the start"""
@@ -281,11 +310,13 @@ class _JointFit:
         self._density = (1 + self._n_beside) / (torch.pi * reach_nm**2)
         n, p = self.start.shape
         device = self.start.device
-        self._theta = self.start.clone()
+        self._theta = self.start.clone() if before is None else before.values(axes).to(self.start)
         self._solved, self._covariance = self.start.new_zeros(2, n, p, p)
         """covariances: of each frame's own solution, and with one position for each track"""
         self._deviance, self._rise = self.start.new_zeros(2, n)
-        self._track, self._n_tracks, self._linked = torch.arange(n, device=device), n, False
+        self._freedom = self.start.new_ones(n)
+        self._track, self._n_tracks, self._linked = torch.arange(n, device=device), n, not link
+        self._moving = torch.ones(n, dtype=torch.bool, device=device) if moving is None else moving
         self._converged = torch.zeros(n, dtype=torch.bool, device=device)
 
     def run(self, windows: _Windows, stage: Stage, *, longest: Tensor) -> None:
@@ -295,17 +326,18 @@ class _JointFit:
             longest: (p,) largest step of each unknown.
         """
         before = self._deviance
-        moving = torch.ones(len(self.start), dtype=torch.bool, device=self.start.device)
-        for step in range(stage.max_steps if len(self.start) else 0):
+        moving = self._moving
+        self._freedom = (windows.n_pixels() - self._d - 2).clamp_min(1).to(before.dtype)
+        for step in range(stage.max_steps if bool(moving.any()) else 0):
             rows = torch.nonzero(moving)[:, 0]
-            windows.draw(rows, self._theta)
-            if step in (0, 2):
+            windows.draw(rows if step else torch.arange(len(moving)).to(rows), self._theta)
+            if step in (0, 2) and not windows.known_background:
                 windows.estimate_background()
             rows = rows[torch.argsort(self._n_beside[rows], stable=True)]
             change = self._solve(windows, rows)
-            if step == 0:
+            if step == (1 if self._warm else 0):
                 before = self._deviance.clone()
-            if step == 1 and not self._linked:
+            if step == (0 if self._warm else 1) and not self._linked:
                 self._link()
             length = self._move(rows, change, longest)
             # a last step that was not much too long counts
@@ -334,10 +366,14 @@ class _JointFit:
     def _link(self) -> None:
         """Join the rows of a molecule in successive frames."""
         d = self._d
-        self._track, self._n_tracks = _tracks(
-            self._emitters, self._theta[:, :d], self._solved[:, :d, :d], self._density
-        )
+        place, covariance = self._theta[:, :d], self._solved[:, :d, :d]
+        track, n_tracks = _tracks(self._emitters, place, covariance, self._density)
+        self._track, self._n_tracks = _agreeing(place, covariance, track, n_tracks)
         self._linked = True
+
+    def _doubt(self) -> Tensor:
+        """(n,) factors of the variance of positions, by what the fits leave unexplained."""
+        return (self._deviance / self._freedom / NOISE_DEVIANCE).clamp_min(1) ** 3
 
     def _move(self, rows: Tensor, change: Tensor, longest: Tensor) -> Tensor:
         """Take a step; returns the largest of its lengths along x, y and z, in standard
@@ -345,7 +381,13 @@ class _JointFit:
         d, old = self._d, self._theta[rows]
         track = self._track[rows]
         change, covariance = _one_position(
-            old, change[rows], self._solved[rows], track=track, n_tracks=self._n_tracks, d=d
+            old,
+            change[rows],
+            self._solved[rows],
+            doubt=self._doubt()[rows],
+            track=track,
+            n_tracks=self._n_tracks,
+            d=d,
         )
         new = old + change.clamp(-longest, longest)
         new[:, d] = torch.maximum(new[:, d], 0.3 * old[:, d])
@@ -366,22 +408,21 @@ class _JointFit:
         total = self.start.new_zeros(self._n_tracks).index_add_(0, self._track, values)
         return total[self._track]
 
-    def result(self, n_pixels: Tensor) -> Fit:
-        """The fits, given the number of pixels (n,) of each window."""
+    def result(self) -> Fit:
+        """The fits."""
         d, theta = self._d, self._theta
         covariance = theta.new_full((len(theta), 5, 5), torch.nan)
         fitted = torch.tensor([*self._axes, 3, 4], device=theta.device)
         covariance[:, fitted[:, None], fitted] = self._covariance
         xyz = self._emitters.xyz.clone()
         xyz[:, self._axes] = theta[:, :d]
-        freedom = (n_pixels - d - 2).clamp_min(1).to(theta.dtype)
         worse = self._sum_of_track(self._rise) > MAX_DEVIANCE_RISE
         return Fit(
             xyz=xyz,
             photons=theta[:, d],
             background=theta[:, d + 1],
             covariance=covariance,
-            deviance=self._deviance / freedom,
+            deviance=self._deviance / self._freedom,
             converged=self._converged & ~worse & torch.isfinite(theta).all(1),
             alone=self._sum_of_track(self._n_beside.to(theta.dtype)) == 0,
         )
@@ -465,6 +506,7 @@ class _Windows:
         parameters: Tensor | None,
         start: Tensor,
         prior: Tensor,
+        background: Tensor | None = None,
     ) -> None:
         self.psf, self.axes, self.parameters = psf, axes, parameters
         self.start, self.prior = start, prior
@@ -480,6 +522,9 @@ class _Windows:
         self.photons = pad(photons.to(dtype), (k, k, k, k))
         self.light = torch.zeros_like(self.photons)
         self.background = torch.zeros_like(self.photons[0])
+        self.known_background = background is not None
+        if background is not None:
+            self.background[k:-k, k:-k] = background
         counts = start.new_ones(height, width)
         if camera.bad is not None:
             counts = counts.masked_fill(camera.bad, 0)
@@ -534,9 +579,7 @@ class _Windows:
         level = rest.median().clamp_min(DARKEST)
         within, noise = self.within[k:-k, k:-k], self.noise[k:-k, k:-k]
         weight = within / noise.variance(light.clamp_min(0) + level)
-        sigma = SMOOTH_PX * max(1.0, ENOUGH_FRAMES / len(rest)) ** 0.5
-        above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
-        self.background[k:-k, k:-k] = above / below.clamp_min(1e-12)
+        self.background[k:-k, k:-k] = background_of(rest, weight)
 
     def solve(self, rows: Tensor, beside: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of emitters, each together with its neighbours.
@@ -621,29 +664,47 @@ def _taken(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _one_position(
-    theta: Tensor, change: Tensor, covariance: Tensor, *, track: Tensor, n_tracks: int, d: int
+    theta: Tensor,
+    change: Tensor,
+    covariance: Tensor,
+    *,
+    doubt: Tensor,
+    track: Tensor,
+    n_tracks: int,
+    d: int,
 ) -> tuple[Tensor, Tensor]:
     """Steps and covariances where the rows of a track share one position.
 
     The marginal position of a row is Gaussian with its block of the covariance.  The product of the
     Gaussians of a track is the molecule's position; the other unknowns of its rows take their
-    conditional means.
+    conditional means.  A row whose frame is explained less well has less weight, and
+    where rows disagree more than their covariances allow, these are scaled by the factor of Birge
+    (Phys. Rev. 40, 207, 1932).
 
     Args:
         theta, change: (n, p) unknowns and their steps.
         covariance: (n, p, p).
+        doubt: (n,) factor of the variance of each, at least 1.
         track: (n,) number of the molecule that each row shows.
         n_tracks: number of molecules.
         d: number of unknowns of the position, which come first.
     """
     own = covariance[:, :d, :d]
     information = torch.linalg.inv(own)
+    # relative to the best row of the track, so that a single row keeps its covariance
+    best = doubt.new_full((n_tracks,), torch.inf).scatter_reduce_(0, track, doubt, "amin")
+    weight = information * (best[track] / doubt)[:, None, None]
     position = theta[:, :d] + change[:, :d]
-    weighted = (information @ position[:, :, None])[:, :, 0]
-    total = information.new_zeros(n_tracks, d, d).index_add_(0, track, information)
+    weighted = (weight @ position[:, :, None])[:, :, 0]
+    total = information.new_zeros(n_tracks, d, d).index_add_(0, track, weight)
     summed = information.new_zeros(n_tracks, d).index_add_(0, track, weighted)
     common = torch.linalg.inv_ex(total[track])[0]
     shift = (common @ summed[track][:, :, None])[:, :, 0] - position
+    square = (shift * (weight @ shift[:, :, None])[:, :, 0]).sum(1)
+    count = torch.bincount(track, minlength=n_tracks).to(square)
+    freedom = d * (count - 1).clamp_min(1)
+    scatter = square.new_zeros(n_tracks).index_add_(0, track, square) / freedom
+    common = common * scatter.clamp_min(1)[track][:, None, None]
     gain = covariance[:, d:, :d] @ information
     change, covariance = change.clone(), covariance.clone()
     change[:, :d] += shift
@@ -653,6 +714,33 @@ def _one_position(
     covariance[:, d:, :d] = gain @ common
     covariance[:, :d, d:] = covariance[:, d:, :d].mT
     return change, covariance
+
+
+def _agreeing(
+    place: Tensor, covariance: Tensor, track: Tensor, n_tracks: int
+) -> tuple[Tensor, int]:
+    """Tracks without the rows that disagree with the others of their track.
+
+    Links compare successive frames alone, and a chain of them may wander: a row further than
+    `LINK_SIGMAS` from the mean of the others becomes a molecule of its own.
+
+    Args:
+        place, covariance: (n, d) and (n, d, d) of each row by itself.
+        track: (n,) number of the molecule that each row shows.
+        n_tracks: number of molecules.
+    """
+    d = place.shape[1]
+    weight = torch.linalg.inv_ex(covariance)[0]
+    total = weight.new_zeros(n_tracks, d, d).index_add_(0, track, weight)[track] - weight
+    weighted = (weight @ place[:, :, None])[:, :, 0]
+    summed = weighted.new_zeros(n_tracks, d).index_add_(0, track, weighted)[track] - weighted
+    others = torch.linalg.inv_ex(total)[0]
+    apart = place - (others @ summed[:, :, None])[:, :, 0]
+    square = (apart * torch.linalg.solve_ex(covariance + others, apart)[0]).sum(1)
+    alone = (torch.bincount(track, minlength=n_tracks)[track] > 1) & ~(square < LINK_SIGMAS**2)
+    track = torch.where(alone, n_tracks + torch.arange(len(track), device=track.device), track)
+    _, track = track.unique(return_inverse=True)
+    return track, int(track.max()) + 1 if len(track) else 0
 
 
 def _tracks(
@@ -707,6 +795,19 @@ def _tree(places: npt.NDArray[np.float64]) -> cKDTree:
     # a balanced tree parts equal coordinates at the next larger number; next to 0 a processor set
     # to flush denormal numbers makes it 0 again, and SciPy 1.17 recurses until the stack is full
     return cKDTree(places, balanced_tree=False)
+
+
+def background_of(rest: Tensor, weight: Tensor, *, least_blur_px: float = SMOOTH_PX) -> Tensor:
+    """(y, x) photons per pixel: the mean of frames without the light of emitters, blurred.
+
+    Args:
+        rest: (frames, y, x) photons.
+        weight: (frames, y, x) inverse variances; 0 where a pixel does not count.
+        least_blur_px: standard deviation of the blur of many frames; few are blurred more.
+    """
+    sigma = max(least_blur_px, SMOOTH_PX * (ENOUGH_FRAMES / len(rest)) ** 0.5)
+    above, below = _blurred(torch.stack([(weight * rest).mean(0), weight.mean(0)]), sigma)
+    return above / below.clamp_min(1e-12)
 
 
 def _blurred(images: Tensor, sigma_px: float) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -65,6 +66,34 @@ class Fit:
     def xyz_sigma(self) -> Tensor:
         """(n, 3) standard deviations, nm."""
         return self.covariance.diagonal(dim1=1, dim2=2)[:, :3].clamp_min(0).sqrt()
+
+    @property
+    def photons_sigma(self) -> Tensor:
+        """(n,) standard deviation, photons."""
+        return self.covariance[:, 3, 3].clamp_min(0).sqrt()
+
+    def values(self, axes: Sequence[int]) -> Tensor:
+        """(n, p) positions along some axes, photons and background."""
+        return torch.cat([self.xyz[:, axes], self.photons[:, None], self.background[:, None]], 1)
+
+    def __getitem__(self, rows: Tensor) -> Fit:
+        """The fits of some rows, by index or mask."""
+        return Fit(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @staticmethod
+    def cat(parts: Sequence[Fit]) -> Fit:
+        """The fits of several sets of rows, in the order given."""
+        names = [f.name for f in fields(Fit)]
+        return Fit(**{name: torch.cat([getattr(p, name) for p in parts]) for name in names})
+
+    def where(self, rows: Tensor, other: Fit) -> Fit:
+        """These fits where (n,) `rows` is True, and the other ones elsewhere."""
+
+        def chosen(name: str) -> Tensor:
+            own, others = getattr(self, name), getattr(other, name)
+            return torch.where(rows.view(-1, *[1] * (own.ndim - 1)), own, others)
+
+        return Fit(**{f.name: chosen(f.name) for f in fields(self)})
 
 
 @torch.no_grad()

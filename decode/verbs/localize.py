@@ -24,6 +24,7 @@ from decode.io.movies import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.io.tables import written_formats
 from decode.io.tables.together import TableWriters
+from decode.likelihood.proposals import LEAST_LISTED, LEAST_PROBABILITY
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
@@ -33,7 +34,8 @@ from decode.rendering import save_picture
 from decode.verbs.adapt import adapt as adapt_model
 from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.checking import Checking
-from decode.verbs.polish import polish_movie, psf_to_polish_with
+from decode.verbs.polish import Decision, knows_psf, polish_movie, psf_to_polish_with
+from decode.verbs.region import region_of
 from decode.verbs.sweep import Chunk, sweep
 
 __all__ = [
@@ -94,8 +96,9 @@ def localize(
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
-    polish: bool = False,
+    polish: bool | None = None,
     threshold: float = 0.5,
+    false_discovery_rate: float = 0.05,
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
@@ -120,9 +123,12 @@ def localize(
             model's.
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         psf_sigma_nm: width of the PSF, where the model is conditioned on it; None estimates it.
-        polish: refine the molecules by the likelihood of the frames, with `psf`, else the model's
-            PSF, else a Gaussian.
-        threshold: smallest probability of a molecule.
+        polish: let the likelihood of the frames decide which molecules there are and refine them,
+            with `psf` or else the model's PSF (`decode.likelihood.decide`); with neither, refine
+            those of the network with a Gaussian.  None: wherever the PSF is known.
+        threshold: smallest probability of a molecule; where the likelihood decides, at least 0.7.
+        false_discovery_rate: largest expected share of false molecules, where the likelihood
+            decides.
         frames: the frames to localize in, from 0, without a step; an open movie has its own.
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         device: `auto`, `cpu` or `cuda`.
@@ -190,6 +196,7 @@ def localize(
             acquisition,
             psf=calibrated,
             threshold=threshold,
+            false_discovery_rate=false_discovery_rate,
             roi=roi,
             device=device,
             polish=polish,
@@ -211,7 +218,7 @@ def acquire(
     psf: PSFFile | None = None,
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
-    polish: bool = False,
+    polish: bool | None = None,
 ) -> Acquisition:
     """The acquisition by `acquisition_for`, with the aperture correction where photons are those of
     a Gaussian core.
@@ -233,7 +240,7 @@ def acquire(
         em_gain=em_gain,
         psf_sigma_nm=psf_sigma_nm,
     )
-    if not counts_core(model, psf, polish=polish):
+    if not counts_core(model, psf, polish=_polishes(model, psf, polish=polish)):
         return acquisition
 
     def read_out(part: Movie, of_part: Acquisition) -> EmitterSet:
@@ -250,9 +257,10 @@ def localize_movie(
     *,
     psf: PSFFile | None = None,
     threshold: float = 0.5,
+    false_discovery_rate: float = 0.05,
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
-    polish: bool = False,
+    polish: bool | None = None,
     posteriors: bool = False,
 ) -> Iterator[Chunk]:
     """Localize the molecules of an open movie, chunk after chunk: the generator below `localize`.
@@ -261,7 +269,7 @@ def localize_movie(
         movie: from `open_movie`.
         model: from `load_model`.
         acquisition: from `acquire`.
-        psf, threshold, roi, device, polish: as for `localize`.
+        psf, threshold, false_discovery_rate, roi, device, polish: as for `localize`.
         posteriors: whether chunks carry the network's posterior of their frames, too, in its own
             coordinates of z and photons, and not polished.
 
@@ -281,13 +289,20 @@ def localize_movie(
         pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
     )
     known = model.domain.conditioning(optics)
+    polish = _polishes(model, psf, polish=polish) and not posteriors
+    decision = Decision(
+        threshold=max(threshold, LEAST_LISTED),
+        false_discovery_rate=false_discovery_rate,
+        axial=model.network.axial,
+    )
+    decides = polish and knows_psf(model, psf)
     chunks = sweep(
         movie,
         model,
         acquisition.camera,
         pixel_size_nm=acquisition.pixel_size_nm,
         context=known.values,
-        threshold=threshold,
+        threshold=LEAST_PROBABILITY if decides else threshold,
         device=device,
         roi=roi,
         usual=acquisition.usual,
@@ -299,14 +314,24 @@ def localize_movie(
         for chunk in chunks
     )
     if polish:
-        own, where = psf_to_polish_with(model, psf, acquisition), choose_device(device)
         chunks = polish_movie(
-            chunks, movie, own, acquisition.camera, where, usual=acquisition.usual
+            chunks,
+            movie,
+            psf_to_polish_with(model, psf, acquisition),
+            acquisition.camera,
+            choose_device(device),
+            usual=acquisition.usual,
+            decision=decision if decides else None,
+            region=region_of(roi, movie.shape[1:]),
         )
     aperture = acquisition.aperture
     if aperture is None:
         return chunks
     return (replace(chunk, molecules=aperture.applied(chunk.molecules)) for chunk in chunks)
+
+
+def _polishes(model: Localizer, psf: PSFFile | None, *, polish: bool | None) -> bool:
+    return knows_psf(model, psf) if polish is None else polish
 
 
 def localize_acquired(
@@ -316,15 +341,16 @@ def localize_acquired(
     *,
     psf: PSFFile | None = None,
     threshold: float = 0.5,
+    false_discovery_rate: float = 0.05,
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
-    polish: bool = False,
+    polish: bool | None = None,
 ) -> DetailedSteps[LocalizeReport, Localized]:
     """Localize in an open movie with a known acquisition, step by step.
 
     Args:
-        movie, model, acquisition, psf, threshold, roi, device, polish: as `localize_movie` takes
-            them.
+        movie, model, acquisition, psf, threshold, false_discovery_rate, roi, device, polish: as
+            `localize_movie` takes them.
 
     Yields:
         Once before the first frame, with what was estimated and the warnings; then after every
@@ -339,6 +365,7 @@ def localize_acquired(
         acquisition,
         psf=psf,
         threshold=threshold,
+        false_discovery_rate=false_discovery_rate,
         roi=roi,
         device=device,
         polish=polish,
@@ -390,8 +417,9 @@ def localize_file(
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
-    polish: bool = False,
+    polish: bool | None = None,
     threshold: float = 0.5,
+    false_discovery_rate: float = 0.05,
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
@@ -460,6 +488,7 @@ def localize_file(
             acquisition,
             psf=calibrated,
             threshold=threshold,
+            false_discovery_rate=false_discovery_rate,
             roi=roi,
             device=device,
             polish=polish,

@@ -22,14 +22,16 @@ from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
 from decode.io.movies import Movie
 from decode.io.psfs import PSFFile
+from decode.likelihood import decide
 from decode.likelihood import polish as polish_molecules
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import PSF
+from decode.verbs.region import Span, region_of
 from decode.verbs.sweep import Chunk
 
-__all__ = ["polish_movie", "psf_to_polish_with"]
+__all__ = ["Decision", "knows_psf", "polish_movie", "psf_to_polish_with"]
 
 OVERLAP = 4
 """number of frames before and after a block in which its molecules may still be on"""
@@ -37,6 +39,26 @@ BLOCK_FRAMES, BLOCK_PIXELS = 256, 2**22
 """most frames, and most pixels of these, that are polished at a time"""
 HEARTBEAT_S = 0.2
 """time between two reports while blocks are polished"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Which molecules the likelihood lists."""
+
+    threshold: float
+    """smallest probability"""
+    false_discovery_rate: float = 0.05
+    """largest expected share of false ones"""
+    axial: bool = True
+    """fit z"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.false_discovery_rate <= 1:
+            raise ValueError(
+                f"the false discovery rate is {self.false_discovery_rate}, must be above 0 and at "
+                "most 1"
+            )
 
 
 def polish_movie(
@@ -47,6 +69,8 @@ def polish_movie(
     device: torch.device,
     *,
     usual: UsualFrames | None = None,
+    decision: Decision | None = None,
+    region: tuple[Span, Span] | None = None,
 ) -> Iterator[Chunk]:
     """Polish the molecules of a movie, block by block, with the frames just before and after each.
 
@@ -61,10 +85,13 @@ def polish_movie(
         device: device of the computation.
         usual: statistics of frames that hold an image; others are left out.  None: computed from
             the movie.
+        decision: what `decode.likelihood.decide` lists of the molecules and besides; None: all
+            molecules are kept.
+        region: rows and columns of the molecules; None: all.
 
     Yields:
-        The molecules, refined by `decode.likelihood.polish`; meanwhile some chunks have no
-        molecules.
+        The molecules, refined by `decode.likelihood.polish` or listed by `decide`; meanwhile some
+        chunks have no molecules.
 
     Raises:
         ValueError: if the molecules come without uncertainties or background.
@@ -77,6 +104,8 @@ def polish_movie(
         camera=camera.to(device),
         device=device,
         depths_nm=_depths_nm(psf),
+        decision=decision,
+        region=region or region_of(None, movie.shape[1:]),
     )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
@@ -90,6 +119,11 @@ def polish_movie(
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def knows_psf(model: Localizer, psf: PSFFile | None) -> bool:
+    """Whether the PSF of a movie is known: calibrated, or that of the model's training."""
+    return psf is not None or model.psf is not None
 
 
 def psf_to_polish_with(model: Localizer, file: PSFFile | None, acquisition: Acquisition) -> PSF:
@@ -180,10 +214,12 @@ def _polished(
     camera: Camera,
     device: torch.device,
     depths_nm: tuple[float, float],
+    decision: Decision | None,
+    region: tuple[Span, Span],
 ) -> EmitterSet:
     """The polished molecules of a block's own frames."""
     before = block.chunk.molecules
-    if not len(before):
+    if not bool(block.usable.any()) or (decision is None and not len(before)):
         return before
     # frames without an image would be taken for background: those after them follow on those before
     numbers = block.first + torch.nonzero(block.usable)[:, 0]
@@ -191,12 +227,29 @@ def _polished(
     seen = block.seen[block.usable[block.seen.frame]]
     seen = replace(seen, frame=position[seen.frame]).to(device)
     adu = block.adu[block.usable].to(device)
-    parameters = psf.parameters_at(seen.xyz)
-    better = polish_molecules(psf, camera, adu, seen, parameters=parameters).to("cpu")
+    if decision is None:
+        parameters = psf.parameters_at(seen.xyz)
+        better = polish_molecules(psf, camera, adu, seen, parameters=parameters)
+    else:
+        rows, columns = region
+        better = decide(
+            psf,
+            camera,
+            adu,
+            seen,
+            threshold=decision.threshold,
+            false_discovery_rate=decision.false_discovery_rate,
+            region=(rows.as_slice, columns.as_slice),
+            axial=decision.axial and psf.z_range_nm is not None,
+        )
+    better = better.to("cpu")
     xyz = better.xyz.clone()
     xyz[:, 2].clamp_(*depths_nm)
     better = replace(better, xyz=xyz, frame=numbers[better.frame], metadata=before.metadata)
     own = (better.frame >= block.frames.start) & (better.frame < block.frames.stop)
+    if decision is not None:
+        x, y = (better.xyz[:, :2] / psf.pixel_size_nm).unbind(1)
+        own &= (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
     return better[own]
 
 

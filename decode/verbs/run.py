@@ -69,7 +69,8 @@ def run(
         z_step_nm, z_focus, frames_per_plane, downwards, z_of_frames, bead_positions: as for
             `calibrate_psf`.
         minutes: duration of the training.
-        polish: whether to refine the molecules with the calibrated PSF, as `localize_file` does.
+        polish: whether the likelihood decides and refines, with the calibrated PSF, as in
+            `localize_file`.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's.
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         settings: `section.key=value`, which replace values of the estimated recipe.

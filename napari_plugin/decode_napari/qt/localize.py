@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout
 
 from decode.emitters import EmitterSet
 from decode.progress import Progress
-from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.region import RegionField
 from decode_napari.qt.window import Window
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalizePanel"]
 
+POLISH = {"where the PSF is known": None, "always": True, "never": False}
+"""by the words of the window"""
 LOOKING = "Looking at this frame…"
 
 
@@ -49,8 +51,14 @@ class LocalizePanel(Panel):
         )
         self.polish = self.row(
             "polish",
-            QCheckBox(),
-            "Refine molecules by the likelihood of the frames; slower, with a goodness of fit",
+            choice(list(POLISH)),
+            "Let the likelihood of the frames decide which molecules there are, and refine them",
+        )
+        self.false_discovery_rate = self.row(
+            "false discoveries",
+            number(0.001, 1, 0.05, digits=3),
+            "Largest share of false molecules, 0 to 1, where the likelihood decides",
+            option="false-discovery-rate",
         )
         self.adapt = self.row(
             "adapt",
@@ -86,7 +94,7 @@ class LocalizePanel(Panel):
         self.state = note()
         self.column.addWidget(self.state)
         self.column.addStretch()
-        for name in ("threshold", "psf_sigma", "polish"):
+        for name in ("threshold", "psf_sigma", "polish", "false_discovery_rate"):
             dock.memory.bind(f"localize/{name}", getattr(self, name))
         self._again = QTimer(self)
         self._again.setSingleShot(True)
@@ -97,9 +105,9 @@ class LocalizePanel(Panel):
         self._hide_preview.setSingleShot(True)
         self._hide_preview.setInterval(50)
         self._hide_preview.timeout.connect(dock.view.end_preview)
-        for box in (self.threshold, self.psf_sigma):
+        for box in (self.threshold, self.psf_sigma, self.false_discovery_rate):
             box.valueChanged.connect(lambda _: self._changed())
-        self.polish.toggled.connect(lambda _: self._changed())
+        self.polish.currentTextChanged.connect(lambda _: self._changed())
         self.adapt.valueChanged.connect(lambda _: self.refresh())
         self.roi.changed.connect(self._changed)
         self.auto.toggled.connect(self._auto_changed)
@@ -182,7 +190,8 @@ class LocalizePanel(Panel):
         self.step.settings = LocalizeSettings(
             threshold=round(self.threshold.value(), 4),
             psf_sigma_nm=(self.psf_sigma.value() or None) if self.step.asks_psf_sigma() else None,
-            polish=self.polish.isChecked(),
+            polish=POLISH[self.polish.currentText()],
+            false_discovery_rate=round(self.false_discovery_rate.value(), 4),
             adapt=self.adapt.value() or None,
             frames=frames,
             roi=self.roi.region(),

@@ -40,7 +40,10 @@ class LocalizeSettings:
     """smallest probability of a molecule"""
     psf_sigma_nm: float | None = None
     """width of the PSF, for a model conditioned on it; None estimates it"""
-    polish: bool = False
+    false_discovery_rate: float = 0.05
+    """largest expected share of false molecules, where the likelihood decides"""
+    polish: bool | None = None
+    """let the likelihood decide and refine; None: wherever the PSF is known"""
     adapt: float | None = None
     """minutes of training a model for PSF and movie, unless one was; None takes the step Model's"""
     frames: tuple[int, int] | None = None
@@ -48,6 +51,12 @@ class LocalizeSettings:
     roi: Region | None = None
     """the part of the field to localize in; coordinates stay those of the whole frame"""
     device: str = "auto"
+
+    @property
+    def stated_rate(self) -> float | None:
+        """The false discovery rate, where it is not the usual one."""
+        usual = LocalizeSettings.false_discovery_rate
+        return None if self.false_discovery_rate == usual else self.false_discovery_rate
 
 
 @final
@@ -173,8 +182,10 @@ class LocalizeStep(Step):
             em_gain=movie.em_gain,
             psf_sigma=set_.psf_sigma_nm,
             psf=None if self.session.psf is None else self.session.psf.path,
-            polish=set_.polish,
+            polish=set_.polish or None,
+            no_polish=set_.polish is False or None,
             threshold=None if set_.threshold == 0.5 else set_.threshold,
+            false_discovery_rate=set_.stated_rate,
             frames=None if set_.frames is None else f"{set_.frames[0]}:{set_.frames[1]}",
             roi=None if set_.roi is None else region_text(set_.roi),
             allow_truncated=movie.allow_truncated,
@@ -198,8 +209,9 @@ class LocalizeStep(Step):
             pixel_size_nm=movie.stated_pixel_size_nm,
             em_gain=movie.em_gain,
             psf_sigma_nm=set_.psf_sigma_nm,
-            polish=set_.polish or None,
+            polish=set_.polish,
             threshold=None if set_.threshold == 0.5 else set_.threshold,
+            false_discovery_rate=set_.stated_rate,
             frames=None if set_.frames is None else slice(*set_.frames),
             roi=set_.roi,
             device=None if set_.device == "auto" else set_.device,
@@ -264,6 +276,7 @@ class LocalizeStep(Step):
                 replace(acquisition, estimates=(*said, *acquisition.estimates)),
                 psf=None if psf is None else psf.file,
                 threshold=settings.threshold,
+                false_discovery_rate=settings.false_discovery_rate,
                 roi=settings.roi,
                 device=settings.device,
                 polish=settings.polish,
@@ -364,6 +377,7 @@ def _localized(
         acquisition,
         psf=None if psf is None else psf.file,
         threshold=settings.threshold,
+        false_discovery_rate=settings.false_discovery_rate,
         roi=settings.roi,
         device=settings.device,
         polish=settings.polish,

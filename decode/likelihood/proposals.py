@@ -1,0 +1,604 @@
+"""Propose and decide: a network and the light it leaves propose, the likelihood decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn.functional import conv2d, max_pool2d
+
+from decode.emitters import EmitterSet
+from decode.likelihood.polish import NETWORK_SHARE, background_of, fit_jointly, windows_for
+from decode.likelihood.single import Fit
+from decode.optics.camera import DARKEST, Camera
+from decode.optics.psf import PSF, render
+
+__all__ = ["LEAST_LISTED", "LEAST_PROBABILITY", "decide"]
+
+LEAST_PROBABILITY = 0.25
+"""of a molecule of the network that is worth a fit"""
+LEAST_LISTED = 0.7
+"""probability of a molecule that is listed: of simulated movies the 3D efficiency is 0.8 better
+than with 0.5, and the Jaccard index the same"""
+ROUNDS = 3
+"""in which the light that is left is searched; a fourth finds 1 % more"""
+DEPTHS, FILTER_PX = 9, 15
+"""of the matched filters: depths, and their side"""
+LEAST_STATISTIC = 12.0
+"""of a peak of the matched filters: chi-squared of one degree of freedom, many times over"""
+LEAST_SIGNIFICANCE, LEAST_EVIDENCE = 2.5, 4.0
+"""photons over their sigma of a molecule that stays in the search, and the same with its
+neighbours in time"""
+CERTAIN = 0.7
+"""probability of a molecule of the network that stays in the search whatever its fit"""
+ALIGHT, VOUCHED = 4.0, 6.0
+"""photons over sigma of a molecule that is looked for in the frames before and after, and the
+largest that counts there"""
+SAME_NM, SAME_Z_NM = 80.0, 240.0
+"""up to so far from each other, rows of successive frames show one molecule"""
+APART_NM = 60.0
+"""two proposals nearer to each other are one"""
+PEAK_APART_NM = 150.0
+"""and so are a peak and a proposal from a neighbouring frame"""
+REACH_NM = 750.0
+"""around what is new or gone, molecules are fitted again"""
+PEAK_SIGMA_NM = (80.0, 80.0, 150.0)
+"""of a peak of the matched filters: its prior"""
+BLUR_PX = 1.5
+"""of the background of many frames, whose bumps would be taken for molecules"""
+FRAMES_AT_ONCE = 16
+"""through the matched filters: their images would fill the memory"""
+FAR_NM = 1e5
+"""between frames, where they are laid out along an axis"""
+DRAWN_INFORMATION = 1.04
+"""the patch in which light is taken off the frames holds all but so much of the bound"""
+
+SHARED_NM = 250.0
+"""up to so far from each other, two may share the light of one molecule"""
+OF_NETWORK = (-0.08, 0.53, 0.315, -0.12, 0.0, -0.076, 0.209, 0.361)
+OF_SEARCH = (-1.46, 1.0, 0.303, -0.196, -0.245, -0.126, 0.177, 0.0)
+"""of the logit of a probability by `_Hypotheses.features`, for molecules that the network proposed
+and for others: logistic regressions on simulated movies (`benchmarks/proposals.py`)"""
+DOUBTS, CROWDED_NM = (1.6, 0.57, 1.08, 1.08), 200.0
+"""of the logarithm of the factor of a variance: for molecules that were added, by the logarithms
+of the deviance and of the network's sigma over that of the fit, and by how near the next one is;
+measured there, too"""
+
+
+@torch.no_grad()
+def decide(
+    psf: PSF,
+    camera: Camera,
+    adu: Tensor,
+    proposals: EmitterSet,
+    *,
+    threshold: float = LEAST_LISTED,
+    false_discovery_rate: float = 0.05,
+    region: tuple[slice, slice] | None = None,
+    axial: bool | None = None,
+) -> EmitterSet:
+    """Molecules of a movie: those of a network that the likelihood confirms, and those it lacks.
+
+    All proposals are fitted together (`fit_jointly`).  Those of little evidence go; matched
+    filters of the PSF at several depths look for others in the light that is left, and molecules
+    are looked for in the frames before and after those they are found in.  What is new or gone is
+    fitted again with all around it, and so on for some rounds.  In the end each molecule has a
+    probability by a logistic regression on its evidence (photons over their sigma, also in the
+    frames beside its own), the network's opinion, its precision and what the fit leaves
+    unexplained.  Listed are the most probable, as many as keep the expected share of false ones
+    (the Bayesian false discovery rate; Newton et al., Biostatistics 5, 155, 2004) below a limit.
+
+    Args:
+        psf: the point spread function.
+        camera: its maps, if any, are as large as the frames.
+        adu: (t, y, x) counts of successive frames.
+        proposals: a network's molecules down to `LEAST_PROBABILITY`, with `background`,
+            `probability`, `xyz_sigma` and `photons_sigma`; frames count from the first of `adu`.
+        threshold: smallest probability of a molecule that is listed.
+        false_discovery_rate: largest expected share of false ones among those listed.
+        region: rows and columns in whose light molecules are looked for; None: all.
+        axial: fit z; otherwise it is 0, with a sigma of NaN.  None: where the PSF tells depths
+            apart, and the proposals state z.
+
+    Returns:
+        Molecules in the order of frames, polished (see `polish`), with the probability that the
+        likelihood leaves them.
+
+    Raises:
+        ValueError: if the proposals lack a column, or lie in none of the frames.
+
+    Example:
+        >>> from decode import Camera, GaussianPSF
+        >>> camera = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
+        >>> psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+        >>> at = torch.tensor([[1650.0, 1420.0, 0.0]])
+        >>> light = 3000 * psf.integrate_pixels(at % 100 + 100 * (psf.patch_px // 2))
+        >>> expected = torch.full((1, 32, 32), 20.0)
+        >>> k = psf.patch_px // 2
+        >>> expected[0, 14 - k : 15 + k, 16 - k : 17 + k] += light[0].detach()
+        >>> adu = camera.sample(expected, torch.Generator().manual_seed(0))
+        >>> found = decide(psf, camera, adu, EmitterSet.empty())
+        >>> len(found), bool((found.xyz - at).norm() < 20)
+        (1, True)
+    """
+    proposals = _checked(proposals, adu)
+    stated = proposals.xyz_sigma
+    if axial is None:
+        flat = stated is not None and len(stated) > 0 and bool(stated[:, 2].isnan().all())
+        axial = psf.z_range_nm is not None and not flat
+    search = _Search(psf, camera, adu, axial=axial, region=region)
+    found = search.run(proposals)
+    found = search.linked(found)
+    probability = found.probability()
+    listed = _listed(probability, threshold=threshold, rate=false_discovery_rate)
+    found = replace(found, proposed=replace(found.proposed, probability=probability.float()))
+    return found[listed].molecules().sorted_by_frame()
+
+
+def _checked(proposals: EmitterSet, adu: Tensor) -> EmitterSet:
+    """Proposals with all their columns; there may be none."""
+    if not len(proposals):
+        nothing = adu.new_zeros(0, dtype=torch.float32)
+        return EmitterSet(
+            frame=proposals.frame,
+            xyz=proposals.xyz,
+            photons=nothing,
+            background=nothing,
+            probability=nothing,
+            xyz_sigma=proposals.xyz,
+            photons_sigma=nothing,
+            metadata=proposals.metadata,
+        ).to(adu.device)
+    needed = ("background", "probability", "xyz_sigma", "photons_sigma")
+    missing = [name for name in needed if name not in proposals.columns()]
+    if missing:
+        raise ValueError(
+            f"proposals need {', '.join(missing)}: pass molecules as a network finds them"
+        )
+    return proposals
+
+
+def _listed(probability: Tensor, *, threshold: float, rate: float) -> Tensor:
+    """(n,) bool: the most probable, of which an expected share of at most `rate` is false."""
+    order = torch.argsort(probability, descending=True)
+    ranks = torch.arange(1, len(order) + 1, device=order.device)
+    false = (1 - probability[order]).cumsum(0) / ranks
+    listed = torch.zeros_like(probability, dtype=torch.bool)
+    listed[order] = (false <= rate) & (probability[order] >= threshold)
+    return listed
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Hypotheses:
+    """Molecules that may exist, row by row."""
+
+    proposed: EmitterSet
+    """as they were proposed: the prior of their fit"""
+    fit: Fit
+    added: Tensor
+    """(n,) bool; not of the network"""
+
+    @classmethod
+    def of(cls, proposed: EmitterSet, *, added: bool) -> _Hypotheses:
+        """Proposals that nothing was fitted to so far."""
+        assert proposed.background is not None
+        n, device = len(proposed), proposed.xyz.device
+        no = torch.zeros(n, dtype=torch.bool, device=device)
+        fit = Fit(
+            xyz=proposed.xyz,
+            photons=proposed.photons,
+            background=proposed.background,
+            covariance=torch.full((n, 5, 5), torch.nan, device=device),
+            deviance=torch.ones(n, device=device),
+            converged=no,
+            alone=no,
+        )
+        return cls(proposed=proposed, fit=fit, added=no | added)
+
+    def __len__(self) -> int:
+        return len(self.added)
+
+    def __getitem__(self, rows: Tensor) -> _Hypotheses:
+        return _Hypotheses(proposed=self.proposed[rows], fit=self.fit[rows], added=self.added[rows])
+
+    def __add__(self, others: _Hypotheses) -> _Hypotheses:
+        if not len(others):
+            return self
+        if not len(self):
+            return others
+        return _Hypotheses(
+            proposed=EmitterSet.cat([self.proposed, others.proposed]),
+            fit=Fit.cat([self.fit, others.fit]),
+            added=torch.cat([self.added, others.added]),
+        )
+
+    def none(self) -> _Hypotheses:
+        """No rows, with the same columns."""
+        return self[torch.zeros_like(self.added)]
+
+    @property
+    def frame(self) -> Tensor:
+        return self.proposed.frame
+
+    @property
+    def significance(self) -> Tensor:
+        """(n,) photons over their standard deviation; 0 where nothing was fitted."""
+        return (self.fit.photons / self.fit.photons_sigma).nan_to_num(0.0)
+
+    @property
+    def points(self) -> npt.NDArray[np.float64]:
+        """(n, 3) x and y, and the frame as a third axis along which frames lie apart."""
+        xy, frame = self.fit.xyz[:, :2].double().cpu(), self.frame.double().cpu()
+        return np.column_stack([xy.numpy(), frame.numpy() * FAR_NM])
+
+    @property
+    def tree(self) -> cKDTree:
+        return cKDTree(self.points, balanced_tree=False)
+
+    def near(self, others: _Hypotheses, reach_nm: float) -> Tensor:
+        """(n,) bool: whether one of the others is near in the same frame."""
+        if not len(others) or not len(self):
+            return torch.zeros_like(self.added)
+        distance, _ = others.tree.query(self.points, distance_upper_bound=reach_nm)
+        return torch.from_numpy(np.isfinite(distance)).to(self.added.device)
+
+    def beside(self, step: int) -> Tensor:
+        """(n,) the nearest row within `SAME_NM` in the frame so many frames later; else -1."""
+        if not len(self):
+            return self.frame
+        points = self.points + np.array([0.0, 0.0, step * FAR_NM])
+        _, row = self.tree.query(points, distance_upper_bound=SAME_NM)
+        return torch.from_numpy(np.where(row == len(self), -1, row)).to(self.frame.device)
+
+    def vouched(self) -> Tensor:
+        """(n,) sum of squared significance of the same molecule in the frames before and after."""
+        significance, z = self.significance, self.fit.xyz[:, 2]
+        total = torch.zeros_like(significance)
+        for step in (-1, 1):
+            row = self.beside(step)
+            same = (row >= 0) & ((z[row] - z).abs() < SAME_Z_NM)
+            total += torch.where(same, significance[row].clamp(0, VOUCHED) ** 2, 0.0)
+        return total
+
+    def plausible(self, z_range_nm: tuple[float, float] | None) -> Tensor:
+        """(n,) bool: whether there is evidence enough to stay in the search."""
+        significance = self.significance
+        evidence = (significance.square() + self.vouched()).sqrt()
+        enough = (significance > LEAST_SIGNIFICANCE) & (evidence > LEAST_EVIDENCE)
+        if z_range_nm is not None:
+            low, high = z_range_nm
+            enough &= (self.fit.xyz[:, 2] > low) & (self.fit.xyz[:, 2] < high)
+        assert self.proposed.probability is not None
+        enough |= ~self.added & (self.proposed.probability > CERTAIN)
+        if len(self) < 2:
+            return enough
+        # two that share the light of one molecule are both weak: only the weaker one goes
+        _, rows = self.tree.query(self.points, k=2, distance_upper_bound=SHARED_NM)
+        other = torch.from_numpy(rows[:, 1]).to(enough.device)
+        has = other < len(self)
+        other = torch.where(has, other, 0)
+        stronger = has & ~enough[other] & (significance > significance[other])
+        return enough | stronger
+
+    def probability(self) -> Tensor:
+        """(n,) float64: of each to be true."""
+        features = self.features()
+        network, search = (features @ features.new_tensor(w) for w in (OF_NETWORK, OF_SEARCH))
+        return torch.sigmoid(torch.where(self.added, search, network))
+
+    def features(self) -> Tensor:
+        """(n, 8) float64: what tells true molecules from false ones.
+
+        1, and logarithms of photons over sigma, of that of the frames beside, of the lateral sigma
+        in 100 nm and of the deviance; photons over sigma, and the same over the deviance; the
+        network's logit.
+        """
+        assert self.proposed.probability is not None
+        significance = self.significance.clamp(0.3, 100)
+        sigma = self.fit.xyz_sigma[:, :2].amax(1).nan_to_num(1e3).clamp(1.0, 300.0)
+        deviance = self.fit.deviance.nan_to_num(8.0).clamp(0.9, 8.0)
+        columns = (
+            torch.ones_like(significance),
+            significance.log(),
+            self.vouched().log1p(),
+            (sigma / 100).log(),
+            deviance.log(),
+            significance.clamp_max(20.0),
+            significance.clamp_max(20.0) / deviance,
+            torch.logit(self.proposed.probability.clamp(0.02, 0.995)),
+        )
+        return torch.stack([column.double() for column in columns], 1)
+
+    def molecules(self) -> EmitterSet:
+        """Their table: the fit, and the network where the likelihood is flat.
+
+        The network's weight is `NETWORK_SHARE` times the variance of the fit over its own, all
+        where the fit knows nothing, as along z beyond the measured depths of the PSF.
+        """
+        proposed, fit = self.proposed, self.fit
+        stated, photons_sigma = proposed.xyz_sigma, proposed.photons_sigma
+        assert stated is not None
+        assert photons_sigma is not None
+        own = torch.cat([proposed.xyz, proposed.photons[:, None]], 1)
+        own_variance = torch.cat([stated, photons_sigma[:, None]], 1).square()
+        mean = torch.cat([fit.xyz, fit.photons[:, None]], 1).to(own)
+        variance = fit.covariance.diagonal(dim1=1, dim2=2)[:, :4].clamp_min(0).to(own)
+        known = variance.isfinite() & mean.isfinite()
+        share = (NETWORK_SHARE * variance / own_variance).clamp_max(1).masked_fill(~known, 1.0)
+        variance = variance * self._inflation()[:, None].to(own)
+        apart = (mean - own).masked_fill(~known, 0.0)
+        mixed = (own + (1 - share) * apart).where(known, own)
+        spread = share * own_variance + (1 - share) * variance.where(known, own_variance)
+        sigma = (spread + share * (1 - share) * apart.square()).sqrt()
+        return replace(
+            proposed,
+            xyz=mixed[:, :3],
+            photons=mixed[:, 3],
+            background=fit.background.to(own),
+            xyz_sigma=sigma[:, :3],
+            photons_sigma=sigma[:, 3],
+            goodness=fit.deviance.to(own),
+            polished=fit.converged,
+        )
+
+    def _inflation(self) -> Tensor:
+        """(n,) factor of the variance: molecules that nobody saw shine into the fits."""
+        stated = self.proposed.xyz_sigma
+        assert stated is not None
+        ratio = stated[:, :2].mean(1) / self.fit.xyz_sigma[:, :2].mean(1)
+        doubt = ratio.nan_to_num(1.0).clamp(1.0, 20.0).log().masked_fill(self.added, 0.0)
+        columns = (
+            self.added,
+            self.fit.deviance.clamp(1.0, 6.0).log(),
+            doubt,
+            (-self._distance() / CROWDED_NM).exp(),
+        )
+        features = torch.stack([column.double() for column in columns], 1)
+        return (features @ features.new_tensor(DOUBTS)).exp()
+
+    def _distance(self) -> Tensor:
+        """(n,) nm to the nearest other row of the frame; infinite without one."""
+        if len(self) < 2:
+            return torch.full_like(self.significance, torch.inf)
+        distance, _ = self.tree.query(self.points, k=2, distance_upper_bound=10 * CROWDED_NM)
+        return torch.from_numpy(distance[:, 1]).to(self.significance)
+
+
+@final
+class _Search:
+    """Frames, and the light of the molecules that are taken off them."""
+
+    def __init__(
+        self,
+        psf: PSF,
+        camera: Camera,
+        adu: Tensor,
+        *,
+        axial: bool,
+        region: tuple[slice, slice] | None = None,
+    ) -> None:
+        self._psf, self._camera, self._adu = psf, camera.to(adu.device), adu
+        self.axial = axial
+        self._z_range_nm = psf.z_range_nm if axial else None
+        self._photons = self._camera.without_bad(self._camera.to_photons(adu)).float()
+        self._noise = self._camera.noise.map(lambda value: value.to(self._photons))
+        self._good = torch.ones_like(self._photons[0])
+        if self._camera.bad is not None:
+            self._good = self._good.masked_fill(self._camera.bad, 0)
+        self._searched = torch.zeros_like(self._good, dtype=torch.bool)
+        self._searched[region or (slice(None), slice(None))] = True
+        self._light = torch.zeros_like(self._photons)
+        self._background: Tensor | None = None
+        side = windows_for(psf, camera, axial=self.axial, most=[DRAWN_INFORMATION])[0]
+        self._drawn = psf.with_patch(side)
+        self._depths, self._filters = _matched_filters(psf, self._z_range_nm, adu.device)
+        self._rejected = _Hypotheses.of(_checked(EmitterSet.empty(), adu), added=True)
+
+    def run(self, proposals: EmitterSet) -> _Hypotheses:
+        """All that stays of the proposals, and what is found besides."""
+        found = self._fitted(_Hypotheses.of(proposals, added=False), None)
+        self._draw(found, 1)
+        for rounds_left in reversed(range(ROUNDS + 2)):
+            stay = found.plausible(self._z_range_nm)
+            gone, found = found[~stay], found[stay]
+            self._draw(gone, -1)
+            self._rejected += _Hypotheses.of(gone.proposed[gone.added], added=True)
+            new = self._lacking(found) if rounds_left > 1 else self._rejected.none()
+            if not len(gone) and not len(new):
+                break
+            whole = found + new
+            moving = whole.near(gone + new, REACH_NM)
+            self._draw(found[moving[: len(found)]], -1)
+            found = self._fitted(whole, moving)
+            self._draw(found[moving], 1)
+        return found
+
+    def linked(self, found: _Hypotheses) -> _Hypotheses:
+        """The same molecules, where those of successive frames share positions."""
+        for _ in range(2):
+            found = self._fitted(found, None, coarse=False)
+        return found
+
+    def _fitted(
+        self, found: _Hypotheses, moving: Tensor | None, *, coarse: bool = True
+    ) -> _Hypotheses:
+        fit = fit_jointly(
+            self._psf,
+            self._camera,
+            self._adu,
+            found.proposed,
+            axial=self.axial,
+            parameters=self._psf.parameters_at(found.fit.xyz),
+            before=found.fit,
+            moving=moving,
+            coarse=coarse,
+            background=self._background,
+        )
+        # a fit that ran away is where it was, without any significance
+        finite = torch.isfinite(fit.xyz).all(1) & torch.isfinite(fit.photons + fit.background)
+        lost = replace(found.fit, covariance=torch.full_like(fit.covariance, torch.nan))
+        return replace(found, fit=fit.where(finite, lost))
+
+    def _draw(self, found: _Hypotheses, sign: int) -> None:
+        """Add the light of molecules, or take it off."""
+        height, width = self._light.shape[1:]
+        light = render(
+            self._drawn,
+            frame=found.frame,
+            xyz=found.fit.xyz.to(self._light),
+            photons=found.fit.photons.to(self._light),
+            n_frames=len(self._light),
+            shape=(height, width),
+            parameters=self._psf.parameters_at(found.fit.xyz),
+        )
+        self._light.add_(light, alpha=sign)
+
+    def _lacking(self, found: _Hypotheses) -> _Hypotheses:
+        """What the light that is left, and the frames before and after, propose."""
+        left = self._left()
+        beside = [self._beside(found, left, step) for step in (-1, 1)]
+        continued = _Hypotheses.of(EmitterSet.cat(beside), added=True)
+        continued = self._distinct(continued, found + self._rejected, APART_NM)
+        peaks = _Hypotheses.of(self._peaks(left), added=True)
+        peaks = self._distinct(peaks, self._rejected, APART_NM)
+        return continued + self._distinct(peaks, continued, PEAK_APART_NM)
+
+    def _left(self) -> _Left:
+        """Matched filters of the light that is left: the most likely depth in each pixel."""
+        rest, bright = self._photons - self._light, self._light.clamp_min(0)
+        level = rest.median().clamp_min(DARKEST)
+        weight = self._good / self._noise.variance(bright + level)
+        background = background_of(rest, weight, least_blur_px=BLUR_PX).clamp_min(DARKEST)
+        self._background = background
+        # lamps flicker and bleach: each frame has a level of its own
+        above, below = (weight * rest).sum((1, 2)), (weight * background).sum((1, 2))
+        level = (above / below.clamp_min(1e-12)).clamp_min(0)[:, None, None] * background
+        weight = self._good / self._noise.variance(bright + level)
+        residual = weight * (rest - level)
+        parts = zip(residual.split(FRAMES_AT_ONCE), weight.split(FRAMES_AT_ONCE), strict=True)
+        matched = [_matched(self._filters, *part) for part in parts]
+        statistic, photons, depth = (torch.cat(maps) for maps in zip(*matched, strict=True))
+        return _Left(statistic=statistic, photons=photons, depth=depth, background=background)
+
+    def _peaks(self, left: _Left) -> EmitterSet:
+        """Peaks of the matched filters."""
+        statistic = left.statistic
+        peak = (statistic == max_pool2d(statistic, 5, 1, 2)) & (statistic > LEAST_STATISTIC)
+        frame, y, x = torch.nonzero(peak & self._searched, as_tuple=True)
+        place = torch.stack([x + 0.5, y + 0.5], 1) * self._psf.pixel_size_nm
+        depth = self._depths[left.depth[frame, y, x]]
+        photons = left.photons[frame, y, x]
+        sigma = photons.new_tensor(PEAK_SIGMA_NM).repeat(len(frame), 1)
+        if not self.axial:
+            sigma[:, 2] = torch.nan
+        return _proposal(
+            frame=frame,
+            xyz=torch.cat([place, depth[:, None]], 1),
+            photons=photons,
+            background=left.background[y, x],
+            xyz_sigma=sigma,
+            photons_sigma=photons,
+        )
+
+    def _beside(self, found: _Hypotheses, left: _Left, step: int) -> EmitterSet:
+        """Molecules in the frames beside their own, where they are not known to be on."""
+        n_frames, height, width = self._light.shape
+        frame = found.frame + step
+        x, y = (found.fit.xyz[:, :2] / self._psf.pixel_size_nm).floor().long().unbind(1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        inside &= (frame >= 0) & (frame < n_frames)
+        sure = (found.significance > ALIGHT) & (found.fit.xyz_sigma[:, :2].amax(1) < 50.0)
+        rows = torch.nonzero(inside & sure & (found.beside(step) < 0))[:, 0]
+        rows = rows[left.statistic[frame[rows], y[rows], x[rows]] > 0]
+        frame, y, x = frame[rows], y[rows], x[rows]
+        photons = left.photons[frame, y, x].clamp_min(100.0)
+        return _proposal(
+            frame=frame,
+            xyz=found.fit.xyz[rows].to(photons),
+            photons=photons,
+            background=left.background[y, x],
+            xyz_sigma=found.fit.xyz_sigma[rows].clamp_max(200.0).to(photons),
+            photons_sigma=2 * photons,
+        )
+
+    def _distinct(self, new: _Hypotheses, known: _Hypotheses, reach_nm: float) -> _Hypotheses:
+        """The new ones that are near none of the known ones, nor one another."""
+        new = new[~new.near(known, reach_nm)]
+        if not len(new):
+            return new
+        kept = np.ones(len(new), bool)
+        for first, second in sorted(new.tree.query_pairs(reach_nm)):
+            kept[second] &= not kept[first]
+        return new[torch.from_numpy(kept).to(new.added.device)]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """Matched filters of the light that molecules leave, (t, y, x) each."""
+
+    statistic: Tensor
+    """twice the gain in log-likelihood by a molecule in the pixel's middle"""
+    photons: Tensor
+    """of this molecule"""
+    depth: Tensor
+    """number of its depth"""
+    background: Tensor
+    """(y, x) photons per pixel"""
+
+
+def _proposal(
+    *,
+    frame: Tensor,
+    xyz: Tensor,
+    photons: Tensor,
+    background: Tensor,
+    xyz_sigma: Tensor,
+    photons_sigma: Tensor,
+) -> EmitterSet:
+    return EmitterSet(
+        frame=frame,
+        xyz=xyz,
+        photons=photons,
+        background=background,
+        probability=torch.zeros_like(photons),
+        xyz_sigma=xyz_sigma,
+        photons_sigma=photons_sigma,
+    )
+
+
+def _matched(filters: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Statistic, photons and number of the filter that fits best, (t, y, x) each.
+
+    Args:
+        filters: (n, side, side).
+        residual: (t, y, x) photons that are left, times their weight.
+        weight: (t, y, x) inverse variances.
+    """
+    kernels = filters[:, None]
+    score = conv2d(residual[:, None], kernels, padding="same").clamp_min_(0)
+    information = conv2d(weight[:, None], kernels.square(), padding="same").clamp_min_(1e-12)
+    amplitude = score / information
+    statistic, which = score.mul_(amplitude).max(1)
+    return statistic, amplitude.gather(1, which[:, None])[:, 0], which
+
+
+def _matched_filters(
+    psf: PSF, z_range_nm: tuple[float, float] | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(n,) depths in nm, and (n, side, side) images of the PSF there, blind to even light."""
+    low, high = z_range_nm or (0.0, 0.0)
+    n = 1 if z_range_nm is None else DEPTHS
+    edges = torch.linspace(low, high, n + 1)
+    depths = (edges[1:] + edges[:-1]) / 2
+    middle = torch.full((n, 2), (FILTER_PX // 2 + 0.5) * psf.pixel_size_nm)
+    places = torch.cat([middle, depths[:, None]], 1).to(device)
+    parameters = psf.parameters_at(places)
+    images = psf.with_patch(FILTER_PX).integrate_pixels(places, parameters).float()
+    return depths.to(device), images - images.mean((1, 2), keepdim=True)
