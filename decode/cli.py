@@ -250,6 +250,15 @@ def localize(
             help="Suffix of a file to write (see: decode formats); without: csv, hdf5 and png.",
         ),
     ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            metavar="K",
+            min=0,
+            help="Also write K draws of the posterior: <movie>.sample-01.csv, ...",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     device: Device = "auto",
     allow_truncated: Annotated[
         bool,
@@ -277,14 +286,18 @@ def localize(
     from decode.io.movies import in_natural_order
     from decode.io.psfs import read_psf
     from decode.models import load_model
-    from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
+    from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files, sample_files
     from decode.verbs.region import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
     written = formats or DEFAULT_FORMATS
+    if polish and samples:
+        raise ValueError("draws are of the posterior of the network: choose --samples or --polish")
     outputs = [file for parts in sources for file in localize_files(parts[0], out, written)]
+    draws = [sample_files(parts[0], out, written, samples) for parts in sources]
+    outputs += [file for of_movie in draws for files in of_movie for file in files]
     inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
     check_outputs(outputs, inputs=inputs, folder=out)
     network = None if model is None else load_model(model)
@@ -307,6 +320,8 @@ def localize(
         "device": device,
         "allow_truncated": allow_truncated,
         "polish": polish,
+        "samples": samples,
+        "seed": seed,
     }
     results: list[dict[str, Any]] = []
     codes = [0]

@@ -25,6 +25,7 @@ __all__ = [
     "psf_files",
     "recipe_files",
     "run_files",
+    "sample_files",
     "simulate_files",
     "table_files",
     "table_inputs",
@@ -169,6 +170,34 @@ def localize_files(
     stem = Path(os.path.abspath(movie)).name if movie.is_dir() else movie.stem
     named = [folder / f"{stem}.{suffix}" for suffix in known if suffix in chosen]
     return tuple(file for path in named for file in table_inputs(path))
+
+
+def sample_files(
+    movie: Path, folder: Path, chosen: Sequence[str] = DEFAULT_FORMATS, number: int = 1
+) -> tuple[tuple[Path, ...], ...]:
+    """The tables of each draw of a posterior, beside those of `localize_files`.
+
+    >>> sample_files(Path("movie.tif"), Path("out"), ["csv"], 2)[1][0].name
+    'movie.sample-02.csv'
+
+    Args:
+        chosen: of `output_formats`; draws have no picture.
+        number: number of draws.
+
+    Raises:
+        ValueError: if there are draws, but no format of tables.
+    """
+    tables = [suffix for suffix in chosen if suffix != "png"]
+    if not number:
+        return ()
+    if not tables:
+        raise ValueError("draws of the posterior are tables: choose a format of tables, as csv")
+    whole = localize_files(movie, folder, tables)
+    digits = max(2, len(str(number)))
+    return tuple(
+        tuple(path.with_name(f"{path.stem}.sample-{k:0{digits}d}{path.suffix}") for path in whole)
+        for k in range(1, number + 1)
+    )
 
 
 def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -27,13 +28,14 @@ from decode.io.tables.together import TableWriters
 from decode.likelihood.proposals import LEAST_LISTED, LEAST_PROBABILITY
 from decode.models import load_model
 from decode.network.localizer import Localizer
-from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files
+from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files, sample_files
 from decode.postprocess.depth_ends import DepthEnds
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.rendering import save_picture
 from decode.verbs.adapt import adapt as adapt_model
 from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.checking import Checking
+from decode.verbs.draws import Draws
 from decode.verbs.polish import Decision, knows_psf, polish_movie, psf_to_polish_with
 from decode.verbs.region import region_of
 from decode.verbs.sweep import Chunk, sweep
@@ -64,6 +66,8 @@ class LocalizeReport:
     """number of molecules of all frames done"""
     frames_done: int
     frames_total: int
+    samples: tuple[EmitterSet, ...] = ()
+    """draws of the posterior of the frames since the last step"""
     checks: tuple[Check, ...] = ()
     """whether the molecules are right for the movie; at the end"""
 
@@ -262,6 +266,8 @@ def localize_movie(
     device: str = "auto",
     polish: bool | None = None,
     posteriors: bool = False,
+    samples: int = 0,
+    seed: int = 0,
 ) -> Iterator[Chunk]:
     """Localize the molecules of an open movie, chunk after chunk: the generator below `localize`.
 
@@ -272,6 +278,7 @@ def localize_movie(
         psf, threshold, false_discovery_rate, roi, device, polish: as for `localize`.
         posteriors: whether chunks carry the network's posterior of their frames, too, in its own
             coordinates of z and photons, and not polished.
+        samples, seed: as for `localize_file`; chunks carry the draws.
 
     Returns:
         Molecules of the next frames, as from `sweep`; during polishing, some chunks have no
@@ -281,6 +288,8 @@ def localize_movie(
         ValueError: if PSF, pixel size, camera or region do not fit the model or the movie.
         OSError: if the movie cannot be read.
     """
+    if polish and samples:
+        raise ValueError("draws are of the posterior of the network: choose samples or polish")
     optics = KnownOptics(
         pixel_size_nm=acquisition.pixel_size_nm,
         shape=movie.shape[1:],
@@ -289,7 +298,7 @@ def localize_movie(
         pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
     )
     known = model.domain.conditioning(optics)
-    polish = _polishes(model, psf, polish=polish) and not posteriors
+    polish = _polishes(model, psf, polish=polish) and not (posteriors or samples)
     decision = Decision(
         threshold=max(threshold, LEAST_LISTED),
         false_discovery_rate=false_discovery_rate,
@@ -306,13 +315,19 @@ def localize_movie(
         device=device,
         roi=roi,
         usual=acquisition.usual,
-        posteriors=posteriors,
+        posteriors=posteriors or samples > 0,
     )
+    if samples:
+        region = region_of(roi, movie.shape[1:])
+        corner = region[0].start, region[1].start
+        draws, first = Draws(samples, seed=seed, corner_px=corner), movie.frames.start
+        chunks = (replace(chunk, samples=draws.of(chunk, first_frame=first)) for chunk in chunks)
     facts = acquisition.facts(movie, threshold=threshold).metadata()
-    chunks = (
-        replace(chunk, molecules=replace(known.placed(chunk.molecules), metadata=facts))
-        for chunk in chunks
-    )
+
+    def placed(molecules: EmitterSet) -> EmitterSet:
+        return replace(known.placed(molecules), metadata=facts)
+
+    chunks = (chunk.each(placed) for chunk in chunks)
     if polish:
         chunks = polish_movie(
             chunks,
@@ -327,7 +342,7 @@ def localize_movie(
     aperture = acquisition.aperture
     if aperture is None:
         return chunks
-    return (replace(chunk, molecules=aperture.applied(chunk.molecules)) for chunk in chunks)
+    return (chunk.each(aperture.applied) for chunk in chunks)
 
 
 def _polishes(model: Localizer, psf: PSFFile | None, *, polish: bool | None) -> bool:
@@ -345,12 +360,14 @@ def localize_acquired(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     polish: bool | None = None,
+    samples: int = 0,
+    seed: int = 0,
 ) -> DetailedSteps[LocalizeReport, Localized]:
     """Localize in an open movie with a known acquisition, step by step.
 
     Args:
-        movie, model, acquisition, psf, threshold, false_discovery_rate, roi, device, polish: as
-            `localize_movie` takes them.
+        movie, model, acquisition, psf, threshold, false_discovery_rate, roi, device, polish,
+        samples, seed: as `localize_movie` takes them.
 
     Yields:
         Once before the first frame, with what was estimated and the warnings; then after every
@@ -369,6 +386,8 @@ def localize_acquired(
         roi=roi,
         device=device,
         polish=polish,
+        samples=samples,
+        seed=seed,
     )
     report = LocalizeReport(
         acquisition=acquisition,
@@ -386,6 +405,7 @@ def localize_acquired(
         report = replace(
             report,
             molecules=chunk.molecules,
+            samples=chunk.samples,
             n_molecules=report.n_molecules + len(chunk.molecules),
             frames_done=chunk.frames_done,
         )
@@ -393,7 +413,7 @@ def localize_acquired(
         yield Progress(report.frames_done / len(movie), message, detail=report)
     checks = checking.checks
     nothing = EmitterSet.empty(report.molecules.metadata)
-    report = replace(report, molecules=nothing, checks=checks)
+    report = replace(report, molecules=nothing, samples=(), checks=checks)
     failed = tuple(str(check) for check in checks if check.failed)
     yield Progress(1.0, message, failed, report)
     return Localized(
@@ -423,6 +443,8 @@ def localize_file(
     frames: slice | None = None,
     roi: tuple[slice, slice] | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
+    samples: int = 0,
+    seed: int = 0,
     device: str = "auto",
     allow_truncated: bool = False,
 ) -> DetailedSteps[LocalizeReport | None, Localized]:
@@ -450,7 +472,11 @@ def localize_file(
         ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
     """
     paths, out = in_natural_order([path] if isinstance(path, str | Path) else path), Path(out)
-    files = localize_files(paths[0], out, formats)
+    if samples and polish is None:
+        polish = False
+    found_files = localize_files(paths[0], out, formats)
+    draws = sample_files(paths[0], out, formats, samples)
+    files = tuple(chain(found_files, *draws))
     check_outputs(files, inputs=[*paths, model, psf, *stated_files(camera)], folder=out)
     picture = next((file for file in files if file.suffix == ".png"), None)
     calibrated = _calibrated(psf)
@@ -492,30 +518,43 @@ def localize_file(
             roi=roi,
             device=device,
             polish=polish,
+            samples=samples,
+            seed=seed,
         )
         stated = acquisition.facts(movie, threshold=threshold)
         facts = stated.metadata()
         drawn: list[EmitterSet] = []
-        tabulated = [file for file in files if file.suffix in written_formats()]
-        with TableWriters(tabulated, facts) as tables:
+        named = [found_files, *draws]
+        with ExitStack() as opened:
+            tables, *sampled = (
+                opened.enter_context(TableWriters(_tables(files_of), facts)) for files_of in named
+            )
 
             def written(progress: Progress[LocalizeReport]) -> Progress[LocalizeReport | None]:
                 molecules = progress.detail.molecules
                 if progress.detail.frames_done:
                     tables.write(molecules)
+                    # the last step, of the checks, has no draws
+                    for table, draw in zip(sampled, progress.detail.samples, strict=False):
+                        table.write(draw)
                     if picture is not None:
                         drawn.append(_drawable(molecules))
                 return progress
 
             found = yield from relayed(steps, written)
             facts |= replace(stated, checks=found.checks).metadata()
-    failures = [*tables.failures]
+    every = [tables, *sampled]
+    failures = [failure for table in every for failure in table.failures]
     if picture is not None:
         failures += _draw(drawn, picture)
     if failures:
-        kept = ", ".join(map(str, tables.written)) or "nothing"
+        kept = ", ".join(str(file) for table in every for file in table.written) or "nothing"
         raise OSError("; ".join([*failures, f"written: {kept}"]))
     return replace(found, files=files)
+
+
+def _tables(files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if file.suffix in written_formats()]
 
 
 def _network(

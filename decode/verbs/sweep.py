@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +46,16 @@ class Chunk:
     posterior: SetPosterior | None = None
     """posterior of the next frames, where requested; positions count from the corner of the
     region"""
+    samples: tuple[EmitterSet, ...] = ()
+    """draws from the posterior of these frames, where they were asked for (`Draws`)"""
+
+    def each(self, change: Callable[[EmitterSet], EmitterSet]) -> Chunk:
+        """The chunk with a change to its molecules, those of the draws included."""
+        return replace(
+            self,
+            molecules=change(self.molecules),
+            samples=tuple(change(sample) for sample in self.samples),
+        )
 
 
 def sweep(
