@@ -143,7 +143,8 @@ def whole(
                 psf_sigma_nm=130.0 if model.context else None,
             )
             device = torch.device("cpu")
-            chunks = list(localize_movie(opened, model, acquisition, psf=file, device="cpu"))
+            found = localize_movie(opened, model, acquisition, psf=file, device="cpu", polish=False)
+            chunks = list(found)
             for _ in range(rounds):
                 start = time.perf_counter()
                 polished = polish_movie(iter(chunks), opened, psf, acquisition.camera, device)
