@@ -464,6 +464,11 @@ def localize_file(
         out: output folder, created if it does not exist; it keeps the adapted model where the
             folder of the PSF cannot be written.
         formats: names from `decode.outputs.output_formats`.
+        samples: number of draws of the network's posterior, each written as
+            `<stem>.sample-01.csv` and so on, in every format of tables.  A draw is one set of
+            molecules that the frames may hold; what is computed from many draws has the spread of
+            what is not known.  Draws, and the point estimates beside them, are not polished.
+        seed: seed of the draws.
         adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi,
         device, allow_truncated:
             as `localize` takes them.
