@@ -21,6 +21,9 @@ ROUNDS = 3
 REACH_PX = 1.0
 """distance of the means of two pixels above which they show two molecules"""
 
+FAINT_PART = 0.02
+"""weight of a part of a molecule below which rows of a table do without it"""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +104,18 @@ class MoleculePosterior:
     def table(self, *, first_frame: int = 0) -> EmitterSet:
         """One row per molecule: the moments of its mixture, given that it exists.
 
+        Parts that are fainter than `FAINT_PART` do not count: as often as not they are of other
+        molecules, and would widen the Gaussian that a row stands for.
+
         Args:
             first_frame: number of this posterior's first frame in the movie.
         """
         means, variances = self.parts.moments()
-        mean = self._sum(self.weight[:, None] * means)
+        weight = torch.where(self.weight < FAINT_PART, 0.0, self.weight)
+        weight = (weight / self._sum(weight)[self.molecule])[:, None]
+        mean = self._sum(weight * means)
         spread = variances + (means - mean[self.molecule]) ** 2
-        sigma = self._sum(self.weight[:, None] * spread).sqrt()
+        sigma = self._sum(weight * spread).sqrt()
         z_sigma = sigma[:, 3:4]
         if self.parts.z_nm is None:
             z_sigma = torch.full_like(z_sigma, torch.nan)

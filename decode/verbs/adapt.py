@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import final
-
-from torch import Tensor
 
 from decode.atomic import atomic, check_writable
 from decode.config import load_config
@@ -22,7 +20,7 @@ from decode.network.localizer import Localizer
 from decode.progress import DetailedSteps, Progress, Stepwise, part, relayed
 from decode.training.loop import check_budget
 from decode.verbs.estimate import MovieEstimate, estimate
-from decode.verbs.stages import Made, Stage, key_of, trained
+from decode.verbs.stages import Made, Stage, key_of, marks_of, trained
 
 __all__ = ["MINUTES", "Adapted", "adapt"]
 
@@ -77,7 +75,7 @@ def adapt(
     """
     check_budget(minutes)
     calibrated, content = read_psf(psf), Path(psf).read_bytes()
-    key = key_of(sha256(content).hexdigest(), _content(camera), minutes)
+    key = key_of(sha256(content).hexdigest(), marks_of(camera), minutes)
     name = f"{Path(psf).stem}-models"
     folders = [Path(psf).with_name(name), *([] if folder is None else [Path(folder) / name])]
     steps = estimate.steps(movie, camera=camera, psf=calibrated, compared=False)
@@ -89,16 +87,6 @@ def adapt(
     is_new = yield from part(relayed(training, _of_training), ESTIMATED, 1.0)
     model = load_model(made.model)
     return Adapted(model=model, file=made.model, remark=_remark(model, made.model, is_new=is_new))
-
-
-def _content(camera: CameraFile) -> list[object]:
-    """All that a camera states, by which others are told from it."""
-    values = (getattr(camera.camera, f.name) for f in fields(camera.camera))
-    return [camera.pixel_size_nm, *(_digest(v) if isinstance(v, Tensor) else v for v in values)]
-
-
-def _digest(values: Tensor) -> tuple[object, ...]:
-    return (*values.shape, sha256(values.cpu().numpy().tobytes()).hexdigest())
 
 
 def _serving(folders: Iterable[Path], key: str, scene: SceneEstimate) -> Made | None:

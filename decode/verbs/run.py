@@ -25,7 +25,16 @@ from decode.training.loop import check_budget
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
-from decode.verbs.stages import AS_IT_WAS, Made, Stage, ended, key_of, of_stage, trained
+from decode.verbs.stages import (
+    AS_IT_WAS,
+    Made,
+    Stage,
+    ended,
+    key_of,
+    marks_of,
+    of_stage,
+    trained,
+)
 
 __all__ = ["Stage", "run"]
 
@@ -145,7 +154,7 @@ def _calibrated(
 ) -> DetailedSteps[Stage, str]:
     """Make the PSF; returns the key of its inputs."""
     positions = None if positions_nm is None else positions_nm.tolist()
-    key = key_of(_marks(stacks), repr(camera), z_step_nm, z_focus, scan, positions)
+    key = key_of(_marks(stacks), marks_of(camera), z_step_nm, z_focus, scan, positions)
     message = AS_IT_WAS
     if not made.done.has("calibrate", key, made.psf):
         steps = calibrate_psf.steps(

@@ -6,14 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, final
 
+from torch import Tensor
+
 from decode.atomic import atomic
 from decode.config import TrainConfig, load_config
 from decode.errors import reading
+from decode.io.cameras import CameraFile
 from decode.models import NEAREST
 from decode.outputs import model_files, psf_files, recipe_files
 from decode.progress import DetailedSteps, Progress, relayed
@@ -30,6 +33,7 @@ __all__ = [
     "StageName",
     "ended",
     "key_of",
+    "marks_of",
     "of_stage",
     "trained",
 ]
@@ -164,6 +168,17 @@ def ended(name: StageName, message: str, *files: Path) -> Progress[Stage]:
 def key_of(*inputs: object) -> str:
     """The same for equal inputs of this version of decode."""
     return hashlib.sha256(repr((__version__, *inputs)).encode()).hexdigest()[:16]
+
+
+def marks_of(camera: CameraFile) -> list[object]:
+    """All that a camera states, maps by their content, for `key_of`."""
+    values = (getattr(camera.camera, f.name) for f in fields(camera.camera))
+    return [camera.pixel_size_nm, *(_digest(v) if isinstance(v, Tensor) else v for v in values)]
+
+
+def _digest(values: Tensor) -> tuple[object, ...]:
+    content = values.cpu().numpy().tobytes()
+    return (*values.shape, hashlib.sha256(content).hexdigest())
 
 
 def _set_aside(checkpoint: Path) -> None:

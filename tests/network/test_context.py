@@ -102,5 +102,5 @@ def test_a_training_goes_on_from_a_model_that_is_told_the_same(
 
 def test_a_context_seen_beside_the_frames_cannot_be_given_beforehand() -> None:
     model = Localizer(replace(NETWORK, context_width=0), CONTEXT)
-    with pytest.raises(ValueError, match="beside the frames"):
+    with pytest.raises(ValueError, match="with the frames"):
         model.conditioned_on(torch.zeros(1, 2, 1, 1))
