@@ -136,12 +136,16 @@ def test_beads_are_all_that_the_model_for_astigmatic_pupils_is_told(tmp_path: Pa
     assert figures.efficiency_3d >= 50
 
 
-def test_an_empty_movie_holds_no_molecules(model: Localizer) -> None:
-    rng = torch.Generator().manual_seed(1)
-    adu = EMCCD.sample(torch.full((1, 20, 64, 64), 40.0), rng)
-    with torch.no_grad():
-        posterior = model(adu, EMCCD, model.context_map({"psf_sigma_px": 1.2}), 100.0)
-    assert len(posterior.point_estimate()) <= 2
+@torch.no_grad()
+def test_empty_movies_hold_hardly_a_molecule(model: Localizer) -> None:
+    rng, context = torch.Generator().manual_seed(1), model.context_map({"psf_sigma_px": 1.2})
+    found = []
+    for camera in (EMCCD, SCMOS):
+        for _ in range(4):
+            adu = camera.sample(torch.full((1, 20, 64, 64), 40.0), rng)
+            found.append(len(model(adu, camera, context, 100.0).point_estimate()))
+    # a few in 100 000 pixels, each of which may be one
+    assert sum(found) / len(found) <= 2
 
 
 @torch.no_grad()
