@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
 from decode.priors.camera import CameraPrior, FixedCamera
 from decode.priors.drawn import PSFs
-from decode.priors.psf import FixedPSF, PSFPrior
+from decode.priors.psf import FixedPSF, PSFPrior, SomeByPupils
 from decode.priors.pupils import PupilBank, PupilPrior, RoundPupilPrior
 from decode.priors.scene import Scene
 from decode.training.learner import Learner
@@ -198,8 +199,15 @@ def test_a_step_of_training_waits_seldom_and_is_short(
     plan = replace(config.training, optimizer=optimizer, movies=2, frames=2, size_px=16)
     rng, shape = torch.Generator(CUDA).manual_seed(1), (plan.size_px, plan.size_px)
     psfs = config.forward_model().psfs
-    if isinstance(config.psf, PupilPrior):  # all that are kept are made in the first step
-        psfs = PupilBank(config.psf, config.pixel_size_nm, config.scene.z_nm, size=2)
+    # all that are kept are made in the first step
+    few = partial(
+        PupilBank, pixel_size_nm=config.pixel_size_nm, z_range_nm=config.scene.z_nm, size=2
+    )
+    if isinstance(config.psf, PupilPrior):
+        psfs = few(config.psf)
+    elif isinstance(psfs, SomeByPupils):
+        psfs = replace(psfs, pupils=few(psfs.pupils.prior))
+        psfs.pupils.draw(plan.movies, rng)
     forward = replace(config.forward_model(), psfs=psfs)
     model = config.localizer().to(CUDA, memory_format=torch.channels_last)
     learner = Learner(model, plan, Processes())
