@@ -530,11 +530,10 @@ def simulate(
     made = simulate_files(
         config, out, truth, frames, size_px=size, seed=seed, settings=settings or ()
     )
-    width = (
-        f", PSF sigma {float(made.psf_parameters[0, 0]):.1f} nm"
-        if made.conditioning.needs_width
-        else ""
-    )
+    width = ""
+    if made.conditioning.needs_width:
+        sigma_px = float(made.conditioning.values["psf_sigma_px"])
+        width = f", PSF sigma {sigma_px * made.psfs[0].pixel_size_nm:.1f} nm"
     typer.echo(f"{frames} frames with {len(made.emitters)} molecules{width}")
     _list([out, truth, camera_beside(out)])
 
