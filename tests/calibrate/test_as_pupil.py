@@ -52,6 +52,4 @@ def test_whether_a_shipped_model_takes_a_psf_is_said_with_the_reason_and_the_rem
     said = unserved_psf(PSFFile(psf=pupil, z_range_nm=(-600.0, 600.0)))
     assert bool(said) == bool(why)
     assert why in said
-    assert not why or said.endswith(
-        "train one for it (`decode run`, or the step Model of the window)"
-    )
+    assert not why or "`decode localize --adapt`" in said
