@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
 
@@ -122,7 +123,13 @@ ZFocus = Annotated[
     typer.Option(metavar="PLANE", help="Plane, from 0, that is z = 0; without: the middle one."),
 ]
 FramesPerPlane = Annotated[int, typer.Option(metavar="N", help="Consecutive frames of each plane.")]
-Downwards = Annotated[bool, typer.Option("--downwards", help="The first plane is the highest.")]
+Downwards = Annotated[
+    bool | None,
+    typer.Option(
+        "--downwards/--upwards",
+        help="The first plane is the highest, or the lowest; without: assumed to be the lowest.",
+    ),
+]
 ZOfFrames = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="z of each frame in nm, one a line, for any other order."),
@@ -619,7 +626,7 @@ def run(
     z_step: ZStep = None,
     z_focus: ZFocus = None,
     frames_per_plane: FramesPerPlane = 1,
-    downwards: Downwards = False,
+    downwards: Downwards = None,
     z_of_frames: ZOfFrames = None,
     bead_positions: Positions = None,
     minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 30.0,
@@ -701,7 +708,7 @@ def calibrate_psf(
     z_step: ZStep = None,
     z_focus: ZFocus = None,
     frames_per_plane: FramesPerPlane = 1,
-    downwards: Downwards = False,
+    downwards: Downwards = None,
     z_of_frames: ZOfFrames = None,
     model: Annotated[
         str, typer.Option(help="spline (any PSF), pupil (names the aberrations) or gaussian.")
@@ -744,15 +751,16 @@ def calibrate_psf(
     """Bead stacks to a PSF, and a report on how good it is."""
     from decode.calibrate.psf import Optics
     from decode.verbs.calibrate_psf import calibrate_psf as work
+    from decode.verbs.calibrate_psf import state_direction
 
-    steps = work.steps(
+    steps = partial(
+        work.steps,
         beads,
         camera,
         out=out,
         z_step_nm=z_step,
         z_focus=z_focus,
         frames_per_plane=frames_per_plane,
-        downwards=downwards,
         z_of_frames=z_of_frames,
         bead_positions=bead_positions,
         model=model,
@@ -768,7 +776,16 @@ def calibrate_psf(
         pixel_size_nm=pixel_size,
         em_gain=em_gain,
     )
-    made = _warned(steps, beads[0].name)
+    made = _warned(steps(downwards=downwards), beads[0].name)
+    if made.calibration.file.z_remark and not as_json and _is_asked():
+        for line in made.verdict:
+            typer.echo(line)
+        question = "Did the stage go up from the first plane to the last (y, n, ?: leave it open)"
+        answer = typer.prompt(question, default="?").lower()[:1]
+        if answer == "n":
+            made = _warned(steps(downwards=True), beads[0].name)
+        elif answer == "y":
+            made = state_direction(made)
     calibration = made.calibration
     if as_json:
         _print_json(
@@ -777,6 +794,7 @@ def calibrate_psf(
                 "rejected": [str(bead) for bead in calibration.rejected],
                 "deviance": calibration.deviance,
                 "figures": calibration.file.figures,
+                "z_direction": calibration.file.z_direction,
                 "verdict": made.verdict,
                 "files": [str(file) for file in made.files],
             }
@@ -1052,6 +1070,11 @@ def _size(text: str) -> tuple[float, float]:
     if not (0 < x < math.inf and 0 < y < math.inf):
         raise ValueError(f"--field {text}: both sides must be positive numbers")
     return x, y
+
+
+def _is_asked() -> bool:
+    """Whether somebody sits at a terminal who can answer."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _followed(steps: DetailedSteps[D, R], show: Callable[[Progress[D]], None]) -> R:

@@ -25,8 +25,8 @@ import decode.verbs.localize
 from decode.cli import app
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, read_camera, write_camera
-from decode.io.movies import write_movie
-from decode.io.psfs import PSFFile, write_psf
+from decode.io.movies import open_movie, write_movie
+from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.io.tables import read_table, write_table
 from decode.models import shipped_models
 from decode.network.localizer import Localizer, NetworkConfig
@@ -996,6 +996,24 @@ def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: f
     # the shell calls both 130
     assert process.returncode in (130, -signal.SIGINT)
     assert told in ("", "decode: stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "direction", "asked"),
+    [("y", "stated", True), ("y", "assumed", False)],
+)
+def test_at_a_terminal_the_direction_of_z_is_asked_for_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, answer: str, direction: str, asked: bool
+) -> None:
+    with open_movie(SAMPLE.with_name("beads_3d.tif")) as stack:
+        write_movie(place / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])
+    monkeypatch.setattr("decode.cli._is_asked", lambda: asked)
+    stated = ("--camera", SAMPLE.with_name("camera.yaml"), "--z-step", 160, "--model", "gaussian")
+    words = ["calibrate", "psf", place / "beads.tif", *stated, "-o", place / "psf.h5"]
+    result = CliRunner().invoke(app, [str(word) for word in words], input=f"{answer}\n")
+    assert result.exit_code == 0
+    assert result.stdout.count("Did the stage go up") == asked
+    assert read_psf(place / "psf.h5").z_direction == direction
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def fit_psf(
             figures={} if held_out is None else held_out.summary(),
             deviance=fit.deviance,
             origin=origin,
+            z_direction=scan.z_direction,
         ),
         z_nm=depths.z_nm,
         beads=tuple(found),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from decode.io.psfs import ZDirection
+
 __all__ = ["FEWEST_PLANES", "Scan", "check_scan", "read_depths", "read_scan"]
 
 FEWEST_PLANES = 5
@@ -31,18 +33,24 @@ class Scan:
 
     frames_per_plane: int = 1
     """consecutive frames of a plane"""
-    downwards: bool = False
-    """whether the stage moves down"""
+    downwards: bool | None = None
+    """whether the stage moves down; None: not stated, and taken to be no"""
     z_nm: tuple[float, ...] | None = None
     """depth of each frame, in any order, to the nanometre"""
 
     def __post_init__(self) -> None:
         if self.frames_per_plane < 1:
             raise ValueError(f"--frames-per-plane is {self.frames_per_plane}, must be 1 or more")
-        if self.z_nm is not None and (self.frames_per_plane > 1 or self.downwards):
+        if self.z_nm is not None and (self.frames_per_plane > 1 or self.downwards is not None):
             raise ValueError(
-                "the z of each frame is given: leave --frames-per-plane and --downwards out"
+                "the z of each frame is given: leave --frames-per-plane, --upwards and "
+                "--downwards out"
             )
+
+    @property
+    def z_direction(self) -> ZDirection:
+        """Whether the user said which way the stage moves."""
+        return "assumed" if self.downwards is None and self.z_nm is None else "stated"
 
     def frames(self, n_frames: int) -> Tensor:
         """(plane, m) numbers of the frames that show each plane, from the lowest one upwards.
@@ -76,7 +84,7 @@ class Scan:
 def read_scan(
     *,
     frames_per_plane: int = 1,
-    downwards: bool = False,
+    downwards: bool | None = None,
     z_of_frames: Path | str | Sequence[float] | None = None,
 ) -> Scan:
     """A scan from the arguments of the verbs that calibrate.

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import h5py
 import numpy as np
@@ -19,12 +19,15 @@ from decode.io.hdf5 import array_of, open_hdf5, set_text, text_of
 from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.psf import PSF
 
-__all__ = ["PSFFile", "read_psf", "write_psf"]
+__all__ = ["PSFFile", "ZDirection", "read_psf", "write_psf"]
 
 FORMAT = "decode-psf-1"
 LAYOUT = "v108"
 """version of HDF5's layout: it has checksums, and attributes of any size; all readers since 2008
 know it"""
+
+ZDirection: TypeAlias = Literal["stated", "assumed"]
+"""whether the user said which way the stage moved, or it was taken to have moved up"""
 
 
 @final
@@ -50,10 +53,21 @@ class PSFFile:
     alone"""
     origin: str = ""
     """convention for x = y = 0, the position of an emitter in its image"""
+    z_direction: ZDirection = "assumed"
 
     def __post_init__(self) -> None:
         if not -math.inf < self.z_range_nm[0] <= self.z_range_nm[1] < math.inf:
             raise ValueError(f"z_range_nm is {self.z_range_nm}, the lowest depth must come first")
+
+    @property
+    def z_remark(self) -> str:
+        """What users of z must know of its direction; "" where it was stated."""
+        if self.z_direction == "stated" or self.z_range_nm[0] == self.z_range_nm[1]:
+            return ""
+        return (
+            "the direction of z was assumed: if the stage went down in the bead stack, z is upside "
+            "down (state it: decode calibrate psf --upwards or --downwards)"
+        )
 
     @property
     def depth(self) -> str:
@@ -87,6 +101,7 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
             "sources": json.dumps(file.sources),
             "figures": json.dumps(dict(file.figures)),
             "origin": file.origin,
+            "z_direction": file.z_direction,
         }
         h5.attrs["z_range_nm"] = file.z_range_nm
         if file.usable_nm is not None:
@@ -146,4 +161,11 @@ def _file(h5: h5py.File) -> PSFFile:
         figures={k: (v[0], v[1], v[2]) for k, v in figures.items()},
         deviance=float(attributes["deviance"]),
         origin=text_of(h5, "origin"),
+        z_direction=_direction(h5),
     )
+
+
+def _direction(h5: h5py.File) -> ZDirection:
+    """Earlier files do not say."""
+    known = "z_direction" in h5.attrs and text_of(h5, "z_direction") == "stated"
+    return "stated" if known else "assumed"

@@ -23,7 +23,7 @@ from decode.models import unserved
 from decode.outputs import check_outputs, psf_files
 from decode.progress import Progress, Steps, Stepwise, part
 
-__all__ = ["CalibratedPSF", "calibrate_psf"]
+__all__ = ["CalibratedPSF", "calibrate_psf", "state_direction"]
 
 
 @final
@@ -50,7 +50,7 @@ def calibrate_psf(
     z_step_nm: float | None = None,
     z_focus: int | None = None,
     frames_per_plane: int = 1,
-    downwards: bool = False,
+    downwards: bool | None = None,
     z_of_frames: Path | str | Sequence[float] | None = None,
     bead_positions: Path | str | Tensor | None = None,
     model: str = "spline",
@@ -74,7 +74,8 @@ def calibrate_psf(
         z_focus: number of the plane with z = 0, counted from 0 in the order of the stage; None
             takes the middle one.
         frames_per_plane: consecutive frames of each plane.
-        downwards: whether the stage moves down.
+        downwards: whether the stage moves down; None takes it to move up, and PSF and tables say
+            that this was assumed.
         z_of_frames: z of each frame, nm, or a text file with a line for each; for any other order.
         bead_positions: (m, 2) true x, y of some beads, nm, or a table whose first frame holds them;
             None takes the centroid of the light in focus.
@@ -141,6 +142,21 @@ def calibrate_psf(
     write_psf(psf, calibration.file)
     save_report(calibration, report, pictures=pictures)
     return replace(made, files=(psf, report))
+
+
+def state_direction(made: CalibratedPSF) -> CalibratedPSF:
+    """A calibration whose direction of z its user has confirmed; its files are written again.
+
+    Raises:
+        OSError: if they cannot be written.
+    """
+    file = replace(made.calibration.file, z_direction="stated")
+    calibration = replace(made.calibration, file=file)
+    if made.files:
+        psf, report = made.files
+        write_psf(psf, file)
+        save_report(calibration, report, pictures=made.pictures)
+    return replace(made, calibration=calibration, verdict=verdict(calibration))
 
 
 def _unserved(model: str, optics: Optics, pixel_size_nm: float) -> str:

@@ -244,6 +244,8 @@ def acquire(
         em_gain=em_gain,
         psf_sigma_nm=psf_sigma_nm,
     )
+    if model.network.axial and psf is not None and psf.z_remark:
+        acquisition = replace(acquisition, estimates=(*acquisition.estimates, psf.z_remark))
     if not counts_core(model, psf, polish=_polishes(model, psf, polish=polish)):
         return acquisition
 
@@ -447,6 +449,7 @@ def localize_file(
     seed: int = 0,
     device: str = "auto",
     allow_truncated: bool = False,
+    assumed: Sequence[str] = (),
 ) -> DetailedSteps[LocalizeReport | None, Localized]:
     """Localize a movie file, and write tables and a picture into a folder.
 
@@ -469,6 +472,7 @@ def localize_file(
             molecules that the frames may hold; what is computed from many draws has the spread of
             what is not known.  Draws, and the point estimates beside them, are not polished.
         seed: seed of the draws.
+        assumed: sentences on what the model rests on, which the tables keep.
         adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi,
         device, allow_truncated:
             as `localize` takes them.
@@ -512,7 +516,7 @@ def localize_file(
             device=device,
             polish=polish,
         )
-        acquisition = replace(acquisition, estimates=(*adapted, *acquisition.estimates))
+        acquisition = replace(acquisition, estimates=(*adapted, *assumed, *acquisition.estimates))
         steps = localize_acquired(
             movie,
             network,

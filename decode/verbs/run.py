@@ -18,6 +18,7 @@ from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import open_movie
 from decode.io.movies.folder import is_frame
+from decode.io.psfs import read_psf
 from decode.io.tables import read_table
 from decode.outputs import check_outputs, run_files
 from decode.progress import DetailedSteps, Progress, Stepwise
@@ -49,7 +50,7 @@ def run(
     z_step_nm: float | None = None,
     z_focus: int | None = None,
     frames_per_plane: int = 1,
-    downwards: bool = False,
+    downwards: bool | None = None,
     z_of_frames: Path | str | Sequence[float] | None = None,
     bead_positions: Path | str | Tensor | None = None,
     minutes: float = 30.0,
@@ -193,8 +194,15 @@ def _localized(
     made: Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
 ) -> DetailedSteps[Stage, EmitterSet]:
     """Write tables and picture; returns the molecules."""
+    remark = read_psf(made.psf).z_remark
     steps = localize_file.steps(
-        movie, made.model, made.folder, camera=camera, device=device, polish=polish
+        movie,
+        made.model,
+        made.folder,
+        camera=camera,
+        device=device,
+        polish=polish,
+        assumed=[remark] if remark else [],
     )
     found = yield from of_stage("localize", steps)
     message = "\n".join([f"{found.n_molecules} molecules", *found.remarks])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import decode
 from decode.io.movies import open_movie, write_movie
 from decode.io.psfs import read_psf
 from decode.optics.camera import Camera
-from decode.verbs.calibrate_psf import CalibratedPSF, calibrate_psf
+from decode.verbs.calibrate_psf import CalibratedPSF, calibrate_psf, state_direction
 
 SAMPLES = Path(__file__).parents[2] / "sample_data"
 CAMERA = SAMPLES / "camera.yaml"
@@ -47,9 +48,14 @@ def test_a_psf_of_files_is_that_of_the_arrays_in_them(beads: Path, written: Cali
         downwards=True,
         model="gaussian",
     )
+    assert upwards.verdict == written.verdict
+    assert [made.calibration.file.z_direction for made in (upwards, downwards)] == [
+        "assumed",
+        "stated",
+    ]
+    assert downwards.verdict == state_direction(upwards).verdict != upwards.verdict
     for made in (upwards, downwards):
         assert (made.files, made.pictures) == ((), ())
-        assert made.verdict == written.verdict
         for name, value in written.calibration.psf.arrays().items():
             torch.testing.assert_close(made.calibration.psf.arrays()[name], value)
 
@@ -66,6 +72,18 @@ def test_the_psf_and_the_report_that_are_written_are_those_returned(
         assert torch.equal(read.psf.arrays()[name], value), name
     page = report.read_text()
     assert all(picture.title in page for picture in written.pictures)
+
+
+def test_a_direction_of_z_that_is_confirmed_is_kept_in_file_and_report(
+    written: CalibratedPSF, tmp_path: Path
+) -> None:
+    psf, report = tmp_path / "psf.h5", tmp_path / "psf.html"
+    assert "upside down" in read_psf(written.files[0]).z_remark
+    assert "--upwards or --downwards" in written.files[1].read_text()
+    confirmed = state_direction(replace(written, files=(psf, report)))
+    assert read_psf(psf).z_remark == confirmed.calibration.file.z_remark == ""
+    assert "that was stated" in report.read_text()
+    assert "--upwards or --downwards" not in report.read_text()
 
 
 def test_planes_whose_depths_are_given_need_neither_step_nor_order(

@@ -142,6 +142,13 @@ class Evidence:
         z = torch.linspace(low, high, 41)
         return float(_slope(self.wobble_nm(z), z).norm())
 
+    @property
+    def halfway_nm(self) -> float:
+        """Half of the usable depth on the thinner side of focus; at most 0 where focus lies at an
+        end."""
+        low, high = self.usable or self.calibration.file.z_range_nm
+        return min(-low, high) / 2
+
     @torch.no_grad()
     def stretch(self) -> tuple[float, float]:
         """Difference in shape of spots above focus from those as far below.
@@ -151,8 +158,7 @@ class Evidence:
             difference of the second moments over their mean; 0 for a PSF that is the same on both
             sides.
         """
-        low, high = self.usable or self.calibration.file.z_range_nm
-        depth = min(-low, high) / 2
+        depth = self.halfway_nm
         if depth <= 0:
             return 0.0, 0.0
         images = _drawn(self.psf, _in_the_middle(self.psf, torch.tensor([depth, -depth])))

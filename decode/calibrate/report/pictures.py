@@ -172,6 +172,23 @@ def _summed(residual: Tensor, plane: int, z_nm: Tensor) -> Tensor:
     return near.sum(0) / math.sqrt(len(near))
 
 
+# --- which way is up ---
+
+
+@torch.no_grad()
+def _draw_direction(figure: SubFigure | Figure, evidence: Evidence) -> None:
+    psf, depth = evidence.psf, evidence.halfway_nm
+    middle, side = psf.patch_px / 2 * psf.pixel_size_nm, evidence.images.measured.shape[-1]
+    margin = (psf.patch_px - side) // 2
+    crop = slice(margin, margin + side)
+    named = (("above focus", depth), ("in focus", 0.0), ("below focus", -depth))
+    for ax, (name, z) in zip(figure.subplots(1, 3), named, strict=True):
+        image = psf.integrate_pixels(torch.tensor([[middle, middle, z]]))[0, crop, crop]
+        ax.imshow(image.numpy(), cmap="gray")
+        ax.set_title(f"{name}, z = {z:+.0f} nm" if z else name, fontsize=11)
+        ax.set(xlabel="x", ylabel="y", xticks=[], yticks=[])
+
+
 # --- beads that were not fitted ---
 
 
@@ -336,6 +353,15 @@ PICTURES = (
         "would be featureless if the PSF were perfect.",
         height=10.5,
         draw=_draw_crops,
+    ),
+    Picture(
+        title="Which way is up",
+        caption="The PSF by its z, x to the right and y down. It is so if the stage went up from "
+        "plane to plane, or as it was stated; if the stage went the other way, above and below "
+        "change places, which no image shows.",
+        height=3.7,
+        draw=_draw_direction,
+        applies=lambda evidence: evidence.halfway_nm > 0,
     ),
     Picture(
         title="Beads that were not fitted",

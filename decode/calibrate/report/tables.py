@@ -49,6 +49,7 @@ def _facts(evidence: Evidence) -> Table:
         ("variance of the noise between planes", f"{noise.excess:.2f} photons + {noise.floor:.1f}"),
         ("x = y = 0 of the PSF", facts.origin or "not stated"),
         ("z = 0 of the PSF", "the plane in focus; positive as the stage's z"),
+        ("direction of the stage", facts.z_direction),
     )
     return Table("The calibration", (), rows)
 

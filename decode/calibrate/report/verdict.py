@@ -85,10 +85,12 @@ def _which_way(evidence: Evidence) -> str:
     if stretch < NOTABLE_STRETCH:
         return ""
     above, below = DIRECTIONS[round(angle / (math.pi / 4)) % 4]
+    shape = f"Above focus (positive z) spots stretch along {above}, below along {below}"
+    if evidence.calibration.file.z_direction == "stated":
+        return f"{shape}, by the direction of the stage that was stated."
     return (
-        f"Above focus (positive z) spots stretch along {above}, below along {below}: from a stage "
-        "that went down it is the other way round, which no image shows; if so, calibrate with "
-        "--downwards."
+        f"{shape}: from a stage that went down it is the other way round, which no image shows. "
+        "State it with --upwards or --downwards."
     )
 
 
