@@ -310,7 +310,7 @@ def test_the_page_stands_alone_and_holds_verdict_pictures_and_tables(tmp_path: P
     for sentence in verdict(found):
         assert sentence in page
     drawn = pictures(page)
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     assert all(picture.float().std() > 10 and min(picture.shape) > 300 for picture in drawn)
     assert "saturated: &lt;too&gt; bright" in page
     assert "beads&lt;1&gt;.tif" in page
@@ -323,7 +323,7 @@ def test_the_page_stands_alone_and_holds_verdict_pictures_and_tables(tmp_path: P
 def test_one_bead_of_any_psf_makes_a_page(psf: PSF, tmp_path: Path) -> None:
     save_report(calibration(psf=psf, n_beads=1), tmp_path / "psf.html")
     page = (tmp_path / "psf.html").read_text(encoding="utf-8")
-    assert len(pictures(page)) == 3
+    assert len(pictures(page)) == 4
     if isinstance(psf, PupilPSF):
         # 60 nm of 680 nm are 88 thousandths of a wave; Noll calls (2, 2) number 6
         assert re.search(
