@@ -345,8 +345,13 @@ class AstigmaticPupil(Conditioning):
         xyz = found.xyz * sign - torch.tensor(self.offset_nm).to(found.xyz)
         light = np.interp(xyz[:, 2].cpu().numpy(), self.z_nm, self.light)
         scale = torch.from_numpy(light).to(found.photons)
-        sigma = None if found.photons_sigma is None else found.photons_sigma / scale
-        return replace(found, xyz=xyz, photons=found.photons / scale, photons_sigma=sigma)
+        sigma, half = (
+            None if width is None else width / scale
+            for width in (found.photons_sigma, found.photons_95)
+        )
+        return replace(
+            found, xyz=xyz, photons=found.photons / scale, photons_sigma=sigma, photons_95=half
+        )
 
 
 def _nearest(value: Value, within: Range) -> Value:

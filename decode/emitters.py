@@ -159,9 +159,14 @@ class EmitterSet:
     probability: Tensor | None = None
     """(n,) probability that the molecule exists"""
     xyz_sigma: Tensor | None = None
-    """(n, 3) standard deviations, nm; NaN where an axis is not estimated"""
+    """(n, 3) standard deviations, nm: half-widths of the central 68 % intervals; NaN where an axis
+    is not estimated"""
     photons_sigma: Tensor | None = None
     """(n,) standard deviation, photons"""
+    xyz_95: Tensor | None = None
+    """(n, 3) half-widths of the central 95 % intervals, nm; None: 1.96 times `xyz_sigma`"""
+    photons_95: Tensor | None = None
+    """(n,) the same, photons"""
     goodness: Tensor | None = None
     """(n,) deviance of a fit to the frame per degree of freedom: about 1 if it explains the
     light"""
@@ -175,7 +180,7 @@ class EmitterSet:
     def __post_init__(self) -> None:
         n = len(self.frame)
         for name, column in self.columns().items():
-            shape = (n, 3) if name in ("xyz", "xyz_sigma") else (n,)
+            shape = (n, 3) if name in ("xyz", "xyz_sigma", "xyz_95") else (n,)
             if tuple(column.shape) != shape:
                 raise ValueError(
                     f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}"

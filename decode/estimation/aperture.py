@@ -62,10 +62,14 @@ class ApertureCorrection:
 
     def applied(self, molecules: EmitterSet) -> EmitterSet:
         """Molecules with all their light; the error of the correction adds to their sigmas."""
-        sigma = molecules.photons_sigma
-        if sigma is not None:
-            sigma = torch.hypot(self.factor * sigma, self.sigma * molecules.photons)
-        return replace(molecules, photons=self.factor * molecules.photons, photons_sigma=sigma)
+        sigma, half = (
+            None
+            if width is None
+            else torch.hypot(self.factor * width, scale * self.sigma * molecules.photons)
+            for width, scale in ((molecules.photons_sigma, 1.0), (molecules.photons_95, 1.96))
+        )
+        photons = self.factor * molecules.photons
+        return replace(molecules, photons=photons, photons_sigma=sigma, photons_95=half)
 
 
 class _Rings(NamedTuple):

@@ -20,6 +20,7 @@ from decode.atomic import atomic
 from decode.conditioning import Domain
 from decode.errors import reading
 from decode.network.posterior import SetPosterior
+from decode.network.recalibration import Recalibration
 from decode.network.record import ModelRecord
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
@@ -111,6 +112,8 @@ class Localizer(nn.Module):
         self.context = {name: (float(low), float(high)) for name, (low, high) in context.items()}
         self.record = ModelRecord()
         """how the model was trained, and how good it is"""
+        self.recalibration: Recalibration | None = None
+        """corrections of what it states; None: it was not fitted"""
         width, known = network.frame_widths[0], len(self.context)
         through = network.context_width if known else 0
         self.embedding = nn.Sequential(
@@ -290,6 +293,7 @@ class Localizer(nn.Module):
             if self.network.axial
             else None,
             pixel_size_nm=pixel_size_nm,
+            recalibration=None if self.training else self.recalibration,
         )
 
     @staticmethod
@@ -386,7 +390,7 @@ class Localizer(nn.Module):
             assert model.out.bias is not None
             model.out.weight[8] *= z_sign
             model.out.bias[8] = z_sign * model.out.bias[8] + z_shift_px / 5
-        model.record = self.record
+        model.record, model.recalibration = self.record, self.recalibration
         return model.train(self.training)
 
     # -- files
@@ -413,6 +417,9 @@ class Localizer(nn.Module):
                 for name, v in values.items()
                 if isinstance(v, Tensor)
             }
+        if self.recalibration is not None:
+            values = self.recalibration.tensors()
+            tensors |= {f"recalibration.{name}": v.contiguous() for name, v in values.items()}
         text = json.dumps(about)  # in the order of the context, which is that of the channels
         metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
         with atomic(path) as temporary:
@@ -458,9 +465,8 @@ class Localizer(nn.Module):
         shape: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in about["network"].items()
         }
-        weights = {
-            name: t for name, t in tensors.items() if not name.startswith(("psf.", "camera."))
-        }
+        besides = ("psf.", "camera.", "recalibration.")
+        weights = {name: t for name, t in tensors.items() if not name.startswith(besides)}
         network = NetworkConfig(**shape)
         if len(network.frame_widths) + len(network.sequence_widths) > len(weights):
             raise ValueError("its weights do not fit its network")
@@ -480,6 +486,8 @@ class Localizer(nn.Module):
         )
         model.load_state_dict(weights)
         model.record = ModelRecord.from_json(about["record"])
+        if recalibration := _part(tensors, "recalibration."):
+            model.recalibration = Recalibration.of_tensors(recalibration)
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet
-from decode.network.counts import Counts
+from decode.network.counts import Counts, conditional_logit
 from decode.network.gaussians import TruncatedGaussians
+from decode.network.recalibration import Corrected
 
 __all__ = ["Joined", "MoleculePosterior", "joined", "pixels_beside"]
 
@@ -79,6 +80,10 @@ class MoleculePosterior:
     """position and photons, given the part"""
     shape: tuple[int, int, int]
     """frames, rows and columns of the posterior"""
+    correction: Corrected | None = None
+    """of positions and photons, by simulations; that of the probability is applied"""
+    spread: float = 0.0
+    """standard deviation of the log odds that the molecules have in common"""
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -97,36 +102,68 @@ class MoleculePosterior:
             molecule=number[self.molecule[part]],
             weight=self.weight[part],
             parts=self.parts[part],
+            correction=None if self.correction is None else self.correction[rows],
+        )
+
+    def corrected(self, correction: Corrected, *, spread: float) -> MoleculePosterior:
+        """The posterior with the corrections of a `Recalibration`.
+
+        Regions and maps take positions as they were.
+        """
+        return replace(
+            self, probability=correction.probability, correction=correction, spread=spread
         )
 
     # -- read-outs ---------------------------------------------------------------------------------
 
-    def table(self, *, first_frame: int = 0) -> EmitterSet:
-        """One row per molecule: the moments of its mixture, given that it exists.
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of (x, y, photons, z) in nm and photons, given that a
+        molecule exists: (n, 4) each, without corrections; z is 0 in 2D.
 
         Parts that are fainter than `FAINT_PART` do not count: as often as not they are of other
         molecules, and would widen the Gaussian that a row stands for.
-
-        Args:
-            first_frame: number of this posterior's first frame in the movie.
         """
         means, variances = self.parts.moments()
         weight = torch.where(self.weight < FAINT_PART, 0.0, self.weight)
         weight = (weight / self._sum(weight)[self.molecule])[:, None]
         mean = self._sum(weight * means)
         spread = variances + (means - mean[self.molecule]) ** 2
-        sigma = self._sum(weight * spread).sqrt()
-        z_sigma = sigma[:, 3:4]
-        if self.parts.z_nm is None:
-            z_sigma = torch.full_like(z_sigma, torch.nan)
+        return mean, self._sum(weight * spread).sqrt()
+
+    def table(self, *, first_frame: int = 0) -> EmitterSet:
+        """One row per molecule: the moments of its mixture, given that it exists.
+
+        Where there are corrections, standard deviations are the half-widths of the intervals that
+        hold 68 % of the errors, and those that hold 95 % are columns of their own.
+
+        Args:
+            first_frame: number of this posterior's first frame in the movie.
+        """
+        mean, sigma = self.moments()
+        half_95 = None
+        if self.correction is not None:
+            half_95 = sigma * self.correction.half_95
+            sigma = sigma * self.correction.half_68
+            mean = self.correction.placed(mean)
+
+        def by_axis(values: Tensor) -> Tensor:
+            z = (
+                torch.full_like(values[:, 3], torch.nan)
+                if self.parts.z_nm is None
+                else values[:, 3]
+            )
+            return torch.stack([values[:, 0], values[:, 1], z], 1).float()
+
         return EmitterSet(
             frame=self.frame + first_frame,
-            xyz=torch.stack([mean[:, 0], mean[:, 1], mean[:, 3]], 1).float(),
+            xyz=mean[:, [0, 1, 3]].float(),
             photons=mean[:, 2].float(),
             background=self.background.float(),
             probability=self.probability.float(),
-            xyz_sigma=torch.cat([sigma[:, :2], z_sigma], 1).float(),
+            xyz_sigma=by_axis(sigma),
             photons_sigma=sigma[:, 2].float(),
+            xyz_95=None if half_95 is None else by_axis(half_95),
+            photons_95=None if half_95 is None else half_95[:, 2].float(),
             metadata=self.metadata,
         )
 
@@ -135,24 +172,43 @@ class MoleculePosterior:
         return values.new_zeros(len(self), *values.shape[1:]).index_add(0, self.molecule, values)
 
     @torch.no_grad()
-    def sample(self, rng: torch.Generator | None = None, *, first_frame: int = 0) -> EmitterSet:
+    def sample(
+        self,
+        rng: torch.Generator | None = None,
+        *,
+        first_frame: int = 0,
+        effect: float | None = None,
+    ) -> EmitterSet:
         """Draw one set of molecules for every frame.
 
         Args:
             rng: source of randomness, on the device of the posterior.
             first_frame: number of this posterior's first frame in the movie.
+            effect: what the log odds of all molecules have in common, in units of `spread`: the
+                same for all parts of a movie; None draws it.
 
         Returns:
             Molecules in the order of frames, with positions, photons and background.
         """
-        uniform = partial(torch.rand, generator=rng, device=self.weight.device, dtype=torch.float64)
-        rows = torch.nonzero(uniform(len(self)) < self.probability)[:, 0]
+        device, dtype = self.weight.device, torch.float64
+        uniform = partial(torch.rand, generator=rng, device=device, dtype=dtype)
+        exists = self.probability
+        if self.spread:
+            if effect is None:
+                effect = float(torch.randn(1, generator=rng, device=device, dtype=dtype))
+            exists = torch.sigmoid(conditional_logit(exists, self.spread) + self.spread * effect)
+        rows = torch.nonzero(uniform(len(self)) < exists)[:, 0]
         # weights of a molecule add up to 1: those of the i-th fill i .. i + 1 of the sums
         place = rows + uniform(len(rows))
         part = torch.searchsorted(self.weight.cumsum(0), place, right=True)
         first = torch.searchsorted(self.molecule, rows)
         last = torch.searchsorted(self.molecule, rows, right=True) - 1
         xyz, photons = self.parts[part.clamp(first, last)].sample(rng)
+        if self.correction is not None:
+            drawn = torch.stack([xyz[:, 0], xyz[:, 1], photons, xyz[:, 2]], 1)
+            mean, sigma = (values[rows] for values in self.moments())
+            drawn = self.correction[rows].drawn(drawn, mean, sigma)
+            xyz, photons = drawn[:, [0, 1, 3]], drawn[:, 2]
         return EmitterSet(
             frame=self.frame[rows] + first_frame,
             xyz=xyz,
@@ -173,10 +229,16 @@ class MoleculePosterior:
         Raises:
             ValueError: if the region does not cover the frame by equal parts of its pixels.
         """
-        inside = self.probability
+        inside = None
         if region is not None:
-            inside = inside * self._sum(self.weight * self._mass_in(region))
-        return Counts(frame=self.frame, probability=inside.clamp(0, 1), n_frames=self.shape[0])
+            inside = self._sum(self.weight * self._mass_in(region)).clamp(0, 1)
+        return Counts(
+            frame=self.frame,
+            probability=self.probability.clamp(0, 1),
+            n_frames=self.shape[0],
+            inside=inside,
+            spread=self.spread,
+        )
 
     def _mass_in(self, region: Tensor) -> Tensor:
         """(m,) probability that a part's molecule lies in the region."""
@@ -207,7 +269,9 @@ class MoleculePosterior:
         """
         _, height, width = self.shape
         column, row = self.parts.pixel.T
-        mass = (self.probability[self.molecule] * self.weight)[:, None, None] * self._mass(cuts)
+        probability = self.probability[self.molecule][:, None, None]
+        share = self.weight[:, None, None] * self._mass(cuts)
+        mass = probability * share
 
         def on_grid(values: Tensor) -> Tensor:
             pixels = values.new_zeros(height * width, cuts, cuts)
@@ -215,7 +279,8 @@ class MoleculePosterior:
             grid = pixels.view(height, width, cuts, cuts).movedim(1, 2)
             return grid.reshape(height * cuts, width * cuts)
 
-        return on_grid(mass), on_grid(mass * (1 - mass)).sqrt()
+        in_common = self.spread * on_grid((1 - probability) * mass)
+        return on_grid(mass), (on_grid(mass * (1 - mass)) + in_common.square()).sqrt()
 
 
 class Joined(NamedTuple):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, max_pool2d
+from torch.nn.functional import avg_pool2d, logsigmoid, max_pool2d
 
 from decode.emitters import EmitterSet
 from decode.network.counts import Counts
 from decode.network.gaussians import TruncatedGaussians, log_mass, log_normal
 from decode.network.molecules import REACH_PX, MoleculePosterior, joined, pixels_beside
+from decode.network.recalibration import Recalibration, Stated
 
 __all__ = ["SetPosterior"]
 
@@ -22,6 +23,16 @@ LEAST = 1e-3
 """probability of a pixel below which it is part of no molecule"""
 PARTS = 9
 """most pixels that are joined to a molecule"""
+RAISED = 4.0
+"""largest factor by which a recalibration is expected to raise a probability near the threshold"""
+
+
+class _Found(NamedTuple):
+    """Molecules, and the pixel that each was joined around."""
+
+    molecules: MoleculePosterior
+    at: tuple[Tensor, Tensor, Tensor]
+    """frame, row and column, (n,) each"""
 
 
 @final
@@ -75,6 +86,8 @@ class SetPosterior:
     z_nm: Tensor | None = None
     z_sigma_nm: Tensor | None = None
     pixel_size_nm: float
+    recalibration: Recalibration | None = None
+    """correction of molecules, which leaves the density of pixels (`log_prob`) as it is"""
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -218,7 +231,13 @@ class SetPosterior:
         of its own, until the molecule's probability is 1; what a neighbour has left over is a
         molecule of its own.  Pixels of a probability below 0.001 are passed over.
         """
-        return self._joined(self.probability > LEAST)
+        return self._recalibrated(self._joined(self.probability > LEAST))
+
+    @torch.no_grad()
+    def stated(self) -> tuple[MoleculePosterior, Stated]:
+        """The molecules as the network states them, and what a recalibration is fitted to."""
+        found = self._joined(self.probability > LEAST)
+        return found.molecules, self._stated(found)
 
     def point_estimate(self, threshold: float = 0.5, *, first_frame: int = 0) -> EmitterSet:
         """One row per molecule: the moments of the posterior, given that the molecule exists.
@@ -233,12 +252,14 @@ class SetPosterior:
         """
         p = self.probability
         # a molecule is no more than a peak and the pixels around: the rest need not be looked at
-        near_peak = max_pool2d(p, 3, stride=1, padding=1) > threshold / PARTS
-        molecules = self._joined((p > LEAST) & near_peak)
+        least = threshold / PARTS
+        least = least if self.recalibration is None else least / RAISED
+        near_peak = max_pool2d(p, 3, stride=1, padding=1) > least
+        molecules = self._recalibrated(self._joined((p > LEAST) & near_peak))
         return molecules.above(threshold).table(first_frame=first_frame)
 
     @torch.no_grad()
-    def _joined(self, chosen: Tensor) -> MoleculePosterior:
+    def _joined(self, chosen: Tensor) -> _Found:
         """The molecules of the pixels where (n_frames, y, x) `chosen` is True."""
         frame, row, column = torch.nonzero(chosen, as_tuple=True)
         parts = self._emitters(frame, row, column)
@@ -249,17 +270,41 @@ class SetPosterior:
             pixels_beside(frame, row, column, shape=chosen.shape),
             reach_nm=REACH_PX * self.pixel_size_nm,
         )
-        at = found.pixel
+        at = (frame[found.pixel], row[found.pixel], column[found.pixel])
         n, height, width = chosen.shape
-        return MoleculePosterior(
-            frame=frame[at],
+        molecules = MoleculePosterior(
+            frame=at[0],
             probability=found.probability,
-            background=self.background[frame[at], row[at], column[at]].double(),
+            background=self.background[at].double(),
             molecule=found.molecule,
             weight=found.weight,
             parts=parts[found.member],
             shape=(n, height, width),
             metadata=self.metadata,
+        )
+        return _Found(molecules, at)
+
+    def _recalibrated(self, found: _Found) -> MoleculePosterior:
+        if self.recalibration is None:
+            return found.molecules
+        corrected = self.recalibration.of(self._stated(found))
+        return found.molecules.corrected(corrected, spread=self.recalibration.spread)
+
+    def _stated(self, found: _Found) -> Stated:
+        molecules = found.molecules
+        mean, sigma = molecules.moments()
+        near = 9 * avg_pool2d(self.probability, 3, stride=1, padding=1)
+        rows = avg_pool2d(self.probability, (9, 1), stride=1, padding=(4, 0))
+        far = 81 * avg_pool2d(rows, (1, 9), stride=1, padding=(0, 4))
+        beside, around = near[found.at].double(), (far - near)[found.at].double()
+        return Stated(
+            probability=molecules.probability,
+            beside=(beside - molecules.probability).clamp_min(0),
+            around=around.clamp_min(0),
+            mean=mean,
+            sigma=sigma,
+            background=molecules.background,
+            pixel_size_nm=self.pixel_size_nm,
         )
 
     def _emitters(self, frame: Tensor, row: Tensor, column: Tensor) -> TruncatedGaussians:

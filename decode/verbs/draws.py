@@ -29,6 +29,10 @@ class Draws:
         self._generators = [
             torch.Generator().manual_seed(int(high) << 31 | int(low) >> 1) for high, low in states
         ]
+        # what the log odds of molecules have in common is the same in all frames of a draw
+        self._effects = [
+            float(torch.randn(1, generator=rng, dtype=torch.float64)) for rng in self._generators
+        ]
         self._corner_px = corner_px
 
     def of(self, chunk: Chunk, *, first_frame: int) -> tuple[EmitterSet, ...]:
@@ -44,5 +48,8 @@ class Draws:
         row, column = self._corner_px
         corner = torch.tensor([column, row, 0.0]) * chunk.posterior.pixel_size_nm
         number = first_frame + chunk.frames_done - len(chunk.posterior)
-        drawn = (posterior.sample(rng, first_frame=number) for rng in self._generators)
+        drawn = (
+            posterior.sample(rng, first_frame=number, effect=effect)
+            for rng, effect in zip(self._generators, self._effects, strict=True)
+        )
         return tuple(replace(table, xyz=table.xyz + corner) for table in drawn)

@@ -318,6 +318,7 @@ def localize_movie(
         roi=roi,
         usual=acquisition.usual,
         posteriors=posteriors or samples > 0,
+        recalibrated=not polish,  # the likelihood was fitted to what the network itself states
     )
     if samples:
         region = region_of(roi, movie.shape[1:])

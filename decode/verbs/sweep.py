@@ -71,6 +71,7 @@ def sweep(
     tile_px: int = 512,
     usual: UsualFrames | None = None,
     posteriors: bool = False,
+    recalibrated: bool = True,
 ) -> Iterator[Chunk]:
     """Find the molecules of a movie.
 
@@ -95,6 +96,7 @@ def sweep(
         usual: statistics of frames that hold an image; None: computed from this movie, bad pixels
             too.
         posteriors: whether chunks carry the posterior of their frames, too.
+        recalibrated: whether molecules are corrected as the model's recalibration says.
 
     Yields:
         Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
@@ -124,11 +126,11 @@ def sweep(
     view = partial(_View.of, model, camera.to(where), maps, pixel_size_nm=pixel_size_nm)
     views = [[view(tile) for tile in row] for row in tiles]
     keep_freed_memory()
+    localized = partial(
+        _localize, threshold=threshold, posteriors=posteriors, recalibrated=recalibrated
+    )
     for frames in _read_ahead(movie, usual, where):
-        found = [
-            [_localize(view, frames, threshold=threshold, posteriors=posteriors) for view in row]
-            for row in views
-        ]
+        found = [[localized(view, frames) for view in row] for row in views]
         molecules = EmitterSet.cat(tile for row in found for tile, _ in row)
         yield Chunk(
             molecules=molecules.sorted_by_frame(),
@@ -276,7 +278,7 @@ def _pixels_at_once(device: torch.device) -> int:
 
 
 def _localize(
-    view: _View, frames: _Frames, *, threshold: float, posteriors: bool
+    view: _View, frames: _Frames, *, threshold: float, posteriors: bool, recalibrated: bool
 ) -> tuple[EmitterSet, SetPosterior | None]:
     """Molecules of a tile and, if requested, the posterior of its pixels."""
     tile = view.tile
@@ -284,6 +286,8 @@ def _localize(
     found, kept = [], []
     number = frames.start
     for posterior in view.posteriors(frames):
+        if not recalibrated:
+            posterior = replace(posterior, recalibration=None)
         molecules = posterior.point_estimate(threshold, first_frame=number).to("cpu")
         number += len(posterior)
         found.append(view.own(molecules[frames.usable[molecules.frame - frames.first]]))

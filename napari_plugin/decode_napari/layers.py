@@ -45,6 +45,8 @@ UM_PER_NM = 0.001
 POINT_SIZE_NM = 120.0
 FACTS = "decode"
 """key in a layer's metadata that holds the facts of the table"""
+WIDTHS = {"xyz_sigma": "_sigma", "xyz_95": "_95"}
+"""columns of half-widths, and their names between axis and unit"""
 FRAME = "frame"
 N_FRAMES = 7
 """number of frames, spread over the movie, from which the contrast is computed"""
@@ -269,11 +271,12 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
     """The columns of a table by names that state their units, and `others` by their own names."""
     columns = {name: column.detach().cpu().numpy() for name, column in emitters.columns().items()}
     xyz = columns.pop("xyz")
-    sigma = columns.pop("xyz_sigma", None)
     features = {FRAME: columns.pop("frame")}
     features |= {f"{axis}_nm": xyz[:, i] for i, axis in enumerate("xyz")}
-    if sigma is not None:
-        features |= {f"{axis}_sigma_nm": sigma[:, i] for i, axis in enumerate("xyz")}
+    for width, kind in WIDTHS.items():
+        if width in columns:
+            by_axis = columns.pop(width)
+            features |= {f"{axis}{kind}_nm": by_axis[:, i] for i, axis in enumerate("xyz")}
     return {**emitters.others, **features, **columns}
 
 
@@ -313,18 +316,21 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         np.broadcast_to(np.asarray(options.get("shown", True), np.bool_), n).copy()
     )
 
-    known = {FRAME, *(f"{axis}{kind}_nm" for axis in "xyz" for kind in ("", "_sigma"))}
+    known = {FRAME, *(f"{axis}{kind}_nm" for axis in "xyz" for kind in ("", *WIDTHS.values()))}
 
     def column(name: str) -> torch.Tensor | None:
         known.add(name)
         return torch.from_numpy(np.array(features[name], np.float64)) if name in features else None
 
     z = column("z_nm")
-    sigma = [column(f"{axis}_sigma_nm") for axis in "xyz"]
+
+    def by_axis(kind: str) -> torch.Tensor | None:
+        widths = [column(f"{axis}{kind}_nm") for axis in "xyz"]
+        unknown = torch.full((n,), torch.nan, dtype=torch.float64)
+        stated = [unknown if width is None else width for width in widths]
+        return None if widths[0] is None else torch.stack(stated, 1)
+
     photons, polished = column("photons"), column("polished")
-    stated = [
-        s if s is not None else torch.full((n,), torch.nan, dtype=torch.float64) for s in sigma
-    ]
     emitters = EmitterSet(
         frame=torch.from_numpy(np.asarray(frame, np.float64)).long(),
         xyz=torch.stack(
@@ -332,10 +338,12 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
             1,
         ),
         photons=torch.full((n,), torch.nan, dtype=torch.float64) if photons is None else photons,
-        xyz_sigma=None if sigma[0] is None else torch.stack(stated, 1),
+        xyz_sigma=by_axis("_sigma"),
+        xyz_95=by_axis("_95"),
         background=column("background"),
         probability=column("probability"),
         photons_sigma=column("photons_sigma"),
+        photons_95=column("photons_95"),
         goodness=column("goodness"),
         polished=None if polished is None else polished > 0.5,
         others={name: values for name, values in features.items() if name not in known},

@@ -43,6 +43,8 @@ def molecules(rng: torch.Generator) -> EmitterSet:
         probability=torch.rand(n, generator=rng),
         xyz_sigma=torch.rand(n, 3, generator=rng) * 30 + 1,
         photons_sigma=torch.rand(n, generator=rng) * 99,
+        xyz_95=torch.rand(n, 3, generator=rng) * 90 + 2,
+        photons_95=torch.rand(n, generator=rng) * 300,
         goodness=torch.rand(n, generator=rng) * 3,
         polished=torch.rand(n, generator=rng) < 0.5,
         metadata={**FIELD, "psf_sigma_nm": 130.0, "model": "a model", "shape": (1, 2)},
@@ -63,6 +65,8 @@ def assert_close(read: EmitterSet, written: EmitterSet, **tolerances: float) -> 
 CSV_DIGITS = {"xyz": 5.001e-4, "xyz_sigma": 5.001e-4, "photons": 5.001e-3, "background": 5.001e-3}
 CSV_DIGITS |= {
     "photons_sigma": 5.001e-3,
+    "xyz_95": 5.001e-4,
+    "photons_95": 5.001e-3,
     "probability": 5.001e-5,
     "goodness": 5.001e-5,
     "polished": 0,
@@ -73,6 +77,8 @@ PICASSO_DIGITS = {
     "photons": 0,
     "background": 0,
     "photons_sigma": 0,
+    "xyz_95": 0,
+    "photons_95": 0,
     "probability": 0,
 }
 PICASSO_DIGITS |= {"goodness": 0, "polished": 0}

@@ -35,6 +35,8 @@ def molecules(rng: torch.Generator) -> EmitterSet:
         probability=torch.rand(n, generator=rng),
         xyz_sigma=torch.rand(n, 3, generator=rng) * 20,
         photons_sigma=torch.rand(n, generator=rng),
+        xyz_95=torch.rand(n, 3, generator=rng),
+        photons_95=torch.rand(n, generator=rng),
         metadata={"pixel_size_nm": 100.0, "n_frames": 9},
     )
 

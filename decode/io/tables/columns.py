@@ -36,11 +36,15 @@ LENGTHS = {
     "sigma_x": ("uncertainty_x", "x_precision", "uncertainty_xy", "uncertainty", "locprec"),
     "sigma_y": ("uncertainty_y", "y_precision", "uncertainty_xy", "uncertainty", "locprec"),
     "sigma_z": ("uncertainty_z", "z_precision", "locprecz"),
+    "half95_x": ("interval95_x",),
+    "half95_y": ("interval95_y",),
+    "half95_z": ("interval95_z",),
 }
 PHOTONS = {
     "photons": ("intensity", "photons", "phot"),
     "background": ("offset", "background", "local_background", "bg"),
     "photons_sigma": ("uncertainty_intensity",),
+    "photons_95": ("interval95_intensity",),
 }
 OTHERS = {
     "frame": ("frame",),
@@ -54,7 +58,7 @@ OTHERS = {
 def numbers_of(emitters: EmitterSet) -> Columns:
     """The columns one by one: frame, x, y, z, photons and, where present, the others."""
     columns = {name: column.detach().cpu().numpy() for name, column in emitters.columns().items()}
-    for triple, prefix in (("xyz", ""), ("xyz_sigma", "sigma_")):
+    for triple, prefix in (("xyz", ""), ("xyz_sigma", "sigma_"), ("xyz_95", "half95_")):
         if triple in columns:
             xyz = columns.pop(triple)
             columns |= {f"{prefix}{axis}": xyz[:, i] for i, axis in enumerate("xyz")}
@@ -168,17 +172,22 @@ def emitters_of(
     columns = {name: torch.from_numpy(column.astype(np.float64)) for name, column in values.items()}
     unknown = torch.full_like(columns["x"], torch.nan)
     z = columns.get("z", torch.zeros_like(unknown))
-    xyz_sigma = None
-    if "sigma_x" in columns:
-        xyz_sigma = torch.stack([columns.get(f"sigma_{axis}", unknown) for axis in "xyz"], 1)
+
+    def by_axis(prefix: str) -> torch.Tensor | None:
+        if f"{prefix}_x" not in columns:
+            return None
+        return torch.stack([columns.get(f"{prefix}_{axis}", unknown) for axis in "xyz"], 1)
+
     return EmitterSet(
         frame=columns["frame"].long(),
         xyz=torch.stack([columns["x"], columns["y"], z], 1),
         photons=columns.get("photons", unknown),
         background=columns.get("background"),
         probability=columns.get("probability"),
-        xyz_sigma=xyz_sigma,
+        xyz_sigma=by_axis("sigma"),
         photons_sigma=columns.get("photons_sigma"),
+        xyz_95=by_axis("half95"),
+        photons_95=columns.get("photons_95"),
         goodness=columns.get("goodness"),
         polished=columns["polished"] > 0.5 if "polished" in columns else None,
         others=others,

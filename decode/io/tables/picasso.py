@@ -25,6 +25,16 @@ from decode.io.yaml import read_documents
 
 __all__ = ["FORMAT", "emitters_of_locs"]
 
+OWN = {
+    "photons_sigma": "photons_sigma",
+    "half95_x": "interval95_x",
+    "half95_y": "interval95_y",
+    "half95_z": "interval95_z",
+    "photons_95": "interval95_photons",
+    "goodness": "goodness",
+    "polished": "polished",
+}
+"""columns that Picasso does not have, in nm and photons"""
 CHUNK = 16384
 """rows of a chunk in HDF5"""
 
@@ -144,9 +154,7 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
         columns["lpz"] = sigma_z
     if "probability" in values:
         columns["prob"] = values["probability"]
-    if "photons_sigma" in values:
-        columns["photons_sigma"] = values["photons_sigma"]
-    columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
+    columns |= {theirs: values[name] for name, theirs in OWN.items() if name in values}
     return {"frame": values["frame"].astype(np.uint32)} | {
         k: v.astype(np.float32) for k, v in columns.items()
     }
@@ -212,9 +220,7 @@ def emitters_of_locs(
     if {"lpx", "lpy"} <= locs.keys() and (locs["lpx"].any() or locs["lpy"].any()):
         values |= {f"sigma_{axis}": locs[f"lp{axis}"].astype(np.float64) * pixel for axis in "xy"}
     same = {"z": "z", "sigma_z": "lpz", "frame": "frame", "photons": "photons", "background": "bg"}
-    same |= {"probability": "prob"} | {
-        name: name for name in ("photons_sigma", "goodness", "polished")
-    }
+    same |= {"probability": "prob", **OWN}
     values |= {name: locs[theirs] for name, theirs in same.items() if theirs in locs}
     known = {"x", "y", "lpx", "lpy", *same.values()}
     return emitters_of(

@@ -44,6 +44,10 @@ def thunderstorm_table(
             columns |= {f"uncertainty_{axis} [nm]": values[f"sigma_{axis}"] for axis in "xyz"}
         if "photons_sigma" in values:
             columns["uncertainty_intensity [photon]"] = values["photons_sigma"]
+        if "half95_x" in values:
+            columns |= {f"interval95_{axis} [nm]": values[f"half95_{axis}"] for axis in "xyz"}
+        if "photons_95" in values:
+            columns["interval95_intensity [photon]"] = values["photons_95"]
         if "probability" in values:
             columns["probability"] = values["probability"]
         columns |= {name: values[name] for name in ("goodness", "polished") if name in values}

@@ -1,0 +1,426 @@
+"""Recalibration: stated probabilities, uncertainties and photons against those of simulations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from decode.network.counts import EFFECTS, conditional_logit
+
+__all__ = ["LISTED", "QUANTITIES", "Corrected", "Judge", "Recalibration", "Stated"]
+
+Judge: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""pairs n molecules with the truth, first those of which an (n,) bool says that they are listed;
+returns (n,) bool, which are true, and (n, 4) estimate minus truth by `QUANTITIES`, or NaN"""
+
+QUANTITIES = ("x", "y", "photons", "z")
+"""in the order of columns"""
+LEVELS = (0.6826894921370859, 0.95)
+"""probabilities of the two central intervals"""
+NORMAL_95 = 1.959963984540054
+"""half-width of the central 95 % interval of a standard normal distribution"""
+LISTED = 0.5
+"""probability above which uncertainties and photons are fitted: that of a table's rows"""
+ENOUGH = 400
+"""fewest pairs that uncertainties are fitted to, and fewest molecules, true and false ones, that
+probabilities are"""
+RIDGE = 1e-4
+"""penalty of a coefficient's square, per molecule, for features of unit variance"""
+LARGEST = math.log(4.0)
+"""of the logarithm of a factor"""
+TAILS = (-0.1, 0.6)
+"""of the parameter h of draws"""
+RARE, KEPT = 0.02, 10
+"""below this probability, one molecule in so many is fitted, and counts for all"""
+ROWS_AT_ONCE = 50_000
+NEWTON_STEPS, MAJORIZATIONS = 20, 60
+SPREADS = torch.linspace(0.0, 2.0, 21, dtype=torch.float64)
+"""that are tried"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Stated:
+    """What a posterior states of n molecules, all float64."""
+
+    probability: Tensor
+    """(n,)"""
+    beside: Tensor
+    """(n,) expected number of other molecules in the pixel and the eight around it"""
+    around: Tensor
+    """(n,) the same in the rest of the 9 x 9 pixels: 400 nm, for pixels of 100"""
+    mean: Tensor
+    """(n, 4) by `QUANTITIES`; nm and photons"""
+    sigma: Tensor
+    """(n, 4)"""
+    background: Tensor
+    """(n,) photons per pixel"""
+    pixel_size_nm: float
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    def __getitem__(self, rows: Tensor) -> Stated:
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen: dict[str, Any] = {k: v[rows] for k, v in columns.items() if isinstance(v, Tensor)}
+        return replace(self, **chosen)
+
+    def split(self, rows: int) -> Iterator[Stated]:
+        """Parts of so many molecules."""
+        return (self[part] for part in torch.arange(len(self)).split(rows))
+
+    def features(self) -> Tensor:
+        """(n, `N_FEATURES`): log odds, crowding, signal, precision and depth."""
+        p = self.probability.clamp(1e-6, 1 - 1e-6)
+        photons, light_sigma = self.mean[:, 2].clamp_min(1.0), self.sigma[:, 2].clamp_min(1e-3)
+        lateral = self.sigma[:, :2].square().mean(1).sqrt() / self.pixel_size_nm
+        axial = self.sigma[:, 3] / self.pixel_size_nm
+        return torch.stack(
+            [
+                torch.logit(p),
+                self.beside / (self.beside + 0.3),
+                torch.log1p(self.around),
+                torch.log(photons / self.background.clamp_min(0.1).sqrt()),
+                torch.log(light_sigma / photons),
+                torch.log(lateral.clamp_min(1e-3)),
+                torch.log(axial.clamp_min(1e-2)) * (axial > 0),
+                self.mean[:, 3] / self.pixel_size_nm / 5,
+            ],
+            1,
+        )
+
+
+N_FEATURES = 8
+PRODUCTS = ((0, 0), (0, 1), (0, 2), (0, 3), (0, 5), (1, 2), (2, 3), (2, 5), (5, 5), (6, 7), (7, 7))
+"""pairs of features whose products are features, too"""
+N_COLUMNS = 1 + N_FEATURES + len(PRODUCTS)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """Corrections of n molecules."""
+
+    probability: Tensor
+    """(n,)"""
+    light: Tensor
+    """(n,) factor of the photons"""
+    half_68: Tensor
+    """(n, 4) half-widths of the central 68.27 % intervals over the stated sigma"""
+    half_95: Tensor
+    """(n, 4) half-widths of the central 95 % intervals over the stated sigma"""
+
+    def __getitem__(self, rows: Tensor) -> Corrected:
+        return Corrected(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def placed(self, mean: Tensor) -> Tensor:
+        """(n, 4) the means, with the photons corrected."""
+        light = self.light[:, None] * mean[:, 2:3]
+        return torch.cat([mean[:, :2], light, mean[:, 3:]], 1)
+
+    def drawn(self, values: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+        """(n, 4) draws, bent so that both intervals hold what they should.
+
+        Tukey's h distribution, u exp(h u^2 / 2) of a standard normal u, has heavy tails for h > 0
+        (Goerg, The Lambert way to Gaussianize heavy-tailed data, Sci. World J. 2015, eq. 5).
+
+        Args:
+            values: draws as stated, by `QUANTITIES`.
+            mean, sigma: (n, 4) moments as stated.
+        """
+        normal = torch.where(sigma > 0, (values - mean) / sigma, 0.0)
+        h = 2 * torch.log(self.half_95 / self.half_68 / NORMAL_95) / (NORMAL_95**2 - 1)
+        squared = normal.square().clamp(max=9.0)
+        bent = normal * torch.exp(h.clamp(*TAILS) * (squared - 1) / 2)
+        return self.placed(mean) + sigma * self.half_68 * bent
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Recalibration:
+    """Corrections of what a network states, fitted to simulations after its training.
+
+    The log odds of a molecule, the logarithm of the factor of its photons, and those of the
+    half-widths of its 68 % and 95 % intervals over the stated sigma are linear in a few features
+    (`Stated.features`) and some products of these, which do not leave the range that was fitted.
+    Log odds are a logistic regression (Platt, Advances in Large Margin Classifiers, 2000), which
+    decides what is listed, and then one of its own for molecules that are, and for those that are
+    not: what is listed claims the true molecules around it first.  Half-widths are quantile
+    regressions of the logarithm of abs(error) / sigma (Koenker and Bassett, Econometrica 46, 33,
+    1978), so that each level holds its share of the errors although they are not Gaussian.
+
+    Errors of the number of molecules are alike in the frames of a movie: log odds have a random
+    effect in common, normal with a standard deviation of `spread`.
+
+    Example:
+        The identity changes nothing:
+
+        >>> stated = Stated(
+        ...     probability=torch.tensor([0.9], dtype=torch.float64),
+        ...     beside=torch.zeros(1),
+        ...     around=torch.zeros(1),
+        ...     mean=torch.tensor([[150.0, 150.0, 1000.0, 0.0]], dtype=torch.float64),
+        ...     sigma=torch.tensor([[10.0, 10.0, 50.0, 0.0]], dtype=torch.float64),
+        ...     background=torch.tensor([10.0], dtype=torch.float64),
+        ...     pixel_size_nm=100.0,
+        ... )
+        >>> corrected = Recalibration.identity().of(stated)
+        >>> round(float(corrected.probability), 3), round(float(corrected.half_95[0, 0]), 2)
+        (0.9, 1.96)
+    """
+
+    listed: Tensor
+    """(`N_COLUMNS`,) coefficients of the log odds that are positive for molecules of a table"""
+    probability: Tensor
+    """(2, `N_COLUMNS`) of the log odds of molecules that are not listed, and of those that are"""
+    light: Tensor
+    """(`N_COLUMNS`,) of the logarithm of the factor of photons"""
+    half_68: Tensor
+    """(4, `N_COLUMNS`) of the logarithm of the half-width over sigma"""
+    half_95: Tensor
+    """(4, `N_COLUMNS`) of the logarithm of the half-width over 1.96 sigma"""
+    range: Tensor
+    """(2, `N_FEATURES`) lowest and highest value of each feature; beyond, it counts as these"""
+    listed_range: Tensor
+    """(2, `N_FEATURES`) the same for photons and half-widths, which are fitted to what is listed"""
+    spread: float = 0.0
+    """standard deviation of the log odds that molecules of a movie have in common"""
+
+    @classmethod
+    def identity(cls) -> Recalibration:
+        """What changes nothing."""
+        nothing = torch.zeros(N_COLUMNS, dtype=torch.float64)
+        log_odds = nothing.clone()
+        log_odds[1] = 1.0
+        every = torch.full((N_FEATURES,), torch.inf, dtype=torch.float64)
+        whole = torch.stack([-every, every])
+        return cls(
+            listed=log_odds,
+            probability=log_odds.repeat(2, 1),
+            light=nothing,
+            half_68=nothing.repeat(4, 1),
+            half_95=nothing.repeat(4, 1),
+            range=whole,
+            listed_range=whole,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers, for a file."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: torch.as_tensor(v, dtype=torch.float64) for name, v in values.items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Recalibration:
+        """The inverse of `tensors`.
+
+        Raises:
+            ValueError: if a tensor is missing, unknown, or has another shape.
+        """
+        expected = {name: t.shape for name, t in cls.identity().tensors().items()}
+        if expected != {name: t.shape for name, t in tensors.items()}:
+            raise ValueError("its recalibration is one of another version of decode; fit it anew")
+        spread = float(tensors["spread"])
+        return cls(**{k: v for k, v in tensors.items() if k != "spread"}, spread=spread)
+
+    def of(self, stated: Stated) -> Corrected:
+        """The corrections of molecules."""
+        features = stated.features()
+        odds = torch.cat([self.listed[None], self.probability])
+        widths = torch.cat([self.light[None], self.half_68, self.half_95])
+        is_listed, others, listed = self._linear(features, odds, self.range).unbind(1)
+        log_odds = torch.where(is_listed > 0, listed.clamp_min(0.0), others.clamp_max(0.0))
+        logs = self._linear(features, widths, self.listed_range)
+        factors = logs.clamp(-LARGEST, LARGEST).exp()
+        return Corrected(
+            probability=torch.sigmoid(log_odds),
+            light=factors[:, 0],
+            half_68=factors[:, 1:5],
+            half_95=NORMAL_95 * factors[:, 5:9],
+        )
+
+    @staticmethod
+    def _linear(features: Tensor, coefficients: Tensor, limits: Tensor) -> Tensor:
+        return design_of(features, limits.to(features)) @ coefficients.to(features).T
+
+    @classmethod
+    def fit(cls, stated: Stated, judge: Judge, frame: Tensor) -> Recalibration:
+        """Fit to molecules whose truth is known.
+
+        Args:
+            stated: all molecules of some frames, those of little probability too.
+            judge: pairs molecules with the truth.
+            frame: (n,) int64, the frame of each.
+
+        Returns:
+            What is too few to be fitted stays as it is stated.
+        """
+        fitted, p, features = cls.identity(), stated.probability, stated.features()
+        true, _ = judge(p > LISTED)
+        if not ENOUGH < int(true.sum()) < len(p) - ENOUGH:
+            return fitted
+        kept = (p > RARE) | (torch.arange(len(p)) % KEPT == 0)
+        weight = torch.where(p > RARE, 1.0, float(KEPT))[kept]
+        limits = _limits(features[kept])
+        fitted = replace(fitted, range=limits)
+        design = design_of(features[kept], limits)
+        decision = _logistic(design, true[kept].double(), weight, fitted.listed)
+        fitted = replace(fitted, listed=decision, probability=decision.repeat(2, 1))
+        listed = design_of(features, limits) @ decision > 0
+        true, error = judge(listed)
+        both = [
+            _logistic(design[part], true[kept][part].double(), weight[part], decision)
+            for part in (~listed[kept], listed[kept])
+        ]
+        fitted = replace(fitted, probability=torch.stack(both))
+        p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
+        fitted = replace(fitted, spread=_spread(p, true, frame))
+        used = listed & true & error.isfinite().all(1)
+        if int(used.sum()) < ENOUGH:
+            return fitted
+        return fitted._with_widths(stated[used], error[used])
+
+    def _with_widths(self, stated: Stated, error: Tensor) -> Recalibration:
+        """With factors of photons and half-widths, from (n, 4) errors."""
+        features, photons = stated.features(), stated.mean[:, 2]
+        limits = _limits(features)
+        design = design_of(features, limits)
+        light = _log_ratio(design, photons, photons - error[:, 2])
+        excess = photons * torch.expm1(design @ light)
+        error = torch.cat([error[:, :2], error[:, 2:3] + excess[:, None], error[:, 3:]], 1)
+        half_68, half_95 = (
+            torch.stack(
+                [
+                    _quantiles(design, error[:, i], normal * stated.sigma[:, i], level)
+                    for i in range(4)
+                ]
+            )
+            for level, normal in zip(LEVELS, (1.0, NORMAL_95), strict=True)
+        )
+        return replace(self, light=light, half_68=half_68, half_95=half_95, listed_range=limits)
+
+
+def _limits(features: Tensor) -> Tensor:
+    """Range of each feature but for 2 of 1000 rows on either side."""
+    low, high = max(1, len(features) // 500), max(1, len(features) - len(features) // 500)
+    ends = [features.kthvalue(k, 0).values for k in (low, high)]
+    return torch.stack(ends)
+
+
+def design_of(features: Tensor, limits: Tensor) -> Tensor:
+    """(n, `N_COLUMNS`): a constant, the features within (2, `N_FEATURES`) limits, and their
+    products."""
+    features = features.clamp(*limits)
+    products = [features[:, i] * features[:, j] for i, j in PRODUCTS]
+    return torch.cat([torch.ones_like(features[:, :1]), features, torch.stack(products, 1)], 1)
+
+
+@final
+class _Scaled:
+    """Columns of unit variance, and the way back from their coefficients."""
+
+    def __init__(self, design: Tensor) -> None:
+        self._mean, sd = design.mean(0), design.std(0)
+        self._mean[0] = 0.0
+        self._sd = torch.where(sd > 1e-9, sd, 1.0)
+        self.design = (design - self._mean) / self._sd
+        self.penalty = RIDGE * torch.eye(design.shape[1], dtype=design.dtype)
+
+    def coefficients(self, scaled: Tensor) -> Tensor:
+        """Coefficients of the columns as they were."""
+        own = scaled / self._sd
+        own[0] -= (own * self._mean).sum()
+        return own
+
+
+def _logistic(design: Tensor, true: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+    """Logistic regression by Newton's method, beginning with, and drawn to, `start`."""
+    scaled, offset = _Scaled(design), design @ start
+    x, n = scaled.design, float(weight.sum())
+    sign = 2 * true - 1
+
+    def loss(w: Tensor) -> float:
+        fit = (weight * softplus(-sign * (offset + x @ w))).sum() / n
+        return float(fit + w @ scaled.penalty @ w / 2)
+
+    w = torch.zeros_like(start)
+    before = loss(w)
+    for _ in range(NEWTON_STEPS):
+        p = torch.sigmoid(offset + x @ w)
+        gradient = x.T @ (weight * (p - true)) / n + scaled.penalty @ w
+        curvature = (x.T * (weight * p * (1 - p))) @ x / n + scaled.penalty
+        step = torch.linalg.solve(curvature, gradient)
+        while (after := loss(w - step)) > before + 1e-12:
+            step = step / 2
+        gain, before, w = before - after, after, w - step
+        if gain < 1e-9:
+            break
+    return start + scaled.coefficients(w)
+
+
+def _log_ratio(design: Tensor, stated: Tensor, true: Tensor) -> Tensor:
+    """Logarithm of the ratio of true to stated: a Poisson regression with an offset."""
+    scaled = _Scaled(design)
+    x, n = scaled.design, len(design)
+    w = torch.zeros(design.shape[1], dtype=design.dtype)
+    weight = stated / stated.mean()
+    ratio = true / stated
+    for _ in range(NEWTON_STEPS):
+        expected = torch.exp((x @ w).clamp(-LARGEST, LARGEST))
+        gradient = x.T @ (weight * (expected - ratio)) / n + scaled.penalty @ w
+        curvature = (x.T * (weight * expected)) @ x / n + scaled.penalty
+        w = w - torch.linalg.solve(curvature, gradient)
+    return scaled.coefficients(w)
+
+
+def _quantiles(design: Tensor, error: Tensor, sigma: Tensor, level: float) -> Tensor:
+    """Quantile regression of log(abs(error) / sigma).
+
+    By the majorization of Hunter and Lange, J. Comput. Graph. Stat. 9, 60, 2000.
+    """
+    if not bool((sigma > 0).any()):
+        return torch.zeros(design.shape[1], dtype=design.dtype)
+    y = torch.log((error.abs() / sigma.clamp_min(1e-9)).clamp_min(1e-6))
+    scaled = _Scaled(design)
+    x, n = scaled.design, len(design)
+    w = torch.zeros(design.shape[1], dtype=design.dtype)
+    w[0] = torch.quantile(y, level)
+    for _ in range(MAJORIZATIONS):
+        weight = 1 / (1e-3 + (y - x @ w).abs())
+        right = x.T @ (weight * y + 2 * level - 1) / n
+        w = torch.linalg.solve((x.T * weight) @ x / n + scaled.penalty, right)
+    w[0] += torch.quantile(y - x @ w, level)
+    return scaled.coefficients(w)
+
+
+def _spread(probability: Tensor, true: Tensor, frame: Tensor) -> float:
+    """The spread whose 95 % intervals hold 95 % of the numbers in a frame."""
+    _, frame = torch.unique(frame, return_inverse=True)
+    n_frames = int(frame.max()) + 1
+    number = torch.bincount(frame[true], minlength=n_frames).double()
+    # molecules of about the same probability are counted, and not summed one by one
+    middles = torch.sigmoid(torch.linspace(-8, 12, 81, dtype=torch.float64))
+    nearest = torch.bucketize(probability, (middles[1:] + middles[:-1]) / 2)
+    many = torch.bincount(frame * 81 + nearest, minlength=n_frames * 81).view(n_frames, 81)
+    weight = many.double()
+    held: list[float] = []
+    for spread in SPREADS.tolist():
+        logit = conditional_logit(middles, spread)
+        below = torch.zeros_like(number)
+        for effect, share in zip(*EFFECTS, strict=True):
+            p = torch.sigmoid(logit + spread * effect)
+            sd = (weight @ (p * (1 - p))).clamp_min(1e-6).sqrt()
+            below += share * torch.special.ndtr((number - weight @ p) / sd)
+        held.append(float(((below - 0.5).abs() < 0.475).double().mean()))
+        if held[-1] >= 0.95:
+            break
+    last = len(held) - 1
+    if last == 0 or held[-1] < 0.95:
+        return float(SPREADS[last])
+    step = (0.95 - held[-2]) / (held[-1] - held[-2])
+    return float(SPREADS[last - 1] + step * (SPREADS[1] - SPREADS[0]))
