@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
     from decode.verbs.calibrate_camera import calibrate_camera
+    from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
     from decode.verbs.convert import convert
     from decode.verbs.estimate import estimate
@@ -50,6 +51,7 @@ __all__ = [
     "SetPosterior",
     "SplinePSF",
     "calibrate_camera",
+    "calibrate_model",
     "calibrate_psf",
     "convert",
     "estimate",
@@ -82,6 +84,7 @@ _HOME = {
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
     "calibrate_camera": "verbs.calibrate_camera",
+    "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",
     "convert": "verbs.convert",
     "estimate": "verbs.estimate",

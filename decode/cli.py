@@ -142,7 +142,8 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), s
 
 
 calibrate = typer.Typer(
-    no_args_is_help=True, help="The microscope: PSF from beads, camera from frames."
+    no_args_is_help=True,
+    help="The microscope: PSF from beads, camera from frames; a model's uncertainties.",
 )
 app.add_typer(calibrate, name="calibrate")
 
@@ -883,6 +884,39 @@ def calibrate_in_situ(
     _list([out])
 
 
+@calibrate.command("model")
+def calibrate_model_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.")],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="MODEL", help="Model file to write; may be the same."),
+    ],
+    movies: Annotated[
+        int | None, typer.Option(min=8, help="Simulated movies of the fit; without: 240.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Probabilities, uncertainties, photons and counts of a model, corrected by fresh simulations
+    of its own recipe; `decode train` does it at its end."""
+    from decode.progress import Bar
+    from decode.quality.calibration import CalibrationRecord
+    from decode.verbs.calibrate_model import MOVIES
+    from decode.verbs.calibrate_model import calibrate_model as work
+
+    steps = work.steps(model, out, movies=movies or MOVIES, device=device)
+    layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
+    with Bar(total=1.0, bar_format=layout) as bar:
+
+        def show(progress: Progress[object]) -> None:
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        made = _followed(steps, show)
+    for line in CalibrationRecord.of_model(made.record).lines():
+        typer.echo(line)
+    _list([out, out.with_suffix(".json")])
+
+
 @calibrate.command("camera")
 def calibrate_camera(
     *,
@@ -1007,28 +1041,50 @@ def formats_() -> None:
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
-    """The models that come with decode, and how good they are."""
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A shipped model or a model file; without: all."),
+    ] = None,
+    *,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the calibration of MODEL."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The models that come with decode, or one of yours: how good, and how well calibrated, they
+    are."""
     from decode.models import load_model, shipped_models
+    from decode.quality.calibration import CalibrationRecord
 
-    shipped = {name: load_model(path) for name, path in shipped_models().items()}
+    chosen = shipped_models() if name is None else {name: name}
+    known = {each: load_model(path) for each, path in chosen.items()}
+    if picture is not None:
+        if name is None:
+            raise ValueError("name the model whose calibration is to be drawn (--picture)")
+        CalibrationRecord.of_model(known[name].record).picture(picture)
     if as_json:
         _print_json(
             {
-                name: {"context": model.context, **model.record.to_json()}
-                for name, model in shipped.items()
+                each: {"context": model.context, **model.record.to_json()}
+                for each, model in known.items()
             }
         )
         return
-    for name, model in shipped.items():
+    for each, model in known.items():
         record = model.record
-        typer.echo(f"{name}: {record.description}")
+        typer.echo(f"{each}: {record.description}")
         for quantity, (low, high) in model.context.items():
             typer.echo(f"  for {quantity} from {low:g} to {high:g}")
-        typer.echo(
-            f"  trained for {record.steps} steps in {record.minutes:.0f} minutes on "
-            f"{record.hardware}"
-        )
+        if record.minutes is not None:
+            typer.echo(
+                f"  trained for {record.steps} steps in {record.minutes:.0f} minutes on "
+                f"{record.hardware}"
+            )
+        if record.calibration is not None:
+            for line in CalibrationRecord.of_model(record).lines():
+                typer.echo(line)
         if record.figures is None:
             typer.echo("  an unfinished training: its figures were not measured")
             continue

@@ -38,6 +38,8 @@ ENOUGH = 20
 ISOLATED_NM = 1000.0
 """lateral distance within which an isolated molecule is alone in its frame"""
 ONE_SIGMA = math.erf(math.sqrt(0.5))
+NORMAL_95 = 1.959963984540054
+"""half-width of the central 95 % interval of a standard normal distribution"""
 NORMAL_MEDIAN = 0.6744897501960817
 """median of the absolute value of a standard normal variate"""
 
@@ -60,13 +62,15 @@ class Errors:
     coverage_68: float
     """share of errors in the central 68.27 % interval of a normal distribution"""
     coverage_95: float
-    """share of errors in its central 95 % interval"""
+    """share of errors in the stated 95 % interval, or else in that of a normal distribution"""
 
     @staticmethod
-    def of(error: Tensor, sigma: Tensor) -> Errors | None:
-        """From (n,) errors and their stated sigmas; None for fewer than 20."""
+    def of(error: Tensor, sigma: Tensor, half_95: Tensor | None = None) -> Errors | None:
+        """From (n,) errors, their stated sigmas, and half-widths of 95 % intervals (None: 1.96
+        sigma); None for fewer than 20."""
         known = error.isfinite() & sigma.isfinite() & (sigma > 0)
-        error, sigma = error[known].double(), sigma[known].double()
+        half = NORMAL_95 * sigma if half_95 is None else half_95
+        error, sigma, half = (values[known].double() for values in (error, sigma, half))
         n = len(error)
         if n < ENOUGH:
             return None
@@ -78,7 +82,7 @@ class Errors:
             over_sigma_rms=float(z.square().mean().sqrt()),
             over_sigma_robust=float(z.abs().median() / NORMAL_MEDIAN),
             coverage_68=float(coverage(z, ONE_SIGMA)),
-            coverage_95=float(coverage(z, 0.95)),
+            coverage_95=float((error.abs() < half).double().mean()),
         )
 
 
@@ -414,11 +418,17 @@ def _uncertainties(
     if prediction.xyz_sigma is not None:
         error = torch.from_numpy(_differences(truth, prediction, pairs))
         sigma = prediction.xyz_sigma.cpu()[pairs[:, 1]]
+        half = None if prediction.xyz_95 is None else prediction.xyz_95.cpu()[pairs[:, 1]]
         axes = "xy" if two_d else "xyz"
-        stated |= {axis: Errors.of(error[:, i], sigma[:, i]) for i, axis in enumerate(axes)}
+        stated |= {
+            axis: Errors.of(error[:, i], sigma[:, i], None if half is None else half[:, i])
+            for i, axis in enumerate(axes)
+        }
     if prediction.photons_sigma is not None:
         light = prediction.photons.cpu()[pairs[:, 1]] - truth.photons.cpu()[pairs[:, 0]]
-        stated["photons"] = Errors.of(light, prediction.photons_sigma.cpu()[pairs[:, 1]])
+        sigma = prediction.photons_sigma.cpu()[pairs[:, 1]]
+        half = None if prediction.photons_95 is None else prediction.photons_95.cpu()[pairs[:, 1]]
+        stated["photons"] = Errors.of(light, sigma, half)
     return Uncertainties(**stated)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, final
 
 import torch
@@ -116,6 +116,7 @@ class MoleculePosterior:
 
     # -- read-outs ---------------------------------------------------------------------------------
 
+    @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of (x, y, photons, z) in nm and photons, given that a
         molecule exists: (n, 4) each, without corrections; z is 0 in 2D.
@@ -139,7 +140,7 @@ class MoleculePosterior:
         Args:
             first_frame: number of this posterior's first frame in the movie.
         """
-        mean, sigma = self.moments()
+        mean, sigma = self.moments
         half_95 = None
         if self.correction is not None:
             half_95 = sigma * self.correction.half_95
@@ -206,7 +207,7 @@ class MoleculePosterior:
         xyz, photons = self.parts[part.clamp(first, last)].sample(rng)
         if self.correction is not None:
             drawn = torch.stack([xyz[:, 0], xyz[:, 1], photons, xyz[:, 2]], 1)
-            mean, sigma = (values[rows] for values in self.moments())
+            mean, sigma = (values[rows] for values in self.moments)
             drawn = self.correction[rows].drawn(drawn, mean, sigma)
             xyz, photons = drawn[:, [0, 1, 3]], drawn[:, 2]
         return EmitterSet(

@@ -292,7 +292,7 @@ class SetPosterior:
 
     def _stated(self, found: _Found) -> Stated:
         molecules = found.molecules
-        mean, sigma = molecules.moments()
+        mean, sigma = molecules.moments
         near = 9 * avg_pool2d(self.probability, 3, stride=1, padding=1)
         rows = avg_pool2d(self.probability, (9, 1), stride=1, padding=(4, 0))
         far = 81 * avg_pool2d(rows, (1, 9), stride=1, padding=(0, 4))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, final
 
@@ -70,6 +70,25 @@ class Stated:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen: dict[str, Any] = {k: v[rows] for k, v in columns.items() if isinstance(v, Tensor)}
         return replace(self, **chosen)
+
+    def to(self, device: torch.device | str) -> Stated:
+        """The same on another device."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {
+            k: v.to(device) for k, v in columns.items() if isinstance(v, Tensor)
+        }
+        return replace(self, **moved)
+
+    @staticmethod
+    def cat(parts: Sequence[Stated]) -> Stated:
+        """Several, one after the other, with the pixel size of the first."""
+        columns = [{f.name: getattr(part, f.name) for f in fields(part)} for part in parts]
+        joined: dict[str, Any] = {
+            name: torch.cat([c[name] for c in columns])
+            for name, value in columns[0].items()
+            if isinstance(value, Tensor)
+        }
+        return replace(parts[0], **joined)
 
     def split(self, rows: int) -> Iterator[Stated]:
         """Parts of so many molecules."""
@@ -249,13 +268,16 @@ class Recalibration:
         return design_of(features, limits.to(features)) @ coefficients.to(features).T
 
     @classmethod
-    def fit(cls, stated: Stated, judge: Judge, frame: Tensor) -> Recalibration:
+    def fit(
+        cls, stated: Stated, judge: Judge, frame: Tensor, *, inner: Tensor | None = None
+    ) -> Recalibration:
         """Fit to molecules whose truth is known.
 
         Args:
             stated: all molecules of some frames, those of little probability too.
             judge: pairs molecules with the truth.
             frame: (n,) int64, the frame of each.
+            inner: (n,) bool; which of them have all their light in the frame; None: all.
 
         Returns:
             What is too few to be fitted stays as it is stated.
@@ -264,7 +286,8 @@ class Recalibration:
         true, _ = judge(p > LISTED)
         if not ENOUGH < int(true.sum()) < len(p) - ENOUGH:
             return fitted
-        kept = (p > RARE) | (torch.arange(len(p)) % KEPT == 0)
+        inner = torch.ones_like(true) if inner is None else inner
+        kept = inner & ((p > RARE) | (torch.arange(len(p)) % KEPT == 0))
         weight = torch.where(p > RARE, 1.0, float(KEPT))[kept]
         limits = _limits(features[kept])
         fitted = replace(fitted, range=limits)
@@ -280,7 +303,7 @@ class Recalibration:
         fitted = replace(fitted, probability=torch.stack(both))
         p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
         fitted = replace(fitted, spread=_spread(p, true, frame))
-        used = listed & true & error.isfinite().all(1)
+        used = inner & listed & true & error.isfinite().all(1)
         if int(used.sum()) < ENOUGH:
             return fitted
         return fitted._with_widths(stated[used], error[used])

@@ -45,6 +45,8 @@ class ModelRecord:
     """scores by density and flux; None for an unfinished training"""
     remarks: tuple[str, ...] | None = None
     """limitations of the model, a sentence each; None for an unfinished training"""
+    calibration: Mapping[str, Any] | None = None
+    """how right probabilities, uncertainties and counts are (`decode.quality.CalibrationRecord`)"""
     others: Mapping[str, Any] = field(default_factory=dict)
     """entries of other versions of decode"""
 
