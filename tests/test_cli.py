@@ -539,6 +539,24 @@ def test_models_lists_what_is_shipped_and_how_good_it_is(
     record = json.loads(run("models", "--json").stdout)["tiny"]
     assert record["steps"] == 2
     assert told.stdout.count(" nm\n") == len(record["figures"]) > 0
+    refused = run("models", "--picture", place / "calibration.png")
+    assert refused.exit_code == 2
+    assert "name the model" in refused.stderr
+    refused = run("models", place / "new.safetensors", "--picture", place / "calibration.png")
+    assert refused.exit_code == 2
+    assert "decode calibrate model" in refused.stderr
+
+
+def test_a_model_is_calibrated_and_shows_it(place: Path) -> None:
+    out = place / "calibrated.safetensors"
+    made = run("calibrate", "model", "gaussian-2d", "-o", out, "--movies", 8, "--device", "cpu")
+    assert made.exit_code == 0, made.output
+    assert "errors within 68 % / 95 %" in made.stdout
+    assert str(out) in made.stdout
+    told = run("models", out, "--picture", place / "calibration.png")
+    assert told.exit_code == 0, told.output
+    assert "of frames within the 95 % interval" in told.stdout
+    assert (place / "calibration.png").stat().st_size > 10_000
 
 
 def test_doctor_tells_a_model_that_finds_nothing_true(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, logsigmoid, max_pool2d
+from torch.nn.functional import logsigmoid, max_pool2d, pad
 
 from decode.emitters import EmitterSet
 from decode.network.counts import Counts
@@ -293,19 +293,32 @@ class SetPosterior:
     def _stated(self, found: _Found) -> Stated:
         molecules = found.molecules
         mean, sigma = molecules.moments
-        near = 9 * avg_pool2d(self.probability, 3, stride=1, padding=1)
-        rows = avg_pool2d(self.probability, (9, 1), stride=1, padding=(4, 0))
-        far = 81 * avg_pool2d(rows, (1, 9), stride=1, padding=(0, 4))
-        beside, around = near[found.at].double(), (far - near)[found.at].double()
+        near, around = self._expected_around(found.at, (1, 4))
         return Stated(
             probability=molecules.probability,
-            beside=(beside - molecules.probability).clamp_min(0),
-            around=around.clamp_min(0),
+            beside=(near - molecules.probability).clamp_min(0),
+            around=(around - near).clamp_min(0),
             mean=mean,
             sigma=sigma,
             background=molecules.background,
             pixel_size_nm=self.pixel_size_nm,
         )
+
+    def _expected_around(
+        self, at: tuple[Tensor, Tensor, Tensor], radii_px: Sequence[int]
+    ) -> list[Tensor]:
+        """(n,) expected numbers of emitters in squares around pixels, for each radius."""
+        frame, row, column = at
+        _, height, width = self.logit.shape
+        # sums over all pixels above and to the left: any square is four of them
+        sums = pad(self.probability.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
+        expected = []
+        for radius in radii_px:
+            top, bottom = (row - radius).clamp_min(0), (row + radius + 1).clamp_max(height)
+            left, right = (column - radius).clamp_min(0), (column + radius + 1).clamp_max(width)
+            below = sums[frame, bottom, right] - sums[frame, bottom, left]
+            expected.append(below - sums[frame, top, right] + sums[frame, top, left])
+        return expected
 
     def _emitters(self, frame: Tensor, row: Tensor, column: Tensor) -> TruncatedGaussians:
         """The emitters of m pixels."""

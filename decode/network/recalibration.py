@@ -95,7 +95,7 @@ class Stated:
         return (self[part] for part in torch.arange(len(self)).split(rows))
 
     def features(self) -> Tensor:
-        """(n, `N_FEATURES`): log odds, crowding, signal, precision and depth."""
+        """(n, `N_FEATURES`): log odds, crowding, signal, precision, depth and background."""
         p = self.probability.clamp(1e-6, 1 - 1e-6)
         photons, light_sigma = self.mean[:, 2].clamp_min(1.0), self.sigma[:, 2].clamp_min(1e-3)
         lateral = self.sigma[:, :2].square().mean(1).sqrt() / self.pixel_size_nm
@@ -110,13 +110,27 @@ class Stated:
                 torch.log(lateral.clamp_min(1e-3)),
                 torch.log(axial.clamp_min(1e-2)) * (axial > 0),
                 self.mean[:, 3] / self.pixel_size_nm / 5,
+                torch.log(self.background.clamp_min(0.1)),
             ],
             1,
         )
 
 
-N_FEATURES = 8
-PRODUCTS = ((0, 0), (0, 1), (0, 2), (0, 3), (0, 5), (1, 2), (2, 3), (2, 5), (5, 5), (6, 7), (7, 7))
+N_FEATURES = 9
+PRODUCTS = (
+    (0, 0),
+    (0, 1),
+    (0, 2),
+    (0, 3),
+    (0, 5),
+    (1, 2),
+    (2, 3),
+    (2, 5),
+    (3, 3),
+    (5, 5),
+    (6, 7),
+    (7, 7),
+)
 """pairs of features whose products are features, too"""
 N_COLUMNS = 1 + N_FEATURES + len(PRODUCTS)
 

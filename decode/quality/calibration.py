@@ -264,9 +264,9 @@ class CalibrationRecord:
         return CalibrationRecord(
             n_frames=len(number),
             n_listed=len(every.true),
-            expected_error=math.nan if stated is None else stated.expected_error,
+            expected_error=0.0 if stated is None else stated.expected_error,
             bins=() if stated is None else stated.bins,
-            counted=float(expected.sum() / number.sum()),
+            counted=float(expected.sum() / number.sum().clamp_min(1)),
             counts_95=float(((below - 0.5).abs() < 0.475).double().mean()),
             curve=_curve(every.joint),
             groups=tuple(
@@ -328,8 +328,11 @@ class CalibrationRecord:
         """Ranks with their band, coverage, reliability and TARP as a picture (PNG).
 
         Raises:
+            ValueError: if there were too few molecules.
             OSError: if it cannot be written.
         """
+        if not self.groups:
+            raise ValueError("the model found too few molecules of its simulations to draw them")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -232,6 +232,32 @@ def test_tables_draws_and_counts_are_corrected_alike(rng: torch.Generator) -> No
     assert float((x - 450).std()) == pytest.approx(float(after.xyz_sigma[0, 0]), rel=0.05)
 
 
+def test_crowding_is_the_expected_number_in_the_pixels_around(rng: torch.Generator) -> None:
+    logit = 3 * torch.randn(20, 9, 9, generator=rng) - 2
+    posterior = replace(lone(0.0), logit=logit)
+    molecules, known = posterior.stated()
+    p = torch.nn.functional.pad(posterior.probability.double(), (4, 4, 4, 4))
+    wide, near = (p.unfold(1, k, 1).unfold(2, k, 1).sum((3, 4)) for k in (9, 3))
+    near = near[:, 3:-3, 3:-3]
+    # a sure molecule in its own pixel: the expectation around is that of the squares
+    frame = molecules.frame
+    squares = {
+        (round(float(near[f, y, x]), 9), round(float(wide[f, y, x] - near[f, y, x]), 9))
+        for f in range(20)
+        for y in range(9)
+        for x in range(9)
+    }
+    beside = known.beside + known.probability
+    stated_squares = [
+        (round(float(a), 9), round(float(b), 9))
+        for a, b, kept in zip(beside, known.around, known.beside > 0, strict=True)
+        if kept
+    ]
+    assert len(frame) > 500
+    assert len(stated_squares) > 300
+    assert set(stated_squares) <= squares
+
+
 def test_a_file_keeps_the_recalibration_and_does_without_one(tmp_path: Path) -> None:
     model = Localizer(
         NetworkConfig(frame_widths=(4,), sequence_widths=(4,), head_width=4), {}
