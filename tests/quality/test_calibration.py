@@ -138,7 +138,7 @@ def test_a_record_is_kept_with_a_model() -> None:
     record = CalibrationRecord.of([measured()], two_d=True)
     kept = ModelRecord(steps=3, calibration=record.to_json())
     again = ModelRecord.from_json(json.loads(json.dumps(kept.to_json())))
-    assert list(CalibrationRecord.of_model(again).lines()) == list(record.lines())
+    assert CalibrationRecord.of_model(again).to_json() == record.to_json()
     with pytest.raises(ValueError, match="calibrate model"):
         CalibrationRecord.of_model(ModelRecord())
     with pytest.raises(ValueError, match="another version"):
