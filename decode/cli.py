@@ -640,6 +640,14 @@ def run(
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     device: Device = "auto",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Most rounds: while a check fails that another prior or a refined pupil mends, "
+            "train on for what the movie's molecules say, and localize again.",
+        ),
+    ] = 1,
     settings: Settings = None,
     strict: Strict = False,
     as_json: Json = False,
@@ -665,6 +673,7 @@ def run(
         em_gain=em_gain,
         settings=settings or (),
         device=device,
+        rounds=rounds,
     )
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:
@@ -676,7 +685,7 @@ def run(
             bar.set_description_str(stage.name, refresh=False)
             for warning in progress.warnings:
                 bar.write(f"{movie.name}: warning: {warning}", file=sys.stderr)
-            if stage.files:
+            if stage.files or stage.name == "rounds":
                 report = sys.stderr if as_json else sys.stdout
                 bar.write(f"{stage.name}:", file=report)
                 for line in (*progress.message.splitlines(), *map(str, stage.files)):

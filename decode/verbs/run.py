@@ -5,20 +5,23 @@ The output of every stage is kept, and reused while its inputs do not change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from decode.acquisition import check_camera, stated_camera, stated_files
+from decode.atomic import atomic
 from decode.calibrate.psf import read_positions
 from decode.calibrate.scan import Scan, read_scan
+from decode.config import load_config
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, write_camera
 from decode.io.movies import open_movie
 from decode.io.movies.folder import is_frame
-from decode.io.psfs import read_psf
+from decode.io.psfs import read_psf, write_psf
 from decode.io.tables import read_table
 from decode.outputs import check_outputs, run_files
 from decode.progress import DetailedSteps, Progress, Stepwise
@@ -26,6 +29,7 @@ from decode.training.loop import check_budget
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
 from decode.verbs.localize import localize_file
+from decode.verbs.rounds import Round, SceneOfMolecules, refined_psf, with_scene
 from decode.verbs.stages import (
     AS_IT_WAS,
     Made,
@@ -59,6 +63,7 @@ def run(
     em_gain: float | None = None,
     settings: Sequence[str] = (),
     device: str = "auto",
+    rounds: int = 1,
 ) -> DetailedSteps[Stage, EmitterSet]:
     """Beads and a movie to molecules: calibrate the PSF, estimate the scene, train a model for
     both, localize and render.
@@ -85,6 +90,11 @@ def run(
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         settings: `section.key=value`, which replace values of the estimated recipe.
         device: `auto`, `cpu` or `cuda`.
+        rounds: most rounds.  After the first, while a check fails or the movie's molecules lie
+            outside the recipe's ranges, a pupil is refined by the movie where its images differ,
+            the ranges are put around the molecules, and the model is trained on for `minutes` and
+            localizes again (`psf-2.h5`, `train-2.yaml`, `model-2.safetensors`).  Tables are those
+            of the best round.
 
     Returns:
         The molecules, as the Picasso table holds them; `facts.checks` say whether they are right
@@ -110,6 +120,8 @@ def run(
         >>> steps.close()  # stops the work
     """
     check_budget(minutes)
+    if rounds < 1:
+        raise ValueError(f"the number of rounds is {rounds}, must be 1 or more")
     movie, out = Path(movie), Path(out)
     stacks = [Path(b) for b in beads]
     for path in (movie, *stacks):
@@ -140,7 +152,89 @@ def run(
     )
     key = yield from _estimated(made, movie, known, key)
     yield from trained(made, key, settings=settings, minutes=minutes, device=device)
-    return (yield from _localized(made, movie, known, device=device, polish=polish))
+    found = yield from _localized(made, movie, known, device=device, polish=polish)
+    if rounds == 1:
+        return found
+    again = partial(_localized, movie=movie, camera=known, device=device, polish=polish)
+    more = partial(trained, settings=settings, minutes=minutes, device=device)
+    return (
+        yield from _in_rounds(
+            made, found, rounds, key, movie, known, settings, train=more, localize=again
+        )
+    )
+
+
+def _in_rounds(
+    made: Made,
+    found: EmitterSet,
+    rounds: int,
+    key: str,
+    movie: Path,
+    camera: CameraFile,
+    settings: Sequence[str],
+    *,
+    train: Callable[..., DetailedSteps[Stage, bool]],
+    localize: Callable[..., DetailedSteps[Stage, EmitterSet]],
+) -> DetailedSteps[Stage, EmitterSet]:
+    """Rounds after the first; returns the molecules of the best one."""
+    best = Round.of(1, found, load_config(made.recipe, settings))
+    said, psf = [f"round 1: {_of(best)}"], made.psf
+    while best.failed and best.number < rounds:
+        scene = SceneOfMolecules.of(found, load_config(made.recipe, settings))
+        if scene is None:
+            said.append("too few molecules, or none with a background, to learn from")
+            break
+        number = best.number + 1
+        following = Made(made.folder, number)
+        former = psf
+        if best.doubts_psf:
+            key, psf = yield from _refined(psf, following, movie, camera, key)
+        if psf == former and not best.outside:
+            said.append("another round mends none of this: see the checks")
+            break
+        text = made.recipe.read_text(encoding="utf-8")
+        text = with_scene(text, scene.ranges, psf_file=psf.name, number=number)
+        with atomic(following.recipe) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        yield from train(following, key, start=made.model)
+        folder = following.folder / f"round-{number}"
+        tried = yield from localize(following, psf=psf, folder=folder)
+        judged = Round.of(number, tried, load_config(following.recipe, settings))
+        said.append(f"round {number}: {_of(judged)}")
+        if not judged.improves_on(best):
+            said.append(f"it did not improve: the tables are those of round {best.number}")
+            break
+        for file in folder.iterdir():
+            file.replace(made.folder / file.name)
+        folder.rmdir()
+        best, found, made = judged, tried, following
+    yield ended("rounds", "\n".join(said))
+    return found
+
+
+def _of(judged: Round) -> str:
+    """What of a round fails, in words."""
+    return f"failed: {', '.join(judged.failed)}" if judged.failed else "all checks pass"
+
+
+def _refined(
+    psf: Path, following: Made, movie: Path, camera: CameraFile, key: str
+) -> DetailedSteps[Stage, tuple[str, Path]]:
+    """Refine the PSF by the movie; returns the key of its inputs, and the file: the former one
+    where that is not possible."""
+    key = key_of(key, "refined", psf.name)
+    message = AS_IT_WAS
+    if not following.done.has("refine", key, following.psf):
+        yield Progress(0.0, "refining the PSF by the movie", detail=Stage(name="refine"))
+        try:
+            refined, message = refined_psf(movie, camera, read_psf(psf))
+        except ValueError as error:
+            yield ended("refine", f"the PSF stays as it is: {error}")
+            return key, psf
+        write_psf(following.psf, refined)
+        following.done.note("refine", key)
+    yield ended("refine", message, following.psf)
+    return key, following.psf
 
 
 def _calibrated(
@@ -191,14 +285,21 @@ def _estimated(made: Made, movie: Path, camera: CameraFile, key: str) -> Detaile
 
 
 def _localized(
-    made: Made, movie: Path, camera: CameraFile, *, device: str, polish: bool
+    made: Made,
+    movie: Path,
+    camera: CameraFile,
+    *,
+    device: str,
+    polish: bool,
+    psf: Path | None = None,
+    folder: Path | None = None,
 ) -> DetailedSteps[Stage, EmitterSet]:
     """Write tables and picture; returns the molecules."""
-    remark = read_psf(made.psf).z_remark
+    remark = read_psf(psf or made.psf).z_remark
     steps = localize_file.steps(
         movie,
         made.model,
-        made.folder,
+        folder or made.folder,
         camera=camera,
         device=device,
         polish=polish,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias, TypeVar, final
 from torch import Tensor
 
 from decode.atomic import atomic
-from decode.config import TrainConfig, load_config
+from decode.config import load_config
 from decode.errors import reading
 from decode.io.cameras import CameraFile
 from decode.models import NEAREST
@@ -41,7 +41,7 @@ __all__ = [
 D = TypeVar("D")
 R = TypeVar("R")
 
-StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize"]
+StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize", "refine", "rounds"]
 
 AS_IT_WAS = "as it was"
 """message of a stage whose output is reused"""
@@ -61,15 +61,23 @@ class Stage:
 
 @final
 class Made:
-    """The files of the stages in a folder, and which of them exist."""
+    """The files of the stages in a folder, and which of them exist.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder.
+        number: that of the round; files of later ones have it in their names.
+    """
+
+    def __init__(self, folder: Path, number: int = 1) -> None:
         self.folder = folder
-        self.psf, self.report = psf_files(folder / "psf.h5")
+        of_round = f"-{number}" if number > 1 else ""
+        self.psf, self.report = psf_files(folder / f"psf{of_round}.h5")
         self.camera = folder / "camera.yaml"
-        self.recipe, self.picture = recipe_files(folder / "train.yaml")
-        self.model, self.record, self.checkpoint = model_files(folder / "model.safetensors")
-        self.done = Done(folder / "run.json")
+        self.recipe, self.picture = recipe_files(folder / f"train{of_round}.yaml")
+        self.model, self.record, self.checkpoint = model_files(
+            folder / f"model{of_round}.safetensors"
+        )
+        self.done = Done(folder / f"run{of_round}.json")
 
 
 @final
@@ -97,9 +105,15 @@ class Done:
 
 
 def trained(
-    made: Made, key: str, *, settings: Sequence[str] = (), minutes: float, device: str
+    made: Made,
+    key: str,
+    *,
+    settings: Sequence[str] = (),
+    minutes: float,
+    device: str,
+    start: Path | str = NEAREST,
 ) -> DetailedSteps[Stage, bool]:
-    """Train the model of the recipe in the folder, from the shipped one that is nearest.
+    """Train the model of the recipe in the folder.
 
     A training that was stopped goes on from its last checkpoint.  A recipe that the user has edited
     since is trained as it is.
@@ -109,6 +123,7 @@ def trained(
         key: of the recipe's inputs.
         settings: `section.key=value`, to replace what the recipe says.
         minutes, device: of the training, as `train` takes them.
+        start: the model to begin with; the shipped one that is nearest, unless stated.
 
     Returns:
         Whether it was trained now; False where it was there.
@@ -124,7 +139,8 @@ def trained(
         made.done.forget("train")  # from now on the model is another
         made.done.note("training", key)
         message = ""
-        for step in _training(config, made, minutes=minutes, device=device, resume=resume):
+        begin = partial(train.steps, config, made.model, start=start)
+        for step in _training(partial(begin, minutes=minutes, device=device), made, resume=resume):
             validation = step.detail.validation
             if validation is not None:
                 figures = (f"{name} {value:.3g}" for name, value in validation.row().items())
@@ -137,10 +153,9 @@ def trained(
 
 
 def _training(
-    config: TrainConfig, made: Made, *, minutes: float, device: str, resume: bool
+    steps: Callable[..., Iterator[Progress[TrainingReport]]], made: Made, *, resume: bool
 ) -> Iterator[Progress[TrainingReport]]:
     """Resume a training if its checkpoint is intact and `resume` is set, else start one."""
-    steps = partial(train.steps, config, made.model, start=NEAREST, minutes=minutes, device=device)
     if resume:
         try:
             yield from steps(resume=True)
