@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
     from decode.verbs.convert import convert
+    from decode.verbs.drift import drift
     from decode.verbs.estimate import estimate
     from decode.verbs.evaluate import evaluate
     from decode.verbs.localize import localize
@@ -54,6 +55,7 @@ __all__ = [
     "calibrate_model",
     "calibrate_psf",
     "convert",
+    "drift",
     "estimate",
     "evaluate",
     "load_model",
@@ -87,6 +89,7 @@ _HOME = {
     "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",
     "convert": "verbs.convert",
+    "drift": "verbs.drift",
     "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
     "load_model": "models",

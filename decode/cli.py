@@ -37,8 +37,8 @@ __all__ = ["app"]
 class _Commands(TyperGroup):
     """Commands whose errors are one line on stderr and an exit code.
 
-    2 is bad input, 1 a run that failed, 3 a check that failed (`--strict`), 130 Ctrl-C and 143
-    SIGTERM.
+    2 is bad input, 1 a run that failed, 3 data that do not allow an answer or a check that failed
+    (`--strict`), 130 Ctrl-C and 143 SIGTERM.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -65,9 +65,11 @@ def _say(error: Exception, ctx: Any, *, about: str = "") -> int:
 
 def _exit_code(error: Exception) -> int | None:
     """None for an error that no user can cause."""
-    from decode.errors import is_out_of_memory
+    from decode.errors import Undetermined, is_out_of_memory
     from decode.training.course import TrainingError
 
+    if isinstance(error, Undetermined):
+        return 3
     if isinstance(
         error,
         ValueError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError,
@@ -79,7 +81,8 @@ def _exit_code(error: Exception) -> int | None:
 app = typer.Typer(
     cls=_Commands,
     help="Raw single-molecule blinking movies to tables of molecules with uncertainties.",
-    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 3 a check failed (--strict), "
+    epilog="Exit codes: 0 done, 1 failed while running, 2 bad input, 3 the data do not allow it "
+    "or a check failed (--strict), "
     "130 stopped by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
@@ -443,6 +446,80 @@ def filter_(
     n_kept, n = filter_table(table, out, parse_ranges(keep), pixel_size_nm=pixel_size)
     typer.echo(f"{n_kept} of {n} molecules")
     _list([out])
+
+
+@app.command()
+def drift(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TABLE...", help="Table of molecules; several: parts of one acquisition."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Corrected table to write; see: decode formats."),
+    ],
+    *,
+    z: Annotated[
+        bool | None, typer.Option("--z/--no-z", help="Correct z, too; without: where it is known.")
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TRACE",
+            help="Subtract this drift (CSV: frame from 1, x_nm, y_nm, z_nm) in place of estimating "
+            "one.",
+        ),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Add the drift of --apply in place of subtracting it.")
+    ] = False,
+    fiducials: Annotated[
+        bool, typer.Option("--fiducials", help="Beads in the field tell the drift; they are found.")
+    ] = False,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y", help="A bead's place in its first frame, nm; repeat it."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of each part, where the tables do not say so.")
+    ] = None,
+    pixel_size: TablePixelSize = None,
+) -> None:
+    """A table to one in which the stage stands still, with the drift beside it.
+
+    Writes OUT, OUT.drift.csv and OUT.drift.png.  Where the molecules do not tell the drift, nothing
+    is written, and the exit code is 3.
+    """
+    from decode.progress import Bar
+    from decode.verbs.drift import drift as work
+
+    steps = work.steps(
+        tables,
+        out,
+        z=z,
+        apply=apply,
+        undo=undo,
+        fiducials=fiducials,
+        places_nm=[_place(text) for text in at or ()],
+        n_frames=frames,
+        pixel_size_nm=pixel_size,
+    )
+    layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}"
+    with Bar(total=1.0, bar_format=layout) as bar:
+
+        def show(progress: Progress[None]) -> None:
+            bar.set_description_str(progress.message)
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        _, stage = _followed(steps, show)
+    for axis, size, error in zip("xyz", stage.amplitude, stage.error, strict=True):
+        if size:
+            typer.echo(f"{axis}: {size:.1f} nm from end to end, known to {error:.1f} nm")
+    if stage.jumps:
+        typer.echo(f"jumps at frame {', '.join(str(at + 1) for at in stage.jumps)}")
+    _list([out, *(out.with_name(f"{out.stem}.drift.{suffix}") for suffix in ("csv", "png"))])
 
 
 @app.command()
@@ -1125,6 +1202,14 @@ def schema() -> None:
     from decode.verbs.schema import schema as run
 
     typer.echo(json.dumps(run(), indent=1))
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--at {text}: write it as X,Y in nm") from None
+    return x, y
 
 
 def _size(text: str) -> tuple[float, float]:

@@ -6,14 +6,20 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import final
 
-__all__ = ["brief", "in_plain_words", "is_out_of_memory", "on_a_line", "reading"]
+__all__ = ["Undetermined", "brief", "in_plain_words", "is_out_of_memory", "on_a_line", "reading"]
 
 LONGEST = 600
 """characters of a message; a path and a sentence or two are shorter"""
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = 60
+
+
+@final
+class Undetermined(ValueError):
+    """The data do not allow an answer."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
