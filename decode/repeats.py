@@ -15,7 +15,7 @@ from decode.emitters import EmitterSet
 
 __all__ = ["Repeats", "repeats"]
 
-REACH = 6.0
+REACH = 10.0
 """standard deviations of a difference up to which two localizations may show one molecule"""
 PRECISE = 0.9
 """share of the molecules that are paired, the most precise: the others would widen the reach"""
@@ -70,16 +70,16 @@ def repeats(molecules: EmitterSet) -> Repeats:
     Example:
         >>> import torch
         >>> rng = torch.Generator().manual_seed(0)
-        >>> truth = 20_000 * torch.rand(500, 3, generator=rng)
-        >>> noise = 20 * torch.randn(2, 500, 3, generator=rng)
+        >>> truth = 40_000 * torch.rand(3000, 3, generator=rng)
+        >>> noise = 20 * torch.randn(2, 3000, 3, generator=rng)
         >>> twice = EmitterSet(
-        ...     frame=torch.arange(2).repeat_interleave(500),
+        ...     frame=torch.arange(2).repeat_interleave(3000),
         ...     xyz=(truth + noise).flatten(0, 1),
-        ...     photons=torch.full((1000,), 1000.0),
-        ...     xyz_sigma=torch.full((1000, 3), 10.0),
+        ...     photons=torch.full((6000,), 1000.0),
+        ...     xyz_sigma=torch.full((6000, 3), 10.0),
         ... )
         >>> [round(k, 1) for k in repeats(twice).ratio]
-        [2.0, 1.9, 2.0]
+        [2.0, 2.0, 2.0]
     """
     pairs = _pairs(molecules)
     whole = _fitted(pairs)
