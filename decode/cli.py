@@ -435,7 +435,7 @@ def filter_(
             metavar="COLUMN=LOW:HIGH",
             help="Range to keep, its ends included; either may be left out. Repeat it for more "
             "columns: photons, sigma, sigma_z, x, y, z (nm), probability, frame (from 0), "
-            "background, goodness.",
+            "background, goodness, ess.",
         ),
     ],
     pixel_size: TablePixelSize = None,

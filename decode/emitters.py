@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Check", "EmitterSet", "Facts"]
+__all__ = ["CORRELATIONS", "Check", "EmitterSet", "Facts", "correlations"]
+
+CORRELATIONS = ("corr_xy", "corr_xz", "corr_yz", "corr_xphotons", "corr_yphotons", "corr_zphotons")
+"""names of the columns of `EmitterSet.correlation` in tables"""
+PAIRS = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""what they are correlations of: x, y, z and photons are 0 to 3"""
+WIDTHS = {"xyz": 3, "xyz_sigma": 3, "xyz_95": 3, "correlation": len(PAIRS)}
+"""lengths of the rows of columns that hold more than one number"""
 
 
 @final
@@ -167,6 +174,12 @@ class EmitterSet:
     """(n, 3) half-widths of the central 95 % intervals, nm; None: 1.96 times `xyz_sigma`"""
     photons_95: Tensor | None = None
     """(n,) the same, photons"""
+    correlation: Tensor | None = None
+    """(n, 6) correlations of x and y, x and z, y and z, and of x, y and z with the photons; NaN
+    where an axis is not estimated"""
+    ess: Tensor | None = None
+    """(n,) effective share of the samples of the exact posterior: near 1 the moments are as good as
+    those of independent samples, near 0 they are not to be trusted"""
     goodness: Tensor | None = None
     """(n,) deviance of a fit to the frame per degree of freedom: about 1 if it explains the
     light"""
@@ -180,7 +193,7 @@ class EmitterSet:
     def __post_init__(self) -> None:
         n = len(self.frame)
         for name, column in self.columns().items():
-            shape = (n, 3) if name in ("xyz", "xyz_sigma", "xyz_95") else (n,)
+            shape = (n, WIDTHS[name]) if name in WIDTHS else (n,)
             if tuple(column.shape) != shape:
                 raise ValueError(
                     f"EmitterSet.{name} has shape {tuple(column.shape)}, expected {shape}"
@@ -255,3 +268,10 @@ class EmitterSet:
     def sorted_by_frame(self) -> EmitterSet:
         """Rows in the order of their frames; rows of one frame keep their order."""
         return self[torch.argsort(self.frame, stable=True)]
+
+
+def correlations(matrix: Tensor) -> Tensor:
+    """(n, 6) of `PAIRS`, from symmetric matrices (n, 4 or more, 4 or more) of x, y, z, photons and
+    others."""
+    first, second = torch.tensor(PAIRS, device=matrix.device).T
+    return matrix[:, first, second]

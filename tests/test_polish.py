@@ -139,6 +139,8 @@ def test_isolated_molecules_come_to_the_bound(name: str, rng: torch.Generator) -
     error = better.xyz - truth.xyz
     assert (root_mean_square(error) < root_mean_square(start.xyz - truth.xyz)).all()
     assert (root_mean_square(error / better.xyz_sigma) < 1.1).all()
+    assert better.correlation is not None
+    assert (better.correlation.abs() < 1).all()
     # where the fit and the network are apart, one of them errs, which the sigma admits: about a
     # quarter of the distance for a network whose variance is 1.44 times the fit's, and whose weight
     # is 0.07

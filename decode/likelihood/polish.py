@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from decode.emitters import EmitterSet
+from decode.emitters import EmitterSet, correlations
 from decode.likelihood.single import Fit, scaled_deviance
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
@@ -105,8 +105,8 @@ def polish(
         parameters: (n, p) PSF parameters per emitter, or None.
 
     Returns:
-        The molecules in the same order, with `goodness` (deviance per degree of freedom) and
-        `polished` (whether the fit was taken).
+        The molecules in the same order, with `correlation`, `goodness` (deviance per degree of
+        freedom) and `polished` (whether the fit was taken).
 
     Raises:
         ValueError: if the table lacks a column, or a molecule lies in none of the frames.
@@ -161,6 +161,13 @@ def polish(
     variance = network.mixed_variance(fitted, weight / (1 + doubt), mean)
     dtype = emitters.xyz.dtype
     sigma = variance.sqrt().to(dtype)
+    # the errors of the network along the axes are taken as independent
+    shared = weight.sqrt() / variance.sqrt()
+    covariance = fit.covariance[:, :4, :4].where(weight[:, :, None] * weight[:, None] > 0, 0.0)
+    correlation = correlations(covariance * shared[:, :, None] * shared[:, None])
+    correlation = correlation.masked_fill(
+        correlations(sigma[:, :, None] * sigma[:, None]).isnan(), torch.nan
+    )
     return replace(
         emitters,
         xyz=mean[:, :3].to(dtype),
@@ -168,6 +175,7 @@ def polish(
         background=fit.background.where(polished, emitters.background),
         xyz_sigma=sigma[:, :3],
         photons_sigma=sigma[:, 3],
+        correlation=correlation.to(dtype),
         goodness=fit.deviance,
         polished=polished,
     )

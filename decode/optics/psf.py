@@ -96,6 +96,20 @@ class PSF(nn.Module, ABC):
         ]
         return torch.stack([fraction(xyz), *slopes], 1)
 
+    def integrate_pixels_around(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """The fraction of light in each pixel at several positions of each emitter, near to one
+        another, such as samples of its posterior.
+
+        Args:
+            xyz: (n, m, 3) nm, as for `integrate_pixels`.
+            parameters: (n, p) of each emitter, or None.
+
+        Returns:
+            (n, m, patch_px, patch_px).
+        """
+        each = None if parameters is None else parameters.repeat_interleave(xyz.shape[1], 0)
+        return self.integrate_pixels(xyz.flatten(0, 1), each).unflatten(0, xyz.shape[:2])
+
     def parameters_at(self, xyz: Tensor) -> Tensor | None:
         """Parameters of emitters at their positions in the field.
 

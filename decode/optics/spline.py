@@ -181,6 +181,44 @@ class SplinePSF(PSF):
         image = torch.einsum("nyxj,nj->nyx", image.unfold(1, 4, self.oversampling), weight[:, 1])
         return torch.einsum("nyxj,nj->nyx", image.unfold(2, 4, self.oversampling), weight[:, 0])
 
+    def integrate_pixels_around(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
+        # positions near to one another read the same few planes and voxels, which are cut out once
+        n, m = xyz.shape[:2]
+        side, over = self.patch_px, self.oversampling
+        plane, along_z = spline_weights(*self._planes_from_first(xyz[..., 2].reshape(-1)))
+        voxel, across = spline_weights(self._corner(xyz[..., :2].reshape(-1, 2)))
+        taps = ((voxel[:, 0], across[:, 0]), (voxel[:, 1], across[:, 1]), (plane, along_z))
+        (x, column), (y, row), (z, first) = (
+            _shared_taps(index.view(n, m, 4), weight.view(n, m, 4)) for index, weight in taps
+        )
+        taps_y = y.shape[2]
+        planes = first[:, None] + torch.arange(z.shape[2], device=xyz.device)
+        span = torch.arange(over * (side - 1) + taps_y, device=xyz.device)
+        # by where in a pixel they lie, so that a tap along x reads neighbours
+        wide = torch.arange(side + (x.shape[2] - 1) // over, device=xyz.device) * over
+        columns = column[:, None, None] + torch.arange(over, device=xyz.device)[:, None] + wide
+        read = self._read(planes, row[:, None] + span, columns.flatten(1)).to(xyz.dtype)
+        read = read.unfold(2, taps_y, over).permute(0, 1, 4, 2, 3)
+        read = read.reshape(n, z.shape[2] * taps_y, -1)
+        image = (z[..., None] * y[:, :, None]).flatten(2) @ read
+        image = image.view(n * m, side, over, -1)
+        seen = image.new_zeros(n * m, side, side)
+        for j, weight in enumerate(x.view(n * m, -1).unbind(1)):
+            start, phase = divmod(j, over)
+            part = image[:, :, phase, start : start + side]
+            seen.addcmul_(part, weight[:, None, None])
+        return seen.view(n, m, side, side)
+
+    def _read(self, plane: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """(n, z, y, x) coefficients of planes (n, z), rows (n, y) and columns (n, x); 0 outside."""
+        height, width = self.coefficients.shape[1:]
+        padded = F.pad(self.coefficients, (1, 1, 1, 1))
+        row, column = row.clamp(-1, height) + 1, column.clamp(-1, width) + 1
+        first = (self._mirrored(plane)[:, :, None] * (height + 2) + row[:, None]) * (width + 2)
+        index = first[..., None] + column[:, None, None]
+        # much faster on a CPU than indexing
+        return padded.view(-1).index_select(0, index.view(-1)).view(index.shape)
+
     def integrate_pixels_with_slopes(self, xyz: Tensor, parameters: Tensor | None = None) -> Tensor:
         return self.mixed_with_slopes(self.coefficients[None], xyz.new_ones(len(xyz), 1), xyz)
 
@@ -394,6 +432,15 @@ class SplineBank(PSF):
         nothing = weight.new_zeros(len(xyz), n_splines * n_planes)
         mixing = nothing.scatter_add(1, plane, weight)
         return self.first.mixed(coefficients.flatten(0, 1), mixing, xyz[:, :2])
+
+
+def _shared_taps(index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (n, m, taps) of the coefficients that the m positions of each of n emitters read, and
+    the first (n,) of these, from indices and weights (n, m, 4)."""
+    first = index[..., 0].amin(1)
+    after = index - first[:, None, None]
+    taps = int(after.max()) + 1 if after.numel() else 4
+    return weight.new_zeros(*weight.shape[:2], taps).scatter_(2, after, weight), first
 
 
 def spline_weights(position: Tensor, limit: int | None = None) -> tuple[Tensor, Tensor]:

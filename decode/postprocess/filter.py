@@ -42,6 +42,7 @@ COLUMNS = {
     "frame": "frame, from 0",
     "background": "background, photons per pixel",
     "goodness": "goodness of fit",
+    "ess": "effective share of samples",
 }
 """columns that molecules are filtered by, with their descriptions"""
 
@@ -61,6 +62,7 @@ def columns_of(emitters: EmitterSet) -> dict[str, Column]:
         **{axis: emitters.xyz[:, i] for i, axis in enumerate("xyz")},
         "background": emitters.background,
         "goodness": emitters.goodness,
+        "ess": emitters.ess,
     }
     numbers = {
         name: column.detach().cpu().numpy().astype(np.float32)

@@ -277,6 +277,10 @@ def features_of(emitters: EmitterSet) -> dict[str, npt.NDArray[Any]]:
         if width in columns:
             by_axis = columns.pop(width)
             features |= {f"{axis}{kind}_nm": by_axis[:, i] for i, axis in enumerate("xyz")}
+    if "correlation" in columns:
+        from decode.emitters import CORRELATIONS
+
+        features |= dict(zip(CORRELATIONS, columns.pop("correlation").T, strict=True))
     return {**emitters.others, **features, **columns}
 
 
@@ -294,7 +298,7 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
     """
     import torch  # takes seconds to import, and a movie needs none of it
 
-    from decode.emitters import EmitterSet
+    from decode.emitters import CORRELATIONS, EmitterSet
 
     points = np.asarray(data, np.float64)
     features = {
@@ -331,6 +335,8 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         return None if widths[0] is None else torch.stack(stated, 1)
 
     photons, polished = column("photons"), column("polished")
+    correlation = [column(name) for name in CORRELATIONS]
+    unknown = torch.full((n,), torch.nan, dtype=torch.float64)
     emitters = EmitterSet(
         frame=torch.from_numpy(np.asarray(frame, np.float64)).long(),
         xyz=torch.stack(
@@ -344,6 +350,10 @@ def emitters_of(data: npt.ArrayLike, options: Mapping[str, Any]) -> EmitterSet:
         probability=column("probability"),
         photons_sigma=column("photons_sigma"),
         photons_95=column("photons_95"),
+        correlation=None
+        if correlation[0] is None
+        else torch.stack([unknown if c is None else c for c in correlation], 1),
+        ess=column("ess"),
         goodness=column("goodness"),
         polished=None if polished is None else polished > 0.5,
         others={name: values for name, values in features.items() if name not in known},

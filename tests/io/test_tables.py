@@ -45,6 +45,8 @@ def molecules(rng: torch.Generator) -> EmitterSet:
         photons_sigma=torch.rand(n, generator=rng) * 99,
         xyz_95=torch.rand(n, 3, generator=rng) * 90 + 2,
         photons_95=torch.rand(n, generator=rng) * 300,
+        correlation=2 * torch.rand(n, 6, generator=rng) - 1,
+        ess=torch.rand(n, generator=rng),
         goodness=torch.rand(n, generator=rng) * 3,
         polished=torch.rand(n, generator=rng) < 0.5,
         metadata={**FIELD, "psf_sigma_nm": 130.0, "model": "a model", "shape": (1, 2)},
@@ -68,6 +70,8 @@ CSV_DIGITS |= {
     "xyz_95": 5.001e-4,
     "photons_95": 5.001e-3,
     "probability": 5.001e-5,
+    "correlation": 5.001e-5,
+    "ess": 5.001e-5,
     "goodness": 5.001e-5,
     "polished": 0,
 }
@@ -81,7 +85,7 @@ PICASSO_DIGITS = {
     "photons_95": 0,
     "probability": 0,
 }
-PICASSO_DIGITS |= {"goodness": 0, "polished": 0}
+PICASSO_DIGITS |= {"correlation": 0, "ess": 0, "goodness": 0, "polished": 0}
 
 
 @pytest.mark.parametrize(
@@ -93,8 +97,13 @@ def test_tables_read_back(
 ) -> None:
     if sigma == "2d":
         xyz_sigma = torch.cat([molecules.xyz_sigma[:, :2], torch.full((1000, 1), torch.nan)], 1)
+        correlation = molecules.correlation.clone()
+        correlation[:, [1, 2, 5]] = torch.nan
         molecules = replace(
-            molecules, xyz=molecules.xyz * torch.tensor([1, 1, 0]), xyz_sigma=xyz_sigma
+            molecules,
+            xyz=molecules.xyz * torch.tensor([1, 1, 0]),
+            xyz_sigma=xyz_sigma,
+            correlation=correlation,
         )
     if sigma == "none":
         molecules = replace(molecules, xyz_sigma=None, probability=None)

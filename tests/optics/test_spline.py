@@ -217,3 +217,25 @@ def test_splines_of_a_bank_draw_as_each_alone(rng: torch.Generator) -> None:
     alone = [splines[i].integrate_pixels(at[None])[0] for i, at in zip(number, xyz, strict=True)]
     torch.testing.assert_close(bank.integrate_pixels(xyz, number[:, None]), torch.stack(alone))
     torch.testing.assert_close(bank.integrate_pixels(xyz), splines[0].integrate_pixels(xyz))
+
+
+@pytest.mark.parametrize("oversampling", [1, 2])
+def test_positions_near_to_one_another_are_drawn_as_each_alone(
+    oversampling: int, rng: torch.Generator
+) -> None:
+    """Also beyond the first and the last plane, and where the patch reaches beyond the voxels."""
+    coefficients = torch.rand(9, 14, 16, generator=rng, dtype=torch.float64) / 1e3
+    psf = SplinePSF(
+        coefficients,
+        z_start_nm=-200.0,
+        z_step_nm=50.0,
+        pixel_size_nm=100.0,
+        oversampling=oversampling,
+        patch_px=13,
+    )
+    middle = torch.tensor([[650.0, 650.0, 0.0], [630.0, 690.0, -190.0], [200.0, 1200.0, 230.0]])
+    around = 60 * torch.randn(3, 40, 3, generator=rng, dtype=torch.float64)
+    places = middle.double()[:, None] + around
+    drawn = psf.integrate_pixels_around(places)
+    each = psf.integrate_pixels(places.flatten(0, 1)).view_as(drawn)
+    assert (drawn - each).abs().max() < 1e-12

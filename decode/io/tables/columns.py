@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from decode.emitters import EmitterSet
+from decode.emitters import CORRELATIONS, EmitterSet
 from decode.errors import brief
 
 __all__ = [
+    "OWN",
     "Columns",
     "emitters_of",
     "filled",
@@ -49,10 +50,12 @@ PHOTONS = {
 OTHERS = {
     "frame": ("frame",),
     "probability": ("probability", "prob"),
-    "goodness": ("goodness",),
-    "polished": ("polished",),
 }
 """names of columns in other programs, the preferred one first"""
+
+OWN = (*CORRELATIONS, "ess", "goodness", "polished")
+"""columns that decode alone writes; all its formats call them so"""
+OTHERS |= {name: (name,) for name in OWN}
 
 
 def numbers_of(emitters: EmitterSet) -> Columns:
@@ -62,6 +65,8 @@ def numbers_of(emitters: EmitterSet) -> Columns:
         if triple in columns:
             xyz = columns.pop(triple)
             columns |= {f"{prefix}{axis}": xyz[:, i] for i, axis in enumerate("xyz")}
+    if "correlation" in columns:
+        columns |= dict(zip(CORRELATIONS, columns.pop("correlation").T, strict=True))
     whole = {"frame", "polished"}
     return {
         name: column.astype(np.int64 if name in whole else np.float64)
@@ -178,6 +183,9 @@ def emitters_of(
             return None
         return torch.stack([columns.get(f"{prefix}_{axis}", unknown) for axis in "xyz"], 1)
 
+    correlation = None
+    if "corr_xy" in columns:
+        correlation = torch.stack([columns.get(name, unknown) for name in CORRELATIONS], 1)
     return EmitterSet(
         frame=columns["frame"].long(),
         xyz=torch.stack([columns["x"], columns["y"], z], 1),
@@ -188,6 +196,8 @@ def emitters_of(
         photons_sigma=columns.get("photons_sigma"),
         xyz_95=by_axis("half95"),
         photons_95=columns.get("photons_95"),
+        correlation=correlation,
+        ess=columns.get("ess"),
         goodness=columns.get("goodness"),
         polished=columns["polished"] > 0.5 if "polished" in columns else None,
         others=others,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
-from decode.io.tables.columns import Columns, from_named, numbers_of, require_same, unit_of
+from decode.io.tables.columns import OWN, Columns, from_named, numbers_of, require_same, unit_of
 from decode.io.tables.format import Append, TableFormat
 
 __all__ = ["FORMAT"]
@@ -36,9 +36,7 @@ NAMES = {
     "half95_z": ("interval95_z_nm", "nm"),
     "photons_95": ("interval95_intensity", "photon"),
     "probability": ("probability", ""),
-    "goodness": ("goodness", ""),
-    "polished": ("polished", ""),
-}
+} | {name: (name, "") for name in OWN}
 """names and units of the columns in files"""
 
 GROUP = 2**16

@@ -19,21 +19,19 @@ from decode.atomic import atomic, check_writable
 from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.hdf5 import array_of, holds, open_hdf5
-from decode.io.tables.columns import Columns, emitters_of, filled, numbers_of, require_same
+from decode.io.tables.columns import OWN, Columns, emitters_of, filled, numbers_of, require_same
 from decode.io.tables.format import Append, TableFormat
 from decode.io.yaml import read_documents
 
 __all__ = ["FORMAT", "emitters_of_locs"]
 
-OWN = {
+FURTHER = {
     "photons_sigma": "photons_sigma",
     "half95_x": "interval95_x",
     "half95_y": "interval95_y",
     "half95_z": "interval95_z",
     "photons_95": "interval95_photons",
-    "goodness": "goodness",
-    "polished": "polished",
-}
+} | {name: name for name in OWN}
 """columns that Picasso does not have, in nm and photons"""
 CHUNK = 16384
 """rows of a chunk in HDF5"""
@@ -154,7 +152,7 @@ def _picasso_columns(values: Columns, pixel: float, metadata: Mapping[str, objec
         columns["lpz"] = sigma_z
     if "probability" in values:
         columns["prob"] = values["probability"]
-    columns |= {theirs: values[name] for name, theirs in OWN.items() if name in values}
+    columns |= {theirs: values[name] for name, theirs in FURTHER.items() if name in values}
     return {"frame": values["frame"].astype(np.uint32)} | {
         k: v.astype(np.float32) for k, v in columns.items()
     }
@@ -220,7 +218,7 @@ def emitters_of_locs(
     if {"lpx", "lpy"} <= locs.keys() and (locs["lpx"].any() or locs["lpy"].any()):
         values |= {f"sigma_{axis}": locs[f"lp{axis}"].astype(np.float64) * pixel for axis in "xy"}
     same = {"z": "z", "sigma_z": "lpz", "frame": "frame", "photons": "photons", "background": "bg"}
-    same |= {"probability": "prob", **OWN}
+    same |= {"probability": "prob", **FURTHER}
     values |= {name: locs[theirs] for name, theirs in same.items() if theirs in locs}
     known = {"x", "y", "lpx", "lpy", *same.values()}
     return emitters_of(

@@ -14,7 +14,7 @@ import numpy as np
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
-from decode.io.tables.columns import Columns, from_named, numbers_of, require_same, unit_of
+from decode.io.tables.columns import OWN, Columns, from_named, numbers_of, require_same, unit_of
 from decode.io.tables.format import Append, TableFormat
 
 __all__ = ["FORMAT"]
@@ -37,9 +37,7 @@ HEADERS = {
     "half95_z": ("interval95_z", "nm"),
     "photons_95": ("interval95_intensity", "photon"),
     "probability": ("probability", ""),
-    "goodness": ("goodness", ""),
-    "polished": ("polished", ""),
-}
+} | {name: (name, "") for name in OWN}
 """names and units of the columns in files"""
 DTYPES = {"frame": "uint32", "polished": "uint8"}
 """types of columns without floating numbers; the specification knows no signed ones, and no text"""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from decode.emitters import EmitterSet
-from decode.io.tables.columns import Columns, numbers_of, unit_of
+from decode.io.tables.columns import OWN, Columns, numbers_of, unit_of
 from decode.io.tables.format import Append, TableFormat
 from decode.io.tables.text import header_of, read_text, rounded, text_table
 
@@ -50,7 +50,7 @@ def thunderstorm_table(
             columns["interval95_intensity [photon]"] = values["photons_95"]
         if "probability" in values:
             columns["probability"] = values["probability"]
-        columns |= {name: values[name] for name in ("goodness", "polished") if name in values}
+        columns |= {name: values[name] for name in OWN if name in values}
         written = {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
         names = {unit_of(name)[0] for name in written}
         theirs = {

@@ -1,0 +1,618 @@
+"""Exact posterior of molecules: samples around each, weighted by the camera's likelihood."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from decode.emitters import EmitterSet, correlations
+from decode.likelihood.pixels import LogPolynomial, PixelLikelihood, extremes, pixels_of
+from decode.likelihood.polish import background_of, windows_for
+from decode.optics.camera import DARKEST, Camera
+from decode.optics.psf import PSF, render
+
+__all__ = ["ENOUGH", "Prior", "exact_posterior"]
+
+MAX_BOUND_RATIO = 1.06
+"""largest ratio of the Cramer-Rao bound in the window to that in the whole patch"""
+FISHER_STEPS = 4
+"""from the table's molecule to the mode"""
+PILOT = 128
+"""samples whose moments are those of the proposal"""
+WIDE_SHARE, WIDE = 0.1, 1.6
+"""share of the samples from a wider Gaussian, and its width: the weights stay bounded where the
+posterior has heavier tails than a Gaussian, and of a Gaussian one the ESS is 0.97"""
+MOMENTS_FROM = 40.0
+"""effective samples at which the moments of the samples and those before have equal weight"""
+ENOUGH = 0.5
+"""share of effective samples below which a molecule is sampled again"""
+ROUNDS, LONGER = 3, 4
+"""times that it is, of so many times as many samples"""
+TEMPERATURES, FAIR = (2.0, 4.0, 8.0, 16.0), 0.2
+"""by which the logarithms of weights are divided until this share of the samples is effective"""
+PIXELS_AT_ONCE = 2**20
+"""light of all samples in all pixels that is computed together"""
+SAMPLES_ALIKE = 128
+"""samples of a molecule, in the order of the first unknown, whose images are drawn together"""
+MODES_AT_ONCE = 256
+"""molecules whose modes are found together"""
+WEAK_NM = 300.0
+"""standard deviation of the start: proposals of inseparable molecules stay in place"""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Prior of molecules: flat in position, log-uniform in photons and background.
+
+    This is the middle of what `decode.priors.scene.Scene` draws, whose flux and background are
+    log-uniform between the recipe's limits.
+    """
+
+    photons: tuple[float, float] = (20.0, 1e6)
+    """least and most"""
+    background: tuple[float, float] = (DARKEST, 1e5)
+    """least and most photons per pixel"""
+    depth_nm: tuple[float, float] = (-math.inf, math.inf)
+    """least and largest z"""
+
+
+@torch.no_grad()
+def exact_posterior(
+    psf: PSF,
+    camera: Camera,
+    adu: Tensor,
+    emitters: EmitterSet,
+    *,
+    axial: bool = True,
+    parameters: Tensor | None = None,
+    prior: Prior | None = None,
+    n_samples: int = 500,
+    seed: int = 0,
+    pixels: PixelLikelihood | None = None,
+    background: Tensor | None = None,
+) -> EmitterSet:
+    """Mean and covariance of the posterior of each molecule, by importance sampling.
+
+    The unknowns of a molecule are its position, its photons and the background around it.  Their
+    posterior is the exact likelihood of the counts in a window (`Camera.log_prob`: Poisson
+    electrons, EM register, read noise, rounding) times a prior that is flat in position and
+    log-uniform in photons and background (`Prior`).  Samples are weighted by the posterior over
+    their own density (self-normalized importance sampling; Robert and Casella, Monte Carlo
+    Statistical Methods, 2004, sec. 3.3).  This density is a Gaussian around the mode, with the
+    inverse Fisher information of the window as its covariance, then once adapted to the moments of
+    the first weights (Cappe et al., J. Comput. Graph. Stat. 13, 907, 2004); a tenth of the samples
+    comes from a wider one.  Where few samples have all the weight, more are drawn, and their
+    weights tempered while the proposal adapts.
+
+    Args:
+        psf: the point spread function.
+        camera: its maps, if any, are as large as the frames.
+        adu: (t, y, x) counts of successive frames.
+        emitters: molecules near the maximum of the likelihood, as from `polish` or `decide`, with
+            `background`; frames count from the first of `adu`.
+        axial: z is unknown; otherwise it stays.
+        parameters: (n, p) PSF parameters per emitter, or None.
+        prior: None: `Prior()`.
+        n_samples: number of samples of each molecule.
+        seed: of the samples.
+        pixels: from `pixels_of`, to keep its table for the next frames; None: a new one.
+        background: (y, x) photons per pixel, of which the shape counts; None estimates it.
+
+    Returns:
+        The molecules in the same order: means, standard deviations, `correlation`, and `ess`, the
+        effective share of the samples.
+
+    Raises:
+        ValueError: if the background is missing, or a molecule lies in none of the frames.
+
+    Example:
+        >>> from decode import Camera, EmitterSet, GaussianPSF
+        >>> from decode.optics.psf import render
+        >>> psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+        >>> camera = Camera(
+        ...     baseline=100.0, e_per_adu=45.0, read_noise_e=74.0, qe=0.9, em_gain=300.0
+        ... )
+        >>> truth = EmitterSet(
+        ...     frame=torch.tensor([0]),
+        ...     xyz=torch.tensor([[1610.0, 1580.0, 0.0]]),
+        ...     photons=torch.tensor([1000.0]),
+        ...     background=torch.tensor([5.0]),
+        ... )
+        >>> light = render(
+        ...     psf,
+        ...     frame=truth.frame,
+        ...     xyz=truth.xyz,
+        ...     photons=truth.photons,
+        ...     n_frames=1,
+        ...     shape=(32, 32),
+        ... )
+        >>> adu = camera.sample(5 + light.detach(), torch.Generator().manual_seed(0))
+        >>> posterior = exact_posterior(psf, camera, adu, truth, axial=False)
+        >>> bool((posterior.xyz - truth.xyz).norm() < 25), bool(posterior.ess[0] > 0.8)
+        (True, True)
+        >>> posterior.xyz_sigma[0, :2].round().tolist()
+        [7.0, 7.0]
+    """
+    n = len(emitters)
+    if emitters.background is None:
+        raise ValueError("molecules need a background; pass them as polish or decide list them")
+    if n and (int(emitters.frame.min()) < 0 or int(emitters.frame.max()) >= len(adu)):
+        raise ValueError(
+            f"there are molecules outside the {len(adu)} frames; count frames from the first "
+            "of them"
+        )
+    prior = prior or Prior()
+    pixels = pixels or pixels_of(camera)
+    axes = [2, 0, 1] if axial else [0, 1]  # z first: samples in its order are near to one another
+    frames = _Frames(psf, camera, adu, emitters, axes=axes, background=background)
+    model = _Model(axes, prior or Prior(), pixels or pixels_of(camera))
+    posterior = _Moments.unknown(n, len(axes) + 2)
+    rows = emitters.photons.argsort()  # alike, so that their samples spread alike
+    for part in rows.split(MODES_AT_ONCE) if n else ():
+        windows = frames.windows(part[:, None], parameters)
+        found = _sampled(windows, model, n_samples, seed)
+        found.mean[:, : len(axes)] += windows.origin[:, axes]
+        posterior.put(part, found)
+    return _listed(emitters, posterior, axes)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Moments:
+    """Mean and covariance of some posteriors, and how well they are known."""
+
+    mean: Tensor
+    """(n, p)"""
+    covariance: Tensor
+    """(n, p, p)"""
+    ess: Tensor
+    """(n,) effective share of the samples: 1 / (samples times the sum of squared weights)"""
+    n_samples: Tensor
+    """(n,)"""
+    log_evidence: Tensor
+    """(n,) log of the mean weight"""
+
+    @classmethod
+    def unknown(cls, n: int, p: int) -> _Moments:
+        nothing = torch.zeros(n, dtype=torch.float64)
+        return cls(
+            mean=nothing.new_zeros(n, p),
+            covariance=nothing.new_zeros(n, p, p),
+            ess=nothing,
+            n_samples=nothing.clone(),
+            log_evidence=nothing.clone(),
+        )
+
+    def put(self, rows: Tensor, others: _Moments) -> None:
+        """Take over what others, of some rows, know better."""
+        better = others.ess * others.n_samples > (self.ess * self.n_samples)[rows]
+        for name in (f.name for f in fields(self)):
+            getattr(self, name)[rows[better]] = getattr(others, name)[better]
+
+    def __getitem__(self, rows: Tensor) -> _Moments:
+        return _Moments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Windows:
+    """n windows of t frames around k molecules each: p pixels, counts and what is known of them.
+
+    Positions are nm from the window's outer corner.
+    """
+
+    psf: PSF
+    """drawn in the window"""
+    adu: Tensor
+    """(n, t, p)"""
+    pixel: Tensor
+    """(n, p) number of each pixel in its frame"""
+    seen: Tensor
+    """(n, p) 1, or 0 beyond the frame and in bad pixels"""
+    light: Tensor
+    """(n, t, p) photons of other molecules, and those by which the background differs from that in
+    the middle"""
+    noise: tuple[Tensor, Tensor]
+    """excess and floor (n, p) of the photons' variance"""
+    photons_seen: Tensor
+    """(n, t, p) measured photons"""
+    xyz: Tensor
+    """(n, k, 3) where the molecules start"""
+    photons: Tensor
+    """(n, k, t)"""
+    background: Tensor
+    """(n, t)"""
+    origin: Tensor
+    """(n, 3) nm, the window's outer corner"""
+    parameters: Tensor | None
+    """(n k, q) PSF parameters"""
+
+    def __getitem__(self, rows: Tensor) -> _Windows:
+        k = self.xyz.shape[1]
+        parameters = self.parameters
+        if parameters is not None:
+            parameters = parameters.unflatten(0, (-1, k))[rows].flatten(0, 1)
+        names = (
+            "adu",
+            "pixel",
+            "seen",
+            "light",
+            "photons_seen",
+            "xyz",
+            "photons",
+            "background",
+            "origin",
+        )
+        cut = {name: getattr(self, name)[rows] for name in names}
+        noise = (self.noise[0][rows], self.noise[1][rows])
+        return replace(self, **cut, noise=noise, parameters=parameters)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of molecules and frames."""
+        return self.xyz.shape[1], self.adu.shape[1]
+
+    def start(self, axes: list[int]) -> Tensor:
+        """(n, q) unknowns: positions, photons, background."""
+        parts = (self.xyz[:, :, axes], self.photons, self.background)
+        return torch.cat([part.flatten(1) for part in parts], 1)
+
+    def parted(self, unknown: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (n, m, k, 3), photons (n, m, k, t) and background (n, m, t) of unknowns
+        (n, m, q)."""
+        k, t = self.shape
+        d = len(axes)
+        place, photons, background = unknown.split([k * d, k * t, t], 2)
+        xyz = self.xyz[:, None].repeat(1, unknown.shape[1], 1, 1)
+        xyz[..., axes] = place.unflatten(2, (k, d))
+        return xyz, photons.unflatten(2, (k, t)), background
+
+    def expected(self, unknown: Tensor, axes: list[int]) -> Tensor:
+        """(n, m, t, p) photons of unknowns (n, m, q)."""
+        xyz, photons, background = self.parted(unknown, axes)
+        places = xyz.transpose(1, 2).flatten(0, 1)
+        expected = background[..., None] + self.light[:, None]
+        for part in torch.arange(xyz.shape[1]).split(SAMPLES_ALIKE):
+            near = slice(int(part[0]), int(part[-1]) + 1)
+            images = self.psf.integrate_pixels_around(places[:, near], self.parameters)
+            images = images.flatten(2).unflatten(0, xyz.shape[:1] + xyz.shape[2:3])
+            for image, bright in zip(images.unbind(1), photons[:, near].unbind(2), strict=True):
+                expected[:, near].addcmul_(image[:, :, None], bright[..., None])
+        return expected
+
+    def fisher(self, unknown: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+        """Score (n, q) and Fisher information (n, q, q) of `scaled_deviance` at unknowns (n, q)."""
+        (k, t), d = self.shape, len(axes)
+        xyz, photons, background = (part[:, 0] for part in self.parted(unknown[:, None], axes))
+        image = self.psf.integrate_pixels_with_slopes(xyz.flatten(0, 1), self.parameters)
+        image = image.flatten(2).unflatten(0, (-1, k))
+        share, slopes = image[:, :, 0], image[:, :, [1 + axis for axis in axes]]
+        light = torch.einsum("nkt,nkp->ntp", photons, share)
+        mean = (light + background[..., None] + self.light).clamp_min(DARKEST)
+        root = (self.seen / (self.noise[0] * mean.transpose(0, 1) + self.noise[1])).sqrt()
+        root = root.transpose(0, 1)
+        n, p = len(unknown), share.shape[2]
+        slope = unknown.new_zeros(n, t, p, unknown.shape[1])
+        slope[..., : k * d] = torch.einsum("nkt,nkdp->ntpkd", photons, slopes).flatten(3)
+        frame = torch.arange(t)
+        for j in range(k):
+            # the photons of a frame change the light of that frame alone
+            slope[:, frame, :, k * d + j * t + frame] = share[:, j].expand(t, -1, -1)
+        slope[:, frame, :, k * d + k * t + frame] = 1.0
+        slope *= root[..., None]
+        flat = slope.flatten(1, 2)
+        rest = (root * (self.photons_seen - mean)).flatten(1)
+        return torch.einsum("niq,ni->nq", flat, rest), flat.mT @ flat
+
+
+@final
+class _Frames:
+    """Frames, the light of all molecules in them, and their background."""
+
+    def __init__(
+        self,
+        psf: PSF,
+        camera: Camera,
+        adu: Tensor,
+        emitters: EmitterSet,
+        *,
+        axes: list[int],
+        background: Tensor | None,
+    ) -> None:
+        axial = len(axes) == 3
+        (self.side,) = windows_for(psf, camera, axial=axial, most=[MAX_BOUND_RATIO])
+        self._psf, self._emitters = psf, emitters
+        self._adu = adu
+        self._photons = camera.without_bad(camera.to_photons(adu)).to(emitters.xyz.dtype)
+        self._noise = camera.noise.map(lambda value: value.to(self._photons))
+        good = torch.ones_like(self._photons[0])
+        self._good = good if camera.bad is None else good.masked_fill(camera.bad, 0)
+        self._light = render(
+            psf,
+            frame=emitters.frame,
+            xyz=emitters.xyz,
+            photons=emitters.photons,
+            n_frames=len(adu),
+            shape=(adu.shape[1], adu.shape[2]),
+            parameters=psf.parameters_at(emitters.xyz),
+        )
+        self._background = self._estimated() if background is None else background.to(good)
+
+    def _estimated(self) -> Tensor:
+        """(y, x) photons, as `fit_jointly` estimates it."""
+        rest = self._photons - self._light
+        level = rest.median().clamp_min(DARKEST)
+        weight = self._good / self._noise.variance(self._light.clamp_min(0) + level)
+        return background_of(rest, weight)
+
+    def windows(self, rows: Tensor, parameters: Tensor | None) -> _Windows:
+        """Windows around the molecules of each of n sets.
+
+        Args:
+            rows: (n, k) molecules of one frame.
+            parameters: PSF parameters of all molecules, or None.
+        """
+        height, width = self._adu.shape[1:]
+        xyz, size = self._emitters.xyz[rows], self._psf.pixel_size_nm
+        low, high = (xyz[..., :2] / size).floor().aminmax(dim=1)
+        side = self.side + int((high - low).max())
+        corner = torch.div(low + high, 2, rounding_mode="floor").long() - side // 2
+        reach = torch.arange(side)
+        x, y = (corner[:, axis, None] + reach for axis in (0, 1))
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+        pixel = (y[:, :, None] * width + x[:, None]).flatten(1)
+        frame = self._emitters.frame[rows[:, 0]]
+        here = frame[:, None], pixel
+
+        def taken(frames: Tensor) -> Tensor:
+            return frames.flatten(1)[here]
+
+        def of_pixels(value: Tensor) -> Tensor:
+            flat = (
+                value.expand(height, width)
+                if value.numel() > 1
+                else value.view(1, 1).expand(height, width)
+            )
+            return flat.reshape(-1)[pixel]
+
+        origin = torch.cat([corner * size, torch.zeros_like(corner[:, :1])], 1).to(xyz)
+        xyz = xyz - origin[:, None]
+        own = None if parameters is None else parameters[rows.flatten()]
+        psf = self._psf.with_patch(side)
+        photons = self._emitters.photons[rows]
+        images = psf.integrate_pixels_around(xyz.flatten(0, 1)[:, None], own)
+        images = images.view(*rows.shape, -1)
+        shape = self._background.reshape(-1)[pixel]
+        middle = shape[:, shape.shape[1] // 2, None]
+        others = taken(self._light) - (photons[..., None] * images).sum(1)
+        assert self._emitters.background is not None
+        return _Windows(
+            psf=psf,
+            adu=taken(self._adu)[:, None],
+            pixel=pixel,
+            seen=inside.flatten(1) * self._good.reshape(-1)[pixel],
+            light=(others + shape - middle)[:, None],
+            noise=(
+                of_pixels(torch.as_tensor(self._noise.excess)),
+                of_pixels(torch.as_tensor(self._noise.floor)),
+            ),
+            photons_seen=taken(self._photons)[:, None],
+            xyz=xyz,
+            photons=photons[..., None].clamp_min(1.0),
+            background=self._emitters.background[rows].mean(1, keepdim=True).clamp_min(DARKEST),
+            origin=origin,
+            parameters=own,
+        )
+
+
+class _Model(NamedTuple):
+    """What is fitted, and how likely it is."""
+
+    axes: list[int]
+    prior: Prior
+    pixels: PixelLikelihood
+
+    def log_prob(self, windows: _Windows, unknown: Tensor) -> Tensor:
+        """(n, m) float64 log of likelihood times prior, but for a constant of the prior.
+
+        Args:
+            windows: n windows.
+            unknown: (n, m, q).
+        """
+        xyz, photons, background = windows.parted(unknown, self.axes)
+        parts = (photons.flatten(2), background.flatten(2), xyz[..., 2])
+        ranges = (self.prior.photons, self.prior.background, self.prior.depth_nm)
+        possible = torch.ones_like(unknown[..., 0], dtype=torch.bool)
+        for part, (least, most) in zip(parts, ranges, strict=True):
+            possible &= ((part >= least) & (part <= most)).all(2)
+        # what cannot be has the light of what nearly cannot
+        k_d = unknown.shape[2] - photons[0, 0].numel() - background.shape[2]
+        unknown = unknown.clone()
+        n_photons = photons[0, 0].numel()
+        unknown[..., k_d : k_d + n_photons].clamp_(*self.prior.photons)
+        unknown[..., k_d + n_photons :].clamp_(*self.prior.background)
+        expected = windows.expected(unknown, self.axes)
+        low, high = extremes(expected)
+        polynomial = LogPolynomial.of(
+            self.pixels,
+            windows.adu,
+            low=low,
+            high=high,
+            pixel=windows.pixel,
+            counts=windows.seen,
+        )
+        log_prior = -unknown[..., k_d:].double().log().sum(2)
+        log_prob = polynomial(expected).double() + polynomial.at_middle[:, None] + log_prior
+        return log_prob.masked_fill(~possible, -torch.inf)
+
+    def mode(self, windows: _Windows) -> _Moments:
+        """The mode by Fisher scoring, and the inverse information there."""
+        k, t = windows.shape
+        d = len(self.axes)
+        unknown = windows.start(self.axes)
+        start, size = unknown.clone(), windows.psf.pixel_size_nm
+        limits = (size / 2, size / 2, 1.5 * size)
+        longest = unknown.new_tensor([limits[axis] for axis in self.axes] * k)
+        prior = torch.cat([WEAK_NM**-2 * torch.ones_like(longest), longest.new_zeros(t * (k + 1))])
+        prior = prior.expand_as(unknown).clone()
+        prior[:, k * d : k * d + k * t] = windows.photons.flatten(1).clamp_min(100.0) ** -2
+        for step in range(FISHER_STEPS + 1):
+            score, information = windows.fisher(unknown, self.axes)
+            score = score + prior * (start - unknown)
+            information = (information + torch.diag_embed(prior)).double()
+            scale = information.diagonal(dim1=1, dim2=2).rsqrt()
+            correlation = information * scale[:, :, None] * scale[:, None]
+            correlation.diagonal(dim1=1, dim2=2).add_(1e-4)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation))
+            covariance = inverse * scale[:, :, None] * scale[:, None]
+            if step == FISHER_STEPS:
+                break
+            change = (covariance @ score.double()[..., None])[..., 0].to(unknown)
+            change[:, : k * d] = change[:, : k * d].clamp(-longest, longest)
+            old, unknown = unknown, unknown + change
+            unknown[:, k * d :] = torch.maximum(unknown[:, k * d :], 0.3 * old[:, k * d :])
+        nothing = covariance.new_zeros(len(unknown))
+        return _Moments(
+            mean=unknown.double(),
+            covariance=covariance,
+            ess=nothing,
+            n_samples=nothing,
+            log_evidence=nothing,
+        )
+
+    def weighted(self, windows: _Windows, proposal: _Moments, n_samples: int, seed: int) -> _Sample:
+        """Samples of a proposal, and their weights."""
+        points, log_density = _points(n_samples, proposal.mean.shape[1], seed)
+        root = torch.linalg.cholesky(proposal.covariance)
+        samples = proposal.mean[:, None] + points @ root.mT
+        log_volume = root.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
+        log_prob = self.log_prob(windows, samples.to(windows.xyz.dtype))
+        return _Sample(samples, log_prob - log_density + log_volume)
+
+
+class _Sample(NamedTuple):
+    """Samples (n, m, q), and the logarithms (n, m) of their weights."""
+
+    unknown: Tensor
+    log_weight: Tensor
+
+    def tempered(self) -> _Moments:
+        """Moments at the lowest temperature at which a fair share of the samples counts."""
+        moments = self.moments()
+        for temperature in TEMPERATURES:
+            few = torch.nonzero(moments.ess < FAIR)[:, 0]
+            if not len(few):
+                break
+            moments.put(
+                few, _Sample(self.unknown[few], self.log_weight[few] / temperature).moments()
+            )
+        return moments
+
+    def moments(self) -> _Moments:
+        """Weighted mean and covariance."""
+        log_weight = self.log_weight
+        total = log_weight.logsumexp(1, keepdim=True)
+        weight = (log_weight - total).exp().nan_to_num(0.0)
+        mean = (weight[:, None] @ self.unknown)[:, 0]
+        apart = self.unknown - mean[:, None]
+        covariance = (apart * weight[..., None]).mT @ apart
+        m = weight.shape[1]
+        ess = (m * weight.square().sum(1).clamp_min(1 / m)).reciprocal()
+        ess = ess.where(total[:, 0].isfinite(), 0.0)
+        evidence = total[:, 0] - math.log(m)
+        return _Moments(
+            mean=mean,
+            covariance=covariance,
+            ess=ess,
+            n_samples=torch.full_like(ess, m),
+            log_evidence=evidence,
+        )
+
+
+def _sampled(windows: _Windows, model: _Model, n_samples: int, seed: int) -> _Moments:
+    """Moments of the posteriors in some windows."""
+    modes = model.mode(windows)
+    found = _Moments.unknown(*modes.mean.shape)
+    at_once = max(1, PIXELS_AT_ONCE // (windows.adu[0].numel() * n_samples))
+    for rows in torch.arange(len(modes.mean)).split(at_once):
+        part, proposal = windows[rows], modes[rows]
+        pilot = model.weighted(part, proposal, PILOT, seed)
+        last = model.weighted(part, _adapted(proposal, pilot), n_samples, seed)
+        found.put(rows, last.moments())
+    hard = torch.nonzero(found.ess < ENOUGH)[:, 0]
+    for rows in hard.split(max(1, at_once // LONGER)) if len(hard) else ():
+        part, proposal = windows[rows], modes[rows]
+        for again in range(ROUNDS):
+            last = model.weighted(part, proposal, LONGER * n_samples, seed + again)
+            found.put(rows, last.moments())
+            proposal = _adapted(proposal, last)
+    return found
+
+
+def _adapted(proposal: _Moments, sample: _Sample) -> _Moments:
+    """A proposal with the moments of its weighted samples, as far as they are known."""
+    moments = sample.tempered()
+    n = (moments.ess * moments.n_samples)[:, None]
+    share = n / (n + MOMENTS_FROM)
+    mean = proposal.mean.lerp(moments.mean, share)
+    covariance = proposal.covariance.lerp(moments.covariance, share[..., None])
+    return replace(proposal, mean=mean, covariance=covariance)
+
+
+@cache
+def _points(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points (n, d) of a standard normal, a share of them of a wider one, and the log density (n,)
+    of the mixture, without its constant.
+
+    They come from a scrambled Sobol sequence (Owen, J. Complexity 14, 466, 1998), in pairs of
+    opposite sign, and are made to have exactly the covariance of the normal: means and covariances
+    of a Gaussian posterior are then found without error.
+    """
+    wide = 2 * round(WIDE_SHARE * n / 2)
+    parts = [_normal(n - wide, d, seed), WIDE * _normal(wide, d, seed + 1)]
+    points = torch.cat(parts)
+    points = points[points[:, 0].argsort()]
+    square = points.square().sum(1)
+    narrow = math.log(1 - WIDE_SHARE) - square / 2
+    broad = math.log(WIDE_SHARE) - d * math.log(WIDE) - square / (2 * WIDE**2)
+    return points, torch.logaddexp(narrow, broad)
+
+
+def _normal(n: int, d: int, seed: int) -> Tensor:
+    """(n, d) float64, n even."""
+    uniform = torch.quasirandom.SobolEngine(d, scramble=True, seed=seed).draw(n // 2)
+    half = torch.special.ndtri(uniform.double().clamp(1e-9, 1 - 1e-9))
+    points = torch.cat([half, -half])
+    if n < 4 * d:
+        return points
+    root = torch.linalg.cholesky(points.mT @ points / n)
+    return torch.linalg.solve_triangular(root, points.mT, upper=False).mT
+
+
+def _listed(emitters: EmitterSet, posterior: _Moments, axes: list[int]) -> EmitterSet:
+    """The table with the moments of its molecules: position, photons and background."""
+    d, like = len(axes), emitters.xyz
+    sigma = posterior.covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    whole = posterior.covariance.new_full((len(emitters), 4, 4), torch.nan)
+    known = torch.tensor([*axes, 3])
+    scale = sigma[:, :, None] * sigma[:, None]
+    whole[:, known[:, None], known] = (posterior.covariance / scale)[:, : d + 1, : d + 1]
+    xyz, xyz_sigma = like.clone(), torch.full_like(like, torch.nan)
+    xyz[:, axes], xyz_sigma[:, axes] = posterior.mean[:, :d].to(like), sigma[:, :d].to(like)
+    return replace(
+        emitters,
+        xyz=xyz,
+        photons=posterior.mean[:, d].to(like),
+        background=posterior.mean[:, d + 1].to(like),
+        xyz_sigma=xyz_sigma,
+        photons_sigma=sigma[:, d].to(like),
+        correlation=correlations(whole).to(like),
+        ess=posterior.ess.to(like),
+    )

@@ -1,0 +1,254 @@
+"""The exact posterior: its moments are those of a dense grid, for every camera."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from decode.emitters import EmitterSet
+from decode.likelihood.importance import Prior, exact_posterior
+from decode.likelihood.pixels import LogPolynomial, pixels_of
+from decode.likelihood.polish import windows_for
+from decode.optics.camera import Camera
+from decode.optics.fisher import fisher_information
+from decode.optics.gaussian import GaussianPSF
+from decode.optics.psf import render
+from decode.optics.spline import SplinePSF
+
+SIDE = 33
+BACKGROUND = 20.0
+EMCCD = Camera(
+    baseline=100.0, e_per_adu=45.0, read_noise_e=74.4, qe=0.9, em_gain=300.0, spurious_e=0.002
+)
+SCMOS = Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8)
+ROUND = GaussianPSF(130.0, pixel_size_nm=100.0)
+ASTIGMATIC = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=200.0)
+
+
+@pytest.mark.parametrize("photons", [0.3, 5.0, 80.0, 1200.0])
+@pytest.mark.parametrize("name", ["EMCCD", "sCMOS", "sCMOS with maps"])
+def test_pixels_have_the_likelihood_of_the_camera(
+    name: str, photons: float, rng: torch.Generator
+) -> None:
+    """Over twice 4 standard deviations of a count, at most a factor of 4, the polynomial of a pixel
+    errs by less than 0.005."""
+    camera = {"EMCCD": EMCCD, "sCMOS": SCMOS, "sCMOS with maps": with_maps(rng)}[name]
+    adu = camera.sample(torch.full((SIDE, SIDE), photons), rng)
+    n, factor = adu.numel(), 1 + min(1.0, 4 / photons**0.5)
+    polynomials = LogPolynomial.of(
+        pixels_of(camera),
+        adu.view(n, 1, 1),
+        low=torch.full((n, 1, 1), photons / factor),
+        high=torch.full((n, 1, 1), photons * factor),
+        pixel=torch.arange(n)[:, None],
+        counts=torch.ones(n, 1),
+    )
+    light = photons * factor ** torch.tensor([-1.0, -0.7, -0.15, 0.4, 1.0])
+    found = polynomials(light.view(1, 5, 1, 1).repeat(n, 1, 1, 1))
+    found = found + polynomials.at_middle[:, None]
+    exact = camera.log_prob(adu, light[:, None, None].double().expand(5, SIDE, SIDE))
+    assert (found - exact.flatten(1).T).abs().max() < 0.005
+
+
+def with_maps(rng: torch.Generator) -> Camera:
+    """Every fifth pixel is noisy, by 10 electrons, and a few are bad."""
+    noise = torch.where(torch.rand(SIDE, SIDE, generator=rng) < 0.2, 10.0, 1.3)
+    return Camera(
+        baseline=100.0,
+        e_per_adu=0.46 + 0.05 * torch.rand(SIDE, SIDE, generator=rng),
+        read_noise_e=noise,
+        qe=0.8,
+        bad=torch.rand(SIDE, SIDE, generator=rng) < 0.02,
+    )
+
+
+def lone(n: int, rng: torch.Generator, *, axial: bool) -> EmitterSet:
+    """One molecule a frame, of 500 to 4000 photons, somewhere in the middle pixel."""
+    xyz = torch.tensor([1600.0, 1600.0, -300.0 if axial else 0.0])
+    size = torch.tensor([100.0, 100.0, 600.0 if axial else 0.0])
+    return EmitterSet(
+        frame=torch.arange(n),
+        xyz=xyz + torch.rand(n, 3, generator=rng) * size,
+        photons=500 * 8 ** torch.rand(n, generator=rng),
+        background=torch.full((n,), BACKGROUND),
+    )
+
+
+@torch.no_grad()
+def recorded(
+    psf: GaussianPSF | SplinePSF, camera: Camera, truth: EmitterSet, rng: torch.Generator
+) -> Tensor:
+    light = render(
+        psf,
+        frame=truth.frame,
+        xyz=truth.xyz,
+        photons=truth.photons,
+        n_frames=int(truth.frame.max()) + 1,
+        shape=(SIDE, SIDE),
+    )
+    return camera.sample(light + BACKGROUND, rng)
+
+
+@torch.no_grad()
+def on_a_grid(
+    psf: GaussianPSF, camera: Camera, adu: Tensor, truth: EmitterSet, *, axial: bool, points: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (q,) of a lone molecule by quadrature, in double precision.
+
+    The grid is even in coordinates in which the posterior is nearly a standard normal, from -4.5 to
+    4.5, where the trapezoidal rule converges exponentially.  The camera's likelihood is computed at
+    300 values of the light of each pixel, through which goes a cubic spline.
+
+    Args:
+        adu: (y, x) of its frame.
+        truth: the molecule.
+    """
+    psf = GaussianPSF(**psf.settings()).double()
+    axes = [2, 0, 1] if axial else [0, 1]
+    (side,) = windows_for(psf, camera, axial=axial, most=[1.06])
+    corner = (truth.xyz[0, :2] / 100).floor().long() - side // 2
+    window = tuple(slice(int(corner[i]), int(corner[i]) + side) for i in (1, 0))
+    counts, camera = adu[window].flatten().double(), camera.crop(*window)
+    assert truth.background is not None
+    at = torch.cat([truth.xyz[0], truth.photons, truth.background]).double()
+    at[:2] -= 100 * corner
+    cut = psf.with_patch(side)
+
+    def light(unknown: Tensor) -> Tensor:
+        """(..., pixels) expected photons at (..., q)."""
+        xyz = at[:3].expand(len(unknown), 3).clone()
+        xyz[:, axes] = unknown[:, : len(axes)]
+        images = cut.integrate_pixels(xyz).flatten(1)
+        return unknown[:, -2:-1] * images + unknown[:, -1:]
+
+    order = torch.tensor([*axes, 3, 4])
+    information = fisher_information(
+        psf,
+        camera if camera.shape is None else SCMOS,
+        truth.xyz.double(),
+        truth.photons.double(),
+        at[4:],
+    )[0][order[:, None], order]
+    root = torch.linalg.cholesky(torch.linalg.inv(information))
+    middle = at[order]
+    # each grid is around the mean of the one before, and as wide as its posterior
+    for reach, n in ((6.0, 7), (5.0, 7), (4.5, points)):
+        line = torch.linspace(-reach, reach, n, dtype=torch.float64)
+        grid = torch.cartesian_prod(*[line] * len(order))
+        unknown = middle + grid @ root.mT
+        unknown = unknown[(unknown[:, -2:] > 1).all(1)]
+        log_prob = -unknown[:, -2:].log().sum(1)
+        expected = torch.cat([light(part) for part in unknown.split(2**13)])
+        for pixel in range(expected.shape[1]):
+            low, high = expected[:, pixel].aminmax()
+            nodes = torch.linspace(float(low), float(high), 300, dtype=torch.float64)
+            values = of_pixel(camera, pixel).log_prob(counts[pixel].expand(300), nodes)
+            log_prob += torch.from_numpy(CubicSpline(nodes, values)(expected[:, pixel]))
+        weight = log_prob.softmax(0)
+        middle = weight @ unknown
+        apart = unknown - middle
+        covariance = (apart * weight[:, None]).mT @ apart
+        root = torch.linalg.cholesky(covariance)
+    return middle + torch.cat([100 * corner, at.new_zeros(3)])[order], covariance.diagonal().sqrt()
+
+
+def of_pixel(camera: Camera, pixel: int) -> Camera:
+    if camera.shape is None:
+        return camera
+    row, column = divmod(pixel, camera.shape[1])
+    one = camera.crop(slice(row, row + 1), slice(column, column + 1))
+    maps = {
+        name: getattr(one, name).flatten()[0]
+        for name in ("e_per_adu", "read_noise_e", "bad")
+        if isinstance(getattr(one, name), Tensor)
+    }
+    return Camera(
+        **{name: getattr(one, name) for name in ("baseline", "qe", "em_gain", "spurious_e")} | maps
+    )
+
+
+@pytest.mark.parametrize("name", ["EMCCD", "sCMOS", "sCMOS with maps"])
+@pytest.mark.parametrize("axial", [False, True])
+def test_moments_are_those_of_a_grid(name: str, axial: bool, rng: torch.Generator) -> None:
+    """Means within 0.05 sigma and sigmas within 5 %, of 500 samples."""
+    camera = {"EMCCD": EMCCD, "sCMOS": SCMOS, "sCMOS with maps": with_maps(rng)}[name]
+    psf = ASTIGMATIC if axial else ROUND
+    truth = lone(1 if axial else 4, rng, axial=axial)
+    adu = recorded(psf, camera, truth, rng)
+    found = exact_posterior(psf, camera, adu, truth, axial=axial, background=torch.ones(SIDE, SIDE))
+    assert found.ess is not None
+    assert found.xyz_sigma is not None
+    assert found.photons_sigma is not None
+    assert (found.ess > 0.5).all()
+    axes = [2, 0, 1] if axial else [0, 1]
+    for i in range(len(truth)):
+        one = truth[i : i + 1]
+        mean, sigma = on_a_grid(psf, camera, adu[i], one, axial=axial, points=9 if axial else 11)
+        own = torch.cat([found.xyz[i, axes], found.photons[i : i + 1]]).double()
+        spread = torch.cat([found.xyz_sigma[i, axes], found.photons_sigma[i : i + 1]])
+        assert ((own - mean[:-1]) / sigma[:-1]).abs().max() < 0.05
+        assert (spread / sigma[:-1] - 1).abs().max() < 0.05
+
+
+def test_faint_molecules_are_sampled_again(rng: torch.Generator) -> None:
+    """120 photons on 20 a pixel are hardly seen: the posterior is far from a Gaussian."""
+    truth = lone(40, rng, axial=True)
+    truth = replace(truth, photons=torch.full((40,), 120.0))
+    adu = recorded(ASTIGMATIC, EMCCD, truth, rng)
+    prior = Prior(depth_nm=(-600.0, 600.0))
+    found = exact_posterior(ASTIGMATIC, EMCCD, adu, truth, prior=prior)
+    assert found.ess is not None
+    assert found.xyz_sigma is not None
+    assert found.xyz.isfinite().all()
+    assert (found.xyz[:, 2].abs() < 600).all()
+    assert (found.xyz_sigma[:, 2] < 400).all()
+    assert (found.ess > 0.1).double().mean() > 0.5
+
+
+def test_molecules_beyond_the_border_and_in_bad_pixels(rng: torch.Generator) -> None:
+    """What is not seen does not count: half a molecule has a larger sigma, and what a bad pixel
+    says moves nothing."""
+    camera = replace(EMCCD, bad=torch.zeros(SIDE, SIDE, dtype=torch.bool))
+    assert camera.bad is not None
+    camera.bad[16, 16] = True
+    truth = EmitterSet(
+        frame=torch.tensor([0, 1, 2]),
+        xyz=torch.tensor([[1150.0, 1150.0, 0.0], [20.0, 1150.0, 0.0], [1650.0, 1650.0, 0.0]]),
+        photons=torch.full((3,), 2000.0),
+        background=torch.full((3,), BACKGROUND),
+    )
+    adu = recorded(ROUND, camera, truth, rng)
+    adu[:, 16, 16] = 60000.0
+    found = exact_posterior(ROUND, camera, adu, truth, axial=False)
+    assert found.xyz_sigma is not None
+    error = (found.xyz - truth.xyz)[:, :2] / found.xyz_sigma[:, :2]
+    assert (error.abs() < 4).all()
+    assert found.xyz_sigma[1, 0] > 1.5 * found.xyz_sigma[0, 0]
+
+
+def test_what_cannot_be_sampled_is_said_in_a_sentence(rng: torch.Generator) -> None:
+    truth = lone(2, rng, axial=False)
+    adu = torch.zeros(1, SIDE, SIDE)
+    with pytest.raises(ValueError, match="outside the 1 frames"):
+        exact_posterior(ROUND, EMCCD, adu, truth)
+    with pytest.raises(ValueError, match="need a background"):
+        exact_posterior(ROUND, EMCCD, adu, replace(truth, background=None))
+    empty = exact_posterior(ROUND, EMCCD, adu, replace(truth[:0], background=torch.zeros(0)))
+    assert not len(empty)
+
+
+def test_a_position_is_correlated_as_the_samples_say(rng: torch.Generator) -> None:
+    """Photons and background share the light: x and y do not, by symmetry on average."""
+    truth = lone(100, rng, axial=True)
+    adu = recorded(ASTIGMATIC, EMCCD, truth, rng)
+    found = exact_posterior(ASTIGMATIC, EMCCD, adu, truth)
+    assert found.correlation is not None
+    assert (found.correlation.abs() < 1).all()
+    assert (found.correlation.mean(0).abs() < 0.2).all()
+    flat = exact_posterior(ROUND, EMCCD, adu[:3], truth[:3], axial=False)
+    assert flat.correlation is not None
+    assert flat.correlation.isnan().any(0).tolist() == [False, True, True, False, False, True]
