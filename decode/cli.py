@@ -231,6 +231,13 @@ def localize(
             "known."
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact",
+            help="State the moments of the exact posterior of each molecule; needs a known PSF.",
+        ),
+    ] = False,
     pixel_size: PixelSize = None,
     em_gain: EmGain = None,
     threshold: Annotated[
@@ -331,6 +338,7 @@ def localize(
         "device": device,
         "allow_truncated": allow_truncated,
         "polish": polish,
+        "exact": exact,
         "samples": samples,
         "seed": seed,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import permutations
 from typing import NamedTuple, final
 
 import torch
@@ -12,14 +13,13 @@ from torch import Tensor
 
 from decode.emitters import EmitterSet, correlations
 from decode.likelihood.pixels import LogPolynomial, PixelLikelihood, extremes, pixels_of
-from decode.likelihood.polish import background_of, windows_for
+from decode.likelihood.polish import on_tracks
+from decode.likelihood.windows import Frames, Windows, neighbourhoods
 from decode.optics.camera import DARKEST, Camera
-from decode.optics.psf import PSF, render
+from decode.optics.psf import PSF
 
 __all__ = ["ENOUGH", "Prior", "exact_posterior"]
 
-MAX_BOUND_RATIO = 1.06
-"""largest ratio of the Cramer-Rao bound in the window to that in the whole patch"""
 FISHER_STEPS = 4
 """from the table's molecule to the mode"""
 PILOT = 128
@@ -27,8 +27,6 @@ PILOT = 128
 WIDE_SHARE, WIDE = 0.1, 1.6
 """share of the samples from a wider Gaussian, and its width: the weights stay bounded where the
 posterior has heavier tails than a Gaussian, and of a Gaussian one the ESS is 0.97"""
-MOMENTS_FROM = 40.0
-"""effective samples at which the moments of the samples and those before have equal weight"""
 ENOUGH = 0.5
 """share of effective samples below which a molecule is sampled again"""
 ROUNDS, LONGER = 3, 4
@@ -37,8 +35,6 @@ TEMPERATURES, FAIR = (2.0, 4.0, 8.0, 16.0), 0.2
 """by which the logarithms of weights are divided until this share of the samples is effective"""
 PIXELS_AT_ONCE = 2**20
 """light of all samples in all pixels that is computed together"""
-SAMPLES_ALIKE = 128
-"""samples of a molecule, in the order of the first unknown, whose images are drawn together"""
 MODES_AT_ONCE = 256
 """molecules whose modes are found together"""
 WEAK_NM = 300.0
@@ -48,13 +44,14 @@ WEAK_NM = 300.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """Prior of molecules: flat in position, log-uniform in photons and background.
+    """Prior of molecules: flat in position within the window, log-uniform in photons and
+    background.
 
     This is the middle of what `decode.priors.scene.Scene` draws, whose flux and background are
     log-uniform between the recipe's limits.
     """
 
-    photons: tuple[float, float] = (20.0, 1e6)
+    photons: tuple[float, float] = (100.0, 1e6)
     """least and most"""
     background: tuple[float, float] = (DARKEST, 1e5)
     """least and most photons per pixel"""
@@ -89,6 +86,11 @@ def exact_posterior(
     the first weights (Cappe et al., J. Comput. Graph. Stat. 13, 907, 2004); a tenth of the samples
     comes from a wider one.  Where few samples have all the weight, more are drawn, and their
     weights tempered while the proposal adapts.
+
+    Up to four molecules whose light overlaps are sampled together; in a larger crowd each is
+    sampled with its three nearest neighbours, given the light of the others.  A molecule that is on
+    in successive frames has one position: the product of the Gaussians of its frames, linked as by
+    `fit_jointly`.
 
     Args:
         psf: the point spread function.
@@ -137,7 +139,7 @@ def exact_posterior(
         >>> bool((posterior.xyz - truth.xyz).norm() < 25), bool(posterior.ess[0] > 0.8)
         (True, True)
         >>> posterior.xyz_sigma[0, :2].round().tolist()
-        [7.0, 7.0]
+        [8.0, 8.0]
     """
     n = len(emitters)
     if emitters.background is None:
@@ -147,19 +149,23 @@ def exact_posterior(
             f"there are molecules outside the {len(adu)} frames; count frames from the first "
             "of them"
         )
-    prior = prior or Prior()
-    pixels = pixels or pixels_of(camera)
     axes = [2, 0, 1] if axial else [0, 1]  # z first: samples in its order are near to one another
-    frames = _Frames(psf, camera, adu, emitters, axes=axes, background=background)
+    frames = Frames(psf, camera, adu, emitters, axes=axes, background=background)
     model = _Model(axes, prior or Prior(), pixels or pixels_of(camera))
     posterior = _Moments.unknown(n, len(axes) + 2)
-    rows = emitters.photons.argsort()  # alike, so that their samples spread alike
-    for part in rows.split(MODES_AT_ONCE) if n else ():
-        windows = frames.windows(part[:, None], parameters)
-        found = _sampled(windows, model, n_samples, seed)
-        found.mean[:, : len(axes)] += windows.origin[:, axes]
-        posterior.put(part, found)
-    return _listed(emitters, posterior, axes)
+    for rows, kept in neighbourhoods(emitters, frames.reach_nm) if n else ():
+        k = rows.shape[1]
+        # those alike come together: their samples spread alike, and their windows are as large
+        order = (
+            emitters.photons[rows].mean(1).argsort() if k == 1 else frames.extent(rows).argsort()
+        )
+        for part in order.split(max(1, MODES_AT_ONCE // k**2)):
+            windows = frames.windows(rows[part], parameters)
+            found = _sampled(windows, model, k * n_samples, seed)
+            for j in range(k):
+                own = kept[part, j]
+                posterior.put(rows[part, j][own], found.of_molecule(j, windows, axes)[own])
+    return _listed(emitters, posterior, axes, frames.reach_nm)
 
 
 @final
@@ -189,6 +195,14 @@ class _Moments:
             log_evidence=nothing.clone(),
         )
 
+    def of_molecule(self, j: int, windows: Windows, axes: list[int]) -> _Moments:
+        """Moments of the position in the frame, the photons and the background of one molecule."""
+        (k, _), d = windows.shape, len(axes)
+        own = torch.tensor([*range(j * d, (j + 1) * d), k * d + j, k * d + k])
+        mean = self.mean[:, own]
+        mean[:, :d] += windows.origin[:, axes]
+        return replace(self, mean=mean, covariance=self.covariance[:, own[:, None], own])
+
     def put(self, rows: Tensor, others: _Moments) -> None:
         """Take over what others, of some rows, know better."""
         better = others.ess * others.n_samples > (self.ess * self.n_samples)[rows]
@@ -199,219 +213,6 @@ class _Moments:
         return _Moments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class _Windows:
-    """n windows of t frames around k molecules each: p pixels, counts and what is known of them.
-
-    Positions are nm from the window's outer corner.
-    """
-
-    psf: PSF
-    """drawn in the window"""
-    adu: Tensor
-    """(n, t, p)"""
-    pixel: Tensor
-    """(n, p) number of each pixel in its frame"""
-    seen: Tensor
-    """(n, p) 1, or 0 beyond the frame and in bad pixels"""
-    light: Tensor
-    """(n, t, p) photons of other molecules, and those by which the background differs from that in
-    the middle"""
-    noise: tuple[Tensor, Tensor]
-    """excess and floor (n, p) of the photons' variance"""
-    photons_seen: Tensor
-    """(n, t, p) measured photons"""
-    xyz: Tensor
-    """(n, k, 3) where the molecules start"""
-    photons: Tensor
-    """(n, k, t)"""
-    background: Tensor
-    """(n, t)"""
-    origin: Tensor
-    """(n, 3) nm, the window's outer corner"""
-    parameters: Tensor | None
-    """(n k, q) PSF parameters"""
-
-    def __getitem__(self, rows: Tensor) -> _Windows:
-        k = self.xyz.shape[1]
-        parameters = self.parameters
-        if parameters is not None:
-            parameters = parameters.unflatten(0, (-1, k))[rows].flatten(0, 1)
-        names = (
-            "adu",
-            "pixel",
-            "seen",
-            "light",
-            "photons_seen",
-            "xyz",
-            "photons",
-            "background",
-            "origin",
-        )
-        cut = {name: getattr(self, name)[rows] for name in names}
-        noise = (self.noise[0][rows], self.noise[1][rows])
-        return replace(self, **cut, noise=noise, parameters=parameters)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Numbers of molecules and frames."""
-        return self.xyz.shape[1], self.adu.shape[1]
-
-    def start(self, axes: list[int]) -> Tensor:
-        """(n, q) unknowns: positions, photons, background."""
-        parts = (self.xyz[:, :, axes], self.photons, self.background)
-        return torch.cat([part.flatten(1) for part in parts], 1)
-
-    def parted(self, unknown: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions (n, m, k, 3), photons (n, m, k, t) and background (n, m, t) of unknowns
-        (n, m, q)."""
-        k, t = self.shape
-        d = len(axes)
-        place, photons, background = unknown.split([k * d, k * t, t], 2)
-        xyz = self.xyz[:, None].repeat(1, unknown.shape[1], 1, 1)
-        xyz[..., axes] = place.unflatten(2, (k, d))
-        return xyz, photons.unflatten(2, (k, t)), background
-
-    def expected(self, unknown: Tensor, axes: list[int]) -> Tensor:
-        """(n, m, t, p) photons of unknowns (n, m, q)."""
-        xyz, photons, background = self.parted(unknown, axes)
-        places = xyz.transpose(1, 2).flatten(0, 1)
-        expected = background[..., None] + self.light[:, None]
-        for part in torch.arange(xyz.shape[1]).split(SAMPLES_ALIKE):
-            near = slice(int(part[0]), int(part[-1]) + 1)
-            images = self.psf.integrate_pixels_around(places[:, near], self.parameters)
-            images = images.flatten(2).unflatten(0, xyz.shape[:1] + xyz.shape[2:3])
-            for image, bright in zip(images.unbind(1), photons[:, near].unbind(2), strict=True):
-                expected[:, near].addcmul_(image[:, :, None], bright[..., None])
-        return expected
-
-    def fisher(self, unknown: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
-        """Score (n, q) and Fisher information (n, q, q) of `scaled_deviance` at unknowns (n, q)."""
-        (k, t), d = self.shape, len(axes)
-        xyz, photons, background = (part[:, 0] for part in self.parted(unknown[:, None], axes))
-        image = self.psf.integrate_pixels_with_slopes(xyz.flatten(0, 1), self.parameters)
-        image = image.flatten(2).unflatten(0, (-1, k))
-        share, slopes = image[:, :, 0], image[:, :, [1 + axis for axis in axes]]
-        light = torch.einsum("nkt,nkp->ntp", photons, share)
-        mean = (light + background[..., None] + self.light).clamp_min(DARKEST)
-        root = (self.seen / (self.noise[0] * mean.transpose(0, 1) + self.noise[1])).sqrt()
-        root = root.transpose(0, 1)
-        n, p = len(unknown), share.shape[2]
-        slope = unknown.new_zeros(n, t, p, unknown.shape[1])
-        slope[..., : k * d] = torch.einsum("nkt,nkdp->ntpkd", photons, slopes).flatten(3)
-        frame = torch.arange(t)
-        for j in range(k):
-            # the photons of a frame change the light of that frame alone
-            slope[:, frame, :, k * d + j * t + frame] = share[:, j].expand(t, -1, -1)
-        slope[:, frame, :, k * d + k * t + frame] = 1.0
-        slope *= root[..., None]
-        flat = slope.flatten(1, 2)
-        rest = (root * (self.photons_seen - mean)).flatten(1)
-        return torch.einsum("niq,ni->nq", flat, rest), flat.mT @ flat
-
-
-@final
-class _Frames:
-    """Frames, the light of all molecules in them, and their background."""
-
-    def __init__(
-        self,
-        psf: PSF,
-        camera: Camera,
-        adu: Tensor,
-        emitters: EmitterSet,
-        *,
-        axes: list[int],
-        background: Tensor | None,
-    ) -> None:
-        axial = len(axes) == 3
-        (self.side,) = windows_for(psf, camera, axial=axial, most=[MAX_BOUND_RATIO])
-        self._psf, self._emitters = psf, emitters
-        self._adu = adu
-        self._photons = camera.without_bad(camera.to_photons(adu)).to(emitters.xyz.dtype)
-        self._noise = camera.noise.map(lambda value: value.to(self._photons))
-        good = torch.ones_like(self._photons[0])
-        self._good = good if camera.bad is None else good.masked_fill(camera.bad, 0)
-        self._light = render(
-            psf,
-            frame=emitters.frame,
-            xyz=emitters.xyz,
-            photons=emitters.photons,
-            n_frames=len(adu),
-            shape=(adu.shape[1], adu.shape[2]),
-            parameters=psf.parameters_at(emitters.xyz),
-        )
-        self._background = self._estimated() if background is None else background.to(good)
-
-    def _estimated(self) -> Tensor:
-        """(y, x) photons, as `fit_jointly` estimates it."""
-        rest = self._photons - self._light
-        level = rest.median().clamp_min(DARKEST)
-        weight = self._good / self._noise.variance(self._light.clamp_min(0) + level)
-        return background_of(rest, weight)
-
-    def windows(self, rows: Tensor, parameters: Tensor | None) -> _Windows:
-        """Windows around the molecules of each of n sets.
-
-        Args:
-            rows: (n, k) molecules of one frame.
-            parameters: PSF parameters of all molecules, or None.
-        """
-        height, width = self._adu.shape[1:]
-        xyz, size = self._emitters.xyz[rows], self._psf.pixel_size_nm
-        low, high = (xyz[..., :2] / size).floor().aminmax(dim=1)
-        side = self.side + int((high - low).max())
-        corner = torch.div(low + high, 2, rounding_mode="floor").long() - side // 2
-        reach = torch.arange(side)
-        x, y = (corner[:, axis, None] + reach for axis in (0, 1))
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
-        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
-        pixel = (y[:, :, None] * width + x[:, None]).flatten(1)
-        frame = self._emitters.frame[rows[:, 0]]
-        here = frame[:, None], pixel
-
-        def taken(frames: Tensor) -> Tensor:
-            return frames.flatten(1)[here]
-
-        def of_pixels(value: Tensor) -> Tensor:
-            flat = (
-                value.expand(height, width)
-                if value.numel() > 1
-                else value.view(1, 1).expand(height, width)
-            )
-            return flat.reshape(-1)[pixel]
-
-        origin = torch.cat([corner * size, torch.zeros_like(corner[:, :1])], 1).to(xyz)
-        xyz = xyz - origin[:, None]
-        own = None if parameters is None else parameters[rows.flatten()]
-        psf = self._psf.with_patch(side)
-        photons = self._emitters.photons[rows]
-        images = psf.integrate_pixels_around(xyz.flatten(0, 1)[:, None], own)
-        images = images.view(*rows.shape, -1)
-        shape = self._background.reshape(-1)[pixel]
-        middle = shape[:, shape.shape[1] // 2, None]
-        others = taken(self._light) - (photons[..., None] * images).sum(1)
-        assert self._emitters.background is not None
-        return _Windows(
-            psf=psf,
-            adu=taken(self._adu)[:, None],
-            pixel=pixel,
-            seen=inside.flatten(1) * self._good.reshape(-1)[pixel],
-            light=(others + shape - middle)[:, None],
-            noise=(
-                of_pixels(torch.as_tensor(self._noise.excess)),
-                of_pixels(torch.as_tensor(self._noise.floor)),
-            ),
-            photons_seen=taken(self._photons)[:, None],
-            xyz=xyz,
-            photons=photons[..., None].clamp_min(1.0),
-            background=self._emitters.background[rows].mean(1, keepdim=True).clamp_min(DARKEST),
-            origin=origin,
-            parameters=own,
-        )
-
-
 class _Model(NamedTuple):
     """What is fitted, and how likely it is."""
 
@@ -419,7 +220,7 @@ class _Model(NamedTuple):
     prior: Prior
     pixels: PixelLikelihood
 
-    def log_prob(self, windows: _Windows, unknown: Tensor) -> Tensor:
+    def log_prob(self, windows: Windows, unknown: Tensor) -> Tensor:
         """(n, m) float64 log of likelihood times prior, but for a constant of the prior.
 
         Args:
@@ -429,9 +230,11 @@ class _Model(NamedTuple):
         xyz, photons, background = windows.parted(unknown, self.axes)
         parts = (photons.flatten(2), background.flatten(2), xyz[..., 2])
         ranges = (self.prior.photons, self.prior.background, self.prior.depth_nm)
-        possible = torch.ones_like(unknown[..., 0], dtype=torch.bool)
+        apart = (xyz - windows.xyz[:, None])[..., :2].abs()
+        possible = (apart < windows.reach_nm).all(3).all(2)
         for part, (least, most) in zip(parts, ranges, strict=True):
             possible &= ((part >= least) & (part <= most)).all(2)
+        possible &= self._in_order(windows, xyz)
         # what cannot be has the light of what nearly cannot
         k_d = unknown.shape[2] - photons[0, 0].numel() - background.shape[2]
         unknown = unknown.clone()
@@ -452,7 +255,20 @@ class _Model(NamedTuple):
         log_prob = polynomial(expected).double() + polynomial.at_middle[:, None] + log_prior
         return log_prob.masked_fill(~possible, -torch.inf)
 
-    def mode(self, windows: _Windows) -> _Moments:
+    def _in_order(self, windows: Windows, xyz: Tensor) -> Tensor:
+        """(n, m) bool: whether no other order of the molecules is nearer to the start.
+
+        The posterior is the same for any order, and only one of them counts.
+        """
+        k = windows.shape[0]
+        apart = (xyz[:, :, :, None, :2] - windows.xyz[:, None, None, :, :2]).square().sum(4)
+        own = apart.diagonal(dim1=2, dim2=3).sum(2)
+        ordered = torch.ones_like(own, dtype=torch.bool)
+        for order in permutations(range(k)):
+            ordered &= own <= apart[:, :, range(k), order].sum(2) * (1 + 1e-6)
+        return ordered
+
+    def mode(self, windows: Windows) -> _Moments:
         """The mode by Fisher scoring, and the inverse information there."""
         k, t = windows.shape
         d = len(self.axes)
@@ -487,7 +303,7 @@ class _Model(NamedTuple):
             log_evidence=nothing,
         )
 
-    def weighted(self, windows: _Windows, proposal: _Moments, n_samples: int, seed: int) -> _Sample:
+    def weighted(self, windows: Windows, proposal: _Moments, n_samples: int, seed: int) -> _Sample:
         """Samples of a proposal, and their weights."""
         points, log_density = _points(n_samples, proposal.mean.shape[1], seed)
         root = torch.linalg.cholesky(proposal.covariance)
@@ -536,7 +352,7 @@ class _Sample(NamedTuple):
         )
 
 
-def _sampled(windows: _Windows, model: _Model, n_samples: int, seed: int) -> _Moments:
+def _sampled(windows: Windows, model: _Model, n_samples: int, seed: int) -> _Moments:
     """Moments of the posteriors in some windows."""
     modes = model.mode(windows)
     found = _Moments.unknown(*modes.mean.shape)
@@ -560,7 +376,8 @@ def _adapted(proposal: _Moments, sample: _Sample) -> _Moments:
     """A proposal with the moments of its weighted samples, as far as they are known."""
     moments = sample.tempered()
     n = (moments.ess * moments.n_samples)[:, None]
-    share = n / (n + MOMENTS_FROM)
+    q = proposal.mean.shape[1]
+    share = n / (n + q * (q + 3))
     mean = proposal.mean.lerp(moments.mean, share)
     covariance = proposal.covariance.lerp(moments.covariance, share[..., None])
     return replace(proposal, mean=mean, covariance=covariance)
@@ -596,21 +413,31 @@ def _normal(n: int, d: int, seed: int) -> Tensor:
     return torch.linalg.solve_triangular(root, points.mT, upper=False).mT
 
 
-def _listed(emitters: EmitterSet, posterior: _Moments, axes: list[int]) -> EmitterSet:
-    """The table with the moments of its molecules: position, photons and background."""
+def _listed(
+    emitters: EmitterSet, posterior: _Moments, axes: list[int], reach_nm: float
+) -> EmitterSet:
+    """The table with the moments of its molecules: position, photons and background.
+
+    A molecule has one position in all its successive frames.
+    """
     d, like = len(axes), emitters.xyz
-    sigma = posterior.covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-    whole = posterior.covariance.new_full((len(emitters), 4, 4), torch.nan)
+    order = torch.tensor(axes).argsort().tolist()
+    axes, order = sorted(axes), [*order, d, d + 1]
+    mean, covariance = posterior.mean[:, order], posterior.covariance[:, order][:, :, order]
+    if len(emitters):
+        mean, covariance = on_tracks(emitters, mean, covariance, d=d, reach_nm=reach_nm)
+    sigma = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    whole = covariance.new_full((len(emitters), 4, 4), torch.nan)
     known = torch.tensor([*axes, 3])
     scale = sigma[:, :, None] * sigma[:, None]
-    whole[:, known[:, None], known] = (posterior.covariance / scale)[:, : d + 1, : d + 1]
+    whole[:, known[:, None], known] = (covariance / scale)[:, : d + 1, : d + 1]
     xyz, xyz_sigma = like.clone(), torch.full_like(like, torch.nan)
-    xyz[:, axes], xyz_sigma[:, axes] = posterior.mean[:, :d].to(like), sigma[:, :d].to(like)
+    xyz[:, axes], xyz_sigma[:, axes] = mean[:, :d].to(like), sigma[:, :d].to(like)
     return replace(
         emitters,
         xyz=xyz,
-        photons=posterior.mean[:, d].to(like),
-        background=posterior.mean[:, d + 1].to(like),
+        photons=mean[:, d].to(like),
+        background=mean[:, d + 1].to(like),
         xyz_sigma=xyz_sigma,
         photons_sigma=sigma[:, d].to(like),
         correlation=correlations(whole).to(like),

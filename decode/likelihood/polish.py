@@ -20,7 +20,7 @@ from decode.likelihood.single import Fit, scaled_deviance
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 
-__all__ = ["fit_jointly", "polish", "windows_for"]
+__all__ = ["fit_jointly", "on_tracks", "polish", "windows_for"]
 
 SOLVED_AT_ONCE = {"cpu": 2**10, "cuda": 2**16}
 DRAWN_AT_ONCE = {"cpu": 2**12, "cuda": 2**14}
@@ -669,6 +669,38 @@ def _solved(matrix: Tensor, more: Tensor, right: Tensor) -> Tensor:
 def _taken(values: Tensor, index: Tensor) -> Tensor:
     # much faster on a CPU than indexing
     return values.view(-1).index_select(0, index.view(-1)).view(index.shape)
+
+
+def on_tracks(
+    emitters: EmitterSet, unknown: Tensor, covariance: Tensor, *, d: int, reach_nm: float
+) -> tuple[Tensor, Tensor]:
+    """Unknowns and covariances where a molecule has one position in all its successive frames.
+
+    Rows are linked as by `fit_jointly`, and the position is the product of their Gaussians.
+
+    Args:
+        emitters: the rows; their `goodness` is the weight of their frames.
+        unknown: (n, p) of each frame by itself, the position first.
+        covariance: (n, p, p).
+        d: number of unknowns of the position: x, y and perhaps z.
+        reach_nm: distance over which the density of molecules is counted.
+    """
+    n = len(emitters)
+    place, own = unknown[:, :d], covariance[:, :d, :d]
+    beside = (_neighbours(emitters, reach_nm) >= 0).sum(1)
+    density = (1 + beside) / (torch.pi * reach_nm**2)
+    track, n_tracks = _agreeing(place, own, *_tracks(emitters, place, own, density))
+    deviance = unknown.new_ones(n) if emitters.goodness is None else emitters.goodness.to(unknown)
+    change, covariance = _one_position(
+        unknown,
+        torch.zeros_like(unknown),
+        covariance,
+        doubt=(deviance / NOISE_DEVIANCE).clamp_min(1) ** 3,
+        track=track,
+        n_tracks=n_tracks,
+        d=d,
+    )
+    return unknown + change, covariance
 
 
 def _one_position(

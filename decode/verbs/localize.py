@@ -50,6 +50,9 @@ __all__ = [
     "localize_movie",
 ]
 
+FEW = 0.1
+"""effective share of samples below which a posterior is known roughly"""
+
 MovieSource: TypeAlias = Movie | npt.NDArray[Any] | Tensor | Path | str | Sequence[Path | str]
 
 
@@ -101,6 +104,7 @@ def localize(
     em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
     polish: bool | None = None,
+    exact: bool = False,
     threshold: float = 0.5,
     false_discovery_rate: float = 0.05,
     frames: slice | None = None,
@@ -130,6 +134,9 @@ def localize(
         polish: let the likelihood of the frames decide which molecules there are and refine them,
             with `psf` or else the model's PSF (`decode.likelihood.decide`); with neither, refine
             those of the network with a Gaussian.  None: wherever the PSF is known.
+        exact: state mean and covariance of the exact posterior of each molecule
+            (`decode.likelihood.exact_posterior`), which needs a known PSF; `ess` and `correlation`
+            are columns of the table.
         threshold: smallest probability of a molecule; where the likelihood decides, at least 0.7.
         false_discovery_rate: largest expected share of false molecules, where the likelihood
             decides.
@@ -204,6 +211,7 @@ def localize(
             roi=roi,
             device=device,
             polish=polish,
+            exact=exact,
         )
         found = yield from relayed(steps, kept)
         facts = acquisition.facts(opened, threshold=threshold)
@@ -267,6 +275,7 @@ def localize_movie(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     polish: bool | None = None,
+    exact: bool = False,
     posteriors: bool = False,
     samples: int = 0,
     seed: int = 0,
@@ -277,7 +286,7 @@ def localize_movie(
         movie: from `open_movie`.
         model: from `load_model`.
         acquisition: from `acquire`.
-        psf, threshold, false_discovery_rate, roi, device, polish: as for `localize`.
+        psf, threshold, false_discovery_rate, roi, device, polish, exact: as for `localize`.
         posteriors: whether chunks carry the network's posterior of their frames, too, in its own
             coordinates of z and photons, and not polished.
         samples, seed: as for `localize_file`; chunks carry the draws.
@@ -292,6 +301,8 @@ def localize_movie(
     """
     if polish and samples:
         raise ValueError("draws are of the posterior of the network: choose samples or polish")
+    if exact:
+        _require_likelihood(model, psf, polish=polish, samples=samples)
     optics = KnownOptics(
         pixel_size_nm=acquisition.pixel_size_nm,
         shape=movie.shape[1:],
@@ -341,11 +352,38 @@ def localize_movie(
             usual=acquisition.usual,
             decision=decision if decides else None,
             region=region_of(roi, movie.shape[1:]),
+            exact=exact,
         )
     aperture = acquisition.aperture
     if aperture is None:
         return chunks
     return (chunk.each(aperture.applied) for chunk in chunks)
+
+
+def _roughly_known(few: int, n: int) -> tuple[str, ...]:
+    """A sentence on molecules whose posterior few samples describe."""
+    if not few:
+        return ()
+    return (
+        f"the exact posterior of {few} of {n} molecules is known roughly (ess below {FEW:g}): they "
+        "are faint, or nearer to another than their images can tell apart",
+    )
+
+
+def _require_likelihood(
+    model: Localizer, psf: PSFFile | None, *, polish: bool | None, samples: int
+) -> None:
+    """Raise unless the exact posterior can be stated."""
+    if not knows_psf(model, psf):
+        raise ValueError(
+            "the exact posterior needs a known PSF, and the model carries none: give a calibrated "
+            "one as --psf, or leave out --exact"
+        )
+    if polish is False or samples:
+        raise ValueError(
+            "the exact posterior is that of polished molecules: choose --exact, or --no-polish or "
+            "--samples"
+        )
 
 
 def _polishes(model: Localizer, psf: PSFFile | None, *, polish: bool | None) -> bool:
@@ -363,13 +401,14 @@ def localize_acquired(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     polish: bool | None = None,
+    exact: bool = False,
     samples: int = 0,
     seed: int = 0,
 ) -> DetailedSteps[LocalizeReport, Localized]:
     """Localize in an open movie with a known acquisition, step by step.
 
     Args:
-        movie, model, acquisition, psf, threshold, false_discovery_rate, roi, device, polish,
+        movie, model, acquisition, psf, threshold, false_discovery_rate, roi, device, polish, exact,
         samples, seed: as `localize_movie` takes them.
 
     Yields:
@@ -389,6 +428,7 @@ def localize_acquired(
         roi=roi,
         device=device,
         polish=polish,
+        exact=exact,
         samples=samples,
         seed=seed,
     )
@@ -401,9 +441,11 @@ def localize_acquired(
     )
     message = "; ".join(acquisition.estimates) or "looking for molecules"
     yield Progress(0.0, message, acquisition.warnings, report)
+    few = 0
     ends, checking = DepthEnds(), Checking(movie, model, acquisition, psf=psf, roi=roi)
     for chunk in chunks:
         ends.see(chunk.molecules)
+        few += 0 if chunk.molecules.ess is None else int((chunk.molecules.ess < FEW).sum())
         checking.see(chunk)
         report = replace(
             report,
@@ -423,7 +465,7 @@ def localize_acquired(
         acquisition=acquisition,
         n_molecules=report.n_molecules,
         n_frames=len(movie),
-        remarks=ends.remarks,
+        remarks=(*ends.remarks, *_roughly_known(few, report.n_molecules)),
         checks=checks,
     )
 
@@ -441,6 +483,7 @@ def localize_file(
     em_gain: float | None = None,
     psf_sigma_nm: float | None = None,
     polish: bool | None = None,
+    exact: bool = False,
     threshold: float = 0.5,
     false_discovery_rate: float = 0.05,
     frames: slice | None = None,
@@ -474,8 +517,8 @@ def localize_file(
             what is not known.  Draws, and the point estimates beside them, are not polished.
         seed: seed of the draws.
         assumed: sentences on what the model rests on, which the tables keep.
-        adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, threshold, frames, roi,
-        device, allow_truncated:
+        adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, exact, threshold, frames,
+        roi, device, allow_truncated:
             as `localize` takes them.
 
     Raises:
@@ -528,6 +571,7 @@ def localize_file(
             roi=roi,
             device=device,
             polish=polish,
+            exact=exact,
             samples=samples,
             seed=seed,
         )

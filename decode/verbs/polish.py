@@ -22,7 +22,7 @@ from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
 from decode.io.movies import Movie
 from decode.io.psfs import PSFFile
-from decode.likelihood import decide
+from decode.likelihood import PixelLikelihood, Prior, decide, exact_posterior, pixels_of
 from decode.likelihood import polish as polish_molecules
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
@@ -71,6 +71,7 @@ def polish_movie(
     usual: UsualFrames | None = None,
     decision: Decision | None = None,
     region: tuple[Span, Span] | None = None,
+    exact: bool = False,
 ) -> Iterator[Chunk]:
     """Polish the molecules of a movie, block by block, with the frames just before and after each.
 
@@ -88,6 +89,7 @@ def polish_movie(
         decision: what `decode.likelihood.decide` lists of the molecules and besides; None: all
             molecules are kept.
         region: rows and columns of the molecules; None: all.
+        exact: state the moments of the exact posterior (`exact_posterior`), which the CPU samples.
 
     Yields:
         The molecules, refined by `decode.likelihood.polish` or listed by `decide`; meanwhile some
@@ -98,6 +100,7 @@ def polish_movie(
         OSError: if the movie cannot be read.
     """
     usual = usual or UsualFrames.of(movie, camera)
+    posterior = _ExactPosterior.of(psf, camera) if exact else None
     work = partial(
         _polished,
         psf=psf.to(device),
@@ -106,6 +109,7 @@ def polish_movie(
         depths_nm=_depths_nm(psf),
         decision=decision,
         region=region or region_of(None, movie.shape[1:]),
+        exact=posterior,
     )
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
@@ -163,6 +167,37 @@ class _Block:
     """(frames,) bool; which of `adu` hold an image"""
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class _ExactPosterior:
+    """The exact posterior of a movie's molecules, block after block."""
+
+    psf: PSF
+    camera: Camera
+    pixels: PixelLikelihood
+    """with a table that all blocks share"""
+
+    @classmethod
+    def of(cls, psf: PSF, camera: Camera) -> _ExactPosterior:
+        return cls(psf=deepcopy(psf).cpu(), camera=camera.to("cpu"), pixels=pixels_of(camera))
+
+    def __call__(
+        self, adu: Tensor, molecules: EmitterSet, depths_nm: tuple[float, float]
+    ) -> EmitterSet:
+        """Molecules of frames (t, y, x), with the moments of their posterior."""
+        stated = molecules.xyz_sigma
+        return exact_posterior(
+            self.psf,
+            self.camera,
+            adu,
+            molecules,
+            axial=stated is not None and not bool(stated[:, 2].isnan().all()),
+            parameters=self.psf.parameters_at(molecules.xyz),
+            prior=Prior(depth_nm=depths_nm),
+            pixels=self.pixels,
+        )
+
+
 def _depths_nm(psf: PSF) -> tuple[float, float]:
     """Range of depths of polished molecules; a measured PSF ends with the bead stack."""
     measured = psf.z_range_nm if psf.free_form else None
@@ -216,6 +251,7 @@ def _polished(
     depths_nm: tuple[float, float],
     decision: Decision | None,
     region: tuple[Span, Span],
+    exact: _ExactPosterior | None,
 ) -> EmitterSet:
     """The polished molecules of a block's own frames."""
     before = block.chunk.molecules
@@ -243,14 +279,16 @@ def _polished(
             axial=decision.axial and psf.z_range_nm is not None,
         )
     better = better.to("cpu")
-    xyz = better.xyz.clone()
-    xyz[:, 2].clamp_(*depths_nm)
-    better = replace(better, xyz=xyz, frame=numbers[better.frame], metadata=before.metadata)
-    own = (better.frame >= block.frames.start) & (better.frame < block.frames.stop)
+    frame = numbers[better.frame]
+    own = (frame >= block.frames.start) & (frame < block.frames.stop)
     if decision is not None:
         x, y = (better.xyz[:, :2] / psf.pixel_size_nm).unbind(1)
         own &= (x >= columns.start) & (x < columns.stop) & (y >= rows.start) & (y < rows.stop)
-    return better[own]
+    if exact is not None:
+        better = exact(adu.cpu(), better, depths_nm)
+    xyz = better.xyz.clone()
+    xyz[:, 2].clamp_(*depths_nm)
+    return replace(better, xyz=xyz, frame=frame, metadata=before.metadata)[own]
 
 
 def _finished(
