@@ -440,6 +440,8 @@ def _listed(
         background=mean[:, d + 1].to(like),
         xyz_sigma=xyz_sigma,
         photons_sigma=sigma[:, d].to(like),
+        xyz_95=None,
+        photons_95=None,
         correlation=correlations(whole).to(like),
         ess=posterior.ess.to(like),
     )
