@@ -30,6 +30,7 @@ def table(rng: torch.Generator) -> EmitterSet:
         probability=torch.rand(N, generator=rng),
         xyz_sigma=torch.rand(N, 3, generator=rng) * 40,
         goodness=torch.rand(N, generator=rng) * 2,
+        ess=torch.rand(N, generator=rng),
         metadata={"pixel_size_nm": 100.0},
     )
 
