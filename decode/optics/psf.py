@@ -143,6 +143,11 @@ class PSF(nn.Module, ABC):
         """
         return self
 
+    def with_spherical(self, waves: float) -> PSF | None:
+        """The PSF of an objective with more spherical aberration (Zernike 4, 0), rms; None where
+        that does not follow from this PSF."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """Its settings, of types that JSON can hold, as `rebuilt` takes them."""
         return {"pixel_size_nm": self.pixel_size_nm, "patch_px": self.patch_px}

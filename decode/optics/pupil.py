@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from math import ceil, comb, pi, sqrt
 from typing import Any, Literal, Self, final
 
@@ -36,6 +37,7 @@ ABERRATIONS = {
 """names of Zernike modes (n, m)"""
 
 
+SPHERICAL = (4, 0)
 DEPTHS_NM = (-750.0, 750.0)
 """depths at which molecules are bright and sharp enough to be found"""
 DEPTHS_AT_ONCE = {"cpu": 32, "cuda": 512}
@@ -261,6 +263,14 @@ class PupilPSF(PSF):
         low, high = z_range_nm
         # a spline levels off within two planes of its ends
         return self.to_spline(z_range_nm=(low - 50, high + 50))
+
+    def with_spherical(self, waves: float) -> PupilPSF | None:
+        if SPHERICAL not in self.modes:
+            return None
+        other = deepcopy(self)
+        with torch.no_grad():
+            other.zernike_nm[self.modes.index(SPHERICAL)] += waves * self.wavelength_nm
+        return other
 
     def tables(self) -> tuple[Table, ...]:
         return self._aberrations(), self._optics()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, final
 
 from decode.emitters import Check
@@ -14,7 +15,7 @@ from decode.quality.limits import LIMITS, Limits
 __all__ = ["CRITERIA", "Criterion", "checks_of"]
 
 
-def checks_of(evidence: Evidence) -> tuple[Check, ...]:
+def checks_of(evidence: Evidence, *, flicker: float = 0.0) -> tuple[Check, ...]:
     """All checks of a movie.
 
     Failed ones come first, causes before their consequences: a wrong gain, for example, before the
@@ -22,13 +23,16 @@ def checks_of(evidence: Evidence) -> tuple[Check, ...]:
 
     Args:
         evidence: from `Sample.evidence`.
+        flicker: change of the light from frame to frame that the model was trained on.
 
     Example:
         >>> checks = checks_of(Evidence(kind="measured", noise=1.4, goodness=1.5))
         >>> [check.name for check in checks if check.failed]
         ['camera noise', 'goodness of fit']
     """
-    made = [criterion.check(evidence) for criterion in CRITERIA[evidence.kind]]
+    limits = LIMITS[evidence.kind]
+    limits = replace(limits, flicker=max(flicker, limits.flicker))
+    made = [criterion.check(evidence, limits) for criterion in CRITERIA[evidence.kind]]
     return tuple(sorted(made, key=lambda check: not check.failed))
 
 
@@ -51,13 +55,13 @@ class Criterion(ABC):
     def cause(self, evidence: Evidence) -> str:
         """The most likely cause of a failure, and the remedy."""
 
-    def check(self, evidence: Evidence) -> Check:
+    def check(self, evidence: Evidence, limits: Limits) -> Check:
         """The check of a movie's evidence."""
         value = self.value(evidence)
         if math.isnan(value):
             sentence = f"too few {self.needs} to tell"
             return Check(name=self.name, value=None, limit=None, passed=None, sentence=sentence)
-        low, high = self.limits(LIMITS[evidence.kind])
+        low, high = self.limits(limits)
         passed = low <= value <= high
         return Check(
             name=self.name,
@@ -140,9 +144,7 @@ class Orientation(Criterion):
     needs = "lone molecules, or the PSF is round: too little"
 
     def value(self, evidence: Evidence) -> float:
-        # a PSF that fits is better than any other, whatever a few molecules say
-        fits = evidence.misfit < LIMITS[evidence.kind].misfit / 2
-        return 0.0 if fits and evidence.turned > 0 else evidence.turned
+        return evidence.turned
 
     def limits(self, limits: Limits) -> tuple[float, float]:
         return 0.0, limits.turned
@@ -231,6 +233,27 @@ class Misfit(Criterion):
             f"the mean image of lone molecules differs from the PSF by {evidence.misfit:.0%}: it "
             "is that of another microscope, day, depth or colour, and positions are biased; "
             "record beads as the movie was recorded, and calibrate them (decode calibrate psf)"
+        )
+
+
+@final
+class Spherical(Criterion):
+    """Spherical aberration of lone molecules."""
+
+    name = "spherical aberration"
+    needs = "lone molecules, or the PSF is no pupil: too little"
+
+    def value(self, evidence: Evidence) -> float:
+        return evidence.spherical
+
+    def limits(self, limits: Limits) -> tuple[float, float]:
+        return -limits.spherical, limits.spherical
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"molecules have {evidence.spherical:+.3f} waves of spherical aberration that the PSF "
+            "lacks: they lie deeper in the sample than beads, or the immersion is another; refine "
+            "the pupil by the movie (decode calibrate in-situ), or record beads in the sample"
         )
 
 
@@ -340,6 +363,6 @@ _SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends(
 
 CRITERIA: Mapping[Kind, tuple[Criterion, ...]] = {
     "gaussian": (*_CAMERA, FocusDrift(), Astigmatism(), Width(), Misfit(), *_SCENE),
-    "measured": (*_CAMERA, Orientation(), FocusDrift(), Misfit(), Width(), *_SCENE),
+    "measured": (*_CAMERA, Orientation(), FocusDrift(), Spherical(), Misfit(), Width(), *_SCENE),
 }
 """criteria by the kind of PSF, causes before consequences"""

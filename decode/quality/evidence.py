@@ -22,6 +22,8 @@ class Evidence:
     """number of lone molecules that were fitted"""
     misfit: float = math.nan
     """mean residual image of lone molecules, root mean square, as a share of their image"""
+    spherical: float = math.nan
+    """spherical aberration that the PSF lacks, waves rms; NaN where the PSF is no pupil"""
     goodness: float = math.nan
     """first quartile of the deviance per degree of freedom over the lone molecules"""
     width: float = math.nan

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d, pad
 
 from decode.likelihood.single import Fit, fit_emitters
 from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
 
-__all__ = ["Crops", "LoneMolecules", "drawing"]
+__all__ = ["SPHERICAL_WAVES", "Crops", "LoneMolecules", "drawing", "nearer_to_one"]
 
 STEPS = 6
 """steps of the fit of a molecule from the network's position"""
-BEND_PX = 0.25
-"""step of the second derivatives of images, pixels"""
-PARTS = 4
-"""number of parts of the movie, and of the depth, between which molecules are compared"""
+SLOPE = torch.tensor([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
+BEND = torch.tensor([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12
+"""first and second derivative per pixel, exact up to the fourth order"""
+PARTS, BLOCKS = 4, 4
+"""number of parts of the movie that are compared, and of the blocks in a part, between which
+molecules of a steady movie differ as much"""
+POWERS = (0, 1, 2)
+"""powers of z with which the images of a wrong PSF differ"""
+DEPTH_NM = 400.0
+"""unit of z in them"""
+CHANGES = 6
+"""changes of the image that do not depend on the optics"""
+SPHERICAL_WAVES = 0.02
+"""spherical aberration of the PSF that is compared, besides, waves rms"""
+LONE = 0.75
+"""share of the molecules, those with the least deviance, that count as lone"""
 FEWEST = 30
 """fewest lone molecules of which figures are given"""
+WIDTH_FITS = 3
+"""fits by which a Gaussian's width is found"""
 ERRORS = 2.0
 """standard errors by which figures are moved towards those of a movie that fits"""
 MEDIAN_DEVIATION, ERROR_OF_MEDIAN = 0.674, 1.253
@@ -79,69 +94,92 @@ class LoneMolecules:
     """(n,) deviance per degree of freedom"""
     z: Tensor
     """(n,) nm"""
-    excess: Tensor
-    """(n, 2) excess variance of the image along x and y, over the variance of the PSF"""
-    excess_sigma: Tensor
-    """(n, 2) standard deviations"""
-    image: Tensor
-    """(n, y, x) expected photons, without background"""
-    residual: Tensor
-    """(n, y, x) measured less expected photons"""
+    score: Tensor
+    """(n, 6 or 7) derivative of the log-likelihood by six changes of the image: its second
+    derivatives along x, along y and along both, the slopes of their sum along x and y, and the sum
+    of the fourth; and by a wave of spherical aberration, if the PSF tells; changes of position,
+    light and background taken out"""
+    information: Tensor
+    """(n, 6, 6) or (n, 7, 7) Fisher information of the same"""
+    power: Tensor
+    """(n,) squared image over the variance of its noise, summed over pixels"""
+    variance_px2: Tensor
+    """(n,) variance of the image"""
+    light: Tensor
+    """(n,) photons"""
+    axial: bool
+    """whether z was fitted"""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, crops: Crops, psf: PSF, camera: Camera, *, axial: bool) -> LoneMolecules:
-        """Fit each molecule.
-
-        Where an image is wider than that of the PSF by the variances v along x and y, it differs
-        by v / 2 times the second derivatives.  They are estimated together with changes of
-        position, light and background, by weighted least squares.
+    def of(
+        cls,
+        crops: Crops,
+        psf: PSF,
+        camera: Camera,
+        *,
+        axial: bool,
+        spherical: PSF | None = None,
+    ) -> LoneMolecules:
+        """Fit each molecule, and compute the scores of changes of its image.
 
         Args:
             crops: crops of the frames.
             psf: the PSF that they are compared with.
             camera: camera of the frames.
             axial: whether z is fitted.
+            spherical: the PSF with `SPHERICAL_WAVES` more spherical aberration.
         """
         fit = _fitted(crops, psf, camera, depths=1)
         parameters = crops.parameters if crops.parameters.shape[1] else None
-        draw = drawing(psf, crops.light.shape[-1], parameters)
-        light, h = fit.photons[:, None, None], BEND_PX * psf.pixel_size_nm
-        share = draw(fit.xyz)
-        slopes, bends = [], []
-        for axis in (0, 1):
-            step = torch.zeros(3)
-            step[axis] = h
-            more, less = draw(fit.xyz + step), draw(fit.xyz - step)
-            slopes.append((more - less) / (2 * h))
-            bends.append((more - 2 * share + less) / h**2)
-        if axial:
-            step = torch.tensor([0.0, 0.0, 10.0])
-            slopes.append((draw(fit.xyz + step) - draw(fit.xyz - step)) / 20)
-        steepness = sum(s.square().sum((1, 2)) for s in slopes[:2])
-        variance = share.square().sum((1, 2)) / steepness
+        cut = psf.with_patch(crops.light.shape[-1])
+        share, *slopes = cut.integrate_pixels_with_slopes(fit.xyz, parameters).unbind(1)
+        slopes = [slope * psf.pixel_size_nm for slope in slopes[: 3 if axial else 2]]
+        light = fit.photons[:, None, None]
         image = light * share
         expected = image + fit.background[:, None, None]
         noise = Noise(camera.typical_noise.excess, crops.floor)
-        bent = [light * bend * variance[:, None, None] / 2 for bend in bends]
-        nuisance = [light * s * psf.pixel_size_nm for s in slopes]
-        design = torch.stack([*bent, *nuisance, image, torch.ones_like(image)], 1).flatten(2)
-        weight = 1 / noise.variance(expected).flatten(1)
+        weight = (1 / noise.variance(expected)).flatten(1).double()
+        nuisance = [*(light * slope for slope in slopes), image, torch.ones_like(image)]
         residual = crops.light - expected
-        left = torch.einsum("nik,nk,njk->nij", design, weight, design)
-        right = torch.einsum("nik,nk,nk->ni", design, weight, residual.flatten(1))
-        covariance = torch.linalg.pinv(left.double(), rtol=1e-9, hermitian=True)
-        change = torch.einsum("nij,nj->ni", covariance, right.double())
-        sigma = covariance.diagonal(dim1=1, dim2=2)[:, :2].clamp_min(0).sqrt()
+        different = [*_changes(image)]
+        if spherical is not None:
+            other = drawing(spherical, crops.light.shape[-1], parameters)(fit.xyz)
+            different.append(light * (other - share) / SPHERICAL_WAVES)
+        changes = torch.stack([*different, residual], 1).flatten(2).double()
+        without = _without(changes, torch.stack(nuisance, 1).flatten(2).double(), weight)
+        changes, left = without[:, :-1], without[:, -1:]
+        weighted = changes * weight[:, None]
+        middle = (image - image.mean((1, 2), keepdim=True)).flatten(1).double()
+        steepness = sum(slope.square().sum((1, 2)) for slope in slopes[:2])
         return cls(
             crops=crops,
             deviance=fit.deviance,
             z=fit.xyz[:, 2],
-            excess=change[:, :2].float(),
-            excess_sigma=sigma.float(),
-            image=image,
-            residual=residual,
+            score=(weighted @ left.mT)[:, :, 0],
+            information=weighted @ changes.mT,
+            power=(middle.square() * weight).sum(1),
+            variance_px2=share.square().sum((1, 2)) / steepness,
+            light=fit.photons,
+            axial=axial,
         )
+
+    @staticmethod
+    def relative_width(crops: Crops, psf: PSF, camera: Camera) -> float:
+        """Median width of the images over that of a Gaussian of one width, two standard errors
+        nearer to 1.
+
+        As the score of a change is its first order only, the molecules are fitted again with the
+        width that was found.
+        """
+        sigma_nm = float(psf.settings()["sigma_nm"])
+        ratio, error = 1.0, 0.0
+        for _ in range(WIDTH_FITS):
+            width = torch.full((len(crops), 1), ratio * sigma_nm)
+            fitted = LoneMolecules.of(replace(crops, parameters=width), psf, camera, axial=False)
+            step, error = fitted.width()
+            ratio *= min(max(step, 0.7), 1.5)
+        return nearer_to_one(ratio, error)
 
     @property
     def enough(self) -> bool:
@@ -149,25 +187,47 @@ class LoneMolecules:
         return len(self.crops) >= FEWEST
 
     def misfit(self) -> float:
-        """Root mean square of the mean residual image over that of the mean image.
+        """Root mean square by which images differ from the PSF, over the image, in the noise's
+        units.
 
-        It is averaged over parts of the depth, between which residuals could cancel.  The square is
-        the product of two means, each over every other molecule, and so is free of noise, less two
-        standard errors.  Only the better fitted half of the molecules count, as others may not be
-        lone.
+        It is what five changes of the image explain besides a wider one, each constant, linear and
+        quadratic in z: the score test (Rao, Proc. Camb. Phil. Soc. 44, 50, 1948), less what noise
+        and the differences between molecules explain on average, and two standard errors.
         """
-        middle = self.image - self.image.mean((1, 2), keepdim=True)
-        better = torch.nonzero(self.deviance <= self.deviance.median())[:, 0]
-        parts = better[torch.argsort(self.z[better], stable=True)].tensor_split(PARTS)
-        product, variance, whole = 0.0, 0.0, 0.0
-        for part in parts:
-            a, b = (self.residual[half] for half in (part[::2], part[1::2]))
-            noise = [half.var(0) / len(half) for half in (a, b)]
-            product += float((a.mean(0) * b.mean(0)).sum())
-            variance += float((noise[0] * noise[1]).sum())
-            whole += float(middle[part].mean(0).square().sum())
-        beyond = product - ERRORS * math.sqrt(variance)
-        return math.sqrt(max(0.0, beyond) / whole)
+        lone = self.deviance <= self.deviance.quantile(LONE)
+        z = (self.z[lone] / DEPTH_NM).double()
+        powers = torch.stack([z**n for n in (POWERS if self.axial else POWERS[:1])], 1)
+        scores = (powers[:, :, None] * self.score[lone, None, :CHANGES]).flatten(1)
+        size = scores.shape[1]
+        each = self.information[lone, :CHANGES, :CHANGES]
+        information = torch.einsum("na,nb,nij->aibj", powers, powers, each)
+        information = information.reshape(size, size)
+        information += torch.diag(1e-9 * information.diagonal() + 1e-12)
+        wider = torch.eye(size, dtype=torch.float64)[0] + torch.eye(size, dtype=torch.float64)[1]
+        # coordinates in which a constant widening is the first, and no other correlates with it
+        basis = torch.eye(size, dtype=torch.float64)
+        basis[0] = wider
+        of_wider = basis @ information @ wider
+        basis[1:] -= (of_wider[1:] / of_wider[0])[:, None] * wider
+        basis = basis[1:]
+        score, spread = basis @ scores.sum(0), basis @ (scores.mT @ scores) @ basis.mT
+        information = basis @ information @ basis.mT
+        by_noise = torch.linalg.solve(information, spread)
+        explained = score @ torch.linalg.solve(information, score) - by_noise.trace()
+        error = (2 * (by_noise @ by_noise).trace()).sqrt()
+        beyond = float(explained - ERRORS * error)
+        return math.sqrt(max(0.0, beyond) / float(self.power[lone].sum()))
+
+    def spherical(self) -> float:
+        """Spherical aberration that the PSF lacks, waves rms, two standard errors nearer to 0; NaN
+        where that does not follow from the PSF."""
+        if self.score.shape[1] == CHANGES:
+            return math.nan
+        lone = self.deviance <= self.deviance.quantile(LONE)
+        score = self.score[lone, CHANGES]
+        information = float(self.information[lone, CHANGES, CHANGES].sum())
+        waves, error = (float(v) / information for v in (score.sum(), score.norm()))
+        return math.copysign(max(0.0, abs(waves) - ERRORS * error), waves)
 
     def goodness(self) -> float:
         """First quartile of the deviance per degree of freedom, as molecules with a larger one may
@@ -175,17 +235,36 @@ class LoneMolecules:
         return float(self.deviance.quantile(0.25))
 
     @property
+    def excess(self) -> Tensor:
+        """(n, 2) excess variance of the image along x and y, over the variance of the PSF.
+
+        An image that is wider by the variance v differs by v / 2 times the second derivative.
+        """
+        change = (self._covariance @ self.score[:, :2, None])[:, :, 0]
+        return (2 * change / self.variance_px2[:, None]).float()
+
+    @property
+    def excess_sigma(self) -> Tensor:
+        """(n, 2) standard deviations of `excess`."""
+        sigma = self._covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+        return (2 * sigma / self.variance_px2[:, None]).float()
+
+    @property
+    def _covariance(self) -> Tensor:
+        return torch.linalg.pinv(self.information[:, :2, :2], rtol=1e-9, hermitian=True)
+
+    @property
     def widening(self) -> Tensor:
         """(n,) excess variance, mean of x and y."""
         return self.excess.mean(1)
 
-    def width(self) -> float:
-        """Median width of the images over that of the PSF, two standard errors nearer to 1."""
+    def width(self) -> tuple[float, float]:
+        """Median width of the images over that of the PSF, and its standard error."""
         middle = self.widening.median()
         spread = float((self.widening - middle).abs().median()) / MEDIAN_DEVIATION
+        ratio = math.sqrt(max(0.05, 1 + float(middle)))
         error = ERROR_OF_MEDIAN * spread / math.sqrt(len(self.widening))
-        excess = math.copysign(max(0.0, abs(float(middle)) - ERRORS * error), float(middle))
-        return math.sqrt(max(0.05, 1 + excess))
+        return ratio, error / (2 * ratio)
 
     def width_spread(self) -> float:
         """Spread of that ratio between molecules, beyond noise."""
@@ -197,11 +276,14 @@ class LoneMolecules:
         x, y = self.excess.unbind(1)
         return _spread(x - y, self.excess_sigma.square().sum(1)) / 2
 
-    def drift(self, *, axial: bool) -> float:
-        """Largest Kruskal-Wallis statistic between parts of the movie, per degree of freedom, of
-        width and of depth (J. Am. Stat. Assoc. 47, 583, 1952)."""
-        values = [self.widening, self.z] if axial else [self.widening]
-        return max(_kruskal_wallis(value, self.crops.frame) for value in values)
+    def drift(self) -> float:
+        """Largest F statistic of width and of depth between parts of the movie.
+
+        It compares ranks between four parts with those between the blocks in them, as a molecule
+        shines in several frames, and structures have depths of their own.
+        """
+        values = [self.widening, self.z] if self.axial else [self.widening]
+        return max(_variance_ratio(value, self.crops.frame) for value in values)
 
     def best_turn(self, psf: PSF, camera: Camera) -> tuple[str, float]:
         """The orientation of the PSF, other than the stated one, that explains them best.
@@ -213,7 +295,7 @@ class LoneMolecules:
         z_range = psf.z_range_nm
         if z_range is None or _is_round(psf, z_range):
             return "", math.nan
-        brightest = self.image.sum((1, 2)).argsort(descending=True)[:TURNED]
+        brightest = self.light.argsort(descending=True)[:TURNED]
         crops = self.crops[brightest]
         stated = _fitted(crops, psf, camera, depths=DEPTHS, z_range=z_range).deviance
         gains: dict[str, Tensor] = {}
@@ -226,6 +308,12 @@ class LoneMolecules:
         if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
             return best, 0.0
         return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
+
+
+def nearer_to_one(ratio: float, error: float) -> float:
+    """A ratio moved towards 1 by two standard errors."""
+    far = math.log(ratio)
+    return math.exp(math.copysign(max(0.0, abs(far) - ERRORS * error), far))
 
 
 def _fitted(
@@ -274,12 +362,43 @@ def _spread(values: Tensor, noise: Tensor) -> float:
     return math.sqrt(max(0.0, float(far[known].median()) / 0.455 - float(noise[known].median())))
 
 
-def _kruskal_wallis(values: Tensor, frame: Tensor) -> float:
-    n = len(values)
-    rank = torch.argsort(torch.argsort(values)).double() + 1
-    parts = torch.argsort(frame, stable=True).tensor_split(PARTS)
-    between = sum(len(p) * float(rank[p].mean() - (n + 1) / 2) ** 2 for p in parts)
-    return 12 / (n * (n + 1)) * between / (PARTS - 1)
+def _variance_ratio(values: Tensor, frame: Tensor) -> float:
+    """F statistic of ranks between parts of the movie over that between the blocks of a part."""
+    rank = torch.argsort(torch.argsort(values)).double()
+    blocks = rank[torch.argsort(frame, stable=True)].tensor_split(PARTS * BLOCKS)
+    mean = torch.stack([block.mean() for block in blocks]).view(PARTS, BLOCKS)
+    between = BLOCKS * mean.mean(1).var()
+    within = mean.var(1).mean()
+    return float(between / within.clamp_min(1e-9))
+
+
+def _changes(image: Tensor) -> tuple[Tensor, ...]:
+    """The six changes of images (n, y, x) that `LoneMolecules.score` names."""
+    along_x, along_y = _along(image, BEND, 2), _along(image, BEND, 1)
+    both = along_x + along_y
+    return (
+        along_x,
+        along_y,
+        2 * _along(_along(image, SLOPE, 1), SLOPE, 2),
+        _along(both, SLOPE, 2),
+        _along(both, SLOPE, 1),
+        _along(both, BEND, 1) + _along(both, BEND, 2),
+    )
+
+
+def _along(image: Tensor, taps: Tensor, axis: int) -> Tensor:
+    """Images (n, y, x) correlated with five taps along an axis, their border repeated."""
+    shape, border = ((1, 1, 5, 1), (0, 0, 2, 2)) if axis == 1 else ((1, 1, 1, 5), (2, 2, 0, 0))
+    padded = pad(image[:, None], border, mode="replicate")
+    return conv2d(padded, taps.to(image).view(shape))[:, 0]
+
+
+def _without(images: Tensor, nuisance: Tensor, weight: Tensor) -> Tensor:
+    """Images (n, k, pixels) less what others explain of them, by weighted least squares."""
+    weighted = nuisance * weight[:, None]
+    normal = weighted @ nuisance.mT
+    normal += torch.diag_embed(1e-9 * normal.diagonal(dim1=1, dim2=2) + 1e-12)
+    return images - torch.linalg.solve(normal, weighted @ images.mT).mT @ nuisance
 
 
 def _is_round(psf: PSF, z_range: tuple[float, float]) -> bool:

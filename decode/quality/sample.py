@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
@@ -20,15 +21,15 @@ from decode.likelihood.polish import windows_for
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.quality.evidence import Evidence
-from decode.quality.lone import Crops, LoneMolecules, drawing
+from decode.quality.lone import Crops, LoneMolecules, drawing, nearer_to_one
 
 __all__ = ["Sample"]
 
-PAIRS = 48
+PAIRS = 32
 """number of pairs of successive frames in the sample, spread over the movie"""
 WINDOW_PX = 256
 """largest side of the middle of the frames that is used"""
-LONE_MOLECULES = 384
+LONE_MOLECULES = 256
 """approximate number of lone molecules that are fitted"""
 INFORMATION = 1.25
 """largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch"""
@@ -36,6 +37,8 @@ APART = 0.75
 """least distance of a lone molecule to the nearest other one, in sides of the crop"""
 NEAR_PX = 15
 """side of the square over which the background is averaged"""
+STRUCTURE_PX = 5
+"""side of the square over which a structure of the background is averaged that stays in place"""
 FAINT = 0.3
 """largest light of molecules in a dark pixel, in standard deviations of its noise"""
 SEEN = 5.0
@@ -49,6 +52,8 @@ OUTLIER = 4.0
 FINE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0]))[None, None] / 6
 """mask for the finest detail of frames, which keeps the variance of independent noise; an objective
 passes almost nothing of it, so that it holds neither structures nor missed molecules"""
+FITS = 0.03
+"""largest misfit at which no other orientation of the PSF is tried"""
 FEWEST_DARK, FEWEST_PIXELS, FEWEST_TIMES, FEWEST_SPOTS = 4000, 500, 4, 30
 """fewest differences of dark pixels, dark pixels, pairs of frames of a pixel, and molecules of a
 figure"""
@@ -66,6 +71,7 @@ class Sample:
         movie: from `open_movie`; open until the last chunk is seen.
         psf: the PSF that the molecules were localized with.
         camera: its maps, if any, are as large as the movie's frames.
+        spherical: the PSF with `SPHERICAL_WAVES` more spherical aberration; None: it is not known.
         stated: the camera as its user stated it, if offsets of pixels were subtracted in addition.
         region: rows and columns of the localization.
         axial: whether z was estimated.
@@ -81,26 +87,23 @@ class Sample:
         *,
         region: tuple[slice, slice],
         axial: bool,
+        spherical: PSF | None = None,
         stated: Camera | None = None,
         usual: UsualFrames | None = None,
     ) -> None:
         self._movie, self._psf, self._camera, self._usual = movie, psf, camera, usual
-        self._axial = axial
+        self._axial, self._spherical = axial, spherical
         last = max(0, len(movie) - 2)
         self._pairs = np.unique(np.linspace(0, last, PAIRS).astype(int) // 2 * 2).tolist()
         self._rows, self._columns = (_middle(side) for side in region)
         (self._side,) = windows_for(psf, camera, axial=axial, most=[INFORMATION])
         self._quota = math.ceil(LONE_MOLECULES / max(1, len(self._pairs)))
-        self._rng = np.random.default_rng(0)
         self._unstated = _offsets(camera, stated or camera, movie.shape[1:])
         self._floor = camera.noise_floor.float().expand(movie.shape[1:])
         self._kernel = _spot(psf)
         self._done = 0
         self._ends = _Ends()
-        self._crops: list[Crops] = []
-        self._levels: list[Tensor] = []
-        self._dark = _DarkPixels()
-        self._spots, self._crowds = _Spots(), _Crowds()
+        self._seen: list[_Pair] = []
 
     def see(self, molecules: EmitterSet, frames_done: int) -> None:
         """Add the molecules of the next frames.
@@ -130,104 +133,181 @@ class Sample:
         photons = self._camera.to_photons(torch.from_numpy(adu)).float()
         photons = self._camera.without_bad(photons)
         own = molecules[(molecules.frame >= number) & (molecules.frame < number + 2)]
-        own = replace(own, frame=own.frame - number)
         rows, columns = self._rows, self._columns
         corner = torch.tensor([columns.start, rows.start, 0.0]) * self._psf.pixel_size_nm
+        placed = replace(own, frame=own.frame - number, xyz=own.xyz - corner)
+        parameters = self._psf.parameters_at(own.xyz)
         expected = render(
             self._psf,
-            frame=own.frame,
-            xyz=own.xyz - corner,
+            frame=placed.frame,
+            xyz=placed.xyz,
             photons=own.photons,
             n_frames=2,
             shape=(rows.stop - rows.start, columns.stop - columns.start),
-            parameters=self._psf.parameters_at(own.xyz),
+            parameters=parameters,
         )
-        light, floor = photons[:, rows, columns], self._floor[rows, columns]
-        self._crop(own, corner, light - expected, number)
-        excess = self._camera.typical_noise.excess
-        rough = excess * (light - expected).median().clamp_min(0) + floor
-        dark = expected < FAINT * rough.sqrt()
-        if self._camera.bad is not None:
-            dark &= ~self._camera.bad[rows, columns]
-        background = _around(light - expected, dark)
-        variance = excess * (expected + background).clamp_min(0.05) + floor
-        residual = light - expected - background
-        self._levels.append(light.flatten(1).median(1).values)
-        unstated = self._unstated[rows, columns]
-        self._dark.see(residual, variance, dark.all(0), unstated)
-        place = (own.xyz - corner)[:, :2] / self._psf.pixel_size_nm
-        spots = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
-        noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
-        self._spots.see(spots / noise.sqrt(), own.frame, place)
-        self._crowds.see(own.frame, place)
-
-    def _crop(self, own: EmitterSet, corner_nm: Tensor, residual: Tensor, number: int) -> None:
-        """Keep crops of some lone molecules of two frames, without the light of the others.
-
-        Args:
-            own: lone molecules.
-            corner_nm: (3,) corner of the window.
-            residual: (2, y, x) photons of the window beyond those of all molecules.
-            number: number of the first frame.
-        """
-        place = ((own.xyz - corner_nm)[:, :2] / self._psf.pixel_size_nm).numpy()
-        apart = _nearest(own.frame.numpy(), place) > APART * self._side
-        corner = np.floor(place).astype(int) - self._side // 2
-        inside = (corner >= 0).all(1) & (corner + self._side <= residual.shape[:0:-1]).all(1)
-        chosen = self._rng.permutation(np.flatnonzero(apart & inside))[: self._quota]
-        if not len(chosen):
-            return
-        lone = own[torch.from_numpy(chosen)]
-        origin = torch.from_numpy(corner[chosen]).float() * self._psf.pixel_size_nm
-        xyz = lone.xyz - corner_nm - pad(origin, (0, 1))
-        parameters = self._psf.parameters_at(lone.xyz)
-        cuts = [
-            (int(t), slice(y, y + self._side), slice(x, x + self._side))
-            for t, (x, y) in zip(lone.frame, corner[chosen].tolist(), strict=True)
-        ]
-        image = drawing(self._psf, self._side, parameters)(xyz)
-        floor = self._floor[self._rows, self._columns]
-        self._crops.append(
-            Crops(
-                frame=lone.frame + number,
-                xyz=xyz,
-                light=torch.stack([residual[cut] for cut in cuts])
-                + lone.photons[:, None, None] * image,
-                floor=torch.stack([floor[y, x] for _, y, x in cuts]),
-                parameters=torch.zeros(len(lone), 0) if parameters is None else parameters,
+        self._seen.append(
+            _Pair(
+                number=number,
+                molecules=placed,
+                parameters=torch.zeros(len(own), 0) if parameters is None else parameters,
+                light=photons[:, rows, columns],
+                expected=expected,
             )
         )
 
+    def _crops(self, pair: _Pair, background: Tensor, rng: np.random.Generator) -> list[Crops]:
+        """Crops of some lone molecules of two frames, without the light of the others and without
+        the structure of the background.
+
+        Args:
+            pair: two frames.
+            background: (2, y, x) photons.
+            rng: chooses the molecules.
+        """
+        side, own = self._side, pair.molecules
+        place = (own.xyz[:, :2] / self._psf.pixel_size_nm).numpy()
+        apart = _nearest(own.frame.numpy(), place) > APART * side
+        corner = np.floor(place).astype(int) - side // 2
+        inside = (corner >= 0).all(1) & (corner + side <= pair.light.shape[:0:-1]).all(1)
+        chosen = rng.permutation(np.flatnonzero(apart & inside))[: self._quota]
+        if not len(chosen):
+            return []
+        rows = torch.from_numpy(chosen)
+        lone, parameters = own[rows], pair.parameters[rows]
+        origin = torch.from_numpy(corner[chosen]).float() * self._psf.pixel_size_nm
+        xyz = lone.xyz - pad(origin, (0, 1))
+        cuts = [
+            (int(t), slice(y, y + side), slice(x, x + side))
+            for t, (x, y) in zip(lone.frame, corner[chosen].tolist(), strict=True)
+        ]
+        draw = drawing(self._psf, side, parameters if parameters.shape[1] else None)
+        residual = torch.stack([(pair.light - pair.expected)[cut] for cut in cuts])
+        structure = torch.stack([background[cut] for cut in cuts])
+        structure = structure - structure.mean((1, 2), keepdim=True)
+        floor = self._floor[self._rows, self._columns]
+        crops = Crops(
+            frame=lone.frame + pair.number,
+            xyz=xyz,
+            light=residual - structure + lone.photons[:, None, None] * draw(xyz),
+            floor=torch.stack([floor[y, x] for _, y, x in cuts]),
+            parameters=parameters,
+        )
+        return [crops]
+
+    def _dark(self, pair: _Pair) -> Tensor:
+        """(2, y, x) bool; pixels without light of molecules."""
+        floor = self._floor[self._rows, self._columns]
+        rough = self._camera.typical_noise.excess * pair.level[:, None, None].clamp_min(0) + floor
+        dark = pair.expected < FAINT * rough.sqrt()
+        if self._camera.bad is not None:
+            dark &= ~self._camera.bad[self._rows, self._columns]
+        return dark
+
+    def _structure(self) -> Tensor:
+        """(y, x) background over that of its surroundings, less 1: what stays in place.
+
+        It is the mean over all frames, clipped as molecules that were not found shine in few.
+        """
+        floor, excess = self._floor[self._rows, self._columns], self._camera.typical_noise.excess
+        beyond, around = torch.zeros_like(floor), torch.zeros_like(floor)
+        for pair in self._seen:
+            dark = self._dark(pair)
+            base = _around(pair.residual, dark).clamp_min(0.05)
+            sigma = (excess * base + floor).sqrt()
+            clipped = (pair.residual - base).clamp(-OUTLIER * sigma, OUTLIER * sigma)
+            beyond += (clipped * dark).sum(0)
+            around += (base * dark).sum(0)
+        if not self._seen:
+            return beyond
+        smooth = partial(avg_pool2d, kernel_size=STRUCTURE_PX, stride=1, padding=STRUCTURE_PX // 2)
+        return (smooth(beyond[None]) / smooth(around[None]).clamp_min(1e-3))[0].clamp_min(-0.9)
+
     def evidence(self) -> Evidence:
         """The evidence of all that was added."""
+        structure, floor = self._structure(), self._floor[self._rows, self._columns]
+        excess = self._camera.typical_noise.excess
+        dark_pixels, spots, crowds = _DarkPixels(), _Spots(), _Crowds()
+        crops: list[Crops] = []
+        rng = np.random.default_rng(0)
+        unstated = self._unstated[self._rows, self._columns]
+        for pair in self._seen:
+            dark = self._dark(pair)
+            background = _around(pair.residual, dark) * (1 + structure)
+            variance = excess * (pair.expected + background).clamp_min(0.05) + floor
+            residual = pair.residual - background
+            dark_pixels.see(residual, variance, dark.all(0), unstated)
+            light = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
+            noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
+            place = pair.molecules.xyz[:, :2] / self._psf.pixel_size_nm
+            spots.see(light / noise.sqrt(), pair.molecules.frame, place)
+            crowds.see(pair.molecules.frame, place)
+            crops += self._crops(pair, background, rng)
         evidence = Evidence(
             kind="gaussian" if self._psf.free_width else "measured",
-            noise=self._dark.noise,
-            pixel_offset=self._dark.offset,
-            flicker=_flicker(self._levels),
-            missed=self._spots.missed,
-            empty=self._spots.empty,
-            density=self._crowds.per_px2 / (self._psf.pixel_size_nm / 1e3) ** 2,
+            noise=dark_pixels.noise,
+            pixel_offset=dark_pixels.offset,
+            flicker=_flicker([pair.light.flatten(1).median(1).values for pair in self._seen]),
+            missed=spots.missed,
+            empty=spots.empty,
+            density=crowds.per_px2 / (self._psf.pixel_size_nm / 1e3) ** 2,
             at_ends=self._ends.share if self._axial else math.nan,
         )
-        if not self._crops:
+        if not crops:
             return evidence
-        lone = LoneMolecules.of(Crops.cat(self._crops), self._psf, self._camera, axial=self._axial)
+        found = Crops.cat(crops)
+        lone = LoneMolecules.of(
+            found, self._psf, self._camera, axial=self._axial, spherical=self._spherical
+        )
         if not lone.enough:
             return evidence
-        turn, turned = lone.best_turn(self._psf, self._camera)
+        misfit = lone.misfit()
+        width = nearer_to_one(*lone.width())
+        if self._psf.free_width and width != 1:
+            width = lone.relative_width(found, self._psf, self._camera)
+        # a PSF that fits is better than any other, whatever a few molecules say
+        turn, turned = "", 0.0
+        if misfit > FITS:
+            turn, turned = lone.best_turn(self._psf, self._camera)
         return replace(
             evidence,
             n_lone=len(lone.crops),
-            misfit=lone.misfit(),
+            misfit=misfit,
+            spherical=lone.spherical(),
             goodness=lone.goodness(),
-            width=lone.width(),
+            width=width,
             width_spread=lone.width_spread(),
             elongation=lone.elongation(),
-            drift=lone.drift(axial=self._axial),
+            drift=lone.drift(),
             turn=turn,
             turned=turned,
         )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    """Two successive frames within the window, and the molecules found in them."""
+
+    number: int
+    """of the first frame"""
+    molecules: EmitterSet
+    """frames 0 and 1, positions from the corner of the window"""
+    parameters: Tensor
+    """(n, p) parameters of the PSF; p = 0: its own"""
+    light: Tensor
+    """(2, y, x) photons"""
+    expected: Tensor
+    """(2, y, x) photons of the molecules"""
+
+    @property
+    def residual(self) -> Tensor:
+        return self.light - self.expected
+
+    @cached_property
+    def level(self) -> Tensor:
+        """(2,) median light"""
+        return self.residual.flatten(1).median(1).values
 
 
 @final

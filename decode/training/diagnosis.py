@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from decode.config import TrainConfig
 from decode.network.record import ModelRecord
 
-__all__ = ["beyond_training", "diagnose", "unsteady"]
+__all__ = ["beyond_training", "diagnose", "trained_flicker", "unsteady"]
 
 MIN_JACCARD = 0.5
 """Jaccard index below which more molecules are missed or made up than found"""
@@ -57,7 +57,7 @@ def unsteady(record: ModelRecord, flicker: float) -> str:
     Returns:
         A sentence if the background changes between frames more than in training, or "".
     """
-    allowed = _trained_flicker(record)
+    allowed = trained_flicker(record)
     if flicker <= allowed:
         return ""
     return (
@@ -68,7 +68,7 @@ def unsteady(record: ModelRecord, flicker: float) -> str:
     )
 
 
-def _trained_flicker(record: ModelRecord) -> float:
+def trained_flicker(record: ModelRecord) -> float:
     """Relative change of the background between frames that a model was trained on."""
     if record.flicker_factor is None:
         return MAX_FLICKER

@@ -12,7 +12,9 @@ from decode.io.psfs import PSFFile
 from decode.network.localizer import Localizer
 from decode.quality.checks import checks_of
 from decode.quality.evidence import Evidence
+from decode.quality.lone import SPHERICAL_WAVES
 from decode.quality.sample import Sample
+from decode.training.diagnosis import trained_flicker
 from decode.verbs.polish import psf_to_polish_with
 from decode.verbs.region import region_of
 from decode.verbs.sweep import Chunk
@@ -40,16 +42,22 @@ class Checking:
     ) -> None:
         aperture = acquisition.aperture
         self._core = 1.0 if aperture is None else 1 / aperture.factor
+        self._flicker = trained_flicker(model.record)
         self._sample: Sample | None = None
         if model.psf is None and psf is None and acquisition.psf_sigma_nm is None:
             return
         rows, columns = region_of(roi, movie.shape[1:])
+        known = model.psf if psf is None else psf.psf
+        other = None if known is None else known.with_spherical(SPHERICAL_WAVES)
+        if other is not None and psf is not None:
+            other = other.tabulated(psf.z_range_nm)
         self._sample = Sample(
             movie,
             psf_to_polish_with(model, psf, acquisition),
             acquisition.camera,
             region=(rows.as_slice, columns.as_slice),
             axial=model.network.axial,
+            spherical=other,
             stated=acquisition.stated_camera,
             usual=acquisition.usual,
         )
@@ -76,4 +84,4 @@ class Checking:
     def checks(self) -> tuple[Check, ...]:
         """The checks of the evidence, failed ones first."""
         evidence = self.evidence
-        return () if evidence is None else checks_of(evidence)
+        return () if evidence is None else checks_of(evidence, flicker=self._flicker)

@@ -34,7 +34,7 @@ CROWDED, LEAST_CROWDED = 3.0, 1.0
 value"""
 FEWEST = 50
 """fewest molecules that say something of the scene"""
-OF_PSF = frozenset({"PSF width", "PSF misfit"})
+OF_PSF = frozenset({"PSF width", "PSF misfit", "spherical aberration"})
 """checks that fail where the PSF is not the movie's"""
 FAINTEST = 0.05
 """quantile of the photons found below which molecules count as missed"""
