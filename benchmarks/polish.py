@@ -54,7 +54,8 @@ PARTS = ["isolated", "whole", "crowded"]
 def network_finds(model: Localizer, psf: PSF, camera: Camera, adu: Tensor) -> EmitterSet:
     """Molecules in (frames, y, x) counts."""
     context = model.context_map({"psf_sigma_px": 1.3} if model.context else {})
-    return model(adu[None], camera, context, psf.pixel_size_nm).point_estimate()
+    posterior = model(adu[None], camera, context, psf.pixel_size_nm)
+    return replace(posterior, recalibration=None).point_estimate()  # as `localize` polishes
 
 
 def isolated(model: Localizer, psf: PSF, camera: Camera, n: int, seed: int) -> None:

@@ -35,6 +35,7 @@ def searched(
     movie = forward.sample(1, n_frames, (SIDE_PX, SIDE_PX), rng)
     context = model.context_map(movie.conditioning.values)
     posterior = model(movie.frames, movie.camera, context, movie.pixel_size_nm)
+    posterior = replace(posterior, recalibration=None)  # as `localize` proposes to `decide`
     proposals = movie.conditioning.placed(posterior.point_estimate(LEAST_PROBABILITY))
     camera, axial = _of_one(movie.camera), model.network.axial
     search = _Search(movie.psfs[0], camera, movie.frames[0], axial=axial)
