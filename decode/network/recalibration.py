@@ -42,6 +42,8 @@ LARGEST = math.log(4.0)
 """of the logarithm of a factor"""
 TAILS = (-0.1, 0.6)
 """of the parameter h of draws"""
+ALONE = 0.2
+"""expected number of neighbours below which molecules are of about the same weight"""
 RARE, KEPT = 0.02, 10
 """below this probability, one molecule in so many is fitted, and counts for all"""
 ROWS_AT_ONCE = 50_000
@@ -394,13 +396,15 @@ class Recalibration:
         features, photons = stated.features(), stated.mean[:, 2]
         limits = _limits(features)
         design = design_of(features, limits)
-        light = _log_ratio(design, photons, photons - error[:, 2])
+        # crowded movies hold most of the molecules, and are not what most users record
+        weight = 1 / (ALONE + stated.around)
+        light = _log_ratio(design, photons, photons - error[:, 2], weight)
         excess = photons * torch.expm1(design @ light)
         error = torch.cat([error[:, :2], error[:, 2:3] + excess[:, None], error[:, 3:]], 1)
         half_68, half_95 = (
             torch.stack(
                 [
-                    _quantiles(design, error[:, i], normal * stated.sigma[:, i], level)
+                    _quantiles(design, error[:, i], normal * stated.sigma[:, i], weight, level)
                     for i in range(4)
                 ]
             )
@@ -472,22 +476,24 @@ def _logistic(design: Tensor, true: Tensor, weight: Tensor, start: Tensor) -> Te
     return start + scaled.coefficients(w)
 
 
-def _log_ratio(design: Tensor, stated: Tensor, true: Tensor) -> Tensor:
+def _log_ratio(design: Tensor, stated: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Logarithm of the ratio of true to stated: a Poisson regression with an offset."""
     scaled = _Scaled(design)
-    x, n = scaled.design, len(design)
+    x, ratio = scaled.design, true / stated
+    weight = weight * stated
+    weight = weight / weight.sum()
     w = torch.zeros(design.shape[1], dtype=design.dtype)
-    weight = stated / stated.mean()
-    ratio = true / stated
     for _ in range(NEWTON_STEPS):
         expected = torch.exp((x @ w).clamp(-LARGEST, LARGEST))
-        gradient = x.T @ (weight * (expected - ratio)) / n + scaled.penalty @ w
-        curvature = (x.T * (weight * expected)) @ x / n + scaled.penalty
+        gradient = x.T @ (weight * (expected - ratio)) + scaled.penalty @ w
+        curvature = (x.T * (weight * expected)) @ x + scaled.penalty
         w = w - torch.linalg.solve(curvature, gradient)
     return scaled.coefficients(w)
 
 
-def _quantiles(design: Tensor, error: Tensor, sigma: Tensor, level: float) -> Tensor:
+def _quantiles(
+    design: Tensor, error: Tensor, sigma: Tensor, weight: Tensor, level: float
+) -> Tensor:
     """Quantile regression of log(abs(error) / sigma).
 
     By the majorization of Hunter and Lange, J. Comput. Graph. Stat. 9, 60, 2000.
@@ -496,15 +502,22 @@ def _quantiles(design: Tensor, error: Tensor, sigma: Tensor, level: float) -> Te
         return torch.zeros(design.shape[1], dtype=design.dtype)
     y = torch.log((error.abs() / sigma.clamp_min(1e-9)).clamp_min(1e-6))
     scaled = _Scaled(design)
-    x, n = scaled.design, len(design)
+    x, own = scaled.design, weight / weight.sum()
     w = torch.zeros(design.shape[1], dtype=design.dtype)
-    w[0] = torch.quantile(y, level)
+    w[0] = _quantile(y, own, level)
     for _ in range(MAJORIZATIONS):
-        weight = 1 / (1e-3 + (y - x @ w).abs())
-        right = x.T @ (weight * y + 2 * level - 1) / n
-        w = torch.linalg.solve((x.T * weight) @ x / n + scaled.penalty, right)
-    w[0] += torch.quantile(y - x @ w, level)
+        curved = own / (1e-3 + (y - x @ w).abs())
+        right = x.T @ (curved * y + own * (2 * level - 1))
+        w = torch.linalg.solve((x.T * curved) @ x + scaled.penalty, right)
+    w[0] += _quantile(y - x @ w, own, level)
     return scaled.coefficients(w)
+
+
+def _quantile(values: Tensor, weight: Tensor, level: float) -> Tensor:
+    """Quantile of values with weights that add up to 1."""
+    order = values.argsort()
+    reached = weight[order].cumsum(0)
+    return values[order[int((reached < level).sum().clamp_max(len(values) - 1))]]
 
 
 def _spread(probability: Tensor, true: Tensor, frame: Tensor) -> float:

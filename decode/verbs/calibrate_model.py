@@ -30,6 +30,9 @@ __all__ = ["MOVIES", "calibrate_model"]
 
 MOVIES = 240
 """simulated movies that a recalibration is fitted to; half as many others measure it"""
+SPARSE = 0.1
+"""share of the densities of the recipe that half of the movies of the fit have: most molecules are
+in crowded movies, and most users' are not"""
 FIT_SEED, RECORD_SEED = 15485863, 32452843
 """differences of their seeds to the recipe's"""
 SIDE_PX, N_FRAMES, MOVIES_AT_ONCE = 40, 6, 4
@@ -136,13 +139,20 @@ class _Simulations:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         self._forward, self._plan = config.forward_model(), config.training
+        low, high = config.scene.density_per_um2
+        scene = replace(config.scene, density_per_um2=(low, low + (high - low) * SPARSE))
+        self._sparse = replace(self._forward, scene=scene)
         self.two_d = not config.network.axial
         self._n = 0
 
     @torch.no_grad()
     def part(self, model: Localizer, rng: torch.Generator) -> _Part:
-        """Some movies as the network states them; frames follow on those before."""
-        batch = self._forward.sample(MOVIES_AT_ONCE, N_FRAMES, (SIDE_PX, SIDE_PX), rng)
+        """Some movies as the network states them; frames follow on those before.
+
+        Every second time they are sparse.
+        """
+        forward = self._sparse if self._n % 2 else self._forward
+        batch = forward.sample(MOVIES_AT_ONCE, N_FRAMES, (SIDE_PX, SIDE_PX), rng)
         molecules, stated = posterior_of(model, batch).stated()
         first = self._n * MOVIES_AT_ONCE * N_FRAMES
         self._n += 1
