@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decode.likelihood.counts import count_posterior
 from decode.likelihood.importance import Prior, exact_posterior
 from decode.likelihood.pixels import PixelLikelihood, pixels_of
 from decode.likelihood.polish import fit_jointly, polish
@@ -12,6 +13,7 @@ __all__ = [
     "Fit",
     "PixelLikelihood",
     "Prior",
+    "count_posterior",
     "decide",
     "exact_posterior",
     "fit_emitters",

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet, correlations
-from decode.likelihood.pixels import LogPolynomial, PixelLikelihood, extremes, pixels_of
+from decode.likelihood.pixels import NODES, LogPolynomial, PixelLikelihood, extremes, pixels_of
 from decode.likelihood.polish import on_tracks
 from decode.likelihood.windows import Frames, Windows, neighbourhoods
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 
-__all__ = ["ENOUGH", "Prior", "exact_posterior"]
+__all__ = ["ENOUGH", "Model", "Moments", "Prior", "exact_posterior"]
 
 FISHER_STEPS = 4
 """from the table's molecule to the mode"""
@@ -151,8 +151,8 @@ def exact_posterior(
         )
     axes = [2, 0, 1] if axial else [0, 1]  # z first: samples in its order are near to one another
     frames = Frames(psf, camera, adu, emitters, axes=axes, background=background)
-    model = _Model(axes, prior or Prior(), pixels or pixels_of(camera))
-    posterior = _Moments.unknown(n, len(axes) + 2)
+    model = Model(axes, prior or Prior(), pixels or pixels_of(camera))
+    posterior = Moments.unknown(n, len(axes) + 2)
     for rows, kept in neighbourhoods(emitters, frames.reach_nm) if n else ():
         k = rows.shape[1]
         # those alike come together: their samples spread alike, and their windows are as large
@@ -170,7 +170,7 @@ def exact_posterior(
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _Moments:
+class Moments:
     """Mean and covariance of some posteriors, and how well they are known."""
 
     mean: Tensor
@@ -185,7 +185,7 @@ class _Moments:
     """(n,) log of the mean weight"""
 
     @classmethod
-    def unknown(cls, n: int, p: int) -> _Moments:
+    def unknown(cls, n: int, p: int) -> Moments:
         nothing = torch.zeros(n, dtype=torch.float64)
         return cls(
             mean=nothing.new_zeros(n, p),
@@ -195,7 +195,7 @@ class _Moments:
             log_evidence=nothing.clone(),
         )
 
-    def of_molecule(self, j: int, windows: Windows, axes: list[int]) -> _Moments:
+    def of_molecule(self, j: int, windows: Windows, axes: list[int]) -> Moments:
         """Moments of the position in the frame, the photons and the background of one molecule."""
         (k, _), d = windows.shape, len(axes)
         own = torch.tensor([*range(j * d, (j + 1) * d), k * d + j, k * d + k])
@@ -203,22 +203,24 @@ class _Moments:
         mean[:, :d] += windows.origin[:, axes]
         return replace(self, mean=mean, covariance=self.covariance[:, own[:, None], own])
 
-    def put(self, rows: Tensor, others: _Moments) -> None:
+    def put(self, rows: Tensor, others: Moments) -> None:
         """Take over what others, of some rows, know better."""
         better = others.ess * others.n_samples > (self.ess * self.n_samples)[rows]
         for name in (f.name for f in fields(self)):
             getattr(self, name)[rows[better]] = getattr(others, name)[better]
 
-    def __getitem__(self, rows: Tensor) -> _Moments:
-        return _Moments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+    def __getitem__(self, rows: Tensor) -> Moments:
+        return Moments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
-class _Model(NamedTuple):
+class Model(NamedTuple):
     """What is fitted, and how likely it is."""
 
     axes: list[int]
     prior: Prior
     pixels: PixelLikelihood
+    nodes: int = NODES
+    """of the polynomials of `LogPolynomial`: the more, the wider the samples may spread"""
 
     def log_prob(self, windows: Windows, unknown: Tensor) -> Tensor:
         """(n, m) float64 log of likelihood times prior, but for a constant of the prior.
@@ -230,8 +232,8 @@ class _Model(NamedTuple):
         xyz, photons, background = windows.parted(unknown, self.axes)
         parts = (photons.flatten(2), background.flatten(2), xyz[..., 2])
         ranges = (self.prior.photons, self.prior.background, self.prior.depth_nm)
-        apart = (xyz - windows.xyz[:, None])[..., :2].abs()
-        possible = (apart < windows.reach_nm).all(3).all(2)
+        side_nm = windows.psf.patch_px * windows.psf.pixel_size_nm
+        possible = ((xyz[..., :2] > 0) & (xyz[..., :2] < side_nm)).all(3).all(2)
         for part, (least, most) in zip(parts, ranges, strict=True):
             possible &= ((part >= least) & (part <= most)).all(2)
         possible &= self._in_order(windows, xyz)
@@ -250,6 +252,7 @@ class _Model(NamedTuple):
             high=high,
             pixel=windows.pixel,
             counts=windows.seen,
+            nodes=self.nodes,
         )
         log_prior = -unknown[..., k_d:].double().log().sum(2)
         log_prob = polynomial(expected).double() + polynomial.at_middle[:, None] + log_prior
@@ -268,7 +271,7 @@ class _Model(NamedTuple):
             ordered &= own <= apart[:, :, range(k), order].sum(2) * (1 + 1e-6)
         return ordered
 
-    def mode(self, windows: Windows) -> _Moments:
+    def mode(self, windows: Windows) -> Moments:
         """The mode by Fisher scoring, and the inverse information there."""
         k, t = windows.shape
         d = len(self.axes)
@@ -295,7 +298,7 @@ class _Model(NamedTuple):
             old, unknown = unknown, unknown + change
             unknown[:, k * d :] = torch.maximum(unknown[:, k * d :], 0.3 * old[:, k * d :])
         nothing = covariance.new_zeros(len(unknown))
-        return _Moments(
+        return Moments(
             mean=unknown.double(),
             covariance=covariance,
             ess=nothing,
@@ -303,7 +306,7 @@ class _Model(NamedTuple):
             log_evidence=nothing,
         )
 
-    def weighted(self, windows: Windows, proposal: _Moments, n_samples: int, seed: int) -> _Sample:
+    def weighted(self, windows: Windows, proposal: Moments, n_samples: int, seed: int) -> _Sample:
         """Samples of a proposal, and their weights."""
         points, log_density = _points(n_samples, proposal.mean.shape[1], seed)
         root = torch.linalg.cholesky(proposal.covariance)
@@ -319,7 +322,7 @@ class _Sample(NamedTuple):
     unknown: Tensor
     log_weight: Tensor
 
-    def tempered(self) -> _Moments:
+    def tempered(self) -> Moments:
         """Moments at the lowest temperature at which a fair share of the samples counts."""
         moments = self.moments()
         for temperature in TEMPERATURES:
@@ -331,7 +334,7 @@ class _Sample(NamedTuple):
             )
         return moments
 
-    def moments(self) -> _Moments:
+    def moments(self) -> Moments:
         """Weighted mean and covariance."""
         log_weight = self.log_weight
         total = log_weight.logsumexp(1, keepdim=True)
@@ -343,7 +346,7 @@ class _Sample(NamedTuple):
         ess = (m * weight.square().sum(1).clamp_min(1 / m)).reciprocal()
         ess = ess.where(total[:, 0].isfinite(), 0.0)
         evidence = total[:, 0] - math.log(m)
-        return _Moments(
+        return Moments(
             mean=mean,
             covariance=covariance,
             ess=ess,
@@ -352,10 +355,10 @@ class _Sample(NamedTuple):
         )
 
 
-def _sampled(windows: Windows, model: _Model, n_samples: int, seed: int) -> _Moments:
+def _sampled(windows: Windows, model: Model, n_samples: int, seed: int) -> Moments:
     """Moments of the posteriors in some windows."""
     modes = model.mode(windows)
-    found = _Moments.unknown(*modes.mean.shape)
+    found = Moments.unknown(*modes.mean.shape)
     at_once = max(1, PIXELS_AT_ONCE // (windows.adu[0].numel() * n_samples))
     for rows in torch.arange(len(modes.mean)).split(at_once):
         part, proposal = windows[rows], modes[rows]
@@ -372,7 +375,7 @@ def _sampled(windows: Windows, model: _Model, n_samples: int, seed: int) -> _Mom
     return found
 
 
-def _adapted(proposal: _Moments, sample: _Sample) -> _Moments:
+def _adapted(proposal: Moments, sample: _Sample) -> Moments:
     """A proposal with the moments of its weighted samples, as far as they are known."""
     moments = sample.tempered()
     n = (moments.ess * moments.n_samples)[:, None]
@@ -414,7 +417,7 @@ def _normal(n: int, d: int, seed: int) -> Tensor:
 
 
 def _listed(
-    emitters: EmitterSet, posterior: _Moments, axes: list[int], reach_nm: float
+    emitters: EmitterSet, posterior: Moments, axes: list[int], reach_nm: float
 ) -> EmitterSet:
     """The table with the moments of its molecules: position, photons and background.
 

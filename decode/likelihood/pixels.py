@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 NODES = 7
-"""Chebyshev nodes over the expected photons that a pixel has in all samples: the polynomial through
-them is off by less than 0.003 where they lie within a factor of 5"""
+"""odd number of Chebyshev nodes over the expected photons that a pixel has in all samples: the
+polynomial through them is off by less than 0.003 where they lie within a factor of 5"""
 STEP, STEP_SIGMAS = 0.08, 1.0
 """distance between the columns of a table: of the logarithm of expected photons where these are
 few, of their standard deviation as a Poisson count where they are many"""
@@ -183,6 +183,7 @@ class LogPolynomial(NamedTuple):
         high: Tensor,
         pixel: Tensor,
         counts: Tensor,
+        nodes: int = NODES,
     ) -> LogPolynomial:
         """The polynomials over a range of photons.
 
@@ -192,16 +193,17 @@ class LogPolynomial(NamedTuple):
             low, high: (n, t, p) least and most photons; less than `DARKEST` counts as that much.
             pixel: (n, p) number of each pixel in a frame.
             counts: (n, p) 1 where a pixel is seen, and 0 beyond the frame.
+            nodes: number of nodes.
         """
         low = low.clamp_min(DARKEST)
         half = ((high - low) / 2).clamp_min(1e-3 * low)
         middle = (low + half)[:, None]
-        nodes = torch.cos(torch.pi * (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES)
-        nodes = nodes.to(low.device)
-        photons = middle + half[:, None] * nodes.to(low)[:, None, None]
+        order = torch.arange(nodes, dtype=torch.float64, device=low.device)
+        at = torch.cos(torch.pi * (order + 0.5) / nodes)
+        photons = middle + half[:, None] * at.to(low)[:, None, None]
         values = likelihood.log_prob(adu, photons, pixel) * counts[:, None, None]
-        at_middle = values[:, NODES // 2]
-        powers = nodes[:, None] ** torch.arange(NODES, device=low.device)
+        at_middle = values[:, nodes // 2]
+        powers = at[:, None] ** order
         relative = values - at_middle[:, None]
         coefficients = torch.einsum("km,nmtp->nktp", torch.linalg.inv(powers), relative)
         return cls(middle, half[:, None], coefficients.to(low), at_middle.sum((1, 2)))

@@ -126,11 +126,6 @@ class Windows:
         return replace(self, **cut, noise=noise, parameters=parameters)
 
     @property
-    def reach_nm(self) -> float:
-        """How far from the start molecules may be."""
-        return self.psf.patch_px * self.psf.pixel_size_nm / 2
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Numbers of molecules and frames."""
         return self.xyz.shape[1], self.adu.shape[1]
