@@ -37,8 +37,8 @@ LONE = 0.75
 """share of the molecules, those with the least deviance, that count as lone"""
 FEWEST = 30
 """fewest lone molecules of which figures are given"""
-WIDTH_FITS = 3
-"""fits by which a Gaussian's width is found"""
+WIDTH_FITS = 2
+"""further fits by which a Gaussian's width is found"""
 ERRORS = 2.0
 """standard errors by which figures are moved towards those of a movie that fits"""
 MEDIAN_DEVIATION, ERROR_OF_MEDIAN = 0.674, 1.253
@@ -164,20 +164,18 @@ class LoneMolecules:
             axial=axial,
         )
 
-    @staticmethod
-    def relative_width(crops: Crops, psf: PSF, camera: Camera) -> float:
-        """Median width of the images over that of a Gaussian of one width, two standard errors
-        nearer to 1.
+    def fitted_width(self, psf: PSF, camera: Camera) -> float:
+        """As `width`, of a Gaussian of one width, and two standard errors nearer to 1.
 
         As the score of a change is its first order only, the molecules are fitted again with the
         width that was found.
         """
         sigma_nm = float(psf.settings()["sigma_nm"])
-        ratio, error = 1.0, 0.0
+        ratio, error = self.width()
         for _ in range(WIDTH_FITS):
-            width = torch.full((len(crops), 1), ratio * sigma_nm)
-            fitted = LoneMolecules.of(replace(crops, parameters=width), psf, camera, axial=False)
-            step, error = fitted.width()
+            width = torch.full((len(self.crops), 1), ratio * sigma_nm)
+            crops = replace(self.crops, parameters=width)
+            step, error = LoneMolecules.of(crops, psf, camera, axial=False).width()
             ratio *= min(max(step, 0.7), 1.5)
         return nearer_to_one(ratio, error)
 

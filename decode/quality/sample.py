@@ -264,7 +264,7 @@ class Sample:
         misfit = lone.misfit()
         width = nearer_to_one(*lone.width())
         if self._psf.free_width and width != 1:
-            width = lone.relative_width(found, self._psf, self._camera)
+            width = lone.fitted_width(self._psf, self._camera)
         # a PSF that fits is better than any other, whatever a few molecules say
         turn, turned = "", 0.0
         if misfit > FITS:
@@ -455,12 +455,16 @@ def _middle(side: slice) -> slice:
 def _around(light: Tensor, dark: Tensor) -> Tensor:
     """(2, y, x) mean light of the dark pixels around each; of all where there are none."""
     weight = dark.to(light)[:, None]
-    total, share = (
-        avg_pool2d(part, NEAR_PX, stride=1, padding=NEAR_PX // 2)[:, 0]
-        for part in (light[:, None] * weight, weight)
-    )
+    total, share = (_boxed(part, NEAR_PX)[:, 0] for part in (light[:, None] * weight, weight))
     overall = light.flatten(1).median(1).values[:, None, None]
     return torch.where(share > 0.1, total / share.clamp_min(1e-6), overall)
+
+
+def _boxed(images: Tensor, side: int) -> Tensor:
+    """Means of images (n, 1, y, x) over squares, along one axis after the other, as that is
+    cheaper; zeros beyond the border count."""
+    rows = avg_pool2d(images, (side, 1), stride=1, padding=(side // 2, 0))
+    return avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))
 
 
 def _offsets(camera: Camera, stated: Camera, shape: tuple[int, int]) -> Tensor:
