@@ -8,7 +8,7 @@ Movies of 64 x 64 pixels are drawn by the recipes of the shipped models (`config
 `configs/astigmatic-3d.yaml`) within the ranges of `SCENES`.  Each line says how many movies were
 flagged, and in how many the first check that failed names the right cause.  Then follow, for each
 statistic of matched movies, its least, median and largest value: the limits of
-`decode/quality/limits.py` were chosen by those of other seeds.
+`decode/quality/limits.py` were chosen by those of the seeds from 0.
 """
 
 from __future__ import annotations

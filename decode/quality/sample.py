@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import final
@@ -204,43 +205,44 @@ class Sample:
             dark &= ~self._camera.bad[self._rows, self._columns]
         return dark
 
-    def _structure(self) -> Tensor:
+    def _structure(self, dark: Sequence[Tensor], around: Sequence[Tensor]) -> Tensor:
         """(y, x) background over that of its surroundings, less 1: what stays in place.
 
         It is the mean over all frames, clipped as molecules that were not found shine in few.
         """
         floor, excess = self._floor[self._rows, self._columns], self._camera.typical_noise.excess
-        beyond, around = torch.zeros_like(floor), torch.zeros_like(floor)
-        for pair in self._seen:
-            dark = self._dark(pair)
-            base = _around(pair.residual, dark).clamp_min(0.05)
+        beyond, whole = torch.zeros_like(floor), torch.zeros_like(floor)
+        for pair, is_dark, light in zip(self._seen, dark, around, strict=True):
+            base = light.clamp_min(0.05)
             sigma = (excess * base + floor).sqrt()
             clipped = (pair.residual - base).clamp(-OUTLIER * sigma, OUTLIER * sigma)
-            beyond += (clipped * dark).sum(0)
-            around += (base * dark).sum(0)
+            beyond += (clipped * is_dark).sum(0)
+            whole += (base * is_dark).sum(0)
         if not self._seen:
             return beyond
         smooth = partial(avg_pool2d, kernel_size=STRUCTURE_PX, stride=1, padding=STRUCTURE_PX // 2)
-        return (smooth(beyond[None]) / smooth(around[None]).clamp_min(1e-3))[0].clamp_min(-0.9)
+        return (smooth(beyond[None]) / smooth(whole[None]).clamp_min(1e-3))[0].clamp_min(-0.9)
 
     def evidence(self) -> Evidence:
         """The evidence of all that was added."""
-        structure, floor = self._structure(), self._floor[self._rows, self._columns]
+        dark = [self._dark(pair) for pair in self._seen]
+        around = [_around(pair.residual, d) for pair, d in zip(self._seen, dark, strict=True)]
+        structure = self._structure(dark, around)
+        floor = self._floor[self._rows, self._columns]
         excess = self._camera.typical_noise.excess
         dark_pixels, spots, crowds = _DarkPixels(), _Spots(), _Crowds()
         crops: list[Crops] = []
         rng = np.random.default_rng(0)
         unstated = self._unstated[self._rows, self._columns]
-        for pair in self._seen:
-            dark = self._dark(pair)
-            background = _around(pair.residual, dark) * (1 + structure)
+        for pair, is_dark, light in zip(self._seen, dark, around, strict=True):
+            background = light * (1 + structure)
             variance = excess * (pair.expected + background).clamp_min(0.05) + floor
             residual = pair.residual - background
-            dark_pixels.see(residual, variance, dark.all(0), unstated)
-            light = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
+            dark_pixels.see(residual, variance, is_dark.all(0), unstated)
+            spot = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
             noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
             place = pair.molecules.xyz[:, :2] / self._psf.pixel_size_nm
-            spots.see(light / noise.sqrt(), pair.molecules.frame, place)
+            spots.see(spot / noise.sqrt(), pair.molecules.frame, place)
             crowds.see(pair.molecules.frame, place)
             crops += self._crops(pair, background, rng)
         evidence = Evidence(
