@@ -1,12 +1,13 @@
-"""Which molecules are true: the logistic regressions of `decode.likelihood.decide`, and how well
-their false discovery rate is kept.
+"""Which molecules are true, and how certain their fits are: the regressions of
+`decode.likelihood.decide`, and how well its false discovery rate and its sigmas hold.
 
     python benchmarks/proposals.py [--recipe configs/astigmatic-3d.yaml] [--model astigmatic-3d]
                                    [--movies 24] [--frames 48] [--seed 11]
 
 Movies are drawn from the recipe: PSF, camera, density, flux and background of each are its own.
-One half is fitted, the other says what share of the molecules that are listed is false.  A molecule
-is true if it is paired by the rules of the SMLM Challenge 2016 (250 nm, 500 nm along z).
+Every second one is sparse, and its molecules lie over the whole range of depths.  One half of them
+is fitted, the other says what share of the molecules that are listed is false.  A molecule is true
+if it is paired by the rules of the SMLM Challenge 2016 (250 nm, 500 nm along z).
 """
 
 from __future__ import annotations
@@ -26,12 +27,24 @@ from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
 
 SIDE_PX = 48
+FIELD_NM = (100.0 * SIDE_PX, 100.0 * SIDE_PX)
+KINDS = (
+    # what the network and the frames beside think of a molecule that is alone counts in doubt alone
+    ("lone", lambda m: m.lone(), [0, 1, 2, 5, 6, 8, 9, 10, 11, 12]),
+    ("network", lambda m: ~m.lone() & ~m.added, list(range(13))),
+    # nobody has an opinion on those that were added
+    ("search", lambda m: ~m.lone() & m.added, [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11]),
+)
+"""molecules of a regression of their own, and the features that it takes"""
+ALONE = 0.03
+"""doubt of a neighbour of molecules that count as isolated"""
 
 
 def searched(
     model: Localizer, forward: ForwardModel, n_frames: int, rng: torch.Generator
 ) -> tuple[_Hypotheses, Tensor, Tensor]:
-    """Molecules of one movie before the decision, whether each is true, and errors over sigma."""
+    """Molecules of one movie before the decision, whether each is true, and its (n, 3) errors in
+    nm, which are NaN of false ones."""
     movie = forward.sample(1, n_frames, (SIDE_PX, SIDE_PX), rng)
     context = model.context_map(movie.conditioning.values)
     posterior = model(movie.frames, movie.camera, context, movie.pixel_size_nm)
@@ -44,8 +57,8 @@ def searched(
     truth, row = match(movie.emitters, table).unbind(1)
     true = torch.zeros(len(table), dtype=torch.bool)
     true[row] = True
-    assert table.xyz_sigma is not None
-    error = (table.xyz[row] - movie.emitters.xyz[truth]) / table.xyz_sigma[row]
+    error = torch.full_like(table.xyz, torch.nan)
+    error[row] = table.xyz[row] - movie.emitters.xyz[truth]
     return found, true, error
 
 
@@ -60,14 +73,29 @@ def _of_one(camera: Camera) -> Camera:
 
 
 def regression(features: Tensor, true: Tensor) -> Tensor:
-    """Weights of the features: a logistic regression, ridge 1e-3."""
-    weight = torch.zeros(features.shape[1], dtype=features.dtype, requires_grad=True)
+    """Weights of the features: a logistic regression by Newton's method, with a weak ridge."""
+    weight = torch.zeros(features.shape[1], dtype=features.dtype)
+    ridge = 0.1 * torch.eye(len(weight), dtype=features.dtype)
+    ridge[0, 0] = 0
+    for _ in range(50):
+        p = torch.sigmoid(features @ weight)
+        curvature = (features * (p * (1 - p))[:, None]).mT @ features + ridge
+        slope = features.mT @ (true - p) - ridge @ weight
+        weight += torch.linalg.solve(curvature, slope).clamp(-2, 2)
+    return weight
+
+
+def variance(doubts: Tensor, square: Tensor) -> Tensor:
+    """Weights of the doubts in the logarithm of the factor of a variance: maximum likelihood of
+    normal errors (n,), squared and over the stated variance.  Wild ones count as 4 sigma."""
+    weight = torch.zeros(doubts.shape[1], dtype=doubts.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = torch.nn.functional.binary_cross_entropy_with_logits(features @ weight, true)
-        value = value + 1e-3 * weight[1:].square().mean()
+        log_factor = doubts @ weight
+        value = (log_factor + (square / log_factor.exp()).clamp_max(16)).mean()
+        value = value + 1e-3 * weight.square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -86,23 +114,55 @@ def main() -> None:
     forward = load_config(arguments.recipe).forward_model()
     # recipes draw short movies; in long ones the background changes as much in all
     scene = replace(forward.scene, background_drift=(-0.004, 0.001), flicker=0.1)
-    forward, model = replace(forward, scene=scene), load_model(arguments.model)
+    sparse = replace(
+        scene,
+        density_per_um2=(0.02, 0.4),
+        z_share=(1.0, 1.0),
+        filaments=0.0,
+        background_photons=(5.0, 150.0),
+        flux_variation=(0.3, 0.8),
+    )
+    model = load_model(arguments.model)
     rng = torch.Generator().manual_seed(arguments.seed)
     with torch.no_grad():
-        movies = [searched(model, forward, arguments.frames, rng) for _ in range(arguments.movies)]
-    fitted, held_out = movies[::2], movies[1::2]
-    for kind in ("network", "search"):
-        rows = [(m.features(), true, m.added == (kind == "search")) for m, true, _ in fitted]
-        x, y = (torch.cat([row[i][row[2]] for row in rows]) for i in (0, 1))
-        x = x[:, :-1] if kind == "search" else x
-        print(kind, len(x), "rows", [round(w, 3) for w in regression(x, y.double()).tolist()])
+        movies = [
+            searched(model, replace(forward, scene=kind), arguments.frames, rng)
+            for _ in range(arguments.movies // 2)
+            for kind in (scene, sparse)
+        ]
+    fitted, held_out = ([m for i, m in enumerate(movies) if i // 2 % 2 == k] for k in (0, 1))
+    for name, rows_of, columns in KINDS:
+        x = torch.cat([m.features(FIELD_NM)[rows_of(m)] for m, _, _ in fitted])
+        y = torch.cat([true[rows_of(m)] for m, true, _ in fitted])
+        weight = x.new_zeros(x.shape[1])
+        weight[columns] = regression(x[:, columns], y.double())
+        print(name, len(x), "rows", [round(w, 3) for w in weight.tolist()])
     for rate in (0.1, 0.05, 0.02, 0.01):
-        listed = [_listed(m.probability(), threshold=0.5, rate=rate) for m, _, _ in held_out]
+        listed = [
+            _listed(m.probability(FIELD_NM), threshold=0.5, rate=rate) for m, _, _ in held_out
+        ]
         true = torch.cat([t[kept] for (_, t, _), kept in zip(held_out, listed, strict=True)])
         print(f"rate {rate}: of {len(true)} listed {1 - true.double().mean():.3f} are false")
-    error = torch.cat([e for _, _, e in held_out]).abs()
-    within = [f"{(error < k).double().mean():.3f}" for k in (1, 2, 3)]
-    print("errors within 1, 2 and 3 sigma:", *within)
+    x = torch.cat([m.doubts()[true] for m, true, _ in fitted])
+    y = torch.cat([(error / m.fit.xyz_sigma)[true] for m, true, error in fitted]).double()
+    print("doubts", [round(w, 2) for w in variance(x, y.square().mean(1)).tolist()])
+    listed = [_listed(m.probability(FIELD_NM), threshold=0.5, rate=0.05) for m, _, _ in held_out]
+    for name, alone in (("isolated", True), ("crowded", False)):
+        over_sigma = [
+            (error / sigma_of(m))[true & rows & ((m.doubts()[:, 0] < ALONE) == alone)]
+            for (m, true, error), rows in zip(held_out, listed, strict=True)
+        ]
+        error = torch.cat(over_sigma).abs()
+        within = [f"{(error < k).double().mean():.3f}" for k in (1, 2, 3)]
+        rms = [f"{r:.2f}" for r in error.square().mean(0).sqrt().tolist()]
+        print(f"{name}: errors within 1, 2 and 3 sigma", *within, "rms of x, y and z", *rms)
+
+
+def sigma_of(molecules: _Hypotheses) -> Tensor:
+    """(n, 3) stated uncertainties."""
+    sigma = molecules.molecules().xyz_sigma
+    assert sigma is not None
+    return sigma
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def localize(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Smallest probability of a molecule; at least 0.7 where the likelihood decides.",
+            help="Smallest probability of a molecule.",
         ),
     ] = 0.5,
     false_discovery_rate: Annotated[

@@ -16,6 +16,7 @@ from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
+from decode.optics.pupil import PupilPSF
 
 PIXEL_NM = 100.0
 SIDE = 40
@@ -94,6 +95,46 @@ def test_the_share_of_false_molecules_is_as_stated(rate: float, rng: torch.Gener
     assert found.probability is not None
     assert float(1 - found.probability.mean()) <= rate
     assert len(found) > (420 if rate == 0.1 else 200)
+
+
+@pytest.mark.parametrize("name", list(CAMERAS))
+def test_isolated_molecules_at_any_depth_are_listed(name: str, rng: torch.Generator) -> None:
+    """Also at the ends of the depths, where images are long and a network proposes several
+    molecules for one, nearer to focus, and believes in none."""
+    camera, side, depths = CAMERAS[name], 112, torch.linspace(-700.0, 700.0, 9)
+    pupil = PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=660.0,
+        pixel_size_nm=PIXEL_NM,
+        zernike_nm={(2, 2): 60.0},
+        patch_px=35,
+    )
+    psf = pupil.to_spline(z_range_nm=(-800.0, 800.0), z_step_nm=50.0)
+    frame = 2 * torch.arange(4).repeat_interleave(9)
+    place = (torch.stack([torch.arange(9) % 3, torch.arange(9) // 3], 1) + 0.5) * side / 3
+    xy = place.repeat(4, 1) * PIXEL_NM + 600 * (torch.rand(36, 2, generator=rng) - 0.5)
+    xyz = torch.cat([xy, depths.repeat(4)[:, None]], 1)
+    truth = table(frame, xyz, torch.full((36,), 2000.0))
+    light = render(
+        psf, frame=frame, xyz=xyz, photons=truth.photons, n_frames=7, shape=(side, side)
+    ).detach()
+    adu = camera.sample(light + 20.0, rng)
+    # along the image, which is long in x at negative depths
+    x, y = torch.eye(3)[:2]
+    along = torch.where(xyz[:, 2:] < 0, x, y)
+    long = (xyz[:, 2:].abs() / 700) ** 2
+    nearer = torch.tensor([1.0, 1.0, 0.6])
+    doubtful = [
+        replace(
+            proposed(truth, rng, 0.5),
+            xyz=truth.xyz * nearer + shift * long * along,
+            photons=truth.photons / 2,
+        )
+        for shift in (-300.0, 0.0, 300.0)
+    ]
+    found = decide(psf, camera, adu, EmitterSet.cat(doubtful))
+    assert len(match(truth, found)) >= 35, len(match(truth, found))
+    assert len(found) <= 36, len(found)
 
 
 @pytest.mark.parametrize("name", list(CAMERAS))

@@ -29,6 +29,8 @@ DRAWN_AT_ONCE = {"cpu": 2**12, "cuda": 2**14}
 Of fewer, threads of a CPU wait for the interpreter, and of more, the cache is left.  A GPU is the
 busier the more it gets; by their shapes so many take less than 2 GB.
 """
+USUAL_DEPTHS = 0.8
+"""share of the depths of a PSF over which most molecules lie"""
 LEAST_BOUND_NM = 1e-3
 """lower bound of the precision of a molecule"""
 MAX_NEIGHBOURS = 6
@@ -45,7 +47,7 @@ class Stage(NamedTuple):
     """step in standard deviations below which a molecule has converged"""
 
 
-STAGES = (Stage(1.15, 4, 0.5), Stage(1.04, 2, 2.0))
+STAGES = (Stage(1.15, 6, 0.5), Stage(1.04, 3, 1.0))
 """steps in small windows, which are cheap, then in large ones, for the rest of the information.
 
 Each step is many times shorter than the one before, and one step from near the maximum is as
@@ -56,6 +58,8 @@ MAX_DEVIANCE_RISE = 0.1
 DAMPING = 1e-2
 """damping of the Fisher information, relative to its diagonal, which keeps inseparable emitters in
 place"""
+LONGEST_STEP, MAX_STEP_NM = 0.4, 250.0
+"""longest step along x and y in widths of the spot, and in nm"""
 MAX_STEP_Z_NM = 150.0
 """longest step along z"""
 PRIOR_WIDTH = 2.0
@@ -213,7 +217,8 @@ def fit_jointly(
     parameters: Tensor | None = None,
     before: Fit | None = None,
     moving: Tensor | None = None,
-    coarse: bool = False,
+    stages: Sequence[Stage] = STAGES,
+    link: bool = True,
     background: Tensor | None = None,
 ) -> Fit:
     """Maximum-likelihood molecules of a movie.
@@ -236,7 +241,8 @@ def fit_jointly(
         axial: fit z; otherwise it stays.
         before: an earlier fit of the same rows, to go on from; `emitters` remain the prior.
         moving: (n,) bool, rows to fit; the others stay as they are in `before`.
-        coarse: only the steps in small windows, each frame by itself.
+        stages: steps, in windows of growing size.
+        link: successive frames share positions; otherwise each is fitted by itself.
         background: (y, x) photons per pixel, of which the shape counts; None estimates it.
 
     Returns:
@@ -255,14 +261,11 @@ def fit_jointly(
             "of them"
         )
     axes = [0, 1, 2] if axial else [0, 1]
-    stages = STAGES[:1] if coarse else STAGES
     ratios = [stage.max_bound_ratio for stage in stages]
     sides = windows_for(psf, camera, axial=axial, most=ratios)
     cuts = [psf.with_patch(side) for side in sides]
     reach_nm = psf.pixel_size_nm * cuts[0].patch_px / 2
-    fit = _JointFit(
-        emitters, axes, reach_nm=reach_nm, before=before, moving=moving, link=not coarse
-    )
+    fit = _JointFit(emitters, axes, reach_nm=reach_nm, before=before, moving=moving, link=link)
     placed = emitters if before is None else replace(emitters, xyz=before.xyz.to(emitters.xyz))
     longest = [psf.pixel_size_nm / 2] * 2 + [MAX_STEP_Z_NM] * (len(axes) - 2) + [torch.inf] * 2
     for cut, stage in zip(cuts, stages, strict=True):
@@ -397,7 +400,15 @@ class _JointFit:
             n_tracks=self._n_tracks,
             d=d,
         )
-        new = old + change.clamp(-longest, longest)
+        # the spot is about as wide as the standard deviation of its position, times the square root
+        # of its photons; a long step in a wide spot is a short one
+        sigma = self._solved[rows].diagonal(dim1=1, dim2=2).clamp_min(1e-12).sqrt()
+        width = sigma[:, :2] * (old[:, d] / sigma[:, d])[:, None]
+        longest = longest.expand_as(change).clone()
+        longest[:, :2] = torch.maximum(
+            longest[:, :2], (LONGEST_STEP * width).clamp_max(MAX_STEP_NM)
+        )
+        new = old + torch.minimum(torch.maximum(change, -longest), longest)
         new[:, d] = torch.maximum(new[:, d], 0.3 * old[:, d])
         new[:, d + 1].clamp_min_(DARKEST)
         self._theta[rows], self._covariance[rows] = new, covariance
@@ -459,16 +470,18 @@ def windows_for(psf: PSF, camera: Camera, *, axial: bool, most: Sequence[float])
         psf, camera: those of the frames.
         axial: z is fitted.
         most: largest ratios of the Cramer-Rao bound in the window to that in the patch, in falling
-            order; for 1000 photons on 20 photons per pixel, as a mean over some depths.
+            order; for 1000 photons on 20 photons per pixel, as a mean over some depths of the PSF.
 
     Returns:
         A side in pixels for each ratio.
     """
-    depths = torch.linspace(-500.0, 500.0, 5) if axial else torch.zeros(1)
+    low, high = psf.z_range_nm or (0.0, 0.0)
+    middle, reach = (high + low) / 2, USUAL_DEPTHS * (high - low) / 2
+    depths = torch.linspace(middle - reach, middle + reach, 5) if axial else torch.zeros(1)
     k = psf.patch_px
-    middle = torch.full((len(depths), 2), (k // 2 + 0.5) * psf.pixel_size_nm)
+    centre = torch.full((len(depths), 2), (k // 2 + 0.5) * psf.pixel_size_nm)
     device = next((tensor.device for tensor in psf.parameters()), None)
-    places = torch.cat([middle, depths[:, None]], 1).to(device)
+    places = torch.cat([centre, depths[:, None]], 1).to(device)
     image = psf.integrate_pixels_with_slopes(places).double()
     last = 4 if axial else 3
     even = torch.ones_like(image[:, :1])

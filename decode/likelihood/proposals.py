@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
-from torch.nn.functional import conv2d, max_pool2d
+from torch.nn.functional import conv2d, max_pool2d, pad
 
 from decode.emitters import EmitterSet
-from decode.likelihood.polish import NETWORK_SHARE, background_of, fit_jointly, windows_for
-from decode.likelihood.single import Fit
+from decode.likelihood.polish import (
+    NETWORK_SHARE,
+    NOISE_DEVIANCE,
+    STAGES,
+    Stage,
+    background_of,
+    fit_jointly,
+    windows_for,
+)
+from decode.likelihood.single import Fit, scaled_deviance
 from decode.optics.camera import DARKEST, Camera
-from decode.optics.psf import PSF, render
+from decode.optics.psf import PSF
 
-__all__ = ["LEAST_LISTED", "LEAST_PROBABILITY", "decide"]
+__all__ = ["LEAST_PROBABILITY", "decide"]
 
 LEAST_PROBABILITY = 0.25
 """of a molecule of the network that is worth a fit"""
-LEAST_LISTED = 0.7
-"""probability of a molecule that is listed: of simulated movies the 3D efficiency is 0.8 better
-than with 0.5, and the Jaccard index the same"""
 ROUNDS = 3
 """in which the light that is left is searched; a fourth finds 1 % more"""
+CHALLENGES = 2
+"""rounds in which groups of weak molecules are challenged by fewer"""
+WEAK, UNEXPLAINED, STRONG = 8.0, 1.1, 25.0
+"""photons over sigma of weak ones; of others that leave more than a deviance of the second number,
+photons over sigma up to which they count as weak"""
+CLUSTER_NM, AROUND_PX = 900.0, 8
+"""how near to one another those of a group are; pixels around each whose deviance counts"""
+WIDE = 2.0
+"""area of a spot that is wide, over that of the smallest"""
+PRICE = 16.0
+"""of a molecule: how much it lowers the deviance at least"""
 DEPTHS, FILTER_PX = 9, 15
 """of the matched filters: depths, and their side"""
 LEAST_STATISTIC = 12.0
 """of a peak of the matched filters: chi-squared of one degree of freedom, many times over"""
-LEAST_SIGNIFICANCE, LEAST_EVIDENCE = 2.5, 4.0
-"""photons over their sigma of a molecule that stays in the search, and the same with its
-neighbours in time"""
+LEAST_SIGNIFICANCE, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 2.5, 3.0, 4.0
+"""photons over their sigma of a molecule that stays in the search; the same with its neighbours in
+time, in the small windows of the search, and in large ones, which tell it from the background"""
 CERTAIN = 0.7
 """probability of a molecule of the network that stays in the search whatever its fit"""
 ALIGHT, VOUCHED = 4.0, 6.0
@@ -51,8 +70,12 @@ PEAK_SIGMA_NM = (80.0, 80.0, 150.0)
 """of a peak of the matched filters: its prior"""
 BLUR_PX = 1.5
 """of the background of many frames, whose bumps would be taken for molecules"""
+DARK_SIGMAS = 3.0
+"""beyond which a pixel does not count as background"""
 FRAMES_AT_ONCE = 16
 """through the matched filters: their images would fill the memory"""
+DRAWN_AT_ONCE = 2**12
+"""molecules, likewise"""
 FAR_NM = 1e5
 """between frames, where they are laid out along an axis"""
 DRAWN_INFORMATION = 1.04
@@ -60,14 +83,45 @@ DRAWN_INFORMATION = 1.04
 
 SHARED_NM = 250.0
 """up to so far from each other, two may share the light of one molecule"""
-OF_NETWORK = (-0.08, 0.53, 0.315, -0.12, 0.0, -0.076, 0.209, 0.361)
-OF_SEARCH = (-1.46, 1.0, 0.303, -0.196, -0.245, -0.126, 0.177, 0.0)
-"""of the logit of a probability by `_Hypotheses.features`, for molecules that the network proposed
-and for others: logistic regressions on simulated movies (`benchmarks/proposals.py`)"""
-DOUBTS, CROWDED_NM = (1.6, 0.57, 1.08, 1.08), 200.0
-"""of the logarithm of the factor of a variance: for molecules that were added, by the logarithms
-of the deviance and of the network's sigma over that of the fit, and by how near the next one is;
-measured there, too"""
+SURE, FOCUSED_NM, BORDER_NM, LONE_NM = 8.0, 150.0, 200.0, 1500.0
+"""photons over sigma that leave no doubt of an isolated molecule; width of a spot in focus; reach
+of the border of the frames; distance of the next row from one that is alone"""
+OF_LONE = (-0.506, 1.279, 0.823, 0.0, 0.0, -0.216, 0.322, 0.0, -1.403, 1.997, 1.614, -2.477, 0.555)
+OF_NETWORK = (
+    0.868,
+    0.654,
+    0.193,
+    0.271,
+    -1.248,
+    -0.158,
+    0.232,
+    0.41,
+    -0.806,
+    -0.007,
+    -0.274,
+    1.314,
+    -0.356,
+)
+OF_SEARCH = (
+    -3.227,
+    2.905,
+    0.09,
+    0.388,
+    -2.304,
+    -0.272,
+    0.284,
+    0.0,
+    -0.692,
+    0.646,
+    -0.31,
+    1.86,
+    0.0,
+)
+"""of the logit of a probability by `_Hypotheses.features`, for molecules that are alone, and for
+others that the network proposed or not: logistic regressions on simulated movies
+(`benchmarks/proposals.py`)"""
+DOUBTS, CROWDED_NM = (3.6, 2.1, 1.0, 3.0), 200.0
+"""of the logarithm of the factor of a variance, by `_Hypotheses.doubts`; measured there, too"""
 
 
 @torch.no_grad()
@@ -77,21 +131,23 @@ def decide(
     adu: Tensor,
     proposals: EmitterSet,
     *,
-    threshold: float = LEAST_LISTED,
+    threshold: float = 0.5,
     false_discovery_rate: float = 0.05,
     region: tuple[slice, slice] | None = None,
     axial: bool | None = None,
 ) -> EmitterSet:
     """Molecules of a movie: those of a network that the likelihood confirms, and those it lacks.
 
-    All proposals are fitted together (`fit_jointly`).  Those of little evidence go; matched
-    filters of the PSF at several depths look for others in the light that is left, and molecules
-    are looked for in the frames before and after those they are found in.  What is new or gone is
-    fitted again with all around it, and so on for some rounds.  In the end each molecule has a
-    probability by a logistic regression on its evidence (photons over their sigma, also in the
-    frames beside its own), the network's opinion, its precision and what the fit leaves
-    unexplained.  Listed are the most probable, as many as keep the expected share of false ones
-    (the Bayesian false discovery rate; Newton et al., Biostatistics 5, 155, 2004) below a limit.
+    All proposals are fitted together (`fit_jointly`).  Weak ones give way to one molecule far from
+    focus where it explains their light as well.  Those of little evidence go; matched filters of
+    the PSF at several depths look for others in the light that is left, and molecules are looked
+    for in the frames before and after those they are found in.  What is new or gone is fitted again
+    with all around it, and so on for some rounds.  In the end each molecule has a probability by a
+    logistic regression on its evidence (photons over their sigma, also in the frames beside its
+    own), the network's opinion, the width of its spot, what the fit leaves unexplained, and how
+    near the border is; one for molecules that are alone, and two for the others.  Listed are the
+    most probable, as many as keep the expected share of false ones (the Bayesian false discovery
+    rate; Newton et al., Biostatistics 5, 155, 2004) below a limit.
 
     Args:
         psf: the point spread function.
@@ -134,7 +190,7 @@ def decide(
     search = _Search(psf, camera, adu, axial=axial, region=region)
     found = search.run(proposals)
     found = search.linked(found)
-    probability = found.probability()
+    probability = found.probability(search.field_nm)
     listed = _listed(probability, threshold=threshold, rate=false_discovery_rate)
     found = replace(found, proposed=replace(found.proposed, probability=probability.float()))
     return found[listed].molecules().sorted_by_frame()
@@ -183,10 +239,12 @@ class _Hypotheses:
     fit: Fit
     added: Tensor
     """(n,) bool; not of the network"""
+    image: Tensor
+    """(n, side, side) photons of each, as they are drawn"""
 
     @classmethod
-    def of(cls, proposed: EmitterSet, *, added: bool) -> _Hypotheses:
-        """Proposals that nothing was fitted to so far."""
+    def of(cls, proposed: EmitterSet, *, added: bool, side: int) -> _Hypotheses:
+        """Proposals that nothing was fitted to so far, and which are not drawn."""
         assert proposed.background is not None
         n, device = len(proposed), proposed.xyz.device
         no = torch.zeros(n, dtype=torch.bool, device=device)
@@ -199,13 +257,19 @@ class _Hypotheses:
             converged=no,
             alone=no,
         )
-        return cls(proposed=proposed, fit=fit, added=no | added)
+        image = torch.zeros(n, side, side, device=device)
+        return cls(proposed=proposed, fit=fit, added=no | added, image=image)
 
     def __len__(self) -> int:
         return len(self.added)
 
     def __getitem__(self, rows: Tensor) -> _Hypotheses:
-        return _Hypotheses(proposed=self.proposed[rows], fit=self.fit[rows], added=self.added[rows])
+        return _Hypotheses(
+            proposed=self.proposed[rows],
+            fit=self.fit[rows],
+            added=self.added[rows],
+            image=self.image[rows],
+        )
 
     def __add__(self, others: _Hypotheses) -> _Hypotheses:
         if not len(others):
@@ -216,6 +280,7 @@ class _Hypotheses:
             proposed=EmitterSet.cat([self.proposed, others.proposed]),
             fit=Fit.cat([self.fit, others.fit]),
             added=torch.cat([self.added, others.added]),
+            image=torch.cat([self.image, others.image]),
         )
 
     def none(self) -> _Hypotheses:
@@ -248,6 +313,19 @@ class _Hypotheses:
         distance, _ = others.tree.query(self.points, distance_upper_bound=reach_nm)
         return torch.from_numpy(np.isfinite(distance)).to(self.added.device)
 
+    def groups(self, reach_nm: float) -> Tensor:
+        """(n,) number of the group of rows that are linked by distances up to so large."""
+        n = len(self)
+        pairs = self.tree.query_pairs(reach_nm, output_type="ndarray")
+        links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+        _, group = connected_components(links.tocsr(), directed=False)
+        return torch.from_numpy(group.astype(np.int64)).to(self.added.device)
+
+    def nearest(self, others: _Hypotheses) -> Tensor:
+        """(n,) row of the nearest of the others."""
+        _, row = others.tree.query(self.points)
+        return torch.from_numpy(row).to(self.added.device)
+
     def beside(self, step: int) -> Tensor:
         """(n,) the nearest row within `SAME_NM` in the frame so many frames later; else -1."""
         if not len(self):
@@ -266,11 +344,11 @@ class _Hypotheses:
             total += torch.where(same, significance[row].clamp(0, VOUCHED) ** 2, 0.0)
         return total
 
-    def plausible(self, z_range_nm: tuple[float, float] | None) -> Tensor:
-        """(n,) bool: whether there is evidence enough to stay in the search."""
+    def plausible(self, z_range_nm: tuple[float, float] | None, least: float) -> Tensor:
+        """(n,) bool: whether there is at least so much evidence, with that of the frames beside."""
         significance = self.significance
         evidence = (significance.square() + self.vouched()).sqrt()
-        enough = (significance > LEAST_SIGNIFICANCE) & (evidence > LEAST_EVIDENCE)
+        enough = (significance > LEAST_SIGNIFICANCE) & (evidence > least)
         if z_range_nm is not None:
             low, high = z_range_nm
             enough &= (self.fit.xyz[:, 2] > low) & (self.fit.xyz[:, 2] < high)
@@ -286,32 +364,52 @@ class _Hypotheses:
         stronger = has & ~enough[other] & (significance > significance[other])
         return enough | stronger
 
-    def probability(self) -> Tensor:
-        """(n,) float64: of each to be true."""
-        features = self.features()
-        network, search = (features @ features.new_tensor(w) for w in (OF_NETWORK, OF_SEARCH))
-        return torch.sigmoid(torch.where(self.added, search, network))
+    def probability(self, field_nm: tuple[float, float]) -> Tensor:
+        """(n,) float64: of each to be true, in a field of this width and height."""
+        features = self.features(field_nm)
+        lone, network, search = (
+            features @ features.new_tensor(w) for w in (OF_LONE, OF_NETWORK, OF_SEARCH)
+        )
+        crowded = torch.where(self.added, search, network)
+        return torch.sigmoid(torch.where(self.lone(), lone, crowded))
 
-    def features(self) -> Tensor:
-        """(n, 8) float64: what tells true molecules from false ones.
+    def lone(self) -> Tensor:
+        """(n,) bool: whether no other row of the frame is near."""
+        return self._distance() > LONE_NM
 
-        1, and logarithms of photons over sigma, of that of the frames beside, of the lateral sigma
-        in 100 nm and of the deviance; photons over sigma, and the same over the deviance; the
-        network's logit.
+    def features(self, field_nm: tuple[float, float]) -> Tensor:
+        """(n, 13) float64: what tells true molecules from false ones.
+
+        1; logarithms of photons over sigma, of the deviance, of that of the frames beside and of
+        the width of the spot; photons over sigma, and the same over the deviance; the network's
+        logit; how near the border is; by how much photons over sigma fall short of `SURE`, and the
+        same times frames beside, width and logit.
         """
         assert self.proposed.probability is not None
         significance = self.significance.clamp(0.3, 100)
         sigma = self.fit.xyz_sigma[:, :2].amax(1).nan_to_num(1e3).clamp(1.0, 300.0)
         deviance = self.fit.deviance.nan_to_num(8.0).clamp(0.9, 8.0)
+        bright = significance.clamp_max(20.0)
+        wide = (sigma * significance / FOCUSED_NM).clamp(1.0, 8.0).log()
+        beside = self.vouched().log1p()
+        logit = torch.logit(self.proposed.probability.clamp(0.02, 0.995))
+        xy, size = self.fit.xyz[:, :2], self.fit.xyz.new_tensor(field_nm)
+        border = (-torch.minimum(xy, size - xy).amin(1).clamp_min(0.0) / BORDER_NM).exp()
+        doubt = (1 - significance / SURE).clamp_min(0.0)
         columns = (
             torch.ones_like(significance),
             significance.log(),
-            self.vouched().log1p(),
-            (sigma / 100).log(),
             deviance.log(),
-            significance.clamp_max(20.0),
-            significance.clamp_max(20.0) / deviance,
-            torch.logit(self.proposed.probability.clamp(0.02, 0.995)),
+            beside,
+            wide,
+            bright,
+            bright / deviance,
+            logit,
+            border,
+            doubt,
+            doubt * beside,
+            doubt * wide,
+            doubt * logit,
         )
         return torch.stack([column.double() for column in columns], 1)
 
@@ -348,19 +446,29 @@ class _Hypotheses:
         )
 
     def _inflation(self) -> Tensor:
-        """(n,) factor of the variance: molecules that nobody saw shine into the fits."""
+        """(n,) factor of the variance: 1 for an isolated molecule that the fit explains."""
+        doubts = self.doubts()
+        return (doubts @ doubts.new_tensor(DOUBTS)).exp()
+
+    def doubts(self) -> Tensor:
+        """(n, 4) float64: what makes a fit less certain than it states.
+
+        How near the next row is; the same times whether it was added, and times the logarithm of
+        the network's sigma over that of the fit; and the deviance beyond noise.
+        """
         stated = self.proposed.xyz_sigma
         assert stated is not None
+        near = (-self._distance() / CROWDED_NM).exp()
         ratio = stated[:, :2].mean(1) / self.fit.xyz_sigma[:, :2].mean(1)
         doubt = ratio.nan_to_num(1.0).clamp(1.0, 20.0).log().masked_fill(self.added, 0.0)
+        deviance = self.fit.deviance.nan_to_num(6.0).clamp(1.0, 6.0)
         columns = (
-            self.added,
-            self.fit.deviance.clamp(1.0, 6.0).log(),
-            doubt,
-            (-self._distance() / CROWDED_NM).exp(),
+            near,
+            near * self.added,
+            near * doubt,
+            (deviance / NOISE_DEVIANCE).clamp_min(1.0).log(),
         )
-        features = torch.stack([column.double() for column in columns], 1)
-        return (features @ features.new_tensor(DOUBTS)).exp()
+        return torch.stack([column.double() for column in columns], 1)
 
     def _distance(self) -> Tensor:
         """(n,) nm to the nearest other row of the frame; infinite without one."""
@@ -393,22 +501,30 @@ class _Search:
             self._good = self._good.masked_fill(self._camera.bad, 0)
         self._searched = torch.zeros_like(self._good, dtype=torch.bool)
         self._searched[region or (slice(None), slice(None))] = True
-        self._light = torch.zeros_like(self._photons)
-        self._background: Tensor | None = None
         side = windows_for(psf, camera, axial=self.axial, most=[DRAWN_INFORMATION])[0]
         self._drawn = psf.with_patch(side)
+        # with a margin for images that hang over the border
+        self._canvas = pad(torch.zeros_like(self._photons), (side,) * 4)
+        self._light = self._canvas[:, side:-side, side:-side]
+        self._background: Tensor | None = None
+        self._level = self._light
+        """(t, y, x) photons per pixel of the background"""
         self._depths, self._filters = _matched_filters(psf, self._z_range_nm, adu.device)
-        self._rejected = _Hypotheses.of(_checked(EmitterSet.empty(), adu), added=True)
+        area = 1 / self._filters.square().sum((1, 2))
+        self._wide = area > WIDE * area.min()
+        self._rejected = self._new(_checked(EmitterSet.empty(), adu))
 
     def run(self, proposals: EmitterSet) -> _Hypotheses:
         """All that stays of the proposals, and what is found besides."""
-        found = self._fitted(_Hypotheses.of(proposals, added=False), None)
+        found = self._fitted(self._new(proposals, added=False), None)
         self._draw(found, 1)
         for rounds_left in reversed(range(ROUNDS + 2)):
-            stay = found.plausible(self._z_range_nm)
+            if rounds_left > ROUNDS - CHALLENGES + 1:
+                found = self._challenged(found)
+            stay = found.plausible(self._z_range_nm, LEAST_EVIDENCE)
             gone, found = found[~stay], found[stay]
             self._draw(gone, -1)
-            self._rejected += _Hypotheses.of(gone.proposed[gone.added], added=True)
+            self._rejected += self._new(gone.proposed[gone.added])
             new = self._lacking(found) if rounds_left > 1 else self._rejected.none()
             if not len(gone) and not len(new):
                 break
@@ -419,14 +535,89 @@ class _Search:
             self._draw(found[moving], 1)
         return found
 
+    def _challenged(self, found: _Hypotheses) -> _Hypotheses:
+        """The molecules, or fewer of them where these explain the frames as well.
+
+        A molecule far from focus is long, and a network may propose several where it is, which
+        share its light.  All weak ones near one another make room for the peaks of the light that
+        is left without them, in the groups in which the deviance rises by less than `PRICE` for
+        each that is saved.
+        """
+        weak = found.significance < WEAK
+        weak |= (found.fit.deviance > UNEXPLAINED) & (found.significance < STRONG)
+        if not bool(weak.any() and self._wide.any()):
+            return found
+        before = self._canvas.clone()
+        self._draw(found[weak], -1)
+        peaks = self._new(self._peaks(self._left(), self._wide))
+        peaks = self._distinct(peaks[peaks.near(found[weak], CLUSTER_NM)], found.none(), CLUSTER_NM)
+        self._canvas.copy_(before)
+        weak &= found.near(peaks, CLUSTER_NM)
+        if not bool(weak.any()):
+            return found
+        old, kept = found[weak], found[~weak]
+        self._draw(old, -1)
+        rivals = kept + peaks
+        members = old + peaks
+        moving = rivals.near(members, REACH_NM)
+        self._draw(kept[moving[: len(kept)]], -1)
+        rivals = self._fitted(rivals, moving)
+        self._draw(rivals[moving], 1)
+        group = members.groups(CLUSTER_NM)
+        lost = self._deviance(members, group)
+        self._canvas.copy_(before)
+        lost -= self._deviance(members, group)
+        count = torch.bincount(group[len(old) :], minlength=len(lost))
+        count -= torch.bincount(group[: len(old)], minlength=len(lost))
+        better = lost + PRICE * count < 0
+        # each is as it is in the better of both, by the group that is nearest
+        of_kept = better[group[kept.nearest(members)]]
+        of_old, of_peaks = better[group].split([len(old), len(peaks)])
+        chosen = rivals[torch.cat([of_kept, of_peaks])] + kept[~of_kept] + old[~of_old]
+        self._canvas.zero_()
+        self._draw(chosen, 1)
+        return chosen
+
+    def _deviance(self, members: _Hypotheses, group: Tensor) -> Tensor:
+        """(groups,) deviance in the pixels around the members of each."""
+        light = self._light
+        reach = torch.arange(-AROUND_PX, AROUND_PX + 1, device=light.device)
+        place = (members.fit.xyz[:, :2] / self._psf.pixel_size_nm).floor().long()
+        x, y = place[:, 0, None, None] + reach, place[:, 1, None, None] + reach[:, None]
+        height, width = light.shape[1:]
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        pixel = (members.frame[:, None, None] * height + y) * width + x
+        # a pixel counts once in a group
+        key = (group[:, None, None] * light.numel() + pixel)[inside].unique()
+        of, pixel = key // light.numel(), key % light.numel()
+        at = pixel % (height * width)
+
+        noise = self._noise.map(lambda value: value.expand(height, width).reshape(-1)[at])
+        expected = (light + self._level).view(-1)[pixel]
+        deviance = scaled_deviance(self._photons.view(-1)[pixel], expected, noise)
+        deviance *= self._good.view(-1)[at]
+        return deviance.new_zeros(int(group.max()) + 1).index_add_(0, of, deviance)
+
+    @property
+    def field_nm(self) -> tuple[float, float]:
+        """Width and height of the frames."""
+        height, width = self._photons.shape[1:]
+        return width * self._psf.pixel_size_nm, height * self._psf.pixel_size_nm
+
     def linked(self, found: _Hypotheses) -> _Hypotheses:
-        """The same molecules, where those of successive frames share positions."""
+        """Those that stay where the molecules of successive frames share positions."""
         for _ in range(2):
-            found = self._fitted(found, None, coarse=False)
+            found = self._fitted(found, None, stages=STAGES[1:], link=True)
+            found = found[found.plausible(self._z_range_nm, ENOUGH_EVIDENCE)]
         return found
 
     def _fitted(
-        self, found: _Hypotheses, moving: Tensor | None, *, coarse: bool = True
+        self,
+        found: _Hypotheses,
+        moving: Tensor | None,
+        *,
+        stages: Sequence[Stage] = STAGES[:1],
+        link: bool = False,
     ) -> _Hypotheses:
         fit = fit_jointly(
             self._psf,
@@ -437,35 +628,62 @@ class _Search:
             parameters=self._psf.parameters_at(found.fit.xyz),
             before=found.fit,
             moving=moving,
-            coarse=coarse,
+            stages=stages,
+            link=link,
             background=self._background,
         )
         # a fit that ran away is where it was, without any significance
         finite = torch.isfinite(fit.xyz).all(1) & torch.isfinite(fit.photons + fit.background)
         lost = replace(found.fit, covariance=torch.full_like(fit.covariance, torch.nan))
-        return replace(found, fit=fit.where(finite, lost))
+        fit = fit.where(finite, lost)
+        if link:  # nothing is drawn any more
+            return replace(found, fit=fit)
+        image = found.image.clone()
+        rows = torch.arange(len(found)).to(image.device) if moving is None else moving
+        image[rows] = self._image_of(fit[rows])
+        return replace(found, fit=fit, image=image)
+
+    def _corner(self, xyz: Tensor) -> Tensor:
+        """(n, 2) first column and row of the images of molecules."""
+        return (xyz[:, :2] / self._psf.pixel_size_nm).floor().long() - self._drawn.patch_px // 2
+
+    def _image_of(self, fit: Fit) -> Tensor:
+        """(n, side, side) photons of molecules, by their fits."""
+        shift = pad(self._corner(fit.xyz) * self._psf.pixel_size_nm, (0, 1))
+        place, parameters = (fit.xyz - shift).to(self._canvas), self._psf.parameters_at(fit.xyz)
+        parts = range(0, len(place), DRAWN_AT_ONCE)
+        images = [
+            self._drawn.integrate_pixels(
+                place[i : i + DRAWN_AT_ONCE],
+                None if parameters is None else parameters[i : i + DRAWN_AT_ONCE],
+            )
+            for i in parts
+        ]
+        image = torch.cat(images) if images else place.new_zeros(0, *[self._drawn.patch_px] * 2)
+        return image * fit.photons.to(image)[:, None, None]
 
     def _draw(self, found: _Hypotheses, sign: int) -> None:
         """Add the light of molecules, or take it off."""
-        height, width = self._light.shape[1:]
-        light = render(
-            self._drawn,
-            frame=found.frame,
-            xyz=found.fit.xyz.to(self._light),
-            photons=found.fit.photons.to(self._light),
-            n_frames=len(self._light),
-            shape=(height, width),
-            parameters=self._psf.parameters_at(found.fit.xyz),
-        )
-        self._light.add_(light, alpha=sign)
+        side, (_, height, width) = self._drawn.patch_px, self._light.shape
+        corner = self._corner(found.fit.xyz)
+        # those out of sight are drawn in the margin
+        x, y = corner[:, 0].clamp(-side, width) + side, corner[:, 1].clamp(-side, height) + side
+        stride = width + 2 * side
+        reach = torch.arange(side, device=x.device)
+        first = (found.frame * (height + 2 * side) + y) * stride + x
+        pixel = first[:, None, None] + reach[:, None] * stride + reach
+        self._canvas.view(-1).index_add_(0, pixel.view(-1), found.image.view(-1), alpha=sign)
+
+    def _new(self, proposals: EmitterSet, *, added: bool = True) -> _Hypotheses:
+        return _Hypotheses.of(proposals, added=added, side=self._drawn.patch_px)
 
     def _lacking(self, found: _Hypotheses) -> _Hypotheses:
         """What the light that is left, and the frames before and after, propose."""
         left = self._left()
         beside = [self._beside(found, left, step) for step in (-1, 1)]
-        continued = _Hypotheses.of(EmitterSet.cat(beside), added=True)
+        continued = self._new(EmitterSet.cat(beside))
         continued = self._distinct(continued, found + self._rejected, APART_NM)
-        peaks = _Hypotheses.of(self._peaks(left), added=True)
+        peaks = self._new(self._peaks(left))
         peaks = self._distinct(peaks, self._rejected, APART_NM)
         return continued + self._distinct(peaks, continued, PEAK_APART_NM)
 
@@ -475,10 +693,14 @@ class _Search:
         level = rest.median().clamp_min(DARKEST)
         weight = self._good / self._noise.variance(bright + level)
         background = background_of(rest, weight, least_blur_px=BLUR_PX).clamp_min(DARKEST)
+        # where molecules blink often, their light is in the mean of the frames as well
+        dark = (rest - background).square() * weight < DARK_SIGMAS**2
+        background = background_of(rest, weight * dark, least_blur_px=BLUR_PX).clamp_min(DARKEST)
         self._background = background
         # lamps flicker and bleach: each frame has a level of its own
         above, below = (weight * rest).sum((1, 2)), (weight * background).sum((1, 2))
         level = (above / below.clamp_min(1e-12)).clamp_min(0)[:, None, None] * background
+        self._level = level
         weight = self._good / self._noise.variance(bright + level)
         residual = weight * (rest - level)
         parts = zip(residual.split(FRAMES_AT_ONCE), weight.split(FRAMES_AT_ONCE), strict=True)
@@ -486,11 +708,15 @@ class _Search:
         statistic, photons, depth = (torch.cat(maps) for maps in zip(*matched, strict=True))
         return _Left(statistic=statistic, photons=photons, depth=depth, background=background)
 
-    def _peaks(self, left: _Left) -> EmitterSet:
-        """Peaks of the matched filters."""
+    def _peaks(self, left: _Left, of: Tensor | None = None) -> EmitterSet:
+        """Peaks of the matched filters, the highest first; only of (depths,) some of them."""
         statistic = left.statistic
         peak = (statistic == max_pool2d(statistic, 5, 1, 2)) & (statistic > LEAST_STATISTIC)
-        frame, y, x = torch.nonzero(peak & self._searched, as_tuple=True)
+        if of is not None:
+            peak &= of[left.depth]
+        place = torch.nonzero(peak & self._searched)
+        highest = statistic[place.unbind(1)].argsort(descending=True)
+        frame, y, x = place[highest].unbind(1)
         place = torch.stack([x + 0.5, y + 0.5], 1) * self._psf.pixel_size_nm
         depth = self._depths[left.depth[frame, y, x]]
         photons = left.photons[frame, y, x]

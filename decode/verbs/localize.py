@@ -25,7 +25,7 @@ from decode.io.movies import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.io.tables import written_formats
 from decode.io.tables.together import TableWriters
-from decode.likelihood.proposals import LEAST_LISTED, LEAST_PROBABILITY
+from decode.likelihood.proposals import LEAST_PROBABILITY
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files, sample_files
@@ -137,7 +137,7 @@ def localize(
         exact: state mean and covariance of the exact posterior of each molecule
             (`decode.likelihood.exact_posterior`), which needs a known PSF; `ess` and `correlation`
             are columns of the table.
-        threshold: smallest probability of a molecule; where the likelihood decides, at least 0.7.
+        threshold: smallest probability of a molecule, after polishing where the likelihood decides.
         false_discovery_rate: largest expected share of false molecules, where the likelihood
             decides.
         frames: the frames to localize in, from 0, without a step; an open movie has its own.
@@ -313,7 +313,7 @@ def localize_movie(
     known = model.domain.conditioning(optics)
     polish = _polishes(model, psf, polish=polish) and not (posteriors or samples)
     decision = Decision(
-        threshold=max(threshold, LEAST_LISTED),
+        threshold=threshold,
         false_discovery_rate=false_discovery_rate,
         axial=model.network.axial,
     )
