@@ -260,7 +260,11 @@ def main() -> None:
         for kind in args.kinds:
             for case in args.cases or CASES[kind]:
                 made = simulated(kind, case, seed, args.frames)
-                evidence = asdict(evidence_of(made, models[kind]))
+                try:
+                    evidence = asdict(evidence_of(made, models[kind]))
+                except ValueError as error:  # a movie that the model refuses is not localized
+                    print(f"{kind} {case} {seed}: {error}")
+                    continue
                 kept.append({"kind": kind, "case": case, "seed": seed, "evidence": evidence})
                 if args.keep:
                     with args.keep.open("a") as file:
