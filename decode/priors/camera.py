@@ -116,6 +116,8 @@ class CameraPrior(Section):
     """clock-induced charge of an EMCCD, electrons per pixel and frame"""
     scmos_read_noise_e: PositiveRange = (0.7, 2.5)
     """median read noise of an sCMOS, electrons; log-uniform"""
+    scmos_noise_spread: NonNegativeRange = (0.2, 0.2)
+    """standard deviation of the logarithm of the read noise over an sCMOS's pixels"""
     scmos_e_per_adu: PositiveRange = (0.2, 1.0)
     """electrons per ADU of an sCMOS"""
     hot_pixels: FractionRange = (0.0, 0.01)
@@ -199,8 +201,9 @@ class CameraPrior(Section):
                 spurious_e=each(uniform(self.spurious_e, n_movies, rng)),
             )
         maps = (n_movies, 1, *shape)
+        spread = each(uniform(self.scmos_noise_spread, n_movies, rng))
         noise = each(log_uniform(self.scmos_read_noise_e, n_movies, rng)) * torch.exp(
-            0.2 * torch.randn(*maps, generator=rng, device=rng.device)
+            spread * torch.randn(*maps, generator=rng, device=rng.device)
         )
         hot = rand(*maps) < each(uniform(self.hot_pixels, n_movies, rng))
         noise = torch.where(hot, noise * (3 + 27 * rand(*maps) ** 2), noise)

@@ -77,7 +77,8 @@ class Scene:
     """fraction of movies whose background jumps between frames: alternating lasers, flashes, steps,
     lamp noise"""
     flicker_factor: PositiveRange = (0.2, 5.0)
-    """background of the frames that jump over that of the others; log-uniform"""
+    """background of the frames that jump over that of the others; log-uniform, and raised to a
+    uniform power below 1, as slight jumps are harder to tell from molecules than wide ones"""
     flicker_noise: NonNegativeRange = (0.05, 0.4)
     """standard deviation of the logarithm of the background from frame to frame, in movies with
     lamp noise"""
@@ -221,7 +222,7 @@ class Scene:
         patterns = torch.stack([takes_turns, flashes, steps], 1)
         kind = (rand(n_movies) * 4).long()
         chosen = patterns[torch.arange(n_movies, device=rng.device), kind.clamp_max(2)]
-        jump = log_uniform(self.flicker_factor, n_movies, rng)[:, None]
+        jump = (log_uniform(self.flicker_factor, n_movies, rng) ** rand(n_movies))[:, None]
         spread = uniform(self.flicker_noise, n_movies, rng)[:, None]
         noise = torch.exp(spread * torch.randn(chosen.shape, generator=rng, device=rng.device))
         factor = torch.where((kind == 3)[:, None], noise, torch.where(chosen, jump, 1.0))
