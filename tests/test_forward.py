@@ -59,6 +59,16 @@ def test_noise_is_what_the_camera_states(rng: torch.Generator) -> None:
         torch.testing.assert_close(ratio, torch.ones(4), atol=0.03, rtol=0)
 
 
+def test_pixels_of_an_scmos_differ_in_their_noise_as_much_as_the_prior_says(
+    rng: torch.Generator,
+) -> None:
+    prior = CameraPrior(emccd_fraction=0.0, hot_pixels=(0.0, 0.0), scmos_noise_spread=(0.6, 0.6))
+    noise = torch.as_tensor(prior.sample(4, (64, 64), rng).read_noise_e)
+    torch.testing.assert_close(
+        noise.log().flatten(1).std(1), torch.full((4,), 0.6), atol=0.02, rtol=0
+    )
+
+
 def test_the_same_seed_gives_the_same_movie() -> None:
     model = drawn_from(Scene(), PSFPrior(), CameraPrior())
     one, two = (model.sample(3, 4, (24, 24), torch.Generator().manual_seed(5)) for _ in range(2))
