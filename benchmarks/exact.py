@@ -136,16 +136,22 @@ def lone(n: int, rng: torch.Generator) -> None:
 
 @torch.no_grad()
 def quadrature(
-    psf: GaussianPSF, camera: Camera, adu: Tensor, found: EmitterSet, *, axial: bool
+    psf: GaussianPSF,
+    camera: Camera,
+    adu: Tensor,
+    found: EmitterSet,
+    truth: EmitterSet,
+    *,
+    axial: bool,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (q,) on a dense grid in double precision; see
-    tests/test_importance.py."""
+    tests/test_importance.py.  The window is that around the start, the truth."""
     axes = [0, 1, 2] if axial else [0, 1]
     (side,) = windows_for(psf, camera, axial=axial, most=[MAX_BOUND_RATIO])
     assert found.xyz_sigma is not None
     assert found.background is not None
     cut = GaussianPSF(**psf.settings()).double().with_patch(side)
-    corner = (found.xyz[0, :2] / 100).floor().long() - side // 2
+    corner = (truth.xyz[0, :2] / 100).floor().long() - side // 2
     rows, columns = (slice(int(c), int(c) + side) for c in corner.flip(0))
     counts = adu[rows, columns].flatten().double()
     mean = torch.cat([found.xyz[0, axes], found.photons, found.background]).double()
@@ -184,7 +190,9 @@ def grid(rng: torch.Generator) -> None:
             assert found.photons_sigma is not None
             off, wide = [], []
             for i in range(n):
-                mean, sigma = quadrature(psf, camera, adu[2 * i], found[i : i + 1], axial=axial)
+                mean, sigma = quadrature(
+                    psf, camera, adu[2 * i], found[i : i + 1], truth[i : i + 1], axial=axial
+                )
                 own = torch.cat([found.xyz[i, axes], found.photons[i : i + 1]])
                 spread = torch.cat([found.xyz_sigma[i, axes], found.photons_sigma[i : i + 1]])
                 off.append(((own - mean[:-1]) / sigma[:-1]).abs().max())
