@@ -152,6 +152,8 @@ def test_molecules_that_nobody_proposed_come_to_the_bound(name: str, rng: torch.
     bound = cramer_rao_bound(astigmatic(), camera, truth.xyz, truth.photons, truth.background)
     error = (found.xyz[pairs[:, 1]] - truth.xyz[pairs[:, 0]]) / bound[pairs[:, 0], :3]
     assert (error.square().mean(0).sqrt() < 1.2).all(), error.square().mean(0).sqrt()
+    assert found.correlation is not None
+    assert bool((found.correlation.abs() < 1).all())
     # others may shine in unseen: sigmas are rather too large than too small
     spread = normalized_errors(truth, found, pairs).square().mean(0).sqrt()
     assert ((spread > 0.3) & (spread < 1.1)).all(), spread

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-from decode.emitters import EmitterSet
+from decode.emitters import EmitterSet, correlations
 from decode.likelihood.polish import (
     NETWORK_SHARE,
     NOISE_DEVIANCE,
@@ -429,11 +429,18 @@ class _Hypotheses:
         variance = fit.covariance.diagonal(dim1=1, dim2=2)[:, :4].clamp_min(0).to(own)
         known = variance.isfinite() & mean.isfinite()
         share = (NETWORK_SHARE * variance / own_variance).clamp_max(1).masked_fill(~known, 1.0)
-        variance = variance * self._inflation()[:, None].to(own)
+        inflation = self._inflation().to(own)
+        variance = variance * inflation[:, None]
         apart = (mean - own).masked_fill(~known, 0.0)
         mixed = (own + (1 - share) * apart).where(known, own)
         spread = share * own_variance + (1 - share) * variance.where(known, own_variance)
         sigma = (spread + share * (1 - share) * apart.square()).sqrt()
+        # the errors of the network along the axes are taken as independent
+        of_fit = ((1 - share) * inflation[:, None]).sqrt() / sigma
+        covariance = torch.where(
+            known[:, :, None] & known[:, None], fit.covariance[:, :4, :4].to(own), 0.0
+        )
+        correlation = correlations(covariance * of_fit[:, :, None] * of_fit[:, None])
         return replace(
             proposed,
             xyz=mixed[:, :3],
@@ -441,6 +448,9 @@ class _Hypotheses:
             background=fit.background.to(own),
             xyz_sigma=sigma[:, :3],
             photons_sigma=sigma[:, 3],
+            xyz_95=None,
+            photons_95=None,
+            correlation=correlation,
             goodness=fit.deviance.to(own),
             polished=fit.converged,
         )
@@ -550,7 +560,9 @@ class _Search:
         before = self._canvas.clone()
         self._draw(found[weak], -1)
         peaks = self._new(self._peaks(self._left(), self._wide))
-        peaks = self._distinct(peaks[peaks.near(found[weak], CLUSTER_NM)], found.none(), CLUSTER_NM)
+        # among molecules that are certain, the light that is left is not one molecule's
+        peaks = peaks[peaks.near(found[weak], CLUSTER_NM) & ~peaks.near(found[~weak], CLUSTER_NM)]
+        peaks = self._distinct(peaks, found.none(), CLUSTER_NM)
         self._canvas.copy_(before)
         weak &= found.near(peaks, CLUSTER_NM)
         if not bool(weak.any()):
