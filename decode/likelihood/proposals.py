@@ -43,7 +43,7 @@ photons over sigma up to which they count as weak"""
 CLUSTER_NM, AROUND_PX = 900.0, 8
 """how near to one another those of a group are; pixels around each whose deviance counts"""
 SPARSE_NM, FEW = 2000.0, 5
-"""only of those that have so few so near, themselves included: in the simulated crowds of 60 a frame
+"""only of those that have so few so near, themselves included: in simulated crowds of 60 a frame
 groups that give way are true too often, and the 3D efficiency is 3 lower"""
 WIDE = 2.0
 """area of a spot that is wide, over that of the smallest"""
