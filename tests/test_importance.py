@@ -207,7 +207,8 @@ def test_faint_molecules_are_sampled_again(rng: torch.Generator) -> None:
     assert found.xyz_sigma is not None
     assert found.xyz.isfinite().all()
     assert (found.xyz[:, 2].abs() < 600).all()
-    assert (found.xyz_sigma[:, 2] < 400).all()
+    # that of all depths is 346; where both ends are likelier than focus it is larger
+    assert (found.xyz_sigma[:, 2] < 500).all()
     assert (found.ess > 0.1).double().mean() > 0.5
 
 

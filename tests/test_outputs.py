@@ -51,6 +51,7 @@ COLLISIONS = {
         "t.csv m.tif",
         "t.csv t.hdf5 --to thunderstorm",
     ],
+    "drift": ["t.csv -o t.csv", "t.csv -o data.csv --apply data.csv"],
     "filter": [
         "t.csv -o t.csv --keep frame=1:",
         "t.hdf5 -o t.hdf5 --keep frame=1:",
@@ -85,6 +86,7 @@ COLLISIONS = {
         "psf.h5 --camera c.yaml -o psf.h5",
     ],
     "calibrate import": ["psf.h5 -o psf.h5", "psf.h5 -o psf.csv"],
+    "calibrate model": ["m.safetensors -o r.json"],
     "calibrate in-situ": [
         "m.tif --camera c.yaml --psf psf.h5 -o psf.h5",
         "m.tif --camera c.yaml -o m.tif",
@@ -102,11 +104,13 @@ COLLISIONS = {
 ELSEWHERE = {
     "render": "t.csv -o nowhere/t.png",
     "convert": "t.csv nowhere/t.csv",
+    "drift": "t.csv -o nowhere/t.csv",
     "filter": "t.csv -o nowhere/t.csv --keep frame=1:",
     "simulate": "r.yaml --frames 2 -o nowhere/s.tif --truth s.csv",
     "train": "r.yaml -o nowhere/m.safetensors",
     "calibrate psf": "b.tif --camera c.yaml -o nowhere/psf.h5",
     "calibrate import": "psf.h5 -o nowhere/psf.h5",
+    "calibrate model": "gaussian-2d -o nowhere/m.safetensors",
     "calibrate in-situ": "m.tif --camera c.yaml -o nowhere/psf.h5",
     "calibrate camera": "b.tif -o nowhere/c.yaml",
     "estimate": "m.tif --psf psf.h5 --camera c.yaml -o nowhere/train.yaml",
@@ -119,6 +123,7 @@ ELSEWHERE = {
 VICTIMS = {
     "localize": ("m.tif --model gaussian-2d -o out", "out/m.csv"),
     "run": ("m.tif --beads b.tif --camera c.yaml -o all", "all/train.yaml"),
+    "drift": ("t.csv -o new.csv", "new.csv"),
     "calibrate psf": ("b.tif --camera c.yaml -o new.h5", "new.h5"),
     "calibrate in-situ": ("m.tif --camera c.yaml -o new.h5", "new.h5"),
     "calibrate camera": ("b.tif -o new.yaml", "new.yaml"),
@@ -194,7 +199,7 @@ def options_that_name_files() -> list[tuple[str, str]]:
             if (
                 takes_path
                 and isinstance(about[0], OptionInfo)
-                and name not in ("out", "truth", "log")
+                and name not in ("out", "truth", "log", "picture")
             ):
                 named.append((verb, f"--{name.replace('_', '-')}"))
     return named

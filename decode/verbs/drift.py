@@ -73,7 +73,7 @@ def drift(
 
     Example:
         >>> import tempfile
-        >>> trace = "frame,x_nm,y_nm\\n1,0,0\\n120,30,0\\n"
+        >>> trace = "frame,x_nm,y_nm\\n1,0,0\\n200,30,0\\n"
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "stage.csv").write_text(trace)
         ...     out = Path(folder, "still.csv")

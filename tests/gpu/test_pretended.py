@@ -208,6 +208,7 @@ def test_a_step_of_training_waits_seldom_and_is_short(
     elif isinstance(psfs, SomeByPupils):
         psfs = replace(psfs, pupils=few(psfs.pupils.prior))
         psfs.pupils.draw(plan.movies, rng)
+        psfs.gaussians.draw(plan.movies, rng)  # moves to the GPU once
     forward = replace(config.forward_model(), psfs=psfs)
     model = config.localizer().to(CUDA, memory_format=torch.channels_last)
     learner = Learner(model, plan, Processes())

@@ -635,7 +635,7 @@ def test_the_panel_of_the_psf_states_how_the_stage_went(
     panel.out.setText(str(tmp_path / "psf.h5"))
     panel.run()
     qtbot.waitUntil(lambda: bool(panel.troubles), timeout=LONG)
-    assert "leave frames per plane and downwards out" in panel.troubles[0]
+    assert "leave frames per plane, upwards and downwards out" in panel.troubles[0]
     settings = panel.step.settings
     assert (settings.frames_per_plane, settings.downwards) == (3, True)
     assert settings.z_of_frames == tmp_path / "depths.txt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,9 @@ def test_planes_whose_depths_are_given_need_neither_step_nor_order(
     made = decode.calibrate_psf(
         frames, CAMERA, z_of_frames=(160.0 * (order - 5)).tolist(), model="gaussian"
     )
-    assert made.verdict == written.verdict
+    # what is said of the direction of the stage differs: depths state it
+    same = [not line.startswith("Above focus") for line in written.verdict]
+    assert list(compress(made.verdict, same)) == list(compress(written.verdict, same))
 
 
 def test_nothing_is_fitted_where_the_psf_would_be_written_over_the_beads(beads: Path) -> None:

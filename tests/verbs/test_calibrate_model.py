@@ -23,7 +23,7 @@ def test_a_calibrated_model_is_written_with_its_record(tmp_path: Path) -> None:
     with torch.no_grad():
         before.out.bias[[3, 4, 6]] -= 0.7
     out = tmp_path / "model.safetensors"
-    steps = calibrate_model.steps(before, out, movies=16)
+    steps = calibrate_model.steps(before, out, movies=40)
     fractions = [step.fraction for step in steps]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1

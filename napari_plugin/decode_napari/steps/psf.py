@@ -186,7 +186,7 @@ def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Ca
         z_step_nm=settings.z_step_nm,
         z_focus=settings.z_focus,
         frames_per_plane=settings.frames_per_plane,
-        downwards=settings.downwards,
+        downwards=settings.downwards or None,
         z_of_frames=settings.z_of_frames,
         bead_positions=settings.positions,
         model=settings.model,
