@@ -89,9 +89,9 @@ def train(
         log_dir=log_dir,
         report_every=report_every,
     ):
-        if last is not None:
-            yield last
         last = progress
+        if progress.fraction is None or progress.fraction < 1:  # the last one waits
+            yield progress
     assert last is not None
     model = load_model(out)
     movies = min(MOVIES, last.detail.step * config.training.movies // STEPS_A_MOVIE)
