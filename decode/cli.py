@@ -500,6 +500,7 @@ def drift(
     Writes OUT, OUT.drift.csv and OUT.drift.png.  Where the molecules do not tell the drift, nothing
     is written, and the exit code is 3.
     """
+    from decode.outputs import drift_files
     from decode.progress import Bar
     from decode.verbs.drift import drift as work
 
@@ -518,7 +519,7 @@ def drift(
     with Bar(total=1.0, bar_format=layout) as bar:
 
         def show(progress: Progress[None]) -> None:
-            bar.set_description_str(progress.message)
+            bar.set_description_str(progress.message, refresh=False)
             bar.update((progress.fraction or 0.0) - bar.n)
 
         _, stage = _followed(steps, show)
@@ -527,7 +528,7 @@ def drift(
             typer.echo(f"{axis}: {size:.1f} nm from end to end, known to {error:.1f} nm")
     if stage.jumps:
         typer.echo(f"jumps at frame {', '.join(str(at + 1) for at in stage.jumps)}")
-    _list([out, *(out.with_name(f"{out.stem}.drift.{suffix}") for suffix in ("csv", "png"))])
+    _list([out, *drift_files(out)])
 
 
 @app.command()
@@ -1157,6 +1158,8 @@ def models(
     if picture is not None:
         if name is None:
             raise ValueError("name the model whose calibration is to be drawn (--picture)")
+        if picture.suffix.lower() != ".png":
+            raise ValueError(f"{picture}: the picture is a PNG; choose a name that ends in .png")
         CalibrationRecord.of_model(known[name].record).picture(picture)
     if as_json:
         _print_json(

@@ -18,6 +18,7 @@ __all__ = [
     "camera_beside",
     "camera_files",
     "check_outputs",
+    "drift_files",
     "localize_files",
     "model_files",
     "output_formats",
@@ -210,6 +211,11 @@ def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:
         *model_files(folder / "model.safetensors"),
         *localize_files(movie, folder),
     )
+
+
+def drift_files(table: Path) -> tuple[Path, Path]:
+    """The drift that was subtracted from a table (CSV), and its plot, beside it."""
+    return table.with_name(f"{table.stem}.drift.csv"), table.with_name(f"{table.stem}.drift.png")
 
 
 def _check_suffix(path: Path, what: str, *suffixes: str) -> None:

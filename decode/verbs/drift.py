@@ -12,7 +12,7 @@ import numpy as np
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
 from decode.io.tables import read_table, write_table
-from decode.outputs import check_outputs, table_files, table_inputs
+from decode.outputs import check_outputs, drift_files, table_files, table_inputs
 from decode.postprocess.drift import (
     Drift,
     drift_of_fiducials,
@@ -86,28 +86,25 @@ def drift(
     paths = [Path(tables)] if isinstance(tables, Path | str) else [Path(t) for t in tables]
     if undo and apply is None:
         raise ValueError("--undo adds back a drift that was subtracted: name its file by --apply")
-    files = [*table_files(out), *_beside(out)]
+    files = [*table_files(out), *drift_files(out)]
     inputs = [file for path in paths for file in table_inputs(path)]
     check_outputs(files, inputs=[*inputs, *([] if apply is None else [Path(apply)])])
     yield Progress(0.0, "reading the molecules")
     molecules, parts = _read(paths, n_frames=n_frames, pixel_size_nm=pixel_size_nm)
-    if apply is None and STEP in molecules.metadata:
-        raise ValueError(
-            f"{paths[0]}: a drift was subtracted already; add it back first (--apply ... --undo), "
-            "or begin with the table before"
-        )
+    if not undo:
+        _refuse_corrected(paths, molecules)
     yield Progress(0.1, "estimating the drift")
     if apply is not None:
         stage = read_drift(apply)
     elif fiducials or places_nm:
-        stage = drift_of_fiducials(molecules, places_nm=places_nm, axial=z, n_frames=n_frames)
+        stage = drift_of_fiducials(molecules, places_nm=places_nm, axial=z, n_frames=sum(parts))
     else:
         stage = drift_of_molecules(
             molecules, axial=z, n_frames=sum(parts), jumps=np.cumsum(parts)[:-1].tolist(), seed=seed
         )
     still = stage.added_to(molecules) if undo else stage.subtracted_from(molecules)
     yield Progress(0.9, "writing")
-    trace, picture = _beside(out)
+    trace, picture = drift_files(out)
     write_drift(stage, trace)
     _draw(stage, picture)
     write_table(still, out)
@@ -115,9 +112,15 @@ def drift(
     return still, stage
 
 
-def _beside(out: Path) -> tuple[Path, Path]:
-    """Files of the drift and its plot."""
-    return out.with_name(f"{out.stem}.drift.csv"), out.with_name(f"{out.stem}.drift.png")
+def _refuse_corrected(paths: Sequence[Path], molecules: EmitterSet) -> None:
+    """Refuse to subtract a drift twice; a table that states nothing has the drift beside it."""
+    beside = (path for path in paths if drift_files(path)[0].exists())
+    corrected = paths[0] if STEP in molecules.metadata else next(beside, None)
+    if corrected is not None:
+        raise ValueError(
+            f"{corrected}: a drift was subtracted already; add it back first (--apply "
+            f"{drift_files(corrected)[0].name} --undo), or begin with the table before"
+        )
 
 
 def _read(

@@ -159,7 +159,15 @@ def run(
     more = partial(trained, settings=settings, minutes=minutes, device=device)
     return (
         yield from _in_rounds(
-            made, found, rounds, key, movie, known, settings, train=more, localize=again
+            made,
+            found,
+            rounds=rounds,
+            key=key,
+            movie=movie,
+            camera=known,
+            settings=settings,
+            train=more,
+            localize=again,
         )
     )
 
@@ -167,12 +175,12 @@ def run(
 def _in_rounds(
     made: Made,
     found: EmitterSet,
+    *,
     rounds: int,
     key: str,
     movie: Path,
     camera: CameraFile,
     settings: Sequence[str],
-    *,
     train: Callable[..., DetailedSteps[Stage, bool]],
     localize: Callable[..., DetailedSteps[Stage, EmitterSet]],
 ) -> DetailedSteps[Stage, EmitterSet]:

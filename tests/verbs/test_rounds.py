@@ -118,7 +118,15 @@ def test_rounds_go_on_while_they_improve(
 
     first = found(flux=3000.0, checks=(BAD,))
     steps = _in_rounds(
-        made, first, 3, "key", tmp_path / "movie.tif", None, (), train=train, localize=localize
+        made,
+        first,
+        rounds=3,
+        key="key",
+        movie=tmp_path / "movie.tif",
+        camera=None,
+        settings=(),
+        train=train,
+        localize=localize,
     )
     (*_, last) = steps
     assert trained == [tmp_path / "train-2.yaml"]
@@ -136,7 +144,15 @@ def test_without_a_cause_that_can_be_mended_there_is_no_other_round(tmp_path: Pa
 
     first = found(flux=3000.0, checks=(noisy,))
     steps = _in_rounds(
-        made, first, 3, "key", tmp_path / "movie.tif", None, (), train=never, localize=never
+        made,
+        first,
+        rounds=3,
+        key="key",
+        movie=tmp_path / "movie.tif",
+        camera=None,
+        settings=(),
+        train=never,
+        localize=never,
     )
     (last,) = steps
     assert "another round mends none of this" in last.message

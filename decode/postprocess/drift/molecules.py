@@ -19,9 +19,8 @@ from decode.repeats import repeats
 
 __all__ = ["drift_of_fiducials", "drift_of_molecules"]
 
-FEWEST = 200
-"""blinks, and frames"""
-FEWEST_FRAMES = 50
+FEWEST, FEWEST_FRAMES = 200, 50
+"""blinks and frames of which a drift is told"""
 MOST = 300_000
 """blinks that are looked at: those of some squares of the field where there are more"""
 SQUARES = 16
@@ -59,7 +58,7 @@ def drift_of_molecules(
 
     Raises:
         Undetermined: if there are too few molecules, no structure that would tell a drift, or the
-            drift is less than its uncertainty.
+            drift is less than its uncertainty and would blur the molecules.
         ValueError: if z is asked for, and the table has none.
     """
     seen, n_frames = _localizations(molecules, axial=axial, n_frames=n_frames)
@@ -75,7 +74,7 @@ def drift_of_molecules(
             "the molecules form no structure that would tell a drift: one drift explains them as "
             "well as another; use fiducials, or a trace of the stage (--apply)"
         )
-    _check_worth(curve)
+    _check_worth(curve, blinks)
     jumped = tuple(sorted(curve.jumps))
     return Drift(xyz=_with_z(curve.drift), sigma=_with_z(curve.sigma), jumps=jumped)
 
@@ -103,13 +102,15 @@ def drift_of_fiducials(
     return Drift(xyz=_with_z(drift), sigma=_with_z(sigma), origin=f"{len(fiducials)} fiducials")
 
 
-def _check_worth(curve: Curve) -> None:
-    """Refuse a drift that is less than its uncertainty."""
+def _check_worth(curve: Curve, blinks: Localizations) -> None:
+    """Refuse a drift that would blur the molecules by more than it moves them."""
     size = math.sqrt(float((curve.drift**2).mean()))
-    if not math.isfinite(curve.error) or (curve.error > size and curve.error > LEAST_SIGMA_NM):
+    blur = float(blinks.typical_sigma[0])
+    if not math.isfinite(curve.error) or curve.error > max(size, blur):
         raise Undetermined(
-            f"the drift is less than its uncertainty, {curve.error:.1f} nm: there are too few "
-            "molecules to tell it, and nothing need be corrected that can be seen"
+            f"the drift is known to {curve.error:.0f} nm only, which is more than it is and than "
+            "the molecules are uncertain: there are too few of them; use fiducials, or a trace of "
+            "the stage (--apply)"
         )
 
 
