@@ -993,7 +993,7 @@ def calibrate_model_(
     device: Device = "auto",
 ) -> None:
     """Probabilities, uncertainties, photons and counts of a model, corrected by fresh simulations
-    of its own recipe; `decode train` does it at its end."""
+    of its own recipe."""
     from decode.progress import Bar
     from decode.quality.calibration import CalibrationRecord
     from decode.verbs.calibrate_model import MOVIES

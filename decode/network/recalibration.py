@@ -8,11 +8,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, final
 
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from decode.emitters import EmitterSet
 from decode.network.counts import EFFECTS, conditional_logit
 
 __all__ = ["LISTED", "QUANTITIES", "Corrected", "Judge", "Recalibration", "Stated"]
@@ -27,10 +25,6 @@ LEVELS = (0.6826894921370859, 0.95)
 """probabilities of the two central intervals"""
 NORMAL_95 = 1.959963984540054
 """half-width of the central 95 % interval of a standard normal distribution"""
-BESIDE_PX, AROUND_PX = 1.5, 4.5
-"""radii within which the rows of a table are beside a molecule, and around it"""
-FAR_NM = 1e5
-"""between frames, where they are laid out along an axis"""
 LISTED = 0.5
 """probability above which uncertainties and photons are fitted: that of a table's rows"""
 ENOUGH = 400
@@ -78,40 +72,6 @@ class Stated:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         chosen: dict[str, Any] = {k: v[rows] for k, v in columns.items() if isinstance(v, Tensor)}
         return replace(self, **chosen)
-
-    @classmethod
-    def of_table(cls, table: EmitterSet, pixel_size_nm: float) -> Stated:
-        """What a table of molecules states; its own rows are what is expected around each.
-
-        Raises:
-            ValueError: if it lacks background, probability or sigmas.
-        """
-        columns = table.columns()
-        needed = ("background", "probability", "xyz_sigma", "photons_sigma")
-        if missing := [name for name in needed if name not in columns]:
-            raise ValueError(f"the table lacks {', '.join(missing)}: nothing can be recalibrated")
-        known = {name: column.double().cpu() for name, column in columns.items()}
-        apart = FAR_NM * known["frame"][:, None]
-        tree = cKDTree(torch.cat([known["xyz"][:, :2], apart], 1).numpy(), balanced_tree=False)
-        p = known["probability"]
-
-        def within(radius_px: float) -> Tensor:
-            pairs = torch.from_numpy(
-                tree.query_pairs(radius_px * pixel_size_nm, output_type="ndarray")
-            )
-            one, other = pairs.long().unbind(1)
-            return torch.zeros_like(p).index_add(0, one, p[other]).index_add(0, other, p[one])
-
-        beside = within(BESIDE_PX)
-        return cls(
-            probability=p,
-            beside=beside,
-            around=within(AROUND_PX) - beside,
-            mean=_by_quantity(known["xyz"], known["photons"]),
-            sigma=_by_quantity(known["xyz_sigma"], known["photons_sigma"]).nan_to_num(0.0),
-            background=known["background"],
-            pixel_size_nm=pixel_size_nm,
-        )
 
     def to(self, device: torch.device | str) -> Stated:
         """The same on another device."""
@@ -319,33 +279,6 @@ class Recalibration:
             half_95=NORMAL_95 * factors[:, 5:9],
         )
 
-    def applied(self, table: EmitterSet, pixel_size_nm: float) -> EmitterSet:
-        """A table with corrections that were fitted to tables of its kind (`Stated.of_table`).
-
-        Raises:
-            ValueError: if it lacks background, probability or sigmas.
-        """
-        stated = Stated.of_table(table, pixel_size_nm)
-        corrected = self.of(stated)
-        own, unknown = table.photons.dtype, table.xyz.new_full((len(table),), torch.nan)
-        half_68, half_95 = (
-            (half * stated.sigma).to(table.xyz) for half in (corrected.half_68, corrected.half_95)
-        )
-        flat = bool((stated.sigma[:, 3] == 0).all())
-
-        def by_axis(half: Tensor) -> Tensor:
-            return torch.stack([half[:, 0], half[:, 1], unknown if flat else half[:, 3]], 1)
-
-        return replace(
-            table,
-            probability=corrected.probability.to(table.xyz),
-            photons=table.photons * corrected.light.to(own),
-            xyz_sigma=by_axis(half_68),
-            photons_sigma=half_68[:, 2],
-            xyz_95=by_axis(half_95),
-            photons_95=half_95[:, 2],
-        )
-
     @staticmethod
     def _linear(features: Tensor, coefficients: Tensor, limits: Tensor) -> Tensor:
         return design_of(features, limits.to(features)) @ coefficients.to(features).T
@@ -411,11 +344,6 @@ class Recalibration:
             for level, normal in zip(LEVELS, (1.0, NORMAL_95), strict=True)
         )
         return replace(self, light=light, half_68=half_68, half_95=half_95, listed_range=limits)
-
-
-def _by_quantity(xyz: Tensor, photons: Tensor) -> Tensor:
-    """(n, 4) by `QUANTITIES`."""
-    return torch.cat([xyz[:, :2], photons[:, None], xyz[:, 2:]], 1)
 
 
 def _limits(features: Tensor) -> Tensor:

@@ -57,9 +57,8 @@ def calibrate_model(
 ) -> Steps[Localizer]:
     """Fit a model's recalibration to fresh simulations of its own recipe, and measure it on others.
 
-    `decode train` does the same at its end; this is for models that were trained before.  What was
-    fitted before is forgotten.  Seeds are the recipe's plus a constant: neither the training nor
-    its validation has seen these movies.
+    What was fitted before is forgotten.  Seeds are the recipe's plus a constant: neither the
+    training nor its validation has seen these movies.
 
     `calibrate_model.steps` does the same step by step.
 

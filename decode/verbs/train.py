@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,16 +13,11 @@ from decode.config import TrainConfig, load_config
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, model_files
-from decode.progress import DetailedSteps, Progress, Stepwise, relayed
+from decode.progress import DetailedSteps, Stepwise
 from decode.training import loop
-from decode.verbs.calibrate_model import MOVIES, calibrate_model
 
 __all__ = ["conditioned_for", "starting_model", "train"]
 
-STEPS_A_MOVIE, FEWEST_MOVIES = 50, 40
-"""a training of so many movies is calibrated by one more, and with fewer than these by none"""
-UNFINISHED = 0.999
-"""fraction of a training that is not yet calibrated"""
 STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from, in the order in which they are tried"""
 
@@ -41,7 +35,7 @@ def train(
     log_dir: Path | str | None = None,
     report_every: int = 50,
 ) -> DetailedSteps[loop.TrainingReport, Localizer]:
-    """Train a model on simulations of a recipe, calibrate it on others, and write it to a file.
+    """Train a model on simulations of a recipe, and write it to a file.
 
     `train.steps` does the same step by step: details are losses and figures of validations.
 
@@ -78,8 +72,7 @@ def train(
     check_outputs(model_files(Path(out)), inputs=[recipe, start])
     config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)
     origin = starting_model(start, config) if isinstance(start, Path | str) else start
-    last: Progress[loop.TrainingReport] | None = None
-    for progress in loop.train(
+    yield from loop.train(
         config,
         out,
         minutes=minutes,
@@ -88,24 +81,8 @@ def train(
         start=origin,
         log_dir=log_dir,
         report_every=report_every,
-    ):
-        last = progress
-        if progress.fraction is None or progress.fraction < 1:  # the last one waits
-            yield progress
-    assert last is not None
-    model = load_model(out)
-    movies = min(MOVIES, last.detail.step * config.training.movies // STEPS_A_MOVIE)
-    # of several processes (torchrun) the first one writes
-    if movies >= FEWEST_MOVIES and os.environ.get("RANK", "0") == "0":
-        running = replace(last.detail, validation=None, remarks=())
-
-        def of_calibration(own: Progress[object]) -> Progress[loop.TrainingReport]:
-            return Progress(UNFINISHED, own.message, detail=running)
-
-        steps = calibrate_model.steps(model, out, movies=movies, device=device)
-        model = yield from relayed(steps, of_calibration)
-    yield last
-    return model
+    )
+    return load_model(out)
 
 
 def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:

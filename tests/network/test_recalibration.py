@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from decode.emitters import EmitterSet
 from decode.network.counts import Counts
 from decode.network.localizer import Localizer, NetworkConfig
 from decode.network.posterior import SetPosterior
@@ -257,54 +256,6 @@ def test_crowding_is_the_expected_number_in_the_pixels_around(rng: torch.Generat
     assert len(frame) > 500
     assert len(stated_squares) > 300
     assert set(stated_squares) <= squares
-
-
-def table_of(n: int, seed: int) -> tuple[EmitterSet, Tensor]:
-    """A table whose sigmas are too small by a factor of 1.5, and its (n, 4) errors."""
-    known = stated(n, seed)
-    rng = torch.Generator().manual_seed(seed)
-    xyz = 6400 * torch.rand(n, 3, generator=rng, dtype=torch.float64)
-    table = EmitterSet(
-        frame=torch.arange(n) // 50,
-        xyz=torch.cat([xyz[:, :2], known.mean[:, 3:]], 1),
-        photons=known.mean[:, 2],
-        background=known.background,
-        probability=known.probability.clamp_min(0.6),
-        xyz_sigma=known.sigma[:, [0, 1, 3]],
-        photons_sigma=known.sigma[:, 2],
-    )
-    return table, 1.5 * known.sigma * normal(n, seed + 1)
-
-
-def test_tables_of_other_origin_are_recalibrated_too() -> None:
-    table, error = table_of(8000, 50)
-    assert table.probability is not None
-    rng = torch.Generator().manual_seed(1)
-    true = torch.rand(8000, generator=rng, dtype=torch.float64) < table.probability
-    known = Stated.of_table(table, 100.0)
-    recalibration = Recalibration.fit(known, lambda _: (true, error), table.frame)
-    fresh, error = table_of(4000, 60)
-    mended = recalibration.applied(fresh, 100.0)
-    assert mended.xyz_sigma is not None
-    assert mended.xyz_95 is not None
-    error = error[:, [0, 1, 3]]
-    assert coverage(error, mended.xyz_sigma) == pytest.approx([0.6827] * 3, abs=0.025)
-    assert coverage(error, mended.xyz_95) == pytest.approx([0.95] * 3, abs=0.012)
-    with pytest.raises(ValueError, match="lacks background"):
-        recalibration.applied(replace(fresh, background=None), 100.0)
-
-
-def test_neighbours_in_a_table_are_those_of_the_frame() -> None:
-    table, _ = table_of(3, 1)
-    place = torch.tensor([[1000.0, 1000.0, 0.0], [1100.0, 1000.0, 0.0], [1400.0, 1000.0, 0.0]])
-    sure = torch.tensor([0.5, 0.25, 1.0])
-    known = Stated.of_table(replace(table, xyz=place, probability=sure), 100.0)
-    assert known.beside.tolist() == [0.25, 0.5, 0.0]
-    assert known.around.tolist() == [1.0, 1.0, 0.75]
-    apart = Stated.of_table(
-        replace(table, xyz=place, probability=sure, frame=torch.arange(3)), 100.0
-    )
-    assert float((apart.beside + apart.around).sum()) == 0
 
 
 def test_a_file_keeps_the_recalibration_and_does_without_one(tmp_path: Path) -> None:
