@@ -15,8 +15,8 @@ Y = TypeVar("Y")
 R = TypeVar("R")
 
 
-class Stopped(Exception):
-    """The user stopped the verb."""
+class Stopped(BaseException):
+    """The user stopped the verb; no error, or a reader of files would report one of its own."""
 
 
 @final

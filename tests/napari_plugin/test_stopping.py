@@ -16,6 +16,7 @@ import torch
 
 from decode import open_movie, write_movie
 from decode.calibrate.gaussian import fit_gaussian
+from decode.errors import reading
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.progress import Progress, Steps, Stepwise
@@ -170,6 +171,18 @@ def test_a_stop_reaches_a_verb_between_its_yields_and_lets_it_clean_up() -> None
         next(watched)
     assert time.monotonic() - start < 5
     assert cleaned == [True]
+
+
+def test_a_verb_that_is_stopped_while_it_reads_a_file_tells_no_ill_of_the_file() -> None:
+    def verb() -> Verb:
+        yield Progress(None, "begun")
+        with reading("camera.yaml", "a camera file"):
+            stop.ask()
+            torch.zeros(3)
+
+    stop = Stop()
+    with pytest.raises(Stopped):
+        stages(stop.watch(verb()))
 
 
 def test_a_verb_that_is_left_alone_gives_its_reports_and_its_result() -> None:
