@@ -13,6 +13,7 @@ from torch import Tensor
 from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import Conditioning, KnownOptics
 from decode.emitters import EmitterSet
+from decode.io.psfs import PSFFile
 from decode.likelihood import fit_emitters, fit_jointly
 from decode.models import load_model
 from decode.network.localizer import Localizer
@@ -132,7 +133,7 @@ def test_photons_of_isolated_molecules_are_those_they_sent(kind: str, rng: torch
 
 
 def conditioning(model: Localizer, psf: PSF) -> Conditioning:
-    pupil = partial(calibrated_pupil, psf, Z_NM)
+    pupil = partial(calibrated_pupil, PSFFile(psf=psf, z_range_nm=Z_NM))
     return model.domain.conditioning(KnownOptics(pixel_size_nm=PIXEL_NM, pupil=pupil))
 
 

@@ -88,7 +88,7 @@ def file(psf: PSF) -> PSFFile:
 
 
 def conditioning(model: Localizer, psf: PSFFile) -> Conditioning:
-    pupil = partial(calibrated_pupil, psf.psf, psf.z_range_nm)
+    pupil = partial(calibrated_pupil, psf)
     return model.domain.conditioning(KnownOptics(pixel_size_nm=psf.psf.pixel_size_nm, pupil=pupil))
 
 

@@ -14,7 +14,7 @@ from decode.models import load_model, shipped_models
 from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 
-__all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil", "unserved_psf"]
+__all__ = ["WAVELENGTH_NM", "as_pupil", "calibrated_pupil", "unserved_psf", "with_pupil"]
 
 PHOTONS, BACKGROUND = 5000.0, 20.0
 """photons of the compared images, and their background per pixel, which weight the pixels"""
@@ -25,38 +25,47 @@ MAX_MISFIT = 0.3
 0.06, a vortex 1.5"""
 
 
-def calibrated_pupil(psf: PSF, z_range_nm: tuple[float, float]) -> CalibratedPupil:
-    """The pupil with the same images as a calibrated PSF.
-
-    Args:
-        psf: any PSF.
-        z_range_nm: depths of the calibration.
+def calibrated_pupil(file: PSFFile) -> CalibratedPupil:
+    """The pupil with the same images as a calibrated PSF; takes seconds, unless the file holds it.
 
     Raises:
         ValueError: if no pupil with a cylindrical lens has such images.
     """
-    if isinstance(psf, PupilPSF):
-        return CalibratedPupil(psf=psf)
-    fit = as_pupil(psf, z_range_nm)
+    if file.pupil is not None:
+        return file.pupil
+    if isinstance(file.psf, PupilPSF):
+        return CalibratedPupil(psf=file.psf)
+    fit = as_pupil(file.psf, file.z_range_nm)
     if fit.misfit > MAX_MISFIT:
         raise ValueError(
             "this model serves pupils with a cylindrical lens, which the PSF is not (its images "
             f"differ by {fit.misfit:.2g} times the variance of noise at 5000 photons)"
         )
-    z = torch.linspace(*z_range_nm, len(fit.photons))
+    z = torch.linspace(*file.z_range_nm, len(fit.photons))
     return CalibratedPupil(psf=fit.psf, z_nm=tuple(z.tolist()), light=tuple(fit.photons.tolist()))
+
+
+def with_pupil(file: PSFFile) -> PSFFile:
+    """The calibration with the pupil that has the same images, if one has: what every localization
+    in 3D asks for."""
+    if file.z_range_nm[0] == file.z_range_nm[1] or isinstance(file.psf, PupilPSF):
+        return file
+    try:
+        return replace(file, pupil=calibrated_pupil(file))
+    except ValueError:
+        return file
 
 
 def unserved_psf(file: PSFFile) -> str:
     """Why no shipped model takes a calibrated PSF in 3D, in a sentence; "" where one does.
 
-    Takes seconds, as a PSF that is no pupil is fitted by one.
+    Takes seconds for a PSF that is no pupil, unless the file holds the pupil with its images.
     """
     why = []
     optics = KnownOptics(
         pixel_size_nm=file.psf.pixel_size_nm,
         psf_pixel_size_nm=file.psf.pixel_size_nm,
-        pupil=partial(calibrated_pupil, file.psf, file.z_range_nm),
+        pupil=partial(calibrated_pupil, file),
     )
     for name in shipped_models():
         domain = load_model(name).domain

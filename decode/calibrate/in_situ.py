@@ -184,7 +184,8 @@ def refine_in_situ(
     spots = crop_spots(own.without_bad(own.to_photons(adu)), psf=psf, camera=camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)
     found = fit_in_situ(spots, psf=psf, camera=camera.camera, z_range_nm=depth)
-    refined = replace(start, psf=found.psf, sources=(*start.sources, str(movie)), figures={})
+    sources = (*start.sources, str(movie))
+    refined = replace(start, psf=found.psf, pupil=None, sources=sources, figures={})
     return refined, found.verdict
 
 

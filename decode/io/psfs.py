@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from decode.atomic import atomic
-from decode.io.hdf5 import array_of, open_hdf5, set_text, text_of
+from decode.conditioning import CalibratedPupil
+from decode.io.hdf5 import array_of, attribute_of, open_hdf5, set_text, text_of
 from decode.optics.description import PSFDescription, describe, rebuild
 from decode.optics.psf import PSF
+from decode.optics.pupil import PupilPSF
 
 __all__ = ["PSFFile", "ZDirection", "read_psf", "write_psf"]
 
@@ -25,6 +27,9 @@ FORMAT = "decode-psf-1"
 LAYOUT = "v108"
 """version of HDF5's layout: it has checksums, and attributes of any size; all readers since 2008
 know it"""
+
+PUPIL = "pupil"
+"""the group that holds the pupil with the same images"""
 
 ZDirection: TypeAlias = Literal["stated", "assumed"]
 """whether the user said which way the stage moved, or it was taken to have moved up"""
@@ -54,6 +59,8 @@ class PSFFile:
     origin: str = ""
     """convention for x = y = 0, the position of an emitter in its image"""
     z_direction: ZDirection = "assumed"
+    pupil: CalibratedPupil | None = None
+    """the pupil with the same images, where it was fitted; it belongs to `psf`"""
 
     def __post_init__(self) -> None:
         if not -math.inf < self.z_range_nm[0] <= self.z_range_nm[1] < math.inf:
@@ -89,15 +96,12 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
     Raises:
         OSError: if it cannot be written; then there is none.
     """
-    kind, settings, arrays = describe(file.psf)
     image = io.BytesIO()  # where HDF5 cannot write to a disk, it crashes
     with h5py.File(image, "w", libver=(LAYOUT, LAYOUT)) as h5:
         texts = {
             "format": FORMAT,
-            "kind": kind,
             "length_unit": "nm",
             "z": "0 in focus, positive as the stage's z in the bead stack",
-            "settings": json.dumps(settings),
             "sources": json.dumps(file.sources),
             "figures": json.dumps(dict(file.figures)),
             "origin": file.origin,
@@ -117,8 +121,12 @@ def write_psf(path: Path | str, file: PSFFile) -> None:
             h5.attrs["field_px"] = np.array(file.psf.field_nm) / file.psf.pixel_size_nm
         for name, text in texts.items():
             set_text(h5, name, text)
-        for name, value in arrays.items():
-            h5.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+        _set_psf(h5, file.psf)
+        if file.pupil is not None:
+            group = h5.create_group(PUPIL)
+            _set_psf(group, file.pupil.psf)
+            group.attrs["z_nm"] = file.pupil.z_nm
+            group.attrs["light"] = file.pupil.light
     with atomic(path) as temporary:
         temporary.write_bytes(image.getvalue())
 
@@ -143,16 +151,47 @@ def read_psf(path: Path | str) -> PSFFile:
         return _file(h5)
 
 
+def _set_psf(holder: h5py.Group, psf: PSF) -> None:
+    kind, settings, arrays = describe(psf)
+    set_text(holder, "kind", kind)
+    set_text(holder, "settings", json.dumps(settings))
+    for name, value in arrays.items():
+        holder.create_dataset(name, data=value.numpy(), compression="gzip", shuffle=True)
+
+
+def _psf(holder: h5py.Group) -> PSF:
+    arrays = {
+        name: torch.from_numpy(array_of(holder, name).astype(np.float32))
+        for name in holder
+        if name != PUPIL
+    }
+    settings = json.loads(text_of(holder, "settings"))
+    return rebuild(PSFDescription(text_of(holder, "kind"), settings, arrays))
+
+
+def _pupil(h5: h5py.File) -> CalibratedPupil | None:
+    """Earlier files hold none."""
+    if PUPIL not in h5:
+        return None
+    psf = _psf(h5[PUPIL])
+    if not isinstance(psf, PupilPSF):
+        raise ValueError(f"its pupil is a PSF of the kind {psf.kind}")
+    z_nm, light = (_numbers(h5[PUPIL], name) for name in ("z_nm", "light"))
+    return CalibratedPupil(psf=psf, z_nm=z_nm, light=light)
+
+
+def _numbers(holder: h5py.Group, name: str) -> tuple[float, ...]:
+    return tuple(np.atleast_1d(attribute_of(holder, name)).astype(float).tolist())
+
+
 def _file(h5: h5py.File) -> PSFFile:
-    arrays = {name: torch.from_numpy(array_of(h5, name).astype(np.float32)) for name in h5}
     attributes: dict[str, Any] = dict(h5.attrs)
-    settings, sources, figures = (
-        json.loads(text_of(h5, name)) for name in ("settings", "sources", "figures")
-    )
+    sources, figures = (json.loads(text_of(h5, name)) for name in ("sources", "figures"))
     low, high = (float(z) for z in attributes["z_range_nm"])
     usable = attributes.get("usable_nm")
     return PSFFile(
-        psf=rebuild(PSFDescription(text_of(h5, "kind"), settings, arrays)),
+        psf=_psf(h5),
+        pupil=_pupil(h5),
         z_range_nm=(low, high),
         usable_nm=None if usable is None else (float(usable[0]), float(usable[1])),
         sources=tuple(sources),

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from decode.acquisition import stated_camera, stated_files
-from decode.calibrate.as_pupil import WAVELENGTH_NM
+from decode.calibrate.as_pupil import WAVELENGTH_NM, with_pupil
 from decode.calibrate.psf import Optics, PSFCalibration, check_model, fit_psf, read_positions
 from decode.calibrate.report import Drawn, draw_pictures, save_report, verdict
 from decode.calibrate.scan import read_scan
@@ -58,6 +58,7 @@ def calibrate_psf(
     optics: Optics | None = None,
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
+    pupil: bool = True,
 ) -> Steps[CalibratedPSF]:
     """Calibrate a PSF from z-stacks of beads.
 
@@ -85,6 +86,8 @@ def calibrate_psf(
         optics: facts of the objective, for a pupil.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's.
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
+        pupil: whether to keep the pupil with the same images, by which shipped models know the
+            PSF; without it, they fit it each time.
 
     Returns:
         The calibration; its PSF is in focus at z = 0 of the stage.
@@ -129,7 +132,10 @@ def calibrate_psf(
         positions_nm=positions,
         optics=optics,
     )
-    calibration = yield from part(fit, 0.0, 0.85)
+    calibration = yield from part(fit, 0.0, 0.75)
+    if pupil:
+        yield Progress(0.75, "fitting the pupil with the same images")
+        calibration = replace(calibration, file=with_pupil(calibration.file))
     pictures: tuple[Drawn, ...] = ()
     if out is not None:
         pictures = yield from part(draw_pictures.steps(calibration), 0.85, 0.95)

@@ -308,7 +308,7 @@ def localize_movie(
         shape=movie.shape[1:],
         psf_sigma_nm=acquisition.psf_sigma_nm,
         psf_pixel_size_nm=None if psf is None else psf.psf.pixel_size_nm,
-        pupil=None if psf is None else partial(calibrated_pupil, psf.psf, psf.z_range_nm),
+        pupil=None if psf is None else partial(calibrated_pupil, psf),
     )
     known = model.domain.conditioning(optics)
     polish = _polishes(model, psf, polish=polish) and not (posteriors or samples)

@@ -162,7 +162,7 @@ def refined_psf(movie: Path, camera: CameraFile, start: PSFFile) -> tuple[PSFFil
     Raises:
         ValueError: if no pupil has images like the PSF's, or too few molecules stand alone.
     """
-    pupil = calibrated_pupil(start.psf, start.z_range_nm).psf
+    pupil = calibrated_pupil(start).psf
     file = PSFFile(
         psf=pupil,
         z_range_nm=start.z_range_nm,

@@ -270,6 +270,7 @@ def _calibrated(
             downwards=scan.downwards,
             z_of_frames=scan.z_nm,
             bead_positions=positions_nm,
+            pupil=False,
         )
         calibrated = yield from of_stage("calibrate", steps)
         made.done.note("calibrate", key)

@@ -96,7 +96,7 @@ def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
     file = config.psf.calibrated() if serves_many else None
     if file is None:
         return model
-    pupil = partial(calibrated_pupil, file.psf, file.z_range_nm)
+    pupil = partial(calibrated_pupil, file)
     known = domain.conditioning(KnownOptics(pixel_size_nm=config.pixel_size_nm, pupil=pupil))
     shift_px = -known.z_offset_nm / config.pixel_size_nm
     context = model.context_map(known.values)
