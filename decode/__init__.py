@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from decode.optics.pupil import PupilPSF
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
+    from decode.rendering import Rendering
     from decode.verbs.calibrate_camera import calibrate_camera
     from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
@@ -48,6 +49,7 @@ __all__ = [
     "Localizer",
     "Movie",
     "PupilPSF",
+    "Rendering",
     "Scene",
     "SetPosterior",
     "SplinePSF",
@@ -82,6 +84,7 @@ _HOME = {
     "Localizer": "network.localizer",
     "Movie": "io.movies",
     "PupilPSF": "optics.pupil",
+    "Rendering": "rendering",
     "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",

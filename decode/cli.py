@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 D = TypeVar("D")
 R = TypeVar("R")
 
+LAYOUT = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}"
+"""of a bar of work of which a fraction is done"""
+
 # What takes long to import (PyTorch, SciPy, HDF5) is imported inside the commands, so that `decode
 # --help` is instant.
 
@@ -419,13 +422,82 @@ def _summary(movie: Path, done: Localized) -> dict[str, Any]:
 @app.command()
 def render(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Picture in colours (.png, .svg), or densities (.tif, OME-TIFF)."
+        ),
+    ],
+    *,
+    kernel: Annotated[
+        str, typer.Option(help="gaussian (as wide as the uncertainty), histogram or scatter.")
+    ] = "gaussian",
+    color: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN",
+            help="What colours show: z, time, photons, any column, or density; without: z where "
+            "there is depth (.png, .svg).",
+        ),
+    ] = "auto",
+    color_range: Annotated[
+        str | None,
+        typer.Option("--range", metavar="LOW,HIGH", help="Values of the first and last colour."),
+    ] = None,
+    colormap: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of Matplotlib's, as viridis.")
+    ] = None,
+    view: Annotated[str, typer.Option(help="xy, xz or yz: to the right, and downwards.")] = "xy",
+    pixel: Annotated[
+        float | None, typer.Option(metavar="NM", help="Side of a pixel of the picture.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Part of the field, nm.")
+    ] = None,
+    slices: Annotated[
+        float | None,
+        typer.Option(metavar="NM", help="Thickness of slices, across the axis looked along."),
+    ] = None,
+    contrast: Annotated[
+        str,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Black and full brightness, in percent of the pixels with molecules, or in "
+            "molecules a um2: 0,5000/um2.",
+        ),
+    ] = "0,99",
+    gamma: Annotated[float, typer.Option(help="Brightness is density to this power.")] = 0.5,
+    scale_bar: Annotated[bool, typer.Option("--scale-bar/--no-scale-bar")] = True,
     pixel_size: TablePixelSize = None,
 ) -> None:
-    """A table to a picture: each molecule a Gaussian as wide as its uncertainty."""
+    """A table to a picture, or to densities for ImageJ and other programs."""
+    from decode.progress import Bar
+    from decode.rendering import Contrast, Rendering
     from decode.verbs.render import render as draw
 
-    molecules = draw(table, out, pixel_size_nm=pixel_size)
+    ends = None if color_range is None else _numbers(color_range, "--range", "LOW,HIGH")
+    box = None if region is None else _numbers(region, "--region", "X0,Y0,X1,Y1")
+    rendering = Rendering(
+        kernel=cast(Any, kernel),
+        color=color,
+        color_range=cast(Any, ends),
+        colormap=colormap,
+        view=cast(Any, view),
+        pixel_nm=pixel,
+        region_nm=cast(Any, box),
+        slices_nm=slices,
+        contrast=Contrast.parse(contrast),
+        gamma=gamma,
+        scale_bar=scale_bar,
+    )
+    steps = draw.steps(table, out, rendering, pixel_size_nm=pixel_size)
+    with Bar(total=1.0, bar_format=LAYOUT) as bar:
+
+        def show(progress: Progress[object]) -> None:
+            bar.set_description_str(progress.message, refresh=False)
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        molecules = _followed(steps, show)
     typer.echo(f"{len(molecules)} molecules")
     _list([out])
 
@@ -515,8 +587,7 @@ def drift(
         n_frames=frames,
         pixel_size_nm=pixel_size,
     )
-    layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}"
-    with Bar(total=1.0, bar_format=layout) as bar:
+    with Bar(total=1.0, bar_format=LAYOUT) as bar:
 
         def show(progress: Progress[None]) -> None:
             bar.set_description_str(progress.message, refresh=False)
@@ -1221,6 +1292,16 @@ def _place(text: str) -> tuple[float, float]:
     except ValueError:
         raise ValueError(f"--at {text}: write it as X,Y in nm") from None
     return x, y
+
+
+def _numbers(text: str, option: str, form: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != len(form.split(",")):
+        raise ValueError(f"{option} {text}: write it as {form}")
+    return numbers
 
 
 def _size(text: str) -> tuple[float, float]:

@@ -321,7 +321,7 @@ def test_tables_are_kept_when_the_picture_cannot_be_drawn(
         assert files_in(place / "out") == ["movie.csv", "movie.hdf5", "movie.yaml"]
         raise MemoryError
 
-    monkeypatch.setattr("decode.rendering.render_image", drawing)
+    monkeypatch.setattr("decode.rendering.files.picture_of", drawing)
     result = localize(place)
     assert result.exit_code == 1
     assert "movie.png: there is not enough memory; written: " in result.stderr

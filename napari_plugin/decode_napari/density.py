@@ -69,19 +69,10 @@ class Density:
 
     def count(self, halved: int, rows: range, columns: range) -> Picture:
         """(y, x) molecules per um2 in a window of a level of the pyramid."""
+        from decode.rendering import counted  # PyTorch, which a reader of movies needs not
+
         row, column = self._shown >> halved
-        inside = (
-            (row >= rows.start)
-            & (row < rows.stop)
-            & (column >= columns.start)
-            & (column < columns.stop)
-        )
-        index = (row[inside] - rows.start).astype(np.int64) * len(columns) + (
-            column[inside] - columns.start
-        )
-        counts = np.bincount(index, minlength=len(rows) * len(columns)).reshape(
-            len(rows), len(columns)
-        )
+        counts = counted(row, column, (rows, columns))
         area_nm2 = (FINEST_NM * 2**halved) ** 2
         return (counts * (NM2_PER_UM2 / area_nm2)).astype(np.float32)
 

@@ -27,7 +27,7 @@ from decode_napari.recovery import discard, kept, place_for, write
 from decode_napari.samples import sample_file
 from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps import STEPS
-from decode_napari.steps.export import ExportStep, RenderSettings
+from decode_napari.steps.export import SETTINGS, ExportStep
 from decode_napari.steps.inspect import InspectStep, _noise
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep, region_in, region_text
 from decode_napari.steps.model import ModelStep, TrainSettings, card_of
@@ -377,7 +377,7 @@ def test_what_the_molecules_explain_is_taken_from_the_frame(session: Session) ->
 
 def test_a_picture_holds_the_molecules_that_pass(session: Session, tmp_path: Path) -> None:
     step = ExportStep(session)
-    step.settings = RenderSettings(pixel_nm=20.0)
+    step.settings = replace(SETTINGS, pixel_nm=20.0)
     rendered = drain(step.render())
     assert session.found is not None
     assert rendered.image.shape == (320, 320)
@@ -405,8 +405,8 @@ def test_what_was_opened_is_not_saved_over(session: Session, tmp_path: Path) -> 
         export.save_table(table)
     with pytest.raises(ValueError, match=r"camera\.yaml is there and belongs to no table"):
         export.save_table(tmp_path / "camera.hdf5")
-    with pytest.raises(ValueError, match=r"pictures are written as \.png"):
-        export.save_picture(tmp_path / "picture.tif")
+    with pytest.raises(ValueError, match=r"pictures are written as \.png, \.tif or \.svg"):
+        export.save_picture(tmp_path / "picture.jpg")
     assert table.read_bytes() == before
     assert camera.read_text() == "pixel_size_nm: 100\n"
 

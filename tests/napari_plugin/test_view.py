@@ -6,15 +6,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from decode import EmitterSet, open_movie, write_movie
 from decode.optics.camera import Camera
+from decode.rendering import Rendering, render_image
 from decode_napari.layers import LazyFrames, movie_layer
 from decode_napari.molecules import Filter
 from decode_napari.qt.view import CHOSEN, RINGS_PX, camera_of, half_canvas_um
@@ -141,39 +143,49 @@ def test_a_table_in_2d_is_not_coloured_by_a_depth_that_was_chosen_before(
     put(dock, qtbot, table_of(50))
     panel.colour_by.setCurrentText("z")
     panel.colour_by.textActivated.emit("z")
-    export.by_depth.setChecked(True)
+    export.color.setCurrentText("z")
     put(dock, qtbot, table_of(50, deep=False), "flat.csv")
     assert panel.colour_by.findText("z") < 0
     assert dock.view.colour_by == panel.colour_by.currentText() == "photons"
-    assert not export.form.isRowVisible(export.by_depth)
     export._read()
-    assert not export.step.settings.by_depth
+    assert export.step.settings.color == "density"
     put(dock, qtbot, table_of(50), "deep.csv")
     assert dock.view.colour_by == "z"  # the choice stays
 
 
-@pytest.mark.parametrize("by_depth", [False, True])
-def test_the_picture_that_is_saved_looks_like_the_one_that_is_shown(
-    by_depth: bool, make_napari_viewer: Any, qtbot: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("color", "kernel"), [("density", "gaussian"), ("density", "histogram"), ("z", "gaussian")]
+)
+def test_the_picture_that_is_saved_is_the_one_that_is_shown(
+    color: str, kernel: str, make_napari_viewer: Any, qtbot: Any, tmp_path: Path
 ) -> None:
     viewer = make_napari_viewer(show=True)
     _, dock = viewer.window.add_plugin_dock_widget(NAME, "Localize molecules")
-    put(dock, qtbot, table_of(3000))
+    table = table_of(3000)
+    put(dock, qtbot, table)
     export = dock.panel(ExportStep)
     export.pixel.setValue(100.0)
-    export.by_depth.setChecked(by_depth)
+    export.color.setCurrentText(color)
+    export.kernel.setCurrentText(kernel)
     export.run()
     qtbot.waitUntil(
         lambda: "super-resolved" in viewer.layers and not dock.runner.busy, timeout=LONG
     )
-    export.save_picture(tmp_path / "picture.png")
-    qtbot.waitUntil((tmp_path / "picture.png").is_file, timeout=LONG)
+    for name in ("picture.png", "picture.tif"):
+        export.save_picture(tmp_path / name)
+        qtbot.waitUntil(lambda name=name: (tmp_path / name).is_file(), timeout=LONG)
+        qtbot.waitUntil(lambda: not dock.runner.busy, timeout=LONG)
     saved = (
         np.asarray(Image.open(tmp_path / "picture.png"))[:200, :256, :3] / 255.0
     )  # the scale bar is below
     layer = viewer.layers["super-resolved"]
     shown = np.asarray(layer.data)
-    if not by_depth:
+    density = tifffile.imread(tmp_path / "picture.tif").reshape(-1, 256, 256)
+    assert density.sum() == pytest.approx(3000, rel=3e-3)  # a few hang over an edge
+    if color == "density":
+        settings = Rendering(pixel_nm=100.0, color=color, kernel=cast(Any, kernel))
+        np.testing.assert_array_equal(shown, render_image(table, settings))
+        np.testing.assert_array_equal(shown, density[0])
         low, high = layer.contrast_limits
         shown = layer.colormap.map(
             (np.clip((shown - low) / (high - low), 0, 1) ** layer.gamma).ravel()
@@ -181,6 +193,19 @@ def test_the_picture_that_is_saved_looks_like_the_one_that_is_shown(
         shown = shown[:, :3].reshape(256, 256, 3)
     assert np.abs(shown[:200] - saved).max() < 0.02
     assert viewer.layers.index(layer) == len(viewer.layers) - 1
+
+
+def test_the_density_in_the_window_is_the_histogram_that_is_saved(dock: Any, qtbot: Any) -> None:
+    table = table_of(30_000)
+    put(dock, qtbot, table)
+    layer = dock.viewer.layers["density"]
+    finest = np.asarray(layer.data[0])
+    pixel_nm = dock.view._density.pixel_nm
+    region = (0.0, 0.0, finest.shape[1] * pixel_nm, finest.shape[0] * pixel_nm)
+    settings = Rendering(kernel="histogram", pixel_nm=pixel_nm, region_nm=region)
+    counts = render_image(table, settings)
+    assert counts.sum() == 30_000
+    np.testing.assert_allclose(finest, counts / (pixel_nm / 1000) ** 2, rtol=1e-6)
 
 
 def test_a_picture_of_other_molecules_than_pass_is_marked(dock: Any, qtbot: Any) -> None:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 from napari.utils.colormaps import Colormap
 from napari.utils.notifications import show_info
-from qtpy.QtWidgets import QCheckBox
 
 from decode.io.tables import written_formats
-from decode.rendering import GAMMA, HOT, full_brightness
 from decode_napari.layers import image_layer, pyramid
-from decode_napari.qt.panel import Panel, button, note, number
+from decode_napari.qt.panel import Panel, button, choice, note, number
 from decode_napari.qt.window import Window
-from decode_napari.steps.export import ExportStep, Rendered, RenderSettings
+from decode_napari.steps.export import PICTURES, SETTINGS, ExportStep, Rendered
 from decode_napari.steps.inspect import InspectStep
 
 __all__ = ["ExportPanel"]
 
 NAME = "super-resolved"
 STALE = f"{NAME}, out of date"
-LIGHT: dict[str, Any] = {
-    "colormap": Colormap(
-        [colour for _, colour in HOT], controls=[at for at, _ in HOT], name="decode hot"
-    ),
-    "gamma": GAMMA,
-}
-"""display of the picture, as in saved ones"""
+KERNELS = ("gaussian", "histogram", "scatter")
+COLOURS = ("density", "z", "time", "photons")
+"""what colours of the picture may show"""
 
 
 @final
@@ -40,31 +35,38 @@ class ExportPanel(Panel):
         self.pixel = self.row(
             "pixel", number(1, 1000, 10, unit="nm"), "Side of a pixel of the picture, nm"
         )
-        self.by_depth = self.row(
-            "depth",
-            QCheckBox("in colours, blue low and red high"),
-            "Colour molecules by z instead of by density",
+        self.kernel = self.row(
+            "kernel",
+            choice(KERNELS),
+            "A Gaussian as wide as its uncertainty for each molecule, a count in its pixel, or a "
+            "disc",
+        )
+        self.color = self.row(
+            "colours", choice(COLOURS), "What colours show; brightness shows density"
         )
         self.render_button = button(
-            "Render", "Each molecule is drawn as a Gaussian as wide as its uncertainty", self.run
+            "Render", "The picture of the molecules that pass, in the viewer", self.run
         )
         self.table_button = button("Save table…", "The molecules that pass", self._ask_table)
-        self.picture_button = button("Save picture…", "A PNG with a scale bar", self._ask_picture)
+        self.picture_button = button(
+            "Save picture…",
+            "As it is shown, with a scale bar (PNG, SVG), or as densities (TIFF)",
+            self._ask_picture,
+        )
         for each in (self.render_button, self.table_button, self.picture_button):
             self.column.addWidget(each)
         self.state = note()
         self.column.addWidget(self.state)
         self.column.addStretch()
         dock.memory.bind("render/pixel", self.pixel)
-        dock.memory.bind("render/by depth", self.by_depth)
+        dock.memory.bind("render/kernel", self.kernel)
+        dock.memory.bind("render/colours", self.color)
         self.refresh()
 
     def refresh(self) -> None:
         missing, found = self.step.missing(), self.step.session.found
         for each in (self.render_button, self.table_button, self.picture_button):
             each.setEnabled(not missing)
-        has_depth = found is not None and "z" in found.filter.columns
-        self.form.setRowVisible(self.by_depth, has_depth)
         if missing or found is None:
             self.state.setText(f"{missing[:1].upper()}{missing[1:]}.")
             return
@@ -91,8 +93,14 @@ class ExportPanel(Panel):
         self.work("saving", lambda: self.step.save_picture(path), returned=self._saved)
 
     def _read(self) -> None:
-        by_depth = self.by_depth.isChecked() and self.form.isRowVisible(self.by_depth)
-        self.step.settings = RenderSettings(pixel_nm=self.pixel.value(), by_depth=by_depth)
+        found, color = self.step.session.found, self.color.currentText()
+        flat = found is not None and "z" not in found.filter.columns
+        self.step.settings = replace(
+            SETTINGS,
+            pixel_nm=self.pixel.value(),
+            kernel=cast(Any, self.kernel.currentText()),
+            color="density" if flat and color == "z" else color,
+        )
 
     def _rendered(self, rendered: Rendered) -> None:
         self.step.accept(rendered)
@@ -100,8 +108,12 @@ class ExportPanel(Panel):
         if self._layer is not None and self._layer in viewer.layers:
             viewer.layers.remove(self._layer)
         options: dict[str, Any] = {}
-        if rendered.image.ndim == 2:
-            options = LIGHT | {"contrast_limits": (0.0, full_brightness(rendered.image))}
+        if rendered.table is not None:
+            options = {
+                "colormap": Colormap(rendered.table, name="decode density"),
+                "contrast_limits": rendered.limits,
+                "gamma": SETTINGS.gamma,
+            }
         data, settings, _ = image_layer(
             pyramid(rendered.image),
             pixel_size_nm=rendered.pixel_nm,
@@ -115,7 +127,7 @@ class ExportPanel(Panel):
 
     def _saved(self, path: Path) -> None:
         self.step.accept(path)
-        if path.suffix.lower() != ".png" and self.step.saved_all:
+        if path.suffix.lower() not in PICTURES and self.step.saved_all:
             self.dock.saved()
         self.dock.refresh_steps()
         show_info(f"saved {path}")
@@ -127,7 +139,11 @@ class ExportPanel(Panel):
             self.save_table(path)
 
     def _ask_picture(self) -> None:
-        path = self.ask_save("Save picture", f"{self._stem()}.png", "PNG (*.png)")
+        path = self.ask_save(
+            "Save picture",
+            f"{self._stem()}.png",
+            ";;".join(("PNG (*.png)", "SVG (*.svg)", "TIFF (*.tif)")),
+        )
         if path is not None:
             self.save_picture(path)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -12,22 +12,20 @@ import numpy.typing as npt
 from decode.emitters import EmitterSet
 from decode.postprocess.filter import Range
 from decode.progress import Progress, Steps
+from decode.rendering.settings import Rendering
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
 from decode_napari.steps.inspect import table_of
-from decode_napari.steps.step import Step, command, keep_call, keep_command
+from decode_napari.steps.step import Step, call, command, keep_call, keep_command
 
-__all__ = ["ExportStep", "RenderSettings", "Rendered"]
+__all__ = ["PICTURES", "SETTINGS", "ExportStep", "Rendered"]
 
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class RenderSettings:
-    """Settings of a picture, as for `decode.rendering`."""
-
-    pixel_nm: float = 10.0
-    by_depth: bool = False
-    """whether colours show depth, besides brightness for density"""
+SETTINGS = Rendering(pixel_nm=10.0, color="density")
+MOST_PIXELS = 16384
+"""along a side of a picture that is shown"""
+PICTURES = (".png", ".svg", ".tif", ".tiff")
+OF_COMMAND = {"kernel": "kernel", "color": "color", "pixel": "pixel_nm"}
+"""options of `decode render` that the window offers, and the settings that they are"""
 
 
 Drawn = tuple[Filter, dict[str, Range]]
@@ -46,6 +44,10 @@ class Rendered:
     pixel_nm: float
     origin_nm: tuple[float, float]
     """x, y of its outer corner"""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """molecules per pixel that are black and at full brightness"""
+    table: npt.NDArray[np.float32] | None = None
+    """(n, 3) colours from the one to the other; None where the image is in colours"""
 
 
 @final
@@ -55,7 +57,7 @@ class ExportStep(Step):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
-        self.settings = RenderSettings()
+        self.settings = SETTINGS
         self.rendered: Rendered | None = None
         self.saved: Path | None = None
         """the table that was saved last"""
@@ -95,7 +97,8 @@ class ExportStep(Step):
         return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Steps[Path]:
-        """Write the picture as the window shows it, with a scale bar, as a PNG.
+        """Write the picture as the window shows it, with a scale bar (.png, .svg), or its densities
+        (.tif).
 
         Raises:
             ValueError, OSError: as `save_table` does.
@@ -113,7 +116,7 @@ class ExportStep(Step):
     def accept(self, result: Rendered | Path) -> None:
         if isinstance(result, Rendered):
             self.rendered = result
-        elif result.suffix.lower() != ".png":
+        elif result.suffix.lower() not in PICTURES:
             self.saved, self._saved_of = result, self._saving
 
     @property
@@ -131,18 +134,18 @@ class ExportStep(Step):
         if ranges:
             line, table = keep_command(table, ranges)
             lines = [line]
-        return " && ".join(
-            [*lines, command("decode", "render", table, o=table.with_suffix(".png"))]
-        )
+        options = {name: getattr(self.settings, field) for name, field in OF_COMMAND.items()}
+        picture = table.with_suffix(".png")
+        return " && ".join([*lines, command("decode", "render", table, o=picture, **options)])
 
     def as_python(self) -> str:
         if self.session.found is None:
             return ""
         imports, lines = keep_call(*self._on_disk(self.session.found))
-        picture = f"image = render_image(molecules, pixel_nm={self.settings.pixel_nm:g})"
-        return "\n".join(
-            [*imports, "from decode.rendering import render_image", "", *lines, picture]
-        )
+        options = {field: getattr(self.settings, field) for field in OF_COMMAND.values()}
+        picture = f"image = render_image(molecules, {call('Rendering', **options)})"
+        rendering = "from decode.rendering import Rendering, render_image"
+        return "\n".join([*imports, rendering, "", *lines, picture])
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
         """A table on disk and the ranges that give the molecules that pass."""
@@ -166,38 +169,28 @@ class ExportStep(Step):
         return self.session.found.filter.passing()
 
 
-def _field(emitters: EmitterSet) -> tuple[float, float, float, float]:
-    """(left, top, right, bottom) nm: the movie's field, or the box around the molecules."""
-    field_nm = emitters.facts.field_nm
-    if field_nm is not None:
-        return 0.0, 0.0, *field_nm
+def _render(emitters: EmitterSet, settings: Rendering, of: Drawn | None) -> Steps[Rendered]:
+    from decode.rendering import Density, painted, picture_of
+
     if not len(emitters):
         raise ValueError("no molecule passes the filter; there is nothing to render")
-    low, high = (
-        emitters.xyz[:, :2].amin(0).floor().tolist(),
-        emitters.xyz[:, :2].amax(0).ceil().tolist(),
-    )
-    return low[0], low[1], high[0] + 1, high[1] + 1
-
-
-def _render(emitters: EmitterSet, settings: RenderSettings, of: Drawn | None) -> Steps[Rendered]:
-    from decode.rendering import depth_range, exposed, render_image
-
-    extent = _field(emitters)
-    longest = max(extent[2] - extent[0], extent[3] - extent[1])
-    if longest / settings.pixel_nm > 16384:
-        raise ValueError(
-            f"{longest / settings.pixel_nm:.0f} pixels are too many to show; choose a larger "
-            "--pixel"
-        )
+    picture = picture_of(emitters, settings)
+    longest = max(picture.canvas.shape)
+    if longest > MOST_PIXELS:
+        raise ValueError(f"{longest} pixels are too many to show; choose a larger --pixel")
     yield Progress(None, f"rendering {len(emitters)} molecules")
-    z_range = depth_range(emitters, least_nm=0.0) if settings.by_depth else None
-    image = render_image(emitters, pixel_nm=settings.pixel_nm, extent_nm=extent, z_range_nm=z_range)
-    if image.ndim == 3:  # napari shows colours between 0 and 1
-        image = exposed(image)
-    return Rendered(
-        image=image, of=of, pixel_nm=settings.pixel_nm, origin_nm=(extent[0], extent[1])
+    drawn = Rendered(
+        image=np.zeros((1, 1), np.float32),
+        of=of,
+        pixel_nm=picture.canvas.pixel_nm,
+        origin_nm=picture.canvas.corner_nm,
     )
+    if not isinstance(picture.colouring, Density):
+        done = yield from painted(picture)
+        return replace(drawn, image=done.colours[0] / np.float32(255))
+    density = picture.density()
+    (limits,) = picture.limits(density)
+    return replace(drawn, image=density[0, 0], limits=limits, table=picture.colouring.table)
 
 
 def _save_table(emitters: EmitterSet, path: Path) -> Steps[Path]:
@@ -208,15 +201,8 @@ def _save_table(emitters: EmitterSet, path: Path) -> Steps[Path]:
     return path
 
 
-def _save_picture(emitters: EmitterSet, path: Path, settings: RenderSettings) -> Steps[Path]:
+def _save_picture(emitters: EmitterSet, path: Path, settings: Rendering) -> Steps[Path]:
     from decode.rendering import save_picture
 
-    yield Progress(None, f"writing {path.name}")
-    save_picture(
-        emitters,
-        path,
-        pixel_nm=settings.pixel_nm,
-        extent_nm=_field(emitters),
-        by_depth=settings.by_depth,
-    )
+    yield from save_picture.steps(emitters, path, settings)
     return path

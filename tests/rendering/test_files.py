@@ -1,0 +1,235 @@
+"""Pictures in files: the same pixels in each, with the facts that other programs read."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from decode.emitters import EmitterSet
+from decode.progress import Stepwise
+from decode.rendering import (
+    Contrast,
+    Painted,
+    Rendering,
+    painted,
+    picture_of,
+    render_image,
+    save_picture,
+)
+
+paint: Stepwise[Any, Any, Painted] = Stepwise(painted)
+SVG = "{http://www.w3.org/2000/svg}"
+OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+
+
+@pytest.fixture
+def table(rng: torch.Generator) -> EmitterSet:
+    n = 500
+    size = torch.tensor([6400.0, 3200.0, 1000.0])
+    return EmitterSet(
+        frame=torch.arange(n),
+        xyz=torch.rand(n, 3, generator=rng) * size - torch.tensor([0.0, 0.0, 500.0]),
+        photons=torch.ones(n),
+        xyz_sigma=torch.full((n, 3), 15.0),
+        metadata={"pixel_size_nm": 100, "width_px": 64, "height_px": 32},
+    )
+
+
+def read_png(path: Path) -> Any:
+    return np.asarray(Image.open(path))
+
+
+def test_a_png_is_the_painted_picture_with_its_scale_bar_and_legend(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    save_picture(table, tmp_path / "flat.png", Rendering(color="density"))
+    flat = read_png(tmp_path / "flat.png")
+    assert flat.shape == (640, 1280, 3)
+    bar = (flat[-60:, -400:] == 255).all(2)
+    assert bar.sum(1).max() == pytest.approx(1000 / 5, abs=2)  # 1 um in pixels of 5 nm
+    colours = paint(picture_of(table, Rendering(color="density"))).colours[0]
+    np.testing.assert_array_equal(flat[:560], colours[:560])
+    save_picture(table, tmp_path / "bare.png", Rendering(color="density", scale_bar=False))
+    np.testing.assert_array_equal(read_png(tmp_path / "bare.png"), colours)
+
+    save_picture(table, tmp_path / "deep.png")  # a legend, and its colours
+    deep = read_png(tmp_path / "deep.png").astype(int)
+    assert deep.shape[1] > 1280
+    assert (np.ptp(deep[:, 1280:], axis=2).max(1) > 100).sum() > 100
+    save_picture(EmitterSet.empty(), tmp_path / "empty.png")
+    assert read_png(tmp_path / "empty.png").max() == 255  # the scale bar
+    names = {"bare.png", "deep.png", "empty.png", "flat.png"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+
+
+def test_slices_are_side_by_side_with_their_depths(table: EmitterSet, tmp_path: Path) -> None:
+    settings = Rendering(slices_nm=250.0, pixel_nm=20.0, scale_bar=False)
+    picture = picture_of(table, settings)
+    colours = paint(picture).colours
+    assert len(colours) == len(picture.canvas.planes) == 4
+    save_picture(table, tmp_path / "slices.svg", settings)
+    root = ET.parse(tmp_path / "slices.svg").getroot()
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts == ["-500 to -250 nm", "-250 to 0 nm", "0 to 250 nm", "250 to 500 nm"]
+    sheet = embedded(root)
+    for plane, (top, left) in zip(colours, ((0, 0), (0, 322), (162, 0), (162, 322)), strict=True):
+        np.testing.assert_array_equal(sheet[top : top + 160, left : left + 320], plane)
+    assert (sheet[160:162] == 80).all()  # a line between
+
+
+def embedded(root: ET.Element) -> Any:
+    (image,) = root.iter(f"{SVG}image")
+    _, _, data = image.attrib["href"].partition("base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_an_svg_holds_the_pixels_as_they_are_and_its_marks_as_shapes(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    settings = Rendering(color="z", color_range=(-400.0, 450.0), pixel_nm=10.0)
+    save_picture(table, tmp_path / "picture.svg", settings)
+    root = ET.parse(tmp_path / "picture.svg").getroot()
+    np.testing.assert_array_equal(embedded(root), paint(picture_of(table, settings)).colours[0])
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert texts == ["1 µm", "z [nm]", "450", "25", "-400"]
+    _, bar, ramp = root.iter(f"{SVG}rect")
+    assert float(bar.attrib["width"]) == 100
+    assert ramp.attrib["fill"] == "url(#ramp)"
+    assert len(list(root.iter(f"{SVG}stop"))) == 7
+
+
+def test_names_of_channels_may_hold_any_character(table: EmitterSet, tmp_path: Path) -> None:
+    labels = np.array(["<actin> & co", "µ"] * 250)
+    named = replace(table, others={"channel": labels})
+    save_picture(named, tmp_path / "picture.svg", Rendering(color="channel", pixel_nm=20.0))
+    texts = [text.text for text in ET.parse(tmp_path / "picture.svg").iter(f"{SVG}text")]
+    assert texts[-2:] == ["<actin> & co", "µ"]
+
+
+def test_a_tiff_holds_molecules_per_pixel_and_its_pixel_size(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    settings = Rendering(pixel_nm=12.5)
+    save_picture(table, tmp_path / "picture.tif", settings)
+    with tifffile.TiffFile(tmp_path / "picture.tif") as file:
+        image = file.asarray()
+        tags = file.pages.first.tags
+        assert file.ome_metadata is not None
+        (pixels,) = ET.fromstring(file.ome_metadata).iter(f"{OME}Pixels")
+    np.testing.assert_array_equal(image.squeeze(), render_image(table, settings))
+    assert image.dtype == np.float32
+    assert float(pixels.attrib["PhysicalSizeX"]) == float(pixels.attrib["PhysicalSizeY"]) == 0.0125
+    assert pixels.attrib["PhysicalSizeXUnit"] == "µm"
+    for name in ("XResolution", "YResolution"):  # ImageJ reads pixels per centimetre
+        number, per = tags[name].value
+        assert number / per == pytest.approx(1e7 / 12.5)
+    assert tags["ResolutionUnit"].value == 3
+    assert not file.pages.first.is_tiled
+
+
+def test_slices_and_colours_are_slices_and_channels_of_a_tiff(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    labels = np.array(["actin", "tubulin"] * 250)
+    named = replace(table, others={"channel": labels})
+    settings = Rendering(color="channel", slices_nm=250.0, pixel_nm=20.0, kernel="histogram")
+    save_picture(named, tmp_path / "picture.ome.tif", settings)
+    with tifffile.TiffFile(tmp_path / "picture.ome.tif") as file:
+        assert file.series[0].axes == "ZCYX"
+        image = file.asarray()
+        assert file.ome_metadata is not None
+        root = ET.fromstring(file.ome_metadata)
+    np.testing.assert_array_equal(image, picture_of(named, settings).density())
+    assert image.shape[:2] == (4, 2)
+    assert image.sum((0, 2, 3)).tolist() == [250, 250]
+    (pixels,) = root.iter(f"{OME}Pixels")
+    assert float(pixels.attrib["PhysicalSizeZ"]) == 0.25
+    channels = list(root.iter(f"{OME}Channel"))
+    assert [channel.attrib["Name"] for channel in channels] == ["actin", "tubulin"]
+    assert int(channels[0].attrib["Color"]) & 0xFFFFFFFF == 0x56B4E9FF
+
+
+@pytest.mark.parametrize("kernel", ["histogram", "gaussian"])
+def test_a_large_field_is_a_pyramid_of_tiles_that_holds_all_molecules(
+    kernel: Any, table: EmitterSet, tmp_path: Path
+) -> None:
+    wide = replace(
+        table,
+        xyz=table.xyz * torch.tensor([1.4, 0.2, 1.0]),
+        metadata={"pixel_size_nm": 100, "width_px": 90, "height_px": 7},
+    )
+    settings = Rendering(pixel_nm=1.0, kernel=kernel)
+    save_picture(wide, tmp_path / "large.ome.tif", settings)
+    with tifffile.TiffFile(tmp_path / "large.ome.tif") as file:
+        assert file.is_bigtiff
+        levels = file.series[0].levels
+        assert [level.shape for level in levels] == [
+            (-(-700 // 2**k), -(-9000 // 2**k)) for k in range(6)
+        ]
+        assert all(level.keyframe.is_tiled for level in levels)
+        finest, *coarser = (level.asarray() for level in levels)
+    np.testing.assert_array_equal(finest, render_image(wide, settings))
+    n_seen = finest.sum(dtype=np.float64)
+    assert n_seen == pytest.approx(len(table), rel=0.02)  # a few hang over an edge
+    for k, level in enumerate(coarser, 1):
+        # the density of the finest pixels, so that the contrast is the same at every zoom
+        assert level.sum(dtype=np.float64) * 4**k == pytest.approx(n_seen, rel=2e-3)
+    if kernel == "histogram":
+        blocks = finest.reshape(350, 2, 4500, 2).mean((1, 3))
+        np.testing.assert_allclose(coarser[0], blocks, rtol=1e-6)
+
+
+def test_what_cannot_be_written_leaves_nothing(
+    table: EmitterSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Image.Image, path: Path, format: str) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        save_picture(table, tmp_path / "picture.png")
+    steps = save_picture.steps(table, tmp_path / "picture.tif")
+    next(steps)
+    assert list(tmp_path.iterdir())  # a file that is not yet there
+    steps.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"written as \.png, \.tif or \.svg"):
+        save_picture(table, tmp_path / "picture.jpg")
+
+
+def test_a_picture_in_colours_of_too_many_pixels_is_refused(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"too many for a picture in colours; write a \.tif"):
+        save_picture(table, tmp_path / "picture.png", Rendering(pixel_nm=0.2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_drawn_twice_are_those_that_are_kept(
+    table: EmitterSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = picture_of(table, Rendering(pixel_nm=10.0, contrast=Contrast(low=1.0, high=99.9)))
+    kept = paint(picture)
+    monkeypatch.setattr("decode.rendering.picture.KEPT", 0)
+    monkeypatch.setattr("decode.rendering.picture.TILE", 100)
+    drawn = paint(picture)
+    np.testing.assert_array_equal(kept.colours, drawn.colours)
+    assert kept.limits == drawn.limits
+
+
+def test_a_view_from_the_side_says_which_axes_it_shows(table: EmitterSet, tmp_path: Path) -> None:
+    save_picture(table, tmp_path / "side.svg", Rendering(view="yz", pixel_nm=20.0))
+    assert re.search(r"→ y\s+↓ z", (tmp_path / "side.svg").read_text(encoding="utf-8"))
