@@ -344,7 +344,7 @@ def test_pictures_that_were_drawn_are_those_of_the_page(tmp_path: Path) -> None:
     save_report(found, tmp_path / "psf.html", pictures=[first])
     page = (tmp_path / "psf.html").read_text(encoding="utf-8")
     assert base64.b64encode(first.png).decode() in page
-    assert first.caption in page.replace("&#x27;", "'")
+    assert first.caption in page.replace("&#39;", "'")
     assert others
     assert not any(picture.caption in page for picture in others)
 
