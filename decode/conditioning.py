@@ -447,8 +447,7 @@ class Domain:
         if not self.ranges:
             return torch.zeros(1, 0, 1, 1)
         maps = [_scaled(name, values[name], bounds) for name, bounds in self.ranges.items()]
-        shape = torch.broadcast_shapes(*(m.shape for m in maps))
-        return torch.stack([m.expand(shape) for m in maps], 1)
+        return torch.stack(torch.broadcast_tensors(*maps), 1)
 
 
 def _scaled(name: str, given: Value, within: Range) -> Tensor:

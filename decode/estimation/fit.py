@@ -10,8 +10,7 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
-from scipy.stats import t as student_t
-from scipy.stats import truncnorm
+from scipy.special import stdtrit
 
 from decode.estimation.frames import Estimate
 from decode.estimation.model import Model, Parameters
@@ -113,7 +112,7 @@ class Fit:
         steps = np.diag(ERROR_STEP * self.doubt)
         slope = np.array([(at(self.vector + step) - value) / step.sum() for step in steps])
         variance = max(0.0, slope @ self.covariance @ slope)
-        margin = float(student_t.ppf(0.975, self.freedom)) * math.sqrt(variance)
+        margin = float(stdtrit(self.freedom, 0.975)) * math.sqrt(variance)
         return Estimate(value, value - margin, value + margin, n)
 
     def positive(
@@ -166,6 +165,8 @@ def bounded_interval(
 
     Mere clipping would give an estimate well outside an interval of no width.
     """
+    from scipy.stats import truncnorm  # its import takes longer than that of all others here
+
     least, most = bounds
     cuts = (least - value) / error, (most - value) / error
     low, high = truncnorm.ppf([0.025, 0.975], *cuts, value, error)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self, final
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -394,7 +394,7 @@ def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
     far = np.where(np.hypot(*OFFSETS.T) > REACH_PX - 2, 1.0, 0.0)
     within[LAGS.index(0)] = 1
     within[AT_OFFSETS[0]] = -far / far.sum()
-    quantile = student_t.ppf(SURE, chunks - 1)
+    quantile = stdtrit(chunks - 1, SURE)
     for lag, weight in ((1, after_one), (0, within)):
         if weight @ values > quantile * math.sqrt(weight @ covariance @ weight):
             return lag

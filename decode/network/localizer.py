@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -15,6 +15,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
+from torch.overrides import TorchFunctionMode
 
 from decode.atomic import atomic
 from decode.conditioning import Domain
@@ -470,7 +471,8 @@ class Localizer(nn.Module):
         network = NetworkConfig(**shape)
         if len(network.frame_widths) + len(network.sequence_widths) > len(weights):
             raise ValueError("its weights do not fit its network")
-        with torch.device("meta"):  # costs no memory, whatever the file says of its network
+        # on "meta" it costs no memory, whatever the file says of its network
+        with torch.device("meta"), _Unfilled():
             _require_fit(cls(network, about["context"]), weights)
         psf = (
             PSFDescription(**about["psf"], arrays=_part(tensors, "psf."))
@@ -478,17 +480,40 @@ class Localizer(nn.Module):
             else None
         )
         maps: dict[str, Any] = _part(tensors, "camera.")
-        model = cls(
-            network,
-            about["context"],
-            psf=None if psf is None else rebuild(psf),
-            camera=Camera(**about["camera"], **maps) if "camera" in about else None,
-        )
+        known: dict[str, Any] = {
+            "psf": None if psf is None else rebuild(psf),
+            "camera": Camera(**about["camera"], **maps) if "camera" in about else None,
+        }
+        with _Unfilled():
+            model = cls(network, about["context"], **known)
         model.load_state_dict(weights)
         model.record = ModelRecord.from_json(about["record"])
         if recalibration := _part(tensors, "recalibration."):
             model.recalibration = Recalibration.of_tensors(recalibration)
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+RANDOM = ("kaiming_uniform_", "normal_", "uniform_")
+"""what fills the weights of layers"""
+
+
+@final
+class _Unfilled(TorchFunctionMode):
+    """Networks are made without random weights, as those of a file follow.
+
+    On "meta" PyTorch draws normal numbers by its compiler, whose import takes more than a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Any = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "") in RANDOM:
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def _require_fit(model: Localizer, weights: Mapping[str, Tensor]) -> None:

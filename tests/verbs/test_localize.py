@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,22 @@ def test_the_molecules_are_those_of_the_table_that_the_command_writes(
     assert done.n_molecules == len(molecules)
     assert_same(molecules, read_table(tmp_path / "blinking_2d.hdf5"))
     assert (molecules.polished is not None) == polish
+
+
+def test_a_movie_is_localized_without_what_is_slow_to_import() -> None:
+    """PyTorch's compiler and SciPy's statistics take as long as all the rest."""
+    script = f"""
+import sys, decode
+with decode.open_movie({str(MOVIE)!r}, frames=slice(0, 2)) as movie:
+    counts = movie.read(0, 2)
+found = decode.localize(counts, model="gaussian-2d", camera={str(CAMERA)!r}, psf_sigma_nm=95.0)
+assert len(found) > 20
+assert not {{"torch._dynamo", "sympy", "scipy.stats"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_open_movie_and_an_array_are_movies() -> None:
