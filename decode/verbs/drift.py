@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from decode.progress import DetailedSteps, Progress, Stepwise
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["drift"]
+__all__ = ["drift", "plotted"]
 
 AXES = (("x", "#c43b3b"), ("y", "#2f7d4f"), ("z", "#3b5fc4"))
 
@@ -106,7 +107,8 @@ def drift(
     yield Progress(0.9, "writing")
     trace, picture = drift_files(out)
     write_drift(stage, trace)
-    _draw(stage, picture)
+    with atomic(picture) as temporary:
+        temporary.write_bytes(plotted(stage))
     write_table(still, out)
     yield Progress(1.0, "")
     return still, stage
@@ -146,8 +148,8 @@ def _later(table: EmitterSet, frames: int) -> EmitterSet:
     return replace(table, frame=table.frame + frames, metadata=metadata)
 
 
-def _draw(stage: Drift, path: Path) -> None:
-    """The drift along each axis, with its uncertainty as a band."""
+def plotted(stage: Drift) -> bytes:
+    """The drift along each axis, with its uncertainty as a band: a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -169,5 +171,6 @@ def _draw(stage: Drift, path: Path) -> None:
     ax.set_ylabel("drift (nm), band: 95 %")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, ncols=3, loc="best")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()

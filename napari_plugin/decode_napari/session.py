@@ -81,6 +81,8 @@ class Found:
     """PSF that the network was conditioned on"""
     complete: bool = True
     """False while the movie is being localized, and where that was stopped"""
+    is_still: bool = False
+    """whether the drift of the stage was subtracted in the window"""
     run: object = field(default_factory=object)
     """identity of the run, the same for all its growing tables"""
 
@@ -136,7 +138,7 @@ class Session:
         """
         if found is not None:
             self._keep_unsaved(but_of=found.run)
-            self.is_saved = found.acquisition is None
+            self.is_saved = found.acquisition is None and not found.is_still
         for name, part in {"movie": movie, "psf": psf, "model": model, "found": found}.items():
             if part is not None:
                 setattr(self, name, part)

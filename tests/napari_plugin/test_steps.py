@@ -27,6 +27,7 @@ from decode_napari.recovery import discard, kept, place_for, write
 from decode_napari.samples import sample_file
 from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps import STEPS
+from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import SETTINGS, ExportStep
 from decode_napari.steps.inspect import InspectStep, _noise
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep, region_in, region_text
@@ -70,7 +71,7 @@ def test_steps_light_up_as_their_inputs_exist() -> None:
     session = Session()
     steps = {kind: kind(session) for kind in STEPS}
     dark = [kind for kind, step in steps.items() if step.missing()]
-    assert dark == [PSFStep, LocalizeStep, InspectStep, ExportStep]
+    assert dark == [PSFStep, LocalizeStep, InspectStep, DriftStep, ExportStep]
     assert "movie" in steps[LocalizeStep].missing()
     for step in steps.values():
         assert not step.done()

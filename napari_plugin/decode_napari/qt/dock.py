@@ -30,6 +30,7 @@ from decode.io.tables import table_suffixes
 from decode.progress import Progress
 from decode_napari.qt.canvas import make_current, own
 from decode_napari.qt.cloud import CloudView
+from decode_napari.qt.drift import DriftPanel
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
 from decode_napari.qt.keeper import Keeper
@@ -46,6 +47,7 @@ from decode_napari.readers import table_layer
 from decode_napari.recovery import kept
 from decode_napari.session import Found, Session
 from decode_napari.steps import STEPS
+from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import ExportStep
 from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.localize import LocalizeStep
@@ -62,6 +64,7 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     ModelStep: ModelPanel,
     LocalizeStep: LocalizePanel,
     InspectStep: InspectPanel,
+    DriftStep: DriftPanel,
     ExportStep: ExportPanel,
 }
 KEEPERS: WeakKeyDictionary[Any, Keeper] = WeakKeyDictionary()

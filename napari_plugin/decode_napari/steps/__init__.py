@@ -3,6 +3,7 @@ another."""
 
 from __future__ import annotations
 
+from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import ExportStep
 from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.localize import LocalizeStep
@@ -19,5 +20,6 @@ STEPS: tuple[type[Step], ...] = (
     ModelStep,
     LocalizeStep,
     InspectStep,
+    DriftStep,
     ExportStep,
 )

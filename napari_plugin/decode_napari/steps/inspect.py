@@ -80,6 +80,10 @@ class InspectStep(Step):
             raise ValueError(
                 f"to explain a frame, both its movie and its molecules must be there: {why}"
             )
+        if found.is_still:
+            raise ValueError(
+                "frames show molecules where the stage was: undo the step Drift to explain one"
+            )
         _check_field(movie, found.filter.emitters)
         psf, camera = self._psf(found), self._camera(found)
         rows = found.filter.rows_in_frame(frame)
@@ -127,9 +131,11 @@ class InspectStep(Step):
 
 
 def table_of(found: Found) -> Path:
-    """The table on disk: the one that was opened, or that of the copied `decode localize`."""
+    """The table on disk: the one that was opened, or that of the copied `decode localize`, or of
+    the copied `decode drift`."""
     source = Path(found.source)
-    return source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
+    table = source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
+    return table.with_name(f"{table.stem}_still{table.suffix}") if found.is_still else table
 
 
 def ellipses(
