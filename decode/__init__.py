@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from decode.verbs.drift import drift
     from decode.verbs.estimate import estimate
     from decode.verbs.evaluate import evaluate
+    from decode.verbs.link import link
     from decode.verbs.localize import localize
     from decode.verbs.render import render
     from decode.verbs.run import run
@@ -60,6 +61,7 @@ __all__ = [
     "drift",
     "estimate",
     "evaluate",
+    "link",
     "load_model",
     "localize",
     "open_movie",
@@ -95,6 +97,7 @@ _HOME = {
     "drift": "verbs.drift",
     "estimate": "verbs.estimate",
     "evaluate": "verbs.evaluate",
+    "link": "verbs.link",
     "load_model": "models",
     "localize": "verbs.localize",
     "open_movie": "io.movies",

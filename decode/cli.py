@@ -603,6 +603,76 @@ def drift(
 
 
 @app.command()
+def link(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of localizations.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Table of molecules to write; see: decode formats."),
+    ],
+    *,
+    gap: Annotated[
+        int | None,
+        typer.Option(help="Most dark frames to bridge; without: by the kinetics of the table."),
+    ] = None,
+    movie: Annotated[
+        Path | None,
+        typer.Option(help="The table's movie, to fit one position to all frames of a molecule."),
+    ] = None,
+    psf: Annotated[Path | None, typer.Option(help="PSF of the movie (HDF5).")] = None,
+    camera: Annotated[
+        Path | None, typer.Option(help="Camera of the movie: file (YAML) or name.")
+    ] = None,
+    rescale: Annotated[
+        bool,
+        typer.Option("--rescale", help="Multiply sigmas by their excess, which repeats show."),
+    ] = False,
+    pixel_size: TablePixelSize = None,
+    as_json: Json = False,
+) -> None:
+    """A table of localizations to one of molecules: blinks of one molecule over frames, merged.
+
+    Where hardly a molecule is seen twice, nothing is written, and the exit code is 3.
+    """
+    from decode.progress import Bar
+    from decode.verbs.link import link as work
+
+    steps = work.steps(
+        table,
+        out,
+        gap=gap,
+        movie=movie,
+        psf=psf,
+        camera=camera,
+        rescale=rescale,
+        pixel_size_nm=pixel_size,
+    )
+    layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}"
+    with Bar(total=1.0, bar_format=layout) as bar:
+
+        def show(progress: Progress[None]) -> None:
+            for warning in progress.warnings:
+                typer.echo(f"{movie}: warning: {warning}", err=True)
+            bar.set_description_str(progress.message, refresh=False)
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        molecules, linking = _followed(steps, show)
+    if as_json:
+        _print_json(molecules.metadata["link"])
+        return
+    kinetics = linking.kinetics
+    typer.echo(f"{len(linking.track)} localizations of {len(molecules)} molecules")
+    typer.echo(
+        f"on for {kinetics.on_time_frames:.2f} frames; {kinetics.returns:.0%} return, after "
+        f"{1 / kinetics.k_on:.2f}; up to {linking.gap} dark frames bridged"
+    )
+    scatter = zip("xyz", linking.excess, strict=True)
+    known = [f"{axis} {ratio:.2f}" for axis, ratio in scatter if not math.isnan(ratio)]
+    if known:
+        typer.echo(f"scatter over stated sigma: {', '.join(known)}")
+    _list([out])
+
+
+@app.command()
 def convert(
     table: Annotated[Path, typer.Argument(metavar="IN", help="Table of molecules.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write.")],

@@ -51,6 +51,7 @@ COLLISIONS = {
         "t.csv m.tif",
         "t.csv t.hdf5 --to thunderstorm",
     ],
+    "link": ["t.csv -o t.csv", "t.hdf5 -o t.hdf5", "t.csv -o psf.h5 --psf psf.h5"],
     "drift": ["t.csv -o t.csv", "t.csv -o data.csv --apply data.csv"],
     "filter": [
         "t.csv -o t.csv --keep frame=1:",
@@ -104,6 +105,7 @@ COLLISIONS = {
 ELSEWHERE = {
     "render": "t.csv -o nowhere/t.png",
     "convert": "t.csv nowhere/t.csv",
+    "link": "t.csv -o nowhere/t.csv",
     "drift": "t.csv -o nowhere/t.csv",
     "filter": "t.csv -o nowhere/t.csv --keep frame=1:",
     "simulate": "r.yaml --frames 2 -o nowhere/s.tif --truth s.csv",
@@ -123,6 +125,7 @@ ELSEWHERE = {
 VICTIMS = {
     "localize": ("m.tif --model gaussian-2d -o out", "out/m.csv"),
     "run": ("m.tif --beads b.tif --camera c.yaml -o all", "all/train.yaml"),
+    "link": ("t.csv -o new.csv", "new.csv"),
     "drift": ("t.csv -o new.csv", "new.csv"),
     "calibrate psf": ("b.tif --camera c.yaml -o new.h5", "new.h5"),
     "calibrate in-situ": ("m.tif --camera c.yaml -o new.h5", "new.h5"),

@@ -1,0 +1,125 @@
+"""link: a table of localizations to one of molecules, their blinks joined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from pathlib import Path
+
+from decode.acquisition import complete_acquisition, stated_camera, stated_files
+from decode.conditioning import require_pixels_alike
+from decode.emitters import EmitterSet
+from decode.io.cameras import CameraFile
+from decode.io.movies import open_movie
+from decode.io.psfs import read_psf
+from decode.io.tables import read_table, write_table
+from decode.outputs import check_outputs, table_files, table_inputs
+from decode.postprocess.drift.trace import STEP as DRIFT
+from decode.postprocess.link import Linking, linked, merged, refitted
+from decode.progress import DetailedSteps, Progress, Stepwise, part
+
+__all__ = ["link"]
+
+
+@Stepwise
+def link(
+    table: Path | str,
+    out: Path | str,
+    *,
+    gap: int | None = None,
+    movie: Path | str | None = None,
+    psf: Path | str | None = None,
+    camera: CameraFile | Path | str | None = None,
+    rescale: bool = False,
+    pixel_size_nm: float | None = None,
+    seed: int = 0,
+) -> DetailedSteps[None, tuple[EmitterSet, Linking]]:
+    """Join the localizations that show one molecule over frames, and merge them.
+
+    Blinks of a molecule are told by their distance against their uncertainties and the density of
+    molecules, and by the kinetics of the table (`decode.postprocess.link.linked`).  A molecule is
+    the mean of its rows, weighted by the inverse of their covariances (`merged`), or, with movie,
+    PSF and camera, fitted to all of its frames with one position (`refitted`).  `link.steps` does
+    the same step by step.
+
+    Args:
+        table: file of any format that `read_table` reads.
+        out: table to write, a row a molecule; its suffix determines the format.
+        gap: most dark frames to bridge; None: by the kinetics.
+        movie, psf, camera: of the table, to refit the molecules; all or none.
+        rescale: multiply uncertainties by the scatter within molecules over the stated one.
+        pixel_size_nm: side of a pixel, needed for a table in pixels that does not state it.
+        seed: of the choice of rows for estimates where there are many.
+
+    Returns:
+        The molecules, with the columns `n_frames`, `first_frame`, `last_frame` (from 0),
+        `off_gaps` and `link_probability`; and how rows were linked.
+
+    Raises:
+        Undetermined: if hardly a molecule is seen in a second frame.
+        ValueError, OSError: in one sentence, as for `read_table` and `write_table`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = Path(folder, "molecules.csv")
+        ...     molecules, linking = link("sample_data/blinking_2d_truth.csv", out)
+        >>> len(molecules) == linking.n_molecules < 8919
+        True
+    """
+    out, table = Path(out), Path(table)
+    named = [movie, psf, *([] if camera is None else stated_files(camera))]
+    check_outputs(table_files(out), inputs=[*table_inputs(table), *named])
+    given = [each is not None for each in (movie, psf, camera)]
+    if any(given) and not all(given):
+        raise ValueError("to refit molecules, name their movie, its PSF and its camera")
+    yield Progress(0.0, "reading the molecules")
+    rows = read_table(table, pixel_size_nm=pixel_size_nm)
+    if any(given) and DRIFT in rows.metadata:
+        raise ValueError(
+            f"{table}: a drift was subtracted, and the molecules are no longer where the movie "
+            "shows them; link the table before, then correct the drift"
+        )
+    yield Progress(0.05, "linking")
+    linking = linked(rows, gap=gap, seed=seed)
+    yield Progress(0.4, "merging")
+    molecules = merged(rows, linking, rescale=rescale)
+    if movie is not None and psf is not None and camera is not None:
+        fit = _refit(rows, linking, molecules, movie=movie, psf=psf, camera=camera)
+        molecules = yield from part(fit, 0.45, 0.95)
+    yield Progress(0.95, "writing")
+    write_table(molecules, out)
+    yield Progress(1.0, "")
+    return molecules, linking
+
+
+def _refit(
+    rows: EmitterSet,
+    linking: Linking,
+    molecules: EmitterSet,
+    *,
+    movie: Path | str,
+    psf: Path | str,
+    camera: CameraFile | Path | str,
+) -> Generator[Progress[None], None, EmitterSet]:
+    """The molecules fitted to their movie."""
+    file = read_psf(psf)
+    with open_movie(movie) as frames:
+        stated = stated_camera(camera, movie=frames)
+        require_pixels_alike(file.psf.pixel_size_nm, stated.pixel_size_nm)
+        acquired = complete_acquisition(
+            frames, camera=stated.camera, pixel_size_nm=stated.pixel_size_nm, psf_known=True
+        )
+        yield Progress(0.0, "fitting molecules to the movie", acquired.warnings)
+        depths = file.z_range_nm if file.psf.free_form else (-math.inf, math.inf)
+        steps = refitted.steps(
+            rows,
+            linking,
+            molecules,
+            psf=file.psf.tabulated(file.z_range_nm),
+            camera=acquired.camera,
+            movie=frames,
+            usual=acquired.usual,
+            depths_nm=depths,
+        )
+        return (yield from steps)
