@@ -15,7 +15,7 @@ from decode.defects import UsualFrames
 from decode.emitters import EmitterSet
 from decode.io.movies import Movie
 from decode.likelihood import PixelLikelihood, pixels_of
-from decode.likelihood.windows import Frames, Windows
+from decode.likelihood.windows import Frames, Windows, neighbourhoods
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 from decode.postprocess.link.merge import Places
@@ -35,6 +35,12 @@ CONVERGED = 0.03
 RELATIVE = 2e-3
 """change of the expected photons over which the likelihood is differentiated"""
 LONGEST_Z_NM = 150.0
+PRIOR_WIDTH = 2.0
+"""least width of what is known of a neighbour, in its standard deviations in the frame"""
+UNKNOWN_NM = 100.0
+"""of neighbours without one"""
+WIDER_PX = 3
+"""difference of the extents of neighbours whose windows are as large"""
 FURTHEST = 5.0
 """standard deviations from the merged position beyond which a fit followed another's light"""
 LEVELS = torch.logspace(-1.3, 2.3, 10, dtype=torch.float64)
@@ -60,10 +66,11 @@ def refitted(
 
     The unknowns of a molecule are its position and, in each of its frames, its photons and the
     background around it.  Their likelihood is that of the counts in a window of each frame
-    (`Camera.log_prob`), in which the other molecules of the table are light that is known.  Its
-    maximum is found by Fisher scoring with damping (Levenberg-Marquardt); the photons and the
-    background of each frame are eliminated by Schur complements, so that a molecule of many frames
-    costs as much as its frames one by one.  The covariance is the inverse of the Fisher
+    (`Camera.log_prob`).  Up to three neighbours are unknown, too, with what other frames say of
+    their places as a prior; the light of other molecules is that of the table.  The maximum is
+    found by Fisher scoring with damping (Levenberg-Marquardt); what belongs to single frames is
+    eliminated by Schur complements, so that a molecule of many frames costs as much as its frames
+    one by one.  The covariance is the inverse of the Fisher
     information; in dim pixels this is larger than the variance of the counts says, by a factor that
     is simulated.
 
@@ -101,58 +108,76 @@ def refitted(
         gain=_information_gain(camera),
         depths_nm=depths_nm,
     )
-    count = np.bincount(linking.track, minlength=linking.n_molecules)
+    several = torch.from_numpy(np.bincount(linking.track, minlength=linking.n_molecules) > 1)
+    track = torch.from_numpy(linking.track)
+    seen, known = _placed(molecules, linking, whole)
+    ends = torch.from_numpy(np.asarray(whole.others["last_frame"], np.int64))
     start = whole.xyz.double().cpu()
-    found: list[_Fits] = []
-    waiting: list[_Part] = []
     _, height, width = movie.shape
     block = max(1, min(BLOCK_FRAMES, BLOCK_PIXELS // (height * width)))
-    seen = _to_fit(molecules)
-    ends = torch.from_numpy(np.asarray(whole.others["last_frame"], np.int64))
+    found: list[_Fits] = []
+    waiting: list[_Views] = []
     for low in range(0, last + 1, block):
         high = min(low + block, len(movie))
         yield Progress(low / (last + 1), "fitting molecules to the movie")
         rows = torch.nonzero((seen.frame >= low) & (seen.frame < high))[:, 0]
-        track = torch.from_numpy(linking.track)[rows]
-        wanted = torch.nonzero(torch.from_numpy(count)[track] > 1)[:, 0]
-        if len(wanted):
-            here = seen[rows]
-            here = replace(here, frame=here.frame - low)
+        wanted = several[track[rows]]
+        if bool(wanted.any()):
+            here = replace(seen[rows], frame=seen.frame[rows] - low)
             adu = torch.from_numpy(usual.levelled(movie.read(low, high).astype(np.float32)))
-            waiting += _parts(model, camera, adu, here, wanted=wanted, track=track)
+            frames = Frames(psf, camera, adu, here, axes=axes, background=None)
+            waiting += _views(model, frames, here, wanted, track=track[rows], known=known[rows])
         ready, waiting = _ready(waiting, ends, before=high)
-        for part in ready:
-            found.append(model.fit(part, start))
-    fits = [fit for fit in found if len(fit.which)]
+        found += [model.fit(views, start) for views in ready]
     yield Progress(1.0, "")
-    return _with_fits(whole, fits, linking) if fits else whole
+    return _with_fits(whole, found, linking) if found else whole
 
 
-def _to_fit(molecules: EmitterSet) -> EmitterSet:
-    """The rows in single precision on the CPU, with a background to start from."""
+def _placed(
+    molecules: EmitterSet, linking: Linking, whole: EmitterSet
+) -> tuple[EmitterSet, Tensor]:
+    """The rows where their molecules were merged, and (rows, 3) what is known of that, nm^-2, but
+    for the row itself."""
+    track = torch.from_numpy(linking.track)
     dark = molecules.background
-    return EmitterSet(
+    rows = EmitterSet(
         frame=molecules.frame.cpu(),
-        xyz=torch.nan_to_num(molecules.xyz).float().cpu(),
+        xyz=torch.nan_to_num(whole.xyz[track]).float().cpu(),
         photons=torch.nan_to_num(molecules.photons, nan=1000.0).float().cpu(),
         background=torch.ones(len(molecules)) if dark is None else dark.float().cpu(),
     )
+    stated = molecules.xyz_sigma
+    if stated is None:
+        stated = torch.full_like(molecules.xyz, torch.nan)
+    own, merged = (
+        torch.nan_to_num(sigma.double().cpu(), nan=UNKNOWN_NM).clamp_min(0.1) ** -2
+        for sigma in (stated, whole.xyz_sigma[track] if whole.xyz_sigma is not None else stated)
+    )
+    return rows, torch.maximum(merged - own, own / PRIOR_WIDTH**2)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """Windows of some rows, and the molecules that they show."""
+class _Views:
+    """Windows of one shape around rows and up to three neighbours of each."""
 
     windows: Windows
+    """the row's molecule comes first, its neighbours follow"""
     track: Tensor
-    """(m,)"""
+    """(n,) the molecule that each row shows"""
+    known: Tensor
+    """(n, k - 1, d) what other frames say of the neighbours' places, nm^-2"""
 
-    def __getitem__(self, rows: Tensor) -> _Part:
-        return _Part(windows=self.windows[rows], track=self.track[rows])
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of molecules and pixels of a window."""
+        return self.windows.shape[0], self.windows.adu.shape[2]
+
+    def __getitem__(self, rows: Tensor) -> _Views:
+        return _Views(windows=self.windows[rows], track=self.track[rows], known=self.known[rows])
 
     @staticmethod
-    def cat(parts: Sequence[_Part]) -> _Part:
+    def cat(parts: Sequence[_Views]) -> _Views:
         first = parts[0].windows
         whole: dict[str, Any] = {}
         for name in (f.name for f in fields(Windows)):
@@ -161,53 +186,66 @@ class _Part:
                 whole[name] = torch.cat(values)
         excess, floor = zip(*(part.windows.noise for part in parts), strict=True)
         windows = replace(first, **whole, noise=(torch.cat(excess), torch.cat(floor)))
-        return _Part(windows=windows, track=torch.cat([part.track for part in parts]))
+        return _Views(
+            windows=windows,
+            track=torch.cat([part.track for part in parts]),
+            known=torch.cat([part.known for part in parts]),
+        )
 
 
-def _parts(
+def _views(
     model: _Model,
-    camera: Camera,
-    adu: Tensor,
+    frames: Frames,
     here: EmitterSet,
-    *,
     wanted: Tensor,
+    *,
     track: Tensor,
-) -> list[_Part]:
+    known: Tensor,
+) -> list[_Views]:
     """Windows around the wanted of the rows of a block of frames."""
-    psf = model.psf
-    frames = Frames(psf, camera, adu, here, axes=model.axes, background=None)
-    parameters = psf.parameters_at(here.xyz)
-    return [
-        _Part(windows=frames.windows(rows[:, None], parameters), track=track[rows])
-        for rows in wanted.split(ROWS_AT_ONCE)
-    ]
+    parameters = model.psf.parameters_at(here.xyz)
+    pixel = model.psf.pixel_size_nm
+    views = []
+    for together in neighbourhoods(here, frames.reach_nm):
+        for own in range(together.rows.shape[1]):
+            rows = together.rows.roll(-own, 1)
+            rows = rows[together.kept[:, own] & wanted[rows[:, 0]]]
+            wide = torch.div(frames.extent(rows), WIDER_PX * pixel, rounding_mode="floor")
+            for size in wide.unique():
+                for part in rows[wide == size].split(ROWS_AT_ONCE):
+                    views.append(
+                        _Views(
+                            windows=frames.windows(part, parameters),
+                            track=track[part[:, 0]],
+                            known=known[part[:, 1:]][:, :, model.axes],
+                        )
+                    )
+    return views
 
 
-def _ready(waiting: list[_Part], ends: Tensor, *, before: int) -> tuple[list[_Part], list[_Part]]:
-    """Parts of molecules that end before a frame, each whole; and what is left for later."""
-    if not waiting:
+def _ready(
+    waiting: list[_Views], ends: Tensor, *, before: int
+) -> tuple[list[list[_Views]], list[_Views]]:
+    """Views of molecules that end before a frame, some whole molecules at a time; and what is left
+    for later."""
+    by_shape: dict[tuple[int, int], list[_Views]] = {}
+    for views in waiting:
+        by_shape.setdefault(views.shape, []).append(views)
+    alike = [_Views.cat(parts) for parts in by_shape.values()]
+    if not alike:
         return [], []
-    all_ = _Part.cat(waiting)
-    over = ends[all_.track] < before
-    rest = torch.nonzero(~over)[:, 0]
-    rows = torch.nonzero(over)[:, 0]
-    rows = rows[torch.argsort(all_.track[rows], stable=True)]
-    _, count = torch.unique_consecutive(all_.track[rows], return_counts=True)
-    sizes, ready = _sizes(count.tolist()), []
-    for part in rows.split(sizes):
-        if len(part):
-            ready.append(all_[part])
-    return ready, [all_[rest]] if len(rest) else []
-
-
-def _sizes(count: list[int]) -> list[int]:
-    """Numbers of rows of successive whole molecules that are fitted together."""
-    sizes = [0]
-    for n in count:
-        if sizes[-1] and sizes[-1] + n > ROWS_AT_ONCE:
-            sizes.append(0)
-        sizes[-1] += n
-    return sizes
+    over = torch.cat([views.track[ends[views.track] < before] for views in alike])
+    batch = torch.full((len(ends),), -1)
+    which, count = over.unique(return_counts=True)
+    batch[which] = torch.div(count.cumsum(0) - count, ROWS_AT_ONCE, rounding_mode="floor")
+    ready: list[list[_Views]] = [[] for _ in range(int(batch.max()) + 1)]
+    rest: list[_Views] = []
+    for views in alike:
+        of = batch[views.track]
+        for number in of.unique().tolist():
+            part = views[torch.nonzero(of == number)[:, 0]]
+            (rest if number < 0 else ready[number]).append(part)
+    return [parts for parts in ready if parts], rest
 
 
 class _Fits(NamedTuple):
@@ -231,23 +269,25 @@ class _State(NamedTuple):
 
     place: Tensor
     """(k, d) nm"""
-    photons: Tensor
-    """(m,)"""
-    background: Tensor
-    """(m,)"""
+    own: list[Tensor]
+    """(n, q) of the rows of each shape: photons, background, and of each neighbour its position and
+    its photons"""
 
-    def where(self, better: Tensor, rows: Tensor, other: _State) -> _State:
-        """The other's where (k,) molecules are better, whose rows (m,) are numbered."""
-        return _State(
-            torch.where(better[:, None], other.place, self.place),
-            torch.where(better[rows], other.photons, self.photons),
-            torch.where(better[rows], other.background, self.background),
-        )
+
+class _Row(NamedTuple):
+    """Of the rows of one shape, what is eliminated."""
+
+    inverse: Tensor
+    """(n, q, q) inverse information of a row's own unknowns"""
+    score: Tensor
+    """(n, q)"""
+    follows: Tensor
+    """(n, q, d) minus the change of these with the position"""
 
 
 class _Slope(NamedTuple):
-    """Log-likelihood of molecules, its score and information; those of photons and background of
-    each row are eliminated from those of the position."""
+    """Log-likelihood of molecules, and its derivatives by their positions, where the unknowns of
+    their rows take their best values."""
 
     level: Tensor
     """(k,)"""
@@ -255,20 +295,12 @@ class _Slope(NamedTuple):
     """(k, d)"""
     information: Tensor
     """(k, d, d)"""
-    own_inverse: Tensor
-    """(m, 2, 2) inverse information of photons and background"""
-    own_score: Tensor
-    """(m, 2)"""
-    follows: Tensor
-    """(m, 2, d) minus the change of photons and background with the position"""
+    rows: list[_Row]
 
-    def where(self, better: Tensor, rows: Tensor, other: _Slope) -> _Slope:
-        """As of `_State`."""
-        chosen = []
-        for name, own, new in zip(self._fields, self, other, strict=True):
-            which = better if name in ("level", "score", "information") else better[rows]
-            chosen.append(torch.where(which.view(-1, *[1] * (own.ndim - 1)), new, own))
-        return _Slope(*chosen)
+
+def _where(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """(n, ...) new where (n,) it is better."""
+    return torch.where(better.view(-1, *[1] * (old.ndim - 1)), new, old)
 
 
 @final
@@ -283,83 +315,145 @@ class _Model:
     """information of a pixel over that by its variance, at `LEVELS`"""
     depths_nm: tuple[float, float]
 
-    def fit(self, part: _Part, start: Tensor) -> _Fits:
-        """Fit molecules whose rows are all in a part.
+    @property
+    def longest(self) -> Tensor:
+        """(d,) longest step, nm."""
+        half = self.psf.pixel_size_nm / 2
+        return torch.tensor([half, half, LONGEST_Z_NM], dtype=torch.float64)[self.axes]
+
+    def fit(self, views: list[_Views], start: Tensor) -> _Fits:
+        """Fit molecules, all of whose rows are in some views.
 
         Args:
             start: (molecules of the table, 3) nm.
         """
-        which, rows = part.track.unique(return_inverse=True)
-        windows, full = part.windows, start[which]
-        state = _State(
-            full[:, self.axes], windows.photons[:, 0, 0].double(), windows.background[:, 0].double()
-        )
-        slope = self._slope(windows, state, full, rows)
+        which, index = torch.cat([each.track for each in views]).unique(return_inverse=True)
+        rows = list(index.split([len(each.track) for each in views]))
+        full = start[which]
+        state = _State(full[:, self.axes], [self._own(each.windows) for each in views])
+        slope = self._slope(views, rows, state, full)
         damping = torch.full((len(which),), 1e-3, dtype=torch.float64)
         moving = torch.ones(len(which), dtype=torch.bool)
-        size = windows.psf.pixel_size_nm
-        longest = torch.tensor([size / 2, size / 2, LONGEST_Z_NM], dtype=torch.float64)[self.axes]
         for _ in range(STEPS):
-            diagonal = torch.diag_embed(slope.information.diagonal(dim1=1, dim2=2))
-            damped = slope.information + damping[:, None, None] * diagonal
-            step = torch.linalg.solve_ex(damped, slope.score)[0].clamp(-longest, longest)
-            trial = self._moved(state, slope, step, rows)
-            new = self._slope(windows, trial, full, rows)
-            better = moving & (new.level >= slope.level - 1e-6 * slope.level.abs())
-            length = (trial.place - state.place) * slope.information.diagonal(dim1=1, dim2=2).sqrt()
-            state, slope = state.where(better, rows, trial), slope.where(better, rows, new)
+            diagonal = slope.information.diagonal(dim1=1, dim2=2)
+            damped = slope.information + torch.diag_embed(damping[:, None] * diagonal)
+            step = torch.linalg.solve_ex(damped, slope.score)[0]
+            trial = self._moved(state, slope, step.clamp(-self.longest, self.longest), rows)
+            new = self._slope(views, rows, trial, full)
+            better = moving & (new.level >= slope.level - 1e-7 * slope.level.abs())
+            length = ((trial.place - state.place) * diagonal.sqrt()).abs().amax(1)
+            state = _State(
+                _where(better, trial.place, state.place),
+                [
+                    _where(better[r], a, b)
+                    for r, a, b in zip(rows, trial.own, state.own, strict=True)
+                ],
+            )
+            kept = [
+                _Row(*(_where(better[r], a, b) for a, b in zip(x, y, strict=True)))
+                for r, x, y in zip(rows, new.rows, slope.rows, strict=True)
+            ]
+            slope = _Slope(
+                level=_where(better, new.level, slope.level),
+                score=_where(better, new.score, slope.score),
+                information=_where(better, new.information, slope.information),
+                rows=kept,
+            )
             damping = torch.where(better, damping / 10, damping * 10)
-            moving &= ~(better & (length.abs().amax(1) < CONVERGED)) & (damping < 1e4)
+            moving &= ~(better & (length < CONVERGED)) & (damping < 1e4)
             if not bool(moving.any()):
                 break
-        return self._fits(part, full, state, slope, ~moving & (damping < 1e4))
+        return self._fits(which, rows, full, state, slope, ~moving & (damping < 1e4))
 
-    def _moved(self, state: _State, slope: _Slope, step: Tensor, rows: Tensor) -> _State:
-        """After a step of the positions; photons and background follow."""
+    def _own(self, windows: Windows) -> Tensor:
+        """(n, q) unknowns of rows as they start."""
+        photons = windows.photons[:, :, 0]
+        beside = torch.cat([windows.xyz[:, 1:, self.axes], photons[:, 1:, None]], 2).flatten(1)
+        return torch.cat([photons[:, :1], windows.background, beside], 1).double()
+
+    def _moved(self, state: _State, slope: _Slope, step: Tensor, rows: Sequence[Tensor]) -> _State:
+        """After a step of the positions; the unknowns of the rows follow."""
+        d = len(self.axes)
         place = state.place + step
-        if 2 in self.axes:
+        if d == 3:
             place[:, 2] = place[:, 2].clamp(*self.depths_nm)
-        step = place - state.place
-        own = slope.own_inverse @ slope.own_score[:, :, None]
-        own = own - slope.follows @ step[rows][:, :, None]
-        photons = torch.maximum(state.photons + own[:, 0, 0], 0.3 * state.photons)
-        background = (state.background + own[:, 1, 0]).clamp_min(DARKEST)
-        return _State(place, photons.clamp_min(1.0), background)
+        step, moved = place - state.place, []
+        for index, own, row in zip(rows, state.own, slope.rows, strict=True):
+            change = row.inverse @ row.score[:, :, None] - row.follows @ step[index][:, :, None]
+            change = change[:, :, 0]
+            beside = change[:, 2:].unflatten(1, (-1, d + 1))
+            beside[:, :, :d] = beside[:, :, :d].clamp(-self.longest, self.longest)
+            new = own + change
+            bright = [0, *range(2 + d, own.shape[1], d + 1)]
+            new[:, bright] = torch.maximum(new[:, bright], 0.3 * own[:, bright]).clamp_min(1.0)
+            new[:, 1] = new[:, 1].clamp_min(DARKEST)
+            moved.append(new)
+        return _State(place, moved)
 
-    def _slope(self, windows: Windows, state: _State, full: Tensor, rows: Tensor) -> _Slope:
+    def _slope(
+        self, views: list[_Views], rows: Sequence[Tensor], state: _State, full: Tensor
+    ) -> _Slope:
         """Log-likelihood of the state, and its derivatives."""
         d, k = len(self.axes), len(full)
         xyz = full.clone()
         xyz[:, self.axes] = state.place
-        local = (xyz[rows] - windows.origin.double()).to(windows.xyz)
-        image = windows.psf.integrate_pixels_with_slopes(local, windows.parameters)
-        image = image.flatten(2).double()
-        share, slopes = image[:, :1], image[:, [1 + axis for axis in self.axes]]
-        bright, dark = state.photons[:, None], state.background[:, None]
-        mean = (bright * share[:, 0] + dark + windows.light[:, 0]).clamp_min(DARKEST)
-        level, score = self._pixels(windows, mean)
-        change = torch.cat([bright[:, :, None] * slopes, share, torch.ones_like(share)], 1)
-        known = self._information(windows, mean)
-        information = (change * known[:, None]) @ change.mT
-        gradient = (change @ score[:, :, None])[:, :, 0]
-        # seen alone, photons and background always show; the diagonal keeps dark windows regular
-        own = information[:, d:, d:] + 1e-9 * torch.eye(2, dtype=torch.float64)
-        own_inverse = torch.linalg.inv(own)
-        follows = own_inverse @ information[:, d:, :d]
-        reduced = information[:, :d, :d] - information[:, :d, d:] @ follows
-        pull = gradient[:, :d] - (follows.mT @ gradient[:, d:, None])[:, :, 0]
-        nothing = torch.zeros(k, dtype=torch.float64)
-        return _Slope(
-            level=nothing.index_add(0, rows, level),
-            score=nothing.new_zeros(k, d).index_add(0, rows, pull),
-            information=nothing.new_zeros(k, d, d).index_add(0, rows, reduced),
-            own_inverse=own_inverse,
-            own_score=gradient[:, d:],
-            follows=follows,
+        level = xyz.new_zeros(k)
+        score, information = xyz.new_zeros(k, d), xyz.new_zeros(k, d, d)
+        kept = []
+        for each, index, own in zip(views, rows, state.own, strict=True):
+            logs, gradient, fisher = self._rows(each, xyz[index], own)
+            inverse = torch.linalg.inv(fisher[:, d:, d:])
+            follows = inverse @ fisher[:, d:, :d]
+            level.index_add_(0, index, logs)
+            pull = gradient[:, :d] - (follows.mT @ gradient[:, d:, None])[:, :, 0]
+            score.index_add_(0, index, pull)
+            information.index_add_(0, index, fisher[:, :d, :d] - fisher[:, :d, d:] @ follows)
+            kept.append(_Row(inverse, gradient[:, d:], follows))
+        return _Slope(level, score, information, kept)
+
+    def _rows(self, views: _Views, xyz: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n,) log-likelihood of rows, (n, d + q) its score and (n, d + q, d + q) the information,
+        of the position and the row's own unknowns.
+
+        Args:
+            xyz: (n, 3) nm, places of the rows' molecules.
+            own: (n, q).
+        """
+        windows, d = views.windows, len(self.axes)
+        n, k = windows.xyz.shape[:2]
+        beside = own[:, 2:].unflatten(1, (k - 1, d + 1)) if k > 1 else own.new_zeros(n, 0, d + 1)
+        places = windows.xyz.double()
+        places[:, 0] = xyz - windows.origin.double()
+        places[:, 1:, self.axes] = beside[:, :, :d]
+        image = windows.psf.integrate_pixels_with_slopes(
+            places.flatten(0, 1).to(windows.xyz), windows.parameters
         )
+        image = image.flatten(2).unflatten(0, (n, k)).double()
+        bright = torch.cat([own[:, :1], beside[:, :, d]], 1)[:, :, None]
+        mean = (bright * image[:, :, 0]).sum(1) + own[:, 1:2] + windows.light[:, 0]
+        mean = mean.clamp_min(DARKEST)
+        level, score = self._pixels(windows, mean)
+        slopes = bright[:, :, None] * image[:, :, [1 + axis for axis in self.axes]]
+        by_beside = torch.cat([slopes[:, 1:], image[:, 1:, :1]], 2).flatten(1, 2)
+        even = torch.ones_like(mean)[:, None]
+        change = torch.cat([slopes[:, 0], image[:, 0, :1], even, by_beside], 1)
+        seen_alone = change * self._information(windows, mean)[:, None]
+        fisher = seen_alone @ change.mT
+        gradient = (change @ score[:, :, None])[:, :, 0]
+        # neighbours: what other frames say of them
+        weight = torch.cat([views.known, 1 / bright[:, 1:].clamp_min(100.0) ** 2], 2).flatten(1)
+        apart = torch.cat([windows.xyz[:, 1:, self.axes], windows.photons[:, 1:]], 2).flatten(1)
+        apart = apart.double() - own[:, 2:]
+        level = level - 0.5 * (weight * apart**2).sum(1)
+        gradient[:, d + 2 :] += weight * apart
+        at = torch.arange(d + 2, fisher.shape[1])
+        fisher[:, at, at] += weight
+        at = torch.arange(d, d + 2)
+        fisher[:, at, at] += 1e-12
+        return level, gradient, fisher
 
     def _pixels(self, windows: Windows, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """(m,) log-likelihood, and (m, p) its derivatives by the expected photons."""
+        """(n,) log-likelihood, and (n, p) its derivatives by the expected photons."""
         around = torch.stack([mean * (1 - RELATIVE), mean * (1 + RELATIVE)], 1)
         logs = self.pixels.log_prob(windows.adu, around[:, :, None], windows.pixel)
         logs = logs[:, :, 0] * windows.seen[:, None]
@@ -367,39 +461,44 @@ class _Model:
         return logs.mean(1).sum(1), slope
 
     def _information(self, windows: Windows, mean: Tensor) -> Tensor:
-        """(m, p) Fisher information of each pixel."""
+        """(n, p) Fisher information of each pixel."""
         excess, floor = (value.double() for value in windows.noise)
         at = np.interp(mean.log().numpy(), LEVELS.log().numpy(), self.gain)
         return windows.seen * torch.from_numpy(at) / (excess * mean + floor)
 
     def _fits(
-        self, part: _Part, full: Tensor, state: _State, slope: _Slope, converged: Tensor
+        self,
+        which: Tensor,
+        rows: Sequence[Tensor],
+        full: Tensor,
+        state: _State,
+        slope: _Slope,
+        converged: Tensor,
     ) -> _Fits:
-        which, rows, count = part.track.unique(return_inverse=True, return_counts=True)
-        k = len(which)
+        k, axes = len(which), torch.tensor(self.axes)
         xyz = full.clone()
         xyz[:, self.axes] = state.place
         place, failed = torch.linalg.inv_ex(slope.information)
-        nothing = torch.zeros(k, dtype=torch.float64)
-
-        def summed(values: Tensor) -> Tensor:
-            return nothing.new_zeros(k, *values.shape[1:]).index_add(0, rows, values)
-
-        follows = summed(slope.follows[:, 0])
+        photons, background, count, alone = xyz.new_zeros(4, k)
+        follows = xyz.new_zeros(k, len(axes))
+        for index, own, row in zip(rows, state.own, slope.rows, strict=True):
+            photons.index_add_(0, index, own[:, 0])
+            background.index_add_(0, index, own[:, 1])
+            count.index_add_(0, index, torch.ones_like(own[:, 0]))
+            alone.index_add_(0, index, row.inverse[:, 0, 0])
+            follows.index_add_(0, index, row.follows[:, 0])
         with_place = -(place @ follows[:, :, None])[:, :, 0]
-        own = summed(slope.own_inverse[:, 0, 0]) - (follows * with_place).sum(1)
-        covariance = torch.full((k, 4, 4), torch.nan, dtype=torch.float64)
-        axes = torch.tensor(self.axes)
+        covariance = xyz.new_full((k, 4, 4), torch.nan)
         covariance[:, axes[:, None], axes] = place
         covariance[:, 3, axes] = covariance[:, axes, 3] = with_place
-        covariance[:, 3, 3] = own
+        covariance[:, 3, 3] = alone - (follows * with_place).sum(1)
         known = (failed == 0) & (place.diagonal(dim1=1, dim2=2) > 0).all(1)
         return _Fits(
             which=which,
             xyz=xyz,
             covariance=covariance,
-            photons=summed(state.photons),
-            background=summed(state.background) / count,
+            photons=photons,
+            background=background / count,
             converged=converged & known,
         )
 
