@@ -69,6 +69,9 @@ crowd, pixels are hardly ever dark, and the bias can exceed the correction, at m
 several times"""
 SURE = 0.999
 """probability with which the covariance of neighbouring pixels must exceed zero"""
+LIKELY, BEYOND_NOISE = 0.95, 8.0
+"""the same where it exceeds so many standard deviations of what pixels share by chance: few bright
+molecules make the covariance differ between chunks of frames"""
 
 
 def _offsets() -> npt.NDArray[np.int64]:
@@ -331,7 +334,12 @@ def _moments(
 
     shared = slice(len(rate) + 1, None)
     n_chunks = len(parts)
-    lag = _clear_lag(values[shared], covariance[shared, shared], n_chunks)
+    lag = _clear_lag(
+        values[shared],
+        covariance[shared, shared],
+        counts.sum((0, 1))[shared],
+        chunks=n_chunks,
+    )
     kept = _kept(lag)
     keep = np.r_[: len(rate) + 1, kept + len(rate) + 1]
 
@@ -379,24 +387,29 @@ def _pooled(sums: Array, counts: Array) -> tuple[Array, Array]:
     return values, covariance + crossed + crossed.T
 
 
-def _clear_lag(values: Array, covariance: Array, chunks: int) -> int | None:
+def _clear_lag(values: Array, covariance: Array, counts: Array, *, chunks: int) -> int | None:
     """Lag at which neighbouring pixels significantly share light: 1, else 0, else None.
 
     Args:
         values: (covariance,) with touching pixels at each of LAGS, then at each of OFFSETS at
             lag 1, and at lag 0.
         covariance: covariance of their errors.
+        counts: number of products that each is the mean of.
         chunks: number of chunks of frames whose scatter gives the covariance.
     """
     after_one, within = np.zeros((2, len(values)))
-    after_one[LAGS.index(1)] = 1
     # light that flickers as a whole is no molecule's: it reaches as far as one looks
     far = np.where(np.hypot(*OFFSETS.T) > REACH_PX - 2, 1.0, 0.0)
-    within[LAGS.index(0)] = 1
-    within[AT_OFFSETS[0]] = -far / far.sum()
-    quantile = stdtrit(chunks - 1, SURE)
     for lag, weight in ((1, after_one), (0, within)):
-        if weight @ values > quantile * math.sqrt(weight @ covariance @ weight):
+        weight[LAGS.index(lag)] = 1
+        weight[AT_OFFSETS[lag]] = -far / far.sum()
+    likely, sure = stdtrit(chunks - 1, (LIKELY, SURE))
+    variance = values[AT_OFFSETS[0]][0]
+    for lag, weight in ((1, after_one), (0, within)):
+        shared = weight @ values
+        error = math.sqrt(weight @ covariance @ weight)
+        by_chance = variance * math.sqrt((weight**2 / counts).sum())
+        if shared > sure * error or shared > max(likely * error, BEYOND_NOISE * by_chance):
             return lag
     return None
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from decode.config import from_mapping
 from decode.estimation import SceneEstimate, estimate_scene, to_recipe
+from decode.estimation.moments import measure
 from decode.forward import ForwardModel
 from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
@@ -153,6 +154,15 @@ def test_molecules_that_are_on_for_a_single_frame_are_estimated(rng: torch.Gener
     assert estimate.on_time_frames.high == estimate.on_time_frames.value == 1
     recipe = yaml.safe_load(to_recipe(estimate, ROUND, psf_file="", camera_file="", source=""))
     assert recipe["scene"]["on_time_frames"][0] < 1 < recipe["scene"]["on_time_frames"][1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_bright_molecules_in_a_short_movie_are_seen_to_blink(seed: int) -> None:
+    """As many as in the first frames of the SMLM Challenge's sparse movies."""
+    rng = torch.Generator().manual_seed(seed)
+    few = scene(0.02, 6000.0, 1.0, 100.0)
+    adu, _ = movie(ASTIGMATIC, EMCCD, few, rng, n=64)
+    assert measure(adu, EMCCD).lag is not None
 
 
 def test_light_that_flickers_as_a_whole_is_no_molecule(rng: torch.Generator) -> None:
