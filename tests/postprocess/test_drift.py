@@ -33,7 +33,14 @@ def _path(rng: np.random.Generator) -> np.ndarray:
     return drift - drift.mean(0)
 
 
-def _scene(*, filaments: int, drift: np.ndarray, n: int = 2500, seed: int = 0) -> EmitterSet:
+def _scene(
+    *,
+    filaments: int,
+    drift: np.ndarray,
+    n: int = 2500,
+    sigma_nm: float = 10.0,
+    seed: int = 0,
+) -> EmitterSet:
     """Molecules along straight filaments, or, without any, everywhere."""
     rng = np.random.default_rng(seed)
     place = rng.uniform(0, SIDE_NM, (n, 3))
@@ -46,7 +53,7 @@ def _scene(*, filaments: int, drift: np.ndarray, n: int = 2500, seed: int = 0) -
         place[:, 1] = start[which, 1] + along * np.sin(angle[which])
         place[:, 2] = depth[which] + 0.05 * along
     frame = np.sort(rng.integers(0, N_FRAMES, n))
-    sigma = np.tile([10.0, 10.0, 22.0], (n, 1))
+    sigma = np.tile(sigma_nm * np.array([1.0, 1.0, 2.2]), (n, 1))
     seen = place + drift[frame] + sigma * rng.normal(size=(n, 3))
     return EmitterSet(
         frame=torch.from_numpy(frame),
@@ -69,6 +76,13 @@ def test_drift_of_filaments_is_found_within_its_uncertainty() -> None:
     assert (np.sqrt((error**2).mean(0)) < [4, 4, 8]).all()
     assert 0.4 < (np.abs(error) < found.sigma).mean() < 0.95
     assert found.jumps == ()
+
+
+def test_few_precise_molecules_on_crossing_filaments_tell_the_drift() -> None:
+    """Most of the nearest molecules belong to other filaments."""
+    truth = _path(np.random.default_rng(1))
+    found = drift_of_molecules(_scene(filaments=16, drift=truth, n=500, sigma_nm=4.0))
+    assert np.sqrt((_errors(found, truth) ** 2).mean(0)).max() < 4
 
 
 def test_a_stage_that_stands_still_has_no_drift() -> None:

@@ -24,10 +24,12 @@ FUNCTIONS = (5, 8, 12, 16, 20, 28, 40, 56, 80)
 """numbers of functions of which one is chosen"""
 CHOOSING_NM = 15.0
 """kernel with which it is chosen"""
-COARSE_PAIRS, FINE_PAIRS = 80_000, 500_000
+COARSE_PAIRS, FINE_PAIRS = 80_000, 250_000
 """most pairs of a fit"""
 TWICE = 2
 """pairs are looked for again once the drift is better known"""
+LONG_NM = 120.0
+"""widest kernel that is longer along structures; before, the drift hides them"""
 STEPS, PRECISION = 40, 1e-7
 """of a fit: most steps, and relative gain at which it ends"""
 GAUGE = 1e-6
@@ -117,10 +119,10 @@ def sharpest(
     """The drift for which pairs of localizations agree best.
 
     The sum over pairs of Gaussians of their distance, as wide as both are uncertain and as a
-    kernel, is largest where structures lie on themselves; kernels from wide to narrow lead there.
-    In the end they are longer along the structures.  The number of splines is one more than the
-    one that other data would agree with best, so that what the splines cannot follow is less than
-    what they do not know.
+    kernel, is largest where structures lie on themselves; kernels from wide to narrow lead there,
+    which are longer along the structures once these are seen.  The number of splines is one more
+    than the one that other data would agree with best, so that what the splines cannot follow is
+    less than what they do not know.
 
     Args:
         seen: one localization for each blink (`merged`).
@@ -198,7 +200,7 @@ class _Fit:
         most = FINE_PAIRS if fine else COARSE_PAIRS
         for _ in range(TWICE):
             now = np.asarray(basis @ coefficients)
-            pairs = self._pairs(now, kernel=kernel, most=most, along=fine)
+            pairs = self._pairs(now, kernel=kernel, most=most, along=kernel <= LONG_NM)
             if len(pairs):
                 coefficients = _maximal(pairs, basis, coefficients)
         k, d = coefficients.shape
@@ -222,11 +224,11 @@ class _Fit:
         its scatter over its curvature, by which the fit follows its own data.
         """
         most = -np.inf
+        pairs = self._pairs(drift, kernel=CHOOSING_NM, most=COARSE_PAIRS, along=True)
+        if not len(pairs):
+            return FUNCTIONS[0], drift
         for functions in FUNCTIONS:
             basis = _basis(self._n_frames, functions, jumps)
-            pairs = self._pairs(drift, kernel=CHOOSING_NM, most=COARSE_PAIRS, along=True)
-            if not len(pairs):
-                return functions, drift
             drift = np.asarray(basis @ _maximal(pairs, basis, _coefficients(basis, drift)))
             inverse = _inverse(pairs.curvature(drift, basis))
             follows = float(np.trace(inverse @ pairs.scatter(drift, basis)))

@@ -20,8 +20,10 @@ CROWD = 4
 REACH = 2.5
 """standard deviations up to which two localizations are a pair"""
 TINY = 1e-300
-NEIGHBOURS = 16
+NEIGHBOURS = 32
 """nearest localizations that tell the local direction of a structure"""
+AT_ONCE = 2**12
+"""localizations whose neighbours are compared at once, 20 MB"""
 
 
 @final
@@ -79,15 +81,8 @@ class Pairs:
         """(d k, d k) negative second derivatives of the sum of heights by the coefficients of a
         basis (frames, k), axis by axis."""
         height, force = self.forces(drift)
-        slope = self._slope(basis)
-        (d, _), k = force.shape, basis.shape[1]
-        blocks = np.zeros((d, k, d, k))
-        for a in range(d):
-            for b in range(a, d):
-                factor = height * self.precision[a, b] - force[a] * force[b] / (height + TINY)
-                block = slope.T @ slope.multiply(factor[:, None])
-                blocks[a, :, b] = blocks[b, :, a] = block.toarray()
-        return blocks.reshape(d * k, d * k)
+        across = force[:, None] * force[None] / (height + TINY)
+        return self._squares(height * self.precision - across, basis)
 
     def scatter(self, drift: Floats, basis: sparse.csr_array) -> Floats:
         """(d k, d k) covariance of the gradient of the sum of heights, over other data.
@@ -97,13 +92,8 @@ class Pairs:
         covariance is sum_i g_i g_i^T less sum_pairs g g^T.
         """
         _, force = self.forces(drift)
-        slope = self._slope(basis)
-        own = sparse.hstack([slope.multiply(f[:, None]) for f in force]).tocsr()
-        n = int(self.members.max()) + 1
-        pairs = np.tile(np.arange(len(self)), 2)
-        entries = (np.ones(2 * len(self)), (self.members.ravel(), pairs))
-        of_each = sparse.csr_array(entries, shape=(n, len(self))) @ own
-        return np.asarray((of_each.T @ of_each - own.T @ own).toarray())
+        of_each = np.concatenate([self._of_each(f, basis) for f in force], 1)
+        return of_each.T @ of_each - self._squares(force[:, None] * force[None], basis)
 
     def forces(self, drift: Floats) -> tuple[Floats, Floats]:
         """(n,) heights, and (d, n) their derivatives by the drift of the first."""
@@ -116,10 +106,36 @@ class Pairs:
         height = self.weight * np.exp(-0.5 * (pull * left).sum(0))
         return height, height * pull
 
-    def _slope(self, basis: sparse.csr_array) -> sparse.csr_array:
-        """(n, k) derivatives of the first one's drift less the second one's."""
+    def _of_each(self, force: Floats, basis: sparse.csr_array) -> Floats:
+        """(localizations, k) sums over the pairs of each of a force times the derivatives of the
+        first one's drift less the second one's."""
         first, second = self.frames
-        return sparse.csr_array(basis[first] - basis[second])
+        rows = np.tile(self.members.ravel(), 2)
+        columns = np.concatenate([first, first, second, second])
+        entries = np.concatenate([force, force, -force, -force])
+        shape = (int(self.members.max()) + 1, basis.shape[0])
+        return np.asarray(
+            (sparse.csr_array((entries, (rows, columns)), shape=shape) @ basis).toarray()
+        )
+
+    def _squares(self, factor: Floats, basis: sparse.csr_array) -> Floats:
+        """(d k, d k) sums over pairs of a factor (d, d, n) times the products of the derivatives of
+        the first one's drift less the second one's.
+
+        Pairs of the same two frames are summed first: there are fewer of these.
+        """
+        d, k = len(factor), basis.shape[1]
+        frames, n = self.frames, basis.shape[0]
+        blocks = np.zeros((d, k, d, k))
+        for a in range(d):
+            for b in range(a, d):
+                own = factor[a, b]
+                alone = np.bincount(frames[0], own, n) + np.bincount(frames[1], own, n)
+                crossed = sparse.csr_array((own, (frames[0], frames[1])), shape=(n, n))
+                whole = sparse.diags_array(alone) - crossed - crossed.T
+                blocks[a, :, b] = (basis.T @ (whole @ basis)).toarray()
+                blocks[b, :, a] = blocks[a, :, b].T
+        return blocks.reshape(d * k, d * k)
 
 
 def pairs_within(
@@ -169,23 +185,71 @@ def pairs_within(
     covariance = (kernel[first] + kernel[second]) / 2
     noise = seen.sigma[first] ** 2 + seen.sigma[second] ** 2
     covariance[:, np.arange(d), np.arange(d)] += noise
-    weight = 1 / np.sqrt(np.linalg.det(covariance))
+    precision, determinant = _inverses(covariance)
+    weight = 1 / np.sqrt(determinant)
     return Pairs(
         members=found.T,
         frames=seen.frame[found.T],
         difference=seen.place[first] - seen.place[second],
-        precision=np.ascontiguousarray(np.linalg.inv(covariance).transpose(1, 2, 0)),
+        precision=precision,
         weight=weight / weight.mean() if len(weight) else weight,
     )
 
 
 def _structure(place: Floats, sigma: Floats, kernel_nm: float) -> Floats:
-    """(n, d, d) nm^2 covariances of the nearest localizations beyond their noise."""
+    """(n, d, d) nm^2 covariances of the nearest localizations on the same line, beyond their noise.
+
+    Of the lines through a localization and one of its neighbours, the one along which most
+    neighbours lie: those of structures that cross it are left out.
+    """
     d = place.shape[1]
-    _, rows = cKDTree(place).query(place, NEIGHBOURS)
-    around = place[rows] - place[rows].mean(1, keepdims=True)
-    covariance = np.einsum("nka,nkb->nab", around, around) / (NEIGHBOURS - 1)
-    covariance[:, np.arange(d), np.arange(d)] -= (sigma[rows] ** 2).mean(1)
+    tree = cKDTree(place)
+    covariance = np.empty((len(place), d, d))
+    for start in range(0, len(place), AT_ONCE):
+        own = slice(start, start + AT_ONCE)
+        _, rows = tree.query(place[own], NEIGHBOURS + 1)
+        rows = rows[:, 1:]
+        arms = place[rows] - place[own, None]
+        noise = sigma[own, None] ** 2 + sigma[rows] ** 2
+        wide = kernel_nm**2 + noise.mean(2)
+        near = _on_line(arms.astype(np.float32), wide.astype(np.float32))
+        total = near.sum(1)
+        covariance[own] = np.einsum("nk,nka,nkb->nab", near, arms, arms) / total[:, None, None]
+        excess = np.einsum("nk,nka->na", near, noise) / total[:, None]
+        covariance[own, np.arange(d), np.arange(d)] -= excess
     value, vector = np.linalg.eigh(covariance)
     value = np.maximum(value, kernel_nm**2)
     return np.asarray(np.einsum("nab,nb,ncb->nac", vector, value, vector))
+
+
+def _inverses(matrices: Floats) -> tuple[Floats, Floats]:
+    """(d, d, n) inverses of symmetric matrices (n, d, d), and (n,) determinants, by cofactors; one
+    by one, as numpy does it, takes three times as long."""
+    count, d, _ = matrices.shape
+    whole = np.zeros((3, 3, count))
+    whole[range(3), range(3)] = 1.0
+    whole[:d, :d] = matrices.transpose(1, 2, 0)
+    turns = ((1, 2), (2, 0), (0, 1))
+    cofactors = np.stack(
+        [
+            np.stack([whole[i, m] * whole[j, n] - whole[i, n] * whole[j, m] for m, n in turns])
+            for i, j in turns
+        ]
+    )
+    determinant = (whole[0] * cofactors[0]).sum(0)
+    return cofactors[:d, :d] / determinant, determinant
+
+
+def _on_line(arms: npt.NDArray[np.float32], wide: npt.NDArray[np.float32]) -> Floats:
+    """(n, k) how near each neighbour is to the best of the lines, 1 on it.
+
+    Args:
+        arms: (n, k, d) nm from a localization to its neighbours.
+        wide: (n, k) nm^2 within which a neighbour lies on a line.
+    """
+    square = (arms**2).sum(2)
+    along = arms @ arms.transpose(0, 2, 1)
+    across = square[:, None] - along**2 / np.maximum(square, 1e-6)[:, :, None]
+    near = np.exp(-0.5 * across / wide[:, None])
+    best = near.sum(2).argmax(1)
+    return near[np.arange(len(near)), best].astype(np.float64)
