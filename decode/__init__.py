@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from decode.verbs.evaluate import evaluate
     from decode.verbs.link import link
     from decode.verbs.localize import localize
+    from decode.verbs.quality import assess
     from decode.verbs.render import render
     from decode.verbs.run import run
     from decode.verbs.simulate import simulate
@@ -54,6 +55,7 @@ __all__ = [
     "Scene",
     "SetPosterior",
     "SplinePSF",
+    "assess",
     "calibrate_camera",
     "calibrate_model",
     "calibrate_psf",
@@ -90,6 +92,7 @@ _HOME = {
     "Scene": "priors.scene",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
+    "assess": "verbs.quality",
     "calibrate_camera": "verbs.calibrate_camera",
     "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",

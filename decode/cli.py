@@ -1356,6 +1356,52 @@ def schema() -> None:
     typer.echo(json.dumps(run(), indent=1))
 
 
+@app.command()
+def quality(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Write quality.json and plots."),
+    ] = None,
+    *,
+    line: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1", help="Measure the profile along a line, nm; repeat it."
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of the movie, where the table does not say so.")
+    ] = None,
+    pixel_size: TablePixelSize = None,
+    as_json: Json = False,
+) -> None:
+    """How good a table is: resolution, precision, distributions, and what limits the resolution.
+
+    Figures that the table does not tell are said to be unknown, and why.
+    """
+    from decode.outputs import quality_files
+    from decode.verbs.quality import assess
+
+    lines = [_line(text) for text in line or ()]
+    found = assess(table, out, lines_nm=lines, n_frames=frames, pixel_size_nm=pixel_size)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    for name, figure in found.lines():
+        typer.echo(f"{name:<18} {figure}")
+    if out is not None:
+        _list(quality_files(out, len(lines)))
+
+
+def _line(text: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--line {text}: write it as X0,Y0,X1,Y1 in nm") from None
+    return x0, y0, x1, y1
+
+
 def _place(text: str) -> tuple[float, float]:
     try:
         x, y = map(float, text.split(","))

@@ -24,6 +24,7 @@ __all__ = [
     "output_formats",
     "psf_file",
     "psf_files",
+    "quality_files",
     "recipe_files",
     "run_files",
     "sample_files",
@@ -216,6 +217,22 @@ def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:
 def drift_files(table: Path) -> tuple[Path, Path]:
     """The drift that was subtracted from a table (CSV), and its plot, beside it."""
     return table.with_name(f"{table.stem}.drift.csv"), table.with_name(f"{table.stem}.drift.png")
+
+
+def quality_files(folder: Path, n_lines: int = 0) -> tuple[Path, ...]:
+    """The figures of a table (JSON), and their plots.
+
+    >>> [path.name for path in quality_files(Path("out"), 1)][-1]
+    'line-1.svg'
+    """
+    plots = ("resolution", "budget", "precision", "distributions", "time")
+    lines = (f"line-{i}" for i in range(1, n_lines + 1))
+    return (
+        folder / "quality.json",
+        *(folder / f"{name}.svg" for name in plots),
+        folder / "density.png",
+        *(folder / f"{name}.svg" for name in lines),
+    )
 
 
 def _check_suffix(path: Path, what: str, *suffixes: str) -> None:

@@ -27,6 +27,7 @@ FILES = (
     "t.yaml",
     "data.csv",
     "table.png",
+    "quality.json",
     "psf.h5",
     "r.json",
     "m.safetensors",
@@ -61,6 +62,7 @@ COLLISIONS = {
         "t.csv -o c.hdf5 --keep frame=1:",
         "t.csv -o t.txt --keep frame=1:",
     ],
+    "quality": ["quality.json -o ."],
     "simulate": [
         "r.yaml --frames 2 -o s.tif --truth s.tif",
         "s_camera.yaml --frames 2 -o s.tif --truth s.csv",
@@ -108,6 +110,7 @@ ELSEWHERE = {
     "link": "t.csv -o nowhere/t.csv",
     "drift": "t.csv -o nowhere/t.csv",
     "filter": "t.csv -o nowhere/t.csv --keep frame=1:",
+    "quality": "t.csv -o t.csv/nowhere",
     "simulate": "r.yaml --frames 2 -o nowhere/s.tif --truth s.csv",
     "train": "r.yaml -o nowhere/m.safetensors",
     "calibrate psf": "b.tif --camera c.yaml -o nowhere/psf.h5",
