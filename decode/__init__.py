@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from decode.verbs.localize import localize
     from decode.verbs.quality import assess
     from decode.verbs.render import render
+    from decode.verbs.report import report
     from decode.verbs.run import run
     from decode.verbs.simulate import simulate
     from decode.verbs.train import train
@@ -70,6 +71,7 @@ __all__ = [
     "read_camera",
     "read_table",
     "render",
+    "report",
     "run",
     "score",
     "simulate",
@@ -107,6 +109,7 @@ _HOME = {
     "read_camera": "io.cameras",
     "read_table": "io.tables",
     "render": "verbs.render",
+    "report": "verbs.report",
     "run": "verbs.run",
     "score": "metrics",
     "simulate": "verbs.simulate",

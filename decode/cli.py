@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from decode.commands import COMMANDS, running
 
 if TYPE_CHECKING:
     from decode.emitters import Check
@@ -44,9 +47,14 @@ class _Commands(TyperGroup):
     (`--strict`), 130 Ctrl-C and 143 SIGTERM.
     """
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[COMMANDS] = shlex.join(["decode", *args])
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with running(ctx.meta[COMMANDS]):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             typer.echo("decode: stopped", err=True)
             raise typer.Exit(130) from None
@@ -670,6 +678,45 @@ def link(
     if known:
         typer.echo(f"scatter over stated sigma: {', '.join(known)}")
     _list([out])
+
+
+@app.command()
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER|TABLE...",
+            help="Tables of molecules, and folders that hold some; several: one row for each.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Report to write (.html); its twin is a .json.")
+    ],
+    pixel_size: TablePixelSize = None,
+    as_json: Json = False,
+) -> None:
+    """Tables to one HTML page: verdict, figure, checks, precision, resolution and provenance.
+
+    It needs no network.  Beside it, a JSON of the same name holds all figures.
+    """
+    from decode.outputs import report_files
+    from decode.progress import Bar
+    from decode.verbs.report import report as work
+
+    layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}"
+    with Bar(total=1.0, bar_format=layout) as bar:
+
+        def show(step: Progress[object]) -> None:
+            bar.set_description(step.message, refresh=False)
+            bar.update((step.fraction or 0.0) - bar.n)
+
+        done = _followed(work.steps(sources, out, pixel_size_nm=pixel_size), show)
+    if as_json:
+        _print_json(done.as_dict())
+        return
+    for movie in done.movies:
+        typer.echo(f"{movie.name}: {movie.chapter.verdict[0]}")
+    _list(report_files(out))
 
 
 @app.command()

@@ -26,6 +26,7 @@ __all__ = [
     "psf_files",
     "quality_files",
     "recipe_files",
+    "report_files",
     "run_files",
     "sample_files",
     "simulate_files",
@@ -233,6 +234,16 @@ def quality_files(folder: Path, n_lines: int = 0) -> tuple[Path, ...]:
         folder / "density.png",
         *(folder / f"{name}.svg" for name in lines),
     )
+
+
+def report_files(page: Path) -> tuple[Path, Path]:
+    """A report and its twin as JSON.
+
+    >>> [path.name for path in report_files(Path("report.html"))]
+    ['report.html', 'report.json']
+    """
+    _check_suffix(page, "reports are", ".html")
+    return page, page.with_suffix(".json")
 
 
 def _check_suffix(path: Path, what: str, *suffixes: str) -> None:

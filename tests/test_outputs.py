@@ -63,6 +63,7 @@ COLLISIONS = {
         "t.csv -o t.txt --keep frame=1:",
     ],
     "quality": ["quality.json -o ."],
+    "report": ["r.json -o r.html", "t.csv -o t.csv"],
     "simulate": [
         "r.yaml --frames 2 -o s.tif --truth s.tif",
         "s_camera.yaml --frames 2 -o s.tif --truth s.csv",
@@ -111,6 +112,7 @@ ELSEWHERE = {
     "drift": "t.csv -o nowhere/t.csv",
     "filter": "t.csv -o nowhere/t.csv --keep frame=1:",
     "quality": "t.csv -o t.csv/nowhere",
+    "report": "t.csv -o nowhere/r.html",
     "simulate": "r.yaml --frames 2 -o nowhere/s.tif --truth s.csv",
     "train": "r.yaml -o nowhere/m.safetensors",
     "calibrate psf": "b.tif --camera c.yaml -o nowhere/psf.h5",

@@ -47,8 +47,11 @@ class Figures(Block):
 
     @property
     def body(self) -> tuple[tuple[tuple[str, bool], ...], ...]:
-        """The same of each cell."""
-        return tuple(tuple((cell, not is_number(cell)) for cell in row) for row in self.rows)
+        """The same of each cell; where columns have no names, all stand at the left."""
+        plain = not self.columns
+        return tuple(
+            tuple((cell, plain or not is_number(cell)) for cell in row) for row in self.rows
+        )
 
 
 @final

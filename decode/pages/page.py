@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeAlias, final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from decode.atomic import atomic
 from decode.pages.blocks import Block, is_number
@@ -76,6 +78,13 @@ class Summary:
     """in the order of the chapters"""
 
     @property
+    def heads(self) -> tuple[tuple[str, bool], ...]:
+        """The name of each column, those of light and title included, and whether it is words."""
+        below = zip(*self.rows, strict=True)
+        words = (not all(map(is_number, column)) for column in below)
+        return ("verdict", True), ("movie", True), *zip(self.columns, words, strict=True)
+
+    @property
     def cells(self) -> tuple[tuple[tuple[str, bool], ...], ...]:
         """Each text, and whether it is words."""
         return tuple(tuple((cell, not is_number(cell)) for cell in row) for row in self.rows)
@@ -121,8 +130,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data"] = _data
+    environment.filters |= {"data": _data, "prose": _prose}
     return environment
+
+
+def _prose(text: str) -> Markup:
+    """A text with commands, which stand between backticks, as code."""
+    escaped = str(escape(text.replace("+-", "±")))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))
 
 
 def _data(value: object) -> str:

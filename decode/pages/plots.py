@@ -20,11 +20,11 @@ Numbers: TypeAlias = tuple[float, ...]
 Style: TypeAlias = Literal["line", "dashed", "steps", "points"]
 
 WIDTH, HEIGHT = 440.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 12.0, 42.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 26.0, 42.0
 MAP_WIDTH = 420.0
 ROW, NAMES, NUMBERS = 26.0, 90.0, 110.0
 """of plots, in their own units; a page scales them"""
-TICKS = 5
+TICKS, MARGIN = 5, 0.05
 DIGITS = 5
 """significant ones of the data behind a plot"""
 
@@ -95,7 +95,7 @@ class _Scale:
         subdivided = LogLocator(subs=(1.0,) if self.high >= 1e3 * self.low else (1.0, 2.0, 5.0))
         locator = subdivided if wide else MaxNLocator(TICKS, steps=[1, 2, 5, 10])
         found = locator.tick_values(self.low, self.high)
-        return [(self(v), f"{float(f'{v:.10g}'):,.6g}") for v in found if self.holds(v)]
+        return [(self(v), _short(v)) for v in found if self.holds(v)]
 
 
 @final
@@ -119,7 +119,8 @@ class Chart(Block):
     def across(self) -> _Scale:
         values = [v for trace in self.traces for v in trace.x]
         values += [mark.x for mark in self.marks if mark.x is not None]
-        return _scale(self.x, self.x_range or values, LEFT, WIDTH - RIGHT, margin=0.0)
+        margin = MARGIN if any(trace.style == "points" for trace in self.traces) else 0.0
+        return _scale(self.x, self.x_range or values, LEFT, WIDTH - RIGHT, margin=margin)
 
     @cached_property
     def up(self) -> _Scale:
@@ -130,7 +131,7 @@ class Chart(Block):
             for at, y, e in rows:
                 if self.across.holds(at):
                     values += [y - e, y + e]
-        return _scale(self.y, values, HEIGHT - BOTTOM, TOP, margin=0.05)
+        return _scale(self.y, values, HEIGHT - BOTTOM, TOP, margin=MARGIN)
 
     def path(self, trace: Trace) -> str:
         """The line of a trace."""
@@ -315,6 +316,18 @@ def _scale(
     more = margin * (high - low)
     first = low if axis.zero and low == 0 else low - more
     return _Scale(low=first, high=high + more, log=False, start=start, stop=stop)
+
+
+def _short(value: float) -> str:
+    """A round number in a few characters.
+
+    >>> [_short(value) for value in (0.25, 3000.0, 20_000.0, 1_500_000.0)]
+    ['0.25', '3,000', '20k', '1.5M']
+    """
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(unit, 1e4):
+            return f"{value / unit:.6g}{name}"
+    return f"{float(f'{value:.10g}'):,.6g}"
 
 
 def _described(axis: Axis, scale: _Scale) -> dict[str, Any]:

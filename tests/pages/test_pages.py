@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ HISTOGRAM = Chart(
     traces=(Trace(name="photons", x=(0.0, 10.0, 20.0, 40.0), y=(5.0, 7.0, 1.0), style="steps"),),
     marks=(Mark(label="median 12", x=12.0),),
 )
+MANY = replace(
+    HISTOGRAM,
+    traces=(Trace(name="photons", x=(0.0, 1e4, 2e5), y=(1.4e6, 7.0), style="steps"),),
+)
 LAW = Chart(
     title="Law",
     x=Axis(label="photons", log=True),
@@ -73,12 +78,12 @@ def one(*blocks: Block) -> Page:
 
 
 def several() -> Page:
-    rows = (("1,200", "9.5"), ("80", ""), ("310", "11.25"))
+    rows = (("1,200", "9.5", "drift"), ("80", "", ""), ("310", "11.25", "photons"))
     states = ("good", "bad", "look")
     chapters = tuple(
         chapter(HISTOGRAM, title=f"movie {i}", state=state) for i, state in enumerate(states)
     )
-    summary = Summary(columns=("localizations", "FRC (nm)"), rows=rows)
+    summary = Summary(columns=("localizations", "FRC (nm)", "limited by"), rows=rows)
     return Page(title="Report on 3 movies", chapters=chapters, summary=summary)
 
 
@@ -137,6 +142,11 @@ def test_what_users_write_is_never_markup() -> None:
     assert data["traces"][0]["name"] == "</script>" + evil
 
 
+def test_commands_in_a_sentence_are_set_as_code() -> None:
+    page = one(Words(("run `decode <x>`: 2 +- 1 nm",))).html()
+    assert "run <code>decode &lt;x&gt;</code>: 2 ± 1 nm" in page
+
+
 def test_the_data_behind_a_plot_are_its_numbers() -> None:
     chart, law, field, bars = data_of(one(HISTOGRAM, LAW, MAP, BARS).html())
     assert chart["traces"][0]["x"] == [0, 10, 20, 40]
@@ -151,6 +161,7 @@ def test_places_on_the_paper_are_in_proportion_to_the_values() -> None:
     assert (across(0.0), across(40.0)) == (across.start, across.stop)
     assert across(20.0) == pytest.approx((across.start + across.stop) / 2, abs=0.01)
     assert up(0.0) == up.start  # an axis that begins at 0 has no margin below
+    # decades are equally long
     assert LAW.across(1000.0) == pytest.approx((LAW.across.start + LAW.across.stop) / 2, abs=0.01)
 
 
@@ -168,7 +179,7 @@ def test_what_is_no_number_and_what_is_one_value_are_drawn_all_the_same() -> Non
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_overlaps_or_sticks_out(width: int, browser: Any, tmp_path: Path) -> None:
     wide = Figures(rows=tuple((f"a name of some length {i}", "1.25", "x" * 40) for i in range(3)))
-    for page in (one(HISTOGRAM, wide, LAW, MAP, BARS), several()):
+    for page in (one(HISTOGRAM, MANY, wide, LAW, MAP, BARS), several()):
         save_page(page, tmp_path / "page.html")
         seen = browser.layout(tmp_path / "page.html", width=width)
         assert seen["width"] == width
@@ -191,7 +202,9 @@ def test_pointing_at_a_plot_tells_its_values(browser: Any, tmp_path: Path) -> No
         return told;
         """,
     )
-    assert told[0] == "photons: 17.51\nnumber: 7"
+    across = HISTOGRAM.across
+    x = 40 * (HISTOGRAM.width / 2 - across.start) / (across.stop - across.start)
+    assert told[0] == f"photons: {x:.4g}\nnumber: 7"
     assert told[1] == "photons: 10,000\nseen: 3 ± 0.5\nlaw: 3"
     assert told[2] == "x: 150 nm, y: 50 nm\n1 per µm²"
 

@@ -10,6 +10,7 @@ from typing import Self, final
 
 import torch
 
+from decode.commands import with_command
 from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.formats import format_of, formats_in, recognized, suffixes_of
@@ -109,7 +110,8 @@ class TableWriter:
         path = Path(path)
         begin = format_to_write(path, dialect).write
         assert begin is not None
-        self._table = begin(path, metadata or {})
+        stated: Mapping[str, object] = {} if metadata is None else metadata
+        self._table = begin(path, with_command(stated))
 
     def __enter__(self) -> Self:
         self._append = self._table.__enter__()
