@@ -118,11 +118,13 @@ def _montage(colours: Pixels) -> tuple[Pixels, list[tuple[int, int]]]:
 
 
 def _scale_bar(right: float, bottom: float, pixel_nm: float, width: int, size: float) -> list[Mark]:
-    """A bar of a round length, at most a fifth of the width."""
+    """A bar of a round length, at most a fifth of the width; none of less than a pixel."""
     lengths = (step * 10**power for power in range(9, -1, -1) for step in (5, 2, 1))
     length_nm = next((length for length in lengths if length <= width * pixel_nm / 5), 1)
     text = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm} nm"
     thick, long = max(2.0, size // 5), length_nm / pixel_nm
+    if long < 1:
+        return []
     return [
         Box(right - long, bottom - thick, long, thick),
         Text(right - long / 2, bottom - 2 * thick, text, size, "middle"),

@@ -107,6 +107,8 @@ def _box(emitters: EmitterSet, rendering: Rendering) -> npt.NDArray[np.float64]:
         xyz = emitters.xyz.cpu().double()
         low, high = (ends.numpy() / BOX_NM for ends in (xyz.amin(0), xyz.amax(0)))
         box = np.stack([np.floor(low), np.floor(high) + 1]) * BOX_NM
+    if rendering.view != "xy":  # Gaussians of the lowest and the highest are seen whole
+        box[:, 2] += (-BOX_NM, BOX_NM)
     field_nm = emitters.facts.field_nm
     if field_nm is not None:
         box[:, :2] = (0.0, 0.0), field_nm

@@ -110,6 +110,17 @@ def test_an_svg_holds_the_pixels_as_they_are_and_its_marks_as_shapes(
     assert len(list(root.iter(f"{SVG}stop"))) == 7
 
 
+def test_a_picture_of_a_few_pixels_has_no_bar_that_would_lie(
+    table: EmitterSet, tmp_path: Path
+) -> None:
+    tiny = Rendering(region_nm=(0.0, 0.0, 20.0, 20.0), pixel_nm=5.0, color="density")
+    save_picture(table, tmp_path / "tiny.png", tiny)
+    assert read_png(tmp_path / "tiny.png").shape == (4, 4, 3)
+    np.testing.assert_array_equal(
+        read_png(tmp_path / "tiny.png"), paint(picture_of(table, tiny)).colours[0]
+    )
+
+
 def test_names_of_channels_may_hold_any_character(table: EmitterSet, tmp_path: Path) -> None:
     labels = np.array(["<actin> & co", "µ"] * 250)
     named = replace(table, others={"channel": labels})

@@ -105,10 +105,10 @@ def test_a_molecule_lies_in_its_pixel_in_every_view(view: str, kernel: str) -> N
     )
     image = render_image(ends[:1], settings)
     row, column = np.unravel_index(image.argmax(), image.shape)
-    pixels = {"x": 2, "y": 5, "z": 8}  # y begins at 100, z at 300
+    pixels = {"x": 2, "y": 5, "z": 18}  # y begins at 100, z below the lowest, at 200
     assert (column, row) == (pixels[view[0]], pixels[view[1]])
     assert image[row, column] == pytest.approx(1, abs=1e-5)
-    extents = {"x": 100, "y": 70, "z": 40}
+    extents = {"x": 100, "y": 70, "z": 60}
     assert render_image(ends, settings).shape == (extents[view[1]], extents[view[0]])
 
 

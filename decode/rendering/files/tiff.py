@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import cache
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import Any
@@ -95,10 +96,16 @@ def _write_level(
 
 
 def _compressed(density: npt.NDArray[np.float32], tile: tuple[int, int] | None) -> bytes:
-    if tile is not None:  # tiles at the edges are full, too
+    if tile is not None and tile != density.shape:  # tiles at the edges are full, too
         missing = [(0, side - size) for side, size in zip(tile, density.shape, strict=True)]
         density = np.pad(density, missing)
-    return zlib.compress(density.tobytes(), 1)
+    return zlib.compress(density.tobytes(), 1) if density.any() else _blank(density.size)
+
+
+@cache
+def _blank(size: int) -> bytes:
+    """Pixels without molecules, of which a large field has many."""
+    return zlib.compress(np.zeros(size, np.float32).tobytes(), 1)
 
 
 def _sublevel() -> dict[str, Any]:
