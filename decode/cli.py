@@ -1417,6 +1417,10 @@ def quality(
             metavar="X0,Y0,X1,Y1", help="Measure the profile along a line, nm; repeat it."
         ),
     ] = None,
+    correct_repeats: Annotated[
+        bool,
+        typer.Option("--correct-repeats", help="Molecules that come back are no structure."),
+    ] = False,
     frames: Annotated[
         int | None, typer.Option(help="Frames of the movie, where the table does not say so.")
     ] = None,
@@ -1431,7 +1435,14 @@ def quality(
     from decode.verbs.quality import assess
 
     lines = [_line(text) for text in line or ()]
-    found = assess(table, out, lines_nm=lines, n_frames=frames, pixel_size_nm=pixel_size)
+    found = assess(
+        table,
+        out,
+        lines_nm=lines,
+        n_frames=frames,
+        pixel_size_nm=pixel_size,
+        correct_repeats=correct_repeats,
+    )
     if as_json:
         _print_json(found.as_dict())
         return

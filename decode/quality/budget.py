@@ -29,6 +29,8 @@ SEEN, RANGE = 0.5, 6.0
 """the spectrum of the structure is fitted where the blur leaves as much of it, down to frequencies
 so many times smaller"""
 FEWEST_RINGS = 4
+MISSES = 1.3
+"""deviance per degree of freedom from which on a model misses the light"""
 DIRECTIONS = 16
 SAMPLES = 400
 """standard deviations and times, of which means are taken"""
@@ -40,7 +42,7 @@ REMEDIES = {
     "`decode localize`, calibrate camera and PSF, or a model by `decode calibrate model`",
     "drift": "run `decode drift`",
     "density": "more molecules: a longer movie or denser labelling",
-    "misfit": "places depend on pixels or brightness: calibrate the PSF from beads (`decode "
+    "misfit": "the PSF does not fit, and places depend on it: calibrate it from beads (`decode "
     "calibrate psf`) or from the movie (`decode calibrate in-situ`)",
 }
 
@@ -119,6 +121,20 @@ class Blur:
     """between classes of photons"""
     locking: tuple[Locking, ...]
     """along x and y"""
+    goodness: float | None
+    """median deviance per degree of freedom of the fits"""
+
+    @property
+    def by_misfit(self) -> float:
+        """Share of the excess that the fits' deviance explains.
+
+        Where a model misses, errors have the variance that is stated times the deviance per degree
+        of freedom (quasi-likelihood; McCullagh and Nelder, Generalized Linear Models, 1989, 4.5).
+        """
+        if self.goodness is None or self.ratio is None or self.goodness < MISSES:
+            return 0.0
+        excess = self.ratio[0] ** 2 - 1
+        return min(1.0, (self.goodness - 1) / excess) if excess > 0 else 0.0
 
 
 def blur_of(
@@ -128,6 +144,7 @@ def blur_of(
     drift: Displacement | None,
     brightness: Displacement | None,
     locking: tuple[Locking, ...],
+    goodness: float | None = None,
 ) -> Blur:
     """A `Blur` of what is known: displacements without structure that tells them are not."""
     known = sigma[np.isfinite(sigma) & (sigma > 0)]
@@ -138,6 +155,7 @@ def blur_of(
         drift=drift if drift is not None and drift.told else None,
         brightness=brightness if brightness is not None and brightness.told else None,
         locking=locking,
+        goodness=goodness,
     )
 
 
@@ -157,10 +175,12 @@ def budget_of(spectrum: Spectrum, observed: Resolution, blur: Blur) -> Budget | 
     molecules.  N S is a power law of q, fitted where H > 1/2 and extrapolated; then R follows
     without looking at the curve near the threshold.
 
+    Of the excess, as much is the misfit's as the deviance of the fits explains (`Blur.by_misfit`).
     With L = ln(3 N S / W), the density's part is R^2 (1 - L / 2.26) where L is below 2.26, the
     value of a line with ten localizations a resolution; else it is 0.  A bias that repeats with the
-    pixels moves both halves alike: no FRC sees it.  It is a part of the misfit, but not of the
-    prediction.
+    pixels moves both halves alike, and a copy of all structure, displaced, is in both: no FRC sees
+    the one, and little of the other.  The part of the misfit is that of its variance; only what
+    both halves do not share is in the prediction.
     """
     if observed.value_nm is None:
         return None
@@ -179,9 +199,9 @@ def budget_of(spectrum: Spectrum, observed: Resolution, blur: Blur) -> Budget | 
         return None
     logs = {cause: -_log_at(q, transfer, at) for cause, transfer in transfers.items()}
     ln_labelling = max(sum(logs.values()), 1e-6)
-    per_log = 1 / (at**2 * max(ln_labelling, WELL_LABELLED))
+    scale = 4 * math.pi**2 / max(ln_labelling, WELL_LABELLED)
+    per_log = scale / (2 * math.pi * at) ** 2
     density = max(0.0, 1 - ln_labelling / WELL_LABELLED) / at**2
-    scale = 4 * math.pi**2 * per_log
     parts = _parts(blur, {c: v * per_log for c, v in logs.items()}, scale)
     density_error = relative_error / WELL_LABELLED / at**2
     parts.append(
@@ -195,13 +215,13 @@ def budget_of(spectrum: Spectrum, observed: Resolution, blur: Blur) -> Budget | 
         )
     )
     parts.sort(key=lambda part: -math.inf if part.nm2 is None else part.nm2, reverse=True)
-    hidden = scale * _locked_variance(blur)
+    hidden = scale * _misfit_variance(blur) - logs.get("misfit", 0.0) * per_log
     return Budget(
         parts=tuple(parts),
         predicted_nm=1 / at,
         observed_nm=observed.value_nm,
         observed_error_nm=observed.error_nm,
-        total_nm=math.sqrt(1 / at**2 + hidden),
+        total_nm=math.sqrt(1 / at**2 + max(hidden, 0.0)),
         verdict=f"the largest part is {_TITLES[parts[0].cause]}: {REMEDIES[parts[0].cause]}",
     )
 
@@ -313,6 +333,12 @@ def _locked_variance(blur: Blur) -> float:
     return sum(found) / 2
 
 
+def _misfit_variance(blur: Blur) -> float:
+    """nm^2 along one axis."""
+    shifted = 0.0 if blur.brightness is None else max(blur.brightness.variance, 0.0)
+    return _locked_variance(blur) + shifted
+
+
 def _parts(blur: Blur, nm2: dict[str, float], scale: float) -> list[Part]:
     """All but the density; `scale` times a variance is a part."""
     typical = math.sqrt(float((blur.sigma**2).mean()))
@@ -327,7 +353,7 @@ def _parts(blur: Blur, nm2: dict[str, float], scale: float) -> list[Part]:
     ]
     parts.append(_excess(blur, nm2, scale, typical))
     parts.append(_drift(blur, nm2, scale))
-    parts.append(_misfit(blur, nm2, scale))
+    parts.append(_misfit(blur, scale, blur.by_misfit * nm2.get("excess", 0.0)))
     return parts
 
 
@@ -337,9 +363,9 @@ def _excess(blur: Blur, nm2: dict[str, float], scale: float, typical: float) -> 
     ratio, error = blur.ratio
     return Part(
         cause="excess",
-        nm2=nm2["excess"],
+        nm2=nm2["excess"] * (1 - blur.by_misfit),
         error_nm2=2 * ratio * error * typical**2 * scale,
-        sigma_nm=math.sqrt(max(nm2["excess"], 0.0) / scale),
+        sigma_nm=math.sqrt(max(nm2["excess"] * (1 - blur.by_misfit), 0.0) / scale),
         sentence=f"molecules in successive frames scatter {ratio:.2f} +- {error:.2f} times as much "
         "as stated",
     )
@@ -358,22 +384,23 @@ def _drift(blur: Blur, nm2: dict[str, float], scale: float) -> Part:
     )
 
 
-def _misfit(blur: Blur, nm2: dict[str, float], scale: float) -> Part:
-    if blur.brightness is None and not blur.locking:
+def _misfit(blur: Blur, scale: float, excess: float) -> Part:
+    if blur.brightness is None and not blur.locking and blur.goodness is None:
         return _untold("misfit", "neither structure nor the size of a pixel tells it")
     locked = _locked_variance(blur)
     error = sum((2 * e.bias_nm * e.error_nm) ** 2 for e in blur.locking if e.locked) / 4
+    light = "" if excess == 0 else f"; fits leave {blur.goodness:.1f} times the deviance of noise"
     shift = 0.0
     if blur.brightness is not None:
         shift = math.sqrt(max(blur.brightness.variance, 0.0))
         error += blur.brightness.error**2
     return Part(
         cause="misfit",
-        nm2=nm2.get("misfit", 0.0) + scale * locked,
+        nm2=scale * _misfit_variance(blur) + excess,
         error_nm2=math.sqrt(error) * scale,
-        sigma_nm=math.sqrt(locked + shift**2),
+        sigma_nm=math.sqrt(_misfit_variance(blur) + excess / scale),
         sentence=f"a bias that repeats with the pixels is {math.sqrt(locked):.1f} nm, that between "
-        f"dim and bright molecules {shift:.1f} nm; errors that all share are not seen",
+        f"dim and bright molecules {shift:.1f} nm{light}; errors that all share are not seen",
     )
 
 

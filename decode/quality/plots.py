@@ -112,6 +112,8 @@ def _budget(quality: Quality, figure: Figure) -> None:
 
 
 def _precision(quality: Quality, figure: Figure) -> None:
+    from matplotlib.ticker import ScalarFormatter
+
     ax = figure.subplots()
     found = quality.precision
     if found is None or found.law is None:
@@ -130,6 +132,9 @@ def _precision(quality: Quality, figure: Figure) -> None:
         ax.axhline(found.stated_nm, color=GREY, ls="--", lw=0.8, label="stated, rms")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(ScalarFormatter())
     ax.set_xlabel("photons")
     ax.set_ylabel("precision (nm)")
     ax.legend(frameon=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -15,16 +16,27 @@ from decode.emitters import EmitterSet
 __all__ = ["PhotonLaw", "Precision", "precision_of"]
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 FEWEST = 50.0
 """pairs of which a precision is given"""
+SURE = 5.0
+"""standard deviations by which there are more pairs in successive frames than in distant ones"""
 CLASSES = 6
 """of photons, with as many pairs each"""
-ROUNDS = 300
-REACH = 6.0
-"""standard deviations of a distance, up to which pairs are fitted"""
-FIRST_REACH_NM = 150.0
-"""reach of the first fit"""
+LAGS = 8
+"""numbers of frames between those of chance pairs"""
+SHORTEST_LAG = 10
+"""frames: most blinks end before"""
+ROUNDS = 200
+REACH = 8.0
+"""standard deviations up to which pairs are fitted"""
+FIRST_SIGMA_NM = 20.0
+"""of the first fit"""
+BINS = 48
+"""of the density of chance pairs"""
+NEAR = 5.0
+"""scatter within which z is compared"""
 
 
 @final
@@ -47,41 +59,44 @@ class PhotonLaw:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """Experimental precision along x and y (NeNA)."""
+    """Experimental precision along x and y (NeNA), and the scatter over the stated one."""
 
     sigma_nm: float
     error_nm: float
     """standard error"""
     n_pairs: float
     """expected number of pairs of one molecule"""
-    stated_nm: float
-    """root mean square of the stated standard deviations of these; NaN where none are stated"""
+    ratio: float
+    """scatter over the stated standard deviation of each pair; NaN where none are stated"""
+    ratio_error: float
+    ratio_z: float
+    """the same along z; NaN in 2D"""
+    ratio_z_error: float
     law: PhotonLaw | None
     """None where too few pairs tell it"""
 
     @property
-    def ratio(self) -> float:
-        """Over the stated one."""
-        return self.sigma_nm / self.stated_nm
-
-    @property
-    def ratio_error(self) -> float:
-        return self.error_nm / self.stated_nm
+    def stated_nm(self) -> float:
+        """The stated precision that is compared."""
+        return self.sigma_nm / self.ratio
 
 
 def precision_of(molecules: EmitterSet) -> Precision | None:
     """Experimental precision from pairs of localizations of successive frames.
 
     The distance d of two localizations of one molecule has the density d / (2 s^2)
-    exp(-d^2 / (4 s^2)), that of chance pairs rises as d: nearest-neighbour-based analysis
-    (Endesfelder et al., Histochem. Cell Biol. 141, 629, 2014), here of all pairs within a reach and
-    not only of nearest ones, so that the second density is exact.  Both are fitted by expectation
-    and maximization.
+    exp(-d^2 / (4 s^2)): nearest-neighbour-based analysis (NeNA; Endesfelder et al., Histochem. Cell
+    Biol. 141, 629, 2014).  There, the density of chance pairs rises as d; on filaments it does not.
+    Here it is that of pairs in frames further apart, 10 and more, whose number is known, too, and
+    all pairs within a reach are taken, not only nearest ones.  The precision is fitted by
+    expectation and maximization.
 
-    Rows that share one position are left out, as for `decode.repeats.repeats`.
+    Rows that share one position are left out, as for `decode.repeats.repeats`, which compares with
+    evenly spread chance pairs.
 
     Returns:
-        The precision; None with fewer than 50 pairs of one molecule.
+        The precision; None with fewer than 50 pairs of one molecule, or where they do not stand out
+        from chance pairs by five standard deviations.
 
     Example:
         >>> import torch
@@ -96,80 +111,190 @@ def precision_of(molecules: EmitterSet) -> Precision | None:
         >>> abs(precision_of(twice).sigma_nm - 12) < 0.5
         True
     """
-    reach, found = FIRST_REACH_NM, None
-    for _ in range(3):
-        a, b, distance = _pairs(molecules, reach)
-        own, sigma = _fitted(distance, reach)
-        if own.sum() < FEWEST:
-            return found
-        photons = molecules.photons.double().cpu().numpy()
-        found = Precision(
-            sigma_nm=sigma,
-            error_nm=sigma / (2 * math.sqrt(float(own.sum()))),
-            n_pairs=float(own.sum()),
-            stated_nm=_stated(molecules, a, b, own),
-            law=_law((photons[a] + photons[b]) / 2, distance, reach),
+    sigma, n_pairs = FIRST_SIGMA_NM, 0.0
+    for _ in range(6):
+        reach = REACH * sigma
+        pairs, chance, weight = _pairs(molecules, reach)
+        found = _fitted(pairs.distance, chance.distance, weight, reach)
+        if found is None:
+            return None
+        last = sigma
+        sigma, n_pairs = found
+        if abs(sigma / last - 1) < 0.1:
+            break
+    ratio, ratio_error = _ratio(pairs, chance, weight)
+    ratio_z, ratio_z_error = _ratio_z(pairs, chance, weight, ratio)
+    return Precision(
+        sigma_nm=sigma,
+        error_nm=sigma / (2 * math.sqrt(n_pairs)),
+        n_pairs=n_pairs,
+        ratio=ratio,
+        ratio_error=ratio_error,
+        ratio_z=ratio_z,
+        ratio_z_error=ratio_z_error,
+        law=_law(pairs, chance, weight, reach),
+    )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """Pairs of localizations."""
+
+    distance: Floats
+    """(n,) nm, in x and y"""
+    stated: Floats
+    """(n,) root mean square of the stated standard deviations of both along x and y, nm"""
+    depth: Floats
+    """(n,) difference of z over its stated standard deviation"""
+    photons: Floats
+    """(n,) harmonic mean of both, as variances add"""
+
+    def __getitem__(self, rows: npt.NDArray[np.bool_]) -> _Pairs:
+        return _Pairs(
+            distance=self.distance[rows],
+            stated=self.stated[rows],
+            depth=self.depth[rows],
+            photons=self.photons[rows],
         )
-        reach = REACH * math.sqrt(2) * sigma
-    return found
 
 
-def _pairs(
-    molecules: EmitterSet, reach: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Floats]:
-    """Rows of both localizations of each pair, and their distance."""
-    frame = molecules.frame.cpu().numpy()
+def _pairs(molecules: EmitterSet, reach: float) -> tuple[_Pairs, _Pairs, float]:
+    """Pairs of successive frames, pairs of distant ones, and how many of the former each of the
+    latter stands for."""
+    frame = molecules.frame.cpu().numpy().astype(np.int64)
     place = molecules.xyz[:, :2].double().cpu().numpy()
+    frames = int(np.ptp(frame)) + 1
+    a, b = _within(frame, place, 1, reach)
+    apart = (place[a] != place[b]).any(1)
+    near = _described(molecules, a[apart], b[apart])
+    lags = np.unique(np.linspace(SHORTEST_LAG, max(frames // 4, SHORTEST_LAG), LAGS).astype(int))
+    lags = lags[lags < frames]
+    far = [_within(frame, place, int(lag), reach) for lag in lags]
+    chosen = [np.concatenate(column) for column in zip(*far, strict=True)] if far else [a[:0]] * 2
+    # pairs of frames that are so far apart; 0 where there are none
+    weight = (frames - 1) / float((frames - lags).sum()) if len(lags) else 0.0
+    return near, _described(molecules, chosen[0], chosen[1]), weight
+
+
+def _within(frame: Integers, place: Floats, lag: int, reach: float) -> tuple[Integers, Integers]:
     far = 10 * reach + 1.0
     first = cKDTree(np.column_stack([place, frame * far]))
-    second = cKDTree(np.column_stack([place, (frame - 1) * far]))
+    second = cKDTree(np.column_stack([place, (frame - lag) * far]))
     found = first.sparse_distance_matrix(second, reach, output_type="ndarray")
-    a, b = found["i"].astype(np.int64), found["j"].astype(np.int64)
-    apart = (place[a] != place[b]).any(1)
-    return a[apart], b[apart], np.hypot(*(place[a[apart]] - place[b[apart]]).T)
+    return found["i"].astype(np.int64), found["j"].astype(np.int64)
 
 
-def _fitted(distance: Floats, reach: float) -> tuple[Floats, float]:
-    """Probability of each pair to show one molecule, and the precision."""
-    sigma, share = reach / 6, 0.5
-    own = np.full(len(distance), share)
-    for _ in range(ROUNDS if len(distance) else 0):
-        near = distance / (2 * sigma**2) * np.exp(-(distance**2) / (4 * sigma**2))
-        chance = 2 * distance / reach**2
-        own = share * near / np.maximum(share * near + (1 - share) * chance, 1e-300)
-        share = float(np.clip(own.mean(), 1e-6, 1 - 1e-6))
+def _described(molecules: EmitterSet, a: Integers, b: Integers) -> _Pairs:
+    xyz = molecules.xyz.double().cpu().numpy()
+    photons = molecules.photons.double().cpu().numpy()
+    stated, depth = np.full(len(a), np.nan), np.full(len(a), np.nan)
+    if molecules.xyz_sigma is not None:
+        variance = molecules.xyz_sigma.double().cpu().numpy() ** 2
+        stated = np.sqrt((variance[a, :2] + variance[b, :2]).mean(1) / 2)
+        with np.errstate(all="ignore"):
+            depth = (xyz[b, 2] - xyz[a, 2]) / np.sqrt(variance[a, 2] + variance[b, 2])
+    return _Pairs(
+        distance=np.hypot(*(xyz[a, :2] - xyz[b, :2]).T),
+        stated=stated,
+        depth=depth,
+        photons=2 / (1 / np.maximum(photons[a], 1e-9) + 1 / np.maximum(photons[b], 1e-9)),
+    )
+
+
+def _fitted(
+    distance: Floats, chance: Floats, weight: float, reach: float
+) -> tuple[float, float] | None:
+    """Precision, and the number of pairs of one molecule.
+
+    Args:
+        distance: of pairs in successive frames.
+        chance: of pairs in distant ones.
+        weight: of each of the latter; 0 where the movie is too short for them: their share is
+            fitted, too, and they are spread evenly.
+        reach: up to which both are complete.
+    """
+    n_chance = weight * len(chance)
+    n_own = len(distance) - n_chance
+    if n_own < max(FEWEST, SURE * math.sqrt(len(distance) + weight * n_chance)):
+        return None
+    share = n_own / len(distance) if weight else 0.5
+    edges = np.linspace(0, reach, BINS + 1)
+    bins = np.clip(np.digitize(distance, edges) - 1, 0, BINS - 1)
+    # few chance pairs are smoothed by one that is spread evenly
+    counts = np.histogram(chance, edges)[0] + np.diff(edges**2) / reach**2
+    density = counts / counts.sum() / (reach / BINS)
+    sigma = reach / REACH
+    for _ in range(ROUNDS):
+        near = share * distance / (2 * sigma**2) * np.exp(-(distance**2) / (4 * sigma**2))
+        own = near / np.maximum(near + (1 - share) * density[bins], 1e-300)
+        share = share if weight else float(own.mean())
         before = sigma
         sigma = math.sqrt(max(float(own @ distance**2) / max(4 * own.sum(), 1e-9), 1e-6))
         if abs(sigma / before - 1) < 1e-6:
             break
-    return own, sigma
+    return sigma, float(own.sum())
 
 
-def _stated(
-    molecules: EmitterSet, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64], own: Floats
-) -> float:
-    if molecules.xyz_sigma is None:
-        return math.nan
-    variance = (molecules.xyz_sigma[:, :2].double().cpu().numpy() ** 2).mean(1)
-    both = (variance[a] + variance[b]) / 2
-    known = np.isfinite(both)
-    return math.sqrt(float(own[known] @ both[known]) / max(float(own[known].sum()), 1e-9))
+def _ratio(pairs: _Pairs, chance: _Pairs, weight: float) -> tuple[float, float]:
+    """Scatter over the stated standard deviations along x and y, and its standard error."""
+    known, known_too = pairs.stated > 0, chance.stated > 0
+    if known.mean() < 0.5:
+        return math.nan, math.nan
+    over = pairs.distance[known] / pairs.stated[known]
+    over_too = chance.distance[known_too] / chance.stated[known_too]
+    # complete up to the reach of the least precise: a few are left out
+    reach, ratio, n_pairs = 4 * REACH, math.nan, 0.0
+    for _ in range(8):
+        found = _fitted(over[over < reach], over_too[over_too < reach], weight, reach)
+        if found is None:
+            return math.nan, math.nan
+        ratio, n_pairs = found
+        before, reach = reach, REACH * ratio
+        if abs(reach / before - 1) < 0.1:
+            break
+    return ratio, ratio / (2 * math.sqrt(n_pairs))
 
 
-def _law(photons: Floats, distance: Floats, reach: float) -> PhotonLaw | None:
+def _ratio_z(pairs: _Pairs, chance: _Pairs, weight: float, ratio: float) -> tuple[float, float]:
+    """Scatter over the stated standard deviation along z: of all near pairs less chance pairs."""
+    if not (math.isfinite(ratio) and np.isfinite(pairs.depth).mean() > 0.5):
+        return math.nan, math.nan
+    value, n, reach = math.nan, 0.0, NEAR * 4
+
+    def sums(some: _Pairs) -> tuple[float, float]:
+        near = (some.distance < NEAR * ratio * some.stated) & (np.abs(some.depth) < reach)
+        return float(near.sum()), float((some.depth[near] ** 2).sum())
+
+    for _ in range(6):
+        (n_near, square), (n_far, square_far) = sums(pairs), sums(chance)
+        n, left = n_near - weight * n_far, square - weight * square_far
+        if n < FEWEST or left <= 0:
+            return math.nan, math.nan
+        value = math.sqrt(left / n)
+        reach = NEAR * value
+    return value, value / math.sqrt(2 * n)
+
+
+def _law(pairs: _Pairs, chance: _Pairs, weight: float, reach: float) -> PhotonLaw | None:
     """The precision in classes of the photons, and the power that fits them best."""
-    rows = np.array_split(np.argsort(photons, kind="stable"), CLASSES)
-    fits = [(_fitted(distance[r], reach), float(photons[r].mean())) for r in rows if len(r)]
-    kept = [(n, s, float(own.sum())) for (own, s), n in fits if own.sum() >= FEWEST and n > 0]
-    if len(kept) < 3 or kept[-1][0] < 1.2 * kept[0][0]:
+    edges = np.quantile(pairs.photons, np.linspace(0, 1, CLASSES + 1))
+    edges[-1] = np.inf
+    rows = []
+    for low, high in pairwise(edges.tolist()):
+        own, other = (p[(p.photons >= low) & (p.photons < high)] for p in (pairs, chance))
+        found = _fitted(own.distance, other.distance, weight, reach)
+        if found is not None and low > 0:
+            rows.append((float(own.photons.mean()), *found))
+    if len(rows) < 3 or rows[-1][0] < 1.2 * rows[0][0]:
         return None
-    n, s, pairs = (np.array(column) for column in zip(*kept, strict=True))
-    x, y, weight = np.log(n / 1000), np.log(s), np.sqrt(4 * pairs)
-    (slope, offset), covariance = np.polyfit(x, y, 1, w=weight, cov="unscaled")
+    n, s, number = (np.array(column) for column in zip(*rows, strict=True))
+    x, y, certainty = np.log(n / 1000), np.log(s), np.sqrt(4 * number)
+    (slope, offset), covariance = np.polyfit(x, y, 1, w=certainty, cov="unscaled")
     return PhotonLaw(
         photons=tuple(n.tolist()),
         sigma_nm=tuple(s.tolist()),
-        error_nm=tuple((s / (2 * np.sqrt(pairs))).tolist()),
+        error_nm=tuple((s / (2 * np.sqrt(number))).tolist()),
         scale_nm=math.exp(float(offset)),
         exponent=-float(slope),
         exponent_error=math.sqrt(float(covariance[0, 0])),

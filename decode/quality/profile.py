@@ -21,6 +21,8 @@ BAND_NM = 200.0
 """width of the band around a line, from which molecules are taken"""
 FEWEST = 20
 """molecules"""
+NARROWEST = 0.3
+"""stated standard deviations: least width of a peak"""
 FWHM = 2 * math.sqrt(2 * math.log(2))
 BINS = 50
 
@@ -104,7 +106,8 @@ def profile_of(
     if taken.sum() < FEWEST:
         raise Undetermined(f"{int(taken.sum())} molecules lie on the line, {FEWEST} are needed")
     t = along[taken]
-    one, two = (_fit(t, length, peaks) for peaks in (1, 2))
+    narrowest = max(NARROWEST * _typical(molecules, taken), length / 500)
+    one, two = (_fit(t, length, peaks, narrowest) for peaks in (1, 2))
     best = two if two.criterion < one.criterion else one
     counts, edges = np.histogram(t, BINS, (0, length))
     middles = (edges[1:] + edges[:-1]) / 2
@@ -169,7 +172,7 @@ def _density(t: Floats, centres: Floats, sigma: float, shares: Floats, length: f
     return np.asarray(peaks @ shares[:-1] + shares[-1] / length)
 
 
-def _fit(t: Floats, length: float, peaks: int) -> _Fit:
+def _fit(t: Floats, length: float, peaks: int, narrowest: float) -> _Fit:
     """The most likely Gaussians, from starts at quantiles of the places."""
 
     def parts(v: Floats) -> tuple[Floats, float, Floats]:
@@ -181,9 +184,12 @@ def _fit(t: Floats, length: float, peaks: int) -> _Fit:
         return -float(np.log(np.maximum(_density(t, *parts(v), length), 1e-300)).sum())
 
     starts = ([0.5], [0.3], [0.7]) if peaks == 1 else ([0.25, 0.75], [0.1, 0.6], [0.4, 0.9])
-    width = math.log(max(float(t.std()) / 3, 1.0))
+    width = math.log(max(float(t.std()) / 3, narrowest))
+    # without a least width, a peak on one molecule would be infinitely likely
+    bounds = [(0.0, length)] * peaks + [(math.log(narrowest), math.log(length))]
+    bounds += [(-15.0, 15.0)] * peaks
     tried = [
-        minimize(loss, [*np.quantile(t, at), width, *[1.0] * peaks], method="BFGS") for at in starts
+        minimize(loss, [*np.quantile(t, at), width, *[1.0] * peaks], bounds=bounds) for at in starts
     ]
     best = min(tried, key=lambda found: found.fun)
     centres, sigma, shares = parts(best.x)
@@ -214,6 +220,13 @@ def _covariance(loss: object, at: Floats) -> Floats:
             ]
             curvature[i, j] = sum(corners) / (4 * step[i] * step[j])
     return np.asarray(np.linalg.pinv(curvature, rcond=1e-10))
+
+
+def _typical(molecules: EmitterSet, taken: npt.NDArray[np.bool_]) -> float:
+    """Median stated standard deviation, nm; 0 where none is stated."""
+    if molecules.xyz_sigma is None:
+        return 0.0
+    return float(np.nan_to_num(np.nanmedian(molecules.xyz_sigma[:, :2].cpu().numpy()[taken])))
 
 
 def _intrinsic(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, nnls
 
 from decode.emitters import EmitterSet
 from decode.errors import Undetermined
-from decode.quality.spectrum import Localizations, Spectrum, Tiling, blocks_of, spectrum_of
+from decode.quality.spectrum import (
+    Localizations,
+    Spectrum,
+    Tiling,
+    blocks_of,
+    spectra_of,
+    spectrum_of,
+)
 
 __all__ = ["Resolution", "crossing", "fourier_ring_correlation", "fourier_shell_correlation"]
 
@@ -35,8 +42,10 @@ PER_SIGMA = 2.0
 FINE, COARSE = 8.0, 25.0
 """pixels of a resolution: pictures are drawn again with larger ones where it has more than these
 latter"""
-SIDE_3D = 96
+SIDE_3D = 64
 """longest side of a tile in 3D, pixels"""
+PLATEAU = 0.02
+"""power that blur leaves, down to which repeated molecules are looked for"""
 UNSTATED_NM = 10.0
 """precision by which pixels are chosen where a table states none"""
 
@@ -63,6 +72,8 @@ class Resolution:
     """blocks of frames"""
     n_tiles: int = 0
     """tiles of the field"""
+    repeats: float = math.nan
+    """localizations of the same molecule in other parts of the movie, for each; NaN: unknown"""
     tile_nm: float = math.nan
     pixel_nm: float = math.nan
 
@@ -70,7 +81,9 @@ class Resolution:
         return self.sentence
 
 
-def fourier_ring_correlation(molecules: EmitterSet, *, n_frames: int | None = None) -> Resolution:
+def fourier_ring_correlation(
+    molecules: EmitterSet, *, n_frames: int | None = None, correct_repeats: bool = False
+) -> Resolution:
     """Resolution in x and y by Fourier ring correlation at 1/7.
 
     The movie is cut into blocks of successive frames, of which one half makes a picture and the
@@ -86,8 +99,8 @@ def fourier_ring_correlation(molecules: EmitterSet, *, n_frames: int | None = No
 
     P the power of the structure, by pairs of different blocks, W that of the noise, by pairs of one
     block less P's part of them.  Pairs of blocks that follow each other are left out of P, so that
-    no blink is in both.  Molecules that come back much later still are structure here, as in every
-    FRC.
+    no blink is in both.  Molecules that come back much later still count as structure, as in every
+    FRC; `correct_repeats` takes them out of P, by `repeats_of`.
 
     Sums are over tiles of the field with a Tukey window, in float64, and averaged over rings
     within 6 % of their frequency; then the correlation is made to fall (isotonic regression), so
@@ -96,6 +109,7 @@ def fourier_ring_correlation(molecules: EmitterSet, *, n_frames: int | None = No
     Args:
         molecules: localizations; `xyz_sigma` sets the pixels of the pictures.
         n_frames: of the movie; None: as the table says.
+        correct_repeats: whether molecules that come back are no structure.
 
     Raises:
         Undetermined: with too few localizations or frames.
@@ -120,7 +134,12 @@ def fourier_ring_correlation(molecules: EmitterSet, *, n_frames: int | None = No
     """
     seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
     spectrum, tiling = lateral_spectrum(seen, float(sigma[0]))
-    return _resolution("FRC", spectrum, tiling, seen.n_blocks)
+    again = repeats_of(spectrum, float(sigma[0]))
+    if correct_repeats:
+        spectrum = spectrum.without_repeats(again, float(sigma[0]))
+    name = "FRC without repeats" if correct_repeats else "FRC"
+    found = _resolution(name, spectrum, tiling, seen.n_blocks)
+    return replace(found, repeats=again)
 
 
 def fourier_shell_correlation(
@@ -143,11 +162,11 @@ def fourier_shell_correlation(
         pixel[:] = max(float(sigma[0]), ring / 5)
     pixel[2] *= float(np.clip(sigma[2] / sigma[0], 1.0, 4.0))
     tiling = Tiling.over(seen.place, pixel=pixel, longest=SIDE_3D * pixel, fewest=2)
-    lateral, axial = (
-        _resolution(f"FSC {sector}", spectrum_of(seen, tiling, sector), tiling, seen.n_blocks)
-        for sector in ("lateral", "axial")
+    lateral, axial = spectra_of(seen, tiling, ["lateral", "axial"])
+    return (
+        _resolution("FSC lateral", lateral, tiling, seen.n_blocks),
+        _resolution("FSC axial", axial, tiling, seen.n_blocks),
     )
-    return lateral, axial
 
 
 def localizations(
@@ -239,6 +258,28 @@ def crossing(spectrum: Spectrum, weight: Floats | None = None) -> float | None:
     q = spectrum.frequency
     slope = (falling[at - 1] - THRESHOLD) / (falling[at - 1] - falling[at])
     return 1 / float(q[at - 1] + slope * (q[at] - q[at - 1]))
+
+
+def repeats_of(spectrum: Spectrum, sigma_nm: float) -> float:
+    """How many localizations of the same molecule are in other blocks, for each localization.
+
+    The power of structure falls with the frequency, as 1/q for lines and 1/q^3 for areas; that of
+    repeated molecules does not, but for their error: P / (N H) = Q + a/q + b/q^2 + c/q^3.  Q, the
+    plateau, is fitted with coefficients that are not negative (Nieuwenhuizen et al., Nature
+    Methods 10, 557, 2013, Supplementary Note).  H is that of the stated standard deviations.
+    """
+    left = np.exp(-4 * (np.pi * sigma_nm * spectrum.frequency) ** 2)
+    used = left > PLATEAU
+    if used.sum() < 8:
+        return math.nan
+    n = spectrum.own.sum()
+    power = smoothed(spectrum.structure(), spectrum)[used] / n / left[used]
+    spread = np.abs(power) + 2 / left[used]
+    weight = np.sqrt(spectrum.waves[used]) / spread
+    q = spectrum.frequency[used] / spectrum.frequency[used].max()
+    basis = np.stack([np.ones_like(q), 1 / q, 1 / q**2, 1 / q**3], 1)
+    coefficients, _ = nnls(weight[:, None] * basis, weight * power)
+    return float(coefficients[0])
 
 
 def _resolution(name: str, spectrum: Spectrum, tiling: Tiling, n_blocks: int) -> Resolution:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-__all__ = ["Localizations", "Spectrum", "Tiling", "blocks_of", "spectrum_of"]
+from decode.errors import Undetermined
+
+__all__ = ["Localizations", "Spectrum", "Tiling", "blocks_of", "spectra_of", "spectrum_of"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 TAPER = 0.25
 """share of a tile's side over which its border fades (Tukey window)"""
-MOST_TILES = 36
+MOST_TILES, MOST_TILES_3D = 36, 16
 """of more, those with the most localizations are used"""
 FEWEST = 10
 """localizations of a tile that is used"""
@@ -93,13 +95,21 @@ class Tiling:
         order = np.argsort(flat, kind="stable")
         _, starts = np.unique(flat[order], return_index=True)
         parts = sorted(np.split(order, starts[1:]), key=len, reverse=True)
-        yield from (rows for rows in parts[:MOST_TILES] if len(rows) >= FEWEST)
+        most = MOST_TILES if len(self.number) == 2 else MOST_TILES_3D
+        yield from (rows for rows in parts[:most] if len(rows) >= FEWEST)
 
     def within(self, place: Floats) -> tuple[Floats, Floats]:
         """(n, d) places from the corner of their tile, and (n,) weights of the Tukey window."""
         inside = (place - self.origin) % self.side
-        edge = np.minimum(inside, self.side - inside) / (TAPER / 2 * self.side)
-        return inside, (0.5 - 0.5 * np.cos(np.pi * np.minimum(edge, 1))).prod(1)
+        return inside, _tukey(inside, self.side).prod(1)
+
+    def window(self) -> Floats:
+        """The Tukey window at the middles of the pixels of a tile."""
+        window = np.ones(())
+        for n, p, side in zip(self.shape, self.pixel, self.side, strict=True):
+            place = (np.arange(n) + 0.5) * p
+            window = np.multiply.outer(window, _tukey(place, side) * (place < side))
+        return window
 
     def frequencies(self) -> list[Floats]:
         """Along each axis, 1/nm, as an array that broadcasts to the transform of a tile."""
@@ -107,6 +117,11 @@ class Tiling:
         axes[-1] = fft.rfftfreq(self.shape[-1], self.pixel[-1])
         return [axis.reshape([-1 if i == a else 1 for i in range(len(axes))])
                 for a, axis in enumerate(axes)]  # fmt: skip
+
+
+def _tukey(place: Floats, side: Floats | float) -> Floats:
+    edge = np.clip(np.minimum(place, side - place) / (TAPER / 2 * side), 0, 1)
+    return np.asarray(0.5 - 0.5 * np.cos(np.pi * edge))
 
 
 @final
@@ -151,11 +166,24 @@ class Spectrum:
         within = self._sum(self.within, weight) / self.waves
         return own + within - self.share_within * self.structure(weight)
 
+    def without_repeats(self, repeats: float, sigma_nm: float) -> Spectrum:
+        """The spectrum without so many localizations of the same molecule in other blocks.
+
+        Args:
+            repeats: of each localization.
+            sigma_nm: standard deviation of a localization.
+        """
+        left = np.exp(-4 * (np.pi * sigma_nm * self.frequency) ** 2)
+        power = repeats * left * self.waves * self.own[:, None]
+        # those in the same block remain as the noise of blinks
+        between = self.between - power * self.share_between
+        return replace(self, between=between, within=self.within - power * self.share_within)
+
     def _sum(self, values: Floats, weight: Floats | None) -> Floats:
         return values.sum(0) if weight is None else weight @ values
 
 
-def spectrum_of(seen: Localizations, tiling: Tiling, sector: str = "") -> Spectrum:
+def spectrum_of(seen: Localizations, tiling: Tiling) -> Spectrum:
     """The spectrum of localizations, in rings (2D) or shells (3D).
 
     Localizations are counted in pixels; what pixels blur is undone by their sinc.
@@ -163,39 +191,77 @@ def spectrum_of(seen: Localizations, tiling: Tiling, sector: str = "") -> Spectr
     Args:
         seen: d axes.
         tiling: of d axes.
-        sector: "lateral" or "axial": waves within 30 degrees of the xy plane, or of z.
+
+    Raises:
+        Undetermined: if no tile has ten localizations.
     """
-    ring, times, sharpen, step = _rings(tiling, sector)
-    n_rings = int(ring.max()) + 1
-    waves = np.bincount(ring, times, n_rings)
-    between, within, own = [], [], []
+    (spectrum,) = spectra_of(seen, tiling, [""])
+    return spectrum
+
+
+def spectra_of(seen: Localizations, tiling: Tiling, sectors: Sequence[str]) -> list[Spectrum]:
+    """As `spectrum_of`, of waves within 30 degrees of the xy plane ("lateral"), of z ("axial"), or
+    of all ("")."""
+    rings = [_rings(tiling, sector) for sector in sectors]
+    between: list[list[Floats]] = [[] for _ in sectors]
+    within: list[list[Floats]] = [[] for _ in sectors]
+    own = []
     inside, weight = tiling.within(seen.place)
     for rows in tiling.tiles(seen.place):
         apart, same = _powers(seen, rows, inside, weight, tiling)
         alone = float((weight[rows] ** 2).sum())
-        between.append(np.bincount(ring, apart * sharpen * times, n_rings))
-        within.append(np.bincount(ring, (same - alone) * sharpen * times, n_rings))
         own.append(alone)
+        for rung, some, others in zip(rings, between, within, strict=True):
+            some.append(rung.sums(apart))
+            others.append(rung.sums(same - alone))
     if not own:
-        raise ValueError("no tile of the field has localizations enough")
+        raise Undetermined(f"no tile of the field has {FEWEST} localizations")
     counts = np.bincount(seen.block, minlength=seen.n_blocks) / len(seen)
     same_share = float((counts**2).sum())
     next_share = 2 * float((counts[1:] * counts[:-1]).sum())
-    known = slice(1, n_rings - 1)  # the last ring gathers the corners and other sectors
-    return Spectrum(
-        frequency=np.asarray(np.arange(n_rings) * step, dtype=np.float64)[known],
-        waves=np.maximum(waves, 1e-9)[known],
-        between=np.array(between, dtype=np.float64)[:, known],
-        within=np.array(within, dtype=np.float64)[:, known],
-        own=np.array(own),
-        share_between=1 - same_share - next_share,
-        share_within=same_share,
-    )
+    return [
+        Spectrum(
+            frequency=rung.frequency,
+            waves=rung.waves,
+            between=np.array(some),
+            within=np.array(others),
+            own=np.array(own),
+            share_between=1 - same_share - next_share,
+            share_within=same_share,
+        )
+        for rung, some, others in zip(rings, between, within, strict=True)
+    ]
 
 
-def _rings(tiling: Tiling, sector: str) -> tuple[Integers, Floats, Floats, float]:
-    """Of each wave: its ring, how often it counts, and the gain that undoes the pixels; and the
-    distance of rings, 1/nm."""
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Rings:
+    """Rings or shells of waves."""
+
+    ring: Integers
+    """of each wave; the last one holds those of no ring"""
+    times: Floats
+    """how often each wave counts"""
+    gain: Floats
+    """that undoes the pixels"""
+    step: float
+    """distance of rings, 1/nm"""
+
+    @property
+    def frequency(self) -> Floats:
+        return np.asarray(np.arange(1, int(self.ring.max())) * self.step, dtype=np.float64)
+
+    @property
+    def waves(self) -> Floats:
+        return np.maximum(np.bincount(self.ring, self.times)[1:-1], 1e-9)
+
+    def sums(self, power: Floats) -> Floats:
+        """Over each ring, without the mean and the last."""
+        summed = np.bincount(self.ring, power * self.gain * self.times)
+        return np.asarray(summed[1:-1], dtype=np.float64)
+
+
+def _rings(tiling: Tiling, sector: str) -> _Rings:
     axes = tiling.frequencies()
     size = np.sqrt(sum(axis**2 for axis in axes))
     # rings are as wide as the coarsest axis resolves, and end where the first axis does
@@ -213,8 +279,8 @@ def _rings(tiling: Tiling, sector: str) -> tuple[Integers, Floats, Floats, float
     if tiling.shape[-1] % 2 == 0:
         times[..., -1] = 1.0
     blurred = [np.sinc(axis * p) ** 2 for axis, p in zip(axes, tiling.pixel, strict=True)]
-    sharpen = 1 / np.prod(np.broadcast_arrays(*blurred), axis=0)
-    return ring.ravel(), times.ravel(), sharpen.ravel(), step
+    gain = 1 / np.prod(np.broadcast_arrays(*blurred), axis=0)
+    return _Rings(ring=ring.ravel(), times=times.ravel(), gain=gain.ravel(), step=step)
 
 
 def _powers(
@@ -225,13 +291,15 @@ def _powers(
     pixel = np.floor(inside[rows] / tiling.pixel).astype(int)
     flat = np.ravel_multi_index(tuple(np.minimum(pixel, np.array(shape) - 1).T), shape)
     number, block = int(np.prod(shape)), seen.block[rows]
+    window = tiling.window()
     total: npt.NDArray[np.complex128] | None = None
     last: npt.NDArray[np.complex128] | None = None
     same = next_to = 0.0
     for b in range(seen.n_blocks):
         own = block == b
         image = np.bincount(flat[own], weight[rows][own], number).reshape(shape)
-        wave = fft.rfftn(image)
+        # an even density is no structure, though the window makes it one
+        wave = fft.rfftn(image - window * (image.sum() / window.sum()))
         same = same + (wave.real**2 + wave.imag**2)
         if last is not None:
             next_to = next_to + 2 * (wave.real * last.real + wave.imag * last.imag)

@@ -13,7 +13,6 @@ from decode.quality.distributions import Course, DensityMap, Distribution, Locki
 from decode.quality.precision import Precision
 from decode.quality.profile import Profile
 from decode.quality.resolution import Resolution
-from decode.repeats import Repeats
 
 __all__ = ["Quality"]
 
@@ -34,7 +33,6 @@ class Quality:
     """Fourier shell correlation in 3D, lateral and axial"""
     decorrelation: Resolution | None
     precision: Precision | None
-    repeats: Repeats
     distributions: tuple[Distribution, ...]
     course: Course
     density: DensityMap
@@ -55,7 +53,7 @@ class Quality:
             values["budget"]["agrees"] = self.budget.agrees
             values["budget"]["unexplained_nm2"] = self.budget.unexplained_nm2
         if self.precision is not None:
-            values["precision"]["ratio"] = self.precision.ratio
+            values["precision"]["stated_nm"] = self.precision.stated_nm
         if self.drift is not None:
             values["drift"] |= {
                 "path": self.drift.path,
@@ -98,7 +96,9 @@ class Quality:
         found = self.precision
         yield "precision", f"{found.sigma_nm:.1f} +- {found.error_nm:.1f} nm (NeNA)"
         if math.isfinite(found.ratio):
-            yield "over stated", f"{found.ratio:.2f} +- {found.ratio_error:.2f}"
+            z = f", {found.ratio_z:.2f} +- {found.ratio_z_error:.2f} along z"
+            z = z if math.isfinite(found.ratio_z) else ""
+            yield "over stated", f"{found.ratio:.2f} +- {found.ratio_error:.2f}{z}"
         if found.law is not None:
             law = found.law
             yield (
@@ -113,7 +113,7 @@ class Quality:
             return
         budget = self.budget
         for part in budget.parts:
-            size = "unknown" if part.nm2 is None else f"{part.nm2:.0f} nm^2"
+            size = "unknown" if part.nm2 is None else f"{max(part.nm2, 0.0):.0f} nm^2"
             error = "" if part.error_nm2 is None else f" +- {part.error_nm2:.0f}"
             yield f"budget: {part.cause}", f"{size}{error}; {part.sentence}"
         yield "predicted", budget.comparison

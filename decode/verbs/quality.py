@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.nn.functional import pad
 
 from decode.emitters import EmitterSet
 from decode.errors import Undetermined
@@ -27,7 +31,7 @@ from decode.quality.distributions import (
     neighbours_of,
 )
 from decode.quality.plots import write_quality
-from decode.quality.precision import precision_of
+from decode.quality.precision import Precision, precision_of
 from decode.quality.profile import profile_of
 from decode.quality.resolution import (
     Resolution,
@@ -38,7 +42,6 @@ from decode.quality.resolution import (
 )
 from decode.quality.spectrum import Localizations, blocks_of
 from decode.quality.summary import Quality
-from decode.repeats import Repeats, repeats
 
 __all__ = ["Quality", "assess"]
 
@@ -59,6 +62,7 @@ def assess(
     lines_nm: Sequence[Line] = (),
     n_frames: int | None = None,
     pixel_size_nm: float | None = None,
+    correct_repeats: bool = False,
 ) -> Steps[Quality]:
     """Measure how good a table of molecules is: resolution, precision, distributions, and a budget
     of what limits the resolution.
@@ -71,6 +75,7 @@ def assess(
         lines_nm: x and y of both ends of lines, whose profiles are measured.
         n_frames: of the movie, where the table does not say so.
         pixel_size_nm: side of a pixel of the camera, where the table does not state it.
+        correct_repeats: whether molecules that come back later in the movie are no structure.
 
     Returns:
         All figures; those that the table does not tell are None, and `Quality.unknown` says why.
@@ -102,6 +107,7 @@ def assess(
         lines_nm=lines_nm,
         n_frames=n_frames,
         pixel_size_nm=pixel_size_nm or molecules.facts.pixel_size_nm,
+        correct_repeats=correct_repeats,
     )
     if out is not None:
         yield Progress(0.9, "drawing")
@@ -118,6 +124,7 @@ def _measured(
     lines_nm: Sequence[Line],
     n_frames: int | None,
     pixel_size_nm: float | None,
+    correct_repeats: bool,
 ) -> Steps[Quality]:
     unknown: dict[str, str] = {}
 
@@ -134,11 +141,16 @@ def _measured(
     blink = blinks(frame, place, _reach(molecules))
     profiles = tuple(profile_of(molecules, line) for line in lines_nm)
     yield Progress(0.1, "precision")
-    scatter, precision = repeats(molecules), precision_of(molecules)
+    precision = precision_of(molecules)
     if precision is None:
         unknown["precision"] = "too few molecules are seen in successive frames"
     yield Progress(0.3, "resolution")
-    resolution = told("resolution", lambda: fourier_ring_correlation(molecules, n_frames=frames))
+    resolution = told(
+        "resolution",
+        lambda: fourier_ring_correlation(
+            molecules, n_frames=frames, correct_repeats=correct_repeats
+        ),
+    )
     yield Progress(0.5, "decorrelation")
     decorrelation = told(
         "decorrelation", lambda: decorrelation_analysis(molecules, n_frames=frames)
@@ -154,7 +166,13 @@ def _measured(
     if resolution is not None:
         drift = _drift(molecules, frames)
         budget = _budget(
-            molecules, resolution, frames, scatter=scatter, drift=drift, locking=locking
+            molecules,
+            resolution,
+            frames,
+            precision=precision,
+            drift=drift,
+            locking=locking,
+            correct_repeats=correct_repeats,
         )
     if budget is None:
         unknown["budget"] = unknown.get("resolution") or _no_budget(molecules, resolution)
@@ -167,7 +185,6 @@ def _measured(
         shells=shells or (),
         decorrelation=decorrelation,
         precision=precision,
-        repeats=scatter,
         distributions=distributions_of(molecules, blink),
         course=course_of(frame, frames),
         density=density_of(place),
@@ -227,36 +244,56 @@ def _budget(
     resolution: Resolution,
     n_frames: int,
     *,
-    scatter: Repeats,
+    precision: Precision | None,
     drift: Displacement | None,
     locking: tuple[Locking, ...],
+    correct_repeats: bool,
 ) -> Budget | None:
     if molecules.xyz_sigma is None:
         return None
     seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
     spectrum, _ = lateral_spectrum(seen, float(sigma[0]))
+    if correct_repeats:
+        spectrum = spectrum.without_repeats(resolution.repeats, float(sigma[0]))
     rank = blocks_of(np.argsort(np.argsort(molecules.photons.cpu().numpy())), CLASSES)
-    classes = Localizations(place=seen.place, block=rank, n_blocks=CLASSES)
+    brightness = displacement_of(
+        Localizations(place=seen.place, block=rank, n_blocks=CLASSES), float(sigma[0])
+    )
+    if brightness.told and brightness.variance > 3 * brightness.error:
+        # a molecule that changes its brightness scatters by it: that is no excess, then
+        precision = precision_of(_shifted(molecules, brightness.path[rank]))
     stated = molecules.xyz_sigma[:, :2].double().cpu().numpy()
     return budget_of(
         spectrum,
         resolution,
         blur_of(
             sigma=np.sqrt((stated**2).mean(1)),
-            ratio=_ratio(scatter),
+            ratio=_ratio(precision),
             drift=drift,
-            brightness=displacement_of(classes, float(sigma[0])),
+            brightness=brightness,
             locking=locking,
+            goodness=_goodness(molecules),
         ),
     )
 
 
-def _ratio(scatter: Repeats) -> tuple[float, float] | None:
-    """Mean of x and y, and its standard error."""
-    ratio, error = np.array(scatter.ratio[:2]), np.array(scatter.error[:2])
-    if not np.isfinite(ratio).all():
+def _goodness(molecules: EmitterSet) -> float | None:
+    if molecules.goodness is None:
         return None
-    return float(np.sqrt((ratio**2).mean())), float(np.sqrt((error**2).sum()) / 2)
+    known = molecules.goodness[torch.isfinite(molecules.goodness)]
+    return float(known.median()) if len(known) else None
+
+
+def _shifted(molecules: EmitterSet, by: Floats) -> EmitterSet:
+    """Molecules less (n, 2) nm in x and y."""
+    xyz = molecules.xyz.double().cpu()
+    return replace(molecules.to("cpu"), xyz=xyz - pad(torch.from_numpy(by), (0, 1)))
+
+
+def _ratio(precision: Precision | None) -> tuple[float, float] | None:
+    if precision is None or not math.isfinite(precision.ratio):
+        return None
+    return precision.ratio, precision.ratio_error
 
 
 def _no_budget(molecules: EmitterSet, resolution: Resolution | None) -> str:
