@@ -729,13 +729,34 @@ def convert(
             metavar="FORMAT", help="Name of a format (see: decode formats); without: by the suffix."
         ),
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="x=LABEL[UNIT],...",
+            help="Columns of a text whose names are not known: x, y, z, frame, photons and so on; "
+            "units nm, um, px, m; without a header LABEL is the column's number.",
+        ),
+    ] = None,
+    first_frame: Annotated[
+        int | None, typer.Option(help="Number of a text's first frame; without: 1.")
+    ] = None,
     pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to one in another format, with all columns that have room in it."""
+    from decode.io.tables.chosen import parsed
     from decode.verbs.convert import convert as run
 
-    molecules = run(table, out, to=to, pixel_size_nm=pixel_size)
+    molecules = run(
+        table,
+        out,
+        to=to,
+        pixel_size_nm=pixel_size,
+        columns=parsed(columns) if columns else None,
+        first_frame=first_frame,
+    )
     typer.echo(f"{len(molecules)} molecules")
+    for warning in molecules.facts.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     _list([out])
 
 

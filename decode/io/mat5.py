@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Value", "read_mat5"]
+__all__ = ["Value", "names_of_mat5", "read_mat5"]
 
 Value = npt.NDArray[Any] | Mapping[str, Any] | list[Any] | None
 """numbers, a structure, a list (cells, or the structures of an array), or None for types that are
@@ -24,6 +24,9 @@ not read"""
 
 HEADER = 128
 """bytes"""
+
+LONGEST_HEAD = 512
+"""bytes that hold flags, shape and name of an array"""
 
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
 NUMBERS |= {12: "i8", 13: "u8"}
@@ -49,14 +52,40 @@ def read_mat5(path: Path) -> dict[str, Value]:
         zlib.error: if its compressed data are damaged.
     """
     content = memoryview(path.read_bytes())
-    orders = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}
-    order = orders.get(bytes(content[HEADER - 4 : HEADER]))
-    if order is None:
-        raise ValueError("it has no header of MATLAB's level 5")
+    order = _order(content)
     return dict(
         (element.decompressed() if element.kind == COMPRESSED else element).array()
         for element in _elements(content[HEADER:], order)
     )
+
+
+def names_of_mat5(path: Path) -> list[str]:
+    """The names of the variables of a file, which are not read.
+
+    Raises:
+        ValueError, zlib.error, OSError: as for `read_mat5`.
+    """
+    names = []
+    with path.open("rb") as file:
+        order = _order(file.read(HEADER))
+        while tag := file.read(8):
+            if len(tag) < 8:
+                raise ValueError("an element is cut short")
+            kind, n_bytes = struct.unpack(f"{order}II", tag)
+            end = file.tell() + n_bytes
+            head = memoryview(file.read(min(n_bytes, LONGEST_HEAD)))
+            names.append(_Element(kind, head, order).name())
+            file.seek(end if kind == COMPRESSED else math.ceil(end / 8) * 8)
+    return names
+
+
+def _order(header: bytes | memoryview) -> str:
+    """The order of the bytes in a number."""
+    orders = {b"\x00\x01IM": "<", b"\x01\x00MI": ">"}
+    order = orders.get(bytes(header[HEADER - 4 : HEADER]))
+    if order is None:
+        raise ValueError("it has no header of MATLAB's level 5")
+    return order
 
 
 class _Element(NamedTuple):
@@ -85,6 +114,15 @@ class _Element(NamedTuple):
             raise ValueError(f"an array has the dimensions {dimensions[:8]}")
         kind = int(flags.numbers()[0]) & 0xFF
         return _text(name.data), _value(kind, dimensions, parts)
+
+    def name(self) -> str:
+        """The name of the array, of which only the beginning is looked at."""
+        data = self.data
+        if self.kind == COMPRESSED:
+            data = memoryview(zlib.decompressobj().decompress(data, LONGEST_HEAD))[8:]
+        parts = _elements(data, self.order)
+        _, _, name = (_next(parts) for _ in range(3))
+        return _text(name.data)
 
     def decompressed(self) -> _Element:
         """The one array that it holds."""

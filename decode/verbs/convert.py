@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from decode.emitters import EmitterSet
@@ -17,6 +18,8 @@ def convert(
     *,
     to: str | None = None,
     pixel_size_nm: float | None = None,
+    columns: Mapping[str, str] | None = None,
+    first_frame: int | None = None,
 ) -> EmitterSet:
     """Write a table of molecules in another format.
 
@@ -38,6 +41,7 @@ def convert(
         to: name of its format, where the suffix does not determine it.
         pixel_size_nm: side of a pixel, needed for a table in pixels that does not state it, and to
             write pixels.
+        columns, first_frame: of a text with columns of any names, as `read_table` takes them.
 
     Returns:
         The molecules that were read.
@@ -47,6 +51,8 @@ def convert(
         OSError: if a file cannot be read or written.
     """
     check_outputs(table_files(Path(out), to), inputs=table_inputs(Path(table)))
-    molecules = read_table(table, pixel_size_nm=pixel_size_nm)
+    molecules = read_table(
+        table, pixel_size_nm=pixel_size_nm, columns=columns, first_frame=first_frame
+    )
     write_table(molecules, out, dialect=to)
     return molecules

@@ -20,7 +20,7 @@ from decode.io.tables.format import TableFormat
 WRITABLE = [each for each in table_formats() if each.write is not None]
 WITHOUT_ROOM = {"challenge"}
 """formats whose columns are fixed"""
-WITHOUT_TEXTS = {"smlm"}
+WITHOUT_TEXTS = {"smlm", "smap"}
 
 
 def phantom() -> EmitterSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, final
@@ -15,6 +16,7 @@ from decode.emitters import EmitterSet
 from decode.errors import reading
 from decode.io.formats import format_of, formats_in, recognized, suffixes_of
 from decode.io.tables.format import TableFormat
+from decode.io.tables.text import header_of, read_text
 
 __all__ = [
     "TableWriter",
@@ -153,23 +155,44 @@ def write_table(emitters: EmitterSet, path: str | Path, *, dialect: str | None =
         table.write(emitters)
 
 
-def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> EmitterSet:
+def read_table(
+    path: str | Path,
+    *,
+    pixel_size_nm: float | None = None,
+    columns: Mapping[str, str] | None = None,
+    first_frame: int | None = None,
+) -> EmitterSet:
     """Read molecules of any format in `table_formats`; the content decides which one it is.
 
     A text is read by its header: it may have commas, semicolons or tabs, decimal commas, and the
-    names of ThunderSTORM, SMAP or Picasso.  CSV frames count from 1, those of Picasso and of all
-    other files from 0.  Where a file has one uncertainty for x and y, both get it; a column the
-    format lacks is None (z: 0, photons: NaN).  Further columns are kept as `others`.
+    names of ThunderSTORM, SMAP or Picasso.  Frames are counted as each program does, in a text from
+    1.  Where a file has one uncertainty for x and y, both get it; a column the format lacks is None
+    (z: 0, photons: NaN).  Further columns are kept as `others`, and what is doubtful is a sentence
+    in `Facts.warnings`.
 
     Example:
         >>> truth = read_table("sample_data/blinking_2d_truth.csv")
         >>> len(truth), int(truth.frame.max())
         (8919, 199)
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        ...     _ = file.write("T;X;Y\\n0;1.5;2.25\\n")
+        ...     _ = file.flush()
+        ...     named = {"frame": "T", "x": "X[um]", "y": "Y[um]"}
+        ...     table = read_table(file.name, columns=named, first_frame=0)
+        >>> table.xyz.tolist()
+        [[1500.0, 2250.0, 0.0]]
 
     Args:
         path: file, beside which a Picasso table has its `.yaml`.
         pixel_size_nm: side of a pixel, needed only for tables in pixels that state none; added to
             the metadata of tables that state none.
+        columns: of any text, by the name of a quantity (x, y, z, frame, photons, background,
+            sigma_x, sigma_xy, probability and so on) the label of its column, with its unit in
+            brackets where the label does not state it (nm, um, m, px).  Columns of a text without
+            a header are called by their numbers, from 1.  A text of which no column is a frame is
+            all in one.
+        first_frame: number by which a text calls the first frame; None: 1.
 
     Returns:
         float64 columns in nm and photons, origin at the outer corner of pixel (0, 0).
@@ -182,14 +205,27 @@ def read_table(path: str | Path, *, pixel_size_nm: float | None = None) -> Emitt
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with reading(path, "a table of molecules", "export it again"):
-        emitters = format_of(path, table_formats(), what="tables").read(path, pixel_size_nm)
-        _require_places(path, emitters)
+        begin = 1 if first_frame is None else first_frame
+        if columns is None and first_frame is None:
+            read = format_of(path, table_formats(), what="tables").read
+        else:
+            _require_text(path)
+            read = partial(read_text, columns=columns, first_frame=begin)
+        emitters = read(path, pixel_size_nm)
+        _require_places(path, emitters, first_frame=begin)
     if pixel_size_nm is None:
         return emitters
     return replace(emitters, metadata={"pixel_size_nm": pixel_size_nm, **emitters.metadata})
 
 
-def _require_places(path: Path, emitters: EmitterSet) -> None:
+def _require_text(path: Path) -> None:
+    if not header_of(path):
+        raise ValueError(
+            f"{path} is no text in columns; --columns and --first-frame are for texts alone"
+        )
+
+
+def _require_places(path: Path, emitters: EmitterSet, *, first_frame: int) -> None:
     if not bool(torch.isfinite(emitters.xyz).all()):
         raise ValueError(
             f"{path} has rows without a position (empty, NaN or infinite x, y or z); remove them"
@@ -198,7 +234,10 @@ def _require_places(path: Path, emitters: EmitterSet) -> None:
         return
     first, farthest = int(emitters.frame.min()), float(emitters.xyz.abs().max())
     if first < 0:
-        raise ValueError(f"{path} has frame {first + 1}, but frames in a CSV table count from 1")
+        raise ValueError(
+            f"{path} has frame {first + first_frame}, but its frames count from {first_frame}; "
+            "--first-frame says where they begin"
+        )
     if farthest > FARTHEST_NM:
         raise ValueError(
             f"{path} has a molecule {farthest:.3g} nm from the origin, outside any field of view; "

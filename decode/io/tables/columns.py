@@ -21,6 +21,7 @@ __all__ = [
     "emitters_of",
     "filled",
     "from_named",
+    "is_digital",
     "numbers_of",
     "require_same",
     "unit_of",
@@ -28,7 +29,11 @@ __all__ = [
 
 Columns = dict[str, npt.NDArray[Any]]
 
-NM_PER = {"nm": 1.0, "": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
+NM_PER = {"nm": 1.0, "": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3, "m": 1e9}
+
+PHOTON_UNITS = ("photon", "photons", "photon per pixel", "")
+DIGITAL_UNITS = ("adu", "adc", "a/d count", "counts")
+"""units of a camera's numbers, which only its gain turns into photons"""
 
 LENGTHS = {
     "x": ("x", "position_x"),
@@ -107,37 +112,64 @@ def from_named(
     *,
     first_frame: int,
     pixel_size_nm: float | None,
+    named: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> EmitterSet:
     """An EmitterSet of columns by their labels, which state name and unit.
 
-    A quantity that is given in pixels and in nm is taken in nm.
+    A quantity that is given in pixels and in nm is taken in nm.  Intensities in a camera's numbers
+    are no photons: they are kept as they are, and a warning says so.
+
+    Args:
+        first_frame: number by which the columns call the first frame.
+        named: labels of quantities that are not called by a usual name.
+        units: units of columns whose label states none, or another one.
     """
-    units = {label: unit_of(label) for label in labelled}
-    values: Columns = {}
-    used: set[str] = set()
-    for name, choices in (LENGTHS | PHOTONS | OTHERS).items():
-        label = _label_of(path, units, choices)
-        if label is not None:
-            factor = _factor(path, name, units[label][1], pixel_size_nm)
-            values[name] = labelled[label].astype(np.float64) * factor
-            used.add(label)
+    known = {label: unit_of(label) for label in labelled}
+    known |= {label: (known[label][0], unit) for label, unit in (units or {}).items()}
+    labels = {
+        name: (named or {}).get(name) or _label_of(path, known, choices)
+        for name, choices in (LENGTHS | PHOTONS | OTHERS).items()
+    }
+    digital = {
+        label
+        for name, label in labels.items()
+        if name in PHOTONS and label is not None and is_digital(known[label][1])
+    }
+    values: Columns = {
+        name: labelled[label].astype(np.float64)
+        * _factor(path, name, known[label][1], pixel_size_nm)
+        for name, label in labels.items()
+        if label is not None and label not in digital
+    }
     missing = [name for name in ("frame", "x", "y") if name not in values]
     if missing:
         raise ValueError(
             f"{path} is not a table of molecules: it has no column "
-            f"{' and no column '.join(missing)}"
+            f"{' and no column '.join(missing)}; say which it is, as --columns x=LABEL[nm]"
         )
     if not np.isfinite(values["frame"]).all():
         raise ValueError(f"{path} has rows without a frame; remove them")
     values["frame"] = np.rint(values["frame"]) - first_frame
-    metadata = {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
+    used = {label for label in labels.values() if label not in digital}
     others = {label: column for label, column in labelled.items() if label not in used}
+    metadata: dict[str, object] = {} if pixel_size_nm is None else {"pixel_size_nm": pixel_size_nm}
+    if digital:
+        metadata["warnings"] = [
+            f"{label}: numbers of the camera, which are no photons; kept as they are"
+            for label in sorted(digital)
+        ]
     return emitters_of(values, metadata, others)
+
+
+def is_digital(unit: str) -> bool:
+    """Whether a unit is that of a camera's numbers."""
+    return unit.lower() in DIGITAL_UNITS
 
 
 def _factor(path: Path, name: str, unit: str, pixel_size_nm: float | None) -> float:
     """From a column's unit to nm or photons."""
-    if name in PHOTONS and unit not in ("photon", "photons", ""):
+    if name in PHOTONS and unit not in PHOTON_UNITS:
         raise ValueError(f"{path} has intensities in {brief(unit)}; export them in photons")
     if name not in LENGTHS:
         return 1.0
@@ -152,7 +184,9 @@ def _factor(path: Path, name: str, unit: str, pixel_size_nm: float | None) -> fl
 def _label_of(
     path: Path, units: Mapping[str, tuple[str, str]], choices: tuple[str, ...]
 ) -> str | None:
-    """The label of the first choice that is present, in nm rather than in pixels."""
+    """The label of the first choice that is present, in nm rather than in pixels, and in photons
+    rather than in a camera's numbers."""
+    last = None
     for choice in choices:
         found = [label for label, (name, _) in units.items() if name == choice]
         metric = [label for label in found if units[label][1] != "px"] or found
@@ -161,9 +195,10 @@ def _label_of(
                 f"{path} has two columns {choice}: {', '.join(map(brief, metric[:2]))}; keep one "
                 "of them"
             )
-        if metric:
+        if metric and not is_digital(units[metric[0]][1]):
             return metric[0]
-    return None
+        last = last or next(iter(metric), None)
+    return last
 
 
 def emitters_of(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
+from decode.errors import brief
 from decode.io.tables.columns import OWN, Columns, from_named, numbers_of, require_same, unit_of
 from decode.io.tables.format import Append, TableFormat
 
@@ -41,6 +42,9 @@ NAMES = {
 
 GROUP = 2**16
 """rows that are written together; small groups make large files that are slow to read"""
+
+UNIT = b"unit"
+"""key of a column's metadata"""
 
 FACTS = b"decode"
 """key of the file's metadata: a JSON text, as `EmitterSet.metadata`"""
@@ -98,7 +102,11 @@ def _schema(columns: Columns) -> pa.Schema:
     units = dict(NAMES.values())
     return pa.schema(
         [
-            pa.field(name, pa.array(column).type, metadata={"unit": units.get(name, "")})
+            pa.field(
+                name,
+                pa.array(column).type,
+                metadata={UNIT: units.get(name, unit_of(name)[1])},
+            )
             for name, column in columns.items()
         ]
     )
@@ -112,8 +120,31 @@ def _read_parquet(path: Path, pixel_size_nm: float | None) -> EmitterSet:
     labelled = {
         name: _values(table[name]) for name in table.column_names if _is_plain(table[name].type)
     }
-    emitters = from_named(path, labelled, first_frame=0, pixel_size_nm=pixel_size_nm)
+    emitters = from_named(
+        path,
+        labelled,
+        first_frame=0,
+        pixel_size_nm=pixel_size_nm,
+        units=_stated_units(path, table.schema),
+    )
     return replace(emitters, metadata={**emitters.metadata, **json.loads(facts)})
+
+
+def _stated_units(path: Path, schema: pa.Schema) -> dict[str, str]:
+    """The units that columns state, by their names.
+
+    Raises:
+        ValueError: if a column's name states another one.
+    """
+    stated = {
+        field.name: (field.metadata or {}).get(UNIT, b"").decode("utf-8", "replace")
+        for field in schema
+    }
+    for name, unit in stated.items():
+        named = unit_of(name)[1]
+        if unit and named and unit_of(f"[{unit}]")[1] != named:
+            raise ValueError(f"{path}: the column {name} states the unit {brief(unit)}; correct it")
+    return {name: unit_of(f"[{unit}]")[1] for name, unit in stated.items() if unit}
 
 
 def _is_plain(kind: pa.DataType) -> bool:

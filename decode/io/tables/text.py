@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import pyarrow.csv as pa_csv
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
 from decode.errors import brief
+from decode.io.tables.chosen import chosen
 from decode.io.tables.columns import (
     LENGTHS,
     OTHERS,
@@ -31,10 +33,20 @@ from decode.io.tables.columns import (
 from decode.io.tables.format import Append
 from decode.io.tables.picasso import emitters_of_locs
 
-__all__ = ["header_of", "read_text", "rounded", "text_table"]
+__all__ = [
+    "Layout",
+    "columns_of",
+    "header_of",
+    "read_columns",
+    "read_text",
+    "rounded",
+    "text_table",
+]
 
 HEAD = 2**16
 """bytes at the beginning of a text that determine its layout"""
+
+NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d+)?|nan", re.IGNORECASE)
 
 KNOWN = {alias for aliases in (LENGTHS | PHOTONS | OTHERS).values() for alias in aliases}
 
@@ -91,67 +103,119 @@ def header_of(path: Path) -> list[str]:
     if b"\0" in head and _encoding(head) != "utf-16":
         return []
     try:
-        return _layout(path).labels
+        return _layout(path, head).labels
     except ValueError:
         return []
 
 
-def read_text(path: Path, pixel_size_nm: float | None) -> EmitterSet:
-    """Read a text with a header, in any of the dialects of `_Layout`; Picasso's columns have
-    Picasso's conventions."""
-    layout = _layout(path)
-    table = pa_csv.read_csv(
+def read_text(
+    path: Path,
+    pixel_size_nm: float | None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    first_frame: int = 1,
+) -> EmitterSet:
+    """Read a text in any of the dialects of `Layout`; Picasso's columns have Picasso's
+    conventions.
+
+    Args:
+        columns: by the name of a quantity, the label of its column (`chosen`), where it has none
+            of the usual names.
+        first_frame: number by which the text calls the first frame.
+    """
+    with path.open("rb") as file:
+        layout = _layout(path, file.read(HEAD))
+    named, units = chosen(path, columns or {}, layout.labels)
+    found = columns_of(path, layout, numbers=named.values())
+    if columns is None and {"x", "y"} <= found.keys():
+        if "frame_ix" in found:
+            raise ValueError(
+                f"{path} is a CSV table of DECODE, which does not state all its axes; export it as "
+                ".h5"
+            )
+        if {"lpx", "lpy", "sx", "sy"} & found.keys():
+            return _of_picasso(path, found, pixel_size_nm)
+    if columns is not None and not any(unit_of(label)[0] == "frame" for label in found):
+        found.setdefault(named.setdefault("frame", "frame"), _all_in(first_frame, found))
+    return from_named(
         path,
+        found,
+        first_frame=first_frame,
+        pixel_size_nm=pixel_size_nm,
+        named=named,
+        units=units,
+    )
+
+
+def _all_in(frame: int, columns: Columns) -> npt.NDArray[Any]:
+    """The frames of a table that states none."""
+    return np.full(len(next(iter(columns.values()), ())), frame)
+
+
+def _of_picasso(path: Path, columns: Columns, pixel_size_nm: float | None) -> EmitterSet:
+    if pixel_size_nm is None:
+        raise ValueError(
+            f"{path} is in Picasso's pixels: state the side of one with --pixel-size, in nm"
+        )
+    return emitters_of_locs(path, columns, {"pixel_size_nm": pixel_size_nm})
+
+
+def read_columns(path: Path, *, numbers: Iterable[str], content: bytes | None = None) -> Columns:
+    """The columns of a text by their labels, in any of the dialects of `Layout`.
+
+    Args:
+        numbers: labels of columns that must be numbers, where there are such.
+        content: the part of the file that is the table; None: all of it.
+    """
+    with path.open("rb") if content is None else BytesIO(content) as source:
+        layout = _layout(path, source.read(HEAD))
+        source.seek(0)
+        return columns_of(source, layout, numbers={*numbers} & {*layout.labels})
+
+
+def columns_of(source: Path | BinaryIO, layout: Layout, *, numbers: Iterable[str] = ()) -> Columns:
+    """The columns of a text by their labels.
+
+    Args:
+        numbers: labels of columns that must be numbers, besides those with a known name.
+    """
+    known = {*numbers, *(label for label in layout.labels if unit_of(label)[0] in KNOWN)}
+    table = pa_csv.read_csv(
+        source,
         read_options=pa_csv.ReadOptions(
             column_names=layout.labels, skip_rows=layout.n_before, encoding=layout.encoding
         ),
         parse_options=pa_csv.ParseOptions(delimiter=layout.delimiter),
         convert_options=pa_csv.ConvertOptions(
-            decimal_point=layout.decimal,
-            column_types={
-                label: pa.float64() for label in layout.labels if unit_of(label)[0] in KNOWN
-            },
+            decimal_point=layout.decimal, column_types=dict.fromkeys(known, pa.float64())
         ),
     )
     # pyarrow gives a column without any value a type of its own
-    columns = {
+    return {
         name: _values(table[name])
         for name in layout.labels
         if name and table[name].type != pa.null()
     }
-    bare = {"x", "y"} <= columns.keys()
-    if bare and "frame_ix" in columns:
-        raise ValueError(
-            f"{path} is a CSV table of DECODE, which does not state all its axes; export it as .h5"
-        )
-    if bare and {"lpx", "lpy", "sx", "sy"} & columns.keys():
-        if pixel_size_nm is None:
-            raise ValueError(
-                f"{path} is in Picasso's pixels: state the side of one with --pixel-size, in nm"
-            )
-        return emitters_of_locs(path, columns, {"pixel_size_nm": pixel_size_nm})
-    return from_named(path, columns, first_frame=1, pixel_size_nm=pixel_size_nm)
 
 
 def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return (column.fill_null("") if pa.types.is_string(column.type) else column).to_numpy()
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """The layout of a text table."""
 
     encoding: str
     n_before: int
-    """number of lines up to and including the header"""
+    """number of lines before the rows"""
     labels: list[str]
-    """labels of the columns; "" where there is none (a row's number, or a delimiter at the end)"""
+    """labels of the columns, their numbers where there is no header; "" where there is none (a
+    row's number, or a delimiter at the end)"""
     delimiter: str
     decimal: str
 
 
-def _layout(path: Path) -> _Layout:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+def _layout(path: Path, head: bytes) -> Layout:
     if head.startswith((b"PK", b"\xd0\xcf\x11\xe0")):
         raise ValueError(f"{path} is a spreadsheet, not a text; export it as CSV")
     encoding = _encoding(head)
@@ -165,9 +229,17 @@ def _layout(path: Path) -> _Layout:
     whole = lines[n_before:-1] or lines[n_before:]  # what was read may end within a line
     rows = [line for line in whole if line.strip()][:100]
     delimiter = max("\t;,", key=header.count)
-    # some programs quote the whole header, or each name twice: no name holds a quote or a delimiter
+    if delimiter not in header and NUMBER.fullmatch(header.split()[0]):
+        delimiter = " "
+    # some programs quote the whole header, or each name twice
     labels = [label.strip() for label in header.replace('"', "").split(delimiter)]
+    if all(map(NUMBER.fullmatch, labels)):  # no header: the first row
+        n_before, rows = n_before - 1, [header, *rows]
+        labels = [str(i + 1) for i in range(len(labels))]
     cells = list(csv.reader(rows, delimiter=delimiter))
+    quoted = next(csv.reader([header], delimiter=delimiter))
+    if cells and len(cells[0]) == len(quoted) != len(labels):  # a name does hold a delimiter
+        labels = [label.strip() for label in quoted]
     if cells and len(cells[0]) == len(labels) + 1 and not cells[0][-1].strip():
         labels.append("")
     commas = any(
@@ -175,7 +247,7 @@ def _layout(path: Path) -> _Layout:
         for row in cells
         for cell in row
     )
-    return _Layout(encoding, n_before, _told_apart(path, labels), delimiter, "," if commas else ".")
+    return Layout(encoding, n_before, _told_apart(path, labels), delimiter, "," if commas else ".")
 
 
 def _encoding(head: bytes) -> str:

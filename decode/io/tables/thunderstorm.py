@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from decode.emitters import EmitterSet
-from decode.io.tables.columns import OWN, Columns, numbers_of, unit_of
+from decode.io.tables.columns import OWN, Columns, filled, numbers_of, unit_of
 from decode.io.tables.format import Append, TableFormat
 from decode.io.tables.text import header_of, read_text, rounded, text_table
 
@@ -52,7 +52,7 @@ def thunderstorm_table(
             columns["probability"] = values["probability"]
         columns |= {name: values[name] for name in OWN if name in values}
         written = {name: rounded(column, unit_of(name)[1]) for name, column in columns.items()}
-        names = {unit_of(name)[0] for name in written}
+        names = {unit_of(name)[0] for name in filled(written)}
         theirs = {
             name: column for name, column in chunk.others.items() if unit_of(name)[0] not in names
         }
