@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from decode.verbs.calibrate_camera import calibrate_camera
     from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
+    from decode.verbs.check_table import check_table
     from decode.verbs.convert import convert
     from decode.verbs.drift import drift
     from decode.verbs.estimate import estimate
@@ -60,6 +61,7 @@ __all__ = [
     "calibrate_camera",
     "calibrate_model",
     "calibrate_psf",
+    "check_table",
     "convert",
     "drift",
     "estimate",
@@ -98,6 +100,7 @@ _HOME = {
     "calibrate_camera": "verbs.calibrate_camera",
     "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",
+    "check_table": "verbs.check_table",
     "convert": "verbs.convert",
     "drift": "verbs.drift",
     "estimate": "verbs.estimate",

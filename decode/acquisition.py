@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from decode.calibrate.maps import compare_maps
 from decode.conditioning import ALIKE_PIXELS
@@ -18,6 +20,8 @@ from decode.io.cameras import CameraFile, camera_inputs, read_camera
 from decode.io.movies import Movie, require_pixel_size
 from decode.network.localizer import Localizer
 from decode.optics.camera import Camera
+from decode.optics.description import digest_of
+from decode.optics.psf import PSF
 from decode.training.diagnosis import beyond_training, unsteady
 from decode.version import __version__
 
@@ -59,8 +63,19 @@ class Acquisition:
     stated_camera: Camera | None = None
     """before what the movie shows of its pixels was added; None: `camera`"""
 
-    def facts(self, movie: Movie, *, threshold: float) -> Facts:
-        """The facts that travel with a table of the movie's molecules."""
+    def facts(
+        self,
+        movie: Movie,
+        *,
+        threshold: float,
+        model: str | None = None,
+        psf: PSF | None = None,
+    ) -> Facts:
+        """The facts that travel with a table of the movie's molecules.
+
+        Args:
+            model, psf: what they were localized with, as `Facts` states it.
+        """
         _, height, width = movie.shape
         return Facts(
             pixel_size_nm=self.pixel_size_nm,
@@ -72,9 +87,30 @@ class Acquisition:
             movie=str(movie.path),
             threshold=threshold,
             version=__version__,
+            model=model,
+            psf=_digest(psf),
+            camera=_numbers_of(self.camera),
             estimates=self.estimates,
             warnings=self.warnings,
         )
+
+
+def _digest(psf: PSF | None) -> str | None:
+    """None for a PSF of a family that no file can hold, too."""
+    with suppress(TypeError):
+        return None if psf is None else digest_of(psf)
+    return None
+
+
+def _numbers_of(camera: Camera) -> dict[str, object]:
+    """What is known of a camera, one number each; "map" for one a pixel."""
+
+    def number(value: float | Tensor) -> float | str:
+        one = not isinstance(value, Tensor) or value.numel() == 1
+        return float(value) if one else "map"
+
+    values = {f.name: getattr(camera, f.name) for f in fields(Camera) if f.name != "bad"}
+    return {name: number(value) for name, value in values.items() if value is not None}
 
 
 def acquisition_for(

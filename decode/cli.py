@@ -760,6 +760,32 @@ def convert(
     _list([out])
 
 
+@app.command("check-table")
+def check_table(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
+    pixel_size: TablePixelSize = None,
+    as_json: Json = False,
+) -> None:
+    """What a table holds: format, columns with units, frames, facts and steps.  Exit code 2 where
+    it is not as docs/table.md describes it."""
+    from decode.verbs.check_table import check_table as run
+
+    found = run(table, pixel_size_nm=pixel_size)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        typer.echo(f"format   {found.format}")
+        frames = "" if found.rows == 0 else f", frames {found.first_frame} to {found.last_frame}"
+        typer.echo(f"rows     {found.rows}{frames}")
+        labelled = (f"{name} [{unit}]" if unit else name for name, unit in found.columns.items())
+        typer.echo(f"columns  {', '.join(labelled)}")
+        for kind, entries in (("facts", found.facts), ("steps", found.steps)):
+            for name, value in entries.items():
+                typer.echo(f"{kind:<8} {name}: {value}")
+    if found.problems:
+        raise ValueError(f"{table}: {'; '.join(found.problems)}")
+
+
 @app.command()
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],

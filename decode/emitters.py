@@ -11,12 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["CORRELATIONS", "Check", "EmitterSet", "Facts", "correlations"]
+__all__ = ["CORRELATIONS", "STEPS", "Check", "EmitterSet", "Facts", "correlations"]
 
 CORRELATIONS = ("corr_xy", "corr_xz", "corr_yz", "corr_xphotons", "corr_yphotons", "corr_zphotons")
 """names of the columns of `EmitterSet.correlation` in tables"""
 PAIRS = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """what they are correlations of: x, y, z and photons are 0 to 3"""
+STEPS = ("filter", "drift", "link")
+"""entries of a table's metadata that record a step, by the name of its command"""
 WIDTHS = {"xyz": 3, "xyz_sigma": 3, "xyz_95": 3, "correlation": len(PAIRS)}
 """lengths of the rows of columns that hold more than one number"""
 
@@ -65,6 +67,12 @@ class Facts:
     """smallest probability of a molecule"""
     version: str | None = None
     """version of the program that localized them"""
+    model: str | None = None
+    """name of the model that localized them, and the SHA-256 of its content"""
+    psf: str | None = None
+    """SHA-256 of the PSF (`decode.optics.description.digest_of`)"""
+    camera: Mapping[str, object] | None = None
+    """the numbers of the camera by their names in `Camera`; "map" for one number a pixel"""
     estimates: tuple[str, ...] = ()
     """a sentence on each fact that was taken from the model or estimated from the movie"""
     warnings: tuple[str, ...] = ()
@@ -100,6 +108,7 @@ class Facts:
         def text(name: str) -> str | None:
             return str(metadata[name]) if name in metadata else None
 
+        camera = metadata.get("camera")
         return Facts(
             pixel_size_nm=number("pixel_size_nm"),
             n_frames=count("n_frames"),
@@ -110,6 +119,9 @@ class Facts:
             aperture_correction=number("aperture_correction"),
             threshold=number("threshold"),
             version=text("version"),
+            model=text("model"),
+            psf=text("psf"),
+            camera=dict(camera) if isinstance(camera, Mapping) else None,
             estimates=sentences("estimates"),
             warnings=sentences("warnings"),
             checks=checks(),

@@ -400,6 +400,17 @@ class Localizer(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write weights and description to one safetensors file, which appears when it is
         complete."""
+        tensors, text = self._content()
+        metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
+        with atomic(path) as temporary:
+            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+
+    def sha256(self) -> str:
+        """Of weights and description, hexadecimal: that of the file it is saved to."""
+        return _fingerprint(*self._content())
+
+    def _content(self) -> tuple[dict[str, Tensor], str]:
+        """Weights and other arrays, and the description as JSON."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         about: dict[str, Any] = {
             "network": asdict(self.network),
@@ -422,9 +433,7 @@ class Localizer(nn.Module):
             values = self.recalibration.tensors()
             tensors |= {f"recalibration.{name}": v.contiguous() for name, v in values.items()}
         text = json.dumps(about)  # in the order of the context, which is that of the channels
-        metadata = {"format": FORMAT, "about": text, "sha256": _fingerprint(tensors, text)}
-        with atomic(path) as temporary:
-            temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+        return tensors, text
 
     @classmethod
     def load(cls, path: Path | str) -> Localizer:

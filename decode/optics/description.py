@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,7 +14,7 @@ from decode.optics.psf import PSF
 from decode.optics.pupil import PupilPSF
 from decode.optics.spline import SplinePSF
 
-__all__ = ["PSFDescription", "describe", "rebuild"]
+__all__ = ["PSFDescription", "describe", "digest_of", "rebuild"]
 
 FAMILIES: tuple[type[PSF], ...] = (
     GaussianPSF,
@@ -46,6 +48,20 @@ def describe(psf: PSF) -> PSFDescription:
     if psf.kind not in BY_KIND:
         raise TypeError(f"a {type(psf).__name__} cannot be written")
     return PSFDescription(psf.kind, psf.settings(), psf.arrays())
+
+
+def digest_of(psf: PSF) -> str:
+    """SHA-256 of all that makes a PSF, hexadecimal: equal PSFs have the same.
+
+    >>> digest_of(GaussianPSF(130.0, pixel_size_nm=100.0))[:8]
+    '5884a81e'
+    """
+    kind, settings, arrays = describe(psf)
+    digest = hashlib.sha256(json.dumps([kind, settings], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def rebuild(description: PSFDescription) -> PSF:

@@ -214,7 +214,12 @@ def localize(
             exact=exact,
         )
         found = yield from relayed(steps, kept)
-        facts = acquisition.facts(opened, threshold=threshold)
+        facts = acquisition.facts(
+            opened,
+            threshold=threshold,
+            model=_called(model, network),
+            psf=network.psf if calibrated is None else calibrated.psf,
+        )
     facts = replace(facts, warnings=(*facts.warnings, *found.remarks), checks=found.checks)
     return replace(EmitterSet.cat(parts), metadata=facts.metadata())
 
@@ -575,7 +580,12 @@ def localize_file(
             samples=samples,
             seed=seed,
         )
-        stated = acquisition.facts(movie, threshold=threshold)
+        stated = acquisition.facts(
+            movie,
+            threshold=threshold,
+            model=_called(model, network),
+            psf=network.psf if calibrated is None else calibrated.psf,
+        )
         facts = stated.metadata()
         drawn: list[EmitterSet] = []
         named = [found_files, *draws]
@@ -644,6 +654,12 @@ def _network(
             opened, psf=psf, camera=known, minutes=minutes, folder=folder, device=device
         )
     return adapted.model, (adapted.remark,)
+
+
+def _called(model: Localizer | Path | str | None, network: Localizer) -> str:
+    """A model as `Facts` states it."""
+    name = f"{Path(model).stem}, " if isinstance(model, Path | str) else ""
+    return f"{name}SHA-256 {network.sha256()}"
 
 
 def _calibrated(psf: PSFFile | Path | str | None) -> PSFFile | None:

@@ -463,6 +463,53 @@ def write_uipsf(path: Path) -> None:
         file["res/zoffset"] = -2.0
 
 
+def write_smap_table(path: Path, *, v73: bool) -> None:
+    if not v73:
+        write_table(molecules(), path)
+        return
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name in ("frame", "xnm", "ynm", "znm", "phot", "bg", "xnmerr", "ynmerr"):
+            file[f"saveloc/loc/{name}"] = np.arange(1.0, 8.0)[None]
+        file["saveloc/file/info/cam_pixelsize_um"] = np.full((2, 1), 0.1)
+
+
+def write_minflux(path: Path) -> None:
+    rows = np.zeros(
+        5, [("vld", "?"), ("tim", "f8"), ("tid", "u4"), ("itr", "i4"), ("loc", "f8", 3)]
+    )
+    rows["vld"], rows["tim"] = True, np.arange(5)
+    np.save(path, rows)
+
+
+def write_minflux_json(path: Path) -> None:
+    found = {"itr": [{"itr": 0, "loc": [1e-6, 2e-6, 3e-6], "eco": 50}], "tim": 0.5, "tid": 3}
+    path.write_text(json.dumps([found | {"vld": True}] * 4))
+
+
+RAPIDSTORM = """\
+# <localizations><field identifier="Position-0-0" unit="nanometer" /><field \
+identifier="Position-1-0" unit="nanometer" /><field identifier="ImageNumber-0-0" unit="frame" />\
+<field identifier="Amplitude-0-0" unit="A/D count" /></localizations>
+75 1100 0 5125
+1450.5 0.25 2 10000
+"""
+NANOIMAGER = """\
+Channel,Frame,X (nm),Y (nm),Z (nm),X (pix),Y (pix),Photons,Background
+0,0,125.0,1150.0,-250.0,1.25,11.5,512.5,8.0
+1,2,1500.5,50.25,30.0,15.005,0.5025,1000.0,16.5
+"""
+ELYRA = (
+    "Index\tFirst Frame\tPosition X [nm]\tPosition Y [nm]\tPrecision [nm]\tNumber Photons\r\n"
+    "1\t1\t125.0\t1150.0\t5.0\t512.5\r\n2\t3\t1500.5\t50.25\t6.0\t1000\r\n"
+    "\0\r\r\nVoxelSizeX : 0.1000000000 um\r\r\n"
+)
+
+
+def read_named(path: Path) -> None:
+    named = {"frame": "frame", "x": "x [nm]", "y": "y [nm]"}
+    read_table(path, columns=named, first_frame=0)
+
+
 def spline() -> SplinePSF:
     stack = torch.rand(5, 9, 9, generator=torch.Generator().manual_seed(0))
     return SplinePSF(stack, z_start_nm=-100.0, z_step_nm=50.0, pixel_size_nm=100.0)
@@ -623,6 +670,51 @@ FORMATS: dict[str, Format] = {
         make=write_smlm,
         read=read_and_write_table,
         changes=(change_bytes, change_archive),
+    ),
+    "smap-table-5": Format(
+        name="a_sml.mat",
+        make=lambda path: write_smap_table(path, v73=False),
+        read=read_and_write_table,
+        changes=(change_bytes,),
+    ),
+    "smap-table-7.3": Format(
+        name="a_sml.mat",
+        make=lambda path: write_smap_table(path, v73=True),
+        read=read_and_write_table,
+        changes=TABLE,
+    ),
+    "minflux": Format(
+        name="a.npy", make=write_minflux, read=read_and_write_table, changes=(change_bytes,)
+    ),
+    "minflux-json": Format(
+        name="a.json",
+        make=write_minflux_json,
+        read=read_and_write_table,
+        changes=(change_bytes, change_json, change_json),
+    ),
+    "rapidstorm": Format(
+        name="a.txt",
+        make=lambda path: path.write_text(RAPIDSTORM),
+        read=read_and_write_table,
+        changes=(change_bytes,),
+    ),
+    "nanoimager": Format(
+        name="a.csv",
+        make=lambda path: path.write_text(NANOIMAGER),
+        read=read_and_write_table,
+        changes=(change_bytes, change_text_table),
+    ),
+    "elyra": Format(
+        name="a.txt",
+        make=lambda path: path.write_text(ELYRA),
+        read=read_and_write_table,
+        changes=(change_bytes,),
+    ),
+    "named": Format(
+        name="a.csv",
+        make=lambda path: write_table(molecules(), path),
+        read=read_named,
+        changes=(change_bytes, change_text_table),
     ),
     "camera": Format(
         name="camera.yaml",

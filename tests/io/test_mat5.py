@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from decode.io.mat5 import read_mat5
+from decode.io.mat5 import names_of_mat5, read_mat5
 
 CUBE = np.random.default_rng(0).random((2, 3, 4))
 
@@ -115,3 +115,15 @@ def test_numbers_of_an_unknown_type_are_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="type 0 stands where numbers should be"):
         read_mat5(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_variables_are_named_without_being_read(tmp_path: Path, compressed: bool) -> None:
+    content = {"cube": CUBE, "s": {"inner": 5.0}, "a_name_of_31_letters_is_the_most": 1.0}
+    path = written(tmp_path / "a.mat", content, compressed=compressed)
+    assert names_of_mat5(path) == list(read_mat5(path))
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "cube" in names_of_mat5(path)
+    path.write_bytes(b"MATLAB 5.0 but no more")
+    with pytest.raises(ValueError, match="no header"):
+        names_of_mat5(path)
