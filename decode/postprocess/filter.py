@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 Column = npt.NDArray[Any]
+
+STEP = "filter"
+"""entry of a table's metadata that says which ranges were kept"""
 
 Range = tuple[float | None, float | None]
 """lowest and highest value that is kept; None where that end is open"""
@@ -176,5 +180,14 @@ def filter_table(
     check_outputs(table_files(Path(out)), inputs=table_inputs(Path(table)))
     emitters = read_table(table, pixel_size_nm=pixel_size_nm)
     kept = keep(emitters, ranges)
-    write_table(kept, out)
+    before = (str(kept.metadata[STEP]),) if STEP in kept.metadata else ()
+    done = ", ".join((*before, *map(_text_of, ranges.items())))
+    write_table(replace(kept, metadata={**kept.metadata, STEP: done}), out)
     return len(kept), len(emitters)
+
+
+def _text_of(named: tuple[str, Range]) -> str:
+    """A range as `parse_ranges` takes it."""
+    name, ends = named
+    low, high = ("" if end is None else f"{end:g}" for end in ends)
+    return f"{name}={low}:{high}"

@@ -474,9 +474,8 @@ def write_smap_table(path: Path, *, v73: bool) -> None:
 
 
 def write_minflux(path: Path) -> None:
-    rows = np.zeros(
-        5, [("vld", "?"), ("tim", "f8"), ("tid", "u4"), ("itr", "i4"), ("loc", "f8", 3)]
-    )
+    kinds = [("vld", "?"), ("tim", "f8"), ("tid", "u4"), ("itr", "i4"), ("loc", "f8", (3,))]
+    rows = np.zeros(5, kinds)
     rows["vld"], rows["tim"] = True, np.arange(5)
     np.save(path, rows)
 

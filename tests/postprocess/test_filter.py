@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from decode import EmitterSet, read_table, write_table
 from decode.cli import app
-from decode.postprocess.filter import COLUMNS, columns_of, keep, parse_ranges
+from decode.postprocess.filter import COLUMNS, columns_of, filter_table, keep, parse_ranges
 
 N = 500
 
@@ -137,3 +137,11 @@ def test_a_range_that_cannot_be_is_said_in_one_sentence(
 
 def test_ranges_of_one_column_narrow_each_other() -> None:
     assert parse_ranges(["z=-5:", "z=:7.5", "z=-9:3"]) == {"z": (-5.0, 3.0)}
+
+
+def test_a_table_says_what_it_was_filtered_by(tmp_path: Path) -> None:
+    source = "sample_data/blinking_2d_truth.csv"
+    once, twice = tmp_path / "once.parquet", tmp_path / "twice.parquet"
+    filter_table(source, once, {"photons": (500.0, None)})
+    filter_table(once, twice, {"frame": (None, 99.0)})
+    assert read_table(twice).metadata["filter"] == "photons=500:, frame=:99"

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from decode import EmitterSet, convert, read_table, write_table
 from decode.cli import app
@@ -129,3 +129,48 @@ def test_the_command_line_converts_by_suffix_or_by_name(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "pixel_size_nm" in refused.output
     assert not (tmp_path / "t.hdf5").exists()
+
+
+def test_the_command_line_converts_a_text_with_columns_of_any_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("T;X;Y;N\n0;0,125;1,15;512\n5;1,5;0,05;99\n")
+
+    def run(*options: str) -> Result:
+        command = ["convert", str(tmp_path / "a.csv"), str(tmp_path / "b.csv"), *options]
+        return CliRunner().invoke(app, command)
+
+    named = ["--columns", "frame=T,x=X[um],y=Y[um]", "--columns", "photons=N"]
+    assert run(*named, "--first-frame", "0").exit_code == 0
+    molecules = read_table(tmp_path / "b.csv")
+    assert molecules.frame.tolist() == [0, 5]
+    assert molecules.xyz.tolist() == [[125, 1150, 0], [1500, 50, 0]]
+    assert molecules.photons.tolist() == [512, 99]
+    assert run("--columns", "x=X[um],y=Y[um]", "--first-frame", "3").exit_code == 0
+    assert read_table(tmp_path / "b.csv").frame.tolist() == [0, 0]
+    for options, sentence in (
+        (["--columns", "frame=T,x=Z,y=Y"], "has no column 'Z'; it has 'T', 'X', 'Y', 'N'"),
+        (["--columns", "frame=T,x=X[inch],y=Y"], "lengths in 'inch'"),
+        (["--columns", "width=X"], "there is no quantity 'width'"),
+        (["--columns", "x"], "write it as x=LABEL"),
+        ([], "say which it is, as --columns x=LABEL"),
+        (named, "has frame 0, but its frames count from 1; --first-frame says"),
+    ):
+        refused = run(*options)
+        assert refused.exit_code == 2
+        assert sentence in refused.output
+
+
+def test_columns_are_named_of_texts_alone(tmp_path: Path) -> None:
+    write_table(phantom(), tmp_path / "a.hdf5")
+    with pytest.raises(ValueError, match="--first-frame are for texts alone"):
+        read_table(tmp_path / "a.hdf5", first_frame=1)
+
+
+def test_doubts_about_a_table_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('"frame","x [nm]","y [nm]","intensity [ADU]"\n1,2,3,4\n')
+    command = ["convert", str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0
+    assert "warning: intensity [ADU]: numbers of the camera" in done.output
+    again = read_table(tmp_path / "b.csv")
+    assert again.photons.isnan().all()
+    assert again.others["intensity [ADU]"].tolist() == [4]

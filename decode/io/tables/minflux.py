@@ -67,6 +67,8 @@ def _number(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _of_array(path: Path) -> Fields:
     # mapped, as a damaged header may state any size
     rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    if rows.dtype.names is None or "itr" not in rows.dtype.names:
+        raise ValueError(f"{path} is no export of a MINFLUX microscope: it has no field itr")
     iterations = rows["itr"]
     if iterations.dtype.names is None:
         return _last({name: np.asarray(rows[name]) for name in rows.dtype.names})
@@ -100,6 +102,8 @@ def _floats(value: Any) -> Any:
 
 def _last(fields: Fields) -> Fields:
     """The rows of the last iteration, of a table whose rows are iterations."""
+    if "itr" not in fields:
+        raise ValueError("it has no field itr, as exports of MINFLUX microscopes have")
     last = fields["itr"] == fields["itr"].max(initial=0)
     return _plain({name: column[last] for name, column in fields.items()})
 

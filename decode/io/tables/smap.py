@@ -221,7 +221,9 @@ def _facts(info: Columns) -> dict[str, object]:
 
 
 def _level_5(path: Path) -> _Content:
-    saveloc: Any = read_mat5(path)["saveloc"]
+    saveloc: Any = read_mat5(path).get("saveloc")
+    if not isinstance(saveloc, Mapping) or not isinstance(saveloc.get("loc"), Mapping):
+        raise ValueError(f"{path} is no table of SMAP: it has no saveloc.loc")
     files = saveloc.get("file")
     file = files[0] if isinstance(files, list) and files else files
     info = file.get("info") if isinstance(file, Mapping) else None
