@@ -199,6 +199,9 @@ def columns_of(source: Path | BinaryIO, layout: Layout, *, numbers: Iterable[str
 
 
 def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    if pa.types.is_binary(column.type):  # a text in another encoding
+        texts = [b"" if text is None else text for text in column.to_pylist()]
+        return np.array([text.decode("latin-1") for text in texts], object)
     return (column.fill_null("") if pa.types.is_string(column.type) else column).to_numpy()
 
 
