@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import numpy.typing as npt
-import scipy.io
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
@@ -124,6 +123,8 @@ def smap_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Append]:
             "history": np.empty((0, 0), object),
             FACTS: np.frombuffer(facts.encode(), np.uint8)[None],
         }
+        import scipy.io  # takes a while, and few need it
+
         with temporary.open("wb") as file:
             content = {"saveloc": saveloc, "fileformat": {"name": "sml"}}
             scipy.io.savemat(file, content, long_field_names=True)
