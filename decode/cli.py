@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
@@ -104,6 +104,27 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="End with exit code 3 if a check of the movie fails.")
+]
+DriftToo = Annotated[
+    bool | None,
+    typer.Option(
+        "--drift/--no-drift",
+        help="Also write the tables without the drift; without: of 2000 frames or more.",
+    ),
+]
+LinkToo = Annotated[
+    bool | None,
+    typer.Option(
+        "--link/--no-link",
+        help="Also write a row a molecule; without: of 2000 frames or more.",
+    ),
+]
+ReportToo = Annotated[
+    bool | None,
+    typer.Option(
+        "--report/--no-report",
+        help="Also write a report (HTML); without: of 2000 frames or more.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Settings = Annotated[
@@ -301,11 +322,16 @@ def localize(
             "--join", help="The files are parts of one movie, in the order of their names."
         ),
     ] = False,
+    drift: DriftToo = None,
+    link: LinkToo = None,
+    report: ReportToo = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture.
 
+    Of a movie of 2000 frames or more, <movie>.undrifted.csv, <movie>.linked.csv and the report
+    <movie>.html follow.
     Checks say whether the molecules are right for the movie: a line on stderr for each that fails.
     A movie that cannot be localized does not stop the others; the exit code is that of the first
     one.
@@ -315,7 +341,13 @@ def localize(
     from decode.io.movies import in_natural_order
     from decode.io.psfs import read_psf
     from decode.models import load_model
-    from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files, sample_files
+    from decode.outputs import (
+        DEFAULT_FORMATS,
+        check_outputs,
+        finished_files,
+        localize_files,
+        sample_files,
+    )
     from decode.verbs.region import parse_region, parse_span
 
     region = None if roi is None else parse_region(roi)
@@ -324,7 +356,8 @@ def localize(
     written = formats or DEFAULT_FORMATS
     if polish and samples:
         raise ValueError("draws are of the posterior of the network: choose --samples or --polish")
-    outputs = [file for parts in sources for file in localize_files(parts[0], out, written)]
+    tables = [localize_files(parts[0], out, written) for parts in sources]
+    outputs = [file for files in tables for file in (*files, *finished_files(files))]
     draws = [sample_files(parts[0], out, written, samples) for parts in sources]
     outputs += [file for of_movie in draws for files in of_movie for file in files]
     inputs = [*movies, model, psf, *(() if camera is None else camera_inputs(camera))]
@@ -356,9 +389,10 @@ def localize(
     results: list[dict[str, Any]] = []
     codes = [0]
     try:
-        for parts in sources:
+        for parts, files in zip(sources, tables, strict=True):
             try:
                 done = _localize_one(parts, network, out, options)
+                done = _finish(parts[0].name, files, done, drift=drift, link=link, report=report)
                 results.append(_summary(parts[0], done))
                 codes.append(_strictly(done.checks, strict=strict))
                 if not as_json:
@@ -405,6 +439,39 @@ def _localize_one(
     for remark in found.remarks:
         typer.echo(f"{name}: warning: {remark}", err=True)
     return found
+
+
+def _finish(
+    name: str,
+    tables: tuple[Path, ...],
+    done: Localized,
+    *,
+    drift: bool | None,
+    link: bool | None,
+    report: bool | None,
+) -> Localized:
+    """Drift, links and report of a movie, with a bar and messages on stderr."""
+    from decode.progress import Bar
+    from decode.verbs.finish import Finish, finish
+
+    chosen = Finish(drift=drift, link=link, report=report).of_movie(done.n_frames)
+    if not chosen.possible:
+        return done
+    with Bar(desc=name, total=1.0, bar_format=LAYOUT) as bar:
+
+        def show(progress: Progress[object]) -> None:
+            bar.set_postfix_str(progress.message, refresh=False)
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        steps = finish.steps(tables, n_frames=done.n_frames, steps=chosen)
+        finished = _followed(steps, show)
+    for remark in finished.remarks:
+        typer.echo(f"{name}: {remark}", err=True)
+    return replace(
+        done,
+        files=(*done.files, *finished.files),
+        remarks=(*done.remarks, *finished.remarks),
+    )
 
 
 def _strictly(checks: Iterable[Check], *, strict: bool) -> int:
@@ -970,11 +1037,15 @@ def run(
         ),
     ] = 1,
     settings: Settings = None,
+    drift: DriftToo = None,
+    link: LinkToo = None,
+    report: ReportToo = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Beads and a movie to molecules: calibrate, estimate, train, localize and render."""
     from decode.progress import Bar
+    from decode.verbs.finish import Finish
     from decode.verbs.run import run as work
 
     steps = work.steps(
@@ -995,6 +1066,7 @@ def run(
         settings=settings or (),
         device=device,
         rounds=rounds,
+        finishing=Finish(drift=drift, link=link, report=report),
     )
     layout = "{desc:9}{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
     with Bar(total=1.0, bar_format=layout) as bar:

@@ -19,6 +19,8 @@ __all__ = [
     "camera_files",
     "check_outputs",
     "drift_files",
+    "finished_files",
+    "linked_file",
     "localize_files",
     "model_files",
     "output_formats",
@@ -32,6 +34,7 @@ __all__ = [
     "simulate_files",
     "table_files",
     "table_inputs",
+    "undrifted_file",
 ]
 
 DEFAULT_FORMATS = ("csv", "hdf5", "png")
@@ -213,6 +216,35 @@ def run_files(movie: Path, folder: Path) -> tuple[Path, ...]:
         *model_files(folder / "model.safetensors"),
         *localize_files(movie, folder),
     )
+
+
+def finished_files(localized: Sequence[Path]) -> tuple[Path, ...]:
+    """What may follow the tables and the picture of a movie: the same without drift, its trace,
+    linked molecules, and a report.
+
+    >>> [path.name for path in finished_files([Path("movie.csv")])][:2]
+    ['movie.undrifted.csv', 'movie.undrifted.drift.csv']
+
+    Args:
+        localized: of `localize_files`.
+    """
+    tables = [path for path in localized if path.suffix in written_formats()]
+    if not tables:
+        return ()
+    undrifted = [undrifted_file(path) for path in localized]
+    linked = [linked_file(path) for table in tables for path in table_inputs(table)]
+    page = report_files(tables[-1].with_suffix(".html"))
+    return (*undrifted, *drift_files(undrifted_file(tables[-1])), *linked, *page)
+
+
+def undrifted_file(path: Path) -> Path:
+    """The twin of a table or a picture, with the drift subtracted."""
+    return path.with_name(f"{path.stem}.undrifted{path.suffix}")
+
+
+def linked_file(table: Path) -> Path:
+    """The molecules of a table of localizations."""
+    return table.with_name(f"{table.stem}.linked{table.suffix}")
 
 
 def drift_files(table: Path) -> tuple[Path, Path]:

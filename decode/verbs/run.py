@@ -23,11 +23,12 @@ from decode.io.movies import open_movie
 from decode.io.movies.folder import is_frame
 from decode.io.psfs import read_psf, write_psf
 from decode.io.tables import read_table
-from decode.outputs import check_outputs, run_files
+from decode.outputs import check_outputs, finished_files, localize_files, run_files
 from decode.progress import DetailedSteps, Progress, Stepwise
 from decode.training.loop import check_budget
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode.verbs.estimate import estimate
+from decode.verbs.finish import Finish, finish
 from decode.verbs.localize import localize_file
 from decode.verbs.rounds import Round, SceneOfMolecules, refined_psf, with_scene
 from decode.verbs.stages import (
@@ -64,6 +65,7 @@ def run(
     settings: Sequence[str] = (),
     device: str = "auto",
     rounds: int = 1,
+    finishing: Finish | None = None,
 ) -> DetailedSteps[Stage, EmitterSet]:
     """Beads and a movie to molecules: calibrate the PSF, estimate the scene, train a model for
     both, localize and render.
@@ -95,6 +97,8 @@ def run(
             the ranges are put around the molecules, and the model is trained on for `minutes` and
             localizes again (`psf-2.h5`, `train-2.yaml`, `model-2.safetensors`).  Tables are those
             of the best round.
+        finishing: which of drift, links and report follow, as for `finish`; None: all, where the
+            movie is long enough.
 
     Returns:
         The molecules, as the Picasso table holds them; `facts.checks` say whether they are right
@@ -128,7 +132,8 @@ def run(
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
     read = [movie, *stacks, *stated_files(camera), bead_positions, z_of_frames]
-    check_outputs(run_files(movie, out), inputs=read, folder=out)
+    outputs = [*run_files(movie, out), *finished_files(localize_files(movie, out))]
+    check_outputs(outputs, inputs=read, folder=out)
     known = stated_camera(camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
     scan = read_scan(
         frames_per_plane=frames_per_plane, downwards=downwards, z_of_frames=z_of_frames
@@ -153,12 +158,10 @@ def run(
     key = yield from _estimated(made, movie, known, key)
     yield from trained(made, key, settings=settings, minutes=minutes, device=device)
     found = yield from _localized(made, movie, known, device=device, polish=polish)
-    if rounds == 1:
-        return found
     again = partial(_localized, movie=movie, camera=known, device=device, polish=polish)
     more = partial(trained, settings=settings, minutes=minutes, device=device)
-    return (
-        yield from _in_rounds(
+    if rounds > 1:
+        found = yield from _in_rounds(
             made,
             found,
             rounds=rounds,
@@ -169,7 +172,8 @@ def run(
             train=more,
             localize=again,
         )
-    )
+    yield from _finished(made, movie, n_frames=found.facts.n_frames or 0, finishing=finishing)
+    return found
 
 
 def _in_rounds(
@@ -320,6 +324,17 @@ def _localized(
     yield replace(ended("localize", message, *found.files), warnings=failed)
     (table,) = (file for file in found.files if file.suffix == ".hdf5")
     return read_table(table)
+
+
+def _finished(
+    made: Made, movie: Path, *, n_frames: int, finishing: Finish | None
+) -> DetailedSteps[Stage, None]:
+    """Drift, links and report of the molecules."""
+    files = localize_files(movie, made.folder)
+    steps = finish.steps(files, n_frames=n_frames, steps=finishing)
+    done = yield from of_stage("finish", steps)
+    if done.files or done.remarks:
+        yield ended("finish", "\n".join(done.remarks), *done.files)
 
 
 def _marks(paths: Sequence[Path]) -> list[tuple[str, int, int]]:

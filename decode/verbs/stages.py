@@ -41,7 +41,9 @@ __all__ = [
 D = TypeVar("D")
 R = TypeVar("R")
 
-StageName: TypeAlias = Literal["calibrate", "estimate", "train", "localize", "refine", "rounds"]
+StageName: TypeAlias = Literal[
+    "calibrate", "estimate", "train", "localize", "refine", "rounds", "finish"
+]
 
 AS_IT_WAS = "as it was"
 """message of a stage whose output is reused"""
