@@ -3,16 +3,21 @@ not fit."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 
-from decode.acquisition import complete_acquisition
+from decode import EmitterSet, read_table, write_table
+from decode.acquisition import Acquisition, complete_acquisition
 from decode.io.movies import open_movie, write_movie
 from decode.optics.camera import Camera
+from decode.optics.description import describe, digest_of, rebuild
+from decode.optics.gaussian import GaussianPSF
 
 CAMERA = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
 COUNTS = np.random.default_rng(0).poisson(120, (6, 16, 20)).astype(np.uint16)
@@ -57,3 +62,30 @@ def test_pixels_that_are_no_squares_are_said(oblong: Path) -> None:
         warnings(oblong)
     (sentence,) = warnings(oblong, 100.0)
     assert "100 x 160 nm (x, y)" in sentence
+
+
+def test_a_table_states_the_camera_and_the_psf(tmp_path: Path) -> None:
+    write_movie(tmp_path / "movie.tif", COUNTS, pixel_size_nm=100.0)
+    maps = replace(CAMERA, read_noise_e=torch.ones(16, 20), em_gain=300.0)
+    psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+    with open_movie(tmp_path / "movie.tif") as movie:
+        acquisition = Acquisition(camera=maps, pixel_size_nm=100.0, psf_sigma_nm=None)
+        facts = acquisition.facts(movie, threshold=0.5, model="m", psf=psf)
+    assert facts.camera == {
+        "baseline": 100.0,
+        "e_per_adu": 1.0,
+        "read_noise_e": "map",
+        "qe": 1.0,
+        "em_gain": 300.0,
+        "spurious_e": 0.0,
+        "saturation_adu": 65535.0,
+    }
+    assert facts.psf == digest_of(psf)
+    write_table(EmitterSet.empty(facts.metadata()), tmp_path / "table.parquet")
+    assert read_table(tmp_path / "table.parquet").facts == facts
+
+
+def test_equal_psfs_have_the_same_digest() -> None:
+    psf = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0)
+    assert digest_of(psf) == digest_of(rebuild(describe(psf)))
+    assert digest_of(psf) != digest_of(GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=401.0))

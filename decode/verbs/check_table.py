@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from decode.commands import COMMANDS
 from decode.emitters import STEPS, EmitterSet
 from decode.errors import brief
 from decode.io.formats import format_of
@@ -23,6 +24,9 @@ RANGES = {"sigma": (0.0, np.inf), "half95": (0.0, np.inf), "photons_": (0.0, np.
 RANGES |= {"probability": (0.0, 1.0), "corr": (-1.0, 1.0), "ess": (0.0, 1.0)}
 RANGES |= {"goodness": (0.0, np.inf)}
 """smallest and largest values of the quantities whose names begin so"""
+
+DONE = (*STEPS, COMMANDS)
+"""entries of the metadata that say what was done"""
 
 BEYOND_PX = 1.0
 """how far a molecule may lie outside the field, as its light still reaches in"""
@@ -46,7 +50,7 @@ class TableCheck:
     facts: Mapping[str, object]
     """of the movie, the camera and the model"""
     steps: Mapping[str, object]
-    """what was done with the molecules, in order, by the command's name"""
+    """what was done with the molecules, in order, by the command's name; and the commands"""
     problems: tuple[str, ...]
     """a sentence on each way in which the table violates the description"""
 
@@ -82,8 +86,8 @@ def check_table(table: Path | str, *, pixel_size_nm: float | None = None) -> Tab
         first_frame=int(frames.min()) if len(frames) else None,
         last_frame=int(frames.max()) if len(frames) else None,
         columns=columns | {label: unit_of(label)[1] for label in molecules.others},
-        facts={k: v for k, v in molecules.metadata.items() if k not in STEPS},
-        steps={k: v for k, v in molecules.metadata.items() if k in STEPS},
+        facts={k: v for k, v in molecules.metadata.items() if k not in DONE},
+        steps={k: v for k, v in molecules.metadata.items() if k in DONE},
         problems=tuple(_problems(molecules, numbers)),
     )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -549,6 +550,27 @@ def test_smap_is_told_of_pixels_field_and_frames(tmp_path: Path) -> None:
     assert info.roi.tolist() == [0, 0, 64, 32]
     assert (info.numberOfFrames, info.Width, info.Height) == (8, 64, 32)
     assert content["fileformat"].name == "sml"
+
+
+def test_names_that_matlab_does_not_allow_come_back(tmp_path: Path) -> None:
+    labels = ["a b", "a_b", "a-b", "a.b", "1st [nm]", "µ", "x" * 70, "_"]
+    others = {label: np.arange(3) + i for i, label in enumerate(labels)}
+    write_table(replace(phantom(), others=others), tmp_path / "a_sml.mat")
+    again = read_table(tmp_path / "a_sml.mat")
+    assert {label: again.others[label][0] for label in labels} == {
+        label: i for i, label in enumerate(labels)
+    }
+    names = rows_of_smap(tmp_path / "a_sml.mat")[0]
+    assert all(re.fullmatch(r"[A-Za-z]\w{0,62}", name, re.ASCII) for name in names)
+
+
+def test_more_than_a_matlab_file_can_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decode.io.tables.smap.MOST_BYTES", 100)
+    with pytest.raises(ValueError, match="more than 2 GiB; write another format"):
+        write_table(phantom(), tmp_path / "a_sml.mat")
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- tables of other programs

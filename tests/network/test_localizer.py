@@ -101,6 +101,10 @@ def test_a_saved_model_is_the_same_model(
     assert again.context == model.context
     torch.testing.assert_close(logits(again, adu, SCMOS), logits(model, adu, SCMOS))
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    with safetensors.safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        assert file.metadata()["sha256"] == model.sha256() == again.sha256()
+    next(again.parameters()).data[..., 0] += 1
+    assert again.sha256() != model.sha256()
 
 
 @torch.no_grad()

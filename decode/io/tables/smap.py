@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,8 +156,8 @@ def _matlab_names(columns: Columns) -> dict[str, str]:
     for label in columns:
         bare = re.sub(r"\W", "_", label, flags=re.ASCII)
         name = (bare if bare[:1].isalpha() else f"x{bare}")[: LONGEST_NAME - 4]
-        taken = sum(other == name or other.startswith(f"{name}_2") for other in names.values())
-        names[label] = f"{name}_{taken + 1}" if taken else name
+        others = (f"{name}_{k}" for k in count(2))
+        names[label] = next(n for n in chain([name], others) if n not in names.values())
     return names
 
 
