@@ -848,9 +848,19 @@ def check_table(
         typer.echo(f"columns  {', '.join(labelled)}")
         for kind, entries in (("facts", found.facts), ("steps", found.steps)):
             for name, value in entries.items():
-                typer.echo(f"{kind:<8} {name}: {value}")
+                typer.echo(f"{kind:<8} {name}: {_shown(value)}")
     if found.problems:
         raise ValueError(f"{table}: {'; '.join(found.problems)}")
+
+
+def _shown(value: object) -> str:
+    """A fact on a line; what is long is in the JSON."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {v}" for name, v in value.items())
+    if isinstance(value, list | tuple):
+        whole = all(isinstance(v, str) for v in value)
+        return "; ".join(map(str, value)) if whole else f"{len(value)} (see --json)"
+    return "; ".join(str(value).splitlines())
 
 
 @app.command()

@@ -78,7 +78,7 @@ def check_table(table: Path | str, *, pixel_size_nm: float | None = None) -> Tab
     path = Path(table)
     molecules = read_table(path, pixel_size_nm=pixel_size_nm)
     numbers = numbers_of(molecules)
-    columns = {NAMES[name][0]: NAMES[name][1] for name in numbers}
+    columns = {label: unit for name, (label, unit) in NAMES.items() if name in numbers}
     frames = numbers["frame"]
     return TableCheck(
         format=format_of(path, table_formats(), what="tables").name,

@@ -122,6 +122,22 @@ def test_the_command_prints_what_it_found_as_json_too(tmp_path: Path) -> None:
     assert "rows without a position" in refused.output
 
 
+def test_facts_and_steps_are_a_line_each(tmp_path: Path) -> None:
+    facts = FACTS | {"camera": {"baseline": 100.0, "qe": 0.5}, "warnings": ["one", "two"]}
+    done = {"link": {"gap": 1}, "commands": "decode a\ndecode b", "checks": [{"name": "n"}]}
+    write_table(molecules(metadata=facts | done), tmp_path / "a.parquet")
+    lines = CliRunner().invoke(app, ["check-table", str(tmp_path / "a.parquet")]).output.split("\n")
+    for line in (
+        "rows     3, frames 0 to 7",
+        "facts    camera: baseline 100.0, qe 0.5",
+        "facts    warnings: one; two",
+        "facts    checks: 1 (see --json)",
+        "steps    link: gap 1",
+        "steps    commands: decode a; decode b",
+    ):
+        assert line in lines
+
+
 def test_the_page_describes_every_column_of_the_native_table() -> None:
     page = Path("docs/table.md").read_text()
     assert all(f"`{name}`" in page for name, _ in NAMES.values())
