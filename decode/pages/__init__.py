@@ -6,7 +6,7 @@ inside the page: it needs no network.
 
 from __future__ import annotations
 
-from decode.pages.blocks import Block, Figures, Lines, Picture, Words
+from decode.pages.blocks import Block, Figures, Lines, Picture, Words, rounded
 from decode.pages.page import Chapter, Light, Page, Section, State, Summary, save_page
 from decode.pages.plots import Axis, Bar, Bars, Chart, FieldMap, Mark, Trace
 
@@ -29,5 +29,6 @@ __all__ = [
     "Summary",
     "Trace",
     "Words",
+    "rounded",
     "save_page",
 ]

@@ -7,7 +7,7 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-__all__ = ["Block", "Figures", "Lines", "Picture", "Words", "data_url", "is_number"]
+__all__ = ["Block", "Figures", "Lines", "Picture", "Words", "data_url", "is_number", "rounded"]
 
 
 class Block(ABC):
@@ -91,3 +91,12 @@ def is_number(text: str) -> bool:
     [True, True, False]
     """
     return text[:1] in "-0123456789"
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """A number as people write it.
+
+    >>> rounded(2861.0), rounded(0.12345), rounded(-0.0)
+    ('2,860', '0.123', '0')
+    """
+    return f"{float(f'{value:.{digits}g}'):z,.10g}"

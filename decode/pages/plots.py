@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
-from decode.pages.blocks import Block, data_url
+from decode.pages.blocks import Block, data_url, rounded
 
 __all__ = ["Axis", "Bar", "Bars", "Chart", "FieldMap", "Mark", "Trace"]
 
@@ -22,7 +22,7 @@ Style: TypeAlias = Literal["line", "dashed", "steps", "points"]
 WIDTH, HEIGHT = 440.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 26.0, 42.0
 MAP_WIDTH = 420.0
-ROW, NAMES, NUMBERS = 26.0, 90.0, 110.0
+ROW, NAMES, NUMBERS = 26.0, 70.0, 120.0
 """of plots, in their own units; a page scales them"""
 TICKS, MARGIN = 5, 0.05
 DIGITS = 5
@@ -203,7 +203,8 @@ class Bar:
     def said(self) -> str:
         if self.value is None:
             return "unknown"
-        return f"{self.value:.3g}" if self.error is None else f"{self.value:.3g} ± {self.error:.2g}"
+        error = "" if self.error is None else f" ± {rounded(self.error, 2)}"
+        return f"{rounded(self.value)}{error}"
 
 
 @final
@@ -226,7 +227,8 @@ class Bars(Block):
     @property
     def rows(self) -> list[tuple[Bar, float, float, float]]:
         """Each bar, its middle, its end and half of its error."""
-        longest = max((bar.value or 0.0 for bar in self.bars), default=0.0) or 1.0
+        ends = ((bar.value or 0.0) + (bar.error or 0.0) for bar in self.bars)
+        longest = max(ends, default=0.0) or 1.0
         per_unit = (WIDTH - NAMES - NUMBERS) / longest
         return [
             (
@@ -278,6 +280,11 @@ class FieldMap(Block):
     def top(self) -> float:
         """Value of the brightest colour, which few exceed."""
         return float(np.quantile(self.values, 0.995)) or float(self.values.max()) or 1.0
+
+    @property
+    def ends(self) -> str:
+        """The values of both ends of the colours."""
+        return f"0 to {rounded(self.top)} {self.unit}"
 
     @property
     def source(self) -> str:

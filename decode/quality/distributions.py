@@ -249,11 +249,8 @@ def locking_of(
         >>> found.locked, round(found.bias_nm)
         (True, 7)
     """
-    steps = np.concatenate([[0], np.arange(2, AROUND + 2), -np.arange(2, AROUND + 2)])
-    steps = steps[np.abs(steps) < 0.5 * extent_nm / pixel_nm]
-    frequency = 1 / pixel_nm + steps / extent_nm
-    vector = np.array([np.exp(2j * np.pi * f * place).mean() for f in frequency])
-    power = np.abs(vector) ** 2
+    most = min(AROUND + 1, math.ceil(0.5 * extent_nm / pixel_nm) - 1)
+    power = _powers(place, 1 / pixel_nm, 1 / max(extent_nm, pixel_nm), most)
     chance_power = float(power[1:].mean()) if len(power) > 1 else 1 / max(len(place), 1)
     fade = math.exp(-2 * (math.pi * sigma_nm / pixel_nm) ** 2)
     length = math.sqrt(max(float(power[0]) - chance_power, 0.0)) / fade
@@ -266,6 +263,16 @@ def locking_of(
         bias_nm=amplitude / math.sqrt(2),
         error_nm=error / math.sqrt(2),
     )
+
+
+def _powers(place: Floats, frequency: float, step: float, most: int) -> Floats:
+    """Power of places at a frequency, and at 2 to `most` steps above and below it."""
+    at, turn = np.exp(2j * np.pi * frequency * place), np.exp(2j * np.pi * step * place)
+    sums, by = [at.sum()], turn
+    for _ in range(2, most + 1):
+        by = by * turn
+        sums += [by @ at, np.vdot(by, at)]
+    return np.asarray(np.abs(sums) ** 2) / len(place) ** 2
 
 
 def _bias(length: float) -> float:

@@ -92,7 +92,7 @@ def precision_of(molecules: EmitterSet) -> Precision | None:
     expectation and maximization.
 
     Rows that share one position are left out, as for `decode.repeats.repeats`, which compares with
-    evenly spread chance pairs.
+    evenly spread chance pairs; so are pairs of polished rows, which were fitted jointly.
 
     Returns:
         The precision; None with fewer than 50 pairs of one molecule, or where they do not stand out
@@ -167,6 +167,10 @@ def _pairs(molecules: EmitterSet, reach: float) -> tuple[_Pairs, _Pairs, float]:
     frames = int(np.ptp(frame)) + 1
     a, b = _within(frame, place, 1, reach)
     apart = (place[a] != place[b]).any(1)
+    if molecules.polished is not None:
+        # frames of one molecule were fitted jointly: their errors are the same
+        polished = molecules.polished.cpu().numpy()
+        apart &= ~(polished[a] & polished[b])
     near = _described(molecules, a[apart], b[apart])
     lags = np.unique(np.linspace(SHORTEST_LAG, max(frames // 4, SHORTEST_LAG), LAGS).astype(int))
     lags = lags[lags < frames]

@@ -46,6 +46,8 @@ SIDE_3D = 64
 """longest side of a tile in 3D, pixels"""
 PLATEAU = 0.02
 """power that blur leaves, down to which repeated molecules are looked for"""
+NARROWEST = 24.0
+"""standard deviations of a localization: sides of a field that holds some frequencies"""
 UNSTATED_NM = 10.0
 """precision by which pixels are chosen where a table states none"""
 
@@ -198,6 +200,11 @@ def localizations(
             typical = np.array([np.median(s[np.isfinite(s) & (s > 0)]) for s in stated.T])
         sigma = np.where(np.isfinite(typical), typical, UNSTATED_NM)
         sigma[:2] = sigma[:2].mean()
+    if (np.ptp(place[:, :2], axis=0) < NARROWEST * sigma[:2]).any():
+        raise Undetermined(
+            f"molecules lie within {NARROWEST:g} uncertainties along x or y: there is no structure "
+            "to compare"
+        )
     seen = Localizations(place=place, block=blocks_of(frame, n_blocks), n_blocks=n_blocks)
     return seen, sigma
 

@@ -6,7 +6,15 @@
 
 from __future__ import annotations
 
-from decode.reporting.movie import MovieReport, Report, report_on
+from decode.reporting.movie import MovieReport, Report, report_on, unreadable
 from decode.reporting.subject import Subject, read_subject, tables_in
 
-__all__ = ["MovieReport", "Report", "Subject", "read_subject", "report_on", "tables_in"]
+__all__ = [
+    "MovieReport",
+    "Report",
+    "Subject",
+    "read_subject",
+    "report_on",
+    "tables_in",
+    "unreadable",
+]

@@ -25,7 +25,7 @@ from decode.reporting.subject import Subject
 from decode.reporting.topic import Figure, Topic
 from decode.version import __version__
 
-__all__ = ["TOPICS", "MovieReport", "Report", "report_on"]
+__all__ = ["TOPICS", "MovieReport", "Report", "report_on", "unreadable"]
 
 TOPICS: tuple[Topic, ...] = (
     Checks(),
@@ -161,6 +161,12 @@ def report_on(subject: Subject, *, n_movies: int = 1) -> MovieReport:
     return MovieReport(
         name=subject.name, table=subject.path, chapter=chapter, figures=figures, record=record
     )
+
+
+def unreadable(table: Path, why: str) -> MovieReport:
+    """The report of a table that cannot be read."""
+    chapter = Chapter(title=table.stem, state="bad", verdict=("It cannot be read.", f"{why}."))
+    return MovieReport(name=table.stem, table=table, chapter=chapter, figures={}, record={})
 
 
 def _figure(subject: Subject, longest_px: float) -> Section:

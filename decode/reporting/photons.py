@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from decode.pages import Axis, Chart, Mark, Trace
+from decode.pages import Axis, Chart, Mark, Trace, rounded
 from decode.quality.distributions import Distribution
 from decode.reporting.subject import Subject
 from decode.reporting.topic import Shown, Topic
@@ -44,19 +44,10 @@ def distribution_of(subject: Subject, name: str) -> Distribution | None:
     return next((each for each in every if each.name == name), None)
 
 
-def rounded(value: float) -> str:
-    """A number with three digits.
-
-    >>> rounded(2861.0), rounded(0.12345)
-    ('2,860', '0.123')
-    """
-    return f"{float(f'{value:.3g}'):,g}"
-
-
 def histogram(title: str, found: Distribution, *, label: str = "") -> Chart:
     """A distribution with its median."""
     unit = f" ({found.unit})" if found.unit and found.unit != found.name else ""
-    error = f" ± {found.median_error:.2g}" if found.median_error else ""
+    error = f" ± {rounded(found.median_error, 2)}" if found.median_error else ""
     median = Mark(label=f"median {rounded(found.median)}{error}", x=found.median)
     name = label or found.name
     middle = f"{rounded(found.low)} to {rounded(found.high)}"

@@ -40,7 +40,10 @@ class PrecisionTopic(Topic):
         if seen is not None:
             blocks += [*([_law(seen, seen.law)] if seen.law else []), Words((_said(seen),))]
             figures |= {"nena_nm": seen.sigma_nm, "nena_over_stated": _finite(seen.ratio)}
-        state, sentence = _judged(seen, subject.quality.unknown.get("precision", ""))
+        why = subject.quality.unknown.get("precision", "")
+        if subject.molecules.polished is not None:
+            why = "frames of a molecule were fitted jointly: their scatter tells nothing"
+        state, sentence = _judged(seen, why)
         return Shown(blocks=tuple(blocks), figures=figures, state=state, sentence=sentence)
 
 

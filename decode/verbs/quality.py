@@ -249,7 +249,8 @@ def _budget(
     locking: tuple[Locking, ...],
     correct_repeats: bool,
 ) -> Budget | None:
-    if molecules.xyz_sigma is None:
+    stated = _stated(molecules)
+    if stated is None:
         return None
     seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
     spectrum, _ = lateral_spectrum(seen, float(sigma[0]))
@@ -262,7 +263,6 @@ def _budget(
     if brightness.told and brightness.variance > 3 * brightness.error:
         # a molecule that changes its brightness scatters by it: that is no excess, then
         precision = precision_of(_shifted(molecules, brightness.path[rank]))
-    stated = molecules.xyz_sigma[:, :2].double().cpu().numpy()
     return budget_of(
         spectrum,
         resolution,
@@ -275,6 +275,14 @@ def _budget(
             goodness=_goodness(molecules),
         ),
     )
+
+
+def _stated(molecules: EmitterSet) -> Floats | None:
+    """(n, 2) standard deviations along x and y; None where none is stated."""
+    if molecules.xyz_sigma is None:
+        return None
+    sigma = molecules.xyz_sigma[:, :2].double().cpu().numpy()
+    return sigma if (np.isfinite(sigma) & (sigma > 0)).any() else None
 
 
 def _goodness(molecules: EmitterSet) -> float | None:
@@ -297,7 +305,7 @@ def _ratio(precision: Precision | None) -> tuple[float, float] | None:
 
 
 def _no_budget(molecules: EmitterSet, resolution: Resolution | None) -> str:
-    if molecules.xyz_sigma is None:
+    if _stated(molecules) is None:
         return "the table states no uncertainties"
     if resolution is not None and resolution.value_nm is None:
         return resolution.sentence

@@ -8,12 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from decode.atomic import atomic
-from decode.errors import Undetermined
+from decode.errors import Undetermined, in_plain_words
 from decode.outputs import check_outputs, report_files, table_inputs
 from decode.pages import save_page
 from decode.progress import Progress, Steps, Stepwise, part
 from decode.quality.summary import Quality
-from decode.reporting import MovieReport, Report, Subject, read_subject, report_on, tables_in
+from decode.reporting import (
+    MovieReport,
+    Report,
+    Subject,
+    read_subject,
+    report_on,
+    tables_in,
+    unreadable,
+)
 from decode.verbs.quality import assess
 
 __all__ = ["report"]
@@ -46,7 +54,7 @@ def report(
         What is said of each movie.
 
     Raises:
-        ValueError: if there is no table, or one cannot be read.
+        ValueError: if there is no table, or the only one cannot be read.
         OSError: if a file cannot be read or written.
 
     Example:
@@ -78,7 +86,13 @@ def report(
 
 
 def _movie(table: Path, *, n_movies: int, pixel_size_nm: float | None) -> Steps[MovieReport]:
-    subject = read_subject(table, pixel_size_nm=pixel_size_nm)
+    """The report of one movie; a damaged table among others costs its own row only."""
+    try:
+        subject = read_subject(table, pixel_size_nm=pixel_size_nm)
+    except (ValueError, OSError) as error:
+        if n_movies == 1:
+            raise
+        return unreadable(table, in_plain_words(error))
     quality = yield from part(_quality(subject, pixel_size_nm), 0.0, 0.8)
     return report_on(replace(subject, quality=quality), n_movies=n_movies)
 

@@ -172,6 +172,48 @@ def test_few_molecules_are_said_to_tell_nothing(n: int, said: str, tmp_path: Pat
     assert section((tmp_path / "r.html").read_text(), "provenance")
 
 
+ODD = {
+    "one place": (0.0, 0.0, SIGMA),
+    "a line": (5000.0, 0.0, SIGMA),
+    "no uncertainties": (5000.0, 5000.0, math.nan),
+    "none but zeros": (5000.0, 5000.0, 0.0),
+    "wide ones": (5000.0, 5000.0, 1e6),
+}
+"""sides of fields and uncertainties, nm, that tell no resolution"""
+
+
+@pytest.mark.parametrize(("width", "height", "sigma"), ODD.values(), ids=ODD)
+def test_molecules_without_structure_are_reported_all_the_same(
+    width: float, height: float, sigma: float, tmp_path: Path
+) -> None:
+    n = 1000
+    rng = np.random.default_rng(0)
+    places = rng.uniform(0, 1, (n, 3)) * [width, height, 0.0]
+    table = EmitterSet(
+        frame=torch.arange(n),
+        xyz=torch.from_numpy(places),
+        photons=torch.full((n,), 1000.0),
+        xyz_sigma=torch.full((n, 3), sigma),
+    )
+    write_table(table, tmp_path / "odd.parquet")
+    (found,) = decode.report(tmp_path / "odd.parquet", tmp_path / "r.html").movies
+    assert found.figures["molecules"] == n
+    assert found.figures.get("limited_by") is None
+
+
+def test_frames_that_were_fitted_jointly_tell_no_precision(tmp_path: Path) -> None:
+    free = movie(PASSED)
+    tied = replace(free, polished=torch.ones(len(free), dtype=torch.bool))
+    for name, table in {"free": free, "tied": tied}.items():
+        write_table(table[:3000], tmp_path / f"{name}.parquet")
+    first, second = decode.report(tmp_path, tmp_path / "r.html").movies
+    assert first.figures["nena_nm"] == pytest.approx(SIGMA, rel=0.1)
+    assert "nena_nm" not in second.figures
+    (light,) = (light for light in second.chapter.lights if light.name == "precision")
+    assert light.state == "unknown"
+    assert "fitted jointly" in light.sentence
+
+
 def call(*words: object) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -219,6 +261,14 @@ def test_what_cannot_be_reported_is_said_in_a_sentence(
     assert done.exit_code == 2
     assert said in done.stderr
     assert not list(tmp_path.glob("r.*"))
+
+
+def test_a_damaged_table_costs_its_own_row_only(tmp_path: Path) -> None:
+    write_table(movie(PASSED)[:5], tmp_path / "whole.csv")
+    (tmp_path / "broken.csv").write_text("frame,x [nm],y [nm]\n1,2\n")
+    broken, whole = decode.report(tmp_path, tmp_path / "r.html").movies
+    assert (broken.chapter.state, whole.chapter.state) == ("bad", "unknown")
+    assert "broken.csv" in broken.chapter.verdict[1]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
