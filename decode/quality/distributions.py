@@ -84,7 +84,7 @@ def distribution_of(name: str, unit: str, values: npt.ArrayLike) -> Distribution
     rank = math.sqrt(n) / 2
     around = np.quantile(x, np.clip([0.5 - rank / n, 0.5 + rank / n], 0, 1))
     low, middle, high, top = np.quantile(x, [0.05, 0.5, 0.95, 0.995]).tolist()
-    counts, edges = np.histogram(x, BINS, (float(x[0]), top if top > x[0] else float(x[0]) + 1))
+    counts, edges = np.histogram(x, _edges(x, top))
     return Distribution(
         name=name,
         unit=unit,
@@ -98,6 +98,15 @@ def distribution_of(name: str, unit: str, values: npt.ArrayLike) -> Distribution
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
     )
+
+
+def _edges(x: Floats, top: float) -> Floats:
+    """Edges of the bins of sorted values; whole numbers lie in the middle of theirs."""
+    first = float(x[0])
+    if (x == np.rint(x)).all():
+        step = math.ceil((top - first + 1) / BINS)
+        return np.arange(first - 0.5, top + 0.5 + step, step)
+    return np.linspace(first, top if top > first else first + 1, BINS + 1)
 
 
 def distributions_of(molecules: EmitterSet, blink: Integers) -> tuple[Distribution, ...]:

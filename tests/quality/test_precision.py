@@ -125,6 +125,17 @@ def test_standard_errors_of_a_distribution_are_those_of_repeats() -> None:
     assert distribution_of("x", "nm", [math.nan]) is None
 
 
+def test_whole_numbers_have_a_bin_each_and_many_of_them_share_one() -> None:
+    few = distribution_of("on-time", "frames", [1, 1, 1, 2, 4])
+    assert few is not None
+    assert few.edges == (0.5, 1.5, 2.5, 3.5, 4.5)
+    assert few.counts == (3, 1, 0, 1)
+    many = distribution_of("photons", "photons", np.arange(1000))
+    assert many is not None
+    assert len(set(many.counts[:-1])) == 1
+    assert sum(many.counts) >= 0.995 * many.n
+
+
 def test_counts_over_time_and_field_keep_all_molecules() -> None:
     rng = np.random.default_rng(6)
     frame = rng.integers(0, 777, 5000)
