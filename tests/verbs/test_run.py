@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from decode.optics.gaussian import GaussianPSF
 from decode.optics.psf import render
 from decode.priors.scene import Scene
 from decode.progress import DetailedSteps, Stepwise
-from decode.verbs import localize as batch
 from decode.verbs.localize import Localized, LocalizeReport
 from decode.verbs.run import _marks, run
 from decode.verbs.stages import Done, Stage
@@ -78,6 +79,56 @@ def acquisition(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "movie.tif", folder / "beads.tif"
 
 
+Stages = Callable[..., DetailedSteps[Stage, EmitterSet]]
+
+
+def stages_into(out: Path, acquisition: tuple[Path, Path]) -> Stages:
+    """A run of the acquisition, of which more is stated."""
+    movie, beads = acquisition
+
+    def steps(
+        movie: Path = movie, *, polish: bool = False, **more: Any
+    ) -> DetailedSteps[Stage, EmitterSet]:
+        known: dict[str, Any] = {"z_step_nm": 50.0, "minutes": 1.0, "settings": TINY}
+        known |= {"device": "cpu"}
+        return run.steps(movie, [beads], CAMERA, out, polish=polish, **known | more)
+
+    return steps
+
+
+def said(steps: DetailedSteps[Stage, EmitterSet], *, last: str = "localize") -> dict[str, str]:
+    """What is said at the end of each stage, up to some stage."""
+    ends = {}
+    for p in steps:
+        if p.fraction == 1.0:
+            ends[str(p.detail.name)] = p.message
+        if last in ends:
+            break
+    steps.close()
+    return ends
+
+
+@pytest.fixture(scope="module")
+def estimated(
+    acquisition: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, str]]:
+    """A folder in which all is ready for a training, and what was said before."""
+    out = tmp_path_factory.mktemp("estimated") / "out"
+    return out, said(stages_into(out, acquisition)(), last="estimate")
+
+
+@pytest.fixture
+def out(estimated: tuple[Path, dict[str, str]], tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(estimated[0], tmp_path / "out"))
+
+
+@pytest.fixture
+def stages(out: Path, acquisition: tuple[Path, Path]) -> Stages:
+    """Runs that go on in `out`."""
+    return stages_into(out, acquisition)
+
+
 def test_one_command_leads_from_beads_and_movie_to_molecules(
     acquisition: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -115,170 +166,106 @@ def test_one_command_leads_from_beads_and_movie_to_molecules(
 
 
 def test_molecules_are_polished_unless_told_otherwise(
-    acquisition: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: Path, acquisition: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    movie, beads = acquisition
     asked: list[bool] = []
 
     @Stepwise
     def localize_file(
-        *arguments: Any, polish: bool, **more: Any
+        *_: object, polish: bool, **__: object
     ) -> DetailedSteps[LocalizeReport, Localized]:
         asked.append(polish)
-        return (yield from batch.localize_file.steps(*arguments, polish=polish, **more))
+        raise RuntimeError("that is all")
+        yield
 
     monkeypatch.setattr("decode.verbs.run.localize_file", localize_file)
+    movie, beads = acquisition
+    known: dict[str, Any] = {"z_step_nm": 50.0, "minutes": 0.02, "settings": TINY}
     for polish in ({}, {"polish": False}):
-        list(
-            run.steps(
-                movie,
-                [beads],
-                CAMERA,
-                tmp_path,
-                z_step_nm=50,
-                minutes=0.02,
-                settings=TINY,
-                **polish,
-            )
-        )
+        with pytest.raises(RuntimeError, match="that is all"):
+            run(movie, [beads], CAMERA, out, **known, **polish)
     assert asked == [True, False]
 
 
 def test_a_folder_of_one_file_a_frame_is_a_movie_of_the_folders_name(
-    acquisition: tuple[Path, Path], tmp_path: Path
+    acquisition: tuple[Path, Path], out: Path, stages: Stages
 ) -> None:
     """With one frame more it is another movie."""
-    movie, beads = acquisition
-    folder = tmp_path / "2026.11.30"
+    folder = out / "2026.11.30"
     folder.mkdir()
-    with open_movie(movie) as frames:
+    with open_movie(acquisition[0]) as frames:
         pixels = frames.read(0, len(frames))
     for i, frame in enumerate(pixels):
         write_movie(folder / f"img_{i}.tif", frame[None], pixel_size_nm=100.0)
 
-    def stages(*, last: str) -> dict[str, str]:
-        """What is said at the end of each."""
-        said = {}
-        known = {"z_step_nm": 50.0, "minutes": 1.0, "settings": TINY, "device": "cpu"}
-        for p in run.steps(folder, [beads], CAMERA, tmp_path, **known, polish=False):
-            if p.fraction == 1.0:
-                said[p.detail.name] = p.message
-            if last in said:
-                break
-        return said
-
-    stages(last="localize")
-    facts = read_table(tmp_path / "2026.11.30.hdf5").metadata
+    said(stages(folder))
+    facts = read_table(out / "2026.11.30.hdf5").metadata
     assert (facts["n_frames"], facts["height_px"], facts["width_px"]) == pixels.shape
-    assert (tmp_path / "2026.11.30.png").is_file()
+    assert (out / "2026.11.30.png").is_file()
 
-    assert set(stages(last="train").values()) == {"as it was"}
+    assert set(said(stages(folder), last="train").values()) == {"as it was"}
     write_movie(folder / f"img_{len(pixels)}.tif", pixels[:1], pixel_size_nm=100.0)
-    longer = stages(last="estimate")
+    longer = said(stages(folder), last="estimate")
     assert longer["calibrate"] == "as it was"
     assert longer["estimate"] != "as it was"
 
 
 def test_stages_are_not_redone_and_a_stopped_training_goes_on(
-    acquisition: tuple[Path, Path], tmp_path: Path
+    estimated: tuple[Path, dict[str, str]], out: Path, stages: Stages
 ) -> None:
-    movie, beads = acquisition
+    assert "as it was" not in estimated[1].values()
+    for p in stages():
+        if p.detail.name == "train" and p.fraction:
+            break
+    recipe = (out / "train.yaml").read_text()
+    again = said(stages(), last="train")
+    done = {"calibrate": "as it was", "estimate": "as it was"}
+    assert again == done | {"train": again["train"]}
+    assert again["train"] != "as it was"
+    assert said(stages(), last="train") == done | {"train": "as it was"}
+    (out / "train.yaml").write_text(recipe + "# the user's own word\n")
+    edited = said(stages(), last="train")
+    assert edited["estimate"] == "as it was"
+    assert edited["train"] != "as it was"
 
-    def stages(minutes: float, stop_in: str = "") -> list[tuple[str, float, str]]:
-        seen = []
-        for p in run.steps(
-            movie,
-            [beads],
-            CAMERA,
-            tmp_path,
-            z_step_nm=50.0,
-            minutes=minutes,
-            settings=TINY,
-            device="cpu",
-        ):
-            seen.append((p.detail.name, p.fraction or 0.0, p.message))
-            if stop_in == p.detail.name and p.fraction:
-                break
-        return seen
 
-    stages(1.0, stop_in="train")
-    recipe = (tmp_path / "train.yaml").read_text()
-    again = stages(1.0)
-    assert ("calibrate", 1.0, "as it was") in again
-    assert ("estimate", 1.0, "as it was") in again
-    assert not any(stage == "train" and message == "as it was" for stage, _, message in again)
-    third = stages(1.0)
-    assert [(s, m) for s, f, m in third if f == 1.0][:3] == [
-        ("calibrate", "as it was"),
-        ("estimate", "as it was"),
-        ("train", "as it was"),
-    ]
-    (tmp_path / "train.yaml").write_text(recipe + "# the user's own word\n")
-    edited = stages(1.0)
-    assert ("estimate", 1.0, "as it was") in edited
-    assert not any(stage == "train" and message == "as it was" for stage, _, message in edited)
+def seed_of_the_model(out: Path) -> int:
+    return int(Localizer.load(out / "model.safetensors").record.config["seed"])
 
 
 def test_a_training_that_was_killed_before_its_first_checkpoint_begins_anew(
-    acquisition: tuple[Path, Path], tmp_path: Path
+    out: Path, stages: Stages
 ) -> None:
     """After a finished run with another seed, whose checkpoint lies there."""
-    movie, beads = acquisition
 
-    def stages(seed: int) -> DetailedSteps[Stage, EmitterSet]:
-        settings = (*TINY, f"seed={seed}")
-        known = {
-            "z_step_nm": 50.0,
-            "minutes": 1.0,
-            "settings": settings,
-            "device": "cpu",
-            "polish": False,
-        }
-        return run.steps(movie, [beads], CAMERA, tmp_path, **known)
+    def train(seed: int) -> int:
+        said(stages(settings=(*TINY, f"seed={seed}")), last="train")
+        return seed_of_the_model(out)
 
-    def seed_of_the_model() -> int:
-        return int(Localizer.load(tmp_path / "model.safetensors").record.config["seed"])
-
-    list(stages(1))
-    first = (tmp_path / "model.checkpoint").read_bytes()
-    killed = json.loads((tmp_path / "run.json").read_text())
-    list(stages(5))
-    assert seed_of_the_model() == 5
-    assert (tmp_path / "model-before.checkpoint").read_bytes() == first
+    train(1)
+    first = (out / "model.checkpoint").read_bytes()
+    killed = json.loads((out / "run.json").read_text())
+    assert train(5) == 5
+    assert (out / "model-before.checkpoint").read_bytes() == first
     # as a kill just after the second training was noted leaves it
-    second = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
-    (tmp_path / "model.checkpoint").write_bytes(first)
-    list(stages(5))
-    assert seed_of_the_model() == 5
-    (tmp_path / "model.checkpoint").write_bytes(b"damaged")
-    (tmp_path / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
-    list(stages(5))
-    assert seed_of_the_model() == 5
+    second = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
+    (out / "model.checkpoint").write_bytes(first)
+    assert train(5) == 5
+    (out / "model.checkpoint").write_bytes(b"damaged")
+    (out / "run.json").write_text(json.dumps(killed | {"training": second["training"]}))
+    assert train(5) == 5
 
 
 def test_a_model_that_another_training_has_begun_to_replace_is_not_taken_for_the_old_one(
-    acquisition: tuple[Path, Path], tmp_path: Path
+    out: Path, stages: Stages
 ) -> None:
-    movie, beads = acquisition
-
-    def stages(seed: int, stop: bool = False) -> None:
-        settings = (*TINY, f"seed={seed}")
-        known = {
-            "z_step_nm": 50.0,
-            "minutes": 1.0,
-            "settings": settings,
-            "device": "cpu",
-            "polish": False,
-        }
-        for p in run.steps(movie, [beads], CAMERA, tmp_path, **known):
-            if stop and p.detail.name == "train" and p.message:
-                break
-
-    stages(1)
-    stages(5, stop=True)
-    stages(1)
-    assert Localizer.load(tmp_path / "model.safetensors").record.config["seed"] == 1
+    said(stages(settings=(*TINY, "seed=1")), last="train")
+    for p in stages(settings=(*TINY, "seed=5")):
+        if p.detail.name == "train" and p.message:
+            break
+    said(stages(settings=(*TINY, "seed=1")), last="train")
+    assert seed_of_the_model(out) == 1
 
 
 def test_a_table_in_the_folder_of_a_movie_does_not_make_it_another_movie(tmp_path: Path) -> None:
