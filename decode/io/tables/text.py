@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -234,23 +234,29 @@ def _layout(path: Path, head: bytes) -> Layout:
     delimiter = max("\t;,", key=header.count)
     if delimiter not in header and NUMBER.fullmatch(header.split()[0]):
         delimiter = " "
-    # some programs quote the whole header, or each name twice
-    labels = [label.strip() for label in header.replace('"', "").split(delimiter)]
-    if all(map(NUMBER.fullmatch, labels)):  # no header: the first row
-        n_before, rows = n_before - 1, [header, *rows]
-        labels = [str(i + 1) for i in range(len(labels))]
     cells = list(csv.reader(rows, delimiter=delimiter))
-    quoted = next(csv.reader([header], delimiter=delimiter))
-    if cells and len(cells[0]) == len(quoted) != len(labels):  # a name does hold a delimiter
-        labels = [label.strip() for label in quoted]
-    if cells and len(cells[0]) == len(labels) + 1 and not cells[0][-1].strip():
-        labels.append("")
+    labels = _labels(header, next(iter(cells), []), delimiter)
+    if all(map(NUMBER.fullmatch, labels)):  # no header, but the first row
+        n_before -= 1
+        cells.insert(0, labels)
+        labels = [str(i + 1) for i in range(len(labels))]
     commas = any(
         re.fullmatch(r"\s*-?\d+,\d+(e[-+]?\d+)?\s*", cell, re.IGNORECASE)
         for row in cells
         for cell in row
     )
     return Layout(encoding, n_before, _told_apart(path, labels), delimiter, "," if commas else ".")
+
+
+def _labels(header: str, row: Sequence[str], delimiter: str) -> list[str]:
+    """The labels in a header, by the first row; "" for a delimiter at the end of the rows."""
+    # some programs quote the whole header, or each name twice
+    labels = [label.strip() for label in header.replace('"', "").split(delimiter)]
+    quoted = next(csv.reader([header], delimiter=delimiter))
+    if len(labels) != len(row) == len(quoted):  # a name holds a delimiter
+        labels = [label.strip() for label in quoted]
+    end = len(row) == len(labels) + 1 and not row[-1].strip()
+    return [*labels, ""] if end else labels
 
 
 def _encoding(head: bytes) -> str:
