@@ -10,8 +10,20 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decode import EmitterSet, link, read_table, write_table
+from decode import (
+    Camera,
+    CameraFile,
+    EmitterSet,
+    GaussianPSF,
+    link,
+    read_table,
+    write_camera,
+    write_movie,
+    write_table,
+)
 from decode.cli import app
+from decode.io.psfs import PSFFile, write_psf
+from decode.optics.psf import render
 
 
 def seen_twice(path: Path, *, n: int = 80, drift: bool = False) -> None:
@@ -73,3 +85,61 @@ def test_what_cannot_be_linked_is_said_and_nothing_is_written(tmp_path: Path) ->
     code, said = refused(*beside)
     assert code == 2
     assert "link the table before, then correct the drift" in said
+
+
+FILES = {"movie": "m.tif", "psf": "psf.h5", "camera": "c.yaml"}
+
+
+def test_with_the_movie_molecules_are_refitted_and_without_its_frames_refused(
+    tmp_path: Path,
+) -> None:
+    psf = GaussianPSF(130.0, pixel_size_nm=100.0)
+    camera = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8)
+    rng = torch.Generator().manual_seed(0)
+    n, n_frames = 60, 100
+    place = torch.cat([500 + 2000 * torch.rand(n, 2, generator=rng), torch.zeros(n, 1)], 1)
+    start = torch.randint(0, n_frames - 2, (n,), generator=rng)
+    frame, order = (start[:, None] + torch.arange(2)).flatten().sort(stable=True)
+    truth = EmitterSet(
+        frame=frame,
+        xyz=place.repeat_interleave(2, 0)[order],
+        photons=torch.full((2 * n,), 1500.0),
+        background=torch.full((2 * n,), 8.0),
+    )
+    light = render(
+        psf,
+        frame=frame,
+        xyz=truth.xyz,
+        photons=truth.photons,
+        n_frames=n_frames,
+        shape=(30, 30),
+    )
+    write_movie(tmp_path / "m.tif", camera.sample(8 + light, rng).numpy().astype(np.uint16))
+    write_psf(tmp_path / "psf.h5", PSFFile(psf=psf, z_range_nm=(0.0, 0.0)))
+    write_camera(tmp_path / "c.yaml", CameraFile(camera=camera, pixel_size_nm=100.0))
+    noise = 12 * torch.randn(2 * n, 3, generator=rng) * torch.tensor([1.0, 1.0, 0.0])
+    rows = EmitterSet(
+        frame=frame,
+        xyz=truth.xyz + noise,
+        photons=truth.photons,
+        background=truth.background,
+        xyz_sigma=torch.tensor([12.0, 12.0, torch.nan]).repeat(2 * n, 1),
+        metadata={"pixel_size_nm": 100.0, "n_frames": n_frames},
+    )
+    write_table(rows, tmp_path / "rows.parquet")
+    words = ["link", "rows.parquet", "-o", "out.parquet", "--movie", "m.tif", "--psf", "psf.h5"]
+    words = [str(tmp_path / word) if "." in word else word for word in words]
+    done = CliRunner().invoke(app, [*words, "--camera", str(tmp_path / "c.yaml"), "--json"])
+    assert done.exit_code == 0, done.output
+    whole = read_table(tmp_path / "out.parquet")
+    assert whole.polished is not None
+    assert whole.xyz_sigma is not None
+    assert json.loads(done.stdout)["refitted"] == int(whole.polished.sum()) > 0.8 * n
+    near = torch.cdist(whole.xyz[whole.polished], place.double()).min(1).values
+    assert float(near.square().mean().sqrt()) < 8  # merged: 12
+    assert float(whole.xyz_sigma[whole.polished, 0].mean()) < 4
+    late = EmitterSet(frame=frame + 50, xyz=rows.xyz, photons=rows.photons)
+    write_table(late, tmp_path / "late.parquet")
+    files = {name: tmp_path / file for name, file in FILES.items()}
+    with pytest.raises(ValueError, match="it is not the movie"):
+        link(tmp_path / "late.parquet", tmp_path / "out.csv", **files)

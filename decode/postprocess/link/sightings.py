@@ -128,11 +128,19 @@ def _correlation(molecules: EmitterSet) -> Floats:
 
 
 def inverse(matrix: Floats, axial: Booleans) -> Floats:
-    """Inverses of (n, 3, 3), or of the part of x and y where z is not known."""
-    whole = matrix.copy()
-    whole[~axial, 2, :] = whole[~axial, :, 2] = 0
-    whole[~axial, 2, 2] = 1
-    whole[whole[:, 0, 0] <= 0] = np.eye(3)
-    found: Floats = np.linalg.inv(whole).astype(np.float64)
+    """Inverses of symmetric (n, 3, 3), by cofactors, or of the part of x and y where z is not
+    known; 0 of what is not known."""
+    xx, yy, zz = (matrix[:, i, i] for i in range(3))
+    zz = np.where(axial, zz, 1.0)
+    xy = matrix[:, 0, 1]
+    xz, yz = (np.where(axial, matrix[:, i, 2], 0.0) for i in range(2))
+    known = xx > 0
+    one, two, three = yy * zz - yz**2, xz * yz - xy * zz, xy * yz - xz * yy
+    determinant = np.where(known, xx * one + xy * two + xz * three, 1.0)
+    found = np.zeros_like(matrix)
+    cofactors = {(0, 0): one, (0, 1): two, (0, 2): three}
+    cofactors |= {(1, 1): xx * zz - xz**2, (1, 2): xy * xz - xx * yz, (2, 2): xx * yy - xy**2}
+    for (i, j), cofactor in cofactors.items():
+        found[:, i, j] = found[:, j, i] = np.where(known, cofactor / determinant, 0.0)
     found[~axial, 2, 2] = 0
     return found

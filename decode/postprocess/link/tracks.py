@@ -48,6 +48,9 @@ ROUNDS = 4
 LEAST_GAP, OPEN = 5, 0.1
 """dark frames that are bridged at first, and the probability of the shortest, whatever the kinetics
 of pairs: links then tell it better"""
+WIDER = 1.5
+"""times the gate up to which a pair may be a link once positions are those of tracks"""
+PAIRS_AT_ONCE = 2**18
 MOST_CELLS = 4_000_000
 """of the map of the density"""
 
@@ -190,7 +193,7 @@ def linked(molecules: EmitterSet, *, gap: int | None = None, seed: int = 0) -> L
         law = _open(kinetics.gaps(int(np.clip(kinetics.enough, LEAST_GAP, LAGS - 1)) + 1))
     else:
         law = _open(kinetics.gaps(gap + 1))
-    links = model.linked(law)
+    links = model.linked(law, rounds=2)
     kinetics = kinetics_of_links(*model.counts(links, n_gaps=len(law), shared=shared))
     if gap is None:
         gap = model.enough(kinetics)
@@ -321,14 +324,14 @@ class _Model:
     depths: Depths
     field: _Field
 
-    def linked(self, gaps: Floats) -> _Links:
+    def linked(self, gaps: Floats, *, rounds: int = ROUNDS) -> _Links:
         """The most likely links where the probabilities of dark times are these."""
         n = len(self.sightings)
         pairs = self._candidates(len(gaps))
         head = tail = self.sightings
         starts = np.full(n, 1 - gaps.sum())
         gain, links = np.full(len(pairs), -np.inf), np.zeros(len(pairs), np.bool_)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             gain = self._gain(pairs, head, tail, starts=starts, gaps=gaps)
             before, links = links, best_links(pairs, gain, n)
             if (links == before).all():
@@ -384,7 +387,13 @@ class _Model:
         sigma = seen.lateral[seen.usable]
         widest = float(np.quantile(sigma, PRECISE)) if len(sigma) else 1.0
         reach = math.sqrt(2 * chi2.ppf(GATE, 2)) * widest
-        return pairs_within(seen, seen, reach_nm=reach, lags=(1, n_gaps))
+        pairs = pairs_within(seen, seen, reach_nm=reach, lags=(1, n_gaps))
+        # tracks move positions within their uncertainties: what is far off stays so
+        near = [
+            _compared(pairs[part], seen, seen)[1] < WIDER * chi2.ppf(GATE, 3)
+            for part in _parts(len(pairs))
+        ]
+        return pairs[np.concatenate([np.zeros(0, np.bool_), *near])]
 
     def _frames_left(self, seen: Sightings, n_gaps: int) -> Integers:
         """(n,) frames after each that are looked at: fewer near the end of the movie."""
@@ -403,20 +412,35 @@ class _Model:
             gaps: probabilities of dark times.
         """
         gain = np.full(len(pairs), -np.inf)
-        if not len(pairs):
-            return gain
-        before, after = head[pairs.first], tail[pairs.second]
-        axial = before.axial & after.axial
-        density, square = log_normal(
-            after.place - before.place, before.covariance + after.covariance, axial
-        )
         ends = 1 - np.concatenate([[0.0], np.cumsum(gaps)])[self._frames_left(head, len(gaps))]
-        rates = self.field.rates(tail.place[:, :2], starts)[pairs.second]
-        chance = rates * self.depths(after.place[:, 2], axial)
-        within = square < np.where(axial, chi2.ppf(GATE, 3), chi2.ppf(GATE, 2))
-        whole = density + np.log(gaps[pairs.lag - 1]) - np.log(ends[pairs.first] * chance)
-        gain[within] = whole[within]
+        flat = self.field.rates(tail.place[:, :2], starts)
+        rates = flat * self.depths(tail.place[:, 2], tail.axial)
+        log_gaps, log_ends = np.log(gaps), np.log(ends)
+        for part in _parts(len(pairs)):
+            some = pairs[part]
+            density, square, axial = _compared(some, head, tail)
+            chance = np.where(axial, rates[some.second], flat[some.second])
+            whole = density + log_gaps[some.lag - 1] - log_ends[some.first] - np.log(chance)
+            within = square < np.where(axial, chi2.ppf(GATE, 3), chi2.ppf(GATE, 2))
+            gain[part] = np.where(within, whole, -np.inf)
         return gain
+
+
+def _compared(pairs: Pairs, head: Sightings, tail: Sightings) -> tuple[Floats, Floats, Booleans]:
+    """(m,) log densities and squared distances as of `log_normal`, and whether z counts."""
+    first, second = pairs.first, pairs.second
+    axial = head.axial[first] & tail.axial[second]
+    density, square = log_normal(
+        tail.place[second] - head.place[first],
+        head.covariance[first] + tail.covariance[second],
+        axial,
+    )
+    return density, square, axial
+
+
+def _parts(n: int) -> list[slice]:
+    """Parts of many pairs, whose matrices would fill the memory."""
+    return [slice(start, start + PAIRS_AT_ONCE) for start in range(0, n, PAIRS_AT_ONCE)]
 
 
 def _open(gaps: Floats) -> Floats:
