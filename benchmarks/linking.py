@@ -251,7 +251,8 @@ def refit(rng: np.random.Generator, *, molecules: int) -> None:
             which = found.true & (np.bincount(linking.track) > 1)
             assert better.polished is not None
             print(
-                f"{density:g} a um^2, {name}, {scene.photons.mean():.0f} photons, {which.sum()} molecules of several rows, "
+                f"{density:g} a um^2, {name}, {scene.photons.mean():.0f} photons, {which.sum()} "
+                f"molecules of several rows, "
                 f"{int(better.polished.sum())} refitted, {1e3 * took / len(rows):.1f} ms a row"
             )
             print("  merged  ", errors(whole, truth, which))
