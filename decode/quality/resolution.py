@@ -196,9 +196,8 @@ def localizations(
     sigma = np.full(axes, UNSTATED_NM)
     if molecules.xyz_sigma is not None:
         stated = molecules.xyz_sigma.double().cpu().numpy()[:, :axes]
-        with np.errstate(all="ignore"):
-            typical = np.array([np.median(s[np.isfinite(s) & (s > 0)]) for s in stated.T])
-        sigma = np.where(np.isfinite(typical), typical, UNSTATED_NM)
+        known = [s[np.isfinite(s) & (s > 0)] for s in stated.T]
+        sigma = np.array([np.median(s) if len(s) else UNSTATED_NM for s in known])
         sigma[:2] = sigma[:2].mean()
     if (np.ptp(place[:, :2], axis=0) < NARROWEST * sigma[:2]).any():
         raise Undetermined(
@@ -213,18 +212,28 @@ def lateral_spectrum(seen: Localizations, sigma_nm: float) -> tuple[Spectrum, Ti
     """The spectrum in x and y, in pixels that suit the resolution."""
     pixel = sigma_nm / PER_SIGMA
     for _ in range(4):
-        tiling = Tiling.over(
-            seen.place,
-            pixel=np.full(2, pixel),
-            longest=np.full(2, PIXELS * pixel),
-            fewest=3,
-        )
-        spectrum = spectrum_of(seen, tiling)
+        spectrum, tiling = _filled(seen, pixel)
+        pixel = float(tiling.pixel[0])
         found = crossing(spectrum)
         if found is None or found <= COARSE * pixel:
             break
         pixel = found / FINE
     return spectrum, tiling
+
+
+def _filled(seen: Localizations, pixel: float) -> tuple[Spectrum, Tiling]:
+    """The spectrum in pixels of a size, or in larger ones if tiles would be empty."""
+    extent = float(np.ptp(seen.place, axis=0).max())
+    while True:
+        tiling = Tiling.over(
+            seen.place, pixel=np.full(2, pixel), longest=np.full(2, PIXELS * pixel), fewest=3
+        )
+        try:
+            return spectrum_of(seen, tiling), tiling
+        except Undetermined:
+            if PIXELS * pixel > extent:
+                raise
+        pixel *= 3
 
 
 def correlation(spectrum: Spectrum, weight: Floats | None = None) -> Floats:

@@ -24,6 +24,7 @@ MOST_TILES, MOST_TILES_3D = 36, 16
 """of more, those with the most localizations are used"""
 FEWEST = 10
 """localizations of a tile that is used"""
+FEWEST_RINGS = 6
 
 
 @final
@@ -193,7 +194,7 @@ def spectrum_of(seen: Localizations, tiling: Tiling) -> Spectrum:
         tiling: of d axes.
 
     Raises:
-        Undetermined: if no tile has ten localizations.
+        Undetermined: if no tile has ten localizations, or all lie on a line.
     """
     (spectrum,) = spectra_of(seen, tiling, [""])
     return spectrum
@@ -203,6 +204,8 @@ def spectra_of(seen: Localizations, tiling: Tiling, sectors: Sequence[str]) -> l
     """As `spectrum_of`, of waves within 30 degrees of the xy plane ("lateral"), of z ("axial"), or
     of all ("")."""
     rings = [_rings(tiling, sector) for sector in sectors]
+    if min(len(rung.frequency) for rung in rings) < FEWEST_RINGS:
+        raise Undetermined("the localizations lie on one place or line")
     between: list[list[Floats]] = [[] for _ in sectors]
     within: list[list[Floats]] = [[] for _ in sectors]
     own = []

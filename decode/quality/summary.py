@@ -126,7 +126,7 @@ class Quality:
 def _middle(found: Distribution) -> str:
     unit = f" {found.unit}" if found.unit else ""
     return (
-        f"median {found.median:.4g} +- {found.median_error:.2g}{unit}, nine of ten from "
+        f"median {found.median:.4g} +- {found.median_error:.3g}{unit}, nine of ten from "
         f"{found.low:.3g} to {found.high:.3g}"
     )
 

@@ -161,7 +161,11 @@ def _measured(
     centre = _centres(place, blink)
     locking = _locking(molecules, centre, pixel_size_nm)
     if not locking:
-        unknown["locking"] = "the size of a camera's pixel is not stated (--pixel-size)"
+        unknown["locking"] = (
+            "the size of a camera's pixel is not stated (--pixel-size)"
+            if pixel_size_nm is None
+            else "the field has fewer than ten pixels"
+        )
     drift, budget = None, None
     if resolution is not None:
         drift = _drift(molecules, frames)
@@ -219,6 +223,8 @@ def _locking(
     molecules: EmitterSet, centre: Floats, pixel_size_nm: float | None
 ) -> tuple[Locking, ...]:
     if pixel_size_nm is None:
+        return ()
+    if min(np.ptp(centre, axis=0)) < 10 * pixel_size_nm:
         return ()
     sigma = 0.0 if molecules.xyz_sigma is None else float(np.nanmedian(_reach(molecules)))
     return tuple(

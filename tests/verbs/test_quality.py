@@ -127,6 +127,37 @@ def test_bad_input_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert "X0,Y0,X1,Y1" in wrong.output
 
 
+@pytest.mark.parametrize("case", ["one place", "a line", "unknown sigmas", "sparse", "one bead"])
+def test_odd_tables_are_measured_as_far_as_they_go(case: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 300
+    xyz, frame = rng.uniform(0, 2000, (n, 3)) * [1, 1, 0], rng.integers(0, 300, n)
+    sigma = np.full((n, 3), 10.0)
+    if case == "one place":
+        xyz[:] = 50.0
+    if case == "a line":
+        xyz[:, 1] = 0.0
+    if case == "unknown sigmas":
+        sigma[:] = np.nan
+    if case == "sparse":
+        xyz *= 100
+    if case == "one bead":
+        xyz, frame = 900 + rng.normal(size=(n, 3)) * [5, 5, 0], np.arange(n)
+    found = assess(
+        EmitterSet(
+            frame=torch.from_numpy(frame),
+            xyz=torch.from_numpy(xyz),
+            photons=torch.ones(n),
+            xyz_sigma=torch.from_numpy(sigma),
+            metadata={"pixel_size_nm": 100.0},
+        )
+    )
+    assert found.budget is None
+    assert found.unknown["budget"]
+    json.dumps(found.as_dict(), allow_nan=False)
+    assert all(figure for _, figure in found.lines())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cause", "fault"),
