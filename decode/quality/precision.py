@@ -165,7 +165,15 @@ def _pairs(molecules: EmitterSet, reach: float) -> tuple[_Pairs, _Pairs, float]:
     frame = molecules.frame.cpu().numpy().astype(np.int64)
     place = molecules.xyz[:, :2].double().cpu().numpy()
     frames = int(np.ptp(frame)) + 1
-    a, b = _within(frame, place, 1, reach)
+    far = 10 * reach + 1.0
+    tree = cKDTree(np.column_stack([place, frame * far]))
+
+    def within(lag: int) -> tuple[Integers, Integers]:
+        later = cKDTree(np.column_stack([place, (frame - lag) * far]))
+        found = tree.sparse_distance_matrix(later, reach, output_type="ndarray")
+        return found["i"].astype(np.int64), found["j"].astype(np.int64)
+
+    a, b = within(1)
     apart = (place[a] != place[b]).any(1)
     if molecules.polished is not None:
         # frames of one molecule were fitted jointly: their errors are the same
@@ -174,19 +182,11 @@ def _pairs(molecules: EmitterSet, reach: float) -> tuple[_Pairs, _Pairs, float]:
     near = _described(molecules, a[apart], b[apart])
     lags = np.unique(np.linspace(SHORTEST_LAG, max(frames // 4, SHORTEST_LAG), LAGS).astype(int))
     lags = lags[lags < frames]
-    far = [_within(frame, place, int(lag), reach) for lag in lags]
-    chosen = [np.concatenate(column) for column in zip(*far, strict=True)] if far else [a[:0]] * 2
+    distant = [within(int(lag)) for lag in lags] or [(a[:0], b[:0])]
+    chosen = [np.concatenate(column) for column in zip(*distant, strict=True)]
     # pairs of frames that are so far apart; 0 where there are none
     weight = (frames - 1) / float((frames - lags).sum()) if len(lags) else 0.0
     return near, _described(molecules, chosen[0], chosen[1]), weight
-
-
-def _within(frame: Integers, place: Floats, lag: int, reach: float) -> tuple[Integers, Integers]:
-    far = 10 * reach + 1.0
-    first = cKDTree(np.column_stack([place, frame * far]))
-    second = cKDTree(np.column_stack([place, (frame - lag) * far]))
-    found = first.sparse_distance_matrix(second, reach, output_type="ndarray")
-    return found["i"].astype(np.int64), found["j"].astype(np.int64)
 
 
 def _described(molecules: EmitterSet, a: Integers, b: Integers) -> _Pairs:

@@ -145,7 +145,7 @@ def fourier_ring_correlation(
 
 
 def fourier_shell_correlation(
-    molecules: EmitterSet, *, n_frames: int | None = None
+    molecules: EmitterSet, *, n_frames: int | None = None, lateral_nm: float | None = None
 ) -> tuple[Resolution, Resolution]:
     """Resolution in x and y, and in z, by Fourier shell correlation at 1/7.
 
@@ -153,15 +153,21 @@ def fourier_shell_correlation(
     plane, the second of those within 30 degrees of z, as both differ in 3D microscopy (conical
     FSC).
 
+    Args:
+        molecules: localizations with z.
+        n_frames: of the movie; None: as the table says.
+        lateral_nm: resolution in x and y, which sets the voxels; None: it is measured.
+
     Raises:
         Undetermined: as there, or without z.
     """
     seen, sigma = localizations(molecules, axes=3, n_frames=n_frames)
-    flat, _ = lateral_spectrum(_projected(seen), float(sigma[0]))
-    ring = crossing(flat)
+    if lateral_nm is None:
+        flat, _ = lateral_spectrum(_projected(seen), float(sigma[0]))
+        lateral_nm = crossing(flat)
     pixel = np.full(3, 1.5 * float(sigma[0]))
-    if ring is not None:
-        pixel[:] = max(float(sigma[0]), ring / 5)
+    if lateral_nm is not None:
+        pixel[:] = max(float(sigma[0]), lateral_nm / 5)
     pixel[2] *= float(np.clip(sigma[2] / sigma[0], 1.0, 4.0))
     tiling = Tiling.over(seen.place, pixel=pixel, longest=SIDE_3D * pixel, fewest=2)
     lateral, axial = spectra_of(seen, tiling, ["lateral", "axial"])

@@ -156,7 +156,11 @@ def _measured(
         "decorrelation", lambda: decorrelation_analysis(molecules, n_frames=frames)
     )
     yield Progress(0.6, "resolution in 3D")
-    shells = told("shells", lambda: fourier_shell_correlation(molecules, n_frames=frames))
+    lateral = None if resolution is None else resolution.value_nm
+    shells = told(
+        "shells",
+        lambda: fourier_shell_correlation(molecules, n_frames=frames, lateral_nm=lateral),
+    )
     yield Progress(0.8, "budget")
     centre = _centres(place, blink)
     locking = _locking(molecules, centre, pixel_size_nm)
