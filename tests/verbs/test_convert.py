@@ -76,12 +76,16 @@ def test_from_each_format_to_each_other_molecules_stay_in_place(
             np.testing.assert_array_equal(again.others[name], values)
 
 
-@pytest.mark.parametrize("name", ["table.parquet", "table.smlm"])
+@pytest.mark.parametrize("name", ["table.parquet", "table.smlm", "table.mat"])
 def test_every_digit_and_the_facts_of_the_movie_are_kept(name: str, tmp_path: Path) -> None:
     table = replace(
         phantom(),
         xyz=phantom().xyz / 3,
         xyz_sigma=torch.tensor([[1.0, 2.0, torch.nan]] * 3, dtype=torch.float64) / 3,
+        xyz_95=torch.tensor([[2.0, 4.0, torch.nan]] * 3, dtype=torch.float64) / 3,
+        photons_95=torch.tensor([70.0, 80.0, 100.0], dtype=torch.float64) / 3,
+        correlation=torch.arange(-9, 9, dtype=torch.float64).reshape(3, 6) / 9,
+        ess=torch.tensor([0.9, 0.1, 0.3], dtype=torch.float64),
     )
     write_table(table, tmp_path / name)
     again = read_table(tmp_path / name)
