@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import final
 
 from decode.emitters import EmitterSet, Facts
+from decode.io.formats import recognized
 from decode.io.psfs import PSFFile, read_psf
-from decode.io.tables import is_table, read_table
+from decode.io.tables import is_table, read_table, table_formats
 from decode.outputs import drift_files, model_files, psf_files, recipe_files
 from decode.postprocess.drift import Drift, read_drift
 from decode.quality.summary import Quality
@@ -134,8 +135,17 @@ def _movies(files: Iterable[Path]) -> list[Path]:
         return RICHEST.index(suffix) if suffix in RICHEST else len(RICHEST)
 
     own = [path for path in files if path.is_file() and not any(n in path.name for n in NO_TABLES)]
-    tables = sorted((path for path in own if is_table(path)), key=poverty)
+    tables = sorted(filter(_is_named_as_table, own), key=poverty)
     by_name: dict[str, Path] = {}
     for path in tables:
         by_name.setdefault(path.stem, path)
     return [by_name[name] for name in sorted(by_name)]
+
+
+def _is_named_as_table(path: Path) -> bool:
+    """Whether a format recognizes a file and its suffix: a report as JSON is no table of text."""
+    with suppress(ValueError, OSError):
+        found = recognized(path, table_formats())
+        suffix = path.suffix.lower()
+        return found is not None and suffix in (found.suffixes or (suffix,))
+    return False

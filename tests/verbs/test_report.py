@@ -271,6 +271,13 @@ def test_a_damaged_table_costs_its_own_row_only(tmp_path: Path) -> None:
     assert "broken.csv" in broken.chapter.verdict[1]
 
 
+def test_a_report_in_its_own_folder_is_no_table_of_the_next_one(tmp_path: Path) -> None:
+    write_table(movie(PASSED)[:300], tmp_path / "cells.hdf5")
+    for _ in range(2):
+        (found,) = decode.report(tmp_path, tmp_path / "report.html").movies
+        assert found.name == "cells"
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser_nothing_overlaps(
     width: int, both: tuple[Report, Path], browser: Any, tmp_path: Path
