@@ -94,7 +94,7 @@ def scatter_of(rows: Sightings, depths: Depths, *, n_frames: int, seed: int) -> 
     sigma = rows.lateral[rows.usable]
     typical = float(np.median(sigma)) if len(sigma) and sigma.any() else TYPICAL_NM
     reach = REACH * math.sqrt(2) * typical
-    n_lags = int(np.clip(n_frames // 4, 1, LAGS))
+    n_lags = int(np.clip(n_frames // (2 * LATER), 1, LAGS))
     pairs = pairs_within(some, rows, reach_nm=reach, lags=(1, n_lags))
     unrelated = _Unrelated.of(some, rows, reach_nm=reach, n_lags=n_lags, n_frames=n_frames)
     same, jitter = _told_apart(some, rows, pairs, unrelated=unrelated, depths=depths, n_lags=n_lags)
@@ -126,7 +126,7 @@ class _Unrelated:
         area = (2 * reach_nm * EDGES) ** 2
         ring = np.diff(area)
         count = np.zeros(len(ring))
-        if n_frames > 2 * start:
+        if n_frames >= 2 * start:
             pairs = pairs_within(
                 some, rows, reach_nm=reach_nm, lags=(start, start + max(1, n_lags // 2))
             )

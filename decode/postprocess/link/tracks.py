@@ -190,13 +190,15 @@ def linked(molecules: EmitterSet, *, gap: int | None = None, seed: int = 0) -> L
     kinetics = kinetics_of_pairs(scatter.same, scatter.rows)
     shared = len(rows) - len(sightings)
     if gap is None:
-        law = _open(kinetics.gaps(int(np.clip(kinetics.enough, LEAST_GAP, LAGS - 1)) + 1))
+        # of longer dark times than were looked at nothing is known
+        most = max(len(scatter.same) - 1, LEAST_GAP)
+        law = _open(kinetics.gaps(int(np.clip(kinetics.enough, LEAST_GAP, most)) + 1))
     else:
         law = _open(kinetics.gaps(gap + 1))
     links = model.linked(law, rounds=2)
     kinetics = kinetics_of_links(*model.counts(links, n_gaps=len(law), shared=shared))
     if gap is None:
-        gap = model.enough(kinetics)
+        gap = min(model.enough(kinetics), len(law) - 1)
     links = model.linked(kinetics.gaps(gap + 1))
     track, probability = model.tracks(links)
     order = np.argsort(_first_frames(sightings, track), kind="stable")
