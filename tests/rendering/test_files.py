@@ -6,6 +6,8 @@ import base64
 import errno
 import io
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,34 @@ from decode.rendering import (
 paint: Stepwise[Any, Any, Painted] = Stepwise(painted)
 SVG = "{http://www.w3.org/2000/svg}"
 OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+
+
+DRAWS = """
+import resource, sys
+import numpy as np, torch
+from decode import EmitterSet, Rendering
+from decode.rendering import save_picture
+
+n, side_nm, filaments = 1_000_000, 1e6, 2000
+rng = np.random.default_rng(0)
+middle, angle = rng.random((filaments, 2)) * side_nm, rng.random(filaments) * 2 * np.pi
+of, along = rng.integers(0, filaments, n), rng.uniform(-25_000, 25_000, n)
+xy = middle[of] + along[:, None] * np.stack([np.cos(angle[of]), np.sin(angle[of])], 1)
+xyz = np.concatenate([xy + rng.normal(0, 15, (n, 2)), rng.uniform(-500, 500, (n, 1))], 1)
+table = EmitterSet(
+    frame=torch.arange(n) // 100,
+    xyz=torch.from_numpy(xyz).float(),
+    photons=torch.full((n,), 1000.0),
+    xyz_sigma=torch.from_numpy(rng.uniform(8, 25, (n, 3))).float(),
+    metadata={"pixel_size_nm": 100.0, "width_px": 10_000, "height_px": 10_000},
+)
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak_mb()
+save_picture(table, sys.argv[1], Rendering(pixel_nm=10.0))
+inside = ((xyz[:, :2] >= 0) & (xyz[:, :2] < side_nm)).all(1).sum()
+print(peak_mb() - before, inside)
+"""
 
 
 @pytest.fixture
@@ -244,3 +274,23 @@ def test_pictures_drawn_twice_are_those_that_are_kept(
 def test_a_view_from_the_side_says_which_axes_it_shows(table: EmitterSet, tmp_path: Path) -> None:
     save_picture(table, tmp_path / "side.svg", Rendering(view="yz", pixel_nm=20.0))
     assert re.search(r"→ y\s+↓ z", (tmp_path / "side.svg").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured in kB on Linux only")
+def test_a_million_molecules_on_ten_thousand_million_pixels_take_little_memory(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "large.ome.tif"
+    done = subprocess.run(
+        [sys.executable, "-c", DRAWS, str(out)], capture_output=True, text=True, check=True
+    )
+    more_mb, n = map(float, done.stdout.split())
+    assert more_mb < 400
+    with tifffile.TiffFile(out) as file:
+        levels = file.series[0].levels
+        assert levels[0].shape == (100_000, 100_000)
+        assert max(levels[-1].shape) <= 512
+        for halved in (5, len(levels) - 1):
+            light = levels[halved].asarray().sum(dtype=np.float64) * 4**halved
+            assert light == pytest.approx(n, rel=1e-3)
