@@ -43,6 +43,12 @@ def rng() -> torch.Generator:
 
 
 @pytest.fixture
+def no_pupil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrations do not look for the pupil with the same images, which takes seconds."""
+    monkeypatch.setattr("decode.verbs.calibrate_psf.with_pupil", lambda file: file)
+
+
+@pytest.fixture
 def limited_files() -> Callable[[int], AbstractContextManager[None]]:
     """Blocks in which no file can grow beyond so many bytes, as after `ulimit -f`."""
     resource = pytest.importorskip("resource")

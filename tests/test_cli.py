@@ -1020,6 +1020,7 @@ def test_ctrl_c_while_the_program_starts_is_no_traceback(place: Path, seconds: f
     ("answer", "direction", "asked"),
     [("y", "stated", True), ("y", "assumed", False)],
 )
+@pytest.mark.usefixtures("no_pupil")
 def test_at_a_terminal_the_direction_of_z_is_asked_for_once(
     place: Path, monkeypatch: pytest.MonkeyPatch, answer: str, direction: str, asked: bool
 ) -> None:

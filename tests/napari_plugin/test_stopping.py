@@ -122,6 +122,7 @@ def stops_between_any_two_stages(verb: Callable[[], Verb], until: str = "") -> b
     return True
 
 
+@pytest.mark.usefixtures("no_pupil")  # else it is fitted anew for each of the stages after it
 def test_a_calibration_stops_between_any_two_stages(
     psf_step: PSFStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

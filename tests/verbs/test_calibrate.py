@@ -32,7 +32,12 @@ def beads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def written(beads: Path) -> CalibratedPSF:
     return decode.calibrate_psf(
-        beads, CAMERA, out=beads.with_name("psf.h5"), z_step_nm=160.0, model="gaussian"
+        beads,
+        CAMERA,
+        out=beads.with_name("psf.h5"),
+        z_step_nm=160.0,
+        model="gaussian",
+        pupil=False,
     )
 
 
@@ -40,7 +45,7 @@ def test_a_psf_of_files_is_that_of_the_arrays_in_them(beads: Path, written: Cali
     with open_movie(beads) as stack:
         frames = stack.read(0, len(stack))
     upwards = decode.calibrate_psf(
-        [frames], decode.read_camera(CAMERA), z_step_nm=160.0, model="gaussian"
+        [frames], decode.read_camera(CAMERA), z_step_nm=160.0, model="gaussian", pupil=False
     )
     downwards = decode.calibrate_psf(
         torch.from_numpy(frames[::-1].astype(np.float32)),
@@ -48,6 +53,7 @@ def test_a_psf_of_files_is_that_of_the_arrays_in_them(beads: Path, written: Cali
         z_step_nm=160.0,
         downwards=True,
         model="gaussian",
+        pupil=False,
     )
     assert upwards.verdict == written.verdict
     assert [made.calibration.file.z_direction for made in (upwards, downwards)] == [
@@ -94,7 +100,11 @@ def test_planes_whose_depths_are_given_need_neither_step_nor_order(
     with open_movie(beads) as stack:
         frames = stack.read(0, 11)[order]
     made = decode.calibrate_psf(
-        frames, CAMERA, z_of_frames=(160.0 * (order - 5)).tolist(), model="gaussian"
+        frames,
+        CAMERA,
+        z_of_frames=(160.0 * (order - 5)).tolist(),
+        model="gaussian",
+        pupil=False,
     )
     # what is said of the direction of the stage differs: depths state it
     same = [not line.startswith("Above focus") for line in written.verdict]
