@@ -734,16 +734,8 @@ def link(
     if as_json:
         _print_json(molecules.metadata["link"])
         return
-    kinetics = linking.kinetics
-    typer.echo(f"{len(linking.track)} localizations of {len(molecules)} molecules")
-    typer.echo(
-        f"on for {kinetics.on_time_frames:.2f} frames; {kinetics.returns:.0%} return, after "
-        f"{1 / kinetics.k_on:.2f}; up to {linking.gap} dark frames bridged"
-    )
-    scatter = zip("xyz", linking.excess, strict=True)
-    known = [f"{axis} {ratio:.2f}" for axis, ratio in scatter if not math.isnan(ratio)]
-    if known:
-        typer.echo(f"scatter over stated sigma: {', '.join(known)}")
+    for sentence in linking.sentences:
+        typer.echo(sentence)
     _list([out])
 
 

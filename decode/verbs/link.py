@@ -23,8 +23,8 @@ __all__ = ["link"]
 
 @Stepwise
 def link(
-    table: Path | str,
-    out: Path | str,
+    table: EmitterSet | Path | str,
+    out: Path | str | None = None,
     *,
     gap: int | None = None,
     movie: Path | str | None = None,
@@ -43,8 +43,9 @@ def link(
     the same step by step.
 
     Args:
-        table: file of any format that `read_table` reads.
-        out: table to write, a row a molecule; its suffix determines the format.
+        table: localizations, or a file of any format that `read_table` reads.
+        out: table to write, a row a molecule; its suffix determines the format.  None writes
+            nothing.
         gap: most dark frames to bridge; None: by the kinetics.
         movie, psf, camera: of the table, to refit the molecules; all or none.
         rescale: multiply uncertainties by the scatter within molecules over the stated one.
@@ -67,17 +68,21 @@ def link(
         >>> len(molecules) == linking.n_molecules < 8919
         True
     """
-    out, table = Path(out), Path(table)
-    named = [movie, psf, *([] if camera is None else stated_files(camera))]
-    check_outputs(table_files(out), inputs=[*table_inputs(table), *named])
+    name = "the table" if isinstance(table, EmitterSet) else str(table)
+    if out is not None:
+        named = [movie, psf, *stated_files(camera)]
+        read = [] if isinstance(table, EmitterSet) else table_inputs(Path(table))
+        check_outputs(table_files(Path(out)), inputs=[*read, *named])
     given = [each is not None for each in (movie, psf, camera)]
     if any(given) and not all(given):
         raise ValueError("to refit molecules, name their movie, its PSF and its camera")
     yield Progress(0.0, "reading the molecules")
-    rows = read_table(table, pixel_size_nm=pixel_size_nm)
+    rows = (
+        table if isinstance(table, EmitterSet) else read_table(table, pixel_size_nm=pixel_size_nm)
+    )
     if any(given) and DRIFT in rows.metadata:
         raise ValueError(
-            f"{table}: a drift was subtracted, and the molecules are no longer where the movie "
+            f"{name}: a drift was subtracted, and the molecules are no longer where the movie "
             "shows them; link the table before, then correct the drift"
         )
     yield Progress(0.05, "linking")
@@ -87,8 +92,9 @@ def link(
     if movie is not None and psf is not None and camera is not None:
         fit = _refit(rows, linking, molecules, movie=movie, psf=psf, camera=camera)
         molecules = yield from part(fit, 0.45, 0.95)
-    yield Progress(0.95, "writing")
-    write_table(molecules, out)
+    if out is not None:
+        yield Progress(0.95, "writing")
+        write_table(molecules, Path(out))
     yield Progress(1.0, "")
     return molecules, linking
 

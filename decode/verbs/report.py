@@ -32,7 +32,7 @@ WRITING = 0.98
 
 @Stepwise
 def report(
-    sources: Sequence[Path | str] | Path | str,
+    sources: Sequence[Path | str] | Path | str | Subject,
     out: Path | str,
     *,
     pixel_size_nm: float | None = None,
@@ -46,7 +46,8 @@ def report(
 
     Args:
         sources: tables of any format that `read_table` reads, and folders that hold some; a table
-            that a folder holds in several formats is listed once.
+            that a folder holds in several formats is listed once.  Or molecules in memory
+            (`decode.reporting.Subject`), with the path of the table beside which lie their files.
         out: `.html` to write; the twin has the suffix `.json`.
         pixel_size_nm: side of a pixel of the camera, where the tables do not state it.
 
@@ -66,15 +67,15 @@ def report(
         >>> found.movies[0].figures["molecules"], size < 5e6
         (8919, True)
     """
-    named = [sources] if isinstance(sources, Path | str) else sources
-    tables = tables_in([Path(source) for source in named])
+    tables = _tables(sources)
+    paths = [table if isinstance(table, Path) else table.path for table in tables]
     files = report_files(Path(out))
-    check_outputs(files, inputs=[file for table in tables for file in table_inputs(table)])
+    check_outputs(files, inputs=[file for path in paths for file in table_inputs(path)])
     movies = []
-    for i, table in enumerate(tables):
+    for i, (table, path) in enumerate(zip(tables, paths, strict=True)):
         start, stop = (WRITING * n / len(tables) for n in (i, i + 1))
         steps = _movie(table, n_movies=len(tables), pixel_size_nm=pixel_size_nm)
-        movies.append((yield from part(steps, start, stop, table.name)))
+        movies.append((yield from part(steps, start, stop, path.name)))
     yield Progress(WRITING, "writing")
     found = Report(movies=tuple(movies))
     page, twin = files
@@ -85,14 +86,26 @@ def report(
     return found
 
 
-def _movie(table: Path, *, n_movies: int, pixel_size_nm: float | None) -> Steps[MovieReport]:
+def _tables(sources: Sequence[Path | str] | Path | str | Subject) -> Sequence[Path | Subject]:
+    if isinstance(sources, Subject):
+        return [sources]
+    named = [sources] if isinstance(sources, Path | str) else sources
+    return tables_in([Path(source) for source in named])
+
+
+def _movie(
+    table: Path | Subject, *, n_movies: int, pixel_size_nm: float | None
+) -> Steps[MovieReport]:
     """The report of one movie; a damaged table among others costs its own row only."""
-    try:
-        subject = read_subject(table, pixel_size_nm=pixel_size_nm)
-    except (ValueError, OSError) as error:
-        if n_movies == 1:
-            raise
-        return unreadable(table, in_plain_words(error))
+    if isinstance(table, Path):
+        try:
+            subject = read_subject(table, pixel_size_nm=pixel_size_nm)
+        except (ValueError, OSError) as error:
+            if n_movies == 1:
+                raise
+            return unreadable(table, in_plain_words(error))
+    else:
+        subject = table
     quality = yield from part(_quality(subject, pixel_size_nm), 0.0, 0.8)
     return report_on(replace(subject, quality=quality), n_movies=n_movies)
 

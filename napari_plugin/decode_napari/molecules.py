@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import final
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from decode.emitters import EmitterSet
 from decode.postprocess.filter import COLUMNS, Column, Range, columns_of, within
 
-__all__ = ["QUANTITIES", "Filter"]
+__all__ = ["QUANTITIES", "Filter", "filtered"]
 
 QUANTITIES = {
     name: COLUMNS[name]
@@ -100,6 +101,18 @@ class Filter:
         x, y = self.emitters.xyz[:, 0].numpy(), self.emitters.xyz[:, 1].numpy()
         rows = np.flatnonzero(self.mask & (x >= left) & (x < right) & (y >= top) & (y < bottom))
         return rows if len(rows) <= at_most else None
+
+
+def filtered(emitters: EmitterSet, ranges: Mapping[str, Range]) -> Filter:
+    """Molecules within ranges; those of quantities that the table lacks say nothing."""
+    made = Filter(emitters)
+    for quantity, (low, high) in ranges.items():
+        if quantity in made.columns:
+            lowest, highest = made.bounds(quantity)
+            made.restrict(
+                quantity, lowest if low is None else low, highest if high is None else high
+            )
+    return made
 
 
 def _columns(emitters: EmitterSet) -> dict[str, Column]:

@@ -7,7 +7,7 @@ why it is absent. No step can therefore work on another movie, model or PSF than
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -81,10 +81,21 @@ class Found:
     """PSF that the network was conditioned on"""
     complete: bool = True
     """False while the movie is being localized, and where that was stopped"""
-    is_still: bool = False
-    """whether the drift of the stage was subtracted in the window"""
+    applied: tuple[str, ...] = ()
+    """commands that the window applied to the molecules, in order: drift, link"""
+    before: Found | None = None
+    """molecules to which the last of them was applied"""
     run: object = field(default_factory=object)
     """identity of the run, the same for all its growing tables"""
+
+    @property
+    def identity(self) -> tuple[object, tuple[str, ...]]:
+        """Which molecules of which run these are."""
+        return self.run, self.applied
+
+    def after(self, verb: str, filter: Filter) -> Found:
+        """The molecules once a command was applied to these."""
+        return replace(self, filter=filter, applied=(*self.applied, verb), before=self)
 
 
 ABSENT = {
@@ -138,7 +149,7 @@ class Session:
         """
         if found is not None:
             self._keep_unsaved(but_of=found.run)
-            self.is_saved = found.acquisition is None and not found.is_still
+            self.is_saved = found.acquisition is None and not found.applied
         for name, part in {"movie": movie, "psf": psf, "model": model, "found": found}.items():
             if part is not None:
                 setattr(self, name, part)

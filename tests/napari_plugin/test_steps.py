@@ -30,10 +30,12 @@ from decode_napari.steps import STEPS
 from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import SETTINGS, ExportStep
 from decode_napari.steps.inspect import InspectStep, _noise
+from decode_napari.steps.link import LinkStep
 from decode_napari.steps.localize import LocalizeSettings, LocalizeStep, region_in, region_text
 from decode_napari.steps.model import ModelStep, TrainSettings, card_of
 from decode_napari.steps.movie import MovieSettings, MovieStep, asks_em_gain
 from decode_napari.steps.psf import PSFSettings, PSFStep
+from decode_napari.steps.quality import QualityStep
 
 MOVIE, CAMERA = sample_file("blinking_2d.tif"), sample_file("camera.yaml")
 
@@ -71,7 +73,8 @@ def test_steps_light_up_as_their_inputs_exist() -> None:
     session = Session()
     steps = {kind: kind(session) for kind in STEPS}
     dark = [kind for kind, step in steps.items() if step.missing()]
-    assert dark == [PSFStep, LocalizeStep, InspectStep, DriftStep, ExportStep]
+    of_molecules = [InspectStep, DriftStep, LinkStep, QualityStep, ExportStep]
+    assert dark == [PSFStep, LocalizeStep, *of_molecules]
     assert "movie" in steps[LocalizeStep].missing()
     for step in steps.values():
         assert not step.done()

@@ -108,6 +108,19 @@ class Linking:
         }
 
     @property
+    def sentences(self) -> tuple[str, ...]:
+        """Counts, kinetics and scatter in words."""
+        kinetics = self.kinetics
+        scatter = zip("xyz", self.excess, strict=True)
+        known = [f"{axis} {ratio:.2f}" for axis, ratio in scatter if not math.isnan(ratio)]
+        return (
+            f"{len(self.track)} localizations of {self.n_molecules} molecules",
+            f"on for {kinetics.on_time_frames:.2f} frames; {kinetics.returns:.0%} return, after "
+            f"{1 / kinetics.k_on:.2f}; up to {self.gap} dark frames bridged",
+            *([f"scatter over stated sigma: {', '.join(known)}"] if known else []),
+        )
+
+    @property
     def track_of_sighting(self) -> Integers:
         """(sightings,) number of the molecule of each."""
         track = np.empty(len(self.sightings), np.int64)

@@ -34,6 +34,7 @@ from decode_napari.qt.drift import DriftPanel
 from decode_napari.qt.export import ExportPanel
 from decode_napari.qt.inspect import InspectPanel
 from decode_napari.qt.keeper import Keeper
+from decode_napari.qt.link import LinkPanel
 from decode_napari.qt.localize import LocalizePanel
 from decode_napari.qt.memory import Memory, recovery_folder
 from decode_napari.qt.model import ModelPanel
@@ -41,6 +42,7 @@ from decode_napari.qt.movie import MoviePanel
 from decode_napari.qt.panel import Panel, button, note
 from decode_napari.qt.preference import prefer_own_reader
 from decode_napari.qt.psf import PSFPanel
+from decode_napari.qt.quality import QualityPanel
 from decode_napari.qt.runner import Runner, complain, remaining
 from decode_napari.qt.view import MoleculeView
 from decode_napari.readers import table_layer
@@ -50,10 +52,12 @@ from decode_napari.steps import STEPS
 from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import ExportStep
 from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.link import LinkStep
 from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.movie import MovieStep
 from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.quality import QualityStep
 from decode_napari.steps.step import Step
 
 __all__ = ["DecodeDock"]
@@ -65,6 +69,8 @@ PANELS: dict[type[Step], Callable[[Any, Any], Panel]] = {
     LocalizeStep: LocalizePanel,
     InspectStep: InspectPanel,
     DriftStep: DriftPanel,
+    LinkStep: LinkPanel,
+    QualityStep: QualityPanel,
     ExportStep: ExportPanel,
 }
 KEEPERS: WeakKeyDictionary[Any, Keeper] = WeakKeyDictionary()

@@ -56,7 +56,7 @@ class DriftPanel(Panel):
         for each in (self.run_button, self.trace_button):
             each.setEnabled(not missing and not self.step.is_subtracted)
         self.subtract_button.setEnabled(self.step.can_subtract)
-        self.undo_button.setEnabled(self.step.is_subtracted)
+        self.undo_button.setEnabled(self.step.can_undo)
         self.plot.setVisible(self.step.estimated is not None)
         self.state.setText(f"{missing[:1].upper()}{missing[1:]}." if missing else self._found())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 from decode.emitters import EmitterSet
 from decode.progress import Progress, Steps
-from decode_napari.molecules import Filter
+from decode_napari.molecules import filtered
 from decode_napari.session import Found, Session
 from decode_napari.steps.inspect import table_of
 from decode_napari.steps.step import Step, call, command
@@ -36,8 +36,8 @@ class Estimated:
     """A drift, and its plot with its uncertainty as a band."""
 
     stage: Drift
-    run: object
-    """identity of the run whose molecules drifted"""
+    of: object
+    """identity of the molecules that drifted"""
     plot: bytes
     """PNG"""
 
@@ -51,8 +51,6 @@ class DriftStep(Step):
         super().__init__(session)
         self.settings = DriftSettings()
         self.estimated: Estimated | None = None
-        self._before: Found | None = None
-        """molecules from which the drift was subtracted"""
 
     def missing(self) -> str:
         found = self.session.found
@@ -69,16 +67,21 @@ class DriftStep(Step):
 
     @property
     def is_subtracted(self) -> bool:
-        """Whether the drift was subtracted here, and can be added back."""
+        """Whether the drift was subtracted here."""
         found = self.session.found
-        return found is not None and found.is_still
+        return found is not None and "drift" in found.applied
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether nothing was done to the molecules since."""
+        found = self.session.found
+        return found is not None and found.applied[-1:] == ("drift",)
 
     @property
     def can_subtract(self) -> bool:
         """Whether there is a drift of the molecules at hand."""
         found, estimated = self.session.found, self.estimated
-        here = found is not None and estimated is not None and estimated.run is found.run
-        return here and not self.is_subtracted
+        return found is not None and estimated is not None and estimated.of == found.identity
 
     def estimate(self) -> Steps[Estimated]:
         """The drift of all molecules, whether they pass the filter or not.
@@ -94,7 +97,7 @@ class DriftStep(Step):
             raise ValueError(self.missing())
         if STEP in found.filter.emitters.metadata:
             raise ValueError("a drift was subtracted already: undo it first")
-        return _estimate(found.filter.emitters, self.settings, found.run)
+        return _estimate(found.filter.emitters, self.settings, found.identity)
 
     def accept(self, estimated: Estimated) -> None:
         self.estimated = estimated
@@ -109,18 +112,20 @@ class DriftStep(Step):
         if found is None or estimated is None or not self.can_subtract:
             raise ValueError("estimate the drift of these molecules first")
         still = estimated.stage.subtracted_from(found.filter.emitters)
-        self._before = found
-        self.session.put(found=replace(found, filter=_refiltered(found, still), is_still=True))
+        self.session.put(found=found.after("drift", filtered(still, found.filter.ranges)))
 
     def undo(self) -> None:
         """Put the molecules as they were found."""
-        found, before = self.session.found, self._before
-        if found is None or before is None or not self.is_subtracted:
+        found = self.session.found
+        if found is None or found.before is None or not self.is_subtracted:
             raise ValueError("no drift was subtracted here")
-        self.session.put(found=replace(before, filter=_refiltered(found, before.filter.emitters)))
+        if not self.can_undo:
+            raise ValueError("molecules were linked since: undo the step Link first")
+        put_back = filtered(found.before.filter.emitters, found.filter.ranges)
+        self.session.put(found=replace(found.before, filter=put_back))
 
     def forget(self) -> None:
-        self.estimated = self._before = None
+        self.estimated = None
 
     def as_command(self) -> str:
         if self.session.found is None:
@@ -153,20 +158,15 @@ class DriftStep(Step):
 
     def _files(self, found: Found) -> tuple[Path, Path]:
         """The table on disk before and after."""
-        before, after = (replace(found, is_still=still) for still in (False, True))
-        return table_of(before), table_of(after)
+        earlier = found.applied
+        if "drift" in earlier:
+            earlier = earlier[: earlier.index("drift")]
+        steps = (earlier, (*earlier, "drift"))
+        before, after = (table_of(replace(found, applied=applied)) for applied in steps)
+        return before, after
 
 
-def _refiltered(found: Found, emitters: EmitterSet) -> Filter:
-    """The same ranges on other molecules."""
-    made = Filter(emitters)
-    for quantity, (low, high) in found.filter.ranges.items():
-        lowest, highest = made.bounds(quantity)
-        made.restrict(quantity, lowest if low is None else low, highest if high is None else high)
-    return made
-
-
-def _estimate(emitters: EmitterSet, settings: DriftSettings, run: object) -> Steps[Estimated]:
+def _estimate(emitters: EmitterSet, settings: DriftSettings, of: object) -> Steps[Estimated]:
     from decode.postprocess.drift import drift_of_fiducials, drift_of_molecules, read_drift
     from decode.verbs.drift import plotted
 
@@ -178,4 +178,4 @@ def _estimate(emitters: EmitterSet, settings: DriftSettings, run: object) -> Ste
         stage = drift_of_fiducials(emitters, n_frames=n_frames)
     else:
         stage = drift_of_molecules(emitters, n_frames=n_frames)
-    return Estimated(stage=stage, run=run, plot=plotted(stage))
+    return Estimated(stage=stage, of=of, plot=plotted(stage))

@@ -61,7 +61,7 @@ class ExportStep(Step):
         self.rendered: Rendered | None = None
         self.saved: Path | None = None
         """the table that was saved last"""
-        nothing: tuple[object, bool] = (object(), False)
+        nothing: tuple[object, tuple[str, ...]] = (object(), ())
         self._saving = self._saved_of = (nothing, dict[str, Range]())
         """run and ranges of the molecules that are being saved, and of those that were"""
 
@@ -70,7 +70,7 @@ class ExportStep(Step):
 
     def done(self) -> str:
         found = self.session.found
-        if self.saved is None or found is None or _identity(found) != self._saved_of[0]:
+        if self.saved is None or found is None or found.identity != self._saved_of[0]:
             return ""
         return f"saved {self.saved.name}"
 
@@ -94,7 +94,7 @@ class ExportStep(Step):
         molecules, found = self._molecules(), self.session.found
         assert found is not None
         check_outputs(table_files(path), inputs=self._opened(found))
-        self._saving = (_identity(found), dict(found.filter.ranges))
+        self._saving = (found.identity, dict(found.filter.ranges))
         return _save_table(molecules, path)
 
     def save_picture(self, path: Path) -> Steps[Path]:
@@ -125,7 +125,7 @@ class ExportStep(Step):
         """Whether the table that was saved last holds all molecules, including those that the
         filter leaves out."""
         found, (run, ranges) = self.session.found, self._saved_of
-        return found is not None and run == _identity(found) and not ranges
+        return found is not None and run == found.identity and not ranges
 
     def as_command(self) -> str:
         if self.session.found is None:
@@ -150,7 +150,7 @@ class ExportStep(Step):
 
     def _on_disk(self, found: Found) -> tuple[Path, dict[str, Range]]:
         """A table on disk and the ranges that give the molecules that pass."""
-        if self.saved is not None and self._saved_of == (_identity(found), found.filter.ranges):
+        if self.saved is not None and self._saved_of == (found.identity, found.filter.ranges):
             return self.saved, {}
         return table_of(found), found.filter.ranges
 
@@ -168,11 +168,6 @@ class ExportStep(Step):
         if self.session.found is None:
             raise ValueError(self.missing())
         return self.session.found.filter.passing()
-
-
-def _identity(found: Found) -> tuple[object, bool]:
-    """Which molecules of which run these are."""
-    return found.run, found.is_still
 
 
 def _render(emitters: EmitterSet, settings: Rendering, of: Drawn | None) -> Steps[Rendered]:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from decode.optics.camera import Camera
     from decode.optics.psf import PSF
 
-__all__ = ["Explained", "InspectStep", "ellipses", "table_of"]
+__all__ = ["Explained", "InspectStep", "check_field", "ellipses", "table_of"]
 
+AFTER = {"drift": "_still", "link": "_molecules"}
+"""ends of the names of tables to which these commands were applied"""
 N_CHORDS = 24
 """number of chords of the polygon that approximates an ellipse"""
 BACKGROUND_NM = 1000.0
@@ -80,11 +82,15 @@ class InspectStep(Step):
             raise ValueError(
                 f"to explain a frame, both its movie and its molecules must be there: {why}"
             )
-        if found.is_still:
+        if "link" in found.applied:
+            raise ValueError(
+                "a linked molecule is one row for all its frames: undo the step Link to explain one"
+            )
+        if "drift" in found.applied:
             raise ValueError(
                 "frames show molecules where the stage was: undo the step Drift to explain one"
             )
-        _check_field(movie, found.filter.emitters)
+        check_field(movie, found.filter.emitters)
         psf, camera = self._psf(found), self._camera(found)
         rows = found.filter.rows_in_frame(frame)
         return _explain(movie, frame, found.filter.emitters, rows, psf, camera)
@@ -132,10 +138,39 @@ class InspectStep(Step):
 
 def table_of(found: Found) -> Path:
     """The table on disk: the one that was opened, or that of the copied `decode localize`, or of
-    the copied `decode drift`."""
+    the copied commands that were applied to it."""
+    from decode.io.tables import written_formats
+
     source = Path(found.source)
     table = source if found.acquisition is None else Path(OUT) / f"{source.stem}.hdf5"
-    return table.with_name(f"{table.stem}_still{table.suffix}") if found.is_still else table
+    if not found.applied:
+        return table
+    suffix = table.suffix if table.suffix.lower() in written_formats() else ".csv"
+    return table.with_name(table.stem + "".join(AFTER[verb] for verb in found.applied) + suffix)
+
+
+def check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
+    """Refuse molecules whose table states a field of another size than the movie's.
+
+    Raises:
+        ValueError: if it does.
+    """
+    _, height, width = movie.shape
+    here = {"height_px": height, "width_px": width, "pixel_size_nm": movie.pixel_size_nm}
+    stated = {
+        name: float(str(emitters.metadata[name])) for name in here if name in emitters.metadata
+    }
+    other = [
+        f"{name} {fact:g} for {here[name]:g}"
+        for name, fact in stated.items()
+        if not np.isclose(fact, here[name])
+    ]
+    if other:
+        raise ValueError(
+            f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): "
+            "open theirs, "
+            "or localize this one"
+        )
 
 
 def ellipses(
@@ -174,26 +209,6 @@ def _read(path: Path, pixel_size_nm: float | None) -> Steps[Found]:
     if pixel_size_nm is not None:
         emitters = replace(emitters, metadata={"pixel_size_nm": pixel_size_nm, **emitters.metadata})
     return Found(filter=Filter(emitters), source=str(path))
-
-
-def _check_field(movie: OpenedMovie, emitters: EmitterSet) -> None:
-    """Refuse molecules whose table states a field of another size than the movie's."""
-    _, height, width = movie.shape
-    here = {"height_px": height, "width_px": width, "pixel_size_nm": movie.pixel_size_nm}
-    stated = {
-        name: float(str(emitters.metadata[name])) for name in here if name in emitters.metadata
-    }
-    other = [
-        f"{name} {fact:g} for {here[name]:g}"
-        for name, fact in stated.items()
-        if not np.isclose(fact, here[name])
-    ]
-    if other:
-        raise ValueError(
-            f"these molecules are of another movie than {movie.path.name} ({', '.join(other)}): "
-            "open theirs, "
-            "or localize this one"
-        )
 
 
 def _explain(
