@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import tifffile
 from typer.testing import CliRunner
 
 from decode.cli import app
+from decode.io.movies import write_movie
 from decode.models import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +63,24 @@ def commands(console: str) -> list[list[str]]:
     return [shlex.split(line[2:], comments=True) for line in lines if line.startswith("$ decode ")]
 
 
+def shorten(samples: Path) -> None:
+    """Less of the sample data: 60 frames of the movies, every fourth plane of two beads."""
+    for name in ("blinking_2d.tif", "blinking_3d.tif"):
+        frames = tifffile.imread(samples / name)[:60]
+        write_movie(samples / name, frames, pixel_size_nm=100.0)
+    planes = tifffile.imread(samples / "beads_3d.tif")[::4, 8:58, 4:90]
+    stated = {"axes": "ZYX", "unit": "um", "spacing": 0.08}
+    tifffile.imwrite(
+        samples / "beads_3d.tif", planes, imagej=True, resolution=(10, 10), metadata=stated
+    )
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     for name in ("sample_data", "configs"):
         shutil.copytree(ROOT / name, folder / name)
+    shorten(folder / "sample_data")
     return folder
 
 
