@@ -104,6 +104,7 @@ def test_isolated_molecules_are_near_the_bound_and_their_sigmas_honest(
         assert all(0.8 < spread < 1.25 for spread in r.error_over_sigma[:2])
 
 
+@pytest.mark.slow  # an example of the README runs the commands
 def test_beads_are_all_that_the_model_for_astigmatic_pupils_is_told(tmp_path: Path) -> None:
     """The commands of the README, scored without removing any offset."""
     psf = tmp_path / "psf.h5"

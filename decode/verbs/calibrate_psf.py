@@ -102,7 +102,8 @@ def calibrate_psf(
         >>> with decode.open_movie("sample_data/beads_3d.tif") as stack:
         ...     beads = stack.read(0, 81)[::8, 8:58, 4:90]  # two beads, every eighth plane
         >>> camera = "sample_data/camera.yaml"
-        >>> made = decode.calibrate_psf(beads, camera, z_step_nm=160.0, model="gaussian")
+        >>> options = {"z_step_nm": 160.0, "model": "gaussian", "pupil": False}
+        >>> made = decode.calibrate_psf(beads, camera, **options)
         >>> len(made.calibration.beads)
         2
     """

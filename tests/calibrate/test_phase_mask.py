@@ -119,6 +119,7 @@ def recorded(folder: Path, psf: PupilPSF, rng: torch.Generator) -> Path:
     return folder / "beads.tif"
 
 
+@pytest.mark.slow
 def test_the_size_of_beads_and_the_sample_are_known_to_the_pupil(
     tmp_path: Path, rng: torch.Generator
 ) -> None:

@@ -150,6 +150,7 @@ def test_wrong_stacks_are_refused(rng: torch.Generator) -> None:
         fit_pupil(stack, z_nm=PLANES_NM, psf=pupil(), free=("zernike_9_9_nm",))
 
 
+@pytest.mark.slow
 def test_the_challenges_astigmatic_beads(shared_data: Path) -> None:
     """One bead's pupil places another: z bias below 15 nm RMS; astigmatism of single beads
     agrees to 5 %."""

@@ -321,6 +321,7 @@ def test_it_ends_early_when_validation_no_longer_improves() -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     config = replace(TINY, training=replace(TINY.training, steps=240, movies=4, validate_every=240))
