@@ -116,7 +116,7 @@ class Linking:
         return (
             f"{len(self.track)} localizations of {self.n_molecules} molecules",
             f"on for {kinetics.on_time_frames:.2f} frames; {kinetics.returns:.0%} return, after "
-            f"{1 / kinetics.k_on:.2f}; up to {self.gap} dark frames bridged",
+            f"{1 / kinetics.k_on:.2f} frames; up to {self.gap} dark frames bridged",
             *([f"scatter over stated sigma: {', '.join(known)}"] if known else []),
         )
 
