@@ -98,6 +98,13 @@ def test_merged_positions_are_as_far_off_as_they_say() -> None:
     assert (whole.xyz_sigma.numpy()[true, 0] < rows.xyz_sigma.numpy()[first[true], 0]).all()
 
 
+def test_columns_of_different_precision_are_merged() -> None:
+    rows, _, _ = blinking(0.05)
+    mixed = replace(rows, xyz_sigma=rows.xyz_sigma.float())
+    whole, single = (merged(table, linked(table)) for table in (rows, mixed))
+    torch.testing.assert_close(single.xyz, whole.xyz, rtol=0, atol=0.01)
+
+
 def test_kinetics_and_density_are_those_of_the_molecules() -> None:
     rows, molecule, _ = blinking(0.3)
     linking = linked(rows)

@@ -178,14 +178,14 @@ class Places:
         deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
         sigma = torch.full_like(like, torch.nan) if whole.xyz_sigma is None else whole.xyz_sigma
         columns: dict[str, Any] = {"xyz": xyz, "xyz_sigma": sigma.clone()}
-        columns["xyz_sigma"][which] = deviation[:, :3].to(like)
+        columns["xyz_sigma"][which] = deviation[:, :3].to(sigma)
         if whole.correlation is not None:
             scale = deviation[:, :, None] * deviation[:, None]
             columns["correlation"] = whole.correlation.clone()
             columns["correlation"][which] = correlations(covariance / scale).to(whole.correlation)
         if whole.xyz_95 is not None and self.half95 is not None:
             columns["xyz_95"] = whole.xyz_95.clone()
-            half = torch.from_numpy(self.half95).to(like)
+            half = torch.from_numpy(self.half95).to(whole.xyz_95)
             columns["xyz_95"][which] = torch.where(deviation[:, :3].isnan(), torch.nan, half)
         return replace(whole, **columns)
 
