@@ -3,6 +3,7 @@ window under X."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not HAS_DISPLAY and "make_napari_viewer" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason="a real window needs a display (xvfb-run)"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _imported_for_good() -> None:
+    """napari collects garbage whenever a layer goes: it need not look through all modules."""
+    import napari
+    import torch
+
+    assert napari
+    assert torch
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -423,7 +423,6 @@ def test_a_card_says_what_a_model_is_good_for(session: Session) -> None:
     assert any("Jaccard" in line for line in card.figures)
 
 
-@pytest.mark.usefixtures("no_pupil")
 def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     with open_movie(sample_file("beads_3d.tif")) as stack:
         write_movie(tmp_path / "beads.tif", stack.read(0, 81)[::8, 8:58, 4:90])

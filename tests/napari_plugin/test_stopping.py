@@ -93,6 +93,7 @@ def rises(reports: list[Progress[object]]) -> bool:
     return fractions[0] == 0 and fractions == sorted(fractions) and fractions[-1] == 1
 
 
+@pytest.mark.usefixtures("no_pupil")
 def test_a_calibration_says_how_far_it_is(psf_step: PSFStep, tmp_path: Path) -> None:
     simplest = psf_step.settings
     psf_step.settings = replace(simplest, model="spline", out=tmp_path / "psf.h5")
@@ -123,6 +124,7 @@ def stops_between_any_two_stages(verb: Callable[[], Verb], until: str = "") -> b
 
 
 @pytest.mark.usefixtures("no_pupil")  # else it is fitted anew for each of the stages after it
+@pytest.mark.slow
 def test_a_calibration_stops_between_any_two_stages(
     psf_step: PSFStep, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def models(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("tiny")
+@pytest.mark.slow
 def test_a_psf_that_no_shipped_model_takes_is_served_by_one_that_is_trained_for_it(
     folder: Path,
 ) -> None:
