@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
-JOBS ?= 2
+# a worker takes up to 3 GB
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 BIN = $(VENV)/bin
 # the napari plugin's tests open real windows where there is a display, or X without one (apt-get install xvfb xauth)
 X = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,$(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"))

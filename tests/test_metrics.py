@@ -156,7 +156,10 @@ def test_a_constant_shift_is_found_and_removed(rng: torch.Generator) -> None:
     )
 
 
-@pytest.mark.parametrize(("folder", "sigma_nm"), [("sim_2d", 20), ("challenge2016_as", 90)])
+@pytest.mark.parametrize(
+    ("folder", "sigma_nm"),
+    [pytest.param("sim_2d", 20, marks=pytest.mark.slow), ("challenge2016_as", 90)],
+)
 @pytest.mark.parametrize("options", [[], ["--2d"], ["--shift", "--min-photons", "300"]])
 def test_scores_agree_with_an_independent_scorer(
     shared_data: Path,

@@ -212,6 +212,7 @@ def test_a_movie_more_blurred_than_its_calibration(rng: torch.Generator) -> None
     assert none.low < 15
 
 
+@pytest.mark.slow
 def test_intervals_of_blur_and_depth_hold_the_truth(rng: torch.Generator) -> None:
     """Movies no more blurred than their PSF too, where the variance that is found is often
     negative."""

@@ -93,6 +93,7 @@ def rises(reports: list[Progress[object]]) -> bool:
     return fractions[0] == 0 and fractions == sorted(fractions) and fractions[-1] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pupil")
 def test_a_calibration_says_how_far_it_is(psf_step: PSFStep, tmp_path: Path) -> None:
     simplest = psf_step.settings

@@ -577,6 +577,7 @@ def test_a_region_is_drawn_or_written_and_a_preview_keeps_to_it(
     assert panel.roi.region() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pupil")
 def test_a_calibration_is_cancelled_on_its_way_and_draws_its_errors_at_its_end(
     dock: Any, qtbot: Any, tmp_path: Path, complaints: list[str], monkeypatch: pytest.MonkeyPatch
