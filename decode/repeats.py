@@ -57,9 +57,9 @@ def repeats(molecules: EmitterSet) -> Repeats:
     (Endesfelder et al., Histochem. Cell Biol. 141, 629, 2014), whose law has the precision itself
     for unknown.
 
-    Rows that share one position, as polished molecules over their frames do, say nothing of their
-    scatter; they are left out.  Errors that both localizations share, as of a wrong PSF, are not
-    seen.
+    Polished rows were fitted to several frames together, and rows that share one position are one
+    measurement: they say nothing of their scatter, and are left out.  Errors that both
+    localizations share, as of a wrong PSF, are not seen.
 
     Args:
         molecules: localizations with `xyz_sigma`, of any order.
@@ -139,6 +139,10 @@ def _pairs(molecules: EmitterSet) -> _Pairs:
     found = first.sparse_distance_matrix(second, reach, output_type="ndarray")
     a, b = rows[found["i"]], rows[found["j"]]
     apart = (xyz[a] != xyz[b]).any(1)
+    if molecules.polished is not None:
+        # frames of one molecule were fitted jointly: their errors are the same
+        polished = molecules.polished.cpu().numpy().astype(bool)
+        apart &= ~(polished[a] & polished[b])
     a, b = a[apart], b[apart]
     return _Pairs(
         difference=xyz[b] - xyz[a],

@@ -132,6 +132,27 @@ def test_what_sigmas_leave_out_is_told_and_used_only_where_asked() -> None:
     assert ratio.tolist() == pytest.approx(list(linking.excess), rel=1e-5)
 
 
+@pytest.mark.parametrize("returning", [False, True])
+def test_neighbours_on_dense_filaments_are_no_molecules_that_return(returning: bool) -> None:
+    """Molecules lie within their sigma of others that come before and after them."""
+    rng, n, n_frames = np.random.default_rng(0), 1500, 2000
+    place = np.column_stack([rng.uniform(0, 9000, n), 1000.0 * rng.integers(1, 4, n), np.zeros(n)])
+    begin = rng.integers(0, n_frames - 8, n)
+    times = (0, 1, 5) if returning else (0, 1)
+    frame = np.concatenate([begin + t for t in times])
+    noise = 10 * rng.normal(size=(len(frame), 3)) * [1, 1, 0]
+    rows = EmitterSet(
+        frame=torch.from_numpy(frame),
+        xyz=torch.from_numpy(np.tile(place, (len(times), 1)) + noise),
+        photons=torch.full((len(frame),), 800.0),
+        xyz_sigma=torch.tensor([10.0, 10.0, torch.nan]).repeat(len(frame), 1),
+        metadata={"n_frames": n_frames},
+    )
+    linking = linked(rows)
+    assert (linking.gap >= 3) == returning
+    assert linking.n_molecules == pytest.approx(n, rel=0.03)
+
+
 def test_rows_that_share_one_position_are_one_measurement() -> None:
     """Polished molecules state the sigma of all their frames in each of them."""
     rows, _, _ = blinking(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -209,7 +210,7 @@ def _with_photons(molecules: EmitterSet, linking: Linking) -> Floats:
 
 def _sum_by(group: Integers, values: Floats, n: int) -> Floats:
     """(n, ...) sums of values (m, ...) by their group."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), math.prod(values.shape[1:]))
     summed = [np.bincount(group, column, minlength=n) for column in flat.T]
     whole: Floats = np.stack(summed, 1).astype(np.float64)
     return whole.reshape(n, *values.shape[1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -28,6 +28,12 @@ ROUNDS = 80
 LATER = 8
 """times `LAGS` after which a molecule is taken for another one: such pairs show how unrelated
 molecules lie"""
+SURE = 8.0
+"""standard deviations by which molecules must be seen to return; on simulated filaments where none
+returns there were up to 6.7, as the density of neighbours is told from others, and 14 to 30 where a
+fifth returns"""
+OFF = 0.02
+"""share of the molecules on in the next frame that stay on so long that hardly one does"""
 EDGES = np.array([0.0, 0.125, 0.25, 0.5, 1.0])
 """of the parts of the reach in which unrelated pairs are counted"""
 
@@ -72,6 +78,32 @@ class Scatter:
     """density of unrelated molecules near a molecule, over that within the reach: above 1 on thin
     structures"""
     reach_nm: float
+    surplus: Floats
+    """(lags,) the same number as `same`, without bias where it is small: it may be negative"""
+    surplus_sigma: Floats
+    """(lags,) its standard deviation by the chance pairs"""
+    chance_sigma: Floats
+    """(lags,) the part of it that all lags share: how dense unrelated molecules are is not known
+    better"""
+
+    @property
+    def returns(self) -> bool:
+        """Whether molecules are seen again after dark frames, by `SURE` standard deviations.
+
+        In dense structures neighbours pass for molecules that return.  Seen are more than stay on,
+        where on-times are those of a constant rate, or else some after so long that hardly a
+        molecule stays on.
+        """
+        lags = np.arange(1, len(self.same) + 1)
+        on = (self.same[0] / max(self.rows[0], 1.0)) ** lags
+        return self._exceed(self.rows * on, lags > 1) or self._exceed(0 * on, on < OFF * on[0])
+
+    def _exceed(self, expected: Floats, at: Booleans) -> bool:
+        """Whether the surplus up to any of these lags exceeds an expected number of pairs."""
+        more = np.cumsum((self.surplus - expected)[at])
+        variance = np.cumsum((self.surplus_sigma**2 + expected)[at])
+        variance += np.cumsum(self.chance_sigma[at]) ** 2
+        return bool((more > SURE * np.sqrt(variance)).any())
 
 
 def scatter_of(rows: Sightings, depths: Depths, *, n_frames: int, seed: int) -> Scatter:
@@ -97,14 +129,17 @@ def scatter_of(rows: Sightings, depths: Depths, *, n_frames: int, seed: int) -> 
     n_lags = int(np.clip(n_frames // (2 * LATER), 1, LAGS))
     pairs = pairs_within(some, rows, reach_nm=reach, lags=(1, n_lags))
     unrelated = _Unrelated.of(some, rows, reach_nm=reach, n_lags=n_lags, n_frames=n_frames)
-    same, jitter = _told_apart(some, rows, pairs, unrelated=unrelated, depths=depths, n_lags=n_lags)
+    told = _told_apart(some, rows, pairs, unrelated=unrelated, depths=depths, n_lags=n_lags)
     lags = np.arange(1, n_lags + 1)
     return Scatter(
-        same=same,
+        same=told.same,
         rows=(some.first[:, None] + lags < n_frames).sum(0).astype(float),
-        jitter=jitter,
+        jitter=told.jitter,
         crowding=unrelated.crowding,
         reach_nm=reach,
+        surplus=told.surplus,
+        surplus_sigma=told.surplus_sigma,
+        chance_sigma=told.by_chance * unrelated.error,
     )
 
 
@@ -116,6 +151,8 @@ class _Unrelated:
     density: Floats
     """between `EDGES` times the reach, of the larger of the differences along x and y"""
     reach_nm: float
+    error: float
+    """relative standard deviation of the density at the smallest differences"""
 
     @classmethod
     def of(
@@ -132,9 +169,10 @@ class _Unrelated:
             )
             apart = np.abs(rows.place[pairs.second] - some.place[pairs.first])[:, :2].max(1)
             count = np.histogram(apart, EDGES * reach_nm)[0].astype(float)
+        error = 1 / math.sqrt(max(count[0], 1.0))
         # a few pairs that are even keep a part without pairs from having none
         count += 20 * ring / area[-1]
-        return cls(density=count / count.sum() / ring, reach_nm=reach_nm)
+        return cls(density=count / count.sum() / ring, reach_nm=reach_nm, error=error)
 
     def __call__(self, difference: Floats) -> Floats:
         """(m,) per nm^2, of differences (m, 3)."""
@@ -149,6 +187,17 @@ class _Unrelated:
         return float(inner * (2 * self.reach_nm) ** 2)
 
 
+class _Told(NamedTuple):
+    """Pairs of one molecule by lag, and the jitter, as in `Scatter`."""
+
+    same: Floats
+    jitter: tuple[float, float]
+    surplus: Floats
+    surplus_sigma: Floats
+    by_chance: Floats
+    """number of pairs over which chance is averaged, in molecules"""
+
+
 def _told_apart(
     some: Sightings,
     rows: Sightings,
@@ -157,8 +206,13 @@ def _told_apart(
     unrelated: _Unrelated,
     depths: Depths,
     n_lags: int,
-) -> tuple[Floats, tuple[float, float]]:
-    """Pairs of one molecule by lag, and the jitter."""
+) -> _Told:
+    """Pairs of one molecule by lag, and the jitter.
+
+    The surplus is the score of the number of pairs of one molecule where there is none (Rao, Proc.
+    Camb. Phil. Soc. 44, 50, 1948): the sum over pairs of the ratio of both densities, less 1, in
+    units of what a pair of one molecule adds to it.
+    """
     difference = rows.place[pairs.second] - some.place[pairs.first]
     lag = pairs.lag - 1
     # polished rows share one position: they are one molecule, and say nothing of its scatter
@@ -176,7 +230,7 @@ def _told_apart(
     width = np.array([start, start, 4 * start]) * (0.1 if stated.any() else 1.0)
     share = np.full(n_lags, 0.5)
     count = np.bincount(lag, minlength=n_lags)
-    own = np.zeros(len(lag))
+    own, density = np.zeros((2, len(lag)))
     for _ in range(ROUNDS if len(lag) else 0):
         variance = np.maximum(stated + width, LEAST_NM**2)
         exponent = -0.5 * (square / variance + np.log(2 * np.pi * variance))
@@ -187,9 +241,16 @@ def _told_apart(
         before, width = width, _wider(own, square, stated, known, variance)
         if np.abs(np.sqrt(width) - np.sqrt(before)).max() < 1e-3:
             break
-    same += _per(lag, own, n_lags)
+    score = density / by_chance - 1
+    of_one = max(float((own * score).sum() / max(own.sum(), 1e-9)), 1.0)
     lateral, _, depth = np.sqrt(width / 2).tolist()
-    return same, (lateral, depth if bool(axial.any()) else 0.0)
+    return _Told(
+        same=same + _per(lag, own, n_lags),
+        jitter=(lateral, depth if bool(axial.any()) else 0.0),
+        surplus=same + _per(lag, score, n_lags) / of_one,
+        surplus_sigma=np.sqrt(_per(lag, (1 - own) * score**2, n_lags)) / of_one,
+        by_chance=_per(lag, 1 - own, n_lags) / of_one,
+    )
 
 
 def _wider(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -113,10 +113,15 @@ class Linking:
         kinetics = self.kinetics
         scatter = zip("xyz", self.excess, strict=True)
         known = [f"{axis} {ratio:.2f}" for axis, ratio in scatter if not math.isnan(ratio)]
+        again = "no dark frame bridged: none are told from neighbours"
+        if self.gap:
+            again = (
+                f"{kinetics.returns:.0%} return, after {1 / kinetics.k_on:.2f} frames; "
+                f"up to {self.gap} dark frames bridged"
+            )
         return (
             f"{len(self.track)} localizations of {self.n_molecules} molecules",
-            f"on for {kinetics.on_time_frames:.2f} frames; {kinetics.returns:.0%} return, after "
-            f"{1 / kinetics.k_on:.2f} frames; up to {self.gap} dark frames bridged",
+            f"on for {kinetics.on_time_frames:.2f} frames; {again}",
             *([f"scatter over stated sigma: {', '.join(known)}"] if known else []),
         )
 
@@ -159,7 +164,8 @@ def linked(molecules: EmitterSet, *, gap: int | None = None, seed: int = 0) -> L
         molecules: rows of any order; z counts where it and its standard deviation are stated.
             Without `xyz_sigma` all rows are as uncertain as repeats scatter.
         gap: most dark frames to bridge; None: as many as hardly a molecule exceeds
-            (`Kinetics.enough`), but none at which links would be chance.
+            (`Kinetics.enough`), but none at which links would be chance, and none at all where no
+            more molecules return than neighbours pass for (`Scatter.returns`).
         seed: of the choice of rows for estimates where there are many.
 
     Raises:
@@ -201,6 +207,8 @@ def linked(molecules: EmitterSet, *, gap: int | None = None, seed: int = 0) -> L
     field = _Field.of(molecules, rows, n_frames=n_frames, scatter=scatter)
     model = _Model(sightings=certain, depths=depths, field=field)
     kinetics = kinetics_of_pairs(scatter.same, scatter.rows)
+    if gap is None and not scatter.returns:
+        gap = 0
     shared = len(rows) - len(sightings)
     if gap is None:
         # of longer dark times than were looked at nothing is known
@@ -245,14 +253,7 @@ def _with_jitter(sightings: Sightings, scatter: Scatter) -> Sightings:
     wider = np.diag([lateral**2, lateral**2, axial**2]) + LEAST_NM**2 / 2 * np.eye(3)
     known = np.stack([np.ones_like(sightings.axial)] * 2 + [sightings.axial], 1)
     covariance = sightings.covariance + wider * known[:, :, None]
-    return Sightings(
-        first=sightings.first,
-        last=sightings.last,
-        place=sightings.place,
-        covariance=covariance,
-        axial=sightings.axial,
-        usable=sightings.usable,
-    )
+    return replace(sightings, covariance=covariance)
 
 
 def _excess(sightings: Sightings, track: Integers, n: int) -> tuple[float, float, float]:
@@ -506,14 +507,7 @@ def _pooled_along(
     place = (covariance @ summed(weighted)[:, :, None])[:, :, 0]
     alone = ~sightings.usable
     place[alone], covariance[alone] = sightings.place[alone], sightings.covariance[alone]
-    return Sightings(
-        first=sightings.first,
-        last=sightings.last,
-        place=place,
-        covariance=covariance,
-        axial=axial,
-        usable=sightings.usable,
-    )
+    return replace(sightings, place=place, covariance=covariance, axial=axial)
 
 
 def _inverse(sightings: Sightings) -> Floats:
