@@ -34,10 +34,13 @@ LONG_FRAMES = 2000
 @final
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The steps that follow a localization; None: where the movie is long enough."""
+    """The steps that follow a localization; None: where the movie is long enough.
+
+    Links are made only where asked for: in crowded movies they join neighbours.
+    """
 
     drift: bool | None = None
-    link: bool | None = None
+    link: bool = False
     report: bool | None = None
 
     @property
@@ -52,7 +55,7 @@ class Finish:
         def chosen(step: bool | None) -> bool:
             return long if step is None else step
 
-        return Finish(drift=chosen(self.drift), link=chosen(self.link), report=chosen(self.report))
+        return Finish(drift=chosen(self.drift), link=self.link, report=chosen(self.report))
 
 
 @final
