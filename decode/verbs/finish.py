@@ -82,7 +82,8 @@ def finish(
     Args:
         files: what the localization wrote; its tables and its picture have twins here.
         n_frames: length of the movie.
-        steps: which are done; None: all, where the movie is long enough (`LONG_FRAMES`).
+        steps: which are done; None: drift and report, where the movie is long enough
+            (`LONG_FRAMES`).
 
     Raises:
         ValueError, OSError: in one sentence, as the steps do.

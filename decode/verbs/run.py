@@ -97,8 +97,8 @@ def run(
             the ranges are put around the molecules, and the model is trained on for `minutes` and
             localizes again (`psf-2.h5`, `train-2.yaml`, `model-2.safetensors`).  Tables are those
             of the best round.
-        finishing: which of drift, links and report follow, as for `finish`; None: all, where the
-            movie is long enough.
+        finishing: which of drift, links and report follow, as for `finish`; None: drift and report,
+            where the movie is long enough.
 
     Returns:
         The molecules, as the Picasso table holds them; `facts.checks` say whether they are right
