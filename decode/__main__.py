@@ -28,7 +28,7 @@ def main() -> None:
     number = 0
     try:
         _answer(_stop)
-        app()
+        app(prog_name="decode")
     except Stopped as stopped:
         print("decode: stopped", file=sys.stderr)
         number = stopped.args[0]

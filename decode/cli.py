@@ -96,10 +96,15 @@ app = typer.Typer(
     "or a check failed (--strict), "
     "130 stopped by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _examples(*commands: str) -> str:
+    """Commands that the help shows at its end, line by line."""
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Strict = Annotated[
@@ -221,7 +226,16 @@ def _with_minutes(words: list[str]) -> list[str]:
     return completed
 
 
-@app.command(cls=_Localize)
+@app.command(
+    cls=_Localize,
+    epilog=_examples(
+        "decode localize movie.tif --model gaussian-2d -o out",
+        "decode localize movie.tif --model gaussian-2d --camera camera.yaml --frames 0:100 -o out",
+        "decode localize movie.tif --model astigmatic-3d --psf psf.h5 --camera camera.yaml -o out",
+        "decode localize movie.tif --adapt --psf psf.h5 --camera camera.yaml -o out",
+        "decode localize part1.tif part2.tif --join --model gaussian-2d -o out",
+    ),
+)
 def localize(
     ctx: typer.Context,
     movies: Annotated[
@@ -489,7 +503,13 @@ def _summary(movie: Path, done: Localized) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode render out/movie.csv -o picture.png",
+        "decode render out/movie.hdf5 -o side.svg --view xz --color z --range -400,400",
+        "decode render out/movie.hdf5 -o density.tif --kernel histogram --pixel 10",
+    ),
+)
 def render(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     out: Annotated[
@@ -572,7 +592,12 @@ def render(
     _list([out])
 
 
-@app.command("filter")
+@app.command(
+    "filter",
+    epilog=_examples(
+        "decode filter out/movie.csv -o bright.csv --keep photons=500: --keep sigma=:20",
+    ),
+)
 def filter_(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     out: Annotated[
@@ -598,7 +623,13 @@ def filter_(
     _list([out])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode drift out/movie.csv -o out/still.csv",
+        "decode drift out/movie.csv -o out/still.csv --fiducials",
+        "decode drift out/still.csv -o out/back.csv --apply out/still.drift.csv --undo",
+    ),
+)
 def drift(
     tables: Annotated[
         list[Path],
@@ -672,7 +703,12 @@ def drift(
     _list([out, *drift_files(out)])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode link out/movie.csv -o out/molecules.csv",
+        "decode link out/movie.csv -o molecules.csv --movie movie.tif --psf psf.h5 --camera c.yaml",
+    ),
+)
 def link(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of localizations.")],
     out: Annotated[
@@ -734,7 +770,12 @@ def link(
     _list([out])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode report out -o out/report.html",
+        "decode report day1/movie.csv day2/movie.csv -o both.html",
+    ),
+)
 def report(
     sources: Annotated[
         list[Path],
@@ -773,7 +814,13 @@ def report(
     _list(report_files(out))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode convert out/movie.csv out/movie.parquet",
+        "decode convert out/movie.csv movie_sml.mat --to smap",
+        "decode convert other.txt movie.csv --columns x=X[um],y=Y[um],frame=T --first-frame 0",
+    ),
+)
 def convert(
     table: Annotated[Path, typer.Argument(metavar="IN", help="Table of molecules.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Table to write.")],
@@ -814,7 +861,13 @@ def convert(
     _list([out])
 
 
-@app.command("check-table")
+@app.command(
+    "check-table",
+    epilog=_examples(
+        "decode check-table out/movie.csv",
+        "decode check-table picasso_locs.hdf5 --json",
+    ),
+)
 def check_table(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     pixel_size: TablePixelSize = None,
@@ -850,7 +903,12 @@ def _shown(value: object) -> str:
     return "; ".join(str(value).splitlines())
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode evaluate out/movie.csv truth.csv",
+        "decode evaluate out/movie.csv truth.csv --two-d --min-photons 250 --json",
+    ),
+)
 def evaluate(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="Table of the true molecules.")],
@@ -904,7 +962,11 @@ def evaluate(
         typer.echo("\n".join(result.calibration.lines()))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode simulate configs/gaussian-2d.yaml --frames 100 -o movie.tif --truth truth.csv",
+    ),
+)
 def simulate(
     config: Config,
     *,
@@ -931,7 +993,13 @@ def simulate(
     _list([out, truth, camera_beside(out)])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode train train.yaml -o mine.safetensors --start nearest --minutes 30",
+        "decode train train.yaml -o mine.safetensors --resume --minutes 60",
+        "decode train train.yaml -o mine.safetensors --set training.learning_rate=1.0e-3",
+    ),
+)
 def train(
     config: Config,
     *,
@@ -996,7 +1064,12 @@ def train(
     _list([out, out.with_suffix(".json")])
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode run movie.tif --beads beads.tif --camera camera.yaml -o out",
+        "decode run movie.tif --beads beads.tif --z-step 20 --camera c.yaml -o out --minutes 15",
+    ),
+)
 def run(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
@@ -1092,7 +1165,13 @@ def run(
     raise typer.Exit(_strictly(checks, strict=strict))
 
 
-@calibrate.command("psf")
+@calibrate.command(
+    "psf",
+    epilog=_examples(
+        "decode calibrate psf beads.tif --camera camera.yaml --z-step 20 --upwards -o psf.h5",
+        "decode calibrate psf beads.tif --camera c.yaml --model pupil --wavelength 680 -o psf.h5",
+    ),
+)
 def calibrate_psf(
     beads: Beads,
     *,
@@ -1206,7 +1285,12 @@ def calibrate_psf(
     _list(made.files)
 
 
-@calibrate.command("import")
+@calibrate.command(
+    "import",
+    epilog=_examples(
+        "decode calibrate import beads_3dcal.mat --pixel-size 110 -o psf.h5",
+    ),
+)
 def calibrate_import(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="_3dcal.mat of SMAP, or HDF5 of uiPSF.")
@@ -1227,7 +1311,12 @@ def calibrate_import(
     _list([out])
 
 
-@calibrate.command("in-situ")
+@calibrate.command(
+    "in-situ",
+    epilog=_examples(
+        "decode calibrate in-situ movie.tif --camera camera.yaml --psf pupil.h5 -o refined.h5",
+    ),
+)
 def calibrate_in_situ(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")
@@ -1283,7 +1372,12 @@ def calibrate_in_situ(
     _list([out])
 
 
-@calibrate.command("model")
+@calibrate.command(
+    "model",
+    epilog=_examples(
+        "decode calibrate model mine.safetensors -o calibrated.safetensors",
+    ),
+)
 def calibrate_model_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.")],
     *,
@@ -1316,7 +1410,13 @@ def calibrate_model_(
     _list([out, out.with_suffix(".json")])
 
 
-@calibrate.command("camera")
+@calibrate.command(
+    "camera",
+    epilog=_examples(
+        "decode calibrate camera dark.tif --flat dim.tif --flat bright.tif -o camera.yaml",
+        "decode calibrate camera --movie movie.tif --pixel-size 100 -o camera.yaml",
+    ),
+)
 def calibrate_camera(
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],
@@ -1370,7 +1470,11 @@ def calibrate_camera(
     _list(made.files)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode estimate movie.tif --psf psf.h5 --camera camera.yaml -o train.yaml",
+    ),
+)
 def estimate(
     movie: Annotated[
         Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
@@ -1417,7 +1521,12 @@ def estimate(
     _list(estimated.files)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode cameras",
+        "decode cameras --json",
+    ),
+)
 def cameras(as_json: Json = False) -> None:
     """Common cameras, whose names serve in place of a camera file: typical values, to be
     checked."""
@@ -1431,7 +1540,12 @@ def cameras(as_json: Json = False) -> None:
         typer.echo(f"{name}: {about}")
 
 
-@app.command("formats")
+@app.command(
+    "formats",
+    epilog=_examples(
+        "decode formats",
+    ),
+)
 def formats_() -> None:
     """The formats of tables and movies that are read and written."""
     from decode.verbs.formats import formats
@@ -1439,7 +1553,12 @@ def formats_() -> None:
     typer.echo(formats())
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode models",
+        "decode models gaussian-2d --picture calibration.png",
+    ),
+)
 def models(
     name: Annotated[
         str | None,
@@ -1498,7 +1617,11 @@ def models(
             )
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode doctor",
+    ),
+)
 def doctor() -> None:
     """Test the installation: versions, device, models, and a small movie from simulation to
     score."""
@@ -1511,7 +1634,30 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-@app.command()
+@app.command(
+    "bug-report",
+    epilog=_examples(
+        "decode bug-report > report.md",
+        "decode bug-report train.yaml out/movie.hdf5 training.log > report.md",
+    ),
+)
+def bug_report(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Recipes, logs, and tables (their facts only)."),
+    ] = None,
+) -> None:
+    """Versions, machine and settings as text for a bug report; never pixels or molecules."""
+    from decode.verbs.bug_report import bug_report as run
+
+    typer.echo(run(files or ()))
+
+
+@app.command(
+    epilog=_examples(
+        "decode schema > schema.json",
+    ),
+)
 def schema() -> None:
     """JSON schema of recipes, for editors: decode schema > schema.json."""
     from decode.verbs.schema import schema as run
@@ -1519,7 +1665,12 @@ def schema() -> None:
     typer.echo(json.dumps(run(), indent=1))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "decode quality out/movie.csv",
+        "decode quality out/movie.csv -o out/quality --line 1200,800,1600,800",
+    ),
+)
 def quality(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of molecules.")],
     out: Annotated[
