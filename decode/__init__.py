@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decode.optics.spline import SplinePSF
     from decode.priors.scene import Scene
     from decode.rendering import Rendering
+    from decode.verbs.batch import batch
     from decode.verbs.calibrate_camera import calibrate_camera
     from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
@@ -58,6 +59,7 @@ __all__ = [
     "SetPosterior",
     "SplinePSF",
     "assess",
+    "batch",
     "calibrate_camera",
     "calibrate_model",
     "calibrate_psf",
@@ -97,6 +99,7 @@ _HOME = {
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
     "assess": "verbs.quality",
+    "batch": "verbs.batch",
     "calibrate_camera": "verbs.calibrate_camera",
     "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",

@@ -8,11 +8,12 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast, final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from decode.estimation import CameraKind
     from decode.network.localizer import Localizer
     from decode.progress import DetailedSteps, Progress, Steps
+    from decode.verbs.batch import Event, Job
     from decode.verbs.localize import Localized
     from decode.verbs.run import Stage
 
@@ -234,6 +236,7 @@ def _with_minutes(words: list[str]) -> list[str]:
         "decode localize movie.tif --model astigmatic-3d --psf psf.h5 --camera camera.yaml -o out",
         "decode localize movie.tif --adapt --psf psf.h5 --camera camera.yaml -o out",
         "decode localize part1.tif part2.tif --join --model gaussian-2d -o out",
+        "decode localize folder --recursive --model gaussian-2d -o out",
     ),
 )
 def localize(
@@ -332,6 +335,12 @@ def localize(
             "--join", help="The files are parts of one movie, in the order of their names."
         ),
     ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive", help="All movies in folders, and in the folders within; see: batch."
+        ),
+    ] = False,
     drift: DriftToo = None,
     link: LinkToo = False,
     report: ReportToo = None,
@@ -359,6 +368,40 @@ def localize(
     )
     from decode.verbs.region import parse_region, parse_span
 
+    if recursive:
+        if join:
+            raise ValueError("--join makes one movie of several files: leave out --recursive")
+        from decode.verbs.batch import Job, Options
+
+        job = Job(
+            movies=tuple(map(str, movies)),
+            recursive=True,
+            out=str(out),
+            localize=Options(
+                model=model,
+                adapt=adapt,
+                camera=None if camera is None else str(camera),
+                psf=None if psf is None else str(psf),
+                pixel_size_nm=pixel_size,
+                em_gain=em_gain,
+                psf_sigma_nm=psf_sigma,
+                polish=polish,
+                exact=exact,
+                threshold=threshold,
+                false_discovery_rate=false_discovery_rate,
+                frames=frames,
+                roi=roi,
+                formats=tuple(formats or DEFAULT_FORMATS),
+                samples=samples,
+                seed=seed,
+                device=device,
+                allow_truncated=allow_truncated,
+                drift=drift,
+                link=link,
+                report=report,
+            ),
+        )
+        _batch(job, strict=strict, as_json=as_json)
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]
@@ -501,6 +544,132 @@ def _summary(movie: Path, done: Localized) -> dict[str, Any]:
         "checks": [asdict(check) for check in done.checks],
         "files": [str(file) for file in done.files],
     }
+
+
+@app.command(
+    epilog=_examples(
+        "decode batch job.yaml --dry-run",
+        "decode batch job.yaml",
+        "decode batch job.yaml --slurm > submit.sh",
+    ),
+)
+def batch(
+    job: Annotated[
+        Path, typer.Argument(metavar="JOB", help="Job file (YAML), as docs/batch.md describes it.")
+    ],
+    *,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Movies that are localized at a time; without: as JOB says."),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only share I of N of the movies, counted from 1; no summary."
+        ),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Localize nothing: sum up what is done.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, and list what would be done.")
+    ] = False,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Print a script that sends each movie to SLURM.")
+    ] = False,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """All movies of a job file to tables, and a summary over all (CSV and HTML).
+
+    All is checked before the first movie begins.  What fails costs one movie; done movies are
+    passed over, changed ones are done again.  Exit codes: 0 all are done, 1 some failed, 2 the job
+    is invalid, 130 interrupted.
+    """
+    from decode.verbs.batch import load_job, plan, slurm_script
+
+    read = load_job(job)
+    if slurm:
+        with _faults_listed():
+            planned = plan(read)
+        typer.echo(slurm_script(job, planned.out, len(planned.tasks), read.slurm), nl=False)
+        return
+    if dry_run:
+        with _faults_listed():
+            tasks = plan(read).tasks
+        if as_json:
+            _print_json([task.as_dict() for task in tasks])
+        else:
+            for task in tasks:
+                typer.echo(f"{task.name}: {task.intent}")
+        raise typer.Exit(1 if any(task.fault for task in tasks) else 0)
+    share = None if only is None else _share(only, "--only")
+    _batch(read, only=share, workers=workers, summary=summary, strict=strict, as_json=as_json)
+
+
+@contextmanager
+def _faults_listed() -> Iterator[None]:
+    """What is wrong with a job, a line each on stderr."""
+    from decode.verbs.batch import JobError
+
+    try:
+        yield
+    except JobError as error:
+        for fault in error.faults:
+            typer.echo(f"decode: {fault}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _share(text: str, option: str) -> tuple[int, int]:
+    index, _, number = text.partition("/")
+    if not (index.isdigit() and number.isdigit() and 1 <= int(index) <= int(number)):
+        raise ValueError(f"{option} {text}: write it as I/N, share I of N from 1")
+    return int(index), int(number)
+
+
+def _batch(
+    job: Job,
+    *,
+    only: tuple[int, int] | None = None,
+    workers: int | None = None,
+    summary: bool = False,
+    strict: bool,
+    as_json: bool,
+) -> NoReturn:
+    """The movies of a job with a bar over all, and the exit code."""
+    from decode.progress import Bar
+    from decode.verbs.batch import batch as work
+
+    ended = 0
+    layout = "{desc} {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {postfix}"
+    steps = work.steps(job, only=only, workers=workers, summary=summary)
+    with _faults_listed(), Bar(total=1.0, bar_format=layout) as bar:
+
+        def show(progress: Progress[Event | None]) -> None:
+            nonlocal ended
+            event = progress.detail
+            if event is not None:
+                ended += 1
+                row = event.row
+                told = row.error or f"{row.molecules} molecules in {row.frames} frames"
+                earlier = "" if event.new or row.error else ", before"
+                if row.error is not None:
+                    bar.write(f"decode: {row.movie}: {told}", file=sys.stderr)
+                elif not as_json:
+                    bar.write(f"{row.movie}: {told}{earlier}", file=sys.stdout)
+                bar.set_description_str(f"{ended} of {event.n_movies} movies", refresh=False)
+            bar.set_postfix_str(progress.message, refresh=False)
+            bar.update((progress.fraction or 0.0) - bar.n)
+
+        done = _followed(steps, show)
+    rows = done.rows
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+    else:
+        typer.echo(f"{len(rows) - len(done.failed)} of {len(rows)} movies are localized")
+        _list(done.files)
+    failing = strict and any(row.checks_failed for row in rows)
+    raise typer.Exit(1 if done.failed else 3 if failing else 0)
 
 
 @app.command(
@@ -1656,13 +1825,16 @@ def bug_report(
 @app.command(
     epilog=_examples(
         "decode schema > schema.json",
+        "decode schema job > job.schema.json",
     ),
 )
-def schema() -> None:
-    """JSON schema of recipes, for editors: decode schema > schema.json."""
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[KIND]", help="recipe or job.")] = "recipe",
+) -> None:
+    """JSON schema of recipes or jobs, for editors: decode schema job > job.schema.json."""
     from decode.verbs.schema import schema as run
 
-    typer.echo(json.dumps(run(), indent=1))
+    typer.echo(json.dumps(run(kind), indent=1))
 
 
 @app.command(
@@ -1762,13 +1934,9 @@ def _is_asked() -> bool:
 
 def _followed(steps: DetailedSteps[D, R], show: Callable[[Progress[D]], None]) -> R:
     """Work to its end, its progress shown."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            result: R = end.value
-            return result
-        show(progress)
+    from decode.progress import followed
+
+    return followed(steps, show)
 
 
 def _warned(steps: Steps[R], source: str) -> R:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, final, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -140,15 +141,18 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
     for key, value in content.items():
         where = ".".join((*at, str(key)))
         if key not in hints:
-            raise ValueError(
-                f"{source}: unknown key {brief(where)}; known here: {', '.join(sorted(hints))}"
-            )
+            raise ValueError(f"{source}: unknown key {brief(where)}; {_known(str(key), hints)}")
         kinds = [k for k in (get_args(hints[key]) or (hints[key],)) if dataclasses.is_dataclass(k)]
-        if kinds and not isinstance(value, Mapping):
-            raise ValueError(f"{source}: {where}: must hold `key: value` lines")
-        if isinstance(value, bool) and hints[key] is not bool:
+        if isinstance(value, bool) and bool not in (hints[key], *get_args(hints[key])):
             raise ValueError(f"{source}: {where}: must not be {str(value).lower()}")
-        values[key] = _built(_meant(kinds, value), value, source, (*at, key)) if kinds else value
+        if get_origin(hints[key]) is Mapping and kinds and isinstance(value, Mapping):
+            # sections by names that the user chooses
+            values[key] = {
+                name: _section(kinds, own, source, (*at, key, str(name)))
+                for name, own in value.items()
+            }
+        else:
+            values[key] = _section(kinds, value, source, (*at, key)) if kinds else value
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -158,8 +162,23 @@ def _built(kind: type[T], content: Mapping[str, Any], source: str, at: tuple[str
             message = e["msg"].replace("Value error, ", "")
             if e["type"] == "tuple_type":
                 message = f"must be a list, as [{e['input']}, {e['input']}]"
+            elif e["type"] == "string_type":
+                message = "must be a text; put it between quotes"
             problems.append(on_a_line(f"{where}: {message}" if where else message, 200))
         raise ValueError(f"{source}: {'; '.join(problems)}") from None
+
+
+def _section(kinds: Sequence[Any], value: Any, source: str, at: tuple[str, ...]) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{source}: {'.'.join(at)}: must hold `key: value` lines")
+    return _built(_meant(kinds, value), value, source, at)
+
+
+def _known(key: str, keys: Iterable[str]) -> str:
+    """Which key may be meant, and all there are."""
+    near = difflib.get_close_matches(key, keys, 1)
+    hint = f"is it {near[0]}? " if near else ""
+    return f"{hint}known here: {', '.join(sorted(keys))}"
 
 
 def _meant(kinds: Sequence[Any], content: Mapping[str, Any]) -> Any:

@@ -14,7 +14,17 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, final
 
 from tqdm import tqdm
 
-__all__ = ["Bar", "DetailedSteps", "Progress", "Steps", "Stepwise", "part", "relayed", "shares"]
+__all__ = [
+    "Bar",
+    "DetailedSteps",
+    "Progress",
+    "Steps",
+    "Stepwise",
+    "followed",
+    "part",
+    "relayed",
+    "shares",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,13 +90,18 @@ class Stepwise(Generic[P, D, R]):
         self.steps = steps
 
     def __call__(self, *arguments: P.args, **options: P.kwargs) -> R:
-        steps = self.steps(*arguments, **options)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                result: R = end.value
-                return result
+        return followed(self.steps(*arguments, **options), lambda progress: None)
+
+
+def followed(steps: DetailedSteps[D, R], show: Callable[[Progress[D]], object]) -> R:
+    """Work to its end, its progress shown."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            result: R = end.value
+            return result
+        show(progress)
 
 
 def relayed(

@@ -6,7 +6,7 @@ inside the page: it needs no network.
 
 from __future__ import annotations
 
-from decode.pages.blocks import Block, Figures, Lines, Picture, Words, rounded
+from decode.pages.blocks import Block, Figures, Lines, Links, Picture, Words, rounded
 from decode.pages.page import Chapter, Light, Page, Section, State, Summary, save_page
 from decode.pages.plots import Axis, Bar, Bars, Chart, FieldMap, Mark, Trace
 
@@ -21,6 +21,7 @@ __all__ = [
     "Figures",
     "Light",
     "Lines",
+    "Links",
     "Mark",
     "Page",
     "Picture",

@@ -6,8 +6,19 @@ import base64
 from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar, final
+from urllib.parse import quote
 
-__all__ = ["Block", "Figures", "Lines", "Picture", "Words", "data_url", "is_number", "rounded"]
+__all__ = [
+    "Block",
+    "Figures",
+    "Lines",
+    "Links",
+    "Picture",
+    "Words",
+    "data_url",
+    "is_number",
+    "rounded",
+]
 
 
 class Block(ABC):
@@ -77,6 +88,19 @@ class Lines(Block):
 
     template = "lines.html"
     lines: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Links(Block):
+    """Files beside the page, each by its name and its path from there."""
+
+    template = "links.html"
+    files: tuple[tuple[str, str], ...]
+
+    @property
+    def addresses(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name, quote(path)) for name, path in self.files)
 
 
 def data_url(png: bytes) -> str:

@@ -71,6 +71,10 @@ class Movie:
     ) -> None:
         self.close()
 
+    def files(self) -> frozenset[Path]:
+        """Resolved paths of the files that belong to it; none of a folder of frames."""
+        return frozenset().union(*(part.files() for part in self._parts))
+
     def close(self) -> None:
         """Close the files."""
         for part in self._parts:
