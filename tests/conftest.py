@@ -15,6 +15,11 @@ from typing import Any, final
 
 import pytest
 import torch
+from hypothesis import settings
+
+# a law holds however busy the machine is
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -108,7 +108,9 @@ def read_camera(
         (100.0, 300.0)
     """
     path, preset = _find(Path(path))
-    with reading(path, "a camera file", "check its text"):
+    # the text of a preset is right: what may be wrong is what its user states, or leaves out
+    described = nullcontext() if preset else reading(path, "a camera file", "check its text")
+    with described:
         return _read(path, preset=preset, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
 
 

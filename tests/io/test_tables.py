@@ -116,7 +116,7 @@ def test_tables_read_back(
     st.floats(0, 1e6),
     st.floats(0, 1),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_writing_what_was_read_changes_nothing(
     tmp_path_factory: pytest.TempPathFactory, xyz: list[float], photons: float, probability: float
 ) -> None:
