@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
+NOTEBOOKS ?= cache
 # a worker takes up to 3 GB
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 BIN = $(VENV)/bin
 # the napari plugin's tests open real windows where there is a display, or X without one (apt-get install xvfb xauth)
 X = $(if $(DISPLAY)$(WAYLAND_DISPLAY),,$(if $(shell command -v xvfb-run),xvfb-run -a -s "-screen 0 1400x900x24 +extension GLX"))
 
-.PHONY: demo test test-slow lint bench
+.PHONY: demo test test-slow lint docs bench
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -28,6 +29,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# build/docs/index.html, which needs no network; NOTEBOOKS=off does not run the notebooks
+docs: $(VENV)/.installed-dev
+	NOTEBOOKS=$(NOTEBOOKS) $(BIN)/sphinx-build -q -W --keep-going -b html -d build/doctrees docs build/docs
 
 # figures of speed want an idle machine; DECODE_DATA names the folder of movies that are no part of the project
 bench: $(VENV)/.installed

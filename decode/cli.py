@@ -1840,7 +1840,7 @@ def schema(
 @app.command(
     epilog=_examples(
         "decode quality out/movie.csv",
-        "decode quality out/movie.csv -o out/quality --line 1200,800,1600,800",
+        "decode quality out/movie.csv -o out/quality --line 1900,3450,2600,3850",
     ),
 )
 def quality(

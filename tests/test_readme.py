@@ -1,5 +1,5 @@
-"""The examples of README and docs run, in order, in a folder with copies of the sample data and
-the recipes."""
+"""The examples of README and docs run, in order, in a folder with copies of the sample data, the
+recipes, and the table of the first tutorial."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import tifffile
+import yaml
 from typer.testing import CliRunner
 
 from decode.cli import app
@@ -18,9 +19,12 @@ from decode.io.movies import write_movie
 from decode.models import shipped_models
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+MADE = ("reference", "models")
+"""folders of pages that are made from the code"""
 
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>.*?) -->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    r"(?:<!-- (?P<note>[^>]*?) -->\s*\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.M | re.S,
 )
 
@@ -33,26 +37,50 @@ TINY_TRAINING = (
     "network.head_width=4",
 )
 
+FIRST = (
+    "localize sample_data/blinking_2d.tif --model gaussian-2d --camera sample_data/camera.yaml "
+    "-o out"
+)
+
 
 class Example(NamedTuple):
     page: str
     line: int
     language: str
     code: str
-    reason: str | None
-    """why it is not run"""
+    note: str
+    """why it is not run, or ends with another exit code than 0"""
+
+    @property
+    def exit_code(self) -> int:
+        said = re.match(r"exit code (\d+): .", self.note)
+        return int(said[1]) if said else 0
+
+
+def pages() -> list[Path]:
+    """README and tutorials first, as a reader does."""
+    written = [page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] not in MADE]
+    notebooks = [page for page in written if page.read_text().startswith("---\nfile_format")]
+    rest = sorted(
+        set(written) - set(notebooks),
+        key=lambda page: (page.parent.name != "tutorials", page.name != "first.md", page),
+    )
+    return [ROOT / "README.md", *rest]
 
 
 def examples() -> list[Example]:
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     return [
         Example(
-            page.name, text.count("\n", 0, m.start("code")), m["language"], m["code"], m["reason"]
+            str(page.relative_to(ROOT)),
+            text.count("\n", 0, m.start("code")),
+            m["language"],
+            m["code"],
+            m["note"] or "",
         )
-        for page in pages
+        for page in pages()
         for text in [page.read_text(encoding="utf-8")]
         for m in BLOCK.finditer(text)
-        if m["language"] in ("python", "console")
+        if m["language"] in ("python", "console", "yaml")
     ]
 
 
@@ -85,31 +113,57 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def namespace() -> dict[str, Any]:
-    """What one Python example defines, the next may use."""
+def done(folder: Path) -> set[str]:
+    """Commands that ended well, which other pages need not run again; the first tutorial's did."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        result = CliRunner().invoke(app, shlex.split(FIRST))
+        assert result.exit_code == 0, result.output
+    return {FIRST}
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> dict[str, dict[str, Any]]:
+    """What one Python example of a page defines, the next may use."""
     return {}
 
 
-def test_there_are_examples_of_both_kinds() -> None:
-    assert {"python", "console"} <= {example.language for example in examples()}
+def test_there_are_examples_of_all_kinds() -> None:
+    assert {"python", "console", "yaml"} <= {example.language for example in examples()}
+
+
+def test_an_example_that_is_not_run_says_why() -> None:
+    notes = {example.note for example in examples()} - {""}
+    assert all(re.match(r"(not run|exit code \d+): .{10}", note) for note in notes), notes
 
 
 @pytest.mark.parametrize(
     "example", examples(), ids=lambda example: f"{example.page} line {example.line}"
 )
 def test_example(
-    example: Example, folder: Path, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    example: Example,
+    folder: Path,
+    done: set[str],
+    namespaces: dict[str, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if example.reason:
-        pytest.skip(f"marked in the README: {example.reason}")
+    if example.note.startswith("not run"):
+        pytest.skip(f"marked on the page: {example.note}")
     if "gaussian-2d" not in shipped_models():
         pytest.skip("the examples build on the model gaussian-2d, which is not shipped")
     monkeypatch.chdir(folder)
-    if example.language == "python":
-        exec(compile(example.code, f"{example.page}, line {example.line}", "exec"), namespace)
+    if example.language == "yaml":
+        assert yaml.safe_load(example.code)
         return
-    for _, verb, *arguments in commands(example.code):
-        if verb == "train":
+    if example.language == "python":
+        where = f"{example.page}, line {example.line}"
+        exec(compile(example.code, where, "exec"), namespaces.setdefault(example.page, {}))
+        return
+    for _, *arguments in commands(example.code):
+        if arguments[0] == "train":
             arguments += [word for setting in TINY_TRAINING for word in ("--set", setting)]
-        result = CliRunner().invoke(app, [verb, *arguments])
-        assert result.exit_code == 0, f"decode {verb} {shlex.join(arguments)}: {result.output}"
+        command = shlex.join(arguments)
+        if command not in done:
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == example.exit_code, f"decode {command}: {result.output}"
+            done.add(command)
