@@ -159,6 +159,28 @@ def test_molecules_that_nobody_proposed_come_to_the_bound(name: str, rng: torch.
     assert ((spread > 0.3) & (spread < 1.1)).all(), spread
 
 
+def test_the_frames_of_a_molecule_share_one_position(rng: torch.Generator) -> None:
+    """To the last digit, whatever the network said of each, as they are one measurement."""
+    once = scattered(12, 1, rng)
+    truth = EmitterSet.cat([replace(once, frame=once.frame + t) for t in range(3)])
+    start = proposed(truth, rng)
+    unsure = start.xyz_sigma * (0.5 + torch.rand(len(truth), 1, generator=rng))
+    start = replace(start, xyz_sigma=unsure)
+    camera = CAMERAS["sCMOS"]
+    found = decide(astigmatic(), camera, recorded(camera, truth, rng, n_frames=3), start)
+    of_truth, of_found = match(truth, found, lateral_nm=100.0, axial_nm=200.0).T
+    shown = [found[of_found[of_truth % len(once) == i]] for i in range(len(once))]
+    whole = [rows for rows in shown if len(rows) == 3]
+    assert len(whole) > 8
+    same = [len(rows.xyz.unique(dim=0)) == 1 for rows in whole]
+    assert sum(same) > 0.8 * len(whole)
+    assert all(
+        len(rows.xyz_sigma.unique(dim=0)) == 1
+        for rows, one in zip(whole, same, strict=True)
+        if one and rows.xyz_sigma is not None
+    )
+
+
 def test_two_proposals_for_one_molecule_become_one(rng: torch.Generator) -> None:
     truth = scattered(60, 60, rng)
     truth = replace(truth, frame=torch.arange(60))

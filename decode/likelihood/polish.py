@@ -20,7 +20,7 @@ from decode.likelihood.single import Fit, scaled_deviance
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF
 
-__all__ = ["fit_jointly", "on_tracks", "polish", "windows_for"]
+__all__ = ["Normal", "fit_jointly", "means_of", "on_tracks", "polish", "tracks_of", "windows_for"]
 
 SOLVED_AT_ONCE = {"cpu": 2**10, "cuda": 2**16}
 DRAWN_AT_ONCE = {"cpu": 2**12, "cuda": 2**14}
@@ -150,21 +150,23 @@ def polish(
     polished = fit.converged & (moved < allowed) & known
 
     variance = fit.covariance.diagonal(dim1=1, dim2=2)
-    fitted = _Normal(torch.cat([fit.xyz, fit.photons[:, None]], 1), variance[:, :4])
-    found = torch.cat([emitters.xyz, emitters.photons[:, None]], 1)
-    stated = torch.cat([emitters.xyz_sigma, emitters.photons_sigma[:, None]], 1)
-    network = _Normal(found.to(fitted.mean), stated.to(fitted.mean).square())
+    fitted = Normal(torch.cat([fit.xyz, fit.photons[:, None]], 1), variance[:, :4])
+    track = tracks_of(fit.xyz, polished)
+    network = Normal.of(emitters, like=fitted.mean).with_one_position(track)
     trust = (fit.deviance[:, None] / NOISE_DEVIANCE).clamp_min(1) ** -1.5
+    trust = means_of(track, trust)
     share = (NETWORK_SHARE * fitted.variance / network.variance).clamp_max(1)
     weight = (trust * (1 - share)).where(polished[:, None] & fitted.variance.isfinite(), 0.0)
     mean = network.mean.lerp(fitted.mean.where(weight > 0, network.mean), weight)
     # among neighbours a fit knows only of those that it was given, and may be overconfident
     claimed = network.variance[:, :2].sum(1) / fitted.variance[:, :2].sum(1)
     overconfidence = claimed / CLAIMED_PRECISION_AT_HALF_WEIGHT**2
-    doubt = torch.where(fit.alone, 0.0, overconfidence)[:, None]
+    doubt = means_of(track, torch.where(fit.alone, 0.0, overconfidence)[:, None])
     variance = network.mixed_variance(fitted, weight / (1 + doubt), mean)
     dtype = emitters.xyz.dtype
     sigma = variance.sqrt().to(dtype)
+    # to the last digit, as rows of one position are one measurement to whoever reads them
+    mean[:, :3], sigma[:, :3] = means_of(track, mean[:, :3]), means_of(track, sigma[:, :3])
     # the errors of the network along the axes are taken as independent
     shared = weight.sqrt() / variance.sqrt()
     covariance = fit.covariance[:, :4, :4].where(weight[:, :, None] * weight[:, None] > 0, 0.0)
@@ -185,13 +187,35 @@ def polish(
     )
 
 
-class _Normal(NamedTuple):
+class Normal(NamedTuple):
     """Independent normal distributions of x, y, z and photons, (n, 4) each."""
 
     mean: Tensor
     variance: Tensor
 
-    def mixed_variance(self, other: _Normal, weight: Tensor, mean: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, emitters: EmitterSet, *, like: Tensor) -> Normal:
+        """What a table states."""
+        assert emitters.xyz_sigma is not None
+        assert emitters.photons_sigma is not None
+        mean = torch.cat([emitters.xyz, emitters.photons[:, None]], 1).to(like)
+        sigma = torch.cat([emitters.xyz_sigma, emitters.photons_sigma[:, None]], 1).to(like)
+        return cls(mean, sigma.square())
+
+    def with_one_position(self, track: Tensor) -> Normal:
+        """Rows of a track share a position: their mean by information, and the mean information,
+        as the errors of a network in successive frames are alike."""
+        information = 1 / self.variance[:, :3]
+        total = means_of(track, information)
+        place = means_of(track, information * self.mean[:, :3]) / total
+        several = (torch.bincount(track)[track] > 1)[:, None]
+        known = several & total.isfinite() & (total > 0)
+        mean, variance = self.mean.clone(), self.variance.clone()
+        mean[:, :3] = place.where(known, mean[:, :3])
+        variance[:, :3] = (1 / total).where(known, variance[:, :3])
+        return Normal(mean, variance)
+
+    def mixed_variance(self, other: Normal, weight: Tensor, mean: Tensor) -> Tensor:
         """Mean square distance of the mixture of both from a mean.
 
         It is large where they differ, as one of them is wrong.
@@ -204,6 +228,29 @@ class _Normal(NamedTuple):
         own = self.variance + (self.mean - mean) ** 2
         others = other.variance + (other.mean - mean) ** 2
         return own.lerp(others.where(weight > 0, own), weight)
+
+
+def tracks_of(xyz: Tensor, joined: Tensor | None = None) -> Tensor:
+    """(n,) number of the molecule that each row shows: rows of one position show one.
+
+    Args:
+        xyz: (n, 3) of `fit_jointly`.
+        joined: (n,) bool, rows that count; the others are alone.
+    """
+    _, track = torch.unique(xyz, dim=0, return_inverse=True)
+    if joined is None:
+        return track
+    alone = len(xyz) + torch.arange(len(xyz), device=xyz.device)
+    return torch.unique(torch.where(joined, track, alone), return_inverse=True)[1]
+
+
+def means_of(track: Tensor, values: Tensor) -> Tensor:
+    """(n, k) values replaced by their means over the rows of a track."""
+    n = int(track.max()) + 1 if len(track) else 0
+    total = values.new_zeros(n, values.shape[1]).index_add_(0, track, values)
+    count = torch.bincount(track, minlength=n).to(values)
+    means: Tensor = (total / count[:, None])[track]
+    return means
 
 
 @torch.no_grad()
@@ -434,7 +481,8 @@ class _JointFit:
         fitted = torch.tensor([*self._axes, 3, 4], device=theta.device)
         covariance[:, fitted[:, None], fitted] = self._covariance
         xyz = self._emitters.xyz.clone()
-        xyz[:, self._axes] = theta[:, :d]
+        # rounding apart, rows of a track are at one place already
+        xyz[:, self._axes] = means_of(self._track, theta[:, :d])
         worse = self._sum_of_track(self._rise) > MAX_DEVIANCE_RISE
         return Fit(
             xyz=xyz,

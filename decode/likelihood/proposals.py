@@ -20,9 +20,12 @@ from decode.likelihood.polish import (
     NETWORK_SHARE,
     NOISE_DEVIANCE,
     STAGES,
+    Normal,
     Stage,
     background_of,
     fit_jointly,
+    means_of,
+    tracks_of,
     windows_for,
 )
 from decode.likelihood.single import Fit, scaled_deviance
@@ -430,23 +433,23 @@ class _Hypotheses:
         where the fit knows nothing, as along z beyond the measured depths of the PSF.
         """
         proposed, fit = self.proposed, self.fit
-        stated, photons_sigma = proposed.xyz_sigma, proposed.photons_sigma
-        assert stated is not None
-        assert photons_sigma is not None
-        own = torch.cat([proposed.xyz, proposed.photons[:, None]], 1)
-        own_variance = torch.cat([stated, photons_sigma[:, None]], 1).square()
+        track = tracks_of(fit.xyz)
+        network = Normal.of(proposed, like=proposed.xyz).with_one_position(track)
+        own, own_variance = network
         mean = torch.cat([fit.xyz, fit.photons[:, None]], 1).to(own)
         variance = fit.covariance.diagonal(dim1=1, dim2=2)[:, :4].clamp_min(0).to(own)
         known = variance.isfinite() & mean.isfinite()
         share = (NETWORK_SHARE * variance / own_variance).clamp_max(1).masked_fill(~known, 1.0)
-        inflation = self._inflation().to(own)
-        variance = variance * inflation[:, None]
+        inflation = self._inflation(track).to(own)
+        variance = variance * inflation
         apart = (mean - own).masked_fill(~known, 0.0)
         mixed = (own + (1 - share) * apart).where(known, own)
         spread = share * own_variance + (1 - share) * variance.where(known, own_variance)
         sigma = (spread + share * (1 - share) * apart.square()).sqrt()
+        # to the last digit, as rows of one position are one measurement to whoever reads them
+        mixed[:, :3], sigma[:, :3] = means_of(track, mixed[:, :3]), means_of(track, sigma[:, :3])
         # the errors of the network along the axes are taken as independent
-        of_fit = ((1 - share) * inflation[:, None]).sqrt() / sigma
+        of_fit = ((1 - share) * inflation).sqrt() / sigma
         covariance = torch.where(
             known[:, :, None] & known[:, None], fit.covariance[:, :4, :4].to(own), 0.0
         )
@@ -465,10 +468,12 @@ class _Hypotheses:
             polished=fit.converged,
         )
 
-    def _inflation(self) -> Tensor:
-        """(n,) factor of the variance: 1 for an isolated molecule that the fit explains."""
+    def _inflation(self, track: Tensor) -> Tensor:
+        """(n, 4) factors of the variances of x, y, z and photons: 1 for an isolated molecule that
+        the fit explains; rows of a track share that of their position."""
         doubts = self.doubts()
-        return (doubts @ doubts.new_tensor(DOUBTS)).exp()
+        doubt = (doubts @ doubts.new_tensor(DOUBTS))[:, None]
+        return torch.cat([means_of(track, doubt).expand(-1, 3), doubt], 1).exp()
 
     def doubts(self) -> Tensor:
         """(n, 4) float64: what makes a fit less certain than it states.

@@ -172,6 +172,52 @@ def test_rows_that_share_one_position_are_one_measurement() -> None:
     torch.testing.assert_close(whole.xyz_sigma[alone], polished.xyz_sigma[first][alone])
 
 
+@pytest.mark.parametrize("seed", [3, 4])
+def test_crowded_molecules_whose_frames_were_fitted_jointly_are_told_from_neighbours(
+    seed: int,
+) -> None:
+    """On filaments at depths of their own, positions shared by the frames of a molecule; some
+    molecules are missed for a frame, or fitted in two parts, with errors beyond what is stated."""
+    rng, n, n_frames = np.random.default_rng(seed), 4000, 1000
+    line = rng.integers(0, 12, n)
+    begins, way = rng.uniform(0, 6400, (12, 2)), rng.uniform(0, np.pi, 12)
+    along = rng.uniform(-3000, 3000, n)
+    place = np.empty((n, 3))
+    place[:, :2] = begins[line] + along[:, None] * np.stack([np.cos(way), np.sin(way)], 1)[line]
+    place[:, 2] = rng.uniform(-500, 500, 12)[line] + 0.1 * along
+    place += rng.normal(0, 12, (n, 3))
+    on = 1 + rng.geometric(0.45, n)
+    parts = np.where((on > 2) & (rng.random(n) < 0.3), 2, 1)
+    start = rng.integers(0, n_frames - 20, n)
+    frame, molecule, part = [], [], []
+    for i in range(n):
+        frames = start[i] + np.arange(on[i] + parts[i] - 1)
+        half = np.arange(len(frames)) * parts[i] // len(frames)
+        kept = np.diff(half, prepend=half[0]) == 0
+        frame.append(frames[kept])
+        part.append(half[kept])
+        molecule.append(np.full(int(kept.sum()), i))
+    whose = np.concatenate(molecule)
+    _, sighting = np.unique(2 * whose + np.concatenate(part), return_inverse=True)
+    width = np.exp(rng.normal(np.log(8), 0.7, sighting.max() + 1))
+    heavy = np.where(rng.random(len(width)) < 0.2, 2.0, 1.0)
+    error = (width * heavy)[:, None] * rng.normal(size=(len(width), 3)) * [1, 1, 2]
+    rows = EmitterSet(
+        frame=torch.from_numpy(np.concatenate(frame)),
+        xyz=torch.from_numpy(place[whose] + error[sighting]),
+        photons=torch.full((len(whose),), 800.0),
+        xyz_sigma=torch.from_numpy((width[:, None] * [1, 1, 2])[sighting]),
+        metadata={"n_frames": n_frames},
+    )
+    linking = linked(rows)
+    joined, parted = faults(linking, whose)
+    assert linking.n_molecules == pytest.approx(n, rel=0.05)
+    assert 1 <= linking.gap <= 4
+    assert linking.jitter[0] < 5
+    assert joined < 0.03
+    assert parted < 0.03
+
+
 def test_correlated_errors_are_weighted_by_their_whole_covariance() -> None:
     """Of two elongated Gaussians across each other the mean is where both are certain."""
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ from decode.postprocess.link.kinetics import (
     kinetics_of_pairs,
 )
 from decode.postprocess.link.pairs import Pairs, log_normal, pairs_within
-from decode.postprocess.link.scatter import LAGS, LEAST_NM, Depths, Scatter, scatter_of
+from decode.postprocess.link.scatter import LAGS, LEAST_NM, Depths, Scatter, Unrelated, scatter_of
 from decode.postprocess.link.sightings import (
     Booleans,
     Floats,
@@ -196,13 +196,13 @@ def linked(molecules: EmitterSet, *, gap: int | None = None, seed: int = 0) -> L
     rows = rows_of(molecules)
     n_frames = max(int(rows.last.max()) + 1, molecules.facts.n_frames or 0)
     depths = Depths.of(rows.place[rows.axial & rows.usable, 2])
-    scatter = scatter_of(rows, depths, n_frames=n_frames, seed=seed)
+    sightings, number = rows.grouped()
+    scatter = scatter_of(rows, number, n_frames=n_frames, seed=seed)
     if scatter.same.sum() < FEWEST:
         raise Undetermined(
             "hardly a molecule is seen in a second frame: there is nothing to link, and the "
             "table is one of molecules already"
         )
-    sightings, number = rows.grouped()
     certain = _with_jitter(sightings, scatter)
     field = _Field.of(molecules, rows, n_frames=n_frames, scatter=scatter)
     model = _Model(sightings=certain, depths=depths, field=field)
@@ -281,7 +281,7 @@ class _Field:
     n_frames: int
     side_nm: float
     """of the square over which they are counted"""
-    crowding: float
+    unrelated: Unrelated
 
     @classmethod
     def of(
@@ -296,7 +296,7 @@ class _Field:
             area_nm2=area,
             n_frames=n_frames,
             side_nm=max(least, math.sqrt(area / cells)),
-            crowding=scatter.crowding,
+            unrelated=scatter.unrelated,
         )
 
     def rates(self, starts: Floats, number: Floats) -> Floats:
@@ -316,7 +316,7 @@ class _Field:
         # few are shrunk to the mean, as by one molecule more
         mean = number.sum() / (self.area_nm2 * self.n_frames)
         exposure = self.side_nm**2 * self.n_frames
-        values: Floats = self.crowding * (others + 1) / (exposure + 1 / mean)
+        values: Floats = (others + 1) / (exposure + 1 / mean)
         return values
 
 
@@ -393,7 +393,9 @@ class _Model:
         log_peak = -0.5 * np.log(4 * np.pi * variance[:axes]).sum() - axes / 2
         gaps = kinetics.gaps(min(kinetics.enough, LAGS - 1) + 1)
         end = max(1 - gaps.sum(), 1e-6)
-        rate = field.crowding * end * len(self.sightings) / (field.area_nm2 * field.n_frames)
+        width = np.sqrt(2 * variance[:1])
+        crowding = float(field.unrelated.crowding(width, np.array([axes == 3]))[0])
+        rate = crowding * end * len(self.sightings) / (field.area_nm2 * field.n_frames)
         depth = float(self.depths.density.max()) if axes == 3 else 1.0
         likely = np.log(gaps + 1e-300) + log_peak > math.log(end * rate * depth)
         return int(np.flatnonzero(likely).max()) if likely.any() else 0
@@ -436,6 +438,8 @@ class _Model:
             some = pairs[part]
             density, square, axial = _compared(some, head, tail)
             chance = np.where(axial, rates[some.second], flat[some.second])
+            width = np.hypot(head.lateral[some.first], tail.lateral[some.second])
+            chance *= self.field.unrelated.crowding(width, axial)
             whole = density + log_gaps[some.lag - 1] - log_ends[some.first] - np.log(chance)
             within = square < np.where(axial, chi2.ppf(GATE, 3), chi2.ppf(GATE, 2))
             gain[part] = np.where(within, whole, -np.inf)
