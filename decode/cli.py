@@ -120,7 +120,11 @@ DriftToo = Annotated[
     ),
 ]
 LinkToo = Annotated[
-    bool, typer.Option("--link", help="Also write a row a molecule; in crowds neighbours join.")
+    bool | None,
+    typer.Option(
+        "--link/--no-link",
+        help="Also write a row a molecule; without: of 2000 frames or more.",
+    ),
 ]
 ReportToo = Annotated[
     bool | None,
@@ -342,14 +346,15 @@ def localize(
         ),
     ] = False,
     drift: DriftToo = None,
-    link: LinkToo = False,
+    link: LinkToo = None,
     report: ReportToo = None,
     strict: Strict = False,
     as_json: Json = False,
 ) -> None:
     """Movies to OUT/<movie>.csv, .hdf5 and .png: molecules with uncertainties, and a picture.
 
-    Of a movie of 2000 frames or more, <movie>.undrifted.csv and the report <movie>.html follow.
+    Of a movie of 2000 frames or more, <movie>.undrifted.csv, <movie>.linked.csv and the report
+    <movie>.html follow.
     Checks say whether the molecules are right for the movie: a line on stderr for each that fails.
     A movie that cannot be localized does not stop the others; the exit code is that of the first
     one.
@@ -499,7 +504,7 @@ def _finish(
     done: Localized,
     *,
     drift: bool | None,
-    link: bool,
+    link: bool | None,
     report: bool | None,
 ) -> Localized:
     """Drift, links and report of a movie, with a bar and messages on stderr."""
@@ -1277,7 +1282,7 @@ def run(
     ] = 1,
     settings: Settings = None,
     drift: DriftToo = None,
-    link: LinkToo = False,
+    link: LinkToo = None,
     report: ReportToo = None,
     strict: Strict = False,
     as_json: Json = False,

@@ -34,13 +34,10 @@ LONG_FRAMES = 2000
 @final
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The steps that follow a localization; None: where the movie is long enough.
-
-    Links are made only where asked for: in crowded movies they join neighbours.
-    """
+    """The steps that follow a localization; None: where the movie is long enough."""
 
     drift: bool | None = None
-    link: bool = False
+    link: bool | None = None
     report: bool | None = None
 
     @property
@@ -55,7 +52,7 @@ class Finish:
         def chosen(step: bool | None) -> bool:
             return long if step is None else step
 
-        return Finish(drift=chosen(self.drift), link=self.link, report=chosen(self.report))
+        return Finish(drift=chosen(self.drift), link=chosen(self.link), report=chosen(self.report))
 
 
 @final

@@ -84,9 +84,9 @@ def test_what_the_data_do_not_tell_is_left_out_and_files_of_before_are_removed(
 
 def test_only_long_movies_are_finished_unless_told_otherwise() -> None:
     assert not Finish().of_movie(LONG_FRAMES - 1).possible
-    assert Finish().of_movie(LONG_FRAMES) == Finish(drift=True, report=True)
+    assert Finish().of_movie(LONG_FRAMES) == Finish(drift=True, link=True, report=True)
     assert Finish(drift=False).of_movie(LONG_FRAMES).drift is False
-    assert Finish(report=True).of_movie(10) == Finish(drift=False, report=True)
+    assert Finish(report=True).of_movie(10) == Finish(drift=False, link=False, report=True)
 
 
 def test_a_movie_without_a_table_is_told_to_have_one(tmp_path: Path) -> None:

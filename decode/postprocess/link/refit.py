@@ -74,7 +74,9 @@ def refitted(
     information; in dim pixels this is larger than the variance of the counts says, by a factor that
     is simulated.
 
-    A molecule whose fit did not converge, or moved far, stays as it was merged.
+    A molecule whose fit did not converge, or moved far, stays as it was merged.  None states a
+    smaller uncertainty than it had: what rows among neighbours doubt, the likelihood of their light
+    alone does not know.
 
     Args:
         molecules: the rows that were linked; their frames count as those of the movie.
@@ -547,6 +549,9 @@ def _with_fits(whole: EmitterSet, fits: Sequence[_Fits], linking: Linking) -> Em
     allowed = FURTHEST * torch.maximum(stated, found) * torch.from_numpy(excess)
     near = ((fit.xyz - before).abs() <= allowed) | ~fitted
     good = torch.nonzero(fit.converged & near.all(1))[:, 0]
+    wider = torch.ones_like(fit.covariance[:, 0])
+    wider[:, :3] = (stated / found).nan_to_num(1.0).clamp_min(1.0)
+    fit = fit._replace(covariance=fit.covariance * wider[:, :, None] * wider[:, None])
     fit = _Fits(*(column[good] for column in fit))
     half95 = 1.96 * fit.covariance.diagonal(dim1=1, dim2=2)[:, :3].sqrt()
     places = Places(

@@ -80,8 +80,8 @@ class Options:
     """take the complete frames of a movie that was cut short"""
     drift: bool | None = None
     """also write the tables without the drift; none: of 2000 frames or more"""
-    link: bool = False
-    """also write a row a molecule"""
+    link: bool | None = None
+    """also write a row a molecule; none: of 2000 frames or more"""
     report: bool | None = None
     """also write a report; none: of 2000 frames or more"""
 
