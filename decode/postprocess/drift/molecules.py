@@ -11,7 +11,7 @@ import torch
 
 from decode.emitters import EmitterSet
 from decode.errors import Undetermined
-from decode.postprocess.drift.estimate import Curve, merged, recovery, sharpest
+from decode.postprocess.drift.estimate import Curve, merged, recovers, sharpest
 from decode.postprocess.drift.fiducials import found_fiducials, of_fiducials, picked
 from decode.postprocess.drift.pairs import Floats, Localizations
 from decode.postprocess.drift.trace import Drift
@@ -25,8 +25,6 @@ MOST = 300_000
 """blinks that are looked at: those of some squares of the field where there are more"""
 SQUARES = 16
 """along the longer side of the field"""
-LEAST_RECOVERY = 0.5
-"""of wrong drifts: 0.8 to 1 on simulated filaments, 0 to 0.15 on molecules spread evenly"""
 TYPICAL_NM = 20.0
 """standard deviation of molecules without one, where it cannot be told from their scatter"""
 LEAST_SIGMA_NM = 1.0
@@ -69,7 +67,7 @@ def drift_of_molecules(
             f"{FEWEST} in {FEWEST_FRAMES} are the least, or use fiducials"
         )
     curve = sharpest(blinks, n_frames, jumps=tuple(jumps), seed=seed)
-    if recovery(blinks, curve, seed=seed) < LEAST_RECOVERY:
+    if not recovers(blinks, curve, seed=seed):
         raise Undetermined(
             "the molecules form no structure that would tell a drift: one drift explains them as "
             "well as another; use fiducials, or a trace of the stage (--apply)"
