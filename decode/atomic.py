@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows has no such locks: there, nothing is swept
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["atomic", "check_writable", "sweep"]
+__all__ = ["PREFIX", "atomic", "check_writable", "sweep"]
 
 PREFIX = ".unfinished-" + hashlib.blake2s(platform.node().encode(), digest_size=3).hexdigest()
 """prefix of temporary names, one for each machine: locks do not reach processes of another

@@ -345,6 +345,10 @@ def localize(
             "--recursive", help="All movies in folders, and in the folders within; see: batch."
         ),
     ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Begin anew, even if the same was begun and not finished."),
+    ] = False,
     drift: DriftToo = None,
     link: LinkToo = None,
     report: ReportToo = None,
@@ -357,7 +361,7 @@ def localize(
     <movie>.html follow.
     Checks say whether the molecules are right for the movie: a line on stderr for each that fails.
     A movie that cannot be localized does not stop the others; the exit code is that of the first
-    one.
+    one.  What was stopped goes on where it was when the same command is given again.
     """
     from decode.errors import in_plain_words
     from decode.io.cameras import camera_inputs, read_camera
@@ -442,6 +446,7 @@ def localize(
         "exact": exact,
         "samples": samples,
         "seed": seed,
+        "fresh": fresh,
     }
     results: list[dict[str, Any]] = []
     codes = [0]
@@ -485,6 +490,8 @@ def _localize_one(
                 return
             if bar.total is None:
                 bar.reset(report.frames_total)
+                if report.begun:
+                    bar.write(f"{name}: {report.begun}", file=sys.stderr)
                 for estimate in report.acquisition.estimates:
                     bar.write(f"{name}: {estimate}", file=sys.stderr)
             for warning in progress.warnings:

@@ -35,6 +35,7 @@ __all__ = [
     "table_files",
     "table_inputs",
     "undrifted_file",
+    "unfinished_folder",
 ]
 
 DEFAULT_FORMATS = ("csv", "hdf5", "png")
@@ -172,10 +173,22 @@ def localize_files(
         raise ValueError(
             f"format {unknown[0] if unknown else ''!r} is unknown; choose from {', '.join(known)}"
         )
-    # the name of a folder has no suffix; `.` and `..` are folders, too
-    stem = Path(os.path.abspath(movie)).name if movie.is_dir() else movie.stem
-    named = [folder / f"{stem}.{suffix}" for suffix in known if suffix in chosen]
+    named = [folder / f"{_stem(movie)}.{suffix}" for suffix in known if suffix in chosen]
     return tuple(file for path in named for file in table_inputs(path))
+
+
+def _stem(movie: Path) -> str:
+    # the name of a folder has no suffix; `.` and `..` are folders, too
+    return Path(os.path.abspath(movie)).name if movie.is_dir() else movie.stem
+
+
+def unfinished_folder(movie: Path, folder: Path) -> Path:
+    """The folder in which molecules wait until those of the whole movie are found.
+
+    >>> unfinished_folder(Path("movie.tif"), Path("out")).name
+    'movie.parts'
+    """
+    return folder / f"{_stem(movie)}.parts"
 
 
 def sample_files(

@@ -147,9 +147,10 @@ def aperture_correction(
     maps = torch.cat([(light - counted)[None], *around])[..., usable].float()
     growth = _growth(_without_background(maps), rings)
     error, at = growth.error.min(0)
+    # the last digits depend on where sums lie in memory; a table should not
     return ApertureCorrection(
-        factor=1 + float(growth.total[at]),
-        sigma=float(error),
+        factor=1 + round(float(growth.total[at]), 6),
+        sigma=round(float(error), 6),
         radius_px=float(rings.edges[int(at) + 1]),
         n=n_lone,
     )

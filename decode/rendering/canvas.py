@@ -61,7 +61,27 @@ class Canvas:
         Raises:
             ValueError: if it would have too many pixels or slices.
         """
-        box = _box(emitters, rendering)
+        xyz = emitters.xyz.cpu().double()
+        ends = np.stack([xyz.amin(0), xyz.amax(0)]) if len(emitters) else None
+        return Canvas.around(ends, rendering, field_nm=emitters.facts.field_nm)
+
+    @staticmethod
+    def around(
+        ends: npt.NDArray[np.float64] | None,
+        rendering: Rendering,
+        *,
+        field_nm: tuple[float, float] | None = None,
+    ) -> Canvas:
+        """The canvas of molecules that lie between ends.
+
+        Args:
+            ends: (2, 3) lowest and highest x, y, z; None: there are no molecules.
+            field_nm: (x, y) size of the field of view, where it is known.
+
+        Raises:
+            ValueError: if it would have too many pixels or slices.
+        """
+        box = _box(ends, rendering, field_nm)
         across, down, into = axes_of(rendering.view)
         sides = box[1] - box[0]
         pixel = rendering.pixel_nm or _pixel_for(max(sides[across], sides[down]))
@@ -89,27 +109,30 @@ class Canvas:
         height, width = (math.ceil(side / factor) for side in self.shape)
         return replace(self, shape=(height, width), pixel_nm=self.pixel_nm * factor)
 
-    def windows(self, height: int, width: int) -> Iterator[Window]:
-        """Parts that cover the picture, row by row."""
+    def windows(self, height: int, width: int, rows: range | None = None) -> Iterator[Window]:
+        """Parts that cover the picture, or some of its rows, row by row."""
         down, across = self.shape
-        for top in range(0, down, height):
+        rows = rows or range(down)
+        for top in range(rows.start, rows.stop, height):
             for left in range(0, across, width):
                 yield (
-                    range(top, min(top + height, down)),
+                    range(top, min(top + height, rows.stop)),
                     range(left, min(left + width, across)),
                 )
 
 
-def _box(emitters: EmitterSet, rendering: Rendering) -> npt.NDArray[np.float64]:
-    """(2, 3) lowest and highest x, y, z."""
+def _box(
+    ends: npt.NDArray[np.float64] | None,
+    rendering: Rendering,
+    field_nm: tuple[float, float] | None,
+) -> npt.NDArray[np.float64]:
+    """(2, 3) lowest and highest x, y, z of the picture."""
     box = np.array([[0.0] * 3, [1000.0] * 3])
-    if len(emitters):
-        xyz = emitters.xyz.cpu().double()
-        low, high = (ends.numpy() / BOX_NM for ends in (xyz.amin(0), xyz.amax(0)))
+    if ends is not None:
+        low, high = ends / BOX_NM
         box = np.stack([np.floor(low), np.floor(high) + 1]) * BOX_NM
     if rendering.view != "xy":  # Gaussians of the lowest and the highest are seen whole
         box[:, 2] += (-BOX_NM, BOX_NM)
-    field_nm = emitters.facts.field_nm
     if field_nm is not None:
         box[:, :2] = (0.0, 0.0), field_nm
     if rendering.region_nm is not None:

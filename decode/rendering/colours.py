@@ -21,6 +21,7 @@ __all__ = [
     "Colouring",
     "Density",
     "Scale",
+    "colouring_by_depth",
     "colouring_of",
     "depth_range",
     "named_colours",
@@ -184,6 +185,18 @@ def colouring_of(emitters: EmitterSet, rendering: Rendering) -> Colouring:
     return Scale(title=title, range=ends, values=values, stops=stops)
 
 
+def colouring_by_depth(depths_nm: tuple[float, float] | None) -> Colouring:
+    """What the colours of a picture show unless somebody chooses: depth, where there is some.
+
+    Args:
+        depths_nm: first and last percentile of z; None: there are no molecules.
+    """
+    if depths_nm is None or not depths_nm[1] - depths_nm[0] > DEEP_NM:
+        return Density(table=named_colours(GLOW, 256))
+    title, values = QUANTITIES["z"]
+    return Scale(title=title, range=_rounded(*depths_nm), values=values, stops=_rgb(EVEN))
+
+
 def _chosen(emitters: EmitterSet, rendering: Rendering) -> str:
     if rendering.color != AUTO:
         return rendering.color
@@ -280,8 +293,12 @@ def _range_of(values: npt.NDArray[np.float64], *, exact: bool = False) -> tuple[
     if not len(known):
         return 0.0, 1.0
     low, high = np.quantile(known, (0.0, 1.0) if exact else (0.01, 0.99)).tolist()
-    if exact or low == high:
-        return low, high + (low == high)
+    return (low, high + (low == high)) if exact else _rounded(low, high)
+
+
+def _rounded(low: float, high: float) -> tuple[float, float]:
+    if low == high:
+        return low, high + 1
     tenth = (high - low) / 10
     power = 10.0 ** math.floor(math.log10(tenth))
     step = power * max(digit for digit in (1, 2, 5) if digit * power <= tenth)

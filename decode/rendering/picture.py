@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from decode.rendering.exposure import Levels, Limits
 from decode.rendering.settings import DENSITY, Rendering
 from decode.rendering.spots import Spots
 
-__all__ = ["Painted", "Picture", "painted", "picture_of", "render_image"]
+__all__ = ["Layout", "Painted", "Picture", "Tile", "painted", "picture_of", "render_image"]
 
 TILE = 1024
 KEPT = 2**25
@@ -25,15 +27,42 @@ LARGEST = 2**28
 """most pixels of a painted picture, 800 MB"""
 
 
-@final
+class Tile(NamedTuple):
+    """A part of a picture."""
+
+    plane: int
+    """number of its slice"""
+    window: Window
+    density: npt.NDArray[np.float32]
+    """(channels, height, width) molecules per pixel"""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Layout(ABC):
     """Molecules on a canvas; pixels are drawn when they are asked for."""
 
-    emitters: EmitterSet
     canvas: Canvas
     colouring: Colouring
     rendering: Rendering
+
+    @abstractmethod
+    def tiles(self) -> Iterator[Tile]:
+        """The whole picture, part by part; the same parts each time."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Picture(Layout):
+    """Molecules in memory on a canvas."""
+
+    emitters: EmitterSet
+
+    def tiles(self, rows: range | None = None) -> Iterator[Tile]:
+        """The picture, or some of its rows, part by part."""
+        for number, plane in enumerate(self.canvas.planes):
+            channels = self._channels(plane)
+            for window in self.canvas.windows(TILE, TILE, rows):
+                yield Tile(number, window, np.stack([spots.drawn(window) for spots in channels]))
 
     def spots(self, plane: Plane, channel: int) -> Spots:
         """The molecules of a slice and of a channel."""
@@ -76,7 +105,7 @@ class Painted:
     colours: npt.NDArray[np.uint8]
     """(slices, height, width, 3)"""
     limits: Limits
-    picture: Picture
+    picture: Layout
 
 
 def picture_of(emitters: EmitterSet, rendering: Rendering) -> Picture:
@@ -120,7 +149,7 @@ def render_image(
     return picture_of(emitters, settings).density()[0, 0]
 
 
-def painted(picture: Picture) -> Steps[Painted]:
+def painted(picture: Layout) -> Steps[Painted]:
     """Draw a picture in colours, tile by tile: once for the contrast, once for the colours.
 
     Raises:
@@ -133,33 +162,22 @@ def painted(picture: Picture) -> Steps[Painted]:
             f"{n_pixels / 1e6:.0f} million pixels are too many for a picture in colours; write a "
             ".tif, or choose larger pixels (--pixel) or a region (--region)"
         )
-    layers = [
-        [picture.spots(plane, channel) for channel in range(len(colouring.names))]
-        for plane in canvas.planes
-    ]
-    tiles = [
-        (plane, window) for plane in range(len(layers)) for window in canvas.windows(TILE, TILE)
-    ]
-
-    def drawn(tile: tuple[int, Window]) -> npt.NDArray[np.float32]:
-        plane, window = tile
-        return np.stack([spots.drawn(window) for spots in layers[plane]])
-
     kept = len(colouring.names) * n_pixels <= KEPT
-    densities = []
+    tiles: list[Tile] = []
     levels = Levels(colouring.n_lights)
-    for done, tile in enumerate(tiles):
-        yield Progress(done / len(tiles) / 2, "drawing")
-        density = drawn(tile)
-        densities += [density] * kept
-        levels.add(colouring.lights(density))
+    drawn = 0
+    yield Progress(0.0, "drawing")
+    for tile in picture.tiles():
+        tiles += [tile] * kept
+        levels.add(colouring.lights(tile.density))
+        drawn += tile.density[0].size
+        yield Progress(drawn / n_pixels / 2, "drawing")
     rendering = picture.rendering
     limits = levels.limits(rendering.contrast, pixel_um2=canvas.pixel_um2)
-    colours = np.zeros((len(layers), *canvas.shape, 3), np.uint8)
-    for done, tile in enumerate(tiles):
-        yield Progress(0.5 + done / len(tiles) / 2, "painting")
-        density = densities[done] if kept else drawn(tile)
-        plane, (rows, columns) = tile
+    colours = np.zeros((len(canvas.planes), *canvas.shape, 3), np.uint8)
+    for plane, (rows, columns), density in tiles if kept else picture.tiles():
         shown = colouring.painted(density, limits, rendering.gamma)
         colours[plane, rows.start : rows.stop, columns.start : columns.stop] = np.rint(shown * 255)
+        drawn += density[0].size
+        yield Progress(drawn / n_pixels / 2, "painting")
     return Painted(colours=colours, limits=limits, picture=picture)

@@ -10,6 +10,7 @@ from decode.emitters import Check
 from decode.io.movies import Movie
 from decode.io.psfs import PSFFile
 from decode.network.localizer import Localizer
+from decode.postprocess.depth_ends import DepthEnds
 from decode.quality.checks import checks_of
 from decode.quality.evidence import Evidence
 from decode.quality.lone import SPHERICAL_WAVES
@@ -21,10 +22,13 @@ from decode.verbs.sweep import Chunk
 
 __all__ = ["Checking"]
 
+FEW = 0.1
+"""effective share of samples below which a posterior is known roughly"""
+
 
 @final
 class Checking:
-    """Gathers evidence from the chunks of a localization for its `checks`.
+    """Gathers evidence from the chunks of a localization for its `checks` and `remarks`.
 
     Args:
         movie: from `open_movie`; open until the last chunk is seen.
@@ -43,6 +47,9 @@ class Checking:
         aperture = acquisition.aperture
         self._core = 1.0 if aperture is None else 1 / aperture.factor
         self._flicker = trained_flicker(model.record)
+        self.n_molecules = 0
+        """number of molecules that were seen"""
+        self._ends, self._roughly = DepthEnds(), 0
         self._sample: Sample | None = None
         if model.psf is None and psf is None and acquisition.psf_sigma_nm is None:
             return
@@ -68,12 +75,27 @@ class Checking:
         Raises:
             OSError: if the movie cannot be read.
         """
+        found = chunk.molecules
+        self.n_molecules += len(found)
+        self._ends.see(found)
+        self._roughly += 0 if found.ess is None else int((found.ess < FEW).sum())
         if self._sample is None:
             return
-        found = chunk.molecules
         # the PSF holds the light of the core alone
         core = replace(found, photons=found.photons * self._core)
         self._sample.see(core, chunk.frames_done)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the user on the molecules that were seen."""
+        if not self._roughly:
+            return self._ends.remarks
+        return (
+            *self._ends.remarks,
+            f"the exact posterior of {self._roughly} of {self.n_molecules} molecules is known "
+            f"roughly (ess below {FEW:g}): they are faint, or nearer to another than their images "
+            "can tell apart",
+        )
 
     @property
     def evidence(self) -> Evidence | None:

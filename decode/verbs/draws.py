@@ -16,7 +16,7 @@ __all__ = ["Draws"]
 
 @final
 class Draws:
-    """Independent draws of the molecules of a movie.
+    """Independent draws of the molecules of a movie; those of a chunk depend on no other chunk.
 
     Args:
         number: number of draws.
@@ -25,13 +25,11 @@ class Draws:
     """
 
     def __init__(self, number: int, *, seed: int, corner_px: tuple[int, int]) -> None:
-        states = [np.random.SeedSequence([seed, k]).generate_state(2) for k in range(number)]
-        self._generators = [
-            torch.Generator().manual_seed(int(high) << 31 | int(low) >> 1) for high, low in states
-        ]
+        self._seeds = [(seed, k) for k in range(number)]
         # what the log odds of molecules have in common is the same in all frames of a draw
         self._effects = [
-            float(torch.randn(1, generator=rng, dtype=torch.float64)) for rng in self._generators
+            float(torch.randn(1, generator=_generator(*own, 0), dtype=torch.float64))
+            for own in self._seeds
         ]
         self._corner_px = corner_px
 
@@ -49,7 +47,12 @@ class Draws:
         corner = torch.tensor([column, row, 0.0]) * chunk.posterior.pixel_size_nm
         number = first_frame + chunk.frames_done - len(chunk.posterior)
         drawn = (
-            posterior.sample(rng, first_frame=number, effect=effect)
-            for rng, effect in zip(self._generators, self._effects, strict=True)
+            posterior.sample(_generator(*own, number + 1), first_frame=number, effect=effect)
+            for own, effect in zip(self._seeds, self._effects, strict=True)
         )
         return tuple(replace(table, xyz=table.xyz + corner) for table in drawn)
+
+
+def _generator(*seeds: int) -> torch.Generator:
+    high, low = np.random.SeedSequence(seeds).generate_state(2)
+    return torch.Generator().manual_seed(int(high) << 31 | int(low) >> 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -19,26 +19,30 @@ from decode.calibrate.as_pupil import calibrated_pupil
 from decode.conditioning import KnownOptics
 from decode.devices import choose_device
 from decode.emitters import Check, EmitterSet
-from decode.errors import in_plain_words, is_out_of_memory
 from decode.io.cameras import CameraFile
 from decode.io.movies import Movie, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
-from decode.io.tables import written_formats
-from decode.io.tables.together import TableWriters
 from decode.likelihood.proposals import LEAST_PROBABILITY
 from decode.models import load_model
 from decode.network.localizer import Localizer
-from decode.outputs import DEFAULT_FORMATS, check_outputs, localize_files, sample_files
-from decode.postprocess.depth_ends import DepthEnds
+from decode.outputs import (
+    DEFAULT_FORMATS,
+    check_outputs,
+    localize_files,
+    sample_files,
+    unfinished_folder,
+)
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
-from decode.rendering import save_picture
 from decode.verbs.adapt import adapt as adapt_model
 from decode.verbs.aperture import counts_core, with_aperture
+from decode.verbs.assemble import assemble
 from decode.verbs.checking import Checking
 from decode.verbs.draws import Draws
+from decode.verbs.pieces import Pieces, digest, marks_of, piece_frames
 from decode.verbs.polish import Decision, knows_psf, polish_movie, psf_to_polish_with
 from decode.verbs.region import region_of
-from decode.verbs.sweep import Chunk, sweep
+from decode.verbs.sweep import Chunk, chunk_frames, sweep
+from decode.version import __version__
 
 __all__ = [
     "LocalizeReport",
@@ -49,9 +53,6 @@ __all__ = [
     "localize_file",
     "localize_movie",
 ]
-
-FEW = 0.1
-"""effective share of samples below which a posterior is known roughly"""
 
 MovieSource: TypeAlias = Movie | npt.NDArray[Any] | Tensor | Path | str | Sequence[Path | str]
 
@@ -71,6 +72,8 @@ class LocalizeReport:
     frames_total: int
     samples: tuple[EmitterSet, ...] = ()
     """draws of the posterior of the frames since the last step"""
+    begun: str = ""
+    """whether earlier work goes on, or why it does not; "" where there was none"""
     checks: tuple[Check, ...] = ()
     """whether the molecules are right for the movie; at the end"""
 
@@ -284,6 +287,7 @@ def localize_movie(
     posteriors: bool = False,
     samples: int = 0,
     seed: int = 0,
+    part: range | None = None,
 ) -> Iterator[Chunk]:
     """Localize the molecules of an open movie, chunk after chunk: the generator below `localize`.
 
@@ -295,6 +299,9 @@ def localize_movie(
         posteriors: whether chunks carry the network's posterior of their frames, too, in its own
             coordinates of z and photons, and not polished.
         samples, seed: as for `localize_file`; chunks carry the draws.
+        part: the frames to localize in, counted from the movie's first, as whole pieces
+            (`decode.verbs.pieces.piece_frames`); their molecules are to the last bit those of the
+            whole movie.  None: all.
 
     Returns:
         Molecules of the next frames, as from `sweep`; during polishing, some chunks have no
@@ -323,6 +330,10 @@ def localize_movie(
         axial=model.network.axial,
     )
     decides = polish and knows_psf(model, psf)
+    swept = part
+    if part is not None and polish:  # which takes molecules from beyond the ends
+        more = chunk_frames(movie.shape[1:], choose_device(device))
+        swept = range(max(0, part.start - more), min(len(movie), part.stop + more))
     chunks = sweep(
         movie,
         model,
@@ -335,6 +346,7 @@ def localize_movie(
         usual=acquisition.usual,
         posteriors=posteriors or samples > 0,
         recalibrated=not polish,  # the likelihood was fitted to what the network itself states
+        part=swept,
     )
     if samples:
         region = region_of(roi, movie.shape[1:])
@@ -358,21 +370,12 @@ def localize_movie(
             decision=decision if decides else None,
             region=region_of(roi, movie.shape[1:]),
             exact=exact,
+            part=part,
         )
     aperture = acquisition.aperture
     if aperture is None:
         return chunks
     return (chunk.each(aperture.applied) for chunk in chunks)
-
-
-def _roughly_known(few: int, n: int) -> tuple[str, ...]:
-    """A sentence on molecules whose posterior few samples describe."""
-    if not few:
-        return ()
-    return (
-        f"the exact posterior of {few} of {n} molecules is known roughly (ess below {FEW:g}): they "
-        "are faint, or nearer to another than their images can tell apart",
-    )
 
 
 def _require_likelihood(
@@ -446,11 +449,8 @@ def localize_acquired(
     )
     message = "; ".join(acquisition.estimates) or "looking for molecules"
     yield Progress(0.0, message, acquisition.warnings, report)
-    few = 0
-    ends, checking = DepthEnds(), Checking(movie, model, acquisition, psf=psf, roi=roi)
+    checking = Checking(movie, model, acquisition, psf=psf, roi=roi)
     for chunk in chunks:
-        ends.see(chunk.molecules)
-        few += 0 if chunk.molecules.ess is None else int((chunk.molecules.ess < FEW).sum())
         checking.see(chunk)
         report = replace(
             report,
@@ -470,7 +470,7 @@ def localize_acquired(
         acquisition=acquisition,
         n_molecules=report.n_molecules,
         n_frames=len(movie),
-        remarks=(*ends.remarks, *_roughly_known(few, report.n_molecules)),
+        remarks=checking.remarks,
         checks=checks,
     )
 
@@ -499,13 +499,16 @@ def localize_file(
     device: str = "auto",
     allow_truncated: bool = False,
     assumed: Sequence[str] = (),
+    fresh: bool = False,
 ) -> DetailedSteps[LocalizeReport | None, Localized]:
     """Localize a movie file, and write tables and a picture into a folder.
 
-    They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`, or those of `formats`.  Tables are
-    written while the movie is read, so that memory stays bounded, and appear at its end, before the
-    picture is drawn; after an error, or when the steps are stopped, there are none.  If one file
-    cannot be written, the others are kept, and the error names it at the end.
+    They are `<stem>.csv`, `.hdf5` (with its `.yaml`) and `.png`, or those of `formats`.  Molecules
+    wait on the disk, in the folder `<stem>.parts`, until all are found, so that memory does not
+    grow with the movie.  Whatever stops the work, the same call again goes on after the last piece
+    that is there (`decode.verbs.pieces`), and its files are the same; another model, camera or
+    option begins anew.  If one file cannot be written, the others are kept, and the error names it
+    at the end.
 
     `localize_file.steps` does the same step by step, as `localize.steps` does.
 
@@ -522,6 +525,7 @@ def localize_file(
             what is not known.  Draws, and the point estimates beside them, are not polished.
         seed: seed of the draws.
         assumed: sentences on what the model rests on, which the tables keep.
+        fresh: begin anew, even if there is unfinished work.
         adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, exact, threshold, frames,
         roi, device, allow_truncated:
             as `localize` takes them.
@@ -536,7 +540,6 @@ def localize_file(
     draws = sample_files(paths[0], out, formats, samples)
     files = tuple(chain(found_files, *draws))
     check_outputs(files, inputs=[*paths, model, psf, *stated_files(camera)], folder=out)
-    picture = next((file for file in files if file.suffix == ".png"), None)
     calibrated = _calibrated(psf)
     network, adapted = yield from _network(
         model,
@@ -553,72 +556,141 @@ def localize_file(
     with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
         out.mkdir(parents=True, exist_ok=True)
         yield Progress(0.0, "looking at the movie", detail=None)
-        acquisition = acquire(
-            movie,
-            network,
-            camera=camera,
-            pixel_size_nm=pixel_size_nm,
-            em_gain=em_gain,
-            psf_sigma_nm=psf_sigma_nm,
-            psf=calibrated,
-            roi=roi,
-            device=device,
-            polish=polish,
-        )
-        acquisition = replace(acquisition, estimates=(*adapted, *assumed, *acquisition.estimates))
-        steps = localize_acquired(
-            movie,
-            network,
-            acquisition,
-            psf=calibrated,
-            threshold=threshold,
-            false_discovery_rate=false_discovery_rate,
-            roi=roi,
-            device=device,
-            polish=polish,
-            exact=exact,
-            samples=samples,
-            seed=seed,
-        )
-        stated = acquisition.facts(
-            movie,
-            threshold=threshold,
-            model=_called(model, network),
-            psf=network.psf if calibrated is None else calibrated.psf,
-        )
-        facts = stated.metadata()
-        drawn: list[EmitterSet] = []
-        named = [found_files, *draws]
-        with ExitStack() as opened:
-            tables, *sampled = (
-                opened.enter_context(TableWriters(_tables(files_of), facts)) for files_of in named
+        if camera is not None:
+            camera = stated_camera(
+                camera, movie=movie, pixel_size_nm=pixel_size_nm, em_gain=em_gain
             )
+        options = {
+            "pixel size": pixel_size_nm,
+            "EM gain": em_gain,
+            "PSF sigma": psf_sigma_nm,
+            "polishing": (polish, exact),
+            "threshold": (threshold, false_discovery_rate),
+            "region": roi,
+            "draws": (samples, seed),
+            "device": choose_device(device).type,
+            "assumptions": (*adapted, *assumed),
+        }
+        pieces = Pieces.begin(
+            unfinished_folder(paths[0], out),
+            {
+                "movie": f"{marks_of(paths)} {movie.frames} {movie.shape}",
+                "model": network.sha256(),
+                "camera": digest(camera),
+                "PSF": digest(calibrated),
+                **{name: repr(value) for name, value in options.items()},
+                "version": __version__,
+            },
+            n_frames=len(movie),
+            size=piece_frames(movie.shape[1:], choose_device(device)),
+            n_samples=samples,
+            fresh=fresh,
+        )
 
-            def written(progress: Progress[LocalizeReport]) -> Progress[LocalizeReport | None]:
-                molecules = progress.detail.molecules
-                if progress.detail.frames_done:
-                    tables.write(molecules)
-                    # the last step, of the checks, has no draws
-                    for table, draw in zip(sampled, progress.detail.samples, strict=False):
-                        table.write(draw)
-                    if picture is not None:
-                        drawn.append(_drawable(molecules))
-                return progress
+        def acquired() -> Acquisition:
+            acquisition = acquire(
+                movie,
+                network,
+                camera=camera,
+                pixel_size_nm=pixel_size_nm,
+                em_gain=em_gain,
+                psf_sigma_nm=psf_sigma_nm,
+                psf=calibrated,
+                roi=roi,
+                device=device,
+                polish=polish,
+            )
+            estimates = (*adapted, *assumed, *acquisition.estimates)
+            return replace(acquisition, estimates=estimates)
 
-            found = yield from relayed(steps, written)
-            facts |= replace(stated, checks=found.checks).metadata()
-    every = [tables, *sampled]
-    failures = [failure for table in every for failure in table.failures]
-    if picture is not None:
-        failures += _draw(drawn, picture)
-    if failures:
-        kept = ", ".join(str(file) for table in every for file in table.written) or "nothing"
-        raise OSError("; ".join([*failures, f"written: {kept}"]))
-    return replace(found, files=files)
+        with _tidied(pieces):
+            acquisition = pieces.acquisition(acquired)
+            look = partial(
+                localize_movie,
+                movie,
+                network,
+                acquisition,
+                psf=calibrated,
+                threshold=threshold,
+                false_discovery_rate=false_discovery_rate,
+                roi=roi,
+                device=device,
+                polish=polish,
+                exact=exact,
+                samples=samples,
+                seed=seed,
+            )
+            report = yield from _completed(pieces, look, acquisition)
+            facts = acquisition.facts(
+                movie,
+                threshold=threshold,
+                model=_called(model, network),
+                psf=network.psf if calibrated is None else calibrated.psf,
+            )
+            checking = Checking(movie, network, acquisition, psf=calibrated, roi=roi)
+            work = assemble(pieces, found_files, draws, facts, checking)
+            told = relayed(work, lambda own: Progress(1.0, own.message, detail=report))
+            checks = yield from told
+    failed = tuple(str(check) for check in checks if check.failed)
+    yield Progress(1.0, "done", failed, replace(report, checks=checks))
+    return Localized(
+        acquisition=acquisition,
+        n_molecules=checking.n_molecules,
+        n_frames=report.frames_total,
+        remarks=checking.remarks,
+        checks=checks,
+        files=files,
+    )
 
 
-def _tables(files: Sequence[Path]) -> list[Path]:
-    return [file for file in files if file.suffix in written_formats()]
+@contextmanager
+def _tidied(pieces: Pieces) -> Iterator[None]:
+    """Within it, pieces are found; if it ends without any, their folder is deleted."""
+    try:
+        yield
+    finally:
+        if not pieces.done:
+            pieces.remove()
+
+
+def _completed(
+    pieces: Pieces, look: Callable[..., Iterator[Chunk]], acquisition: Acquisition
+) -> DetailedSteps[LocalizeReport, LocalizeReport]:
+    """Find the molecules of all pieces that are missing; returns the last report."""
+    n_frames = pieces.all[-1].stop
+    nothing = EmitterSet.empty()
+    report = LocalizeReport(
+        acquisition=acquisition,
+        molecules=nothing,
+        n_molecules=pieces.count(),
+        frames_done=pieces.frames_done,
+        frames_total=n_frames,
+        begun=pieces.begun,
+    )
+    message = "; ".join(acquisition.estimates) or "looking for molecules"
+    yield Progress(report.frames_done / n_frames, message, acquisition.warnings, report)
+    for run in pieces.missing():
+        before = report.frames_done
+        piece, found = pieces.at(run.start), list[Chunk]()
+        for chunk in look(part=run):
+            found.append(chunk)
+            if chunk.frames_done == piece.stop:
+                draws = zip(*(each.samples for each in found), strict=True)
+                molecules = EmitterSet.cat(each.molecules for each in found)
+                pieces.write(piece, molecules, [EmitterSet.cat(draw) for draw in draws])
+                found.clear()
+                if piece.stop < run.stop:
+                    piece = pieces.at(piece.stop)
+            report = replace(
+                report,
+                molecules=chunk.molecules,
+                samples=chunk.samples,
+                n_molecules=report.n_molecules + len(chunk.molecules),
+                frames_done=before + chunk.frames_done - run.start,
+            )
+            message = f"{report.frames_done} of {n_frames} frames, {report.n_molecules} molecules"
+            yield Progress(report.frames_done / n_frames, message, detail=report)
+    return replace(report, molecules=nothing, samples=())
 
 
 def _network(
@@ -678,21 +750,3 @@ def _opened(
     if isinstance(movie, Tensor | np.ndarray):
         return open_array(np.asarray(movie), frames=frames)
     return open_movie(movie, frames=frames, allow_truncated=allow_truncated)
-
-
-def _drawable(molecules: EmitterSet) -> EmitterSet:
-    """Positions and their sigmas, which suffice for a picture."""
-    return replace(molecules, background=None, probability=None, photons_sigma=None)
-
-
-def _draw(chunks: Sequence[EmitterSet], picture: Path) -> list[str]:
-    """Save the picture; returns why it could not be saved."""
-    try:
-        save_picture(EmitterSet.cat(chunks), picture)
-    except Exception as error:
-        if is_out_of_memory(error):
-            return [f"cannot draw {picture}: there is not enough memory"]
-        if isinstance(error, OSError):
-            return [in_plain_words(error)]
-        raise
-    return []

@@ -31,7 +31,7 @@ from decode.optics.psf import PSF
 from decode.verbs.region import Span, region_of
 from decode.verbs.sweep import Chunk
 
-__all__ = ["Decision", "knows_psf", "polish_movie", "psf_to_polish_with"]
+__all__ = ["Decision", "block_frames", "knows_psf", "polish_movie", "psf_to_polish_with"]
 
 OVERLAP = 4
 """number of frames before and after a block in which its molecules may still be on"""
@@ -72,6 +72,7 @@ def polish_movie(
     decision: Decision | None = None,
     region: tuple[Span, Span] | None = None,
     exact: bool = False,
+    part: range | None = None,
 ) -> Iterator[Chunk]:
     """Polish the molecules of a movie, block by block, with the frames just before and after each.
 
@@ -90,6 +91,8 @@ def polish_movie(
             molecules are kept.
         region: rows and columns of the molecules; None: all.
         exact: state the moments of the exact posterior (`exact_posterior`), which the CPU samples.
+        part: the frames of the movie to polish, counted from its first, as whole blocks
+            (`block_frames`); `chunks` hold those within `OVERLAP` of it, too.  None: all.
 
     Yields:
         The molecules, refined by `decode.likelihood.polish` or listed by `decide`; meanwhile some
@@ -114,15 +117,30 @@ def polish_movie(
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[tuple[Chunk, Future[EmitterSet]]] = deque()
-    last = Chunk(molecules=EmitterSet.empty(), frames_done=0, frames_total=len(movie))
+    part = part or range(len(movie))
+    last = Chunk(molecules=EmitterSet.empty(), frames_done=part.start, frames_total=len(movie))
     try:
-        for block in _blocks(_joined(chunks, movie), movie, usual):
+        for block in _blocks(_joined(chunks, movie, part), movie, usual, part):
             waiting.append((block.chunk, pool.submit(work, block)))
             last = yield from _finished(waiting, last, at_most=workers)
         yield from _finished(waiting, last, at_most=0)
     finally:
         # who gives up does not wait for what nobody will read
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def block_frames(shape: tuple[int, int], n_chunk: int) -> int:
+    """Number of frames of that shape (y, x) that are polished at a time.
+
+    Args:
+        n_chunk: number of frames of the chunks that they come in; a block has whole ones.
+    """
+    return n_chunk * math.ceil(_enough(shape) / n_chunk)
+
+
+def _enough(shape: tuple[int, int]) -> int:
+    height, width = shape
+    return max(1, min(BLOCK_FRAMES, BLOCK_PIXELS // (height * width)))
 
 
 def knows_psf(model: Localizer, psf: PSFFile | None) -> bool:
@@ -204,27 +222,33 @@ def _depths_nm(psf: PSF) -> tuple[float, float]:
     return measured or (-math.inf, math.inf)
 
 
-def _joined(chunks: Iterator[Chunk], movie: Movie) -> Iterator[Chunk]:
-    """Chunks of few frames joined, as polishing needs some frames beyond each."""
-    _, height, width = movie.shape
-    enough = min(BLOCK_FRAMES, BLOCK_PIXELS // (height * width))
+def _joined(chunks: Iterator[Chunk], movie: Movie, part: range) -> Iterator[Chunk]:
+    """Chunks of few frames joined, as polishing needs some frames beyond each; none lies across an
+    end of the part."""
+    enough = _enough(movie.shape[1:])
+    ends = {part.start, part.stop, len(movie)}
     parts: list[EmitterSet] = []
-    start = 0
+    start = part.start
     for chunk in chunks:
         parts.append(chunk.molecules)
         stop = chunk.frames_done
-        if stop - start >= enough or stop == len(movie):
+        if stop - start >= enough or stop in ends or stop > part.stop:
             yield replace(chunk, molecules=EmitterSet.cat(parts))
             parts, start = [], stop
 
 
-def _blocks(chunks: Iterator[Chunk], movie: Movie, usual: UsualFrames) -> Iterator[_Block]:
-    """Blocks: each chunk with the molecules and the frames just before and after."""
+def _blocks(
+    chunks: Iterator[Chunk], movie: Movie, usual: UsualFrames, part: range
+) -> Iterator[_Block]:
+    """Blocks of the part: each chunk with the molecules and the frames just before and after."""
     origin = movie.frames.start
-    start, before = 0, EmitterSet.empty()
+    start, before = part.start, EmitterSet.empty()
     for now, after in pairwise(chain(chunks, [None])):
         assert now is not None
         stop = now.frames_done
+        if not part.start < stop <= part.stop:
+            before = now.molecules
+            continue
         low, high = max(0, start - OVERLAP), min(len(movie), stop + OVERLAP)
         following = EmitterSet.empty() if after is None else after.molecules
         seen = EmitterSet.cat([before, now.molecules, following])

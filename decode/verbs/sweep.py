@@ -22,7 +22,7 @@ from decode.network.posterior import SetPosterior
 from decode.optics.camera import Camera
 from decode.verbs.region import Tile, region_of, tiles_of
 
-__all__ = ["Chunk", "sweep"]
+__all__ = ["Chunk", "chunk_frames", "sweep"]
 
 PIXELS_AT_ONCE = {"cpu": 2**18, "cuda": 2**23}
 """pixels the network works on at a time; more are no faster, and need more memory"""
@@ -72,6 +72,7 @@ def sweep(
     usual: UsualFrames | None = None,
     posteriors: bool = False,
     recalibrated: bool = True,
+    part: range | None = None,
 ) -> Iterator[Chunk]:
     """Find the molecules of a movie.
 
@@ -97,6 +98,9 @@ def sweep(
             too.
         posteriors: whether chunks carry the posterior of their frames, too.
         recalibrated: whether molecules are corrected as the model's recalibration says.
+        part: the frames of the movie to work on, counted from its first; begins at a multiple of
+            `chunk_frames`, and ends at one or with the movie, so that its molecules are to the last
+            bit those of the whole movie.  None: all.
 
     Yields:
         Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
@@ -129,7 +133,7 @@ def sweep(
     localized = partial(
         _localize, threshold=threshold, posteriors=posteriors, recalibrated=recalibrated
     )
-    for frames in _read_ahead(movie, usual, where):
+    for frames in _read_ahead(movie, usual, where, part or range(n_frames)):
         found = [[localized(view, frames) for view in row] for row in views]
         molecules = EmitterSet.cat(tile for row in found for tile, _ in row)
         yield Chunk(
@@ -158,25 +162,34 @@ class _Frames:
     is_last: bool
 
 
-def _read_ahead(movie: Movie, usual: UsualFrames, device: torch.device) -> Iterator[_Frames]:
-    """The frames of a movie, chunk after chunk; the next one is read while the caller works."""
-    _, height, width = movie.shape
+def chunk_frames(shape: tuple[int, int], device: torch.device) -> int:
+    """Number of frames of that shape (y, x) that are read and reported at a time, an even one, so
+    that no pair of successive frames is parted."""
+    height, width = shape
     fewest, most = CHUNK_FRAMES[device.type]
-    size = max(fewest, min(most, CHUNK_PIXELS[device.type] // (height * width)))
-    end = movie.frames.stop
+    return max(fewest, min(most, CHUNK_PIXELS[device.type] // (height * width) // 2 * 2))
+
+
+def _read_ahead(
+    movie: Movie, usual: UsualFrames, device: torch.device, part: range
+) -> Iterator[_Frames]:
+    """The frames of a part of a movie, chunk after chunk; the next one is read while the caller
+    works."""
+    size = chunk_frames(movie.shape[1:], device)
+    first, end = movie.frames.start + part.start, movie.frames.start + part.stop
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_read, movie, usual, movie.frames.start, size)
-        for start in range(movie.frames.start, end, size):
+        ahead = reader.submit(_read, movie, usual, first, min(end, first + size))
+        for start in range(first, end, size):
             frames = ahead.result()
             if start + size < end:
-                ahead = reader.submit(_read, movie, usual, start + size, size)
+                stop = min(end, start + 2 * size)
+                ahead = reader.submit(_read, movie, usual, start + size, stop)
             yield frames
 
 
-def _read(movie: Movie, usual: UsualFrames, start: int, size: int) -> _Frames:
+def _read(movie: Movie, usual: UsualFrames, start: int, stop: int) -> _Frames:
     # the first and the last frame that were chosen have neighbours in the file that were not
     whole, (first, end) = movie.whole, (movie.frames.start, movie.frames.stop)
-    stop = min(end, start + size)
     seen = range(max(0, start - 1), min(len(whole), stop + 1))
     chosen = range(max(seen.start, first), min(seen.stop, end))
     before = [_neighbour(whole, i) for i in seen if i < first]

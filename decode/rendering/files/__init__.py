@@ -10,8 +10,9 @@ from decode.progress import Steps, Stepwise
 from decode.rendering.files import png, svg, tiff
 from decode.rendering.picture import picture_of
 from decode.rendering.settings import AUTO, DENSITY, Rendering
+from decode.rendering.spool import Spool
 
-__all__ = ["picture_file", "save_picture"]
+__all__ = ["picture_file", "save_picture", "save_spooled"]
 
 WRITERS = {".png": png.write, ".tif": tiff.write, ".tiff": tiff.write, ".svg": svg.write}
 DENSITIES = (".tif", ".tiff")
@@ -41,6 +42,16 @@ def save_picture(
     if suffix in DENSITIES and chosen.color == AUTO:
         chosen = replace(chosen, color=DENSITY)
     yield from WRITERS[suffix](picture_of(emitters, chosen), path)
+
+
+@Stepwise
+def save_spooled(spool: Spool, path: Path) -> Steps[None]:
+    """Write the picture of a spool as PNG, as `save_picture` does that of a table.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    yield from png.write(spool.layout(), path)
 
 
 def picture_file(path: Path) -> Path:

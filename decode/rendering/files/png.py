@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from decode.atomic import atomic
 from decode.progress import Steps
 from decode.rendering.annotation import Box, Mark, Ramp, Sheet, laid_out
-from decode.rendering.picture import Picture, painted
+from decode.rendering.picture import Layout, painted
 
 __all__ = ["write"]
 
 ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 
 
-def write(picture: Picture, path: Path) -> Steps[None]:
+def write(picture: Layout, path: Path) -> Steps[None]:
     """Draw a picture and write it."""
     sheet = laid_out((yield from painted(picture)))
     with atomic(path) as temporary:
