@@ -90,10 +90,12 @@ class Stepwise(Generic[P, D, R]):
         self.steps = steps
 
     def __call__(self, *arguments: P.args, **options: P.kwargs) -> R:
-        return followed(self.steps(*arguments, **options), lambda progress: None)
+        return followed(self.steps(*arguments, **options))
 
 
-def followed(steps: DetailedSteps[D, R], show: Callable[[Progress[D]], object]) -> R:
+def followed(
+    steps: DetailedSteps[D, R], show: Callable[[Progress[D]], object] = lambda _: None
+) -> R:
     """Work to its end, its progress shown."""
     while True:
         try:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from decode.progress import Bar, Progress, Steps, Stepwise, part, shares
+from decode.progress import Bar, Progress, Steps, Stepwise, followed, part, shares
 
 CLOSED: list[str] = []
 
@@ -26,12 +26,8 @@ def counted(n: int, *, name: str = "") -> Steps[int]:
 
 def gone_through(steps: Steps[int]) -> tuple[list[Progress], int]:
     """All steps, and the result."""
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            return seen, end.value
+    seen: list[Progress] = []
+    return seen, followed(steps, seen.append)
 
 
 def test_a_stepwise_function_is_called_like_any_other() -> None:

@@ -24,6 +24,8 @@ __all__ = [
     "filter_table",
     "keep",
     "parse_ranges",
+    "range_text",
+    "recorded",
     "within",
 ]
 
@@ -92,7 +94,7 @@ def within(column: Column, low: float | None, high: float | None) -> npt.NDArray
 
 
 def keep(emitters: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
-    """The molecules within all ranges, in the order of the table.
+    """The molecules within all ranges, in the order of the table; its metadata say so.
 
     Args:
         emitters: the table.
@@ -111,7 +113,24 @@ def keep(emitters: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
                 f"{', '.join(c for c in COLUMNS if c in columns)}"
             )
         mask &= within(columns[name], low, high)
-    return emitters[torch.from_numpy(mask)]
+    return recorded(emitters[torch.from_numpy(mask)], ranges)
+
+
+def recorded(kept: EmitterSet, ranges: Mapping[str, Range]) -> EmitterSet:
+    """Molecules that were kept, with a note of the ranges after those of earlier filters."""
+    before = (str(kept.metadata[STEP]),) if STEP in kept.metadata else ()
+    done = ", ".join((*before, *(range_text(name, ends) for name, ends in ranges.items())))
+    return replace(kept, metadata={**kept.metadata, STEP: done}) if ranges else kept
+
+
+def range_text(name: str, ends: Range) -> str:
+    """A range as `parse_ranges` takes it, with all digits, so that it keeps the same molecules.
+
+    >>> range_text("photons", (500.0, None)), range_text("z", (-0.1, 1 / 3))
+    ('photons=500:', 'z=-0.1:0.3333333333333333')
+    """
+    low, high = ("" if end is None else repr(float(end)).removesuffix(".0") for end in ends)
+    return f"{name}={low}:{high}"
 
 
 def parse_ranges(texts: Iterable[str]) -> dict[str, Range]:
@@ -180,14 +199,5 @@ def filter_table(
     check_outputs(table_files(Path(out)), inputs=table_inputs(Path(table)))
     emitters = read_table(table, pixel_size_nm=pixel_size_nm)
     kept = keep(emitters, ranges)
-    before = (str(kept.metadata[STEP]),) if STEP in kept.metadata else ()
-    done = ", ".join((*before, *map(_text_of, ranges.items())))
-    write_table(replace(kept, metadata={**kept.metadata, STEP: done}), out)
+    write_table(kept, out)
     return len(kept), len(emitters)
-
-
-def _text_of(named: tuple[str, Range]) -> str:
-    """A range as `parse_ranges` takes it."""
-    name, ends = named
-    low, high = ("" if end is None else f"{end:g}" for end in ends)
-    return f"{name}={low}:{high}"

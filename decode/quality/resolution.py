@@ -21,7 +21,14 @@ from decode.quality.spectrum import (
     spectrum_of,
 )
 
-__all__ = ["Resolution", "crossing", "fourier_ring_correlation", "fourier_shell_correlation"]
+__all__ = [
+    "Resolution",
+    "Rings",
+    "crossing",
+    "fourier_ring_correlation",
+    "fourier_shell_correlation",
+    "rings_of",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -134,14 +141,36 @@ def fourier_ring_correlation(
         >>> 40 < found.value_nm < 70
         True
     """
+    return rings_of(molecules, n_frames=n_frames, correct_repeats=correct_repeats).resolution
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Rings:
+    """A resolution in x and y, and the spectrum that tells it."""
+
+    resolution: Resolution
+    spectrum: Spectrum
+    seen: Localizations
+    sigma_nm: float
+    """median standard deviation of a localization"""
+
+
+def rings_of(
+    molecules: EmitterSet, *, n_frames: int | None = None, correct_repeats: bool = False
+) -> Rings:
+    """As `fourier_ring_correlation`, for those who need the spectrum, too."""
     seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
-    spectrum, tiling = lateral_spectrum(seen, float(sigma[0]))
-    again = repeats_of(spectrum, float(sigma[0]))
+    sigma_nm = float(sigma[0])
+    spectrum, tiling = lateral_spectrum(seen, sigma_nm)
+    again = repeats_of(spectrum, sigma_nm)
     if correct_repeats:
-        spectrum = spectrum.without_repeats(again, float(sigma[0]))
+        spectrum = spectrum.without_repeats(again, sigma_nm)
     name = "FRC without repeats" if correct_repeats else "FRC"
     found = _resolution(name, spectrum, tiling, seen.n_blocks)
-    return replace(found, repeats=again)
+    return Rings(
+        resolution=replace(found, repeats=again), spectrum=spectrum, seen=seen, sigma_nm=sigma_nm
+    )
 
 
 def fourier_shell_correlation(

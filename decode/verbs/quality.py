@@ -33,13 +33,7 @@ from decode.quality.distributions import (
 from decode.quality.plots import write_quality
 from decode.quality.precision import Precision, precision_of
 from decode.quality.profile import profile_of
-from decode.quality.resolution import (
-    Resolution,
-    fourier_ring_correlation,
-    fourier_shell_correlation,
-    lateral_spectrum,
-    localizations,
-)
+from decode.quality.resolution import Resolution, Rings, fourier_shell_correlation, rings_of
 from decode.quality.spectrum import Localizations, blocks_of
 from decode.quality.summary import Quality
 
@@ -145,12 +139,11 @@ def _measured(
     if precision is None:
         unknown["precision"] = "too few molecules are seen in successive frames"
     yield Progress(0.3, "resolution")
-    resolution = told(
+    rings = told(
         "resolution",
-        lambda: fourier_ring_correlation(
-            molecules, n_frames=frames, correct_repeats=correct_repeats
-        ),
+        lambda: rings_of(molecules, n_frames=frames, correct_repeats=correct_repeats),
     )
+    resolution = None if rings is None else rings.resolution
     yield Progress(0.5, "decorrelation")
     decorrelation = told(
         "decorrelation", lambda: decorrelation_analysis(molecules, n_frames=frames)
@@ -171,17 +164,9 @@ def _measured(
             else "the field has fewer than ten pixels"
         )
     drift, budget = None, None
-    if resolution is not None:
-        drift = _drift(molecules, frames)
-        budget = _budget(
-            molecules,
-            resolution,
-            frames,
-            precision=precision,
-            drift=drift,
-            locking=locking,
-            correct_repeats=correct_repeats,
-        )
+    if rings is not None:
+        drift = _drift(rings)
+        budget = _budget(molecules, rings, precision=precision, drift=drift, locking=locking)
     if budget is None:
         unknown["budget"] = unknown.get("resolution") or _no_budget(molecules, resolution)
     return Quality(
@@ -243,39 +228,32 @@ def _locking(
     )
 
 
-def _drift(molecules: EmitterSet, n_frames: int) -> Displacement | None:
-    seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
-    found = displacement_of(seen, float(sigma[0]))
+def _drift(rings: Rings) -> Displacement | None:
+    found = displacement_of(rings.seen, rings.sigma_nm)
     return found if found.told else None
 
 
 def _budget(
     molecules: EmitterSet,
-    resolution: Resolution,
-    n_frames: int,
+    rings: Rings,
     *,
     precision: Precision | None,
     drift: Displacement | None,
     locking: tuple[Locking, ...],
-    correct_repeats: bool,
 ) -> Budget | None:
     stated = _stated(molecules)
     if stated is None:
         return None
-    seen, sigma = localizations(molecules, axes=2, n_frames=n_frames)
-    spectrum, _ = lateral_spectrum(seen, float(sigma[0]))
-    if correct_repeats:
-        spectrum = spectrum.without_repeats(resolution.repeats, float(sigma[0]))
     rank = blocks_of(np.argsort(np.argsort(molecules.photons.cpu().numpy())), CLASSES)
     brightness = displacement_of(
-        Localizations(place=seen.place, block=rank, n_blocks=CLASSES), float(sigma[0])
+        Localizations(place=rings.seen.place, block=rank, n_blocks=CLASSES), rings.sigma_nm
     )
     if brightness.told and brightness.variance > 3 * brightness.error:
         # a molecule that changes its brightness scatters by it: that is no excess, then
         precision = precision_of(_shifted(molecules, brightness.path[rank]))
     return budget_of(
-        spectrum,
-        resolution,
+        rings.spectrum,
+        rings.resolution,
         blur_of(
             sigma=np.sqrt((stated**2).mean(1)),
             ratio=_ratio(precision),

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from decode.emitters import EmitterSet
-from decode.postprocess.filter import COLUMNS, Column, Range, columns_of, within
+from decode.postprocess.filter import COLUMNS, Column, Range, columns_of, recorded, within
 
 __all__ = ["QUANTITIES", "Filter", "filtered"]
 
@@ -72,8 +72,11 @@ class Filter:
         self.n_passing = int(np.count_nonzero(self.mask))
 
     def passing(self) -> EmitterSet:
-        """The table of the molecules that pass; the table itself where nothing is restricted."""
-        return self.emitters[torch.from_numpy(self.mask)] if self.ranges else self.emitters
+        """The table of the molecules that pass, with a note of the ranges; the table itself where
+        nothing is restricted."""
+        if not self.ranges:
+            return self.emitters
+        return recorded(self.emitters[torch.from_numpy(self.mask)], self.ranges)
 
     def rows_in_frame(self, frame: int) -> npt.NDArray[np.int64]:
         """Numbers of the molecules that pass in a frame, in the order of the table."""

@@ -134,6 +134,13 @@ class Session:
         """Why a part is absent, in a sentence; "" where it is present."""
         return self._why[part] if getattr(self, part) is None else ""
 
+    def why_not_whole(self) -> str:
+        """Why the molecules of the whole movie are absent, in a sentence; "" where they are
+        present."""
+        if self.found is not None and not self.found.complete:
+            return "wait until the whole movie is localized"
+        return self.why_not("found")
+
     def put(
         self,
         *,

@@ -15,6 +15,7 @@ from decode import EmitterSet, read_table, write_table
 from decode.cli import app
 from decode.errors import Undetermined
 from decode.postprocess.drift import Drift, write_drift
+from decode.progress import followed
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
 from decode_napari.steps.drift import DriftSettings, DriftStep, Estimated
@@ -23,14 +24,6 @@ from decode_napari.steps.inspect import InspectStep
 
 LONG = 200_000
 N_FRAMES = 400
-
-
-def drain(verb: Any) -> Any:
-    while True:
-        try:
-            next(verb)
-        except StopIteration as end:
-            return end.value
 
 
 def beads() -> tuple[EmitterSet, np.ndarray[Any, Any]]:
@@ -63,7 +56,7 @@ def test_a_drift_is_subtracted_and_added_back() -> None:
     step = DriftStep(session)
     step.settings = DriftSettings(fiducials=True)
     assert not step.can_subtract
-    estimated: Estimated = drain(step.estimate())
+    estimated: Estimated = followed(step.estimate())
     step.accept(estimated)
     assert np.abs(estimated.stage.xyz[:, :2] - stage).max() < 4
     assert estimated.plot.startswith(b"\x89PNG")
@@ -95,7 +88,7 @@ def test_molecules_that_tell_no_drift_are_refused_in_a_sentence(rng: torch.Gener
         frame=torch.arange(60), xyz=torch.rand(60, 3, generator=rng), photons=torch.ones(60)
     )
     with pytest.raises(Undetermined):
-        drain(DriftStep(opened(few)).estimate())
+        followed(DriftStep(opened(few)).estimate())
     with pytest.raises(ValueError, match="localize a movie or open a table first"):
         DriftStep(Session()).estimate()
 
@@ -105,7 +98,7 @@ def test_a_drift_of_other_molecules_is_not_subtracted() -> None:
     session = opened(table)
     step = DriftStep(session)
     step.settings = DriftSettings(fiducials=True)
-    step.accept(drain(step.estimate()))
+    step.accept(followed(step.estimate()))
     session.put(found=Found(filter=Filter(table), source="other.csv"))
     assert not step.can_subtract
     with pytest.raises(ValueError, match="estimate the drift of these molecules first"):
@@ -126,7 +119,7 @@ def test_what_is_copied_does_what_the_window_did(
     step.settings = (
         DriftSettings(trace=Path("stage.csv")) if traced else DriftSettings(fiducials=True)
     )
-    step.accept(drain(step.estimate()))
+    step.accept(followed(step.estimate()))
     step.subtract()
     _, verb, *arguments = shlex.split(step.as_command())
     result = CliRunner().invoke(app, [verb, *arguments])

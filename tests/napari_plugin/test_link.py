@@ -16,6 +16,7 @@ from decode import EmitterSet, link, read_camera, read_table, write_table
 from decode.cli import app
 from decode.errors import Undetermined
 from decode.postprocess.drift import Drift
+from decode.progress import followed
 from decode_napari.molecules import Filter
 from decode_napari.samples import sample_file
 from decode_napari.session import ChosenPSF, Found, OpenedMovie, Session
@@ -25,14 +26,6 @@ from decode_napari.steps.inspect import InspectStep
 from decode_napari.steps.link import LinkSettings, LinkStep
 
 N, N_FRAMES = 120, 500
-
-
-def drain(verb: Any) -> Any:
-    while True:
-        try:
-            next(verb)
-        except StopIteration as end:
-            return end.value
 
 
 def blinking() -> EmitterSet:
@@ -65,7 +58,7 @@ def test_blinks_that_pass_are_joined_and_put_back() -> None:
     session = opened(table)
     step = LinkStep(session)
     at_hand(session).restrict("frame", 0, 239)  # half of them
-    linked = drain(step.link())
+    linked = followed(step.link())
     at_hand(session).restrict("frame", 0, 100)  # moved while it worked
     step.accept(linked)
     molecules = at_hand(session).emitters
@@ -92,7 +85,7 @@ def test_blinks_that_pass_are_joined_and_put_back() -> None:
 def test_a_gap_of_none_joins_no_dark_frames() -> None:
     step = LinkStep(opened(blinking()))
     step.settings = LinkSettings(gap=0)
-    assert len(drain(step.link()).molecules) == 2 * N
+    assert len(followed(step.link()).molecules) == 2 * N
 
 
 def test_what_cannot_be_linked_is_said() -> None:
@@ -100,9 +93,9 @@ def test_what_cannot_be_linked_is_said() -> None:
         LinkStep(Session()).link()
     once = blinking()[torch.arange(0, 3 * N, 3)]
     with pytest.raises(Undetermined, match="hardly a molecule is seen in a second frame"):
-        drain(LinkStep(opened(once)).link())
+        followed(LinkStep(opened(once)).link())
     session = opened(blinking())
-    linked = drain(LinkStep(session).link())
+    linked = followed(LinkStep(session).link())
     session.put(found=Found(filter=Filter(blinking()), source="other.csv"))
     with pytest.raises(ValueError, match="link these again"):
         LinkStep(session).accept(linked)
@@ -118,7 +111,7 @@ def test_drift_and_links_are_undone_in_reverse_order() -> None:
     stage = Drift(xyz=xyz, sigma=np.zeros_like(xyz))
     drift.accept(Estimated(stage=stage, of=session.found.identity, plot=b""))
     drift.subtract()
-    link_step.accept(drain(link_step.link()))
+    link_step.accept(followed(link_step.link()))
     assert session.found.applied == ("drift", "link")
     assert "table_still_molecules.parquet" in ExportStep(session).as_command()
     assert "table_still.parquet -o table_still_molecules" in link_step.as_command()
@@ -129,7 +122,7 @@ def test_drift_and_links_are_undone_in_reverse_order() -> None:
     link_step.undo()
     drift.undo()
     assert torch.equal(at_hand(session).emitters.xyz, table.xyz)
-    link_step.accept(drain(link_step.link()))
+    link_step.accept(followed(link_step.link()))
     assert not drift.can_subtract  # it was estimated from other rows
 
 
@@ -161,7 +154,7 @@ def test_a_refit_says_what_it_needs_and_names_its_files() -> None:
     assert shlex.split(step.as_command())[-6:] == files
     assert f"camera=read_camera({str(camera)!r})" in step.as_python()
     with pytest.raises(FileNotFoundError, match=r"psf\.h5"):
-        drain(step.link())
+        followed(step.link())
     session.put(movie=replace(known, shape=(N_FRAMES, 64, 64)))
     with pytest.raises(ValueError, match="of another movie"):
         step.link()
@@ -176,7 +169,7 @@ def test_what_is_copied_does_what_the_window_did(
     step = LinkStep(session)
     step.settings = LinkSettings(gap=2)
     at_hand(session).restrict("frame", 0, 239)
-    step.accept(drain(step.link()))
+    step.accept(followed(step.link()))
     for line in step.as_command().split(" && "):
         result = CliRunner().invoke(app, shlex.split(line)[1:])
         assert result.exit_code == 0, result.output

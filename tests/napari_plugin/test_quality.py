@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from decode import EmitterSet, read_table, write_table
 from decode.cli import app
 from decode.errors import Undetermined
+from decode.progress import followed
 from decode.quality.resolution import fourier_ring_correlation
 from decode_napari.molecules import Filter
 from decode_napari.session import Found, Session
@@ -22,14 +23,6 @@ from decode_napari.steps.quality import QualityStep
 
 LONG = 200_000
 N_FRAMES = 1000
-
-
-def drain(verb: Any) -> Any:
-    while True:
-        try:
-            next(verb)
-        except StopIteration as end:
-            return end.value
 
 
 def filaments(n: int = 250) -> EmitterSet:
@@ -60,7 +53,7 @@ def test_figures_are_those_of_the_molecules_that_pass() -> None:
     assert session.found is not None
     step = QualityStep(session)
     session.found.filter.restrict("photons", 600, 2000)
-    step.accept(drain(step.assess()))
+    step.accept(followed(step.assess()))
     assert step.assessed is not None
     passing = session.found.filter.passing()
     assert step.assessed.quality.n == len(passing) < 500
@@ -78,7 +71,7 @@ def test_what_cannot_be_measured_is_said() -> None:
     with pytest.raises(ValueError, match="localize a movie or open a table first"):
         QualityStep(Session()).assess()
     with pytest.raises(Undetermined, match="9 molecules"):
-        drain(QualityStep(opened(filaments()[torch.arange(9)])).assess())
+        followed(QualityStep(opened(filaments()[torch.arange(9)])).assess())
 
 
 def test_the_report_is_that_of_the_copied_command(
@@ -89,7 +82,7 @@ def test_the_report_is_that_of_the_copied_command(
     session = opened(read_table("table.parquet"))
     step = QualityStep(session)
     assert step.as_command() == "decode quality table.parquet"
-    step.reported(drain(step.report(Path("table.html"))))
+    step.reported(followed(step.report(Path("table.html"))))
     figures = json.loads(Path("table.json").read_text())["movies"][0]["figures"]
     assert figures["molecules"] == 500
     assert "<html" in Path("table.html").read_text()
@@ -99,7 +92,7 @@ def test_the_report_is_that_of_the_copied_command(
     assert result.exit_code == 0, result.output
     assert json.loads(Path("table.json").read_text())["movies"][0]["figures"] == figures
     with pytest.raises(ValueError, match="html"):
-        drain(step.report(Path("table.pdf")))
+        followed(step.report(Path("table.pdf")))
     compile(step.as_python(), "quality", "exec")
 
 

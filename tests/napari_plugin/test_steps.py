@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from decode.cli import app
 from decode.io.psfs import PSFFile, write_psf
 from decode.models import load_model
 from decode.optics.gaussian import GaussianPSF
-from decode.progress import Progress, Steps, Stepwise
+from decode.progress import Progress, Steps, Stepwise, followed
 from decode.verbs.adapt import Adapted
 from decode.verbs.calibrate_psf import calibrate_psf
 from decode_napari.recovery import discard, kept, place_for, write
@@ -40,20 +40,11 @@ from decode_napari.steps.quality import QualityStep
 MOVIE, CAMERA = sample_file("blinking_2d.tif"), sample_file("camera.yaml")
 
 
-def drain(verb: Generator[Any, None, Any]) -> Any:
-    """Run a verb to its end."""
-    while True:
-        try:
-            next(verb)
-        except StopIteration as end:
-            return end.value
-
-
 def localized(session: Session, settings: LocalizeSettings) -> LocalizeStep:
     movie, model, step = MovieStep(session), ModelStep(session), LocalizeStep(session)
     movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
-    model.accept(drain(model.load("gaussian-2d")))
+    movie.accept(followed(movie.check()))
+    model.accept(followed(model.load("gaussian-2d")))
     step.settings = settings
     for report in step.run():
         step.absorb(report)
@@ -84,8 +75,8 @@ def test_a_model_of_many_psfs_waits_for_one() -> None:
     session = Session()
     movie, model, step = MovieStep(session), ModelStep(session), LocalizeStep(session)
     movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
-    model.accept(drain(model.load("astigmatic-3d")))
+    movie.accept(followed(movie.check()))
+    model.accept(followed(model.load("astigmatic-3d")))
     assert step.missing().startswith("astigmatic-3d needs a calibrated PSF")
     assert session.model is not None
     assert card_of(session.model).context == ("the PSF, by the step PSF",)
@@ -96,7 +87,7 @@ def test_a_model_of_many_psfs_waits_for_one() -> None:
 def test_the_movie_step_reads_the_camera_and_counts_photons(session: Session) -> None:
     step = MovieStep(Session())
     step.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
-    checked = drain(step.check())
+    checked = followed(step.check())
     assert checked.movie.shape == (200, 64, 64)
     assert checked.movie.pixel_size_nm == 100.0
     assert checked.warnings == ()
@@ -121,7 +112,7 @@ def test_only_presets_of_emccds_ask_for_an_em_gain() -> None:
 def test_a_camera_that_is_not_stated_is_estimated_and_said() -> None:
     step = MovieStep(Session())
     step.settings = MovieSettings(path=MOVIE, pixel_size_nm=100.0)
-    checked = drain(step.check())
+    checked = followed(step.check())
     assert checked.movie.camera is None
     assert checked.remarks
 
@@ -142,7 +133,7 @@ def test_what_cannot_be_opened_is_said_in_one_sentence(
     step = MovieStep(Session())
     step.settings = settings
     with pytest.raises((ValueError, OSError), match=sentence):
-        drain(step.check())
+        followed(step.check())
 
 
 @pytest.mark.parametrize(
@@ -179,9 +170,9 @@ def test_in_a_region_the_same_molecules_are_found_and_both_copies_find_them(
     movie, step = MovieStep(own), LocalizeStep(own)
     movie.settings = MovieSettings(path=tmp_path / "cut.tif", camera=str(CAMERA))
     with pytest.raises(ValueError, match="cut short"):
-        drain(movie.check())
+        followed(movie.check())
     movie.settings = replace(movie.settings, allow_truncated=True)
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     own.model = session.model
     step.settings = LocalizeSettings(
         psf_sigma_nm=95.0, frames=(0, 24), roi=(slice(4, 40), slice(None, 30))
@@ -196,7 +187,7 @@ def test_in_a_region_the_same_molecules_are_found_and_both_copies_find_them(
     inside = whole[(y >= 4) & (y < 40) & (x < 30)]
     assert len(part) == len(inside) > 100
     torch.testing.assert_close(part.xyz, inside.xyz, rtol=0, atol=0.5)
-    preview = drain(step.preview(10))
+    preview = followed(step.preview(10))
     assert len(preview) == int((part.frame == 10).sum()) > 0
 
     monkeypatch.chdir(tmp_path)
@@ -226,7 +217,7 @@ def test_a_model_that_is_adapted_localizes_in_place_of_the_chosen_one(
     own = Session()
     movie, step = MovieStep(own), LocalizeStep(own)
     movie.settings = MovieSettings(path=MOVIE, camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     step.settings = LocalizeSettings(adapt=7.0, frames=(0, 8))
     assert step.missing_to_run() == own.why_not("psf") != ""
     file = PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0))
@@ -257,7 +248,7 @@ def test_the_table_is_that_of_the_copied_command_to_the_last_digit(
     result = CliRunner().invoke(app, [verb, *arguments])
     assert result.exit_code == 0, result.output
     for suffix in (".csv", ".hdf5"):
-        drain(export.save_table(tmp_path / f"window{suffix}"))
+        followed(export.save_table(tmp_path / f"window{suffix}"))
         theirs, ours = tmp_path / "molecules" / f"blinking_2d{suffix}", tmp_path / f"window{suffix}"
         assert len(read_table(ours)) > 500
         if suffix == ".csv":
@@ -297,14 +288,14 @@ def test_a_table_of_another_movie_keeps_its_own_pixels(session: Session, tmp_pat
     one = EmitterSet(frame=torch.tensor([0]), xyz=torch.full((1, 3), 50.0), photons=torch.ones(1))
     other = 1.3 * session.movie.pixel_size_nm
     write_table(replace(one, metadata={"pixel_size_nm": other}), tmp_path / "other.hdf5")
-    found = drain(InspectStep(session).read(tmp_path / "other.hdf5"))
+    found = followed(InspectStep(session).read(tmp_path / "other.hdf5"))
     assert found.filter.emitters.metadata["pixel_size_nm"] == other
     torch.testing.assert_close(
         found.filter.emitters.xyz[0], torch.full((3,), 50.0, dtype=torch.float64)
     )
     # what does not say it is in those of the movie
     (tmp_path / "locs.csv").write_text("frame,x,y,lpx,lpy\n0,1.5,2.5,0.1,0.1\n")
-    found = drain(InspectStep(session).read(tmp_path / "locs.csv"))
+    found = followed(InspectStep(session).read(tmp_path / "locs.csv"))
     sides = found.filter.emitters.xyz[0, :2] / session.movie.pixel_size_nm
     assert sides.tolist() == [2.0, 3.0]
 
@@ -318,7 +309,7 @@ def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_pyth
     write_table(session.found.filter.emitters, f"table{suffix}")
     opened = Session()
     inspect, export = InspectStep(opened), ExportStep(opened)
-    inspect.accept(drain(inspect.read(Path(f"table{suffix}"))))
+    inspect.accept(followed(inspect.read(Path(f"table{suffix}"))))
     assert opened.found is not None
     assert not inspect.as_command()
     some = opened.found.filter
@@ -327,7 +318,7 @@ def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_pyth
     )  # an end that a molecule lies on
     some.restrict("sigma", 0, 15.123456789)
     assert 10 < some.n_passing < len(some.emitters) - 10
-    drain(export.save_table(tmp_path / f"window{suffix}"))
+    followed(export.save_table(tmp_path / f"window{suffix}"))
 
     _, verb, *arguments = shlex.split(inspect.as_command())
     result = CliRunner().invoke(app, [verb, *arguments])
@@ -336,8 +327,10 @@ def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_pyth
     assert len(ours) == some.n_passing
     for name, column in ours.columns().items():
         assert torch.equal(theirs.columns()[name].nan_to_num(), column.nan_to_num()), name
+    assert ours.metadata == {k: v for k, v in theirs.metadata.items() if k != "commands"}
     names: dict[str, Any] = {}
     exec(compile(inspect.as_python(), "inspect", "exec"), names)
+    assert names["molecules"].metadata["filter"] == some.passing().metadata["filter"]
     assert torch.equal(names["molecules"].xyz, some.passing().xyz)
 
     commands = export.as_command().split(" && ")
@@ -353,7 +346,7 @@ def test_the_filtered_table_is_that_of_the_copied_command_and_of_the_copied_pyth
 def test_a_preview_finds_what_the_whole_run_finds_in_the_frame(session: Session) -> None:
     step = LocalizeStep(session)
     step.settings = LocalizeSettings(psf_sigma_nm=95.0)
-    preview = drain(step.preview(10))
+    preview = followed(step.preview(10))
     assert session.found is not None
     whole = session.found.filter.emitters
     whole = whole[whole.frame == 10]
@@ -366,10 +359,10 @@ def test_what_the_molecules_explain_is_taken_from_the_frame(session: Session) ->
     none the spots."""
     step = InspectStep(session)
     assert session.found is not None
-    with_all = drain(step.explain(10))
+    with_all = followed(step.explain(10))
     session.found.filter.restrict("photons", 1e8, 1e9)
     try:
-        without = drain(step.explain(10))
+        without = followed(step.explain(10))
     finally:
         session.found.filter.restrict("photons", 0, 1e9)
     assert 0.8 < with_all.residual.std() < 1.5 < 0.7 * without.residual.std()
@@ -382,18 +375,18 @@ def test_what_the_molecules_explain_is_taken_from_the_frame(session: Session) ->
 def test_a_picture_holds_the_molecules_that_pass(session: Session, tmp_path: Path) -> None:
     step = ExportStep(session)
     step.settings = replace(SETTINGS, pixel_nm=20.0)
-    rendered = drain(step.render())
+    rendered = followed(step.render())
     assert session.found is not None
     assert rendered.image.shape == (320, 320)
     assert rendered.image.sum() == pytest.approx(session.found.filter.n_passing, rel=0.01)
-    drain(step.save_picture(tmp_path / "picture.png"))
+    followed(step.save_picture(tmp_path / "picture.png"))
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
 def test_nothing_is_written_where_nothing_can_be(session: Session, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot write"):
-        drain(ExportStep(session).save_table(tmp_path / "file" / "table.csv"))
+        followed(ExportStep(session).save_table(tmp_path / "file" / "table.csv"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -404,7 +397,7 @@ def test_what_was_opened_is_not_saved_over(session: Session, tmp_path: Path) -> 
     before, _ = table.read_bytes(), camera.write_text("pixel_size_nm: 100\n")
     opened = Session()
     inspect, export = InspectStep(opened), ExportStep(opened)
-    inspect.accept(drain(inspect.read(table)))
+    inspect.accept(followed(inspect.read(table)))
     with pytest.raises(ValueError, match=r"table\.hdf5 would be written over .*, which is read"):
         export.save_table(table)
     with pytest.raises(ValueError, match=r"camera\.yaml is there and belongs to no table"):
@@ -429,16 +422,16 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     session = Session()
     movie, step = MovieStep(session), PSFStep(session)
     movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     with pytest.raises(ValueError, match="bead"):
-        drain(step.calibrate())
+        followed(step.calibrate())
     step.settings = PSFSettings(
         beads=(tmp_path / "beads.tif",),
         out=tmp_path / "psf.h5",
         z_step_nm=160.0,
         model="gaussian",
     )
-    step.accept(drain(step.calibrate()))
+    step.accept(followed(step.calibrate()))
     assert step.calibrated is not None
     assert len(step.calibrated.calibration.beads) == 2
     assert step.calibrated.verdict
@@ -450,7 +443,7 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
     assert (tmp_path / "psf.html").is_file()
     assert "--z-step 160" in step.as_command()
     again = PSFStep(Session())
-    again.accept(drain(again.read(tmp_path / "psf.h5")))
+    again.accept(followed(again.read(tmp_path / "psf.h5")))
     assert again.done() == step.done()
     assert step.calibrated.chosen.file.depth in step.done()
     low, high = step.calibrated.chosen.file.usable_nm or (0.0, 0.0)
@@ -504,10 +497,10 @@ def test_step_command_and_python_calibrate_alike(
     session = Session()
     movie, step = MovieStep(session), PSFStep(session)
     movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     step.settings = replace(settings, beads=(sample_file("beads_3d.tif"),), out=tmp_path / "psf.h5")
     with pytest.raises(ValueError, match="that is all"):
-        drain(step.calibrate())
+        followed(step.calibrate())
     _, *arguments = shlex.split(step.as_command())
     assert "that is all" in CliRunner().invoke(app, arguments).stderr
     with pytest.raises(ValueError, match="that is all"):
@@ -525,14 +518,8 @@ def test_training_gives_curves_a_model_and_its_command(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(TINY)
     step.settings = TrainSettings(out=tmp_path / "tiny.safetensors", recipe=recipe, minutes=0.05)
-    reports = []
-    verb = step.train()
-    while True:
-        try:
-            reports.append(next(verb))
-        except StopIteration as end:
-            step.accept(end.value)
-            break
+    reports: list[Progress[Any]] = []
+    step.accept(followed(step.train(), reports.append))
     details = [progress.detail for progress in reports if progress.detail is not None]
     assert details
     assert any(detail.validation is not None for detail in details)
@@ -547,7 +534,7 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     session = Session()
     movie, psf, step = MovieStep(session), PSFStep(session), ModelStep(session)
     movie.settings = MovieSettings(path=sample_file("blinking_3d.tif"), camera=str(CAMERA))
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     step.settings = TrainSettings(
         out=Path("mine.safetensors"), minutes=0.05, settings=TINY_SETTINGS
     )
@@ -556,7 +543,7 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     assert not step.as_python()
     astigmatic = GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=300.0)
     write_psf(tmp_path / "psf.h5", PSFFile(psf=astigmatic, z_range_nm=(-500.0, 500.0)))
-    psf.accept(drain(psf.read(tmp_path / "psf.h5")))
+    psf.accept(followed(psf.read(tmp_path / "psf.h5")))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(step.as_python(), "train", "exec"), names)
@@ -565,7 +552,7 @@ def test_the_copied_python_of_a_training_estimates_the_recipe_and_trains(
     assert "mine_camera.yaml" not in made, "the camera's own file says all"
     assert capsys.readouterr().out.split()[-1] == "2"
     written = (tmp_path / "mine.yaml").read_text()
-    drain(step.train())  # the window's own estimate is the same
+    followed(step.train())  # the window's own estimate is the same
     assert (tmp_path / "mine.yaml").read_text() == written
     assert [line.split()[1] for line in step.as_command().split(" && ")] == ["estimate", "train"]
 
@@ -577,18 +564,18 @@ def test_a_training_overwrites_neither_recipe_nor_camera(tmp_path: Path) -> None
     recipe.write_text(TINY)
     camera.write_text(CAMERA.read_text())
     movie.settings = MovieSettings(path=MOVIE, camera=str(camera))
-    movie.accept(drain(movie.check()))
+    movie.accept(followed(movie.check()))
     write_psf(
         tmp_path / "psf.h5",
         PSFFile(psf=GaussianPSF(130.0, pixel_size_nm=100.0), z_range_nm=(0.0, 0.0)),
     )
-    psf.accept(drain(psf.read(tmp_path / "psf.h5")))
+    psf.accept(followed(psf.read(tmp_path / "psf.h5")))
     for chosen in (recipe, None):
         step.settings = TrainSettings(
             out=tmp_path / "mine.safetensors", recipe=chosen, minutes=0.05
         )
         with pytest.raises(ValueError, match=r"would be written over .*mine"):
-            drain(step.train())
+            followed(step.train())
     assert recipe.read_text() == TINY
     assert camera.read_text() == CAMERA.read_text()
 

@@ -19,7 +19,7 @@ from decode.calibrate.gaussian import fit_gaussian
 from decode.errors import reading
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
-from decode.progress import Progress, Steps, Stepwise
+from decode.progress import Progress, Steps, Stepwise, followed
 from decode_napari.samples import sample_file
 from decode_napari.session import ChosenPSF, Session
 from decode_napari.steps.model import ModelStep, TrainSettings
@@ -38,13 +38,8 @@ def opened() -> Session:
     step.settings = MovieSettings(
         path=sample_file("blinking_3d.tif"), camera=str(sample_file("camera.yaml"))
     )
-    checking = step.check()
-    while True:
-        try:
-            next(checking)
-        except StopIteration as end:
-            step.accept(end.value)
-            return session
+    step.accept(followed(step.check()))
+    return session
 
 
 @pytest.fixture(scope="module")

@@ -145,3 +145,6 @@ def test_a_table_says_what_it_was_filtered_by(tmp_path: Path) -> None:
     filter_table(source, once, {"photons": (500.0, None)})
     filter_table(once, twice, {"frame": (None, 99.0)})
     assert read_table(twice).metadata["filter"] == "photons=500:, frame=:99"
+    third = keep(read_table(twice), {"z": (None, 1 / 3)})
+    assert third.metadata["filter"] == "photons=500:, frame=:99, z=:0.3333333333333333"
+    assert keep(third, {}).metadata == third.metadata

@@ -53,10 +53,7 @@ class DriftStep(Step):
         self.estimated: Estimated | None = None
 
     def missing(self) -> str:
-        found = self.session.found
-        if found is not None and not found.complete:
-            return "wait until the whole movie is localized"
-        return self.session.why_not("found")
+        return self.session.why_not_whole()
 
     def done(self) -> str:
         if not self.is_subtracted or self.estimated is None:

@@ -57,10 +57,7 @@ class LinkStep(Step):
         self.linked: Linked | None = None
 
     def missing(self) -> str:
-        found = self.session.found
-        if found is not None and not found.complete:
-            return "wait until the whole movie is localized"
-        return self.session.why_not("found")
+        return self.session.why_not_whole()
 
     def done(self) -> str:
         return self.sentences[0] if self.sentences else ""

@@ -52,10 +52,7 @@ class QualityStep(Step):
         """report that was written last"""
 
     def missing(self) -> str:
-        found = self.session.found
-        if found is not None and not found.complete:
-            return "wait until the whole movie is localized"
-        return self.session.why_not("found")
+        return self.session.why_not_whole()
 
     def done(self) -> str:
         if self.assessed is None or self.is_stale():

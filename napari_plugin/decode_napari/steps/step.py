@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from decode.postprocess.filter import Range
+from decode.postprocess.filter import Range, range_text
 from decode_napari.session import Session
 
 __all__ = ["Step", "call", "command", "keep_call", "keep_command"]
@@ -78,8 +78,8 @@ def keep_command(table: Path, ranges: Mapping[str, Range]) -> tuple[str, Path]:
     suffix = table.suffix if table.suffix.lower() in written_formats() else ".csv"
     out = table.with_name(f"{table.stem}_filtered{suffix}")
     line = command("decode", "filter", table, o=out)
-    for name, (low, high) in ranges.items():
-        line += f" {command('--keep', f'{name}={_number(low)}:{_number(high)}')}"
+    for name, ends in ranges.items():
+        line += f" {command('--keep', range_text(name, ends))}"
     return line, out
 
 
@@ -90,9 +90,3 @@ def keep_call(table: Path, ranges: Mapping[str, Range]) -> tuple[list[str], list
         return ["from decode import read_table"], [f"molecules = {read}"]
     imports = ["from decode import read_table", "from decode.postprocess.filter import keep"]
     return imports, [f"molecules = keep({read}, {dict(ranges)!r})"]
-
-
-def _number(end: float | None) -> str:
-    """A number with all digits, so that the same molecules at the ends are kept as in the
-    window."""
-    return "" if end is None else repr(float(end)).removesuffix(".0")
