@@ -85,6 +85,20 @@ def test_few_precise_molecules_on_crossing_filaments_tell_the_drift() -> None:
     assert np.sqrt((_errors(found, truth) ** 2).mean(0)).max() < 4
 
 
+def test_the_drift_of_few_molecules_is_as_uncertain_as_it_says() -> None:
+    """Its ends, too, where hardly a molecule holds it."""
+    covered, ends = [], []
+    for seed in (0, 4, 7):
+        truth = _path(np.random.default_rng(seed))
+        few = _scene(filaments=14, drift=truth, n=700, sigma_nm=8.0, seed=seed)
+        found = drift_of_molecules(few)
+        error = _errors(found, truth)
+        covered.append((np.abs(error) < found.sigma).mean())
+        ends.append(np.abs(error[[0, -1], :2]).max())
+    assert 0.55 < np.mean(covered) < 0.85
+    assert max(ends) < 20
+
+
 def test_a_stage_that_stands_still_has_no_drift() -> None:
     found = drift_of_molecules(_scene(filaments=8, drift=np.zeros((N_FRAMES, 3))))
     assert (np.sqrt((found.xyz**2).mean(0)) < [4, 4, 8]).all()

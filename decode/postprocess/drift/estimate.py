@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -32,6 +32,8 @@ LONG_NM = 120.0
 """widest kernel that is longer along structures; before, the drift hides them"""
 STEPS, PRECISION = 40, 1e-7
 """of a fit: most steps, and relative gain at which it ends"""
+MOST_EXCESS = 3.0
+"""largest factor by which halves of the localizations raise the uncertainty"""
 GAUGE = 1e-6
 """curvature over the largest, below which pairs say nothing"""
 APART_FRAMES = 10
@@ -82,6 +84,10 @@ class Curve:
         variance = [np.einsum("fk,fk->f", basis @ c, basis) for c in own]
         return np.sqrt(np.clip(np.stack(variance, 1), 0, None))
 
+    def scaled(self, by: Floats) -> Curve:
+        """With (d,) standard deviations times a number."""
+        return replace(self, covariance=self.covariance * by[:, None, None, None] * by[:, None])
+
     @property
     def error(self) -> float:
         """Root mean square of the standard deviations, nm."""
@@ -90,8 +96,32 @@ class Curve:
 
 def spline(n_frames: int, n_functions: int) -> sparse.csr_array:
     """(frames, k) cubic B-splines with even knots."""
-    inner = np.linspace(0, n_frames - 1, n_functions - 2)
-    knots = np.concatenate([[0.0] * 3, inner, [n_frames - 1.0] * 3])
+    return _b_splines(n_frames, _knots(n_frames, n_functions - 2))
+
+
+def natural_spline(n_frames: int, n_functions: int) -> sparse.csr_array:
+    """(frames, k) natural cubic splines with even knots.
+
+    They go on straight at the ends, where few localizations hold them (de Boor, A Practical Guide
+    to Splines, 1978, ch. IV).
+    """
+    knots = _knots(n_frames, n_functions)
+    curvature = BSpline(knots, np.eye(n_functions + 2), 3).derivative(2)
+    first, last = curvature(knots[[0, -1]])
+    # the outermost coefficients are those for which nothing bends at the ends
+    natural = np.eye(n_functions + 2)[:, 1:-1]
+    natural[0, :2] = -first[1:3] / first[0]
+    natural[-1, -2:] = -last[-3:-1] / last[-1]
+    return sparse.csr_array(_b_splines(n_frames, knots) @ sparse.csr_array(natural))
+
+
+def _knots(n_frames: int, n: int) -> Floats:
+    """(n + 6,) even knots of cubic splines over all frames."""
+    inner = np.linspace(0, n_frames - 1, n)
+    return np.concatenate([[0.0] * 3, inner, [n_frames - 1.0] * 3])
+
+
+def _b_splines(n_frames: int, knots: Floats) -> sparse.csr_array:
     frames = np.arange(n_frames, dtype=float)
     return sparse.csr_array(BSpline.design_matrix(frames, knots, 3))
 
@@ -147,8 +177,27 @@ def sharpest(
     for kernel in KERNELS_NM:
         curve = fit.curve(drift, kernel=kernel, functions=functions, jumps=jumps)
         drift = curve.drift
-        curves.append(curve)
-    return min(curves, key=lambda curve: curve.error)
+        curves.append((curve, kernel))
+    best, kernel = min(curves, key=lambda each: each[0].error)
+    return best.scaled(_excess(seen, best, kernel=kernel, seed=seed))
+
+
+def _excess(seen: Localizations, curve: Curve, *, kernel: float, seed: int) -> Floats:
+    """(d,) error of the drift over the stated one, 1 or more, by halves of the localizations.
+
+    Drifts of both halves are as far from each other as twice the error of the whole: by more than
+    is stated where localizations are few, as the sum of heights is no parabola over their error.
+    """
+    half = np.random.default_rng(seed).random(len(seen)) < 0.5
+    drifts = [
+        _Fit(seen[rows], len(curve.drift), apart=APART_FRAMES, seed=seed).drift(
+            curve.drift, kernel=kernel, functions=curve.functions, jumps=curve.jumps
+        )
+        for rows in (half, ~half)
+    ]
+    apart = np.sqrt(((drifts[0] - drifts[1]) ** 2).mean(0)) / 2
+    stated = np.sqrt((curve.sigma**2).mean(0))
+    return np.asarray(np.clip(apart / stated, 1.0, MOST_EXCESS))
 
 
 def recovers(seen: Localizations, curve: Curve, *, seed: int = 0) -> bool:
@@ -280,10 +329,10 @@ class _Fit:
 
 
 def _basis(n_frames: int, functions: int, jumps: tuple[int, ...]) -> sparse.csr_array:
-    """(frames, k) splines, and a step at each jump."""
+    """(frames, k) natural splines, and a step at each jump."""
     frames = np.arange(n_frames)
     steps = [sparse.csr_array((frames >= at)[:, None].astype(float)) for at in jumps]
-    return sparse.csr_array(sparse.hstack([spline(n_frames, functions), *steps]))
+    return sparse.csr_array(sparse.hstack([natural_spline(n_frames, functions), *steps]))
 
 
 def _coefficients(basis: sparse.csr_array, drift: Floats) -> Floats:
