@@ -61,8 +61,11 @@ class ForwardModel:
     """
 
     scene: Scene
+    """prior over molecules and background"""
     psfs: PSFs
+    """prior over PSFs; a measured one is a prior of one"""
     cameras: Cameras
+    """prior over cameras"""
 
     @classmethod
     def of(cls, scene: Scene, psf: PSF, camera: Camera, *, blur_nm: Range = (0.0, 0.0)) -> Self:

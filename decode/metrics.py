@@ -246,6 +246,12 @@ def score(
         remove_shift: first subtract a constant offset, the median difference of matched pairs, in
             two passes of at most 200 nm each.
         lateral_nm, axial_nm: tolerances of `match`.
+
+    Returns:
+        Counts, errors in nm and efficiencies; NaN where there is no pair to tell.
+
+    Raises:
+        ValueError: if a table holds numbers that are not finite.
     """
     tolerances: dict[str, Any] = {"lateral_nm": lateral_nm, "axial_nm": axial_nm, "two_d": two_d}
     shift = np.zeros(3)

@@ -58,6 +58,7 @@ class CameraFile:
     """
 
     camera: Camera
+    """what turns photons into counts"""
     pixel_size_nm: float
     """side of a pixel in object space"""
 
@@ -96,6 +97,9 @@ def read_camera(
     Args:
         path: the file, or the name of a preset.
         pixel_size_nm, em_gain: replace those of the file; presets state neither.
+
+    Returns:
+        The camera and its pixel size.
 
     Raises:
         FileNotFoundError: if the file or one of its maps is missing.
@@ -209,6 +213,10 @@ def camera_inputs(path: str | Path) -> tuple[Path, ...]:
 
 def write_camera(path: str | Path, file: CameraFile) -> None:
     """Write a camera file; maps go into float32 TIFF images beside it.
+
+    Args:
+        path: the file, `.yaml`; a map is `<name>_offset_map.tif` and so on beside it.
+        file: the camera and its pixel size.
 
     Raises:
         ValueError: if qe, em_gain or spurious_e is a map, for which the file has no place.

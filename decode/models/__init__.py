@@ -22,6 +22,12 @@ def shipped_models() -> dict[str, Path]:
 def load_model(name_or_path: str | Path) -> Localizer:
     """A shipped model by its name, or any model by its file.
 
+    Args:
+        name_or_path: one of `shipped_models`, or a file, `.safetensors`.
+
+    Returns:
+        The network with all that is needed to use it, ready to localize on the CPU.
+
     Raises:
         FileNotFoundError: if there is no such model.
         ValueError: if the file is truncated, was changed after it was written, or is no model.

@@ -80,15 +80,21 @@ class SetPosterior:
     offset_sigma_px: Tensor
     """(n_frames, 2, y, x) standard deviations of that Gaussian"""
     photons: Tensor
+    """mean photons of the emitter"""
     photons_sigma: Tensor
+    """their standard deviation"""
     background: Tensor
     """photons per pixel, a point estimate"""
     z_nm: Tensor | None = None
+    """mean depth; None in 2D"""
     z_sigma_nm: Tensor | None = None
+    """its standard deviation; None in 2D"""
     pixel_size_nm: float
+    """side of a pixel"""
     recalibration: Recalibration | None = None
     """correction of molecules, which leaves the density of pixels (`log_prob`) as it is"""
     metadata: Mapping[str, object] = field(default_factory=dict)
+    """facts that tables of its molecules keep"""
 
     def __len__(self) -> int:
         return len(self.logit)

@@ -93,15 +93,18 @@ class Rendering:
     slices_nm: float | None = None
     """thickness of slices across the axis that is looked along; None: one picture of all depths"""
     contrast: Contrast = Contrast()
+    """densities of black and of full brightness"""
     gamma: Positive = 0.5
     """brightness is density to this power: below 1 single molecules show beside dense structures"""
     min_sigma_nm: Positive = 5.0
+    """standard deviation of the sharpest Gaussian"""
     max_sigma_nm: Positive = 100.0
-    """Gaussians are kept within these: sharper ones cannot be seen, wider ones hide others;
-    molecules that state no sigma get the first"""
+    """of the widest; Gaussians are kept within these: sharper ones cannot be seen, wider ones hide
+    others; molecules that state no sigma get the first"""
     disc_nm: Positive = 20.0
     """diameter of the discs of `scatter`"""
     scale_bar: bool = True
+    """draw one, with its length"""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -63,6 +63,9 @@ def calibrate_camera(
         em_gain: mean gain of an EMCCD's register.
         kind: `emccd` or `scmos`, for a movie's camera; None judges by its noise.
 
+    Returns:
+        The camera, what is to be said of it, and the files that were written.
+
     Raises:
         ValueError: in one sentence, if there is nothing to calibrate with, nothing states gain or
             pixel size, series or movie are unsuitable, or an input would be overwritten.

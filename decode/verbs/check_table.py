@@ -71,6 +71,9 @@ def check_table(table: Path | str, *, pixel_size_nm: float | None = None) -> Tab
         table: any table that `read_table` reads.
         pixel_size_nm: side of a pixel, for a table in pixels that does not state it.
 
+    Returns:
+        What it holds, with its problems, if there are any.
+
     Raises:
         ValueError: if it is no table: unknown units, rows without a frame or a position, damage.
         OSError: if it cannot be read.

@@ -134,6 +134,9 @@ def estimate(
         allow_truncated: take the whole frames of a file that was cut short.
         compared: simulate frames from the estimate and compare them with the movie's.
 
+    Returns:
+        Molecules and background with intervals, the comparison, and the files that were written.
+
     Raises:
         ValueError: in one sentence, if no molecules blink in the movie, it is too short or too
             small, or movie, camera and PSF do not belong together; with `out`, if the PSF is no

@@ -36,6 +36,9 @@ def evaluate(
         remove_shift: subtract a constant offset first.
         pixel_size_nm: side of a pixel, needed for tables in pixels that do not state it.
 
+    Returns:
+        The score, with the calibration of what the table states.
+
     Raises:
         ValueError: if a file is no table, or nothing states the size of the field of view.
         FileNotFoundError: if there is no such file.

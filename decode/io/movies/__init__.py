@@ -70,6 +70,9 @@ def open_movie(
         frames: the frames to keep, from 0, without a step; None keeps all.
         allow_truncated: take the whole frames of a file that was cut short, instead of refusing it.
 
+    Returns:
+        The movie, a context manager that closes its files.
+
     Raises:
         FileNotFoundError: if there is no such file or folder.
         ValueError: if it is not a movie of grey values, is damaged, or its parts do not fit

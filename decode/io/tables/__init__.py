@@ -134,9 +134,18 @@ class TableWriter:
 
 
 def write_table(emitters: EmitterSet, path: str | Path, *, dialect: str | None = None) -> None:
-    """Write a whole table; see `TableWriter` for formats and errors.
+    """Write a whole table; `TableWriter` writes one that grows.
 
     CSV holds 3 digits behind the point for lengths in nm, 2 for photons and 4 for probabilities.
+
+    Args:
+        emitters: the molecules; their metadata go with them where the format has room.
+        path: file to write; without a dialect, its suffix determines the format.
+        dialect: name of the file's format (`table_formats`), where the suffix does not.
+
+    Raises:
+        ValueError: if the format is unknown, or a fact is missing that it needs.
+        OSError: if the file cannot be written.
 
     Example:
         >>> import tempfile
