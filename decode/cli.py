@@ -688,7 +688,7 @@ def _batch(
     epilog=_examples(
         "decode render out/movie.csv -o picture.png",
         "decode render out/movie.hdf5 -o side.svg --view xz --color z --range -400,400",
-        "decode render out/movie.hdf5 -o density.tif --kernel histogram --pixel 10",
+        "decode render out/movie.hdf5 -o density.tif --kernel histogram --pixel 10 --bits 16",
     ),
 )
 def render(
@@ -739,6 +739,14 @@ def render(
     ] = "0,99",
     gamma: Annotated[float, typer.Option(help="Brightness is density to this power.")] = 0.5,
     scale_bar: Annotated[bool, typer.Option("--scale-bar/--no-scale-bar")] = True,
+    bits: Annotated[
+        int,
+        typer.Option(
+            metavar="16|32",
+            help="Of the numbers in a .tif: 32 are molecules a pixel; 16 are counts, or scaled so "
+            "that full brightness is 65535.",
+        ),
+    ] = 32,
     pixel_size: TablePixelSize = None,
 ) -> None:
     """A table to a picture, or to densities for ImageJ and other programs."""
@@ -760,6 +768,7 @@ def render(
         contrast=Contrast.parse(contrast),
         gamma=gamma,
         scale_bar=scale_bar,
+        bits=cast(Any, bits),
     )
     steps = draw.steps(table, out, rendering, pixel_size_nm=pixel_size)
     with Bar(total=1.0, bar_format=LAYOUT) as bar:

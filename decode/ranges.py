@@ -63,7 +63,7 @@ def _problem(value: Any, hint: Any) -> str:
     """What a value must be to fit its type, or "" where it does."""
     parts = get_args(hint)
     if get_origin(hint) is Literal:
-        return "" if value in parts else f"must be {' or '.join(parts)}"
+        return "" if value in parts else f"must be {' or '.join(map(str, parts))}"
     numbers, kind = (value, parts[0]) if isinstance(value, tuple) else ((value,), hint)
     if not all(isinstance(number, int | float) for number in numbers):
         return ""

@@ -60,7 +60,7 @@ class Picture(Layout):
     def tiles(self, rows: range | None = None) -> Iterator[Tile]:
         """The picture, or some of its rows, part by part."""
         for number, plane in enumerate(self.canvas.planes):
-            channels = self._channels(plane)
+            channels = self.channels(plane)
             for window in self.canvas.windows(TILE, TILE, rows):
                 yield Tile(number, window, np.stack([spots.drawn(window) for spots in channels]))
 
@@ -81,7 +81,7 @@ class Picture(Layout):
         whole = range(self.canvas.shape[0]), range(self.canvas.shape[1])
         return np.stack(
             [
-                np.stack([spots.drawn(whole) for spots in self._channels(plane)])
+                np.stack([spots.drawn(whole) for spots in self.channels(plane)])
                 for plane in self.canvas.planes
             ]
         )
@@ -93,7 +93,8 @@ class Picture(Layout):
             levels.add(self.colouring.lights(plane))
         return levels.limits(self.rendering.contrast, pixel_um2=self.canvas.pixel_um2)
 
-    def _channels(self, plane: Plane) -> list[Spots]:
+    def channels(self, plane: Plane) -> list[Spots]:
+        """The molecules of a slice, channel by channel."""
         return [self.spots(plane, channel) for channel in range(len(self.colouring.names))]
 
 

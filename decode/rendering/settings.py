@@ -105,6 +105,9 @@ class Rendering:
     """diameter of the discs of `scatter`"""
     scale_bar: bool = True
     """draw one, with its length"""
+    bits: Literal[16, 32] = 32
+    """of the numbers in a TIFF: 32 are molecules per pixel; 16 are counts where all are whole, else
+    multiples of the density, of which full brightness is 65535"""
 
     def __post_init__(self) -> None:
         check_settings(self)

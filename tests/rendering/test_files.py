@@ -232,6 +232,70 @@ def test_a_large_field_is_a_pyramid_of_tiles_that_holds_all_molecules(
         np.testing.assert_allclose(coarser[0], blocks, rtol=1e-6)
 
 
+def stated(path: Path) -> dict[str, list[float]]:
+    """What the file says of its numbers, channel by channel."""
+    with tifffile.TiffFile(path) as file:
+        assert file.ome_metadata is not None
+        pairs = ET.fromstring(file.ome_metadata).iter(f"{OME}M")
+        return {pair.attrib["K"]: [float(n) for n in str(pair.text).split()] for pair in pairs}
+
+
+@pytest.mark.parametrize("contrast", [Contrast(), Contrast(low=20.0, high=400.0, unit="/um2")])
+def test_in_16_bits_full_brightness_is_the_largest_number(
+    contrast: Contrast, table: EmitterSet, tmp_path: Path
+) -> None:
+    labels = np.array(["actin", "tubulin", "actin", "actin"] * 125)
+    named = replace(table, others={"channel": labels})
+    settings = Rendering(color="channel", slices_nm=500.0, pixel_nm=20.0, contrast=contrast)
+    path = tmp_path / "picture.ome.tif"
+    save_picture(named, path, replace(settings, bits=16))
+    image = tifffile.imread(path)
+    assert image.dtype == np.uint16
+    picture = picture_of(named, settings)
+    density, limits = picture.density(), picture.limits(picture.density())
+    said = stated(path)
+    assert said["white"] == [65535, 65535]
+    for channel, (low, high) in enumerate(limits):
+        assert said["one molecule"][channel] == pytest.approx(65535 / high, rel=1e-6)
+        assert said["black"][channel] == pytest.approx(65535 * low / high, rel=1e-6)
+        numbers = np.minimum(density[:, channel] / high, 1) * 65535
+        np.testing.assert_allclose(image[:, channel], numbers, atol=0.51)
+    assert (image == 65535).any((0, 2, 3)).all()
+
+    save_picture(named, path, settings)  # floats say their contrast, too
+    assert stated(path)["one molecule"] == [1, 1]
+    lows, highs = zip(*limits, strict=True)
+    assert stated(path)["black"] == pytest.approx(lows, rel=1e-6)
+    assert stated(path)["white"] == pytest.approx(highs, rel=1e-6)
+    with tifffile.TiffFile(path) as file:  # where ImageJ looks for that of a composite
+        ranges = file.pages.first.tags["IJMetadata"].value["Ranges"]
+    assert ranges == tuple(end for limit in limits for end in limit)
+
+
+def test_counts_stay_counts_in_16_bits(table: EmitterSet, tmp_path: Path) -> None:
+    settings = Rendering(kernel="histogram", pixel_nm=200.0, bits=16)
+    save_picture(table, tmp_path / "picture.tif", settings)
+    image = tifffile.imread(tmp_path / "picture.tif")
+    assert image.dtype == np.uint16
+    np.testing.assert_array_equal(image, render_image(table, settings))
+    assert image.sum() == len(table)
+    assert image.max() > stated(tmp_path / "picture.tif")["white"][0] > 1
+
+
+def test_levels_of_a_pyramid_in_16_bits_have_one_scale(table: EmitterSet, tmp_path: Path) -> None:
+    path, settings = tmp_path / "large.tif", Rendering(pixel_nm=0.7, kernel="histogram")
+    save_picture(table, path, replace(settings, bits=16, region_nm=(0.0, 0.0, 6400.0, 200.0)))
+    (scale,) = stated(path)["one molecule"]
+    assert scale == 65535
+    with tifffile.TiffFile(path) as file:
+        finest, *coarser = (level.asarray() for level in file.series[0].levels)
+    assert finest.dtype == np.uint16
+    n_seen = finest.sum() / scale
+    assert n_seen == np.count_nonzero(table.xyz[:, 1].numpy() < 200)
+    for k, level in enumerate(coarser, 1):  # rounded, where a molecule is one pixel of many
+        assert level.sum() * 4**k / scale == pytest.approx(n_seen, rel=0.5 * 4**k / scale + 1e-9)
+
+
 def test_what_cannot_be_written_leaves_nothing(
     table: EmitterSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

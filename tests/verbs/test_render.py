@@ -96,3 +96,13 @@ def test_a_picture_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
         assert 0 <= (next(steps).fraction or 0.0) < 1
     steps.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bits_are_those_of_the_numbers(tmp_path: Path) -> None:
+    counts = ("--kernel", "histogram", "--pixel", 100, "--bits", 16)
+    assert run("-o", tmp_path / "counts.tif", *counts).exit_code == 0
+    assert tifffile.imread(tmp_path / "counts.tif").dtype == np.uint16
+    refused = run("-o", tmp_path / "more.tif", "--bits", 12)
+    assert refused.exit_code == 2
+    assert "bits is 12, must be 16 or 32" in refused.stderr
+    assert not (tmp_path / "more.tif").exists()

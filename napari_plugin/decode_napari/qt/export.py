@@ -21,6 +21,8 @@ __all__ = ["ExportPanel"]
 NAME = "super-resolved"
 STALE = f"{NAME}, out of date"
 KERNELS = ("gaussian", "histogram", "scatter")
+NUMBERS = {"32 bits, densities": 32, "16 bits, counts or scaled": 16}
+"""what a picture that is saved as TIFF holds"""
 COLOURS = ("density", "z", "time", "photons")
 """what colours of the picture may show"""
 
@@ -44,6 +46,11 @@ class ExportPanel(Panel):
         self.color = self.row(
             "colours", choice(COLOURS), "What colours show; brightness shows density"
         )
+        self.bits = self.row(
+            "TIFF",
+            choice(tuple(NUMBERS)),
+            "Molecules per pixel, or whole numbers of which 65535 is full brightness",
+        )
         self.render_button = button(
             "Render", "The picture of the molecules that pass, in the viewer", self.run
         )
@@ -61,6 +68,7 @@ class ExportPanel(Panel):
         dock.memory.bind("render/pixel", self.pixel)
         dock.memory.bind("render/kernel", self.kernel)
         dock.memory.bind("render/colours", self.color)
+        dock.memory.bind("render/TIFF", self.bits)
         self.refresh()
 
     def refresh(self) -> None:
@@ -100,6 +108,7 @@ class ExportPanel(Panel):
             pixel_nm=self.pixel.value(),
             kernel=cast(Any, self.kernel.currentText()),
             color="density" if flat and color == "z" else color,
+            bits=cast(Any, NUMBERS[self.bits.currentText()]),
         )
 
     def _rendered(self, rendered: Rendered) -> None:
