@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decode.emitters import EmitterSet
     from decode.forward import ForwardModel
     from decode.io.cameras import CameraFile, read_camera, write_camera
-    from decode.io.movies import Movie, open_movie, write_movie
+    from decode.io.movies import Movie, RawLayout, Selection, open_movie, write_movie
     from decode.io.tables import read_table, write_table
     from decode.metrics import score
     from decode.models import load_model
@@ -54,8 +54,10 @@ __all__ = [
     "Localizer",
     "Movie",
     "PupilPSF",
+    "RawLayout",
     "Rendering",
     "Scene",
+    "Selection",
     "SetPosterior",
     "SplinePSF",
     "assess",
@@ -94,8 +96,10 @@ _HOME = {
     "Localizer": "network.localizer",
     "Movie": "io.movies",
     "PupilPSF": "optics.pupil",
+    "RawLayout": "io.movies",
     "Rendering": "rendering",
     "Scene": "priors.scene",
+    "Selection": "io.movies",
     "SetPosterior": "network.posterior",
     "SplinePSF": "optics.spline",
     "assess": "verbs.quality",

@@ -79,7 +79,7 @@ class Acquisition:
         _, height, width = movie.shape
         return Facts(
             pixel_size_nm=self.pixel_size_nm,
-            n_frames=movie.frames.stop,
+            n_frames=int(movie.numbers[-1]) + 1,
             height_px=height,
             width_px=width,
             psf_sigma_nm=self.psf_sigma_nm,

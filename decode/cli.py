@@ -3,6 +3,7 @@ function of its name."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast, final
 
@@ -23,6 +24,7 @@ from decode.commands import COMMANDS, running
 if TYPE_CHECKING:
     from decode.emitters import Check
     from decode.estimation import CameraKind
+    from decode.io.movies import Selection
     from decode.network.localizer import Localizer
     from decode.progress import DetailedSteps, Progress, Steps
     from decode.verbs.batch import Event, Job
@@ -156,7 +158,9 @@ TablePixelSize = Annotated[
 EmGain = Annotated[
     float | None, typer.Option(help="EM gain of an EMCCD that is given by its name.")
 ]
-Beads = Annotated[list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (TIFF).")]
+Beads = Annotated[
+    list[Path], typer.Argument(metavar="BEADS...", help="z-stacks of beads (see `decode formats`).")
+]
 ZStep = Annotated[
     float | None, typer.Option(metavar="NM", help="Distance of the planes; without: the file's.")
 ]
@@ -180,7 +184,81 @@ Positions = Annotated[
     Path | None,
     typer.Option(metavar="TABLE", help="Table of the beads' true positions, if known."),
 ]
+Movie = Annotated[
+    Path,
+    typer.Argument(metavar="MOVIE", help="Movie, or folder of a movie (see `decode formats`)."),
+]
+CHOICES = {
+    "channel": Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Channel, by name or number from 0, where a file has more."
+        ),
+    ],
+    "position": Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Position, scene or image, by name or number from 0."),
+    ],
+    "z": Annotated[
+        int | None, typer.Option("--z", metavar="N", help="Plane of z, from 0, of a time series.")
+    ],
+    "skip": Annotated[
+        str,
+        typer.Option(
+            metavar="A:B:STEP,...",
+            help="Frames to leave out, from 0: 0::4 is every fourth; neighbours close the gap.",
+        ),
+    ],
+    "raw_shape": Annotated[
+        str | None,
+        typer.Option(metavar="Y,X", help="Rows and columns of a binary file that states nothing."),
+    ],
+    "raw_dtype": Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="Type of its counts: uint16, >u2 (big-endian), ..."),
+    ],
+    "raw_header": Annotated[
+        int, typer.Option(metavar="BYTES", min=0, help="Length of its header.")
+    ],
+}
+"""options of all commands that read movies"""
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe (YAML), see configs/.")]
+
+
+def _of_movies(command: Callable[..., R]) -> Callable[..., R]:
+    """A command with the options of movies, which it gets as `selection`."""
+    defaults = {"skip": "", "raw_header": 0}
+
+    @wraps(command)
+    def with_selection(*args: Any, **options: Any) -> R:
+        from decode.io.movies import RawLayout, Selection, raw_shape
+
+        chosen = {name: options.pop(name) for name in CHOICES}
+        shape, dtype, header = (chosen.pop(f"raw_{name}") for name in ("shape", "dtype", "header"))
+        raw = None
+        if shape is not None and dtype is not None:
+            raw = RawLayout(frame_shape=raw_shape(shape), dtype=dtype, first_byte=header)
+        elif shape is not None or dtype is not None or header:
+            raise ValueError("a binary file needs both: --raw-shape and --raw-dtype")
+        return command(*args, selection=Selection(**chosen, raw=raw), **options)
+
+    del command.__annotations__["selection"]  # typer cannot evaluate it, and does not see it
+    signature = inspect.signature(command, eval_str=True)
+    own = {name: each for name, each in signature.parameters.items() if name != "selection"}
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=annotation
+        )
+        for name, annotation in CHOICES.items()
+    ]
+    with_selection.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*own.values(), *added]
+    )
+    with_selection.__annotations__ = {
+        **{name: each.annotation for name, each in own.items()},
+        **CHOICES,
+    }
+    return with_selection
 
 
 calibrate = typer.Typer(
@@ -243,13 +321,17 @@ def _with_minutes(words: list[str]) -> list[str]:
         "decode localize folder --recursive --model gaussian-2d -o out",
     ),
 )
+@_of_movies
 def localize(
     ctx: typer.Context,
     movies: Annotated[
         list[Path],
-        typer.Argument(metavar="MOVIE...", help="TIFF movies, or folders of one file a frame."),
+        typer.Argument(
+            metavar="MOVIE...", help="Movies, or folders of movies (see `decode formats`)."
+        ),
     ],
     *,
+    selection: Selection,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for tables and pictures.")],
     model: Annotated[
         str | None, typer.Option(help="A shipped model (see `decode models`) or a model file.")
@@ -380,6 +462,8 @@ def localize(
     if recursive:
         if join:
             raise ValueError("--join makes one movie of several files: leave out --recursive")
+        if selection.raw is not None:
+            raise ValueError("--raw-shape is that of one file: leave out --recursive")
         from decode.verbs.batch import Job, Options
 
         job = Job(
@@ -405,6 +489,10 @@ def localize(
                 seed=seed,
                 device=device,
                 allow_truncated=allow_truncated,
+                channel=selection.channel,
+                position=selection.position,
+                z=None if selection.z is None else int(selection.z),
+                skip=selection.skip,
                 drift=drift,
                 link=link,
                 report=report,
@@ -442,6 +530,7 @@ def localize(
         "formats": written,
         "device": device,
         "allow_truncated": allow_truncated,
+        "selection": selection,
         "polish": polish,
         "exact": exact,
         "samples": samples,
@@ -899,6 +988,7 @@ def drift(
         "decode link out/movie.csv -o molecules.csv --movie movie.tif --psf psf.h5 --camera c.yaml",
     ),
 )
+@_of_movies
 def link(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help="Table of localizations.")],
     out: Annotated[
@@ -906,6 +996,7 @@ def link(
         typer.Option("--out", "-o", help="Table of molecules to write; see: decode formats."),
     ],
     *,
+    selection: Selection,
     gap: Annotated[
         int | None,
         typer.Option(help="Most dark frames to bridge; without: by the kinetics of the table."),
@@ -939,6 +1030,7 @@ def link(
         movie=movie,
         psf=psf,
         camera=camera,
+        selection=selection,
         rescale=rescale,
         pixel_size_nm=pixel_size,
     )
@@ -1260,11 +1352,11 @@ def train(
         "decode run movie.tif --beads beads.tif --z-step 20 --camera c.yaml -o out --minutes 15",
     ),
 )
+@_of_movies
 def run(
-    movie: Annotated[
-        Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
-    ],
+    movie: Movie,
     *,
+    selection: Selection,
     beads: Annotated[
         list[Path], typer.Option(metavar="BEADS", help="z-stack of beads; repeat it for several.")
     ],
@@ -1325,6 +1417,7 @@ def run(
         em_gain=em_gain,
         settings=settings or (),
         device=device,
+        selection=selection,
         rounds=rounds,
         finishing=Finish(drift=drift, link=link, report=report),
     )
@@ -1362,9 +1455,11 @@ def run(
         "decode calibrate psf beads.tif --camera c.yaml --model pupil --wavelength 680 -o psf.h5",
     ),
 )
+@_of_movies
 def calibrate_psf(
     beads: Beads,
     *,
+    selection: Selection,
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
     ],
@@ -1444,6 +1539,7 @@ def calibrate_psf(
         ),
         pixel_size_nm=pixel_size,
         em_gain=em_gain,
+        selection=selection,
     )
     made = _warned(steps(downwards=downwards), beads[0].name)
     if made.calibration.file.z_remark and not as_json and _is_asked():
@@ -1507,11 +1603,11 @@ def calibrate_import(
         "decode calibrate in-situ movie.tif --camera camera.yaml --psf pupil.h5 -o refined.h5",
     ),
 )
+@_of_movies
 def calibrate_in_situ(
-    movie: Annotated[
-        Path, typer.Argument(metavar="MOVIE", help="TIFF movie of blinking molecules, some alone.")
-    ],
+    movie: Movie,
     *,
+    selection: Selection,
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
     ],
@@ -1556,7 +1652,9 @@ def calibrate_in_situ(
         start = PSFFile(psf=pupil, z_range_nm=(-700.0, 700.0))
     else:
         start = read_psf(psf)
-    refined, verdict = refine_in_situ(movie, camera_file, start, n_frames=n_frames)
+    refined, verdict = refine_in_situ(
+        movie, camera_file, start, n_frames=n_frames, selection=selection
+    )
     write_psf(out, refined)
     typer.echo(verdict)
     _list([out])
@@ -1607,17 +1705,17 @@ def calibrate_model_(
         "decode calibrate camera --movie movie.tif --pixel-size 100 -o camera.yaml",
     ),
 )
+@_of_movies
 def calibrate_camera(
     *,
+    selection: Selection,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="CAMERA", help="Camera file, .yaml.")],
     dark: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DARK]...", help="TIFF series without light.")
+        list[Path] | None, typer.Argument(metavar="[DARK]...", help="Series without light.")
     ] = None,
     flat: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FLAT", help="TIFF series of even light; repeat it, one a light level."
-        ),
+        typer.Option(metavar="FLAT", help="Series of even light; repeat it, one a light level."),
     ] = None,
     movie: Annotated[
         Path | None,
@@ -1654,6 +1752,7 @@ def calibrate_camera(
         qe=qe,
         em_gain=em_gain,
         kind=cast("CameraKind | None", kind),
+        selection=selection,
     )
     for note in made.notes:
         typer.echo(note)
@@ -1665,11 +1764,11 @@ def calibrate_camera(
         "decode estimate movie.tif --psf psf.h5 --camera camera.yaml -o train.yaml",
     ),
 )
+@_of_movies
 def estimate(
-    movie: Annotated[
-        Path, typer.Argument(metavar="MOVIE", help="TIFF movie, or a folder of one file a frame.")
-    ],
+    movie: Movie,
     *,
+    selection: Selection,
     psf: Annotated[Path, typer.Option(help="PSF file of `decode calibrate psf`.")],
     camera: Annotated[
         Path, typer.Option(help="Camera file (YAML), or the name of a common camera.")
@@ -1699,6 +1798,7 @@ def estimate(
         pixel_size_nm=pixel_size,
         em_gain=em_gain,
         allow_truncated=allow_truncated,
+        selection=selection,
     )
     estimated = _warned(steps, movie.name)
     if as_json:

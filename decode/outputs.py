@@ -10,6 +10,7 @@ from pathlib import Path
 
 from decode.atomic import check_writable, sweep
 from decode.io.cameras import MAPS, camera_map
+from decode.io.movies import movie_formats
 from decode.io.movies.tiff import SUFFIXES as TIFF_SUFFIXES
 from decode.io.tables import format_to_write, written_formats
 
@@ -72,7 +73,15 @@ def check_outputs(
         OSError: if an output cannot be written.
     """
     outputs = list(outputs)
-    named = (Path(i) for i in inputs if isinstance(i, Path | str))
+    named = [Path(i) for i in inputs if isinstance(i, Path | str)]
+    described = {
+        suffix: each.sidecar for each in movie_formats() if each.sidecar for suffix in each.suffixes
+    }
+    named += [
+        path.with_suffix(described[path.suffix.lower()])
+        for path in named
+        if path.suffix.lower() in described
+    ]
     read = [path for path in named if path.exists()]
     _check_inputs(outputs, {_identity(path): path for path in read})
     _check_each_other(outputs)

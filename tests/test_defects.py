@@ -62,7 +62,7 @@ def test_frames_without_an_image_are_found_with_the_reason(counts: Counts) -> No
     reasons |= {90: "far brighter than those around"}
     found = defects_of(movie, CAMERA.camera)
     assert found.frames == dict(sorted(reasons.items()))
-    assert replace(found, first=10).sentences[0] == (
+    assert replace(found, numbers=found.numbers + 10).sentences[0] == (
         "26 of 200 frames hold no image of the sample and are left out (dark: 10 to 29; blank: 60 "
         "to 61, 80, 110, "
         "130; far brighter than those around: 100)"

@@ -15,7 +15,7 @@ from decode.calibrate.pupil import PupilFit, fit_images, spread
 from decode.calibrate.pupil_likelihood import brightness, noise_of
 from decode.defects import defects_of, with_bad_pixels
 from decode.io.cameras import CameraFile
-from decode.io.movies import open_movie
+from decode.io.movies import WHOLE, Selection, open_movie
 from decode.io.psfs import PSFFile
 from decode.optics.camera import Camera
 from decode.optics.pupil import PupilPSF
@@ -149,16 +149,23 @@ def crop_spots(
 
 
 def refine_in_situ(
-    movie: Path | str, camera: CameraFile, start: PSFFile, *, n_frames: int = 500
+    movie: Path | str,
+    camera: CameraFile,
+    start: PSFFile,
+    *,
+    n_frames: int = 500,
+    selection: Selection = WHOLE,
 ) -> tuple[PSFFile, str]:
     """Refine the pupil of a file by a movie of blinking molecules.
 
     Args:
-        movie: TIFF movie; some of its molecules stand alone.
+        movie: a file that `open_movie` reads; some of its molecules stand alone.
         camera: camera of the movie.
         start: an outdated calibration, or a nominal pupil; molecules are assumed within its range
             of depth.
         n_frames: number of frames to use, spread over the movie.
+        selection: channel, position and plane of a file that holds several, and frames to leave
+            out.
 
     Returns:
         The refined PSF, and sentences on what the movie does not determine.
@@ -174,7 +181,7 @@ def refine_in_situ(
     if abs(psf.pixel_size_nm / camera.pixel_size_nm - 1) > 0.01:
         sizes = f"{psf.pixel_size_nm:g} nm, the camera's {camera.pixel_size_nm:g} nm"
         raise ValueError(f"the PSF's pixels are {sizes}; start from a PSF of this camera")
-    with open_movie(movie) as frames:
+    with open_movie(movie, selection=selection) as frames:
         own = with_bad_pixels(frames, camera.camera)
         unusable = defects_of(frames, own).frames
         usable = torch.tensor([i for i in range(len(frames)) if i not in unusable])

@@ -24,7 +24,7 @@ LISTED = 10
 
 
 def first_of(movie: Counts) -> int:
-    """Number of a movie's first frame in its file."""
+    """Number of a movie's first frame in its `whole`."""
     return movie.frames.start if isinstance(movie, Movie) else 0
 
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from decode.defects.counts import Counts, first_of, spans
+from decode.defects.counts import Counts, spans
 from decode.defects.frames import unusable_frames
 from decode.defects.pixels import PixelDefects
 from decode.io.movies import Movie
@@ -31,9 +31,8 @@ __all__ = [
 class MovieDefects:
     """What of a movie is no image of the sample."""
 
-    n_frames: int
-    first: int
-    """number in the file of the movie's first frame"""
+    numbers: npt.NDArray[np.int64]
+    """(frame,) numbers of the movie's frames in the file"""
     frames: Mapping[int, str]
     """why frames hold no image, by their number in the movie"""
     pixels: PixelDefects
@@ -47,7 +46,7 @@ class MovieDefects:
     @property
     def sentences_on_frames(self) -> tuple[str, ...]:
         """Sentences on the frames that are left out."""
-        remark = _frames_remark(self.frames, self.n_frames, self.first)
+        remark = _frames_remark(self.frames, self.numbers)
         return (remark,) if remark else ()
 
 
@@ -97,7 +96,7 @@ def screened(movie: Counts, camera: Camera) -> Screened:
     """
     found = _screening(movie, camera)
     unusable = found.defects.frames
-    numbers = movie.numbers if isinstance(movie, Movie) else np.arange(len(movie))
+    numbers = found.defects.numbers
     return Screened(
         movie=_without(movie, unusable),
         camera=found.camera,
@@ -129,8 +128,7 @@ def _screening(movie: Counts, camera: Camera) -> _Screening:
     usable = movie if len(unusable) == movie.shape[0] else _without(movie, unusable)
     pixels = PixelDefects.of(usable, camera).blamed(usable, camera)
     defects = MovieDefects(
-        n_frames=movie.shape[0],
-        first=first_of(movie),
+        numbers=movie.numbers if isinstance(movie, Movie) else np.arange(len(movie)),
         frames=unusable,
         pixels=pixels,
     )
@@ -148,15 +146,15 @@ def _without(movie: Counts, unusable: Mapping[int, str]) -> Counts:
     return movie[[i for i in range(len(movie)) if i not in unusable]]
 
 
-def _frames_remark(unusable: Mapping[int, str], n_frames: int, first: int) -> str:
+def _frames_remark(unusable: Mapping[int, str], numbers: npt.NDArray[np.int64]) -> str:
     """A sentence on the frames that were left out, or ""."""
     if not unusable:
         return ""
     kinds = {
-        kind: spans([first + i for i, why in unusable.items() if why == kind])
+        kind: spans([int(numbers[i]) for i, why in unusable.items() if why == kind])
         for kind in dict.fromkeys(unusable.values())
     }
-    listed = "; ".join(f"{kind}: {numbers}" for kind, numbers in kinds.items())
-    n = len(unusable)
+    listed = "; ".join(f"{kind}: {where}" for kind, where in kinds.items())
+    n, n_frames = len(unusable), len(numbers)
     hold = "frame holds" if n == n_frames == 1 else "frames hold"
     return f"{n} of {n_frames} {hold} no image of the sample and are left out ({listed})"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from decode.emitters import Check, Facts
+from decode.emitters import Check, EmitterSet, Facts
 from decode.errors import in_plain_words, is_out_of_memory
 from decode.io.tables import written_formats
 from decode.io.tables.together import TableWriters
@@ -26,6 +26,7 @@ def assemble(
     draws: Sequence[Sequence[Path]],
     facts: Facts,
     checking: Checking,
+    numbered: Callable[[EmitterSet], EmitterSet],
 ) -> Steps[tuple[Check, ...]]:
     """Write tables and picture of a movie whose pieces are all there, and delete these.
 
@@ -35,6 +36,7 @@ def assemble(
         draws: tables of each draw.
         facts: of the movie; the checks are added.
         checking: sees all molecules.
+        numbered: gives molecules the frame numbers of the file.
 
     Returns:
         The checks.
@@ -51,9 +53,9 @@ def assemble(
             opened.enter_context(TableWriters(_tables(each), stated)) for each in (files, *draws)
         ]
         for piece, molecules in pieces.read():
-            tables.write(molecules)
+            tables.write(numbered(molecules))
             for table, sample in zip(sampled, pieces.samples_of(piece), strict=True):
-                table.write(sample)
+                table.write(numbered(sample))
             n_frames = pieces.all[-1].stop
             checking.see(Chunk(molecules=molecules, frames_done=piece.stop, frames_total=n_frames))
             if spool is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -15,7 +16,7 @@ from decode.calibrate.counts import Frames, opened
 from decode.calibrate.maps import check_maps
 from decode.estimation import CameraKind, estimate_camera
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies import Movie
+from decode.io.movies import WHOLE, Movie, Selection, open_movie
 from decode.outputs import camera_files, check_outputs
 
 __all__ = ["CalibratedCamera", "calibrate_camera"]
@@ -47,12 +48,13 @@ def calibrate_camera(
     qe: float | None = None,
     em_gain: float | None = None,
     kind: CameraKind | None = None,
+    selection: Selection = WHOLE,
 ) -> CalibratedCamera:
     """Maps of a camera from series of dark and evenly lit frames, or its numbers from a movie.
 
     Args:
-        dark: one or several series without light, (frame, y, x) ADU each: TIFF files, open movies
-            or arrays.
+        dark: one or several series without light, (frame, y, x) ADU each: files that `open_movie`
+            reads, open movies or arrays.
         flats: series of even light, one a light level.
         movie: without `dark`, the camera is estimated from it; with, the maps are checked against
             it.
@@ -62,6 +64,7 @@ def calibrate_camera(
         qe: quantum efficiency; None takes a typical one for a movie's camera, else 1.
         em_gain: mean gain of an EMCCD's register.
         kind: `emccd` or `scmos`, for a movie's camera; None judges by its noise.
+        selection: channel, position and plane of files that hold several.
 
     Returns:
         The camera, what is to be said of it, and the files that were written.
@@ -83,6 +86,25 @@ def calibrate_camera(
         raise ValueError("give series of dark frames, or --movie")
     if out is not None:
         check_outputs(camera_files(Path(out)), inputs=[*sources, *flats])
+    if selection != WHOLE:
+        with ExitStack() as opened_files:
+
+            def chosen(frames: Frames) -> Frames:
+                if not isinstance(frames, Path | str):
+                    return frames
+                return opened_files.enter_context(open_movie(frames, selection=selection))
+
+            return calibrate_camera(
+                [chosen(each) for each in darks],
+                [chosen(each) for each in flats],
+                movie=None if movie is None else chosen(movie),
+                out=out,
+                pixel_size_nm=pixel_size_nm,
+                gain=gain,
+                qe=qe,
+                em_gain=em_gain,
+                kind=kind,
+            )
     pixel_size_nm = _pixel_size_nm(sources[0], pixel_size_nm)
     if darks:
         maps = measure_maps(darks, flats, em_gain=em_gain)

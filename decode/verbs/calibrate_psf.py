@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -17,7 +18,7 @@ from decode.calibrate.report import Drawn, draw_pictures, save_report, verdict
 from decode.calibrate.scan import read_scan
 from decode.calibrate.stacks import BeadStack
 from decode.io.cameras import CameraFile
-from decode.io.movies import Movie
+from decode.io.movies import WHOLE, Movie, Selection, open_movie
 from decode.io.psfs import write_psf
 from decode.models import unserved
 from decode.outputs import check_outputs, psf_files
@@ -58,6 +59,7 @@ def calibrate_psf(
     optics: Optics | None = None,
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
+    selection: Selection = WHOLE,
     pupil: bool = True,
 ) -> Steps[CalibratedPSF]:
     """Calibrate a PSF from z-stacks of beads.
@@ -67,8 +69,8 @@ def calibrate_psf(
     `calibrate_psf.steps` does the same step by step; its first step carries the warnings.
 
     Args:
-        beads: z-stacks of beads on a coverslip, all recorded alike: TIFF files, open movies, or
-            (frame, y, x) ADU.
+        beads: z-stacks of beads on a coverslip, all recorded alike: files that `open_movie` reads,
+            open movies, or (frame, y, x) ADU.
         camera: the camera of the stacks, its file, or the name of a common camera.
         out: PSF file, `.h5`; None writes nothing.
         z_step_nm: distance of the planes; None takes what the files state.
@@ -86,6 +88,7 @@ def calibrate_psf(
         optics: facts of the objective, for a pupil.
         pixel_size_nm: side of a pixel in object space; None takes the camera file's.
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
+        selection: channel and position of files that hold several.
         pupil: whether to keep the pupil with the same images, by which shipped models know the
             PSF; without it, they fit it each time.
 
@@ -122,18 +125,26 @@ def calibrate_psf(
         positions = read_positions(positions)
     why = _unserved(model, optics, file.pixel_size_nm)
     yield Progress(0.0, "reading the beads", (why,) if why else ())
-    fit = fit_psf.steps(
-        stacks,
-        file,
-        z_step_nm=z_step_nm,
-        z_focus=z_focus,
-        scan=scan,
-        model=model,
-        patch_px=patch_px,
-        positions_nm=positions,
-        optics=optics,
-    )
-    calibration = yield from part(fit, 0.0, 0.75)
+    with ExitStack() as opened:
+        if selection != WHOLE:
+            stacks = [
+                opened.enter_context(open_movie(stack, selection=selection))
+                if isinstance(stack, Path | str)
+                else stack
+                for stack in stacks
+            ]
+        fit = fit_psf.steps(
+            stacks,
+            file,
+            z_step_nm=z_step_nm,
+            z_focus=z_focus,
+            scan=scan,
+            model=model,
+            patch_px=patch_px,
+            positions_nm=positions,
+            optics=optics,
+        )
+        calibration = yield from part(fit, 0.0, 0.75)
     if pupil:
         yield Progress(0.75, "fitting the pupil with the same images")
         calibration = replace(calibration, file=with_pupil(calibration.file))

@@ -23,7 +23,7 @@ from decode.estimation import (
     to_recipe,
 )
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies import Movie, open_movie
+from decode.io.movies import WHOLE, Movie, Selection, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.outputs import camera_beside, camera_files, check_outputs, recipe_files
@@ -114,6 +114,7 @@ def estimate(
     pixel_size_nm: float | None = None,
     em_gain: float | None = None,
     allow_truncated: bool = False,
+    selection: Selection = WHOLE,
     compared: bool = True,
 ) -> Steps[MovieEstimate]:
     """Estimate molecules and background of a raw movie, without localizing a molecule.
@@ -124,7 +125,7 @@ def estimate(
     `estimate.steps` does the same step by step; its first step carries the warnings.
 
     Args:
-        movie: (frame, y, x) ADU, or the TIFF file, or folder of one file a frame, that holds it.
+        movie: (frame, y, x) ADU, or a file or folder of a format that `open_movie` reads.
         camera: the movie's camera, its file, or the name of a common camera; None estimates it.
         psf: the calibrated PSF, or its file; None estimates the width of a Gaussian.
         out: recipe file, `.yaml`, which names the file of the PSF; None writes nothing.
@@ -132,6 +133,8 @@ def estimate(
             movie's.
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         allow_truncated: take the whole frames of a file that was cut short.
+        selection: channel, position and plane of a file that holds several, and frames to leave
+            out, as `open_movie` takes it.
         compared: simulate frames from the estimate and compare them with the movie's.
 
     Returns:
@@ -158,7 +161,7 @@ def estimate(
         )
         if not isinstance(psf, Path | str):
             raise ValueError("a recipe names the file of its PSF; give that file as psf")
-    with _opened(movie, allow_truncated=allow_truncated) as frames:
+    with _opened(movie, allow_truncated=allow_truncated, selection=selection) as frames:
         acquired = _camera_of(frames, camera, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
         calibrated = _psf_of(frames, psf, acquired)
         _check_pixel_sizes(calibrated, acquired, psf=psf, camera=camera)
@@ -205,11 +208,13 @@ def _files(recipe: Path, *, own_camera: bool, compared: bool) -> list[Path]:
 
 
 @contextmanager
-def _opened(movie: Counts | Path | str, *, allow_truncated: bool) -> Iterator[Counts]:
+def _opened(
+    movie: Counts | Path | str, *, allow_truncated: bool, selection: Selection
+) -> Iterator[Counts]:
     if not isinstance(movie, Path | str):
         yield movie
         return
-    with open_movie(movie, allow_truncated=allow_truncated) as opened:
+    with open_movie(movie, allow_truncated=allow_truncated, selection=selection) as opened:
         yield opened
 
 

@@ -11,6 +11,17 @@ from decode.io.tables import table_formats
 
 __all__ = ["formats"]
 
+NOTES = """\
+Frames are the images along time, or along z where there is one time.  Of several channels,
+positions or planes one is chosen by `--channel`, `--position` and `--z`, by its number from 0 or
+its name.  `--skip 0::4` leaves out every fourth frame; its neighbours count as successive, and
+frames keep their numbers.  `--join` makes one movie of several files.
+
+A binary file that nothing describes is read by `--raw-shape ROWS,COLUMNS --raw-dtype TYPE`.
+
+The libraries for ND2, NDTiff, Zarr, LIF, SIF and compressed TIFF and CZI come by
+`pip install 'decode-smlm[io]'`.""".splitlines()
+
 
 def formats() -> str:
     """A page in Markdown that lists the formats of tables and movies.
@@ -32,6 +43,8 @@ def formats() -> str:
             "## Movies",
             "",
             *_listed(movie_formats()),
+            "",
+            *NOTES,
         ]
     )
 

@@ -10,7 +10,7 @@ from decode.acquisition import complete_acquisition, stated_camera, stated_files
 from decode.conditioning import require_pixels_alike
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile
-from decode.io.movies import open_movie
+from decode.io.movies import WHOLE, Movie, Selection, open_movie
 from decode.io.psfs import read_psf
 from decode.io.tables import read_table, write_table
 from decode.outputs import check_outputs, table_files, table_inputs
@@ -30,6 +30,7 @@ def link(
     movie: Path | str | None = None,
     psf: Path | str | None = None,
     camera: CameraFile | Path | str | None = None,
+    selection: Selection = WHOLE,
     rescale: bool = False,
     pixel_size_nm: float | None = None,
     seed: int = 0,
@@ -48,6 +49,7 @@ def link(
             nothing.
         gap: most dark frames to bridge; None: by the kinetics.
         movie, psf, camera: of the table, to refit the molecules; all or none.
+        selection: channel, position and plane of a movie whose file holds several.
         rescale: multiply uncertainties by the scatter within molecules over the stated one.
         pixel_size_nm: side of a pixel, needed for a table in pixels that does not state it.
         seed: of the choice of rows for estimates where there are many.
@@ -90,8 +92,13 @@ def link(
     yield Progress(0.4, "merging")
     molecules = merged(rows, linking, rescale=rescale)
     if movie is not None and psf is not None and camera is not None:
-        fit = _refit(rows, linking, molecules, movie=movie, psf=psf, camera=camera)
-        molecules = yield from part(fit, 0.45, 0.95)
+        if selection.skip:
+            raise ValueError(
+                "molecules are refitted to the frames in which they are; leave out --skip"
+            )
+        with open_movie(movie, selection=selection) as frames:
+            fit = _refit(rows, linking, molecules, frames=frames, psf=psf, camera=camera)
+            molecules = yield from part(fit, 0.45, 0.95)
     if out is not None:
         yield Progress(0.95, "writing")
         write_table(molecules, Path(out))
@@ -104,28 +111,27 @@ def _refit(
     linking: Linking,
     molecules: EmitterSet,
     *,
-    movie: Path | str,
+    frames: Movie,
     psf: Path | str,
     camera: CameraFile | Path | str,
 ) -> Generator[Progress[None], None, EmitterSet]:
     """The molecules fitted to their movie."""
     file = read_psf(psf)
-    with open_movie(movie) as frames:
-        stated = stated_camera(camera, movie=frames)
-        require_pixels_alike(file.psf.pixel_size_nm, stated.pixel_size_nm)
-        acquired = complete_acquisition(
-            frames, camera=stated.camera, pixel_size_nm=stated.pixel_size_nm, psf_known=True
-        )
-        yield Progress(0.0, "fitting molecules to the movie", acquired.warnings)
-        depths = file.z_range_nm if file.psf.free_form else (-math.inf, math.inf)
-        steps = refitted.steps(
-            rows,
-            linking,
-            molecules,
-            psf=file.psf.tabulated(file.z_range_nm),
-            camera=acquired.camera,
-            movie=frames,
-            usual=acquired.usual,
-            depths_nm=depths,
-        )
-        return (yield from steps)
+    stated = stated_camera(camera, movie=frames)
+    require_pixels_alike(file.psf.pixel_size_nm, stated.pixel_size_nm)
+    acquired = complete_acquisition(
+        frames, camera=stated.camera, pixel_size_nm=stated.pixel_size_nm, psf_known=True
+    )
+    yield Progress(0.0, "fitting molecules to the movie", acquired.warnings)
+    depths = file.z_range_nm if file.psf.free_form else (-math.inf, math.inf)
+    steps = refitted.steps(
+        rows,
+        linking,
+        molecules,
+        psf=file.psf.tabulated(file.z_range_nm),
+        camera=acquired.camera,
+        movie=frames,
+        usual=acquired.usual,
+        depths_nm=depths,
+    )
+    return (yield from steps)

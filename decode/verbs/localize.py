@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from decode.acquisition import Acquisition, acquisition_for, stated_camera, stated_files
@@ -20,7 +21,7 @@ from decode.conditioning import KnownOptics
 from decode.devices import choose_device
 from decode.emitters import Check, EmitterSet
 from decode.io.cameras import CameraFile
-from decode.io.movies import Movie, in_natural_order, open_array, open_movie
+from decode.io.movies import WHOLE, Movie, Selection, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
 from decode.likelihood.proposals import LEAST_PROBABILITY
 from decode.models import load_model
@@ -114,6 +115,7 @@ def localize(
     roi: tuple[slice, slice] | None = None,
     device: str = "auto",
     allow_truncated: bool = False,
+    selection: Selection = WHOLE,
 ) -> DetailedSteps[LocalizeReport | None, EmitterSet]:
     """Localize the molecules of a movie.
 
@@ -121,8 +123,8 @@ def localize(
     the molecules found since.
 
     Args:
-        movie: a TIFF file, a folder of one file a frame, the parts of a movie that was split, an
-            open movie, or (frames, y, x) ADU.
+        movie: a file or folder of a format that `open_movie` reads, the parts of a movie that was
+            split, an open movie, or (frames, y, x) ADU.
         model: a shipped model by its name, a model file, or a model; None where one is adapted.
         adapt: minutes for which a model is trained for the PSF's file, the camera and this movie,
             unless one was (see `decode.verbs.adapt`); None takes `model`.
@@ -147,6 +149,8 @@ def localize(
         roi: rows and columns to localize in; coordinates stay those of the whole frame.
         device: `auto`, `cpu` or `cuda`.
         allow_truncated: take the whole frames of a file that was cut short.
+        selection: channel, position and plane of a file that holds several, and frames to leave
+            out, as `open_movie` takes it; numbers of frames stay those of the file.
 
     Returns:
         The molecules in the order of frames.  Their `facts` hold a sentence on each thing that was
@@ -181,6 +185,7 @@ def localize(
         em_gain=em_gain,
         device=device,
         allow_truncated=allow_truncated,
+        selection=selection,
     )
     parts: list[EmitterSet] = []
 
@@ -189,7 +194,9 @@ def localize(
             parts.append(progress.detail.molecules)
         return progress
 
-    with _opened(movie, frames=frames, allow_truncated=allow_truncated) as opened:
+    with _opened(
+        movie, frames=frames, allow_truncated=allow_truncated, selection=selection
+    ) as opened:
         yield Progress(0.0, "looking at the movie", detail=None)
         acquisition = acquire(
             opened,
@@ -378,6 +385,12 @@ def localize_movie(
     return (chunk.each(aperture.applied) for chunk in chunks)
 
 
+def _numbered(movie: Movie, molecules: EmitterSet) -> EmitterSet:
+    """Molecules whose frames have the numbers of the file, where some were left out, too."""
+    numbers = torch.from_numpy(movie.numbers)
+    return replace(molecules, frame=numbers[molecules.frame - movie.frames.start])
+
+
 def _require_likelihood(
     model: Localizer, psf: PSFFile | None, *, polish: bool | None, samples: int
 ) -> None:
@@ -450,8 +463,10 @@ def localize_acquired(
     message = "; ".join(acquisition.estimates) or "looking for molecules"
     yield Progress(0.0, message, acquisition.warnings, report)
     checking = Checking(movie, model, acquisition, psf=psf, roi=roi)
+    numbered = partial(_numbered, movie)
     for chunk in chunks:
         checking.see(chunk)
+        chunk = chunk.each(numbered)
         report = replace(
             report,
             molecules=chunk.molecules,
@@ -498,6 +513,7 @@ def localize_file(
     seed: int = 0,
     device: str = "auto",
     allow_truncated: bool = False,
+    selection: Selection = WHOLE,
     assumed: Sequence[str] = (),
     fresh: bool = False,
 ) -> DetailedSteps[LocalizeReport | None, Localized]:
@@ -513,8 +529,8 @@ def localize_file(
     `localize_file.steps` does the same step by step, as `localize.steps` does.
 
     Args:
-        path: TIFF movie, a folder of one file a frame, or the parts of a movie that was split,
-            which is named after the first.
+        path: a file or folder of a format that `open_movie` reads, or the parts of a movie that was
+            split, which is named after the first.
         model: a shipped model by its name, a model file, or a model; None where one is adapted.
         out: output folder, created if it does not exist; it keeps the adapted model where the
             folder of the PSF cannot be written.
@@ -527,7 +543,7 @@ def localize_file(
         assumed: sentences on what the model rests on, which the tables keep.
         fresh: begin anew, even if there is unfinished work.
         adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, exact, threshold, frames,
-        roi, device, allow_truncated:
+        roi, device, allow_truncated, selection:
             as `localize` takes them.
 
     Raises:
@@ -551,9 +567,12 @@ def localize_file(
         em_gain=em_gain,
         device=device,
         allow_truncated=allow_truncated,
+        selection=selection,
         folder=out,
     )
-    with open_movie(paths, frames=frames, allow_truncated=allow_truncated) as movie:
+    with open_movie(
+        paths, frames=frames, allow_truncated=allow_truncated, selection=selection
+    ) as movie:
         out.mkdir(parents=True, exist_ok=True)
         yield Progress(0.0, "looking at the movie", detail=None)
         if camera is not None:
@@ -574,7 +593,7 @@ def localize_file(
         pieces = Pieces.begin(
             unfinished_folder(paths[0], out),
             {
-                "movie": f"{marks_of(paths)} {movie.frames} {movie.shape}",
+                "movie": f"{marks_of(paths)} {movie.frames} {movie.shape} {selection}",
                 "model": network.sha256(),
                 "camera": digest(camera),
                 "PSF": digest(calibrated),
@@ -620,7 +639,8 @@ def localize_file(
                 samples=samples,
                 seed=seed,
             )
-            report = yield from _completed(pieces, look, acquisition)
+            numbered = partial(_numbered, movie)
+            report = yield from _completed(pieces, look, acquisition, numbered)
             facts = acquisition.facts(
                 movie,
                 threshold=threshold,
@@ -628,7 +648,7 @@ def localize_file(
                 psf=network.psf if calibrated is None else calibrated.psf,
             )
             checking = Checking(movie, network, acquisition, psf=calibrated, roi=roi)
-            work = assemble(pieces, found_files, draws, facts, checking)
+            work = assemble(pieces, found_files, draws, facts, checking, numbered)
             told = relayed(work, lambda own: Progress(1.0, own.message, detail=report))
             checks = yield from told
     failed = tuple(str(check) for check in checks if check.failed)
@@ -654,7 +674,10 @@ def _tidied(pieces: Pieces) -> Iterator[None]:
 
 
 def _completed(
-    pieces: Pieces, look: Callable[..., Iterator[Chunk]], acquisition: Acquisition
+    pieces: Pieces,
+    look: Callable[..., Iterator[Chunk]],
+    acquisition: Acquisition,
+    numbered: Callable[[EmitterSet], EmitterSet],
 ) -> DetailedSteps[LocalizeReport, LocalizeReport]:
     """Find the molecules of all pieces that are missing; returns the last report."""
     n_frames = pieces.all[-1].stop
@@ -681,6 +704,7 @@ def _completed(
                 found.clear()
                 if piece.stop < run.stop:
                     piece = pieces.at(piece.stop)
+            chunk = chunk.each(numbered)
             report = replace(
                 report,
                 molecules=chunk.molecules,
@@ -704,6 +728,7 @@ def _network(
     em_gain: float | None,
     device: str,
     allow_truncated: bool,
+    selection: Selection,
     folder: Path | None = None,
 ) -> DetailedSteps[None, tuple[Localizer, tuple[str, ...]]]:
     """The model, and what is to be said of it; one that is adapted sees the whole movie."""
@@ -720,7 +745,9 @@ def _network(
             "a model is adapted to a calibrated PSF and a camera; state the file of the PSF "
             "(--psf) and the camera (--camera)"
         )
-    with _opened(movie, frames=None, allow_truncated=allow_truncated) as opened:
+    with _opened(
+        movie, frames=None, allow_truncated=allow_truncated, selection=selection
+    ) as opened:
         known = stated_camera(camera, movie=opened, pixel_size_nm=pixel_size_nm, em_gain=em_gain)
         adapted = yield from adapt_model.steps(
             opened, psf=psf, camera=known, minutes=minutes, folder=folder, device=device
@@ -739,14 +766,16 @@ def _calibrated(psf: PSFFile | Path | str | None) -> PSFFile | None:
 
 
 def _opened(
-    movie: MovieSource, *, frames: slice | None, allow_truncated: bool
+    movie: MovieSource, *, frames: slice | None, allow_truncated: bool, selection: Selection
 ) -> AbstractContextManager[Movie]:
     if isinstance(movie, Movie):
-        if frames is not None:
+        if frames is not None or selection != WHOLE:
             raise ValueError(
                 "an open movie has frames of its own: choose them with open_movie(..., frames=...)"
             )
         return nullcontext(movie)
     if isinstance(movie, Tensor | np.ndarray):
+        if selection != WHOLE:
+            raise ValueError("an array has neither channels nor positions: give the frames alone")
         return open_array(np.asarray(movie), frames=frames)
-    return open_movie(movie, frames=frames, allow_truncated=allow_truncated)
+    return open_movie(movie, frames=frames, allow_truncated=allow_truncated, selection=selection)

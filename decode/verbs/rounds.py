@@ -21,6 +21,7 @@ from decode.calibrate.in_situ import refine_in_situ
 from decode.config import TrainConfig
 from decode.emitters import Check, EmitterSet
 from decode.io.cameras import CameraFile
+from decode.io.movies import Selection
 from decode.io.psfs import PSFFile
 from decode.priors.scene import Scene
 from decode.ranges import Range
@@ -156,7 +157,9 @@ class Round:
         return (len(self.failed), self.distance) < (len(other.failed), other.distance)
 
 
-def refined_psf(movie: Path, camera: CameraFile, start: PSFFile) -> tuple[PSFFile, str]:
+def refined_psf(
+    movie: Path, camera: CameraFile, start: PSFFile, selection: Selection
+) -> tuple[PSFFile, str]:
     """A PSF refined by the movie itself, and sentences on what that leaves open.
 
     Raises:
@@ -169,7 +172,7 @@ def refined_psf(movie: Path, camera: CameraFile, start: PSFFile) -> tuple[PSFFil
         sources=start.sources,
         z_direction=start.z_direction,
     )
-    return refine_in_situ(movie, camera, file)
+    return refine_in_situ(movie, camera, file, selection=selection)
 
 
 def with_scene(recipe: str, ranges: Mapping[str, Range], *, psf_file: str, number: int) -> str:

@@ -6,7 +6,7 @@ The output of every stage is kept, and reused while its inputs do not change.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from decode.calibrate.scan import Scan, read_scan
 from decode.config import load_config
 from decode.emitters import EmitterSet
 from decode.io.cameras import CameraFile, write_camera
-from decode.io.movies import open_movie
+from decode.io.movies import WHOLE, Selection, open_movie
 from decode.io.movies.folder import is_frame
 from decode.io.psfs import read_psf, write_psf
 from decode.io.tables import read_table
@@ -64,6 +64,7 @@ def run(
     em_gain: float | None = None,
     settings: Sequence[str] = (),
     device: str = "auto",
+    selection: Selection = WHOLE,
     rounds: int = 1,
     finishing: Finish | None = None,
 ) -> DetailedSteps[Stage, EmitterSet]:
@@ -79,7 +80,7 @@ def run(
     `run.steps` does the same step by step: details are the stage and, at its end, its files.
 
     Args:
-        movie: TIFF movie, or a folder of one file a frame.
+        movie: a file or folder of a format that `open_movie` reads.
         beads: z-stacks of beads.
         camera: the camera of beads and movie, its file, or the name of a common camera.
         out: output folder, created if it does not exist.
@@ -92,6 +93,8 @@ def run(
         em_gain: mean gain of the EM register, for a common camera whose gain is a setting.
         settings: `section.key=value`, which replace values of the estimated recipe.
         device: `auto`, `cpu` or `cuda`.
+        selection: channel, position and plane of a movie whose file holds several, and frames to
+            leave out, as `open_movie` takes it.
         rounds: most rounds.  After the first, while a check fails or the movie's molecules lie
             outside the recipe's ranges, a pupil is refined by the movie where its images differ,
             the ranges are put around the molecules, and the model is trained on for `minutes` and
@@ -141,7 +144,7 @@ def run(
     positions = bead_positions
     if isinstance(positions, Path | str):
         positions = read_positions(positions)
-    with open_movie(movie) as frames:
+    with open_movie(movie, selection=selection) as frames:
         warnings = check_camera(frames, known.camera, known.pixel_size_nm)
     yield Progress(0.0, "", warnings, Stage(name="calibrate"))
     out.mkdir(parents=True, exist_ok=True)
@@ -155,10 +158,12 @@ def run(
         scan=scan,
         positions_nm=positions,
     )
-    key = yield from _estimated(made, movie, known, key)
+    key = yield from _estimated(made, movie, known, key, selection)
     yield from trained(made, key, settings=settings, minutes=minutes, device=device)
-    found = yield from _localized(made, movie, known, device=device, polish=polish)
-    again = partial(_localized, movie=movie, camera=known, device=device, polish=polish)
+    again = partial(
+        _localized, movie=movie, camera=known, selection=selection, device=device, polish=polish
+    )
+    found = yield from again(made)
     more = partial(trained, settings=settings, minutes=minutes, device=device)
     if rounds > 1:
         found = yield from _in_rounds(
@@ -168,6 +173,7 @@ def run(
             key=key,
             movie=movie,
             camera=known,
+            selection=selection,
             settings=settings,
             train=more,
             localize=again,
@@ -184,6 +190,7 @@ def _in_rounds(
     key: str,
     movie: Path,
     camera: CameraFile,
+    selection: Selection,
     settings: Sequence[str],
     train: Callable[..., DetailedSteps[Stage, bool]],
     localize: Callable[..., DetailedSteps[Stage, EmitterSet]],
@@ -200,7 +207,7 @@ def _in_rounds(
         following = Made(made.folder, number)
         former = psf
         if best.doubts_psf:
-            key, psf = yield from _refined(psf, following, movie, camera, key)
+            key, psf = yield from _refined(psf, following, movie, camera, key, selection)
         if psf == former and not best.outside:
             said.append("another round mends none of this: see the checks")
             break
@@ -230,7 +237,7 @@ def _of(judged: Round) -> str:
 
 
 def _refined(
-    psf: Path, following: Made, movie: Path, camera: CameraFile, key: str
+    psf: Path, following: Made, movie: Path, camera: CameraFile, key: str, selection: Selection
 ) -> DetailedSteps[Stage, tuple[str, Path]]:
     """Refine the PSF by the movie; returns the key of its inputs, and the file: the former one
     where that is not possible."""
@@ -239,7 +246,7 @@ def _refined(
     if not following.done.has("refine", key, following.psf):
         yield Progress(0.0, "refining the PSF by the movie", detail=Stage(name="refine"))
         try:
-            refined, message = refined_psf(movie, camera, read_psf(psf))
+            refined, message = refined_psf(movie, camera, read_psf(psf), selection)
         except ValueError as error:
             yield ended("refine", f"the PSF stays as it is: {error}")
             return key, psf
@@ -283,13 +290,18 @@ def _calibrated(
     return key
 
 
-def _estimated(made: Made, movie: Path, camera: CameraFile, key: str) -> DetailedSteps[Stage, str]:
+def _estimated(
+    made: Made, movie: Path, camera: CameraFile, key: str, selection: Selection
+) -> DetailedSteps[Stage, str]:
     """Make the recipe; returns the key of its inputs."""
-    key = key_of(key, _marks([movie]))
+    chosen = () if selection == WHOLE else (asdict(selection),)
+    key = key_of(key, _marks([movie]), *chosen)
     message = AS_IT_WAS
     if not made.done.has("estimate", key, made.recipe, made.camera):
         write_camera(made.camera, camera)
-        steps = estimate.steps(movie, camera=made.camera, psf=made.psf, out=made.recipe)
+        steps = estimate.steps(
+            movie, camera=made.camera, psf=made.psf, out=made.recipe, selection=selection
+        )
         estimated = yield from of_stage("estimate", steps)
         made.done.note("estimate", key)
         message = str(estimated)
@@ -302,6 +314,7 @@ def _localized(
     movie: Path,
     camera: CameraFile,
     *,
+    selection: Selection,
     device: str,
     polish: bool,
     psf: Path | None = None,
@@ -314,6 +327,7 @@ def _localized(
         made.model,
         folder or made.folder,
         camera=camera,
+        selection=selection,
         device=device,
         polish=polish,
         assumed=[remark] if remark else [],

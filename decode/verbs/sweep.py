@@ -103,9 +103,10 @@ def sweep(
             bit those of the whole movie.  None: all.
 
     Yields:
-        Molecules of the next frames, in the order of frames.  Frame numbers are those of the file,
-        also where `open_movie` leaves frames out; the first and the last remaining ones are seen
-        with their neighbours in the file.
+        Molecules of the next frames, in the order of frames.  Frames count as in `movie.whole`: as
+        in the file, also where `open_movie` takes some of them, unless some were left out between
+        others, which are then neighbours.  The first and the last frame are seen with their
+        neighbours in the file.
 
     Raises:
         ValueError: if the camera's maps do not fit the movie, the context does not fit the model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_the_molecules_are_those_of_the_table_that_the_command_writes(
     assert done.n_molecules == len(molecules)
     assert_same(molecules, read_table(tmp_path / "blinking_2d.hdf5"))
     assert (molecules.polished is not None) == polish
+
+
+@pytest.mark.parametrize("polish", [False, True])
+def test_frames_that_are_skipped_are_as_if_they_had_never_been_but_for_the_numbers(
+    tmp_path: Path, polish: bool
+) -> None:
+    with open_movie(MOVIE) as movie:
+        counts = movie.read(0, 24)
+    kept = [i for i in range(24) if i % 4]
+    options = {"model": "gaussian-2d", "camera": CAMERA, "psf_sigma_nm": 95.0, "polish": polish}
+    alone = localize(open_array(counts[kept]), **options, device="cpu")
+    (tmp_path / "movie.raw").write_bytes(b"\0" * 8 + counts.astype("<u2").tobytes())
+    layout = decode.RawLayout(frame_shape=(64, 64), dtype="uint16", first_byte=8)
+    chosen = decode.Selection(skip="0::4", raw=layout)
+    options |= {"pixel_size_nm": 100.0, "selection": chosen}
+    found = localize(tmp_path / "movie.raw", **options, device="cpu")
+    assert sorted({*found.frame.tolist()}) == kept
+    assert found.facts.n_frames == 24
+    assert_same(replace(alone, frame=torch.tensor(kept)[alone.frame]), found)
+    localize_file(
+        tmp_path / "movie.raw", out=tmp_path / "out", formats=["hdf5"], **options, device="cpu"
+    )
+    assert_same(found, read_table(tmp_path / "out" / "movie.hdf5"))
 
 
 def test_a_movie_is_localized_without_what_is_slow_to_import() -> None:

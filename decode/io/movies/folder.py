@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from decode.io.movies.format import MovieFormat, Part, check_continues
 from decode.io.movies.order import in_natural_order
+from decode.io.movies.selection import TIME, Axis, Selection, choose
 from decode.io.movies.tiff import SUFFIXES, open_tiff
 
 __all__ = ["FORMAT", "is_frame"]
@@ -27,7 +28,7 @@ class _Folder(Part):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         chunk = np.empty((stop - start, *self.frame_shape), self.dtype)
         for frame, file in zip(chunk, self.frames[start:stop], strict=True):
-            part = open_tiff(file, allow_truncated=False)
+            part = open_tiff(file, Selection(), allow_truncated=False)
             with closing(part):
                 check_continues(part, self)
                 frame[:] = part.read(0, 1)[0]
@@ -45,7 +46,7 @@ def is_frame(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
-def _open_folder(path: Path, *, allow_truncated: bool) -> Part:
+def _open_folder(path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
     """A movie of one file a frame; or the file, or the OME series of files, that is alone in its
     folder."""
     files = in_natural_order(file for file in path.iterdir() if is_frame(file))
@@ -53,12 +54,12 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> Part:
         raise ValueError(
             f"{path} is a folder without TIFF files; name the movie, or the folder of its frames"
         )
-    first = open_tiff(files[0], allow_truncated=allow_truncated)
+    first = open_tiff(files[0], selection, allow_truncated=allow_truncated)
     if {file.resolve() for file in files} <= first.files():
         return first
     first.close()
     for file in files:
-        part = open_tiff(file, allow_truncated=False)
+        part = open_tiff(file, Selection(), allow_truncated=False)
         with closing(part):
             check_continues(part, first)
             if part.n_frames > 1:
@@ -67,15 +68,14 @@ def _open_folder(path: Path, *, allow_truncated: bool) -> Part:
                     "each file is one frame; name the files themselves, and join those that "
                     "continue each other"
                 )
+    choose(path, [Axis(name=TIME, size=len(files))], selection)
     return _Folder(
         path=path,
         n_frames=len(files),
         frames=tuple(files),
         frame_shape=first.frame_shape,
         dtype=first.dtype,
-        pixel_sides_nm=first.pixel_sides_nm,
-        exposure_ms=first.exposure_ms,
-        z_step_nm=first.z_step_nm,
+        facts=first.facts,
     )
 
 

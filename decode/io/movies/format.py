@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from decode.io.formats import Format
+from decode.io.movies.facts import StatedFacts
+from decode.io.movies.selection import Selection
 
 __all__ = ["MovieFormat", "Part", "check_continues"]
 
@@ -27,11 +29,8 @@ class Part(ABC):
     """(y, x) pixels"""
     dtype: np.dtype[Any]
     """type of the counts; unsigned, signed or floating, in any byte order"""
-    pixel_sides_nm: tuple[float, float] | None = None
-    """(x, y) sides of a pixel; None, as the facts below, where the metadata state nothing
-    plausible"""
-    exposure_ms: float | None = None
-    z_step_nm: float | None = None
+    facts: StatedFacts = field(default_factory=StatedFacts)
+    """what its metadata state"""
 
     @abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -57,8 +56,10 @@ class Part(ABC):
 class OpenPart(Protocol):
     """Opens a file or a folder without reading its pixels."""
 
-    def __call__(self, path: Path, *, allow_truncated: bool) -> Part:
+    def __call__(self, path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
         """Args:
+            selection: which of several channels, positions and planes is the movie; `choose` takes
+                it.
             allow_truncated: take the whole frames of a file that was cut short, instead of
                 refusing it.
 
@@ -73,7 +74,8 @@ MovieFormat: TypeAlias = Format[OpenPart, Callable[..., None]]
 
 def check_continues(part: Part, first: Part) -> None:
     """Raise a ValueError unless two parts have frames of one size and type."""
-    if (part.frame_shape, part.dtype) != (first.frame_shape, first.dtype):
+    kinds = [(each.frame_shape, each.dtype.newbyteorder("=")) for each in (part, first)]
+    if kinds[0] != kinds[1]:
         raise ValueError(
             f"{part.path} does not continue {first.path}: its frames are {_describe(part)}, not "
             f"{_describe(first)}"

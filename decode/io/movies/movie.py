@@ -38,24 +38,26 @@ class Movie:
         kept: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._parts = tuple(parts)
-        self._kept = kept
         self._starts = np.cumsum([0, *(part.n_frames for part in parts)])
+        self._kept = kept
         self.frames = frames
-        """numbers of these frames in the files, from 0"""
+        """numbers of these frames in `whole`, from 0: in the files, unless frames were left out"""
         self.path: Path = parts[0].path
         """the first file, or the folder of all"""
-        n_frames = len(frames) if kept is None else len(kept)
-        self.shape: tuple[int, int, int] = (n_frames, *parts[0].frame_shape)
+        self.shape: tuple[int, int, int] = (len(frames), *parts[0].frame_shape)
         self.dtype: np.dtype[Any] = parts[0].dtype.newbyteorder("=")
-        self.pixel_sides_nm: tuple[float, float] | None = parts[0].pixel_sides_nm
+        facts = parts[0].facts
+        self.pixel_sides_nm: tuple[float, float] | None = facts.pixel_sides_nm
         """(x, y) sides of a pixel by the metadata; None where these state none, or no credible
         ones"""
-        self.pixel_size_nm: float | None = _side_of_square(self.pixel_sides_nm)
+        self.pixel_size_nm: float | None = _side_of_square(facts.pixel_sides_nm)
         """the side of its pixels, where its metadata state square ones"""
-        self.exposure_ms: float | None = parts[0].exposure_ms
-        """exposure by OME or Micro-Manager metadata; None where they state none"""
-        self.z_step_nm: float | None = parts[0].z_step_nm
+        self.exposure_ms: float | None = facts.exposure_ms
+        """exposure by the metadata; None where they state none"""
+        self.z_step_nm: float | None = facts.z_step_nm
         """distance of the planes of a z-stack by its metadata; None where they state none"""
+        self.camera_name: str | None = facts.camera_name
+        """camera as its metadata call it; None where they do not name it"""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -81,28 +83,55 @@ class Movie:
             part.close()
 
     def without(self, frames: Collection[int]) -> Movie:
-        """The movie without some of its frames; the remaining ones count as successive.  It shares
-        the files.
+        """The movie without some of its frames; the remaining ones count as successive, those of
+        `whole` too.  It shares the files.
 
         Raises:
             ValueError: if no frame is left.
         """
-        kept = np.setdiff1d(np.arange(len(self)), np.array(sorted(frames), np.int64))
-        if not len(kept):
+        left_out = {self.frames.start + i for i in frames if 0 <= i < len(self)}
+        if len(left_out) == len(self):
             raise ValueError(f"{self.path}: no frame is left; choose others with --frames")
-        return Movie(self._parts, self.frames, kept if self._kept is None else self._kept[kept])
+        start = self.frames.start  # all of those left out come later
+        return Movie(
+            self._parts,
+            range(start, self.frames.stop - len(left_out)),
+            np.delete(self._all_numbers, sorted(left_out)),
+        )
+
+    def between(self, numbers: range) -> Movie:
+        """The frames of this movie that have one of these numbers in the files.  It shares the
+        files.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        start, stop = np.searchsorted(self._all_numbers, (numbers.start, numbers.stop)).tolist()
+        start, stop = max(start, self.frames.start), min(stop, self.frames.stop)
+        if start >= stop:
+            raise ValueError(
+                f"{self.path}: all of the frames {numbers.start}:{numbers.stop} are left out; "
+                "choose others with --frames or --skip"
+            )
+        return Movie(self._parts, range(start, stop), self._kept)
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
         """(frame,) number of each frame in the files, from 0, with gaps where frames were left
         out."""
-        kept = np.arange(len(self)) if self._kept is None else self._kept
-        return self.frames.start + kept
+        return self._all_numbers[self.frames.start : self.frames.stop]
+
+    @property
+    def _all_numbers(self) -> npt.NDArray[np.int64]:
+        """(frame,) numbers of the frames of `whole`."""
+        return np.arange(self._starts[-1]) if self._kept is None else self._kept
 
     @property
     def whole(self) -> Movie:
-        """All frames of the files, whichever of them this movie has; it shares the files."""
-        return Movie(self._parts, range(int(self._starts[-1])))
+        """All frames of the files, whichever of them this movie has, but those that were left out;
+        it shares the files."""
+        n_frames = int(self._starts[-1]) if self._kept is None else len(self._kept)
+        return Movie(self._parts, range(n_frames), self._kept)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Frames start, ..., stop - 1; nothing else is read or kept.
@@ -120,17 +149,14 @@ class Movie:
             raise IndexError(
                 f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}"
             )
-        if self._kept is not None and start < stop:
-            kept = self._kept[start:stop]
-            all_of_them = Movie(self._parts, self.frames)
-            span: npt.NDArray[Any] = all_of_them.read(int(kept[0]), int(kept[-1]) + 1)
-            return span[kept - kept[0]]
-        first, last = self.frames.start + start, self.frames.start + stop
         chunk = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        for part, offset in zip(self._parts, self._starts[:-1], strict=True):
-            a, b = max(first, offset), min(last, offset + part.n_frames)
-            if a < b:
-                chunk[a - first : b - first] = part.read(a - offset, b - offset)
+        done = 0
+        for run in self._runs(self.frames.start + start, self.frames.start + stop):
+            for part, offset in zip(self._parts, self._starts[:-1].tolist(), strict=True):
+                a, b = max(run.start, offset), min(run.stop, offset + part.n_frames)
+                if a < b:
+                    chunk[done : done + b - a] = part.read(a - offset, b - offset)
+                    done += b - a
         if chunk.dtype.itemsize > 2 or chunk.dtype.kind == "f":
             limit = np.float64(LARGEST_COUNT)
             usable = (chunk >= -limit) & (chunk <= limit)
@@ -143,10 +169,18 @@ class Movie:
                     else "NaN or infinite counts"
                 )
                 raise ValueError(
-                    f"{self.path}: frame {first + broken[0]} (from 0) holds {holds}; "
+                    f"{self.path}: frame {self.numbers[start + broken[0]]} (from 0) holds {holds}; "
                     "correct it or leave it out with --frames"
                 )
         return chunk
+
+    def _runs(self, start: int, stop: int) -> Sequence[range]:
+        """Numbers in the files of frames of `whole`, a range for those without a gap."""
+        if self._kept is None or start == stop:
+            return [range(start, stop)]
+        numbers = self._kept[start:stop]
+        gaps = np.flatnonzero(np.diff(numbers) != 1) + 1
+        return [range(int(run[0]), int(run[-1]) + 1) for run in np.split(numbers, gaps)]
 
 
 def chosen_frames(frames: slice | None, n_frames: int, path: Path) -> range:

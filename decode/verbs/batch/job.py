@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from decode.config import from_mapping, read_yaml
 from decode.errors import reading
+from decode.io.movies import Selection as MovieSelection
 from decode.models import shipped_models
 from decode.outputs import DEFAULT_FORMATS, localize_files
 from decode.ranges import Count, Fraction, Positive, check_settings
@@ -78,6 +79,14 @@ class Options:
     """auto, cpu or cuda"""
     allow_truncated: bool = False
     """take the complete frames of a movie that was cut short"""
+    channel: str | int | None = None
+    """channel of files that hold several, by name or number from 0"""
+    position: str | int | None = None
+    """position, scene or image, by name or number from 0"""
+    z: int | None = None
+    """plane of z of time series at several, from 0"""
+    skip: str = ""
+    """frames to leave out, from 0: "0::4" is every fourth"""
     drift: bool | None = None
     """also write the tables without the drift; none: of 2000 frames or more"""
     link: bool | None = None
@@ -89,6 +98,14 @@ class Options:
         check_settings(self)
         localize_files(Path("movie.tif"), Path(), self.formats)
         self.selection()
+        self.of_file.skipped(0)
+
+    @property
+    def of_file(self) -> MovieSelection:
+        """What of a file is the movie."""
+        return MovieSelection(
+            channel=self.channel, position=self.position, z=self.z, skip=self.skip
+        )
 
     def selection(self) -> dict[str, Any]:
         """Frames and region, as slices."""
@@ -100,9 +117,9 @@ class Options:
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of `localize_file`."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("model", "drift", "link", "report"):
+        for name in ("model", "drift", "link", "report", "channel", "position", "z", "skip"):
             own.pop(name)
-        return own | self.selection()
+        return own | self.selection() | {"selection": self.of_file}
 
     @property
     def finish(self) -> Finish:

@@ -216,6 +216,7 @@ def _tasks(sources: Iterable[Source], job: Job, known: _Known) -> list[Task]:
                 source.path,
                 frames=options.selection()["frames"],
                 allow_truncated=options.allow_truncated,
+                selection=options.of_file,
             ) as movie:
                 parts = movie.files() or parts
                 belonging |= {part.resolve() for part in parts}

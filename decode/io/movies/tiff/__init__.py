@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from decode.io.movies.format import MovieFormat
+from decode.io.movies.selection import Selection
 from decode.io.movies.tiff.part import open_tiff
 from decode.io.movies.tiff.writing import write_movie
 
@@ -33,7 +34,7 @@ def read_image(path: Path) -> npt.NDArray[Any]:
     Raises:
         FileNotFoundError, ValueError: as `open_movie`, and if it holds more than one.
     """
-    with closing(open_tiff(path, allow_truncated=False)) as part:
+    with closing(open_tiff(path, Selection(), allow_truncated=False)) as part:
         if part.n_frames != 1:
             raise ValueError(f"{path} must be one grey image, but holds {part.n_frames}")
         return part.read(0, 1)[0]
@@ -47,4 +48,5 @@ FORMAT = MovieFormat(
     recognizes=_is_tiff,
     read=open_tiff,
     write=write_movie,
+    general=True,
 )

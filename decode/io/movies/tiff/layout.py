@@ -1,19 +1,23 @@
-"""The layout of the frames of a TIFF file, and the number of whole ones."""
+"""The layout of the images of a TIFF file, and the number of whole ones."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import tifffile
 
-__all__ = ["Layout", "lay_out", "whole_frames"]
+from decode.io.movies.block import cut_short
+from decode.io.movies.selection import CHANNEL, POSITION, TIME, Axis, Selection, Z, choose
+from decode.io.movies.tiff.pages import Pages, list_pages
+
+__all__ = ["Layout", "lay_out", "whole_images"]
 
 SMALL_FRAME = 2**26
 """bytes of a frame of the largest cameras, up to which any compression is accepted"""
@@ -21,6 +25,9 @@ MOST_COMPRESSION = 1100
 """largest compression of a larger frame: a little more than zlib reaches for one without light"""
 MOST_CHANNELS = 7
 """most channels that ImageJ merges: longer axes of channels are frames that were mislabelled"""
+NAMES = {"T": TIME, "Q": TIME, "I": TIME, "Z": Z, "C": CHANNEL}
+OWN_DIALECTS = {"shaped", "imagej", "uniform"}
+"""of whose files the list of pages is that of the frames; tifffile knows the others"""
 
 _Page = tifffile.TiffPage | tifffile.TiffFrame
 
@@ -28,37 +35,59 @@ _Page = tifffile.TiffPage | tifffile.TiffFrame
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Layout:
-    """The frames that a file announces."""
+    """The images that a file announces."""
 
     frame_shape: tuple[int, int]
     """y, x"""
-    axes: Mapping[str, int]
-    """lengths of the axes besides y and x that are longer than 1"""
+    axes: tuple[Axis, ...]
+    """axes besides y and x that are longer than 1"""
     series: tifffile.TiffPageSeries | None = None
     """series whose pages are read one by one; None reads those of the file"""
+    pages: Pages | None = None
+    """where all pages lie, if they are alike"""
     block_offset: int | None = None
     """first byte of the pixels, if they lie in one piece, which needs no pages"""
     length_is_stated: bool = False
-    """whether the first page states the number of frames"""
+    """whether the first page states the number of images"""
+    list_ends: bool = True
+    """whether the list of pages is complete"""
 
     @property
-    def n_frames(self) -> int:
-        return math.prod(self.axes.values())
+    def n_images(self) -> int:
+        return math.prod(axis.size for axis in self.axes)
 
 
-def lay_out(path: Path, tiff: tifffile.TiffFile) -> Layout:
-    """Find the frames of a file.
+def lay_out(path: Path, tiff: tifffile.TiffFile, selection: Selection) -> Layout:
+    """Find the images of a file, or of the position that is chosen.
 
     Raises:
         ValueError: if what it holds is not a movie, or is damaged.
     """
     shape = _frame_shape(path, tiff)
     announced = _announced_axes(tiff)
-    if not _lies_in_one_piece(tiff, announced):
-        _require_an_end(tiff)  # the list of pages is needed
-    layout = _of_series(path, tiff, shape, announced)
-    _require_frames_only(path, layout.axes)
+    first = tiff.pages.first
+    in_one_piece = _lies_in_one_piece(tiff, announced)
+    if tiff.is_imagej and in_one_piece:  # the list of pages is not needed
+        layout = Layout(
+            frame_shape=shape,
+            axes=announced,
+            block_offset=first.dataoffsets[0],
+            length_is_stated=True,
+        )
+    else:
+        listed = list_pages(tiff)
+        own = not any(getattr(tiff, f"is_{name}") for name in _dialects())
+        if own and listed.offsets is not None:
+            layout = _of_pages(tiff, shape, announced, listed)
+        else:
+            layout = _of_series(path, tiff, shape, announced, listed, selection)
+    if [axis.name for axis in layout.axes] == [CHANNEL] and layout.n_images > MOST_CHANNELS:
+        return replace(layout, axes=(Axis(name=TIME, size=layout.n_images),))
     return layout
+
+
+def _dialects() -> set[str]:
+    return {name.lower() for name in tifffile.TIFF.FILE_FLAGS} - OWN_DIALECTS
 
 
 def _frame_shape(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int]:
@@ -76,44 +105,82 @@ def _frame_shape(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int]:
     return stored
 
 
-def _lies_in_one_piece(tiff: tifffile.TiffFile, announced: Mapping[str, int]) -> bool:
-    """Whether all frames that were announced follow on the first one, without a gap."""
+def _lies_in_one_piece(tiff: tifffile.TiffFile, announced: Sequence[Axis]) -> bool:
+    """Whether all images that were announced follow on the first one, without a gap."""
     first = tiff.pages.first
     if not announced or not first.is_final:
         return False
-    n_bytes = math.prod(announced.values()) * first.nbytes
+    n_bytes = math.prod(axis.size for axis in announced) * first.nbytes
     return bool(first.dataoffsets[0] + n_bytes <= tiff.filehandle.size)
 
 
-def _of_series(
-    path: Path, tiff: tifffile.TiffFile, shape: tuple[int, int], announced: Mapping[str, int]
+def _of_pages(
+    tiff: tifffile.TiffFile, shape: tuple[int, int], announced: tuple[Axis, ...], listed: Pages
 ) -> Layout:
-    """Choose between what tifffile finds and what the first page announces."""
-    first, found = tiff.pages.first, _series(tiff)
-    axes = _longer_axes(found[0].axes, found[0].shape) if found else {}
-    if math.prod(announced.values()) > math.prod(axes.values()):
+    """The images are the pages, which are all alike."""
+    n_announced = math.prod(axis.size for axis in announced)
+    first = tiff.pages.first
+    if announced and n_announced >= listed.n_pages:
         # the list of pages stands behind the pixels and is lost first, but ImageJ keeps the pixels
         # in one piece
-        in_one_piece = tiff.is_imagej and first.is_final
+        whole = n_announced == listed.n_pages
+        in_one_piece = first.is_final and (
+            (tiff.is_imagej and not whole) or _lies_in_one_piece(tiff, announced)
+        )
         return Layout(
             frame_shape=shape,
             axes=announced,
+            pages=listed,
             block_offset=first.dataoffsets[0] if in_one_piece else None,
             length_is_stated=True,
+            list_ends=listed.ends,
         )
-    if len(found) > 1:
-        _require_one_after_another(path, tiff, found)
-        # what the first call announced is a part
-        return Layout(frame_shape=shape, axes={"I": len(tiff.pages)})
-    if not found:
-        return Layout(frame_shape=shape, axes={}, length_is_stated=bool(announced))
-    (series,) = found
+    # what the first call announced is a part
     return Layout(
         frame_shape=shape,
+        axes=_longer([Axis(name=TIME, size=listed.n_pages)]),
+        pages=listed,
+        list_ends=listed.ends,
+    )
+
+
+def _of_series(
+    path: Path,
+    tiff: tifffile.TiffFile,
+    shape: tuple[int, int],
+    announced: tuple[Axis, ...],
+    listed: Pages,
+    selection: Selection,
+) -> Layout:
+    """What tifffile finds, or what the first page announces where that is more."""
+    found = _series(tiff)
+    if len(found) > 1 and found[0].kind in ("ome", "mmstack"):
+        found = [_position(path, found, selection)]
+    axes = _axes_of(found[0]) if found else ()
+    if math.prod(axis.size for axis in announced) > math.prod(axis.size for axis in axes):
+        return Layout(
+            frame_shape=shape, axes=announced, length_is_stated=True, list_ends=listed.ends
+        )
+    if len(found) > 1:
+        _require_one_after_another(path, tiff, found, listed)
+        return Layout(
+            frame_shape=shape,
+            axes=_longer([Axis(name=TIME, size=listed.n_pages)]),
+            list_ends=listed.ends,
+        )
+    if not found:
+        return Layout(
+            frame_shape=shape, axes=(), length_is_stated=bool(announced), list_ends=listed.ends
+        )
+    (series,) = found
+    rows, columns = series.shape[series.axes.index("Y")], series.shape[series.axes.index("X")]
+    return Layout(
+        frame_shape=(rows, columns),
         axes=axes,
         series=series if series.dataoffset is None else None,
         block_offset=series.dataoffset,
         length_is_stated=bool(announced),
+        list_ends=listed.ends,
     )
 
 
@@ -125,14 +192,38 @@ def _series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
         return []
 
 
+def _position(
+    path: Path, found: Sequence[tifffile.TiffPageSeries], selection: Selection
+) -> tifffile.TiffPageSeries:
+    """The series of the position that is chosen."""
+    among = Axis(name=POSITION, size=len(found), labels=tuple(each.name for each in found))
+    at = choose(path, [among], Selection(position=selection.position)).at[POSITION]
+    return found[at]
+
+
+def _axes_of(series: tifffile.TiffPageSeries) -> tuple[Axis, ...]:
+    axes = []
+    for letter, size in zip(series.axes, series.shape, strict=True):
+        if letter not in "YX":
+            axes.append(Axis(name=NAMES.get(letter, letter), size=size))
+    return _longer(axes)
+
+
+def _longer(axes: Sequence[Axis]) -> tuple[Axis, ...]:
+    return tuple(axis for axis in axes if axis.size > 1)
+
+
 def _require_one_after_another(
-    path: Path, tiff: tifffile.TiffFile, found: Sequence[tifffile.TiffPageSeries]
+    path: Path,
+    tiff: tifffile.TiffFile,
+    found: Sequence[tifffile.TiffPageSeries],
+    listed: Pages,
 ) -> None:
     """Several series are a movie where a script wrote the file by
     `for frame in movie: writer.write(frame)`, which makes each a series."""
     alike = len({(series.kind, series.shape[-2:], series.dtype) for series in found}) == 1
     n_images = sum(math.prod(series.shape[:-2]) for series in found)
-    has_all_pages = n_images == len(tiff.pages) or not _list_of_pages_ends(tiff)
+    has_all_pages = n_images == listed.n_pages or not listed.ends
     if tiff.is_shaped and alike and has_all_pages:
         return
     kinds = sorted({f"{' x '.join(map(str, each.shape))} {each.dtype}" for each in found})
@@ -142,25 +233,10 @@ def _require_one_after_another(
     )
 
 
-def _require_frames_only(path: Path, axes: Mapping[str, int]) -> None:
-    if len(axes) > 1:
-        listed = ", ".join(f"{name}: {length}" for name, length in axes.items())
-        raise ValueError(
-            f"{path} has more axes than frames, y and x ({listed}); save each movie in a file of "
-            "its own"
-        )
-    if set(axes) == {"C"} and axes["C"] <= MOST_CHANNELS:
-        raise ValueError(
-            f"{path} holds {axes['C']} channels of one frame, which are no movie; save the channel "
-            "to localize in as a file of its own, or declare channels to be frames (Image > "
-            "Properties in ImageJ)"
-        )
-
-
-def whole_frames(
+def whole_images(
     path: Path, tiff: tifffile.TiffFile, layout: Layout, *, allow_truncated: bool
 ) -> int:
-    """Number of frames from the first one on, up to the first that is missing or cut short.
+    """Number of images from the first one on, up to the first that is missing or cut short.
 
     Args:
         allow_truncated: accept them where more were announced, instead of refusing the file.
@@ -168,24 +244,38 @@ def whole_frames(
     Raises:
         ValueError: if it is refused, or there are none.
     """
-    if layout.block_offset is None:
-        n_whole = _whole_pages(path, tiff, layout)
-    else:
+    if layout.block_offset is not None:
         n_bytes = math.prod(layout.frame_shape) * np.dtype(tiff.pages.first.dtype).itemsize
         n_stored = (tiff.filehandle.size - layout.block_offset) // n_bytes
-        n_whole = min(layout.n_frames, n_stored)
+        n_whole = min(layout.n_images, n_stored)
+    elif layout.pages is not None:
+        n_whole = min(layout.n_images, _whole_of_list(tiff, layout.pages))
+    else:
+        n_whole = _whole_pages(path, tiff, layout)
     if n_whole == 0:
-        raise ValueError(
-            f"{path} is cut short or damaged, without one whole frame; copy or export it again"
-        )
-    length_is_known = layout.length_is_stated or _list_of_pages_ends(tiff)
-    if not allow_truncated and (n_whole < layout.n_frames or not length_is_known):
-        of_all = f" of {layout.n_frames}" if length_is_known else ""
-        raise ValueError(
-            f"{path} is cut short: only {n_whole}{of_all} frames are whole; copy or export it "
-            "again, or take those with --allow-truncated"
-        )
+        raise cut_short(path, 0, None)
+    length_is_known = layout.length_is_stated or layout.list_ends
+    if not allow_truncated and (n_whole < layout.n_images or not length_is_known):
+        raise cut_short(path, n_whole, layout.n_images if length_is_known else None)
     return n_whole
+
+
+def _whole_of_list(tiff: tifffile.TiffFile, pages: Pages) -> int:
+    """Number of the pages up to the first whose pixels are not all within the file."""
+    assert pages.offsets is not None
+    assert pages.sizes is not None
+    least = _least_bytes(tiff.pages.first)
+    whole = (pages.offsets > 0) & (pages.sizes >= max(least, 1))
+    whole &= pages.offsets <= tiff.filehandle.size - pages.sizes
+    return int(np.argmin(whole)) if not whole.all() else len(whole)
+
+
+def _least_bytes(page: tifffile.TiffPage) -> int:
+    """Fewest bytes in which the pixels of a page can be stored."""
+    needed: int = math.prod(page.shape) * page.bitspersample // 8
+    if page.compression == tifffile.COMPRESSION.NONE:
+        return needed
+    return 0 if needed <= SMALL_FRAME else needed // MOST_COMPRESSION
 
 
 def _whole_pages(path: Path, tiff: tifffile.TiffFile, layout: Layout) -> int:
@@ -200,26 +290,20 @@ def _whole_pages(path: Path, tiff: tifffile.TiffFile, layout: Layout) -> int:
     return sum(1 for _ in takewhile(_is_whole, pages))
 
 
-def _longer_axes(axes: str, shape: Sequence[int]) -> dict[str, int]:
-    """The axes besides y and x that are longer than 1."""
-    return {
-        name: length
-        for name, length in zip(axes, shape, strict=True)
-        if name not in "YX" and length > 1
-    }
-
-
-def _announced_axes(tiff: tifffile.TiffFile) -> dict[str, int]:
+def _announced_axes(tiff: tifffile.TiffFile) -> tuple[Axis, ...]:
     """The axes that the writing program announced in the first page; empty where there are none."""
     if tiff.is_micromanager:  # announces what was planned, not what was taken
-        return {}
+        return ()
     if tiff.imagej_metadata is not None:
-        names = {"T": "frames", "Z": "slices", "C": "channels"}
-        lengths = [int(tiff.imagej_metadata.get(name, 1)) for name in names.values()]
-        images = int(tiff.imagej_metadata.get("images", 1))
-        return _longer_axes("TZC", lengths) or _longer_axes("I", [images])
-    announced = _announced_shape(tiff)[:-2]
-    return _longer_axes("Q" * len(announced), announced)
+        names = {TIME: "frames", Z: "slices", CHANNEL: "channels"}
+        stated = tiff.imagej_metadata
+        sizes = {axis: int(stated.get(name, 1)) for axis, name in names.items()}
+        axes = _longer([Axis(name=name, size=size) for name, size in sizes.items()])
+        return axes or _longer([Axis(name=TIME, size=int(stated.get("images", 1)))])
+    announced = [size for size in _announced_shape(tiff)[:-2] if size > 1]
+    if len(announced) == 1:
+        return (Axis(name=TIME, size=announced[0]),)
+    return tuple(Axis(name=f"axis {i}", size=size) for i, size in enumerate(announced))
 
 
 def _announced_shape(tiff: tifffile.TiffFile) -> tuple[int, ...]:
@@ -245,47 +329,9 @@ def _is_whole(page: _Page | None) -> bool:
         return False
     size = page.parent.filehandle.size
     segments = zip(page.dataoffsets, page.databytecounts, strict=True)
-    stored = sum(page.databytecounts)
-    needed = math.prod(page.shape) * page.keyframe.bitspersample // 8
-    if page.keyframe.compression != tifffile.COMPRESSION.NONE:
-        needed = 0 if needed <= SMALL_FRAME else needed // MOST_COMPRESSION
-    return needed <= stored and all(
+    return _least_bytes(page.keyframe) <= sum(page.databytecounts) and all(
         offset > 0 and count > 0 and offset + count <= size for offset, count in segments
     )
-
-
-def _require_an_end(tiff: tifffile.TiffFile) -> None:
-    """Fail where the list of pages is a cycle, which tifffile follows until memory is full.
-
-    Raises:
-        ValueError: if it does.
-    """
-    file, layout = tiff.filehandle, tiff.tiff
-    offset, seen = int(tiff.pages.first.offset), set[int]()
-    while offset:
-        if offset in seen:
-            raise ValueError("its list of pages leads back into itself")
-        seen.add(offset)
-        file.seek(offset)
-        n_tags = int.from_bytes(file.read(layout.tagnosize), _order(tiff))
-        file.seek(offset + layout.tagnosize + n_tags * layout.tagsize)
-        offset = int.from_bytes(file.read(layout.offsetsize), _order(tiff))
-
-
-def _order(tiff: tifffile.TiffFile) -> Literal["little", "big"]:
-    return "little" if tiff.byteorder == "<" else "big"
-
-
-def _list_of_pages_ends(tiff: tifffile.TiffFile) -> bool:
-    """Whether the last page points to no other; in a file that was cut short it points beyond
-    the end."""
-    n_pages = len(tiff.pages)  # walks to the last one
-    last = tiff.pages.next_page_offset
-    if n_pages == 0 or last is None:
-        return False
-    tiff.filehandle.seek(last)
-    pointer = tiff.filehandle.read(tiff.tiff.offsetsize)
-    return len(pointer) == tiff.tiff.offsetsize and not any(pointer)
 
 
 def _ome_files(tiff: tifffile.TiffFile) -> list[str]:

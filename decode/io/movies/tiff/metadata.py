@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 from xml.etree import ElementTree
 
 import tifffile
 
+from decode.io.movies.facts import StatedFacts
 from decode.io.movies.units import MS_PER, credible_pixel, credible_step, length_nm, positive
 
-__all__ = ["StatedFacts", "stated_facts"]
+__all__ = ["channel_names", "stated_facts"]
 
 MICRO_MANAGER_TAG = 51123
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class StatedFacts:
-    """Facts of a movie; None where the metadata state nothing plausible."""
-
-    pixel_sides_nm: tuple[float, float] | None = None
-    """x, y"""
-    exposure_ms: float | None = None
-    z_step_nm: float | None = None
 
 
 def stated_facts(tiff: tifffile.TiffFile) -> StatedFacts:
@@ -41,10 +30,13 @@ def stated_facts(tiff: tifffile.TiffFile) -> StatedFacts:
 
 def _of_micro_manager(facts: Mapping[str, Any]) -> StatedFacts:
     side = length_nm(facts.get("PixelSizeUm"), "um")
+    camera = facts.get("Core-Camera") or facts.get("Camera")
+    camera = facts.get(f"{camera}-CameraName") or camera
     return StatedFacts(
         pixel_sides_nm=credible_pixel(side, side),
         exposure_ms=positive(facts.get("Exposure-ms")),
         z_step_nm=credible_step(length_nm(facts.get("ZStepUm"), "um")),
+        camera_name=str(camera) if camera else None,
     )
 
 
@@ -54,6 +46,7 @@ def _of_ome(text: str) -> StatedFacts:
     except ElementTree.ParseError:
         return StatedFacts()
     pixels, plane = _attributes(document, "Pixels"), _attributes(document, "Plane")
+    detector = _attributes(document, "Detector")
 
     def size(axis: str) -> float | None:
         name = f"PhysicalSize{axis}"
@@ -65,7 +58,24 @@ def _of_ome(text: str) -> StatedFacts:
         pixel_sides_nm=credible_pixel(size("X"), size("Y")),
         exposure_ms=seconds * scale if seconds and scale else None,
         z_step_nm=credible_step(size("Z")),
+        camera_name=detector.get("Model") or detector.get("Name"),
     )
+
+
+def channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
+    """Names of the channels of the first image; none where nothing states them."""
+    if tiff.is_micromanager:
+        names = (tiff.micromanager_metadata or {}).get("Summary", {}).get("ChNames", ())
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+    if not tiff.is_ome:
+        return ()
+    try:
+        document = ElementTree.fromstring(tiff.ome_metadata or "")
+    except ElementTree.ParseError:
+        return ()
+    pixels = document.find(".//{*}Pixels")
+    channels = [] if pixels is None else pixels.findall("{*}Channel")
+    return tuple(channel.get("Name", "") for channel in channels)
 
 
 def _attributes(document: ElementTree.Element, name: str) -> Mapping[str, str]:

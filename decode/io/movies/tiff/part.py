@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
@@ -14,9 +16,11 @@ import numpy.typing as npt
 import tifffile
 
 from decode.errors import brief, reading
+from decode.io.movies.block import BlockPart, cut_short
 from decode.io.movies.format import Part
-from decode.io.movies.tiff.layout import Layout, lay_out, whole_frames
-from decode.io.movies.tiff.metadata import stated_facts
+from decode.io.movies.selection import CHANNEL, Axis, Chosen, Selection, choose
+from decode.io.movies.tiff.layout import Layout, lay_out, whole_images
+from decode.io.movies.tiff.metadata import channel_names, stated_facts
 
 __all__ = ["open_tiff"]
 
@@ -29,11 +33,52 @@ COLOURS = (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.PALETTE)
 
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _TiffPart(Part):
-    """The frames of one file, or of one OME or Micro-Manager series of files."""
+class _PagesPart(Part):
+    """The frames are pages of one file, which are all alike."""
+
+    first: tifffile.TiffPage
+    """which knows how they are packed"""
+    offsets: npt.NDArray[np.int64]
+    """(frame,) first byte of the pixels"""
+    sizes: npt.NDArray[np.int64]
+    """(frame,) bytes of the pixels"""
+
+    def files(self) -> frozenset[Path]:
+        return frozenset({self.path.resolve()})
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        packed = self.first.compression != tifffile.COMPRESSION.NONE or self.first.fillorder != 1
+        packed |= self.first.bitspersample != 8 * self.dtype.itemsize
+        pages = zip(self.offsets[start:stop].tolist(), self.sizes[start:stop].tolist(), strict=True)
+        dtype = self.dtype.newbyteorder("=") if packed else self.dtype
+        chunk = np.empty((stop - start, *self.frame_shape), dtype)
+        # each call has a file of its own, as frames are read ahead in another thread
+        with self.path.open("rb") as file:
+            for number, (frame, (offset, size)) in enumerate(zip(chunk, pages, strict=True), start):
+                file.seek(offset)
+                if packed:
+                    frame[:] = self._unpacked(file.read(size), number)
+                elif file.readinto(frame.reshape(-1).view(np.uint8).data) < frame.nbytes:
+                    raise OSError(f"{self.path} became shorter while it was read")
+        return chunk
+
+    def _unpacked(self, content: bytes, number: int) -> npt.NDArray[Any]:
+        with decoding(self.path, f"frame {number}", self.first):
+            unpacked = np.asarray(self.first.decode(content, 0)[0])
+            return unpacked.reshape(self.frame_shape)
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SeriesPart(Part):
+    """Frames that tifffile finds, in one file or in those of an OME or Micro-Manager series."""
 
     tiff: tifffile.TiffFile
-    layout: Layout
+    series: tifffile.TiffPageSeries | None
+    chosen: Chosen
 
     def files(self) -> frozenset[Path]:
         return frozenset(Path(handle.path).resolve() for handle in self._handles())
@@ -48,44 +93,34 @@ class _TiffPart(Part):
 
     def _handles(self) -> set[tifffile.FileHandle]:
         """Handles of all files that hold frames of this part."""
-        series = self.layout.series
+        series = self.series
         pages = [] if series is None else [page for page in series.pages if page is not None]
         return {self.tiff.filehandle, *(page.parent.filehandle for page in pages)}
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        if self.layout.block_offset is None:
-            return self._read_pages(start, stop)
-        return self._read_block(self.layout.block_offset, start, stop)
-
-    def _read_pages(self, start: int, stop: int) -> npt.NDArray[Any]:
-        try:
-            pages: npt.NDArray[Any] = self.tiff.asarray(
-                series=self.layout.series, key=slice(start, stop)
-            )
+        if start == stop:
+            return np.empty((0, *self.frame_shape), self.dtype)
+        with decoding(self.path, f"frames {start}:{stop}", self.tiff.pages.first):
+            images = self.chosen.images(start, stop).tolist()
+            pages: npt.NDArray[Any] = self.tiff.asarray(series=self.series, key=images)
             return pages.reshape(stop - start, *self.frame_shape)
-        except Exception as error:  # every codec has errors of its own
-            packed = self.tiff.pages.first.compression != tifffile.COMPRESSION.NONE
-            remedy = "export it again"
-            if packed and find_spec("imagecodecs") is None:
-                remedy = "pip install 'decode-smlm[io]', which brings more codecs"
-            which, reason = f"frames {start}:{stop}", brief(str(error))
-            raise ValueError(
-                f"{self.path}: {which} cannot be decoded ({reason}); {remedy}"
-            ) from error
-
-    def _read_block(self, first_byte: int, start: int, stop: int) -> npt.NDArray[Any]:
-        """Frames of a block, read instead of mapped, as pages of a mapped file count as memory in
-        use."""
-        height, width = self.frame_shape
-        n_counts = (stop - start) * height * width
-        offset = first_byte + start * height * width * self.dtype.itemsize
-        chunk = np.fromfile(self.path, self.dtype, n_counts, offset=offset)
-        if chunk.size < n_counts:
-            raise OSError(f"{self.path} became shorter while it was read")
-        return chunk.reshape(stop - start, height, width)
 
 
-def open_tiff(path: Path, *, allow_truncated: bool) -> Part:
+@contextmanager
+def decoding(path: Path, which: str, page: tifffile.TiffPage) -> Iterator[None]:
+    """Turn whatever a codec raises into one sentence, with the library that is missing."""
+    try:
+        yield
+    except Exception as error:  # every codec has errors of its own
+        packed = page.compression != tifffile.COMPRESSION.NONE
+        remedy = "export it again"
+        if packed and find_spec("imagecodecs") is None:
+            remedy = "pip install 'decode-smlm[io]', which brings more codecs"
+        reason = brief(str(error))
+        raise ValueError(f"{path}: {which} cannot be decoded ({reason}); {remedy}") from error
+
+
+def open_tiff(path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
     """Open a TIFF file without reading its pixels; see `OpenPart`."""
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -95,23 +130,60 @@ def open_tiff(path: Path, *, allow_truncated: bool) -> Part:
         tiff = tifffile.TiffFile(path)
     with ExitStack() as opened, reading(path, "a TIFF movie", "export it again"):
         opened.callback(tiff.close)
-        dtype = _dtype_of_counts(path, tiff)
-        layout = lay_out(path, tiff)
-        facts = stated_facts(tiff)
-        part = _TiffPart(
-            path=path,
-            tiff=tiff,
-            layout=layout,
-            n_frames=whole_frames(path, tiff, layout, allow_truncated=allow_truncated),
-            frame_shape=layout.frame_shape,
-            dtype=dtype.newbyteorder(tiff.byteorder),
-            pixel_sides_nm=facts.pixel_sides_nm,
-            exposure_ms=facts.exposure_ms,
-            z_step_nm=facts.z_step_nm,
-        )
+        dtype = _dtype_of_counts(path, tiff).newbyteorder(tiff.byteorder)
+        layout = lay_out(path, tiff, selection)
+        chosen = choose(path, _labelled(layout.axes, tiff), _within(selection, layout))
+        n_whole = whole_images(path, tiff, layout, allow_truncated=allow_truncated)
+        images = chosen.images(0, chosen.n_frames)
+        images = images[images < n_whole]
+        if not len(images):
+            raise cut_short(path, 0, None)
+        known: dict[str, Any] = {
+            "path": path,
+            "n_frames": len(images),
+            "frame_shape": layout.frame_shape,
+            "dtype": dtype,
+            "facts": stated_facts(tiff),
+        }
+        if layout.block_offset is not None:
+            return _block(layout.block_offset, images, known)
+        pages = layout.pages
+        if pages is not None and pages.offsets is not None and pages.sizes is not None:
+            return _PagesPart(
+                first=tiff.pages.first,
+                offsets=pages.offsets[images],
+                sizes=pages.sizes[images],
+                **known,
+            )
+        part = _SeriesPart(tiff=tiff, series=layout.series, chosen=chosen, **known)
         part.open()  # tifffile leaves the other files of a series closed
         opened.pop_all()
         return part
+
+
+def _labelled(axes: Sequence[Axis], tiff: tifffile.TiffFile) -> list[Axis]:
+    """The axes with the names of the channels."""
+    names = channel_names(tiff)
+    return [
+        replace(axis, labels=names) if axis.name == CHANNEL and len(names) == axis.size else axis
+        for axis in axes
+    ]
+
+
+def _within(selection: Selection, layout: Layout) -> Selection:
+    """What is left to choose in a series, which is a position."""
+    return selection if layout.series is None else replace(selection, position=None)
+
+
+def _block(first_byte: int, images: npt.NDArray[np.intp], known: Mapping[str, Any]) -> Part:
+    """Frames that lie in one piece, or are every so many images of it."""
+    n_bytes = math.prod(known["frame_shape"]) * known["dtype"].itemsize
+    step = int(images[1] - images[0]) if len(images) > 1 else 1
+    return BlockPart(
+        first_byte=first_byte + int(images[0]) * n_bytes,
+        stride=step * n_bytes,
+        **known,
+    )
 
 
 def _dtype_of_counts(path: Path, tiff: tifffile.TiffFile) -> np.dtype[Any]:
