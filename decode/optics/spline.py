@@ -281,11 +281,14 @@ class SplinePSF(PSF):
             strict=True,
         )
         drawn = []
-        for (left, top), parts in groupby(alike, lambda part: part[0][:2]):
-            row, column = top + low[1], left + low[0]
+        for (left, top), group in groupby(alike, lambda part: part[0][:2]):
+            row, column, parts = top + low[1], left + low[0], list(group)
             read = padded[:, :, row : row + span, column : column + span]
             read = read.unfold(2, 3 + apart, over).unfold(3, 3 + apart, over)
-            read = read.permute(0, 1, 4, 5, 2, 3).reshape(len(stacks), len(planes), -1, k * k)
+            read = read.permute(0, 1, 4, 5, 2, 3)
+            # a copy of all planes is worth it where many are read
+            if 4 * len(parts) > len(planes):
+                read = read.contiguous()
             drawn += [
                 of.flatten(0, 1) @ read[:, p : p + 4].reshape(-1, k * k) for (_, _, p), of in parts
             ]
