@@ -81,6 +81,16 @@ def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:
     assert [*broken(page, "docs/page.md", tmp_path)] == ["nowhere.md", "#not-here"]
 
 
+def test_every_page_is_in_the_navigation(made: Path) -> None:
+    """Sphinx, too, refuses others, but later."""
+    listed = re.findall(r"^```\{toctree\}\n(.*?)^```", (DOCS / "index.md").read_text(), re.M | re.S)
+    named = {line for block in listed for line in block.splitlines()}
+    pages = {page.relative_to(made).with_suffix("") for page in made.rglob("*.md")}
+    pages |= {page.relative_to(DOCS).with_suffix("") for page in written_pages()[3:]}
+    cards = {page for page in pages if page.parent.name == "models" and page.name != "index"}
+    assert {page.as_posix() for page in pages - cards} - named == {"index"}
+
+
 def test_the_readme_is_read_in_two_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 700
 
