@@ -12,6 +12,7 @@ import hashlib
 import json
 import random
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
@@ -400,6 +401,7 @@ def _other(name: str, tensor: torch.Tensor, rng: Rng) -> dict[str, torch.Tensor]
 
 CAMERA = Camera(baseline=100.0, e_per_adu=0.5, read_noise_e=1.5, qe=0.8, em_gain=None)
 NETWORK = NetworkConfig(frame_widths=(4, 6), sequence_widths=(4, 6), head_width=4)
+WRITERS = runpy.run_path(str(Path(__file__).parent / "movies" / "microscopes.py"))["WRITERS"]
 FRAMES = (np.arange(5 * 12 * 10).reshape(5, 12, 10) % 251).astype(np.uint16)
 
 
@@ -625,6 +627,31 @@ def make_micro_manager(path: Path) -> None:
     tifffile.imwrite(path, FRAMES, photometric="minisblack", metadata=None, extratags=tag)
 
 
+def change_inside(path: Path, rng: Rng) -> None:
+    """A file of a folder, or one that is gone."""
+    file = rng.choice(sorted(file for file in path.rglob("*") if file.is_file()))
+    if rng.random() < 0.1:
+        file.unlink()
+    elif file.suffix == ".json" and rng.random() < 0.7:
+        change_json(file, rng)
+    else:
+        change_bytes(file, rng)
+
+
+def change_inf(path: Path, rng: Rng) -> None:
+    change_bytes(path.with_suffix(".inf"), rng)
+
+
+def microscope(name: str, file: str, *changes: Change) -> Format:
+    """A format of `movies/microscopes.py`."""
+
+    def make(path: Path) -> None:
+        written = WRITERS[name](path.parent, FRAMES[:, None, None])
+        assert written.name == path.name
+
+    return Format(name=file, make=make, read=read_movie, changes=changes)
+
+
 TABLE = (change_bytes, change_hdf5)
 PSF_FILE = (change_bytes, change_hdf5, change_hdf5)
 FORMATS: dict[str, Format] = {
@@ -645,6 +672,17 @@ FORMATS: dict[str, Format] = {
         read=read_movie,
         changes=(change_bytes, change_tags, change_description),
     ),
+    "ndtiff": microscope("ndtiff", "movie_1", change_inside),
+    "zarr": microscope("zarr", "movie.zarr", change_inside),
+    "ims": microscope("ims", "movie.ims", change_bytes, change_hdf5),
+    "czi": microscope("czi", "movie.czi", change_bytes),
+    "czi-zstd": microscope("czi-zstd", "movie.czi", change_bytes),
+    "lif": microscope("lif", "movie.lif", change_bytes),
+    "spe": microscope("spe", "movie.spe", change_bytes),
+    "spe-3": microscope("spe-3", "movie.spe", change_bytes),
+    "sif": microscope("sif", "movie.sif", change_bytes),
+    "dax": microscope("dax", "movie.dax", change_bytes, change_inf),
+    "raw": microscope("picasso", "movie.raw", change_bytes, change_sidecar),
     "thunderstorm": Format(
         name="table.csv",
         make=lambda path: write_table(molecules(), path),
@@ -869,8 +907,10 @@ def failures(names: Sequence[str], n: int, folder: Path) -> list[str]:
     return found
 
 
-def test_any_content_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
-    assert failures(list(FORMATS), 50, tmp_path / "files") == []
+@pytest.mark.parametrize("movies", [True, False], ids=["movies", "others"])
+def test_any_content_is_read_or_refused_in_a_sentence(movies: bool, tmp_path: Path) -> None:
+    names = [name for name, kind in FORMATS.items() if (kind.read is read_movie) == movies]
+    assert failures(names, 50, tmp_path / "files") == []
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ class ArrayPart(Part):
         )
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self.counts[start:stop]
+        return self.counts[start:stop].copy()
 
     def files(self) -> frozenset[Path]:
         return frozenset()

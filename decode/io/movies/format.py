@@ -34,7 +34,7 @@ class Part(ABC):
 
     @abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """(stop - start, y, x) ADU, nothing else being read.
+        """(stop - start, y, x) ADU, the caller's own, nothing else being read.
 
         Args:
             start, stop: within the frames of this part.

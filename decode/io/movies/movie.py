@@ -149,14 +149,16 @@ class Movie:
             raise IndexError(
                 f"frames {start}:{stop} are not within the {len(self)} frames of {self.path}"
             )
-        chunk = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        done = 0
+        pieces = []
         for run in self._runs(self.frames.start + start, self.frames.start + stop):
             for part, offset in zip(self._parts, self._starts[:-1].tolist(), strict=True):
                 a, b = max(run.start, offset), min(run.stop, offset + part.n_frames)
                 if a < b:
-                    chunk[done : done + b - a] = part.read(a - offset, b - offset)
-                    done += b - a
+                    pieces.append(part.read(a - offset, b - offset))
+        if not pieces:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        chunk: npt.NDArray[Any] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        chunk = chunk.astype(self.dtype, copy=False)
         if chunk.dtype.itemsize > 2 or chunk.dtype.kind == "f":
             limit = np.float64(LARGEST_COUNT)
             usable = (chunk >= -limit) & (chunk <= limit)

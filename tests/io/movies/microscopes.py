@@ -105,7 +105,9 @@ def write_ims(folder: Path, counts: Counts) -> Path:
         for t, c in product(range(n_times), range(n_channels)):
             name = f"DataSet/ResolutionLevel 0/TimePoint {t}/Channel {c}/Data"
             padded = np.pad(counts[t, c], ((0, 0), (0, 3), (0, 2)))
-            file.create_dataset(name, data=padded, chunks=(1, 8, 8), compression="gzip")
+            file.create_dataset(
+                name, data=padded, chunks=(1, *padded.shape[1:]), compression="gzip"
+            )
     return path
 
 
