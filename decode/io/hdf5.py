@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -21,8 +22,10 @@ from decode.errors import brief, reading
 __all__ = [
     "array_of",
     "attribute_of",
+    "growing_hdf5",
     "holds",
     "open_hdf5",
+    "reserve",
     "set_text",
     "stored",
     "text_of",
@@ -32,6 +35,9 @@ COMPRESSION = 1100
 """largest factor by which zlib compresses"""
 
 SUFFIXES = (".hdf5", ".h5")
+
+MARGIN = 2**16
+"""bytes of a file besides the rows of a dataset; a million of them take below 10 kB"""
 
 CONTINUATION, ATTRIBUTE = 0x10, 0x0C
 """types of messages in the header of an object"""
@@ -50,6 +56,34 @@ def open_hdf5(
     """An HDF5 file to read; see `reading` for arguments and errors."""
     with reading(path, kind, remedy), h5py.File(path, "r") as file:
         yield file
+
+
+@contextmanager
+def growing_hdf5(path: Path, *, userblock_size: int = 0) -> Iterator[h5py.File]:
+    """An HDF5 file to write; `reserve` room for what is put into it.
+
+    Args:
+        path: the file.
+        userblock_size: bytes before the file proper, which HDF5 leaves alone.
+    """
+    reserve(path, MARGIN)
+    with h5py.File(path, "w", locking=False, userblock_size=userblock_size) as file:
+        reserve(path, MARGIN)
+        yield file
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(path, size)
+
+
+def reserve(path: Path, n_bytes: int) -> None:
+    """Extend a file before HDF5 does, which crashes where it cannot write
+    (github.com/h5py/h5py/issues/914).
+
+    Raises:
+        OSError: if the disk, a quota or a limit on the size of files does not allow it.
+    """
+    with path.open("ab") as file:
+        file.write(bytes(max(0, n_bytes - path.stat().st_size)))
 
 
 def holds(path: Path, name: str) -> bool:

@@ -27,7 +27,7 @@ import torch
 
 from decode import EmitterSet, read_table, write_table
 from decode.io.formats import format_of
-from decode.io.tables import table_formats
+from decode.io.tables import TableWriter, table_formats
 
 NM = 0.01
 """largest difference of a coordinate"""
@@ -324,7 +324,7 @@ RECORDED = {
     "smlm": Recorded("smlm", "a.smlm", smlm),
     "parquet": Recorded("parquet", "a.parquet", parquet),
     "smap-5": Recorded("smap", "a_sml.mat", smap_5, sigma="x y z"),
-    "smap-7.3": Recorded("smap", "a_sml.mat", smap_73, sigma="x y z"),
+    "smap-7.3": Recorded("smap-7.3", "a_sml.mat", smap_73, sigma="x y z"),
     "minflux-npy": Recorded("minflux", "a.npy", minflux_npy),
     "minflux-flat-npy": Recorded("minflux", "a.npy", minflux_flat_npy),
     "minflux-json": Recorded("minflux", "a.json", minflux_json),
@@ -479,6 +479,16 @@ def rows_of_smap(path: Path) -> list[dict[str, float]]:
     return [{name: float(getattr(loc, name)[i]) for name in names} for i in range(len(loc.frame))]
 
 
+def rows_of_smap_73(path: Path) -> list[dict[str, float]]:
+    with h5py.File(path, "r") as file:
+        loc = {name: column[0] for name, column in file["saveloc/loc"].items()}
+    return [{name: float(loc[name][i]) for name in loc} for i in range(len(loc["frame"]))]
+
+
+SMAP = {"frame": 3, "xnm": 1500.5, "ynm": 50.25, "znm": 30, "phot": 1000, "xnmerr": 6}
+SMAP |= {"ynmerr": 12, "locprecznm": 30, "locprecnm": math.sqrt((6**2 + 12**2) / 2)}
+SMAP |= {"filenumber": 1, "channel": 0}
+
 WRITTEN: dict[str, tuple[str, Callable[[Path], list[dict[str, float]]], dict[str, float]]] = {
     "thunderstorm": (
         "a.csv",
@@ -505,25 +515,8 @@ WRITTEN: dict[str, tuple[str, Callable[[Path], list[dict[str, float]]], dict[str
         lambda path: pq.read_table(path).to_pylist(),
         {"frame": 2, "x_nm": 1500.5, "y_nm": 50.25, "z_nm": 30, "uncertainty_y_nm": 12},
     ),
-    "smap": (
-        "a_sml.mat",
-        rows_of_smap,
-        {
-            "frame": 3,
-            "xnm": 1500.5,
-            "ynm": 50.25,
-            "znm": 30,
-            "phot": 1000,
-            "xnmerr": 6,
-            "ynmerr": 12,
-        }
-        | {
-            "locprecznm": 30,
-            "locprecnm": math.sqrt((6**2 + 12**2) / 2),
-            "filenumber": 1,
-            "channel": 0,
-        },
-    ),
+    "smap": ("a_sml.mat", rows_of_smap, SMAP),
+    "smap-7.3": ("a_sml.mat", rows_of_smap_73, SMAP),
 }
 
 
@@ -568,9 +561,62 @@ def test_more_than_a_matlab_file_can_hold_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("decode.io.tables.smap.MOST_BYTES", 100)
-    with pytest.raises(ValueError, match="more than 2 GiB; write another format"):
+    with pytest.raises(ValueError, match=r"more than 2 GiB; write it as smap-7\.3"):
         write_table(phantom(), tmp_path / "a_sml.mat")
     assert list(tmp_path.iterdir()) == []
+    write_table(phantom(), tmp_path / "a_sml.mat", dialect="smap-7.3")
+    assert read_table(tmp_path / "a_sml.mat").xyz.tolist() == phantom().xyz.tolist()
+
+
+def test_matlab_7_3_is_told_shapes_and_classes(tmp_path: Path) -> None:
+    path = tmp_path / "a_sml.mat"
+    flags = {"flag": np.array([True, False, True]), "µ m": np.arange(3, dtype=np.int16)}
+    whole = replace(phantom(), others=flags)
+    write_table(whole, path, dialect="smap-7.3")
+    head = path.read_bytes()[:128]
+    assert head.startswith(b"MATLAB 7.3 MAT-file, Platform: ")
+    assert head[116:] == bytes(8) + b"\x00\x02IM"
+    with h5py.File(path, "r") as file:
+        kinds: dict[str, tuple[bytes, tuple[int, ...]]] = {}
+        file.visititems(
+            lambda name, item: kinds.update(
+                {name: (item.attrs["MATLAB_class"], getattr(item, "shape", ()))}
+            )
+        )
+        assert file["fileformat/name"][:, 0].tobytes().decode("utf-16-le") == "sml"
+        assert file["saveloc/history"].attrs["MATLAB_empty"] == 1
+        assert file["saveloc/history"][:].tolist() == [0, 0]
+    assert kinds["saveloc"] == kinds["saveloc/loc"] == (b"struct", ())
+    assert kinds["saveloc/loc/xnm"] == (b"double", (1, 3))  # N x 1 in MATLAB
+    assert kinds["saveloc/loc/flag"] == (b"logical", (1, 3))
+    assert kinds["saveloc/loc/x__m"] == (b"int16", (1, 3))
+    assert kinds["saveloc/file/info/roi"] == (b"double", (4, 1))
+    assert kinds["fileformat/name"] == (b"char", (3, 1))
+    assert kinds["saveloc/history"][0] == b"cell"
+    again = read_table(path)
+    assert again.metadata == whole.metadata
+    for label, values in flags.items():
+        assert again.others[label].tolist() == values.tolist()
+
+
+def test_a_matlab_7_3_file_grows_without_what_nobody_knows(tmp_path: Path) -> None:
+    path = tmp_path / "a_sml.mat"
+    n = 10_000
+    sigma = torch.full((n, 3), 5.0)
+    sigma[:, 2] = torch.nan
+    chunk = EmitterSet(
+        frame=torch.arange(n), xyz=torch.rand(n, 3), photons=torch.ones(n), xyz_sigma=sigma
+    )
+    with TableWriter(path, {"pixel_size_nm": 100.0}, dialect="smap-7.3") as table:
+        for _ in range(4):
+            table.write(chunk)
+    again = read_table(path)
+    assert torch.equal(again.xyz.float(), chunk.xyz.repeat(4, 1))
+    assert again.frame[n + 3] == 3
+    with h5py.File(path, "r") as file:
+        assert "locprecznm" not in file["saveloc/loc"]
+    write_table(EmitterSet.empty(), path, dialect="smap-7.3")
+    assert len(read_table(path)) == 0
 
 
 # -- tables of other programs
@@ -578,7 +624,7 @@ def test_more_than_a_matlab_file_can_hold_is_refused(
 
 TABLES = ("Thunderstorm_dstorm_data.csv", "decode_dstorm_data.h5", "SMLM_dstorm_data.smlm")
 TABLES += ("raw_movie_locs.hdf5", "testdata_locs.hdf5")
-FIXED, WITHOUT_TEXTS = {"challenge"}, {"smlm", "smap"}
+FIXED, WITHOUT_TEXTS = {"challenge"}, {"smlm", "smap", "smap-7.3"}
 PRECISION = {"thunderstorm": 5.1e-4, "challenge": 5.1e-4, "picasso": 2e-3}
 """of a coordinate, where it is not double precision: digits of a text, float32 of pixels"""
 

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decode.emitters import EmitterSet
+from decode.io.hdf5 import MARGIN
 from decode.io.tables import TableWriter, read_table, write_table, written_formats
-from decode.io.tables.picasso import CHUNK, HDF5_MARGIN
+from decode.io.tables.picasso import CHUNK
 from decode.postprocess.filter import keep
 
 FIELD = {"pixel_size_nm": 100.0, "n_frames": 50, "height_px": 64, "width_px": 96}
@@ -280,7 +281,7 @@ def test_a_picasso_table_is_no_longer_than_its_rows(
         blocks = max(1, -(-len(rows) // CHUNK)) * bool(n_chunks)
         content = blocks * CHUNK * rows.dtype.itemsize
     size = (tmp_path / "table.hdf5").stat().st_size
-    assert content <= size <= content + HDF5_MARGIN
+    assert content <= size <= content + MARGIN
 
 
 def test_an_old_table_survives_a_failed_one(tmp_path: Path, molecules: EmitterSet) -> None:

@@ -20,7 +20,7 @@ from decode.io.tables.format import TableFormat
 WRITABLE = [each for each in table_formats() if each.write is not None]
 WITHOUT_ROOM = {"challenge"}
 """formats whose columns are fixed"""
-WITHOUT_TEXTS = {"smlm", "smap"}
+WITHOUT_TEXTS = {"smlm", "smap", "smap-7.3"}
 
 
 def phantom() -> EmitterSet:

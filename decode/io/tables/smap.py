@@ -1,4 +1,4 @@
-"""SMAP's `_sml.mat`: read as MATLAB's level 5 and 7.3 (HDF5), written as level 5.
+"""SMAP's `_sml.mat` as MATLAB's level 5; `smap_73` has that of MATLAB 7.3.
 
 The fields are those of `LocalizationData.savelocs` of SMAP, https://github.com/jries/SMAP.
 """
@@ -15,13 +15,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from decode.atomic import atomic
 from decode.emitters import EmitterSet
-from decode.io.hdf5 import array_of, holds, open_hdf5
 from decode.io.mat5 import names_of_mat5, read_mat5
 from decode.io.tables.columns import (
     OWN,
@@ -34,7 +32,16 @@ from decode.io.tables.columns import (
 )
 from decode.io.tables.format import Append, TableFormat
 
-__all__ = ["FORMAT"]
+__all__ = [
+    "FACTS",
+    "FORMAT",
+    "Content",
+    "columns_of",
+    "matlab_names",
+    "rows_of",
+    "table_of",
+    "variables",
+]
 
 NAMES = {
     "frame": "frame",
@@ -92,46 +99,52 @@ def smap_table(path: Path, metadata: Mapping[str, object]) -> Iterator[Append]:
 
         def append(chunk: EmitterSet) -> None:
             nonlocal names, n_bytes
-            labelled = _columns(chunk, metadata)
-            names = names or _matlab_names(labelled)
+            labelled = columns_of(chunk, metadata)
+            names = names or matlab_names(labelled)
             require_same(list(labelled), list(names))
             chunks.append({names[label]: column for label, column in labelled.items()})
             n_bytes += sum(column.nbytes for column in labelled.values())
             if n_bytes > MOST_BYTES:
-                raise ValueError(f"{path} would hold more than 2 GiB; write another format")
+                raise ValueError(
+                    f"{path} would hold more than 2 GiB; write it as smap-7.3 (--to), which "
+                    "MATLAB reads as well"
+                )
 
         yield append
         if not chunks:
             append(EmitterSet.empty())
-        loc = {
-            name: column[:, None]
-            for name, column in filled(
-                {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-            ).items()
-        }
-        ours = {label: name for label, name in names.items() if label != name}
-        facts = json.dumps({"metadata": dict(metadata), "names": ours}, default=str)
-        saveloc = {
-            "loc": loc,
-            "file": {
-                "name": path.name,
-                "number": 1.0,
-                "numberOfTif": 0.0,
-                "info": _info(metadata),
-                "average": np.zeros((0, 0)),
-                "tif": np.zeros((0, 0)),
-            },
-            "history": np.empty((0, 0), object),
-            FACTS: np.frombuffer(facts.encode(), np.uint8)[None],
-        }
+        whole = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+        loc = {name: column[:, None] for name, column in filled(whole).items()}
+        content = variables(path, metadata, names)
+        content["saveloc"]["loc"] = loc
         import scipy.io  # takes a while, and few need it
 
         with temporary.open("wb") as file:
-            content = {"saveloc": saveloc, "fileformat": {"name": "sml"}}
             scipy.io.savemat(file, content, long_field_names=True)
 
 
-def _columns(chunk: EmitterSet, metadata: Mapping[str, object]) -> Columns:
+def variables(
+    path: Path, metadata: Mapping[str, object], names: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """What a file holds, but for `saveloc.loc`: structs, arrays as MATLAB shapes them, texts."""
+    ours = {label: name for label, name in names.items() if label != name}
+    facts = json.dumps({"metadata": dict(metadata), "names": ours}, default=str)
+    saveloc = {
+        "file": {
+            "name": path.name,
+            "number": 1.0,
+            "numberOfTif": 0.0,
+            "info": _info(metadata),
+            "average": np.zeros((0, 0)),
+            "tif": np.zeros((0, 0)),
+        },
+        "history": np.empty((0, 0), object),
+        FACTS: np.frombuffer(facts.encode(), np.uint8)[None],
+    }
+    return {"saveloc": saveloc, "fileformat": {"name": "sml"}}
+
+
+def columns_of(chunk: EmitterSet, metadata: Mapping[str, object]) -> Columns:
     """Columns by the names in `NAMES`, what SMAP asks for, then the numbers of other programs."""
     values = numbers_of(chunk)
     ours = {NAMES[name]: column for name, column in values.items()}
@@ -150,7 +163,7 @@ def _columns(chunk: EmitterSet, metadata: Mapping[str, object]) -> Columns:
     return ours | standing | theirs
 
 
-def _matlab_names(columns: Columns) -> dict[str, str]:
+def matlab_names(columns: Columns) -> dict[str, str]:
     """By its label, a name for each column that MATLAB allows: letters, digits and `_`."""
     names: dict[str, str] = {}
     for label in columns:
@@ -176,7 +189,7 @@ def _info(metadata: Mapping[str, object]) -> dict[str, object]:
     return info | ({"numberOfFrames": stated["n_frames"]} if "n_frames" in stated else {})
 
 
-class _Content(NamedTuple):
+class Content(NamedTuple):
     """What is read of a file."""
 
     loc: Columns
@@ -187,8 +200,11 @@ class _Content(NamedTuple):
 
 
 def read_smap(path: Path, pixel_size_nm: float | None) -> EmitterSet:
+    return table_of(path, _level_5(path), pixel_size_nm)
+
+
+def table_of(path: Path, content: Content, pixel_size_nm: float | None) -> EmitterSet:
     """Frames count from 1; positions are as SMAP states them."""
-    content = _level_73(path) if h5py.is_hdf5(path) else _level_5(path)
     stated = json.loads(content.facts or b"{}")
     labels = {name: label for label, name in stated.get("names", {}).items()}
     loc = {labels.get(name, name): column for name, column in content.loc.items()}
@@ -222,7 +238,7 @@ def _facts(info: Columns) -> dict[str, object]:
     return facts
 
 
-def _level_5(path: Path) -> _Content:
+def _level_5(path: Path) -> Content:
     saveloc: Any = read_mat5(path).get("saveloc")
     if not isinstance(saveloc, Mapping) or not isinstance(saveloc.get("loc"), Mapping):
         raise ValueError(f"{path} is no table of SMAP: it has no saveloc.loc")
@@ -230,8 +246,8 @@ def _level_5(path: Path) -> _Content:
     file = files[0] if isinstance(files, list) and files else files
     info = file.get("info") if isinstance(file, Mapping) else None
     facts = saveloc.get(FACTS)
-    return _Content(
-        _rows({name: _numbers(value) for name, value in saveloc["loc"].items()}),
+    return Content(
+        rows_of({name: _numbers(value) for name, value in saveloc["loc"].items()}),
         {name: _numbers(value) for name, value in (info or {}).items()},
         b"" if facts is None else facts.tobytes(),
     )
@@ -241,39 +257,13 @@ def _numbers(value: object) -> npt.NDArray[Any]:
     return value.ravel() if isinstance(value, np.ndarray) else np.zeros(0)
 
 
-def _level_73(path: Path) -> _Content:
-    with open_hdf5(path, "a table of SMAP", "save it again") as file:
-        saveloc = file["saveloc"]
-        info = saveloc.get("file/info")
-        if isinstance(info, h5py.Dataset) and info.dtype == h5py.ref_dtype:  # of several files
-            info = file[array_of(saveloc, "file/info").flat[0]]
-        return _Content(
-            _rows(_arrays(saveloc["loc"])),
-            _arrays(info) if isinstance(info, h5py.Group) else {},
-            array_of(saveloc, FACTS).astype(np.uint8).tobytes() if FACTS in saveloc else b"",
-        )
-
-
-def _arrays(group: h5py.Group) -> Columns:
-    """The arrays of numbers in a group; MATLAB stores the shape of an empty one in its place."""
-    return {
-        name: array_of(group, name).ravel()
-        for name, item in group.items()
-        if isinstance(item, h5py.Dataset)
-        and item.dtype.kind in "biuf"
-        and "MATLAB_empty" not in item.attrs
-    }
-
-
-def _rows(loc: Columns) -> Columns:
+def rows_of(loc: Columns) -> Columns:
     """The columns that have a value in each row."""
     n = len(loc.get("frame", ()))
     return {name: column for name, column in loc.items() if len(column) == n}
 
 
 def _is_smap(path: Path) -> bool:
-    if h5py.is_hdf5(path):
-        return holds(path, "saveloc/loc")
     with path.open("rb") as file:
         if file.read(10) != b"MATLAB 5.0":
             return False
@@ -285,7 +275,7 @@ def _is_smap(path: Path) -> bool:
 FORMAT = TableFormat(
     name="smap",
     title="SMAP `_sml.mat`",
-    content="the variable `saveloc` of a MATLAB file",
+    content="the variable `saveloc` of a MATLAB file (level 5)",
     suffixes=(".mat",),
     recognizes=_is_smap,
     read=read_smap,
