@@ -76,6 +76,7 @@ UNSUITED = {
 def write_pages(site: Path = SITE) -> None:
     """Write all pages, those that changed only."""
     pages = {"reference/cli.md": cli(), "reference/recipes.md": recipes()}
+    pages["reference/jobs.md"] = jobs()
     pages |= {"reference/api.md": api(), "models/index.md": cards()}
     pages |= {f"models/{name}.md": card(name) for name in shipped_models()}
     for name, text in pages.items():
@@ -88,7 +89,7 @@ def write_pages(site: Path = SITE) -> None:
 
 def _lines(*parts: str | Iterable[str]) -> str:
     flat = (part if isinstance(part, str) else "\n".join(part) for part in parts)
-    return "\n\n".join(flat).rstrip() + "\n"
+    return "\n\n".join(part for part in flat if part).rstrip() + "\n"
 
 
 def _cell(text: str) -> str:
@@ -157,22 +158,37 @@ def _what(parameter: Any) -> str:
 
 def recipes() -> str:
     """Every key of a recipe, from its schema."""
-    whole = schema()
-    parts = [
+    example = (ROOT / "configs" / "gaussian-2d.yaml").read_text(encoding="utf-8")
+    return _lines(
         "# Recipes",
         "A recipe is the YAML file that `decode train` trains with and `decode simulate` draws "
         "movies from; `decode estimate` writes one for a movie.  Unknown keys are refused.  `[a, "
         "b]` is a range from which each movie draws.  `--set section.key=value` overrides a key "
         "on the command line, and `decode schema` prints the schema for editors.",
-        "```yaml\n" + (ROOT / "configs" / "gaussian-2d.yaml").read_text(encoding="utf-8") + "```",
+        f"```yaml\n{example}```",
         "## The recipe itself",
-        _keys(whole["properties"], whole["$defs"]),
-    ]
+        *_sections(schema("recipe")),
+    )
+
+
+def jobs() -> str:
+    """Every key of a job, from its schema."""
+    return _lines(
+        "# Jobs",
+        "A job is the YAML file of `decode batch` ([many movies](../batch.md)).  Unknown keys are "
+        "refused; `decode schema job` prints the schema for editors.",
+        "## The job itself",
+        *_sections(schema("job")),
+    )
+
+
+def _sections(whole: Mapping[str, Any]) -> Iterator[str]:
+    yield _keys(whole["properties"], whole["$defs"])
     for name, definition in whole["$defs"].items():
         if definition.get("properties"):
-            parts += [f"## {name}", definition.get("description", "").partition("\n\n")[0]]
-            parts.append(_keys(definition["properties"], whole["$defs"]))
-    return _lines(*(part for part in parts if part))
+            yield f"## {name}"
+            yield definition.get("description", "").partition("\n\n")[0]
+            yield _keys(definition["properties"], whole["$defs"])
 
 
 def _keys(properties: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
@@ -268,7 +284,7 @@ def card(name: str) -> str:
         _calibration(model),
         "## When not to use it",
         [f"- {sentence}" for sentence in UNSUITED[name]],
-        [f"- As its training said: {remark}." for remark in getattr(record, "remarks", ())],
+        [f"- As its training said: {remark}." for remark in record.remarks or ()],
         "## How it was trained",
         f"{record.steps} steps in {record.minutes or 0:.0f} minutes on {record.hardware}, the last "
         f"of its trainings, by decode {record.decode} with the recipe `configs/{name}.yaml`.  The "

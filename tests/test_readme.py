@@ -132,6 +132,16 @@ def test_there_are_examples_of_all_kinds() -> None:
     assert {"python", "console", "yaml"} <= {example.language for example in examples()}
 
 
+def test_no_command_hides_from_the_tests() -> None:
+    hidden = {
+        str(page.relative_to(ROOT)): found
+        for page in pages()
+        for rest in [BLOCK.sub(lambda m: m[0] if m["language"] == "text" else "", page.read_text())]
+        if (found := re.findall(r"^ *(?:\$ )?decode [a-z-]+ .* -o .*", rest, re.M))
+    }
+    assert hidden == {}
+
+
 def test_an_example_that_is_not_run_says_why() -> None:
     notes = {example.note for example in examples()} - {""}
     assert all(re.match(r"(not run|exit code \d+): .{10}", note) for note in notes), notes
