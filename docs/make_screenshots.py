@@ -14,19 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
+import torch
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from napari.settings import get_settings
 from qtpy.QtCore import QSettings
 from qtpy.QtWidgets import QApplication
 
+from decode import EmitterSet, write_table
 from decode_napari.samples import sample_file
+from decode_napari.steps.drift import DriftStep
 from decode_napari.steps.export import ExportStep
 from decode_napari.steps.inspect import InspectStep
+from decode_napari.steps.link import LinkStep
 from decode_napari.steps.localize import LocalizeStep
 from decode_napari.steps.model import ModelStep
 from decode_napari.steps.psf import PSFStep
+from decode_napari.steps.quality import QualityStep
 
 OUT = Path(__file__).resolve().parent / "images" / "napari"
+MINUTES = 10.0
+"""of the training that is shown"""
 PATIENCE = 1800.0
 """seconds that a step may take"""
 
@@ -112,7 +120,7 @@ def flat() -> None:
     viewer.close()
 
 
-def deep(minutes: float) -> None:
+def deep() -> None:
     """And in 3D: beads to a PSF, a model trained for it."""
     viewer, dock = new_window()
     open_sample(viewer, dock, "blinking_3d")
@@ -134,7 +142,7 @@ def deep(minutes: float) -> None:
     model = dock.panel(ModelStep)
     dock.go_to(ModelStep)
     model.out.setText("astigmatic.safetensors")
-    model.minutes.setValue(minutes)
+    model.minutes.setValue(MINUTES)
     model.changes.setText("training.validate_every=100")
     model.train()
     area = dock.stack.currentWidget()
@@ -145,10 +153,79 @@ def deep(minutes: float) -> None:
     viewer.close()
 
 
+def blinking(n_frames: int = 4000) -> EmitterSet:
+    """Blinking molecules along filaments, on a stage that drifts."""
+    rng = np.random.default_rng(1)
+    side, n_filaments, n_molecules = 12_800.0, 14, 2500
+    start, angle = rng.uniform(0, side, (n_filaments, 2)), rng.uniform(0, np.pi, n_filaments)
+    of, along = rng.integers(0, n_filaments, n_molecules), rng.uniform(-6000, 6000, n_molecules)
+    bend = 500 * np.sin(along / 2000 + of)
+    across = np.stack([-np.sin(angle[of]), np.cos(angle[of])], 1)
+    place = start[of] + along[:, None] * np.stack([np.cos(angle[of]), np.sin(angle[of])], 1)
+    place = (place + bend[:, None] * across) % side
+    blinks = np.repeat(np.arange(n_molecules), 1 + rng.poisson(1.0, n_molecules))
+    first = rng.integers(0, n_frames, len(blinks))
+    rows = np.repeat(np.arange(len(blinks)), rng.geometric(0.35, len(blinks)))
+    on = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    frame = first[rows] + on
+    keep = frame < n_frames
+    frame, molecule = frame[keep], blinks[rows][keep]
+    photons = rng.gamma(3.0, 500.0, len(frame)) + 200
+    sigma = 330 / np.sqrt(photons)
+    time = frame / n_frames
+    moved = np.stack([180 * time**1.5, -120 * np.sin(2.5 * time)], 1)
+    xy = place[molecule] + moved + rng.normal(size=(len(frame), 2)) * sigma[:, None]
+    order = np.argsort(frame, kind="stable")
+    xyz = np.concatenate([xy, np.zeros((len(frame), 1))], 1)[order]
+    nothing = np.full(len(frame), np.nan)
+    return EmitterSet(
+        frame=torch.from_numpy(frame[order]),
+        xyz=torch.from_numpy(xyz),
+        photons=torch.from_numpy(photons[order]),
+        xyz_sigma=torch.from_numpy(np.stack([sigma[order], sigma[order], nothing], 1)),
+        metadata={"pixel_size_nm": 100.0, "width_px": 128, "height_px": 128, "n_frames": n_frames},
+    )
+
+
+def table() -> None:
+    """A table of a long movie: drift, links, quality."""
+    viewer, dock = new_window()
+    write_table(blinking(), "filaments.csv")
+    dock.panel(InspectStep).open(Path("filaments.csv"))
+    wait(lambda: dock.session.found is not None)
+    idle(dock)
+    drift, link, quality = (dock.panel(step) for step in (DriftStep, LinkStep, QualityStep))
+    dock.go_to(DriftStep)
+    drift.run()
+    wait(lambda: drift.step.estimated is not None or not dock.runner.busy)
+    idle(dock)
+    drift.subtract()
+    render = dock.panel(ExportStep)
+    render.run()
+    wait(lambda: "super-resolved" in viewer.layers)
+    idle(dock)
+    shoot(viewer, "drift")
+    dock.go_to(LinkStep)
+    link.run()
+    wait(lambda: link.step.is_linked or not dock.runner.busy)
+    idle(dock)
+    render.run()
+    idle(dock)
+    shoot(viewer, "link")
+    dock.go_to(QualityStep)
+    quality.run()
+    wait(lambda: quality.step.assessed is not None or not dock.runner.busy)
+    idle(dock)
+    shoot(viewer, "quality")
+    viewer.close()
+
+
+SCENES = {"flat": flat, "deep": deep, "table": table}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--minutes", type=float, default=10.0, help="of the training that is shown")
-    parser.add_argument("--only", choices=("flat", "deep"))
+    parser.add_argument("--only", choices=tuple(SCENES))
     arguments = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,10 +233,8 @@ def main() -> None:
         QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
         get_settings(None)
         os.chdir(folder)  # pictures show the names of files that the tutorial writes, not where
-        if arguments.only != "deep":
-            flat()
-        if arguments.only != "flat":
-            deep(arguments.minutes)
+        for name in [arguments.only] if arguments.only else SCENES:
+            SCENES[name]()
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ REMEDIES = {
     "misfit": "the PSF does not fit, and places depend on it: calibrate it from beads (`decode "
     "calibrate psf`) or from the movie (`decode calibrate in-situ`)",
 }
+ONCE = {
+    "link": {"photons": "more light: a longer exposure, a brighter dye or less background"},
+    "drift": {
+        "drift": "what was subtracted left some: `decode drift` of the table before, with beads "
+        "(`--fiducials`) or a measured trace (`--apply`)"
+    },
+}
+"""remedies after a command was applied to the table"""
 
 
 @final
@@ -123,6 +131,8 @@ class Blur:
     """along x and y"""
     goodness: float | None
     """median deviance per degree of freedom of the fits"""
+    applied: tuple[str, ...]
+    """commands that were applied to the table, of those in `ONCE`"""
 
     @property
     def by_misfit(self) -> float:
@@ -145,6 +155,7 @@ def blur_of(
     brightness: Displacement | None,
     locking: tuple[Locking, ...],
     goodness: float | None = None,
+    applied: tuple[str, ...] = (),
 ) -> Blur:
     """A `Blur` of what is known: displacements without structure that tells them are not."""
     known = sigma[np.isfinite(sigma) & (sigma > 0)]
@@ -156,6 +167,7 @@ def blur_of(
         brightness=brightness if brightness is not None and brightness.told else None,
         locking=locking,
         goodness=goodness,
+        applied=applied,
     )
 
 
@@ -222,8 +234,13 @@ def budget_of(spectrum: Spectrum, observed: Resolution, blur: Blur) -> Budget | 
         observed_nm=observed.value_nm,
         observed_error_nm=observed.error_nm,
         total_nm=math.sqrt(1 / at**2 + max(hidden, 0.0)),
-        verdict=f"the largest part is {_TITLES[parts[0].cause]}: {REMEDIES[parts[0].cause]}",
+        verdict=f"the largest part is {_TITLES[parts[0].cause]}: {_remedy(parts[0].cause, blur)}",
     )
+
+
+def _remedy(cause: str, blur: Blur) -> str:
+    after = (ONCE[command] for command in blur.applied if cause in ONCE[command])
+    return next(after, REMEDIES)[cause]
 
 
 _TITLES = {

@@ -19,7 +19,7 @@ from decode.io.tables import read_table
 from decode.outputs import check_outputs, quality_files, table_inputs
 from decode.postprocess.blinks import blinks
 from decode.progress import Progress, Steps, Stepwise
-from decode.quality.budget import Budget, blur_of, budget_of
+from decode.quality.budget import ONCE, Budget, blur_of, budget_of
 from decode.quality.decorrelation import decorrelation_analysis
 from decode.quality.displacement import Displacement, displacement_of
 from decode.quality.distributions import (
@@ -261,6 +261,7 @@ def _budget(
             brightness=brightness,
             locking=locking,
             goodness=_goodness(molecules),
+            applied=tuple(command for command in ONCE if command in molecules.metadata),
         ),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_the_budget_names_a_planted_drift_and_predicts_what_is_seen(found: Quali
     assert budget.parts[0].cause == "drift"
     assert "decode drift" in budget.verdict
     assert budget.predicted_nm == pytest.approx(budget.observed_nm, rel=0.15)
+
+
+def test_no_command_is_advised_that_was_applied(small: EmitterSet) -> None:
+    once = replace(small, metadata=dict(small.metadata) | {"drift": "subtracted", "link": {}})
+    budget = assess(once).budget
+    assert budget is not None
+    assert budget.parts[0].cause == "drift"
+    assert "the table before" in budget.verdict
+    assert "run `decode drift`" not in budget.verdict
 
 
 def test_parts_add_up_to_the_square_of_the_predicted_resolution(found: Quality) -> None:

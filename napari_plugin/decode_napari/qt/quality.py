@@ -49,6 +49,7 @@ class QualityPanel(Panel):
         for each in (self.run_button, self.report_button):
             each.setEnabled(not missing)
         self.state.setText(self._state(missing))
+        self.state.setVisible(bool(self.state.text()))
         for shown in (self.figures, self.plot):
             shown.setVisible(assessed is not None)
         if assessed is not None and assessed.quality.resolution is None:
