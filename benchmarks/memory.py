@@ -158,7 +158,7 @@ def of_molecules(n: int, out: Path) -> None:
         facts = acquisition.facts(movie, threshold=0.5)
         checking = Checking(movie, model, acquisition)
         files = [out / name for name in ("movie.csv", "movie.hdf5", "movie.yaml", "movie.png")]
-        for _ in assemble(pieces, files, [], facts, checking):
+        for _ in assemble(pieces, files, [], facts, checking, lambda same: same):
             pass
     print(
         f"{checking.n_molecules:.2g} molecules: peak {peak_mb() - before:.0f} MB over imports and "

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from decode.network.localizer import Localizer
     from decode.progress import DetailedSteps, Progress, Steps
     from decode.verbs.batch import Event, Job
-    from decode.verbs.localize import Localized
+    from decode.verbs.localize import Localized, LocalizeReport
     from decode.verbs.run import Stage
 
 D = TypeVar("D")
@@ -431,6 +431,21 @@ def localize(
         bool,
         typer.Option("--fresh", help="Begin anew, even if the same was begun and not finished."),
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes of this machine that share a movie, or its GPUs."),
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers share each movie."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only share I of N of each movie, counted from 1; then: decode merge OUT.",
+        ),
+    ] = None,
     drift: DriftToo = None,
     link: LinkToo = None,
     report: ReportToo = None,
@@ -536,6 +551,9 @@ def localize(
         "samples": samples,
         "seed": seed,
         "fresh": fresh,
+        "workers": workers,
+        "scheduler": scheduler,
+        "shard": None if shard is None else _share(shard, "--shard"),
     }
     results: list[dict[str, Any]] = []
     codes = [0]
@@ -543,6 +561,11 @@ def localize(
         for parts, files in zip(sources, tables, strict=True):
             try:
                 done = _localize_one(parts, network, out, options)
+                if shard is not None:
+                    results.append(_summary(parts[0], done))
+                    if not as_json:
+                        typer.echo(f"share {shard} of {parts[0]}: {done.n_molecules} molecules")
+                    continue
                 done = _finish(parts[0].name, files, done, drift=drift, link=link, report=report)
                 results.append(_summary(parts[0], done))
                 codes.append(_strictly(done.checks, strict=strict))
@@ -565,11 +588,15 @@ def localize(
 def _localize_one(
     parts: list[Path], model: Localizer | None, out: Path, options: dict[str, Any]
 ) -> Localized:
+    from decode.verbs.localize import localize_file
+
+    return _with_bar(parts[0].name, localize_file.steps(parts, model, out, **options))
+
+
+def _with_bar(name: str, steps: DetailedSteps[LocalizeReport | None, Localized]) -> Localized:
     """A movie, with a bar and messages on stderr."""
     from decode.progress import Bar
-    from decode.verbs.localize import LocalizeReport, localize_file
 
-    name = parts[0].name
     with Bar(desc=name, unit="frame") as bar:
 
         def show(progress: Progress[LocalizeReport | None]) -> None:
@@ -588,7 +615,8 @@ def _localize_one(
             bar.set_postfix(molecules=report.n_molecules, refresh=False)
             bar.update(report.frames_done - bar.n)
 
-        found = _followed(localize_file.steps(parts, model, out, **options), show)
+        found = _followed(steps, show)
+
     for remark in found.remarks:
         typer.echo(f"{name}: warning: {remark}", err=True)
     return found
@@ -625,6 +653,53 @@ def _finish(
         files=(*done.files, *finished.files),
         remarks=(*done.remarks, *finished.remarks),
     )
+
+
+@app.command(
+    epilog=_examples(
+        "decode localize movie.tif --model gaussian-2d -o out --shard 1/2",
+        "decode localize movie.tif --model gaussian-2d -o out --shard 2/2",
+        "decode merge out",
+    )
+)
+def merge(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder that all shares were written to.")
+    ],
+    *,
+    drift: DriftToo = None,
+    link: LinkToo = None,
+    report: ReportToo = None,
+    strict: Strict = False,
+    as_json: Json = False,
+) -> None:
+    """Movies that were localized in shares (decode localize --shard) to tables and pictures.
+
+    They are to the last value those of the whole movie, and what follows them is the same, too.
+    """
+    from decode.errors import in_plain_words
+    from decode.verbs.merge import merge as work
+    from decode.verbs.merge import unfinished_in
+
+    results: list[dict[str, Any]] = []
+    codes = [0]
+    for unfinished in unfinished_in(folder):
+        try:
+            done = _with_bar(unfinished.stem, work.steps(unfinished))
+            done = _finish(unfinished.stem, done.files, done, drift=drift, link=link, report=report)
+            results.append(_summary(unfinished.with_suffix(""), done))
+            codes.append(_strictly(done.checks, strict=strict))
+            if not as_json:
+                frames = f"{done.n_frames} frames of {unfinished.stem}"
+                typer.echo(f"{done.n_molecules} molecules in {frames}")
+                _list(done.files)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            codes.append(_say(error, ctx, about=f"{unfinished.stem}: "))
+            results.append({"movie": unfinished.stem, "error": in_plain_words(error)})
+    if as_json:
+        _print_json(results)
+    raise typer.Exit(next((code for code in codes if code), 0))
 
 
 def _strictly(checks: Iterable[Check], *, strict: bool) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -15,15 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from decode.acquisition import Acquisition, acquisition_for, stated_camera, stated_files
-from decode.calibrate.as_pupil import calibrated_pupil
-from decode.conditioning import KnownOptics
+from decode.acquisition import Acquisition, stated_camera, stated_files
 from decode.devices import choose_device
 from decode.emitters import Check, EmitterSet
 from decode.io.cameras import CameraFile
 from decode.io.movies import WHOLE, Movie, Selection, in_natural_order, open_array, open_movie
 from decode.io.psfs import PSFFile, read_psf
-from decode.likelihood.proposals import LEAST_PROBABILITY
 from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.outputs import (
@@ -35,20 +31,19 @@ from decode.outputs import (
 )
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.verbs.adapt import adapt as adapt_model
-from decode.verbs.aperture import counts_core, with_aperture
 from decode.verbs.assemble import assemble
 from decode.verbs.checking import Checking
-from decode.verbs.draws import Draws
+from decode.verbs.crew import Cluster, Crew, Processes, find_together
+from decode.verbs.localize_movie import acquire, localize_movie, numbered
+from decode.verbs.order import Order, Work, ends, region_ends, share
 from decode.verbs.pieces import Pieces, digest, marks_of, piece_frames
-from decode.verbs.polish import Decision, knows_psf, polish_movie, psf_to_polish_with
-from decode.verbs.region import region_of
-from decode.verbs.sweep import Chunk, chunk_frames, sweep
 from decode.version import __version__
 
 __all__ = [
     "LocalizeReport",
     "Localized",
     "acquire",
+    "assembled",
     "localize",
     "localize_acquired",
     "localize_file",
@@ -234,183 +229,6 @@ def localize(
     return replace(EmitterSet.cat(parts), metadata=facts.metadata())
 
 
-def acquire(
-    movie: Movie,
-    model: Localizer,
-    *,
-    camera: CameraFile | Path | str | None = None,
-    pixel_size_nm: float | None = None,
-    em_gain: float | None = None,
-    psf_sigma_nm: float | None = None,
-    psf: PSFFile | None = None,
-    roi: tuple[slice, slice] | None = None,
-    device: str = "auto",
-    polish: bool | None = None,
-) -> Acquisition:
-    """The acquisition by `acquisition_for`, with the aperture correction where photons are those of
-    a Gaussian core.
-
-    Args:
-        movie: from `open_movie`.
-        model: from `load_model`.
-        camera, pixel_size_nm, em_gain, psf_sigma_nm: as for `acquisition_for`.
-        psf, roi, device, polish: as for `localize_movie`.
-
-    Raises:
-        ValueError, OSError: as `acquisition_for` and `localize_movie` do.
-    """
-    acquisition = acquisition_for(
-        movie,
-        model,
-        camera=camera,
-        pixel_size_nm=pixel_size_nm,
-        em_gain=em_gain,
-        psf_sigma_nm=psf_sigma_nm,
-    )
-    if model.network.axial and psf is not None and psf.z_remark:
-        acquisition = replace(acquisition, estimates=(*acquisition.estimates, psf.z_remark))
-    if not counts_core(model, psf, polish=_polishes(model, psf, polish=polish)):
-        return acquisition
-
-    def read_out(part: Movie, of_part: Acquisition) -> EmitterSet:
-        chunks = localize_movie(part, model, of_part, psf=psf, device=device, polish=polish)
-        return EmitterSet.cat(chunk.molecules for chunk in chunks)
-
-    return with_aperture(movie, acquisition, read_out, roi=roi)
-
-
-def localize_movie(
-    movie: Movie,
-    model: Localizer,
-    acquisition: Acquisition,
-    *,
-    psf: PSFFile | None = None,
-    threshold: float = 0.5,
-    false_discovery_rate: float = 0.05,
-    roi: tuple[slice, slice] | None = None,
-    device: str = "auto",
-    polish: bool | None = None,
-    exact: bool = False,
-    posteriors: bool = False,
-    samples: int = 0,
-    seed: int = 0,
-    part: range | None = None,
-) -> Iterator[Chunk]:
-    """Localize the molecules of an open movie, chunk after chunk: the generator below `localize`.
-
-    Args:
-        movie: from `open_movie`.
-        model: from `load_model`.
-        acquisition: from `acquire`.
-        psf, threshold, false_discovery_rate, roi, device, polish, exact: as for `localize`.
-        posteriors: whether chunks carry the network's posterior of their frames, too, in its own
-            coordinates of z and photons, and not polished.
-        samples, seed: as for `localize_file`; chunks carry the draws.
-        part: the frames to localize in, counted from the movie's first, as whole pieces
-            (`decode.verbs.pieces.piece_frames`); their molecules are to the last bit those of the
-            whole movie.  None: all.
-
-    Returns:
-        Molecules of the next frames, as from `sweep`; during polishing, some chunks have no
-        molecules.
-
-    Raises:
-        ValueError: if PSF, pixel size, camera or region do not fit the model or the movie.
-        OSError: if the movie cannot be read.
-    """
-    if polish and samples:
-        raise ValueError("draws are of the posterior of the network: choose samples or polish")
-    if exact:
-        _require_likelihood(model, psf, polish=polish, samples=samples)
-    optics = KnownOptics(
-        pixel_size_nm=acquisition.pixel_size_nm,
-        shape=movie.shape[1:],
-        psf_sigma_nm=acquisition.psf_sigma_nm,
-        psf_pixel_size_nm=None if psf is None else psf.psf.pixel_size_nm,
-        pupil=None if psf is None else partial(calibrated_pupil, psf),
-    )
-    known = model.domain.conditioning(optics)
-    polish = _polishes(model, psf, polish=polish) and not (posteriors or samples)
-    decision = Decision(
-        threshold=threshold,
-        false_discovery_rate=false_discovery_rate,
-        axial=model.network.axial,
-    )
-    decides = polish and knows_psf(model, psf)
-    swept = part
-    if part is not None and polish:  # which takes molecules from beyond the ends
-        more = chunk_frames(movie.shape[1:], choose_device(device))
-        swept = range(max(0, part.start - more), min(len(movie), part.stop + more))
-    chunks = sweep(
-        movie,
-        model,
-        acquisition.camera,
-        pixel_size_nm=acquisition.pixel_size_nm,
-        context=known.values,
-        threshold=LEAST_PROBABILITY if decides else threshold,
-        device=device,
-        roi=roi,
-        usual=acquisition.usual,
-        posteriors=posteriors or samples > 0,
-        recalibrated=not polish,  # the likelihood was fitted to what the network itself states
-        part=swept,
-    )
-    if samples:
-        region = region_of(roi, movie.shape[1:])
-        corner = region[0].start, region[1].start
-        draws, first = Draws(samples, seed=seed, corner_px=corner), movie.frames.start
-        chunks = (replace(chunk, samples=draws.of(chunk, first_frame=first)) for chunk in chunks)
-    facts = acquisition.facts(movie, threshold=threshold).metadata()
-
-    def placed(molecules: EmitterSet) -> EmitterSet:
-        return replace(known.placed(molecules), metadata=facts)
-
-    chunks = (chunk.each(placed) for chunk in chunks)
-    if polish:
-        chunks = polish_movie(
-            chunks,
-            movie,
-            psf_to_polish_with(model, psf, acquisition),
-            acquisition.camera,
-            choose_device(device),
-            usual=acquisition.usual,
-            decision=decision if decides else None,
-            region=region_of(roi, movie.shape[1:]),
-            exact=exact,
-            part=part,
-        )
-    aperture = acquisition.aperture
-    if aperture is None:
-        return chunks
-    return (chunk.each(aperture.applied) for chunk in chunks)
-
-
-def _numbered(movie: Movie, molecules: EmitterSet) -> EmitterSet:
-    """Molecules whose frames have the numbers of the file, where some were left out, too."""
-    numbers = torch.from_numpy(movie.numbers)
-    return replace(molecules, frame=numbers[molecules.frame - movie.frames.start])
-
-
-def _require_likelihood(
-    model: Localizer, psf: PSFFile | None, *, polish: bool | None, samples: int
-) -> None:
-    """Raise unless the exact posterior can be stated."""
-    if not knows_psf(model, psf):
-        raise ValueError(
-            "the exact posterior needs a known PSF, and the model carries none: give a calibrated "
-            "one as --psf, or leave out --exact"
-        )
-    if polish is False or samples:
-        raise ValueError(
-            "the exact posterior is that of polished molecules: choose --exact, or --no-polish or "
-            "--samples"
-        )
-
-
-def _polishes(model: Localizer, psf: PSFFile | None, *, polish: bool | None) -> bool:
-    return knows_psf(model, psf) if polish is None else polish
-
-
 def localize_acquired(
     movie: Movie,
     model: Localizer,
@@ -463,10 +281,9 @@ def localize_acquired(
     message = "; ".join(acquisition.estimates) or "looking for molecules"
     yield Progress(0.0, message, acquisition.warnings, report)
     checking = Checking(movie, model, acquisition, psf=psf, roi=roi)
-    numbered = partial(_numbered, movie)
     for chunk in chunks:
         checking.see(chunk)
-        chunk = chunk.each(numbered)
+        chunk = chunk.each(lambda found: numbered(movie, found))
         report = replace(
             report,
             molecules=chunk.molecules,
@@ -516,6 +333,9 @@ def localize_file(
     selection: Selection = WHOLE,
     assumed: Sequence[str] = (),
     fresh: bool = False,
+    workers: int = 1,
+    scheduler: str | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> DetailedSteps[LocalizeReport | None, Localized]:
     """Localize a movie file, and write tables and a picture into a folder.
 
@@ -542,6 +362,12 @@ def localize_file(
         seed: seed of the draws.
         assumed: sentences on what the model rests on, which the tables keep.
         fresh: begin anew, even if there is unfinished work.
+        workers: processes of this machine that share the work and the threads of PyTorch; on a
+            machine with several GPUs each takes one, in turn.
+        scheduler: address of a Dask scheduler, whose workers share the work; they see movie and
+            output folder by the same names.
+        shard: (i, n): only the ith of n shares of the movie, counted from 1, and neither tables nor
+            picture, which `decode.verbs.merge.merge` writes once all shares are done.
         adapt, camera, psf, pixel_size_nm, em_gain, psf_sigma_nm, polish, exact, threshold, frames,
         roi, device, allow_truncated, selection:
             as `localize` takes them.
@@ -550,6 +376,11 @@ def localize_file(
         ValueError, OSError: in one sentence, if an input is wrong or a file cannot be written.
     """
     paths, out = in_natural_order([path] if isinstance(path, str | Path) else path), Path(out)
+    together = workers > 1 or scheduler is not None or shard is not None
+    if shard is not None and (workers > 1 or scheduler is not None or fresh):
+        raise ValueError(
+            "--shard is a share of its own: leave out --workers, --scheduler and --fresh"
+        )
     if samples and polish is None:
         polish = False
     found_files = localize_files(paths[0], out, formats)
@@ -590,10 +421,11 @@ def localize_file(
             "device": choose_device(device).type,
             "assumptions": (*adapted, *assumed),
         }
+        marked = marks_of(sorted(movie.files()) or paths)
         pieces = Pieces.begin(
             unfinished_folder(paths[0], out),
             {
-                "movie": f"{marks_of(paths)} {movie.frames} {movie.shape} {selection}",
+                "movie": f"{marked} {movie.frames} {movie.shape} {selection}",
                 "model": network.sha256(),
                 "camera": digest(camera),
                 "PSF": digest(calibrated),
@@ -604,6 +436,7 @@ def localize_file(
             size=piece_frames(movie.shape[1:], choose_device(device)),
             n_samples=samples,
             fresh=fresh,
+            together=shard is not None,
         )
 
         def acquired() -> Acquisition:
@@ -622,89 +455,110 @@ def localize_file(
             estimates = (*adapted, *assumed, *acquisition.estimates)
             return replace(acquisition, estimates=estimates)
 
-        with _tidied(pieces):
-            acquisition = pieces.acquisition(acquired)
-            look = partial(
-                localize_movie,
-                movie,
-                network,
-                acquisition,
+        order = Order(
+            movie=tuple(map(str, paths)),
+            frames=None if frames is None else ends(frames),
+            roi=region_ends(roi),
+            allow_truncated=allow_truncated,
+            selection=asdict(selection),
+            device=device,
+            threshold=threshold,
+            false_discovery_rate=false_discovery_rate,
+            polish=polish,
+            exact=exact,
+            samples=samples,
+            seed=seed,
+            model=_called(model, network),
+            files=tuple(map(str, found_files)),
+            draws=tuple(tuple(map(str, draw)) for draw in draws),
+        )
+        with _tidied(pieces, alone=shard is None):
+            work = Work(
+                order=order,
+                movie=movie,
+                model=network,
                 psf=calibrated,
-                threshold=threshold,
-                false_discovery_rate=false_discovery_rate,
-                roi=roi,
-                device=device,
-                polish=polish,
-                exact=exact,
-                samples=samples,
-                seed=seed,
+                acquisition=pieces.acquisition(acquired),
             )
-            numbered = partial(_numbered, movie)
-            report = yield from _completed(pieces, look, acquisition, numbered)
-            facts = acquisition.facts(
-                movie,
-                threshold=threshold,
-                model=_called(model, network),
-                psf=network.psf if calibrated is None else calibrated.psf,
-            )
-            checking = Checking(movie, network, acquisition, psf=calibrated, roi=roi)
-            work = assemble(pieces, found_files, draws, facts, checking, numbered)
-            told = relayed(work, lambda own: Progress(1.0, own.message, detail=report))
-            checks = yield from told
-    failed = tuple(str(check) for check in checks if check.failed)
-    yield Progress(1.0, "done", failed, replace(report, checks=checks))
+            if together:
+                share(pieces.folder, work)
+            crew = _crew(pieces.folder, workers, scheduler, device)
+            report = yield from _completed(pieces, work, crew, shard=shard)
+            if shard is None:
+                return (yield from assembled(pieces, work, report))
+    yield Progress(1.0, "done", detail=report)
     return Localized(
-        acquisition=acquisition,
-        n_molecules=checking.n_molecules,
+        acquisition=work.acquisition,
+        n_molecules=report.n_molecules,
         n_frames=report.frames_total,
-        remarks=checking.remarks,
-        checks=checks,
-        files=files,
+        remarks=(),
     )
 
 
 @contextmanager
-def _tidied(pieces: Pieces) -> Iterator[None]:
-    """Within it, pieces are found; if it ends without any, their folder is deleted."""
+def _tidied(pieces: Pieces, *, alone: bool) -> Iterator[None]:
+    """Within it, pieces are found; if it ends without any, their folder is deleted, unless others
+    may work there."""
     try:
         yield
     finally:
-        if not pieces.done:
+        if alone and not pieces.done:
             pieces.remove()
 
 
+def _crew(folder: Path, workers: int, scheduler: str | None, device: str) -> Crew | None:
+    """Who finds the molecules; None: this process."""
+    if scheduler is not None:
+        return Cluster(folder, scheduler)
+    if workers < 2:
+        return None
+    where = choose_device(device)
+    each = where.type == "cuda" and where.index is None
+    return Processes(folder, workers, n_gpus=torch.cuda.device_count() if each else 0)
+
+
 def _completed(
-    pieces: Pieces,
-    look: Callable[..., Iterator[Chunk]],
-    acquisition: Acquisition,
-    numbered: Callable[[EmitterSet], EmitterSet],
+    pieces: Pieces, work: Work, crew: Crew | None, *, shard: tuple[int, int] | None
 ) -> DetailedSteps[LocalizeReport, LocalizeReport]:
-    """Find the molecules of all pieces that are missing; returns the last report."""
-    n_frames = pieces.all[-1].stop
-    nothing = EmitterSet.empty()
+    """Find the molecules of all pieces that are missing, or of a share of them; returns the last
+    report."""
+    some = pieces.all
+    if shard is not None:
+        index, number = shard
+        some = some[len(some) * (index - 1) // number : len(some) * index // number]
+    done = sum(len(piece) for piece in some if not pieces.missing([piece]))
+    nothing, acquisition = EmitterSet.empty(), work.acquisition
     report = LocalizeReport(
         acquisition=acquisition,
         molecules=nothing,
-        n_molecules=pieces.count(),
-        frames_done=pieces.frames_done,
-        frames_total=n_frames,
+        n_molecules=pieces.count(some),
+        frames_done=done,
+        frames_total=sum(map(len, some)),
         begun=pieces.begun,
     )
-    message = "; ".join(acquisition.estimates) or "looking for molecules"
-    yield Progress(report.frames_done / n_frames, message, acquisition.warnings, report)
-    for run in pieces.missing():
+
+    def told(message: str = "") -> Progress[LocalizeReport]:
+        counts = f"{report.frames_done} of {report.frames_total} frames"
+        return Progress(
+            report.frames_done / max(1, report.frames_total),
+            message or f"{counts}, {report.n_molecules} molecules",
+            detail=report,
+        )
+
+    first = "; ".join(acquisition.estimates) or "looking for molecules"
+    yield replace(told(first), warnings=acquisition.warnings)
+    if crew is not None:
+        with crew:
+            for _ in find_together(pieces, crew):
+                if pieces.frames_done > report.frames_done:
+                    report = replace(
+                        report, frames_done=pieces.frames_done, n_molecules=pieces.count()
+                    )
+                yield told()
+    for run in pieces.missing(some):
         before = report.frames_done
-        piece, found = pieces.at(run.start), list[Chunk]()
-        for chunk in look(part=run):
-            found.append(chunk)
-            if chunk.frames_done == piece.stop:
-                draws = zip(*(each.samples for each in found), strict=True)
-                molecules = EmitterSet.cat(each.molecules for each in found)
-                pieces.write(piece, molecules, [EmitterSet.cat(draw) for draw in draws])
-                found.clear()
-                if piece.stop < run.stop:
-                    piece = pieces.at(piece.stop)
-            chunk = chunk.each(numbered)
+        for chunk in work.find(pieces, run):
+            chunk = chunk.each(work.numbered)
             report = replace(
                 report,
                 molecules=chunk.molecules,
@@ -712,9 +566,33 @@ def _completed(
                 n_molecules=report.n_molecules + len(chunk.molecules),
                 frames_done=before + chunk.frames_done - run.start,
             )
-            message = f"{report.frames_done} of {n_frames} frames, {report.n_molecules} molecules"
-            yield Progress(report.frames_done / n_frames, message, detail=report)
+            yield told()
     return replace(report, molecules=nothing, samples=())
+
+
+def assembled(
+    pieces: Pieces, work: Work, report: LocalizeReport
+) -> DetailedSteps[LocalizeReport, Localized]:
+    """Write tables and picture of a movie whose pieces are all there.
+
+    Raises:
+        OSError: as `assemble` does.
+    """
+    checking, order = work.checking(), work.order
+    files = tuple(Path(file) for file in order.files)
+    draws = [tuple(Path(file) for file in draw) for draw in order.draws]
+    steps = assemble(pieces, files, draws, work.facts, checking, work.numbered)
+    checks = yield from relayed(steps, lambda own: Progress(1.0, own.message, detail=report))
+    failed = tuple(str(check) for check in checks if check.failed)
+    yield Progress(1.0, "done", failed, replace(report, checks=checks))
+    return Localized(
+        acquisition=work.acquisition,
+        n_molecules=checking.n_molecules,
+        n_frames=pieces.all[-1].stop,
+        remarks=checking.remarks,
+        checks=checks,
+        files=(*files, *chain(*draws)),
+    )
 
 
 def _network(

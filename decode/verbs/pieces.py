@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, final
 
 import numpy as np
@@ -89,6 +90,7 @@ class Pieces:
         size: int,
         n_samples: int = 0,
         fresh: bool = False,
+        together: bool = False,
     ) -> Pieces:
         """Go on with the pieces in a folder, or begin anew.
 
@@ -96,13 +98,19 @@ class Pieces:
             deciding: all that decides the molecules, by names for the user; pieces of others are
                 deleted.
             fresh: begin anew in any case.
+            together: other processes may begin the same at this moment.
 
         Raises:
-            ValueError: if the folder holds something else.
+            ValueError: if the folder holds something else, or, together, pieces of others.
             OSError: if it cannot be written.
         """
         pieces = cls(folder, n_frames=n_frames, size=size, n_samples=n_samples)
-        manifest = {"format": FORMAT, "frames": [n_frames, size], "deciding": dict(deciding)}
+        manifest = {
+            "format": FORMAT,
+            "frames": [n_frames, size],
+            "samples": n_samples,
+            "deciding": dict(deciding),
+        }
         before = _manifest(folder)
         if before == manifest and not fresh:
             sweep(folder)
@@ -111,16 +119,43 @@ class Pieces:
                 pieces.begun = f"goes on from frame {pieces.frames_done} of {n_frames}"
             return pieces
         if before is not None:
-            pieces.begun = "begins anew" + ("" if fresh else f": {_changed(before, manifest)}")
+            changed = f"unlike in the unfinished work, {_changed(before, manifest)} changed"
+            if together:
+                raise ValueError(
+                    f"{folder}: {changed}; delete it, or finish it with what it began with"
+                )
+            pieces.begun = "begins anew" + ("" if fresh else f": {changed}")
         if before is None and folder.is_dir() and not all(map(_is_own, folder.iterdir())):
             raise ValueError(
                 f"{folder} is needed for unfinished work, and holds something else; rename it"
             )
         pieces.remove()
-        folder.mkdir(parents=True)
-        with atomic(folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # under its name only when it is whole, as another process may begin the same now
+        with TemporaryDirectory(prefix=f"{PREFIX}-", dir=folder.parent) as beside:
+            own = Path(beside, folder.name)
+            own.mkdir()
+            with atomic(own / MANIFEST) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            try:
+                own.rename(folder)
+            except OSError:
+                if _manifest(folder) != manifest:
+                    raise
         return pieces
+
+    @classmethod
+    def of(cls, folder: Path) -> Pieces:
+        """The pieces of unfinished work, whatever it is.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        manifest = _manifest(folder)
+        if manifest is None or manifest.get("format") != FORMAT:
+            raise ValueError(f"{folder} holds no unfinished work of this version of decode")
+        n_frames, size = manifest["frames"]
+        return cls(folder, n_frames=n_frames, size=size, n_samples=manifest["samples"])
 
     def acquisition(self, find: Callable[[], Acquisition]) -> Acquisition:
         """What was found out of the movie; the first process does, and all others take the same.
@@ -178,6 +213,12 @@ class Pieces:
                 runs.append(piece)
         return runs
 
+    def within(self, frames: range) -> list[range]:
+        """The pieces that lie in a range of frames."""
+        return [
+            each for each in self.all if frames.start <= each.start and each.stop <= frames.stop
+        ]
+
     def at(self, start: int) -> range:
         """The frames of the piece that begins there."""
         return self._all[start]
@@ -209,9 +250,14 @@ class Pieces:
         tables = (self._table(piece, k) for k in range(self._n_samples))
         return [_single(read_table(table)) for table in tables]
 
-    def count(self) -> int:
-        """Number of molecules in all pieces that are there."""
-        return sum(_n_rows(self._table(piece)) or 0 for piece in self.done)
+    def count(self, some: Sequence[range] | None = None) -> int:
+        """Number of molecules in the pieces that are there.
+
+        Args:
+            some: pieces to look at; None: all.
+        """
+        pieces = self.all if some is None else some
+        return sum(_n_rows(self._table(piece)) or 0 for piece in pieces)
 
     def scratch(self) -> Path:
         """An empty folder for what can be made again."""
@@ -240,7 +286,7 @@ class Pieces:
 
 def _is_own(path: Path) -> bool:
     """Whether a file is of some unfinished work."""
-    starts = (PREFIX, MANIFEST, ACQUISITION, SCRATCH)
+    starts = (PREFIX, MANIFEST, ACQUISITION, SCRATCH, "order.json", "model.", "psf.h5")
     return path.name.startswith(starts) or re.match(r"\d{8}.*\.parquet$", path.name) is not None
 
 
@@ -273,7 +319,7 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What is not as it was, for the user."""
     was, deciding = before.get("deciding", {}), now["deciding"]
     changed = [name for name in deciding if was.get(name) != deciding[name]]
-    return f"unlike in the unfinished work, {', '.join(changed) or 'the grid'} changed"
+    return ", ".join(changed) or "the grid"
 
 
 def _acquisition(path: Path) -> Acquisition | None:

@@ -125,7 +125,9 @@ def assert_same_files(one: Path, two: Path) -> None:
         pytest.param({}, marks=pytest.mark.slow),
         pytest.param({"polish": True}, marks=pytest.mark.slow),
         {"polish": True, "psf": PSF},
-        {"samples": 2, "seed": 3, "formats": ("csv", "parquet")},
+        pytest.param(
+            {"samples": 2, "seed": 3, "formats": ("csv", "parquet")}, marks=pytest.mark.slow
+        ),
     ],
     ids=["network", "refined", "decided", "draws"],
 )
