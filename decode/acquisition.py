@@ -157,6 +157,11 @@ def acquisition_for(
     taken = ""
     if camera is None and stated is not None:
         taken = "no camera was given: the one that the model was trained for was taken"
+    elif camera is None and movie.camera_name is not None:
+        taken = (
+            f"no camera was given; the file calls it {movie.camera_name}: with its camera file, or "
+            "its name in `decode cameras`, nothing of it has to be estimated"
+        )
     field = model.domain.remark(movie.shape[1:], acquisition.pixel_size_nm)
     return replace(
         acquisition,

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 import torch
 
-from decode import EmitterSet, read_table, write_table
-from decode.acquisition import Acquisition, complete_acquisition
+from decode import CameraFile, EmitterSet, load_model, read_table, write_table
+from decode.acquisition import Acquisition, acquisition_for, complete_acquisition
 from decode.io.movies import open_movie, write_movie
 from decode.optics.camera import Camera
 from decode.optics.description import describe, digest_of, rebuild
@@ -62,6 +62,20 @@ def test_pixels_that_are_no_squares_are_said(oblong: Path) -> None:
         warnings(oblong)
     (sentence,) = warnings(oblong, 100.0)
     assert "100 x 160 nm (x, y)" in sentence
+
+
+def test_the_camera_that_the_file_names_is_said_where_it_is_estimated(tmp_path: Path) -> None:
+    facts = '{"PixelSizeUm": 0.1, "Core-Camera": "Cam", "Cam-CameraName": "Prime 95B"}'
+    tags = [(51123, "s", 0, facts, True)]
+    counts = np.random.default_rng(0).poisson(120, (40, 32, 32)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "m.tif", counts, metadata=None, extratags=tags)
+    model = load_model("gaussian-2d")
+    with open_movie(tmp_path / "m.tif") as movie:
+        known = acquisition_for(movie, model, psf_sigma_nm=130.0)
+        stated = CameraFile(camera=CAMERA, pixel_size_nm=100.0)
+        given = acquisition_for(movie, model, camera=stated, psf_sigma_nm=130.0)
+    assert any("the file calls it Prime 95B" in sentence for sentence in known.estimates)
+    assert not any("Prime 95B" in sentence for sentence in given.estimates)
 
 
 def test_a_table_states_the_camera_and_the_psf(tmp_path: Path) -> None:

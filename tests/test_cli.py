@@ -288,6 +288,44 @@ def test_a_movie_in_many_files_gives_the_molecules_of_one(place: Path, stored: s
     assert written.read_text() == (place / "out" / "movie.csv").read_text()
 
 
+def test_a_channel_is_chosen_and_skipped_frames_leave_gaps(place: Path) -> None:
+    with tifffile.TiffFile(place / "movie.tif") as tiff:
+        counts = tiff.asarray()
+    both = np.stack([counts[::-1], counts], 1)
+    (place / "raw").mkdir()
+    named = {"axes": "TCYX", "Channel": {"Name": ["561", "647"]}}
+    two = place / "raw" / "movie.ome.tif"
+    tifffile.imwrite(two, both, photometric="minisblack", metadata=named)
+    refused = localize(place, movie="raw/movie.ome.tif")
+    assert refused.exit_code == 2
+    assert "2 channels (0: 561, 1: 647); choose by --channel, a number or a name" in refused.stderr
+    assert files_in(place / "out") == []
+    chosen = ("--channel", "647", "--skip", "0::4,1", "--format", "csv", "--pixel-size", 100)
+    assert localize(place, *chosen, movie="raw/movie.ome.tif").exit_code == 0
+    found = read_table(place / "out" / "movie.ome.csv")
+    kept = {i for i in range(len(counts)) if i % 4 and i != 1}
+    assert {*found.frame.tolist()} <= kept
+    assert len({*found.frame.tolist()}) > len(kept) // 2
+    text = (place / "out" / "movie.ome.csv").read_text()
+    assert localize(place, *chosen, "--recursive", movie="raw").exit_code == 0
+    assert (place / "out" / "movie.ome.csv").read_text() == text
+
+
+def test_the_description_beside_a_raw_movie_is_not_overwritten(place: Path) -> None:
+    with tifffile.TiffFile(place / "movie.tif") as tiff:
+        counts = tiff.asarray()
+    n_frames, height, width = counts.shape
+    (place / "movie.raw").write_bytes(counts.astype("<u2").tobytes())
+    stated = {"Byte Order": "<", "Data Type": "uint16", "Frames": n_frames}
+    beside = place / "movie.yaml"
+    beside.write_text(yaml.safe_dump(stated | {"Height": height, "Width": width}))
+    before = beside.read_text()
+    result = localize(place, "-o", place, movie="movie.raw")
+    assert result.exit_code == 2
+    assert "movie.yaml" in result.stderr
+    assert beside.read_text() == before
+
+
 def test_a_bad_movie_does_not_stop_the_others(place: Path) -> None:
     shutil.copy(place / "movie.tif", place / "third.tif")
     (place / "bad.tif").write_text("these are no pixels")

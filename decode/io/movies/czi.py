@@ -3,6 +3,7 @@ and reads whole files."""
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,12 +122,20 @@ def _read(file: Any, layout: struct.Struct, position: int) -> tuple[Any, ...]:
     return layout.unpack(file.read(layout.size))
 
 
+def _content(file: Any, n_bytes: int) -> bytes:
+    """What follows in the file; a damaged length is refused before memory is asked for it."""
+    if not 0 <= n_bytes <= os.fstat(file.fileno()).st_size - file.tell():
+        raise ValueError("a part of it is longer than the file")
+    content: bytes = file.read(n_bytes)
+    return content
+
+
 def _planes(file: Any, directory: int) -> Iterator[_Plane]:
     """The planes at full resolution, in the order of the directory."""
     name, _, used = _read(file, SEGMENT, directory)
     if not name.startswith(b"ZISRAWDIRECTORY"):
         raise ValueError("its list of planes is not where it is said to be")
-    content = file.read(used)
+    content = _content(file, used)
     (n_entries,) = struct.unpack_from("<i", content)
     at = 128
     for _ in range(n_entries):
@@ -174,15 +183,11 @@ def _axes(
 
 
 def _pixels(file: Any, plane: _Plane, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    _, _, used = _read(file, SEGMENT, plane.position)
-    n_metadata, _, n_pixels = SIZES.unpack(file.read(SIZES.size))
+    n_metadata, _, n_pixels = _read(file, SIZES, plane.position + SEGMENT.size)
     # the copy of the directory's entry, padded to 256 bytes with what is before it
     entry = ENTRY.size + plane.n_dimensions * DIMENSION.size
-    skipped = max(256, SIZES.size + entry) + n_metadata
-    if not 0 <= skipped + n_pixels <= used:
-        raise ValueError("a plane is longer than the file")
-    file.seek(plane.position + SEGMENT.size + skipped)
-    content = file.read(n_pixels)
+    file.seek(plane.position + SEGMENT.size + max(256, SIZES.size + entry) + n_metadata)
+    content = _content(file, n_pixels)
     if plane.compression == RAW:
         return np.frombuffer(content, dtype).reshape(plane.shape)
     return _unpacked(content, plane, dtype)
@@ -210,10 +215,9 @@ def _unpacked(content: bytes, plane: _Plane, dtype: np.dtype[Any]) -> npt.NDArra
 def _metadata(file: Any, position: int) -> ElementTree.Element | None:
     """None where it was cut off."""
     try:
-        _, _, used = _read(file, SEGMENT, position)
-        (n_letters,) = struct.unpack("<i", file.read(4))
+        (n_letters,) = _read(file, struct.Struct("<i"), position + SEGMENT.size)
         file.seek(position + SEGMENT.size + 256)
-        return ElementTree.fromstring(file.read(min(max(n_letters, 0), used)))
+        return ElementTree.fromstring(_content(file, n_letters))
     except (ElementTree.ParseError, struct.error, ValueError, OSError, OverflowError):
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, final
 
@@ -42,11 +43,33 @@ class _ZarrPart(Part):
 
     array: Any
     chosen: Chosen
+    by_blosc: bool
+    """whether files are blocks of Blosc, which may unpack what was cut short to anything"""
+
+    def _require_whole_blocks(self, at: tuple[int | slice, ...]) -> None:
+        """Raise a ValueError unless the files of some frames are as long as they state."""
+        array, whole = self.array, (*at, slice(None), slice(None))
+        spans = []
+        for each, size, length in zip(whole, array.chunks, array.shape, strict=True):
+            start, stop, _ = (
+                each.indices(length) if isinstance(each, slice) else (each, each + 1, 1)
+            )
+            spans.append(range(start // size, -(-stop // size)))
+        for block in product(*spans):
+            file = self.path / array.path / array.metadata.encode_chunk_key(block)
+            if not file.is_file():  # of nothing but the fill value
+                continue
+            with file.open("rb") as opened:
+                stated = int.from_bytes(opened.read(16)[12:], "little")
+            if stated != file.stat().st_size:
+                raise ValueError(f"{file} is cut short; copy or export it again")
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         index = self.chosen.slices(start, stop)
         at = tuple(index[axis.name] for axis in self.chosen.axes)
         with reading(self.path, "a Zarr movie", "copy or export it again"):
+            if self.by_blosc:
+                self._require_whole_blocks(at)
             frames = np.asarray(self.array[at])
             return frames.reshape(stop - start, *self.frame_shape)
 
@@ -103,6 +126,7 @@ def _open_zarr(path: Path, selection: Selection, *, allow_truncated: bool) -> Pa
             facts=chosen.stated(image.facts),
             array=array,
             chosen=chosen,
+            by_blosc=array.shards is None and "blosc" in str(array.compressors).lower(),
         )
 
 

@@ -29,6 +29,7 @@ STATE_EXPOSURE = {
     "picasso",
 }
 
+NAME_CAMERAS = {"ndtiff": "Andor", "picasso": "Andor", "sif": "DU897_BV"}
 STEPS_NM = {"zarr": 50, "zarr-2": 50, "ims": 50, "lif": 110}
 
 Counts = npt.NDArray[np.uint16]
@@ -63,6 +64,7 @@ def test_frames_come_back_as_they_were_written_with_the_facts_stated(
         assert movie.exposure_ms == (pytest.approx(30) if name in STATE_EXPOSURE else None)
     with open_movie(path, frames=slice(5, 8)) as movie:
         np.testing.assert_array_equal(movie.read(0, 3), frames[5:8])
+        assert movie.camera_name == NAME_CAMERAS.get(name)
     assert printed.getvalue() == ""
 
 

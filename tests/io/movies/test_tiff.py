@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pytest
 import tifffile
 
-from decode.io.movies import open_movie, write_movie
+from decode.io.movies import Selection, open_movie, write_movie
+from decode.io.movies.tiff.pages import list_pages
 
 Counts = npt.NDArray[np.uint16]
 
@@ -347,6 +348,59 @@ def test_channels_are_no_frames(tmp_path: Path, counts: Counts) -> None:
         tifffile.imwrite(tmp_path / name, counts, metadata={"axes": "CYX"}, **options)
         with open_movie(tmp_path / name) as movie:
             assert movie.shape == counts.shape
+
+
+@pytest.mark.parametrize("layout", ["plain", "pages", "deflate", "big-endian deflate", "bigtiff"])
+def test_the_list_of_pages_is_that_of_tifffile(tmp_path: Path, counts: Counts, layout: str) -> None:
+    with tifffile.TiffFile(save(tmp_path / "movie.tif", counts, layout)) as tiff:
+        listed = list_pages(tiff)
+        assert listed.ends
+        assert listed.offsets is not None
+        assert listed.sizes is not None
+        assert listed.n_pages == len(tiff.pages) == len(counts)
+        places = [(page.dataoffsets[0], page.databytecounts[0]) for page in tiff.pages]
+        assert list(zip(listed.offsets, listed.sizes, strict=True)) == places
+
+
+def test_pages_of_another_kind_among_those_of_a_movie_are_no_frames(
+    tmp_path: Path, counts: Counts
+) -> None:
+    with tifffile.TiffWriter(tmp_path / "movie.tif") as tiff:
+        for i, frame in enumerate(counts):
+            packed = {"compression": "zlib"} if i == 7 else {}
+            tiff.write(frame, contiguous=False, metadata=None, **packed)
+    with tifffile.TiffFile(tmp_path / "movie.tif") as tiff:
+        assert list_pages(tiff).offsets is None
+    with pytest.raises(ValueError, match="holds 2 series of images"):
+        open_movie(tmp_path / "movie.tif")
+
+
+def test_positions_and_channels_of_a_tiff_are_chosen_by_name(
+    tmp_path: Path, counts: Counts
+) -> None:
+    images = counts.reshape(2, 5, 2, 33, 40)
+    with tifffile.TiffWriter(tmp_path / "positions.ome.tif") as tiff:
+        for i, image in enumerate(images):
+            named = {"axes": "TCYX", "Name": f"Pos{i}", "Channel": {"Name": ["561", "647"]}}
+            tiff.write(image, photometric="minisblack", metadata=named)
+    with pytest.raises(ValueError, match=r"2 positions \(0: Pos0, 1: Pos1\); choose by --position"):
+        open_movie(tmp_path / "positions.ome.tif")
+    with pytest.raises(ValueError, match=r"2 channels \(0: 561, 1: 647\); choose by --channel"):
+        open_movie(tmp_path / "positions.ome.tif", selection=Selection(position="Pos1"))
+    for packed in (None, "zlib"):
+        hyperstack = tmp_path / f"{packed}.tif"
+        options: dict[str, Any] = {"compression": packed} if packed else {}
+        tifffile.imwrite(hyperstack, images[1], imagej=True, metadata={"axes": "TCYX"}, **options)
+        with open_movie(hyperstack, selection=Selection(channel=1)) as movie:
+            np.testing.assert_array_equal(movie.read(0, 5), images[1, :, 1])
+            np.testing.assert_array_equal(movie.read(3, 4), images[1, 3:4, 1])
+    chosen = Selection(position="Pos1", channel="647")
+    with open_movie(tmp_path / "positions.ome.tif", selection=chosen) as movie:
+        np.testing.assert_array_equal(movie.read(0, 5), images[1, :, 1])
+    with pytest.raises(ValueError, match=r"has no position 2, but 2 positions"):
+        open_movie(tmp_path / "positions.ome.tif", selection=Selection(position=2))
+    with pytest.raises(ValueError, match=r"has no channel GFP, but 1 channel \(0\)"):
+        open_movie(save(tmp_path / "a.tif", counts, "imagej"), selection=Selection(channel="GFP"))
 
 
 def test_what_is_no_movie_is_refused(tmp_path: Path) -> None:

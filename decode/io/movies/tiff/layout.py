@@ -47,6 +47,8 @@ class Layout:
     """where all pages lie, if they are alike"""
     block_offset: int | None = None
     """first byte of the pixels, if they lie in one piece, which needs no pages"""
+    of_position: bool = False
+    """whether these are the images of a position that was chosen"""
     length_is_stated: bool = False
     """whether the first page states the number of images"""
     list_ends: bool = True
@@ -154,7 +156,8 @@ def _of_series(
 ) -> Layout:
     """What tifffile finds, or what the first page announces where that is more."""
     found = _series(tiff)
-    if len(found) > 1 and found[0].kind in ("ome", "mmstack"):
+    has_positions = bool(found) and found[0].kind in ("ome", "mmstack")
+    if has_positions:
         found = [_position(path, found, selection)]
     axes = _axes_of(found[0]) if found else ()
     if math.prod(axis.size for axis in announced) > math.prod(axis.size for axis in axes):
@@ -179,6 +182,7 @@ def _of_series(
         axes=axes,
         series=series if series.dataoffset is None else None,
         block_offset=series.dataoffset,
+        of_position=has_positions,
         length_is_stated=bool(announced),
         list_ends=listed.ends,
     )

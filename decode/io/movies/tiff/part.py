@@ -171,8 +171,8 @@ def _labelled(axes: Sequence[Axis], tiff: tifffile.TiffFile) -> list[Axis]:
 
 
 def _within(selection: Selection, layout: Layout) -> Selection:
-    """What is left to choose in a series, which is a position."""
-    return selection if layout.series is None else replace(selection, position=None)
+    """What is left to choose."""
+    return replace(selection, position=None) if layout.of_position else selection
 
 
 def _block(first_byte: int, images: npt.NDArray[np.intp], known: Mapping[str, Any]) -> Part:
