@@ -132,6 +132,11 @@ def camera_files(path: Path) -> tuple[Path, ...]:
 
 
 def psf_file(path: Path) -> Path:
+    """A PSF's file.
+
+    Raises:
+        ValueError: if its suffix is another one.
+    """
     _check_suffix(path, "PSFs are", ".h5", ".hdf5")
     return path
 

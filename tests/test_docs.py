@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -107,19 +108,34 @@ def test_the_diagram_is_that_of_its_script() -> None:
     assert drawn.read_text(encoding="utf-8") == script("make_diagram").svg()
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning_and_loads_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The pages of the site, which is built without a warning."""
     pytest.importorskip("sphinx")
+    folder = tmp_path_factory.mktemp("built")
     build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
     done = subprocess.run(
-        [*build, "-d", tmp_path / "doctrees", DOCS, tmp_path / "site"],
+        [*build, "-d", folder / "doctrees", DOCS, folder / "site"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
+    pages = list((folder / "site").rglob("*.html"))
     assert len(pages) > 30
-    for page in pages:
+    return pages
+
+
+@pytest.mark.slow
+def test_no_page_loads_anything_from_a_network(site: list[Path]) -> None:
+    for page in site:
         for found in LOADED.findall(page.read_text(encoding="utf-8")):
             assert not re.match(r"['\"]?(https?:)?//", next(filter(None, found), "")), page
+
+
+@pytest.mark.slow
+def test_no_page_is_wider_than_a_phone(site: list[Path], browser: Any) -> None:
+    width = "return document.documentElement.scrollWidth"
+    pages = [page for page in site if "_modules" not in page.parts]
+    wide = {page: needed for page in pages if (needed := browser.run(page, width, width=390)) > 390}
+    assert wide == {}

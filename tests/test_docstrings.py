@@ -70,3 +70,13 @@ def test_public_names_say_all_that_a_user_needs(name: str) -> None:
     assert [p for p in asked.parameters if not re.search(rf"\b{p}\b", arguments)] == []
     assert "Raises:\n" in text
     assert "Returns:\n" in text or str(asked.return_annotation) == "None"
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "decode").rglob("*.py")), ids=lambda file: file.stem
+)
+def test_what_a_module_offers_has_a_text(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    own = [each for each in tree.body if isinstance(each, kinds) and each.name[0] != "_"]
+    assert [each.name for each in own if not ast.get_docstring(each)] == []

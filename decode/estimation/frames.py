@@ -39,6 +39,11 @@ class Estimate:
 
 
 def shape_of(movie: Counts) -> tuple[int, int, int]:
+    """(frames, y, x) of a movie.
+
+    Raises:
+        ValueError: if it has other axes, or is empty.
+    """
     shape = tuple(movie.shape)
     if len(shape) != 3 or 0 in shape:
         raise ValueError(f"a movie is (frame, y, x) and not empty, this one has shape {shape}")
@@ -46,6 +51,8 @@ def shape_of(movie: Counts) -> tuple[int, int, int]:
 
 
 def middle(side: int) -> slice:
+    """The rows or columns in the middle of a side of so many pixels, at most
+    `LARGEST_FIELD_PX`."""
     start = max(0, (side - LARGEST_FIELD_PX) // 2)
     return slice(start, min(side, start + LARGEST_FIELD_PX))
 
@@ -57,6 +64,7 @@ def read_frames(movie: Counts, start: int, stop: int, rows: slice, columns: slic
 
 
 def gaussian_kernel(sigma_px: float) -> Tensor:
+    """(2 ceil(3 sigma) + 1,) weights of a Gaussian, which sum to 1."""
     x = torch.arange(-math.ceil(3 * sigma_px), math.ceil(3 * sigma_px) + 1)
     return torch.softmax(-(x**2) / (2 * sigma_px**2), 0)
 

@@ -89,6 +89,11 @@ def filled(columns: Columns) -> Columns:
 
 
 def require_same(names: list[str], before: list[str]) -> None:
+    """A table keeps its columns.
+
+    Raises:
+        ValueError: if a chunk has others.
+    """
     if names != before:
         raise ValueError(
             f"a chunk has the columns {', '.join(names)}, but the table began with "
