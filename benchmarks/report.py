@@ -96,6 +96,7 @@ def main() -> None:
         ("A training step beside DECODE's", "decode_step.py", []),
         ("Cost of the network", "network.py", []),
         ("Long movies", "throughput.py", []),
+        ("Reading movies", "reading.py", []),
     ]
     old = arguments.out.read_text() if arguments.out.is_file() else ""
     # what is not run now keeps its place

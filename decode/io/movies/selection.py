@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, final
@@ -188,19 +188,21 @@ class Chosen:
     """axis of the frames; None for one frame"""
     n_frames: int
 
-    def places(self, start: int, stop: int) -> list[dict[str, int]]:
+    def places(self, start: int, stop: int) -> Iterator[dict[str, int]]:
         """Place along every axis of frames start .. stop - 1."""
-        if self.along is None:
-            return [dict(self.at)] * (stop - start)
-        return [{**self.at, self.along: frame} for frame in range(start, stop)]
+        for frame in range(start, stop):
+            yield {**self.at} if self.along is None else {**self.at, self.along: frame}
 
-    def images(self, start: int, stop: int) -> npt.NDArray[np.intp]:
+    def images(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Numbers of frames start .. stop - 1 among all images, counted along the axes."""
-        shape = tuple(axis.size for axis in self.axes)
-        places = self.places(start, stop)
-        at = [[place[axis.name] for axis in self.axes] for place in places]
-        columns = tuple(np.array(at, np.intp).reshape(stop - start, len(shape)).T)
-        return np.ravel_multi_index(columns, shape) if shape else np.zeros(stop - start, np.intp)
+        first, step, stride = 0, 0, 1
+        for axis in reversed(self.axes):
+            if axis.name == self.along:
+                step = stride
+            else:
+                first += stride * self.at[axis.name]
+            stride *= axis.size
+        return first + step * np.arange(start, stop, dtype=np.int64)
 
     def stated(self, facts: StatedFacts) -> StatedFacts:
         """What metadata state of these frames, whose distance is none unless they are planes."""

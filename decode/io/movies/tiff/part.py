@@ -175,7 +175,7 @@ def _within(selection: Selection, layout: Layout) -> Selection:
     return replace(selection, position=None) if layout.of_position else selection
 
 
-def _block(first_byte: int, images: npt.NDArray[np.intp], known: Mapping[str, Any]) -> Part:
+def _block(first_byte: int, images: npt.NDArray[np.int64], known: Mapping[str, Any]) -> Part:
     """Frames that lie in one piece, or are every so many images of it."""
     n_bytes = math.prod(known["frame_shape"]) * known["dtype"].itemsize
     step = int(images[1] - images[0]) if len(images) > 1 else 1
