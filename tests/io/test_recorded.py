@@ -13,6 +13,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -617,6 +618,24 @@ def test_a_matlab_7_3_file_grows_without_what_nobody_knows(tmp_path: Path) -> No
         assert "locprecznm" not in file["saveloc/loc"]
     write_table(EmitterSet.empty(), path, dialect="smap-7.3")
     assert len(read_table(path)) == 0
+
+
+@pytest.mark.parametrize("limit", [1000, 2**20])
+def test_a_limit_on_the_size_of_a_matlab_7_3_file_is_said(
+    tmp_path: Path, limit: int, limited_files: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    """Without a crash of the process, as HDF5 would have it where it cannot write."""
+
+    def write() -> None:
+        with TableWriter(tmp_path / "a_sml.mat", dialect="smap-7.3") as table:
+            table.write(phantom())
+
+    with (
+        limited_files(limit),
+        pytest.raises(OSError, match=r"cannot write .*a_sml\.mat: the limit"),
+    ):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- tables of other programs

@@ -124,8 +124,9 @@ class Level:
         self._pages: list[list[list[Part]]] = []
         """parts of each slice and channel"""
         self._levels = Levels(picture.colouring.n_lights)
-        self._counts = not large
-        """whether all densities are counts that 16 bits hold, and no larger pixels share them"""
+        self._counts = picture.rendering.bits == 16 and not large
+        """whether numbers are to have 16 bits, which hold all densities as they are, as no larger
+        pixels share them"""
 
     def draw(self, *, scale: float = 1.0) -> Steps[None]:
         """Draw the densities, times a number, part by part."""
@@ -138,8 +139,9 @@ class Level:
             for i, window in enumerate(windows):
                 yield Progress((done + i / len(windows)) / len(planes), "drawing")
                 density = np.stack([each.drawn(window) for each in spots]) * np.float32(scale)
-                self._levels.add(colouring.lights(density))
-                self._counts &= bool(((density == np.rint(density)) & (density <= WHITE)).all())
+                if density.any():
+                    self._levels.add(colouring.lights(density))
+                    self._counts = self._counts and _are_counts(density)
                 for page, drawn in zip(self._pages[-1], density, strict=True):
                     page.append(self._kept(drawn))
 
@@ -193,6 +195,10 @@ class Level:
                     packed = self._waiting.read(part.length)
                     n_bytes = part.n_pixels * numbers.bits // 8
                     yield numbers.coded(packed, per_molecule) if packed else _blank(n_bytes)
+
+
+def _are_counts(density: Floats) -> bool:
+    return bool(((density == np.rint(density)) & (density <= WHITE)).all())
 
 
 @cache
