@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -46,6 +47,20 @@ def is_frame(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
+@lru_cache(maxsize=2**16)
+def _frame(file: Path, size: int, changed_ns: int) -> Part:
+    """What a file of that size and time of change holds; a folder that grows is opened often."""
+    part = open_tiff(file, Selection(), allow_truncated=False)
+    with closing(part):
+        return _Folder(
+            path=file,
+            n_frames=part.n_frames,
+            frame_shape=part.frame_shape,
+            dtype=part.dtype,
+            frames=(file,),
+        )
+
+
 def _open_folder(path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
     """A movie of one file a frame; or the file, or the OME series of files, that is alone in its
     folder."""
@@ -58,16 +73,21 @@ def _open_folder(path: Path, selection: Selection, *, allow_truncated: bool) -> 
     if {file.resolve() for file in files} <= first.files():
         return first
     first.close()
-    for file in files:
-        part = open_tiff(file, Selection(), allow_truncated=False)
-        with closing(part):
-            check_continues(part, first)
-            if part.n_frames > 1:
-                raise ValueError(
-                    f"{file} holds {part.n_frames} frames, and a folder is one movie only where "
-                    "each file is one frame; name the files themselves, and join those that "
-                    "continue each other"
-                )
+    for file in [*files]:
+        try:
+            part = _frame(file, file.stat().st_size, file.stat().st_mtime_ns)
+        except ValueError:
+            if allow_truncated and file == files[-1]:  # it is cut short, or still written
+                files.pop()
+                continue
+            raise
+        check_continues(part, first)
+        if part.n_frames > 1:
+            raise ValueError(
+                f"{file} holds {part.n_frames} frames, and a folder is one movie only where "
+                "each file is one frame; name the files themselves, and join those that "
+                "continue each other"
+            )
     choose(path, [Axis(name=TIME, size=len(files))], selection)
     return _Folder(
         path=path,

@@ -124,6 +124,35 @@ def test_allow_truncated_takes_all_whole_frames(
         assert len(movie) == n_whole
 
 
+@pytest.mark.parametrize("dialect", ["shaped", "imagej", "bigtiff"])
+def test_a_file_that_was_not_closed_has_all_its_frames(
+    tmp_path: Path, counts: Counts, dialect: str
+) -> None:
+    path = tmp_path / "movie.tif"
+    writer = tifffile.TiffWriter(path, imagej=dialect == "imagej", bigtiff=dialect == "bigtiff")
+    for frame in counts:
+        writer.write(frame, contiguous=True)
+    writer._fh.flush()
+    with pytest.raises(ValueError, match=f"only {len(counts)} frames are whole"):
+        open_movie(path)
+    with open_movie(path, allow_truncated=True) as movie:
+        np.testing.assert_array_equal(movie.read(0, len(movie)), counts)
+    writer.close()
+    with open_movie(path) as movie:
+        np.testing.assert_array_equal(movie.read(0, len(movie)), counts)
+
+
+def test_a_folder_takes_no_last_file_that_is_cut_short(tmp_path: Path, counts: Counts) -> None:
+    for i, frame in enumerate(counts[:4]):
+        tifffile.imwrite(tmp_path / f"{i}.tif", frame)
+    last = tmp_path / "3.tif"
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"3\.tif"):
+        open_movie(tmp_path)
+    with open_movie(tmp_path, allow_truncated=True) as movie:
+        np.testing.assert_array_equal(movie.read(0, len(movie)), counts[:3])
+
+
 def test_one_page_of_more_than_4_gb(tmp_path: Path) -> None:
     path = tmp_path / "large.tif"
     with pytest.warns(UserWarning, match="truncating ImageJ file"):

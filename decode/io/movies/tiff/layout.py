@@ -78,6 +78,14 @@ def lay_out(path: Path, tiff: tifffile.TiffFile, selection: Selection) -> Layout
         )
     else:
         listed = list_pages(tiff)
+        n_unlisted = _n_unlisted(tiff, announced, listed)
+        if n_unlisted:
+            return Layout(
+                frame_shape=shape,
+                axes=_longer([Axis(name=TIME, size=1 + n_unlisted)]),
+                block_offset=first.dataoffsets[0],
+                list_ends=False,
+            )
         own = not any(getattr(tiff, f"is_{name}") for name in _dialects())
         if own and listed.offsets is not None:
             layout = _of_pages(tiff, shape, announced, listed)
@@ -86,6 +94,18 @@ def lay_out(path: Path, tiff: tifffile.TiffFile, selection: Selection) -> Layout
     if [axis.name for axis in layout.axes] == [CHANNEL] and layout.n_images > MOST_CHANNELS:
         return replace(layout, axes=(Axis(name=TIME, size=layout.n_images),))
     return layout
+
+
+def _n_unlisted(tiff: tifffile.TiffFile, announced: Sequence[Axis], listed: Pages) -> int:
+    """Number of images behind the only one that is listed: tifffile and its writers of ImageJ's
+    files announce them when the file is closed, which one that is growing, or whose program was
+    stopped, is not."""
+    first = tiff.pages.first
+    written_so = tiff.is_shaped or tiff.is_imagej
+    if announced or not written_so or listed.n_pages != 1 or not first.is_final:
+        return 0
+    behind = tiff.filehandle.size - first.dataoffsets[0] - first.nbytes
+    return int(max(0, behind) // first.nbytes)
 
 
 def _dialects() -> set[str]:
