@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from decode.verbs.run import run
     from decode.verbs.simulate import simulate
     from decode.verbs.train import train
+    from decode.verbs.watch import watch
 
 __all__ = [
     "Camera",
@@ -82,6 +83,7 @@ __all__ = [
     "score",
     "simulate",
     "train",
+    "watch",
     "write_camera",
     "write_movie",
     "write_table",
@@ -124,6 +126,7 @@ _HOME = {
     "score": "metrics",
     "simulate": "verbs.simulate",
     "train": "verbs.train",
+    "watch": "verbs.watch",
     "write_camera": "io.cameras",
     "write_movie": "io.movies",
     "write_table": "io.tables",

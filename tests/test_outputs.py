@@ -45,6 +45,7 @@ COLLISIONS = {
         "m.tif other/m.tif --model gaussian-2d -o out",
         "m.tif other/M.tif --model gaussian-2d -o out",
     ],
+    "watch": ["data.csv --model gaussian-2d -o .", "m.tif --model gaussian-2d -o ."],
     "render": ["table.png -o table.png", "t.csv -o t.csv"],
     "convert": [
         "t.csv t.csv",
@@ -122,6 +123,7 @@ ELSEWHERE = {
     "calibrate camera": "b.tif -o nowhere/c.yaml",
     "estimate": "m.tif --psf psf.h5 --camera c.yaml -o nowhere/train.yaml",
     "localize": "m.tif --model gaussian-2d -o t.csv/nowhere",
+    "watch": "m.tif --model gaussian-2d -o t.csv/nowhere",
     "run": "m.tif --beads b.tif --z-step 20 --camera c.yaml -o t.csv/nowhere",
 }
 """of each verb, a folder that is not there, or cannot be made"""
@@ -129,6 +131,7 @@ ELSEWHERE = {
 
 VICTIMS = {
     "localize": ("m.tif --model gaussian-2d -o out", "out/m.csv"),
+    "watch": ("m.tif --model gaussian-2d -o out", "out/m.csv"),
     "run": ("m.tif --beads b.tif --camera c.yaml -o all", "all/train.yaml"),
     "link": ("t.csv -o new.csv", "new.csv"),
     "drift": ("t.csv -o new.csv", "new.csv"),

@@ -7,7 +7,7 @@ inside the page: it needs no network.
 from __future__ import annotations
 
 from decode.pages.blocks import Block, Figures, Lines, Links, Picture, Words, rounded
-from decode.pages.page import Chapter, Light, Page, Section, State, Summary, save_page
+from decode.pages.page import Chapter, Light, Page, Section, State, Summary, live_page, save_page
 from decode.pages.plots import Axis, Bar, Bars, Chart, FieldMap, Mark, Trace
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Summary",
     "Trace",
     "Words",
+    "live_page",
     "rounded",
     "save_page",
 ]

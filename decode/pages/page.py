@@ -16,7 +16,7 @@ from decode.atomic import atomic
 from decode.pages.blocks import Block, is_number
 from decode.pages.plots import Bars, Chart, FieldMap
 
-__all__ = ["Chapter", "Light", "Page", "Section", "State", "Summary", "save_page"]
+__all__ = ["Chapter", "Light", "Page", "Section", "State", "Summary", "live_page", "save_page"]
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -109,6 +109,12 @@ class Page:
         """The page; texts of users are escaped."""
         template = _environment().get_template("page.html")
         return template.render(page=self, style=_text("style.css"), script=_text("script.js"))
+
+
+def live_page(title: str) -> str:
+    """A page that asks its server for `updates.json` and `picture.png`, again and again."""
+    template = _environment().get_template("live.html")
+    return template.render(title=title, style=_text("style.css"))
 
 
 def save_page(page: Page, path: Path | str) -> None:

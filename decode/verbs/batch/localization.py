@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decode.emitters import EmitterSet
 from decode.io.psfs import read_psf
+from decode.io.tables import read_table, written_formats
 from decode.models import load_model
 from decode.postprocess.drift import read_drift
 from decode.progress import Progress, followed
@@ -54,14 +55,17 @@ class Typical:
 
     def __init__(self) -> None:
         self._every = 1
+        self.n = 0
+        """molecules that were seen"""
         self._columns: dict[str, Tensor] = {}
 
     def see(self, molecules: EmitterSet) -> None:
         """Add the next molecules."""
+        self.n += len(molecules)
         for name, values in _columns(molecules).items():
             seen = self._columns.get(name, values[:0])
             self._columns[name] = torch.cat([seen, values[:: self._every]])
-        if any(len(seen) > MOST_SEEN for seen in self._columns.values()):
+        while any(len(seen) > MOST_SEEN for seen in self._columns.values()):
             self._every *= 2
             self._columns = {name: seen[::2] for name, seen in self._columns.items()}
 
@@ -116,6 +120,10 @@ def localized(task: Task, log: Log, tell: Tell) -> Row:
     done = followed(steps, see)
     for sentence in (*done.acquisition.estimates, *done.remarks):
         log.say(sentence)
+    tables = [file for file in task.files if file.suffix in written_formats()]
+    if typical.n < done.n_molecules and tables:  # it went on where it was stopped
+        typical = Typical()
+        typical.see(read_table(tables[-1]))
     log.say(f"{done.n_molecules} molecules in {done.n_frames} frames")
     finishing = finish.steps(task.files, n_frames=done.n_frames, steps=options.finish)
     finished = followed(finishing, follow)

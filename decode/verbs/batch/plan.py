@@ -26,7 +26,7 @@ from decode.verbs.localize import localize_movie
 from decode.verbs.region import region_of
 from decode.verbs.stages import key_of
 
-__all__ = ["JobError", "Plan", "Task", "plan"]
+__all__ = ["JobError", "Known", "Plan", "Task", "plan"]
 
 ANY_CAMERA = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=1.0)
 """stands for a camera that is estimated later, where only its size matters"""
@@ -171,7 +171,7 @@ def plan(job: Job) -> Plan:
     """
     faults: list[str] = []
     out = Path(job.out)
-    known = _Known()
+    known = Known()
     every = [job.localize, *job.overrides.values()]
     for options in dict.fromkeys(every):
         faults += known.faults(options)
@@ -202,7 +202,7 @@ def plan(job: Job) -> Plan:
     return Plan(tasks=tuple(tasks), out=out)
 
 
-def _tasks(sources: Iterable[Source], job: Job, known: _Known) -> list[Task]:
+def _tasks(sources: Iterable[Source], job: Job, known: Known) -> list[Task]:
     tasks: list[Task] = []
     belonging: set[Path] = set()
     for source in sources:
@@ -251,7 +251,7 @@ def _marks(path: Path, parts: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 @final
-class _Known:
+class Known:
     """Models, PSFs and cameras, each read once."""
 
     def __init__(self) -> None:
