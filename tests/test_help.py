@@ -35,14 +35,20 @@ def examples(words: tuple[str, ...]) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
+def called(example: list[str]) -> tuple[str, ...]:
+    """The words of the command that an example calls: that of the page, or one that goes before
+    it."""
+    program, *arguments = example
+    assert program == "decode"
+    return next(words for n in (2, 1) if (words := tuple(arguments[:n])) in COMMANDS)
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_ends_with_examples_that_parse(words: tuple[str, ...]) -> None:
-    shown = examples(words)
-    assert shown
-    for program, *arguments in shown:
-        assert program == "decode"
-        assert tuple(arguments[: len(words)]) == words
-        COMMANDS[words].make_context(words[-1], arguments[len(words) :])
+    shown = {tuple(example): called(example) for example in examples(words)}
+    assert words in shown.values()
+    for example, others in shown.items():
+        COMMANDS[others].make_context(others[-1], [*example[1 + len(others) :]])
 
 
 def test_an_option_that_does_not_exist_would_not_parse() -> None:
