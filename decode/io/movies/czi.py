@@ -3,9 +3,11 @@ and reads whole files."""
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +26,7 @@ from decode.io.movies.units import credible_pixel, credible_step, positive
 
 __all__ = ["FORMAT"]
 
+KIND = "a Zeiss .czi movie"
 MARK = b"ZISRAWFILE"
 SEGMENT = struct.Struct("<16sqq")
 POSITIONS = struct.Struct("<qq")
@@ -62,59 +65,62 @@ def _is_czi(path: Path) -> bool:
 
 
 def _open_czi(path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
-    file = path.open("rb")
-    try:
-        with reading(path, "a Zeiss .czi movie", "copy or export it again"):
-            size = path.stat().st_size
-            directory, metadata = _read(file, POSITIONS, 84)
-            if not 0 < directory < size:
-                raise ValueError("its list of planes is missing, as in a file that was cut short")
-            planes = list(_planes(file, directory))
-            if not planes:
-                raise ValueError("its list of planes is empty")
-            if len({(plane.pixels, plane.shape) for plane in planes}) > 1:
-                raise ValueError(
-                    f"{path} holds images of several sizes or types, as mosaics do; save one as a "
-                    "movie"
-                )
-            document = _metadata(file, metadata)
-            first = planes[0]
-            if first.pixels not in PIXELS:
-                raise ValueError(f"{path} is a colour image; save one channel of grey values")
-            if first.compression != RAW:
-                needed("imagecodecs", path)
-            begin = _begin(planes)
-            axes = _axes(planes, begin, document)
-            chosen = choose(path, axes, selection)
-            found = {
-                tuple(plane.at[name] - first_place for name, first_place in begin.items()): plane
-                for plane in planes
-            }
-            dtype = np.dtype(PIXELS[first.pixels])
-            n_bytes = dtype.itemsize * first.shape[0] * first.shape[1]
+    with ExitStack() as opened, reading(path, KIND, "copy or export it again"):
+        file = opened.enter_context(path.open("rb"))
+        size = path.stat().st_size
+        directory, metadata = _read(file, POSITIONS, 84)
+        if not 0 < directory < size:
+            raise ValueError("its list of planes is missing, as in a file that was cut short")
+        planes = list(_planes(file, directory))
+        first = _first(path, planes)
+        if first.compression != RAW:
+            needed("imagecodecs", path)
+        document = _metadata(file, metadata)
+        begin = _begin(planes)
+        chosen = choose(path, _axes(planes, begin, document), selection)
+        found = {
+            tuple(plane.at[name] - start for name, start in begin.items()): plane
+            for plane in planes
+        }
+        dtype = np.dtype(PIXELS[first.pixels])
+        least = dtype.itemsize * math.prod(first.shape) if first.compression == RAW else 1
 
-            def is_there(place: Mapping[str, int]) -> bool:
-                plane = found.get(tuple(place[name] for name in begin))
-                least = n_bytes if first.compression == RAW else 1
-                return plane is not None and plane.position + SEGMENT.size + least <= size
+        def plane_at(place: Mapping[str, int]) -> _Plane | None:
+            return found.get(tuple(place[name] for name in begin))
 
-            def read_plane(place: Mapping[str, int]) -> npt.NDArray[Any]:
-                return _pixels(file, found[tuple(place[name] for name in begin)], dtype)
+        def is_there(place: Mapping[str, int]) -> bool:
+            plane = plane_at(place)
+            return plane is not None and plane.position + SEGMENT.size + least <= size
 
-            return PlanesPart(
-                path=path,
-                kind="a Zeiss .czi movie",
-                n_frames=whole_part(path, chosen, is_there, truncated=allow_truncated),
-                frame_shape=first.shape,
-                dtype=dtype,
-                facts=chosen.stated(_facts(document, chosen.at.get(CHANNEL, 0))),
-                chosen=chosen,
-                plane=read_plane,
-                closing=file.close,
-            )
-    except BaseException:
-        file.close()
-        raise
+        def read_plane(place: Mapping[str, int]) -> npt.NDArray[Any]:
+            plane = plane_at(place)
+            assert plane is not None  # it was there as the file was opened
+            return _pixels(file, plane, dtype)
+
+        return PlanesPart(
+            path=path,
+            kind=KIND,
+            n_frames=whole_part(path, chosen, is_there, truncated=allow_truncated),
+            frame_shape=first.shape,
+            dtype=dtype,
+            facts=chosen.stated(_facts(document, chosen.at.get(CHANNEL, 0))),
+            chosen=chosen,
+            plane=read_plane,
+            closing=opened.pop_all().close,
+        )
+
+
+def _first(path: Path, planes: list[_Plane]) -> _Plane:
+    """The first plane, which all others are like."""
+    if not planes:
+        raise ValueError("its list of planes is empty")
+    if len({(plane.pixels, plane.shape) for plane in planes}) > 1:
+        raise ValueError(
+            f"{path} holds images of several sizes or types, as mosaics do; save one as a movie"
+        )
+    if planes[0].pixels not in PIXELS:
+        raise ValueError(f"{path} is a colour image; save one channel of grey values")
+    return planes[0]
 
 
 def _read(file: Any, layout: struct.Struct, position: int) -> tuple[Any, ...]:
