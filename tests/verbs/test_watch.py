@@ -99,6 +99,7 @@ def test_a_growing_movie_has_the_molecules_of_the_finished_one(
     options: Options, tmp_path: Path, again: bool
 ) -> None:
     frames, movie = frames_of(70), tmp_path / "movie.tif"
+    (tmp_path / "other.tif").touch()  # is not the next one
 
     def write() -> Iterator[None]:
         with tifffile.TiffWriter(movie) as writer:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -137,7 +138,8 @@ def watch(
                 out.mkdir(parents=True, exist_ok=True)
                 pending.append(live)
                 try:
-                    for update in _followed(live, ended):
+                    over = partial(_is_over, movie, ended, in_turn=movie != path)
+                    for update in _followed(live, over):
                         if page is not None and live.figures is not None:
                             page.show(update, live.figures.picture)
                         yield _progress(update)
@@ -175,12 +177,17 @@ def _pause() -> None:
     time.sleep(POLL_S)
 
 
-def _followed(live: Live, ended: Ended) -> Iterator[Update]:
+def _is_over(movie: Path, ended: Ended, *, in_turn: bool) -> bool:
+    """Whether a movie is: of those that appear one after the other, once the next one has begun."""
+    return ended() or (in_turn and follower(movie) is not None)
+
+
+def _followed(live: Live, is_over: Callable[[], bool]) -> Iterator[Update]:
     """Figures of a movie until it is over."""
     while True:
         # asked before the file is looked at, so that no frame is missed
         changed = live.growing.changed
-        over = ended() or follower(live.path) is not None
+        over = is_over()
         started = time.monotonic()
         if changed or over or live.waits:
             yield from live.advance(over=over)
