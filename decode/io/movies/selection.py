@@ -100,8 +100,11 @@ class Selection:
     """
 
     channel: str | int | None = None
+    """number or name of the channel"""
     position: str | int | None = None
+    """number or name of the position of the stage"""
     z: str | int | None = None
+    """number or name of the plane"""
     skip: str = ""
     """frames to leave out, by their numbers in the files from 0: `0::4` (every fourth), `7`, `3:9`,
     or several of these between commas"""
