@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -264,6 +265,16 @@ def test_a_limit_on_the_size_of_files_is_said(
 
     with limited_files(limit), pytest.raises(OSError, match=f"cannot write .*{name}: the limit"):
         write()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pixel", [1e-320, 0.0, -100.0, math.nan, math.inf])
+def test_a_pixel_that_cannot_be_is_said(
+    tmp_path: Path, molecules: EmitterSet, pixel: float
+) -> None:
+    path = tmp_path / "table.hdf5"
+    with pytest.raises(ValueError, match=r"table\.hdf5: pixel_size_nm is .*; state the side"):
+        write_table(replace(molecules, metadata=FIELD | {"pixel_size_nm": pixel}), path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -206,7 +206,7 @@ def read_smap(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 def table_of(path: Path, content: Content, pixel_size_nm: float | None) -> EmitterSet:
     """Frames count from 1; positions are as SMAP states them."""
     stated = json.loads(content.facts or b"{}")
-    labels = {name: label for label, name in stated.get("names", {}).items()}
+    labels = {name: label for label, name in stated.get("names", {}).items() if label}
     loc = {labels.get(name, name): column for name, column in content.loc.items()}
     for name, value in STANDING.items():
         if name in loc and (loc[name] == value).all():
