@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -34,6 +35,10 @@ PATIENCE_S = 10.0
 """time in which a process ends by itself"""
 CONNECTING_S = 60
 """time in which the scheduler answers, and the first worker is there"""
+SEEN_S = 90.0
+"""time in which a shared disk shows what another machine has stored"""
+ASKING_S = 5
+"""time between two questions how many workers there are"""
 KILL_FIRST = "500"
 """Linux kills processes of a higher score first where memory runs out: a worker, not the caller"""
 
@@ -99,17 +104,23 @@ def find_together(pieces: Pieces, crew: Crew) -> Steps[None]:
     missing = [piece for piece in pieces.all if pieces.missing([piece])]
     waiting, doubtful = deque(_tasks(missing, PER_WORKER * crew.size)), deque[range]()
     deaths, given_up, alone = Counter[int](), list[range](), False
-    while waiting or doubtful or crew.n_busy:
+    unseen: deque[tuple[float, Ended]] = deque()
+    while waiting or doubtful or unseen or crew.n_busy:
         while waiting and crew.n_busy < crew.size:
             crew.begin(waiting.popleft())
-        if doubtful and not crew.n_busy:
+        if doubtful and not (crew.n_busy or unseen):
             crew.begin(doubtful.popleft())
             alone = True
         for task in crew.ended():
             if task.error:
                 raise OSError(task.error)
+            unseen.append((time.monotonic() + (0 if task.deaths else SEEN_S), task))
+        for _ in range(len(unseen)):
+            until, task = unseen.popleft()
             left = [piece for piece in pieces.within(task.frames) if pieces.missing([piece])]
-            if left:
+            if left and time.monotonic() < until:
+                unseen.append((until, task))
+            elif left:
                 suspect, *innocent = left
                 deaths[suspect.start] += max(1, task.deaths)
                 waiting += _tasks(innocent, 1)
@@ -119,7 +130,7 @@ def find_together(pieces: Pieces, crew: Crew) -> Steps[None]:
                     doubtful.append(suspect)
                 else:
                     waiting.appendleft(suspect)
-            alone = False
+        alone &= bool(crew.n_busy or unseen)
         yield Progress(pieces.frames_done / pieces.all[-1].stop, "")
     if given_up:
         frames = ", ".join(f"{piece.start} to {piece.stop - 1}" for piece in given_up)
@@ -321,6 +332,8 @@ class Cluster(Crew):
         except (OSError, ValueError, TimeoutError) as error:
             raise OSError(f"there is no Dask scheduler at {address}: {error}") from error
         self._tasks: dict[range, Any] = {}
+        self._places: dict[range, str] = {}
+        self._workers, self._asked = list[str](), -math.inf
         try:
             self._client.wait_for_workers(1, timeout=CONNECTING_S)
         except TimeoutError as error:
@@ -329,15 +342,26 @@ class Cluster(Crew):
 
     @property
     def size(self) -> int:
-        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        if time.monotonic() > self._asked + ASKING_S:
+            self._asked = time.monotonic()
+            self._workers = list(self._client.scheduler_info(n_workers=-1)["workers"])
+        return max(1, len(self._workers))
 
     @property
     def n_busy(self) -> int:
         return len(self._tasks)
 
     def begin(self, frames: range) -> None:
+        taken = set(self._places.values())
+        free = next((worker for worker in self._workers if worker not in taken), None)
+        if free is not None:
+            self._places[frames] = free
         self._tasks[frames] = self._client.submit(
-            done_by_dask, self._folder, frames.start, frames.stop, pure=False
+            done_by_dask,
+            *(self._folder, frames.start, frames.stop),
+            workers=free,
+            allow_other_workers=free is not None,  # if that one dies
+            pure=False,
         )
 
     def ended(self) -> list[Ended]:
@@ -345,6 +369,8 @@ class Cluster(Crew):
         while not any(task.done() for task in self._tasks.values()) and time.monotonic() < until:
             time.sleep(HEARTBEAT_S / 50)
         done = [frames for frames, task in self._tasks.items() if task.done()]
+        for frames in done:
+            self._places.pop(frames, None)
         return [self._end_of(frames, self._tasks.pop(frames)) for frames in done]
 
     def _end_of(self, frames: range, task: Any) -> Ended:

@@ -77,6 +77,8 @@ class Pieces:
         self._n_samples = n_samples
         starts = range(0, n_frames, size)
         self._all = {start: range(start, min(n_frames, start + size)) for start in starts}
+        self._counts: dict[int, int] = {}
+        """molecules of pieces that are known to be there, by their first frames"""
         self.begun = ""
         """a sentence where the folder was not empty: whether the work goes on"""
 
@@ -191,7 +193,7 @@ class Pieces:
     @property
     def done(self) -> list[range]:
         """The pieces whose molecules are there."""
-        return [piece for piece in self.all if self._table(piece).exists()]
+        return [piece for piece in self.all if self._is_there(piece)]
 
     @property
     def frames_done(self) -> int:
@@ -205,7 +207,7 @@ class Pieces:
         """
         runs: list[range] = []
         for piece in self.all if some is None else some:
-            if self._table(piece).exists():
+            if self._is_there(piece):
                 continue
             if runs and runs[-1].stop == piece.start:
                 runs[-1] = range(runs[-1].start, piece.stop)
@@ -257,7 +259,7 @@ class Pieces:
             some: pieces to look at; None: all.
         """
         pieces = self.all if some is None else some
-        return sum(_n_rows(self._table(piece)) or 0 for piece in pieces)
+        return sum(self._counts[piece.start] for piece in pieces if self._is_there(piece))
 
     def scratch(self) -> Path:
         """An empty folder for what can be made again."""
@@ -272,6 +274,15 @@ class Pieces:
             (self.folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(self.folder)
 
+    def _is_there(self, piece: range) -> bool:
+        """Whether a piece is stored; the disk is asked until it is, as others store pieces, too."""
+        if piece.start not in self._counts:
+            n_molecules = _n_rows(self._table(piece))
+            if n_molecules is None:
+                return False
+            self._counts[piece.start] = n_molecules
+        return True
+
     def _table(self, piece: range, sample: int | None = None) -> Path:
         draw = "" if sample is None else f".sample-{sample + 1}"
         return self.folder / f"{piece.start:08d}{draw}.parquet"
@@ -280,7 +291,8 @@ class Pieces:
         """Delete pieces that a power cut left without their content on some disks."""
         for piece in self.done:
             draws = [self._table(piece, k) for k in range(self._n_samples)]
-            if any(_n_rows(table) is None for table in (self._table(piece), *draws)):
+            if any(_n_rows(table) is None for table in draws):
+                del self._counts[piece.start]
                 self._table(piece).unlink()
 
 
@@ -291,10 +303,12 @@ def _is_own(path: Path) -> bool:
 
 
 def _n_rows(table: Path) -> int | None:
-    """Number of molecules of a stored table; None if it is not whole."""
+    """Number of molecules of a stored table; None if it is not there, or not whole."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not table.exists():
+        return None
     try:
         return int(pq.read_metadata(table).num_rows)
     except (OSError, pa.ArrowInvalid):
