@@ -206,7 +206,7 @@ def read_smap(path: Path, pixel_size_nm: float | None) -> EmitterSet:
 def table_of(path: Path, content: Content, pixel_size_nm: float | None) -> EmitterSet:
     """Frames count from 1; positions are as SMAP states them."""
     stated = json.loads(content.facts or b"{}")
-    labels = {name: label for label, name in stated.get("names", {}).items() if label}
+    labels = {name: label for label, name in stated.get("names", {}).items()}
     loc = {labels.get(name, name): column for name, column in content.loc.items()}
     for name, value in STANDING.items():
         if name in loc and (loc[name] == value).all():
@@ -258,9 +258,9 @@ def _numbers(value: object) -> npt.NDArray[Any]:
 
 
 def rows_of(loc: Columns) -> Columns:
-    """The columns that have a value in each row."""
+    """The columns that have a name, and a value in each row."""
     n = len(loc.get("frame", ()))
-    return {name: column for name, column in loc.items() if len(column) == n}
+    return {name: column for name, column in loc.items() if name and len(column) == n}
 
 
 def _is_smap(path: Path) -> bool:
