@@ -60,6 +60,7 @@ def main() -> None:
         assert watcher.stdout is not None
         lines = [(time.time(), json.loads(line)) for line in watcher.stdout]
         writer.wait()
+        watcher.wait()
         written = [float(line) for line in told.read_text().split()]
     done, latency = 0, []
     for when, update in lines:
