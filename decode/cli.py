@@ -480,12 +480,17 @@ def localize(
             raise ValueError("--join makes one movie of several files: leave out --recursive")
         if selection.raw is not None:
             raise ValueError("--raw-shape is that of one file: leave out --recursive")
+        if fresh or scheduler is not None or shard is not None:
+            raise ValueError(
+                "--fresh, --scheduler and --shard are of single movies: leave out --recursive"
+            )
         from decode.verbs.batch import Job, Options
 
         job = Job(
             movies=tuple(map(str, movies)),
             recursive=True,
             out=str(out),
+            workers=workers,
             localize=Options(
                 model=model,
                 adapt=adapt,

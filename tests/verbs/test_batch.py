@@ -224,6 +224,14 @@ def test_the_summary_alone_localizes_nothing(night: tuple[Path, Batch]) -> None:
     assert rows["a.tif"]["molecules"] > 0
 
 
+def test_recursive_refuses_what_is_of_single_movies(place: Path) -> None:
+    known = ("--model", "gaussian-2d", "-o", place / "out", "--recursive")
+    for more in (("--join",), ("--fresh",), ("--shard", "1/2"), ("--scheduler", "tcp://a:1")):
+        result = run("localize", place / "raw", *known, *more)
+        assert result.exit_code == 2, result.output
+        assert "leave out --recursive" in result.stderr
+
+
 def test_shares_hold_each_movie_once(place: Path) -> None:
     whole = plan(load_job(job_file(place)))
     names = [task.name for i in (1, 2, 3) for task in whole.share(i, 3).tasks]
