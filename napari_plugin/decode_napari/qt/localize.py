@@ -80,8 +80,8 @@ class LocalizePanel(Panel):
         self.roi.text.setAccessibleName("ROI")
         self.auto = self.row(
             "preview",
-            QCheckBox("of the current frame, as settings change"),
-            "Localize the frame that is shown",
+            QCheckBox("as settings change"),
+            "Localize the frame that is shown whenever a setting changes",
         )
         buttons = QHBoxLayout()
         self.preview_button = button(
