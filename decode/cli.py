@@ -693,7 +693,9 @@ def merge(
     for unfinished in unfinished_in(folder):
         try:
             done = _with_bar(unfinished.stem, work.steps(unfinished))
-            done = _finish(unfinished.stem, done.files, done, drift=drift, link=link, report=report)
+            tables = tuple(file for file in done.files if file not in done.draws)
+            name = unfinished.stem
+            done = _finish(name, tables, done, drift=drift, link=link, report=report)
             results.append(_summary(unfinished.with_suffix(""), done))
             codes.append(_strictly(done.checks, strict=strict))
             if not as_json:

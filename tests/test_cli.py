@@ -360,6 +360,24 @@ def test_movies_before_a_ctrl_c_are_done_and_said(
     assert unfinished_folder(place / "second.tif", place / "out").is_dir()
 
 
+def test_shares_are_merged_and_what_follows_is_of_the_table_and_not_of_its_draws(
+    place: Path,
+) -> None:
+    chosen = ("--format", "csv", "--samples", "1")
+    result = localize(place, *chosen, "--shard", "1/1")
+    assert result.exit_code == 0, result.stderr
+    assert finished_in(place / "out") == []
+    result = CliRunner().invoke(app, ["merge", str(place / "out"), "--report", "--json"])
+    assert result.exit_code == 0, result.stderr
+    names = ["movie.csv", "movie.html", "movie.json", "movie.sample-01.csv"]
+    assert files_in(place / "out") == names
+    (done,) = json.loads(result.stdout)
+    assert sorted(Path(file).name for file in done["files"]) == names
+    again = CliRunner().invoke(app, ["merge", str(place / "out")])
+    assert again.exit_code == 2
+    assert "holds no shares of a movie" in again.stderr
+
+
 def test_tables_are_kept_when_the_picture_cannot_be_drawn(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,8 @@ class Localized:
     """whether they are right for the movie; failed checks first"""
     files: tuple[Path, ...] = ()
     """files that were written"""
+    draws: tuple[Path, ...] = ()
+    """those of them that are draws of the posterior"""
 
 
 @Stepwise
@@ -592,6 +594,7 @@ def assembled(
         remarks=checking.remarks,
         checks=checks,
         files=(*files, *chain(*draws)),
+        draws=tuple(chain(*draws)),
     )
 
 
