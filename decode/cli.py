@@ -776,7 +776,10 @@ def batch(
     if slurm:
         with _faults_listed():
             planned = plan(read)
-        typer.echo(slurm_script(job, planned.out, len(planned.tasks), read.slurm), nl=False)
+        typer.echo(
+            slurm_script(job, planned.out, len(planned.tasks), read.slurm, shards=read.shards),
+            nl=False,
+        )
         return
     if dry_run:
         with _faults_listed():

@@ -388,6 +388,40 @@ def test_a_job_that_cannot_begin_names_every_fault(place: Path) -> None:
     assert len(caught.value.faults) == 2
 
 
+def test_tasks_that_share_movies_hold_each_share_once(place: Path) -> None:
+    whole = plan(load_job(job_file(place)))
+    names = [task.name for i in (1, 2, 3) for task in whole.share(i, 3, shards=2).tasks]
+    assert sorted(names) == [
+        f"{name}, share {i} of 2" for name in ("a.tif", "sub/b.tif") for i in (1, 2)
+    ]
+    assert len({task.log for i in (1, 2, 3) for task in whole.share(i, 3, shards=2).tasks}) == 4
+    script = run("batch", job_file(place, shards=2, slurm={"mem": "8G"}), "--slurm").stdout
+    assert "--array=1-4" in script
+    assert "--summary" not in script  # the last task puts the shares together
+    assert script.count("--mem=8G") == 2
+
+
+@pytest.mark.slow
+def test_a_movie_that_tasks_shared_has_the_molecules_of_the_whole(tmp_path: Path) -> None:
+    bench(tmp_path)
+    counts = np.random.default_rng(0).poisson(60.0, (1100, 32, 32)) + 100
+    (tmp_path / "raw").mkdir()
+    write_movie(tmp_path / "raw" / "a.tif", counts)
+    few = OPTIONS | {"threshold": 0.9, "drift": False, "link": False, "report": False}
+    whole = batch(job_file(tmp_path, out="whole", localize=few)).rows[0]
+    job = job_file(tmp_path, shards=2, localize=few)
+    for i in (2, 1):
+        (row,) = batch(job, only=(i, 2)).rows
+        assert row.error is None
+        assert not list(tmp_path.glob("out/*.csv"))
+    (row,) = batch(job).rows
+    assert row.error is None
+    assert row.molecules == whole.molecules
+    assert row.photons == whole.photons
+    own, other = (read_table(tmp_path / name / "a.hdf5") for name in ("out", "whole"))
+    torch.testing.assert_close(own.xyz, other.xyz, rtol=0, atol=0)
+
+
 @pytest.mark.slow
 def test_twenty_movies_of_which_three_are_broken(tmp_path: Path) -> None:
     bench(tmp_path)

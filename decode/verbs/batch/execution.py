@@ -67,7 +67,9 @@ def batch(
 
     Args:
         job: the job, or its file.
-        only: (i, n): only the ith of n shares of the movies, counted from 1, and no summary.
+        only: (i, n): only the ith of n shares of the movies, or of the tasks that share each of
+            them (`Job.shards`), counted from 1; no summary, and no tables of movies that are shared
+            until the job is done as a whole.
         workers: movies at a time; None: as the job says.
         summary: localize nothing, and sum up what earlier jobs have done.
 
@@ -82,7 +84,7 @@ def batch(
     yield Progress(0.0, "looking at the movies", detail=None)
     planned = plan(known)
     if only is not None:
-        planned = planned.share(*only)
+        planned = planned.share(*only, shards=known.shards)
     n = len(planned.tasks)
     receipts: dict[str, Receipt] = {}
     waiting: list[Task] = []

@@ -164,6 +164,9 @@ class Job:
     the last one counts"""
     workers: Count = 1
     """movies that are localized at a time, each in a process of its own"""
+    shards: Count = 1
+    """tasks that share each movie, with `--slurm` or `--only`: of few long movies, as many as there
+    are nodes"""
     slurm: Mapping[str, str | int] = field(default_factory=dict)
     """options of `sbatch` for `--slurm`, by their long names: `time`, `mem`, `partition`"""
 

@@ -116,8 +116,10 @@ def localized(task: Task, log: Log, tell: Tell) -> Row:
         fraction = progress.fraction or 0.0
         tell(LOCALIZING + (1 - LOCALIZING) * fraction, progress.message)
 
-    steps = localize_file.steps(task.source.path, model, task.folder, **arguments)
+    steps = localize_file.steps(task.source.path, model, task.folder, shard=task.shard, **arguments)
     done = followed(steps, see)
+    if task.shard is not None:
+        return replace(task.begun.row, molecules=done.n_molecules, frames=done.n_frames)
     for sentence in (*done.acquisition.estimates, *done.remarks):
         log.say(sentence)
     tables = [file for file in task.files if file.suffix in written_formats()]

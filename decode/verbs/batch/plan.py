@@ -60,10 +60,15 @@ class Task:
     """pixels of a frame that are localized in"""
     fault: str = ""
     """why it cannot be localized, as far as is known beforehand"""
+    shard: tuple[int, int] | None = None
+    """(i, n): only the ith of n shares of the movie, whose tables are not written"""
 
     @property
     def name(self) -> str:
-        return self.source.name
+        """Of the movie and the share."""
+        if self.shard is None:
+            return self.source.name
+        return f"{self.source.name}, share {self.shard[0]} of {self.shard[1]}"
 
     @property
     def work(self) -> int:
@@ -77,7 +82,9 @@ class Task:
 
     @property
     def log(self) -> Path:
-        return self._beside("log")
+        if self.shard is None:
+            return self._beside("log")
+        return self._beside(f"share-{self.shard[0]}-of-{self.shard[1]}.log")
 
     @property
     def receipt(self) -> Path:
@@ -147,9 +154,19 @@ class Plan:
     tasks: tuple[Task, ...]
     out: Path
 
-    def share(self, index: int, number: int) -> Plan:
-        """Every `number`th movie, from the `index`th on, counted from 1."""
-        return replace(self, tasks=self.tasks[index - 1 :: number])
+    def share(self, index: int, number: int, *, shards: int = 1) -> Plan:
+        """Every `number`th task, from the `index`th on, counted from 1.
+
+        Args:
+            shards: tasks that share a movie.
+        """
+        parts: list[tuple[int, int] | None] = [(i, shards) for i in range(1, shards + 1)]
+        tasks = [
+            replace(task, shard=part)
+            for task in self.tasks
+            for part in (parts if shards > 1 else [None])
+        ]
+        return replace(self, tasks=tuple(tasks[index - 1 :: number]))
 
 
 def plan(job: Job) -> Plan:

@@ -110,7 +110,8 @@ def _keep(task: Task, receipt: Receipt) -> None:
     """Leave the receipt beside the tables; a disk that is full takes none."""
     with suppress(OSError):
         task.folder.mkdir(parents=True, exist_ok=True)
-        write_receipt(receipt, task.receipt)
+        if task.shard is None:
+            write_receipt(receipt, task.receipt)
         if receipt.row.error is not None:
             with task.log.open("a", encoding="utf-8") as log:
                 print(receipt.row.error, file=log)
