@@ -20,10 +20,10 @@ import torch
 
 from decode.errors import in_plain_words
 from decode.progress import Progress, Steps
-from decode.verbs.order import Work, shared
+from decode.verbs.order import Work, mark_of, shared
 from decode.verbs.pieces import Pieces
 
-__all__ = ["Cluster", "Crew", "Ended", "Processes", "find_together"]
+__all__ = ["Cluster", "Crew", "Ended", "Processes", "done_by", "find_together"]
 
 HEARTBEAT_S = 0.5
 """time between two looks at how far the work is"""
@@ -273,7 +273,7 @@ def _serve(connection: Connection, folder: Path, threads: int, gpu: str | None) 
 
 
 _OPEN: dict[str, tuple[ExitStack, Pieces, Work]] = {}
-"""the work of this process, by its folder: a model is loaded once"""
+"""the work of this process, by its mark: a model is loaded once"""
 
 
 def done_by(folder: str, start: int, stop: int) -> str:
@@ -287,13 +287,14 @@ def done_by(folder: str, start: int, stop: int) -> str:
 
 
 def _found(folder: str, frames: range) -> Iterator[object]:
-    if folder not in _OPEN:
+    mark = f"{folder} {mark_of(Path(folder))}"
+    if mark not in _OPEN:
         for stack, *_ in _OPEN.values():
             stack.close()
         _OPEN.clear()
         stack = ExitStack()
-        _OPEN[folder] = (stack, *stack.enter_context(shared(Path(folder))))
-    _, pieces, work = _OPEN[folder]
+        _OPEN[mark] = (stack, *stack.enter_context(shared(Path(folder))))
+    _, pieces, work = _OPEN[mark]
     for run in pieces.missing(pieces.within(frames)):
         yield from work.find(pieces, run)
 

@@ -18,10 +18,10 @@ from decode.io.psfs import PSFFile, read_psf, write_psf
 from decode.network.localizer import Localizer
 from decode.verbs.checking import Checking
 from decode.verbs.localize_movie import localize_movie, numbered
-from decode.verbs.pieces import Pieces
+from decode.verbs.pieces import MANIFEST, Pieces
 from decode.verbs.sweep import Chunk
 
-__all__ = ["Order", "Work", "ends", "region_ends", "share", "shared"]
+__all__ = ["Order", "Work", "ends", "mark_of", "region_ends", "share", "shared"]
 
 ORDER, MODEL, PSF = "order.json", "model.safetensors", "psf.h5"
 """files by which processes share the work"""
@@ -165,6 +165,15 @@ def share(folder: Path, work: Work) -> None:
     with atomic(folder / ORDER) as temporary:  # the last one
         text = json.dumps(asdict(work.order.anywhere()), indent=1)
         temporary.write_text(text, encoding="utf-8")
+
+
+def mark_of(folder: Path) -> str:
+    """A text that changes when other work is begun in a folder.
+
+    Raises:
+        OSError: if there is none.
+    """
+    return "".join((folder / name).read_text(encoding="utf-8") for name in (MANIFEST, ORDER))
 
 
 @contextmanager

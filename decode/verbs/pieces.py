@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from decode.optics.psf import PSF
 from decode.verbs.polish import block_frames
 from decode.verbs.sweep import chunk_frames
 
-__all__ = ["Pieces", "digest", "marks_of", "piece_frames"]
+__all__ = ["MANIFEST", "Pieces", "digest", "marks_of", "piece_frames"]
 
 PIECE_PIXELS, PIECE_FRAMES = 2**24, 1024
 """about how many pixels, and at most how many frames, have their molecules in one file: what is
@@ -114,7 +115,7 @@ class Pieces:
             "deciding": dict(deciding),
         }
         before = _manifest(folder)
-        if before == manifest and not fresh:
+        if before is not None and before | manifest == before and not fresh:
             sweep(folder)
             pieces._drop_damaged()
             if pieces.frames_done:
@@ -138,11 +139,13 @@ class Pieces:
             own = Path(beside, folder.name)
             own.mkdir()
             with atomic(own / MANIFEST) as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+                text = json.dumps(manifest | {"id": secrets.token_hex(8)}, indent=1)
+                temporary.write_text(text, encoding="utf-8")
             try:
                 own.rename(folder)
             except OSError:
-                if _manifest(folder) != manifest:
+                there = _manifest(folder)
+                if there is None or there | manifest != there:
                     raise
         return pieces
 

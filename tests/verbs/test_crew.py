@@ -17,7 +17,7 @@ import pytest
 
 from decode.emitters import EmitterSet
 from decode.verbs import pieces, polish
-from decode.verbs.crew import Crew, Ended, _tasks, find_together
+from decode.verbs.crew import Crew, Ended, _tasks, done_by, find_together
 from decode.verbs.localize import localize_file
 from decode.verbs.merge import merge, unfinished_in
 from decode.verbs.pieces import Pieces
@@ -232,6 +232,21 @@ def test_a_scheduler_that_is_not_there_is_said(
     with pytest.raises(ValueError, match=r"pip install 'decode-smlm\[distributed\]'"):
         localize_file(MOVIE, "gaussian-2d", tmp_path, scheduler="tcp://x", **OPTIONS)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_process_that_takes_other_work_in_the_same_folder_notices(tmp_path: Path) -> None:
+    folder = tmp_path / "blinking_2d.parts"
+    counts = []
+    for threshold in (0.5, 0.9):
+        options = OPTIONS | {"frames": slice(0, 80), "threshold": threshold}
+        localize_file(MOVIE, "gaussian-2d", tmp_path, shard=(1, 2), **options)
+        assert done_by(str(folder), 0, 80) == ""
+        some = Pieces.of(folder)
+        assert some.missing() == []
+        counts.append(some.count([range(64, 80)]))
+        some.remove()
+    assert counts[0] > counts[1] > 0
+    assert "manifest.json" in done_by(str(folder), 0, 80)
 
 
 class Doomed(Crew):
