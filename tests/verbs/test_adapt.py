@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 import decode
-from decode.cli import _with_minutes, app
+from decode.cli import app
+from decode.cli.localize import _with_minutes
 from decode.config import load_config
 from decode.forward import ForwardModel
 from decode.io.cameras import CameraFile, write_camera
