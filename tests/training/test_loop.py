@@ -160,7 +160,10 @@ def test_the_model_keeps_the_psf_and_the_camera_of_its_recipe(tmp_path: Path) ->
     write_movie(tmp_path / "movie.tif", movie.numpy().astype(np.uint16))
     done = localize_file(tmp_path / "movie.tif", model, tmp_path / "out")
     assert done.acquisition.pixel_size_nm == 110.0
-    assert done.acquisition.camera is model.camera
+    taken = done.acquisition.camera
+    assert (taken.baseline, taken.qe) == (model.camera.baseline, model.camera.qe)
+    assert isinstance(taken.read_noise_e, torch.Tensor)
+    torch.testing.assert_close(taken.read_noise_e, model.camera.read_noise_e, rtol=0, atol=0)
     assert any(
         "the one that the model was trained for was taken" in e for e in done.acquisition.estimates
     )

@@ -12,6 +12,7 @@ import torch
 
 from decode.config import load_config
 from decode.emitters import Check, EmitterSet, Facts
+from decode.io.movies import Selection
 from decode.io.psfs import PSFFile, write_psf
 from decode.optics.gaussian import GaussianPSF
 from decode.priors.scene import Scene
@@ -124,6 +125,7 @@ def test_rounds_go_on_while_they_improve(
         key="key",
         movie=tmp_path / "movie.tif",
         camera=None,
+        selection=Selection(),
         settings=(),
         train=train,
         localize=localize,
@@ -150,6 +152,7 @@ def test_without_a_cause_that_can_be_mended_there_is_no_other_round(tmp_path: Pa
         key="key",
         movie=tmp_path / "movie.tif",
         camera=None,
+        selection=Selection(),
         settings=(),
         train=never,
         localize=never,

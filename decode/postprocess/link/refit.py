@@ -74,9 +74,9 @@ def refitted(
     information; in dim pixels this is larger than the variance of the counts says, by a factor that
     is simulated.
 
-    A molecule whose fit did not converge, or moved far, stays as it was merged.  None states a
-    smaller uncertainty than it had: what rows among neighbours doubt, the likelihood of their light
-    alone does not know.
+    A molecule whose fit did not converge, or moved far, stays as it was merged.  None that has
+    neighbours states a smaller uncertainty than it had: what its rows doubt of these, the
+    likelihood of the light alone does not know.
 
     Args:
         molecules: the rows that were linked; their frames count as those of the movie.
@@ -263,6 +263,8 @@ class _Fits(NamedTuple):
     """(k,) sum over the frames"""
     background: Tensor
     """(k,) mean over the frames"""
+    crowded: Tensor
+    """(k,) whether another molecule is near in any of their frames"""
     converged: Tensor
 
 
@@ -365,7 +367,12 @@ class _Model:
             moving &= ~(better & (length < CONVERGED)) & (damping < 1e4)
             if not bool(moving.any()):
                 break
-        return self._fits(which, rows, full, state, slope, ~moving & (damping < 1e4))
+        crowded = torch.zeros_like(moving)
+        for index, each in zip(rows, views, strict=True):
+            crowded[index] |= each.shape[0] > 1
+        converged = ~moving & (damping < 1e4)
+        found = self._fits(which, rows, full, state, slope, converged)
+        return found._replace(crowded=crowded)
 
     def _own(self, windows: Windows) -> Tensor:
         """(n, q) unknowns of rows as they start."""
@@ -501,6 +508,7 @@ class _Model:
             covariance=covariance,
             photons=photons,
             background=background / count,
+            crowded=torch.zeros_like(converged),
             converged=converged & known,
         )
 
@@ -551,6 +559,7 @@ def _with_fits(whole: EmitterSet, fits: Sequence[_Fits], linking: Linking) -> Em
     good = torch.nonzero(fit.converged & near.all(1))[:, 0]
     wider = torch.ones_like(fit.covariance[:, 0])
     wider[:, :3] = (stated / found).nan_to_num(1.0).clamp_min(1.0)
+    wider[~fit.crowded] = 1.0
     fit = fit._replace(covariance=fit.covariance * wider[:, :, None] * wider[:, None])
     fit = _Fits(*(column[good] for column in fit))
     half95 = 1.96 * fit.covariance.diagonal(dim1=1, dim2=2)[:, :3].sqrt()
