@@ -137,7 +137,8 @@ def test_with_the_movie_molecules_are_refitted_and_without_its_frames_refused(
     assert json.loads(done.stdout)["refitted"] == int(whole.polished.sum()) > 0.8 * n
     near = torch.cdist(whole.xyz[whole.polished], place.double()).min(1).values
     assert float(near.square().mean().sqrt()) < 8  # merged: 12
-    assert float(whole.xyz_sigma[whole.polished, 0].mean()) < 4
+    # but for those with neighbours, which state no less than their rows
+    assert float(whole.xyz_sigma[whole.polished, 0].median()) < 4
     late = EmitterSet(frame=frame + 50, xyz=rows.xyz, photons=rows.photons)
     write_table(late, tmp_path / "late.parquet")
     files = {name: tmp_path / file for name, file in FILES.items()}
