@@ -51,7 +51,7 @@ def main() -> None:
         watching = [
             *(sys.executable, "-m", "decode", "watch", movie, "-o", Path(folder, "out")),
             *("--model", asked.model, "--camera", ROOT / "sample_data" / "camera.yaml"),
-            *("--psf-sigma", "95", "--idle", "5", "--no-again", "--no-page", "--json"),
+            *("--psf-sigma", "95", "--idle", "15", "--no-again", "--no-page", "--json"),
         ]
         watcher = subprocess.Popen(watching, stdout=subprocess.PIPE, text=True)
         time.sleep(8)  # until it is up
