@@ -232,11 +232,8 @@ def drift(
             bar.update((progress.fraction or 0.0) - bar.n)
 
         _, stage = follow(steps, show)
-    for axis, size, error in zip("xyz", stage.amplitude, stage.error, strict=True):
-        if size:
-            typer.echo(f"{axis}: {size:.1f} nm from end to end, known to {error:.1f} nm")
-    if stage.jumps:
-        typer.echo(f"jumps at frame {', '.join(str(at + 1) for at in stage.jumps)}")
+    for sentence in stage.sentences:
+        typer.echo(sentence)
     list_files([out, *drift_files(out)])
 
 

@@ -151,7 +151,7 @@ def test_the_panel_shows_the_drift_and_moves_the_points(dock: Any, qtbot: Any) -
     panel.run()
     qtbot.waitUntil(panel.subtract_button.isEnabled, timeout=LONG)
     assert not panel.troubles
-    assert "known to" in panel.state.text()
+    assert "nm from end to end" in panel.state.text()
     assert not panel.plot.isHidden()
     before = dock.viewer.layers["molecules"].data.copy()
     panel.subtract_button.click()

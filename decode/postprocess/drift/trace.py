@@ -24,6 +24,10 @@ COLUMNS = ("frame", "x_nm", "y_nm", "z_nm", "x_sigma_nm", "y_sigma_nm", "z_sigma
 STEP = "drift"
 """entry of a table's metadata that says that a drift was subtracted"""
 
+CHANCE = 3.0
+"""standard deviations of its range up to which a drift may be none: the largest of many errors less
+the smallest is two to three of these"""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,31 @@ class Drift:
         """Range of the drift along x, y and z, nm."""
         x, y, z = np.ptp(self.xyz, axis=0).tolist()
         return x, y, z
+
+    @property
+    def amplitude_error(self) -> tuple[float, float, float]:
+        """Standard deviation of the range along x, y and z, nm: that of its two ends."""
+        ends = np.stack([self.xyz.argmin(0), self.xyz.argmax(0)])
+        x, y, z = np.hypot(*np.take_along_axis(self.sigma, ends, 0)).tolist()
+        return x, y, z
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The range along each axis that drifts, and jumps.
+
+        >>> import numpy as np
+        >>> still = np.zeros((2, 3))
+        >>> Drift(xyz=still + [[0, 0, 0], [8, 0, 0]], sigma=still + 3).sentences
+        ('x: 8.0 ± 4.2 nm from end to end, which may be chance',)
+        """
+        said = []
+        for axis, size, error in zip("xyz", self.amplitude, self.amplitude_error, strict=True):
+            if size:
+                chance = ", which may be chance" if size < CHANCE * error else ""
+                said.append(f"{axis}: {size:.1f} ± {error:.1f} nm from end to end{chance}")
+        if self.jumps:
+            said.append(f"jumps at frame {', '.join(str(at + 1) for at in self.jumps)}")
+        return tuple(said)
 
     @property
     def error(self) -> tuple[float, float, float]:

@@ -90,12 +90,7 @@ class DriftPanel(Panel):
         estimated = self.step.estimated
         if estimated is None:
             return "Molecules of repeated structures tell how the stage moved, and how well."
-        stage = estimated.stage
-        known = zip("xyz", stage.amplitude, stage.error, strict=True)
-        said = [f"{axis} {size:.1f} nm, known to {error:.1f} nm" for axis, size, error in known
-                if size]  # fmt: skip
-        jumps = ", ".join(str(at + 1) for at in stage.jumps)
-        return "; ".join(said or ["no drift"]) + f"; jumps at frame {jumps}" * bool(jumps) + "."
+        return "; ".join(estimated.stage.sentences or ["no drift"]) + "."
 
     def _ask(self) -> None:
         path = self.ask_open("Drift", "Drift (*.csv);;All files (*)")
