@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
@@ -119,7 +120,9 @@ def scatter_of(rows: Sightings, sighting: Integers, *, n_frames: int, seed: int)
 
     The density of pairs at a difference d after a lag is n(lag) N(d; 0, C1 + C2 + 2 j^2) + u(d): a
     part that shows one molecule, as wide as both are stated to be uncertain and by a jitter j, and
-    a part that does not, whose shape is that of pairs many frames apart.
+    a part that does not, whose shape is that of pairs many frames apart that are as uncertain.  Of
+    such pairs the ratio of both densities has the mean 1, so that neighbours alone pass for no
+    molecule.
 
     Args:
         rows: localizations, each by itself.
@@ -188,12 +191,12 @@ class _Differences:
 
     @property
     def known(self) -> Booleans:
-        """(m, 3)"""
+        """(m, 3) which axes count."""
         both = np.ones_like(self.axial)
         return np.stack([both, both, self.axial], 1)
 
     def variance(self, extra: Floats) -> Floats:
-        """(m, 3) with (3,) what is not stated."""
+        """(m, 3) nm^2, with (3,) what is not stated."""
         values: Floats = np.maximum(self.stated + extra, LEAST_NM**2)
         return values
 
@@ -318,12 +321,17 @@ class Unrelated:
         n = len(self.classes)
         if not len(self.pairs):
             return np.ones(n), 1.0
-        ratio = self.pairs.density(extra) / self(self.pairs)
-        label = self.classed(self.pairs.width)
+        label, by_chance = self._of_pairs
+        ratio = self.pairs.density(extra) / by_chance
         count = np.bincount(label, minlength=n)
         mean = (np.bincount(label, ratio, minlength=n) + FEW) / (count + FEW)
         error = math.sqrt((ratio**2).mean() / len(ratio)) / max(float(ratio.mean()), 1e-9)
         return mean, error
+
+    @cached_property
+    def _of_pairs(self) -> tuple[Integers, Floats]:
+        """Classes and densities of `pairs`."""
+        return self.classed(self.pairs.width), self(self.pairs)
 
     def scaled(self, by: Floats) -> Unrelated:
         """With the density of each class times a number."""
