@@ -235,6 +235,55 @@ def test_a_molecule_that_stays_on_has_one_position(rng: torch.Generator) -> None
     assert ((spread > 0.8) & (spread < 1.1)).all(), spread  # those let go had the larger errors
 
 
+def test_what_is_known_of_one_tells_the_light_of_the_other(rng: torch.Generator) -> None:
+    """Two 120 nm apart share a frame, and each has one for itself: how much light of the common
+    frame is whose is known as if both positions came from the three frames at once."""
+    n, frames = 200, torch.tensor([0, 1, 1, 2])
+    middle = one_each(n, rng).xyz
+    angle = torch.rand(n, generator=rng, dtype=torch.float64) * 2 * torch.pi
+    half = 60.0 * torch.stack([angle.cos(), angle.sin(), torch.zeros_like(angle)], 1)
+    xyz = torch.stack([middle - half, middle - half, middle + half, middle + half], 1)
+    truth = EmitterSet(
+        frame=(4 * torch.arange(n)[:, None] + frames).flatten(),
+        xyz=xyz.flatten(0, 1),
+        photons=torch.full((4 * n,), 3000.0).double(),
+        background=torch.full((4 * n,), 20.0).double(),
+    )
+    bound = _bound_of_common_light(EMCCD, xyz)
+    off = 15.0 * torch.randn(len(truth), 3, generator=rng, dtype=torch.float64)
+    start = replace(truth, xyz=truth.xyz + off)
+    fit = fit_jointly(astigmatic(), EMCCD, recorded(EMCCD, truth, rng), start)
+    common = (torch.arange(4 * n) % 4 == 1) | (torch.arange(4 * n) % 4 == 2)
+    error = (fit.photons - 3000.0)[common].view(n, 2) / bound
+    assert float(error.square().mean().sqrt()) < 1.15
+    sigma = fit.photons_sigma[common].view(n, 2)
+    assert 0.85 < float((error * bound / sigma).square().mean().sqrt()) < 1.2
+
+
+def _bound_of_common_light(camera: Camera, xyz: Tensor) -> Tensor:
+    """(n, 2) bounds of the photons of both in the common frame, by the information of all three."""
+    psf, n = astigmatic(), len(xyz)
+    middle = xyz[:, 1:3].mean(1, keepdim=True)
+    corner = ((middle[..., :2] / PIXEL_NM).floor() - psf.patch_px // 2) * PIXEL_NM
+    local = xyz.clone()
+    local[..., :2] -= corner
+    image = psf.integrate_pixels_with_slopes(local.flatten(0, 1)).detach().flatten(2)
+    image = image.view(n, 4, *image.shape[1:])
+    # unknowns: two positions, photons of four rows, backgrounds of three frames
+    slope = image.new_zeros(n, 3, image.shape[-1], 13)
+    for row, (frame, molecule) in enumerate([(0, 0), (1, 0), (1, 1), (2, 1)]):
+        position = slice(3 * molecule, 3 * molecule + 3)
+        slope[:, frame, :, position] += 3000.0 * image[:, row, 1:4].mT
+        slope[:, frame, :, 6 + row] = image[:, row, 0]
+    for frame in range(3):
+        slope[:, frame, :, 10 + frame] = 1.0
+    light = 3000.0 * torch.stack([image[:, 0, 0], image[:, 1:3, 0].sum(1), image[:, 3, 0]], 1)
+    weight = 1 / camera.noise.variance(light + 20.0)
+    slope = slope.flatten(1, 2) * weight.flatten(1)[..., None].sqrt()
+    covariance = torch.linalg.inv(slope.mT @ slope)
+    return covariance.diagonal(dim1=1, dim2=2)[:, 7:9].sqrt()
+
+
 @pytest.mark.parametrize("apart_nm", [150.0, 350.0])
 def test_errors_of_crowded_frames_do_not_reach_the_frames_without_a_crowd(
     apart_nm: float, rng: torch.Generator

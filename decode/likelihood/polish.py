@@ -37,6 +37,19 @@ MAX_NEIGHBOURS = 6
 """most neighbours that are fitted together with an emitter; the light of the others is fixed"""
 
 
+class _Elsewhere(NamedTuple):
+    """Gaussians of the positions of neighbours, as the frames say that show them alone."""
+
+    information: Tensor
+    """(n, neighbours, d, d) inverse covariances, 0 where there is no such frame"""
+    pull: Tensor
+    """(n, neighbours, d) the same times the means"""
+
+    def of(self, rows: Tensor, n_neighbours: int) -> _Elsewhere:
+        """Those of the first neighbours of some rows."""
+        return _Elsewhere(*(values[rows, :n_neighbours] for values in self))
+
+
 class Stage(NamedTuple):
     """Steps of the fit in windows of one size."""
 
@@ -277,10 +290,12 @@ def fit_jointly(
     Schwarz method; Cai and Sarkis, SIAM J. Sci. Comput. 21, 792, 1999).  Windows are small at
     first, and large for the last steps (`STAGES`).  Each frame has photons and background of its
     own.  A molecule that stays on has one position in all its frames, the product of the marginal
-    Gaussians of each.  The background has the shape of the blurred mean of the frames without
-    emitters; each emitter has its own amplitude of it.  The stated uncertainties of the start,
-    `PRIOR_WIDTH` times as wide, are a prior on emitters with neighbours; the covariance includes
-    those of the neighbours alone.
+    Gaussians of each.  Where two overlap, the frames that show one of them alone say where it is,
+    which is a prior for the frames of both (Gaussian belief propagation: Weiss and Freeman, Neural
+    Computation 13, 2173, 2001).  The background has the shape of the blurred mean of the frames
+    without emitters; each emitter has its own amplitude of it.  The stated uncertainties of the
+    start, `PRIOR_WIDTH` times as wide, are a prior on emitters with neighbours; the covariance
+    includes those of the neighbours alone.
 
     Args:
         psf, camera, adu, parameters: as for `polish`.
@@ -373,6 +388,9 @@ class _JointFit:
         """covariances: of each frame's own solution, and with one position for each track"""
         self._deviance, self._rise = self.start.new_zeros(2, n)
         self._freedom = self.start.new_ones(n)
+        self._by_frame = self._theta[:, : self._d].clone()
+        """(n, d) positions, of each frame by itself"""
+        self._elsewhere: _Elsewhere | None = None
         self._track, self._n_tracks, self._linked = torch.arange(n, device=device), n, not link
         self._moving = torch.ones(n, dtype=torch.bool, device=device) if moving is None else moving
         self._converged = torch.zeros(n, dtype=torch.bool, device=device)
@@ -395,13 +413,18 @@ class _JointFit:
             change = self._solve(windows, rows)
             if step == (1 if self._warm else 0):
                 before = self._deviance.clone()
-            if step == (0 if self._warm else 1) and not self._linked:
+            news = step == (0 if self._warm else 1) and not self._linked
+            if news:
                 self._link()
             length = self._move(rows, change, longest)
+            if self._n_tracks < len(moving):
+                self._elsewhere = self._of_other_frames()
             # a last step that was not much too long counts
             self._converged[rows] = length < 1.5 * stage.converged_step
             if self._linked:
-                moving = self._any_of_track(rows[length > stage.converged_step])
+                # whose neighbours are known from other frames now, is not at rest
+                restless = (length > stage.converged_step) | (news & (self._n_beside[rows] > 0))
+                moving = self._any_of_track(rows[restless])
             if not bool(moving.any()):
                 break
         self._rise += self._deviance - before
@@ -417,8 +440,12 @@ class _JointFit:
         sizes = torch.bincount(self._n_beside[rows]).tolist()
         for m, alike in enumerate(rows.split(sizes)):
             for part in alike.split(max(16, at_once // (1 + m))) if len(alike) else ():
-                solution = windows.solve(part, self._neighbours[part, :m], self._theta)
+                elsewhere = self._elsewhere.of(part, m) if self._elsewhere and m else None
+                solution = windows.solve(
+                    part, self._neighbours[part, :m], self._theta, elsewhere=elsewhere
+                )
                 change[part], self._solved[part], self._deviance[part] = solution
+        self._by_frame[rows] = (self._theta + change)[rows, : self._d]
         return change
 
     def _link(self) -> None:
@@ -428,6 +455,31 @@ class _JointFit:
         track, n_tracks = _tracks(self._emitters, place, covariance, self._density)
         self._track, self._n_tracks = _agreeing(place, covariance, track, n_tracks)
         self._linked = True
+
+    def _of_other_frames(self) -> _Elsewhere:
+        """What is known of the neighbours from frames in which the emitter itself is dark.
+
+        What both are in counts once, by the joint fits of these frames.
+        """
+        d, beside = self._d, self._neighbours
+        own = self._solved[:, :d, :d].double()
+        weight = _weights(own, self._doubt(), self._track, self._n_tracks).nan_to_num(0.0)
+        pull = (weight @ self._by_frame[:, :, None].double())[:, :, 0]
+        known = torch.cat([weight.flatten(1), pull, torch.ones_like(pull[:, :1])], 1)
+        total = known.new_zeros(self._n_tracks, known.shape[1]).index_add_(0, self._track, known)
+        row, place = torch.nonzero(beside >= 0, as_tuple=True)
+        other = beside[row, place]
+        pair = self._track[row] * self._n_tracks + self._track[other]
+        _, pair = pair.unique(return_inverse=True)
+        together = torch.zeros_like(known[:1]).expand(len(row), -1)
+        together = together.index_add(0, pair, known[other])[pair]
+        rest = total[self._track[other]] - together
+        # a difference of equal numbers is none
+        rest = rest.where(rest[:, -1:] > 0.5, 0.0).to(self._theta)
+        all_rest = rest.new_zeros(*beside.shape, rest.shape[1])
+        all_rest[row, place] = rest
+        information, pull = all_rest[..., :-1].split([d * d, d], -1)
+        return _Elsewhere(information.unflatten(-1, (d, d)), pull)
 
     def _doubt(self) -> Tensor:
         """(n,) factors of the variance of positions, by what the fits leave unexplained."""
@@ -650,13 +702,16 @@ class _Windows:
         weight = within / noise.variance(light.clamp_min(0) + level)
         self.background[k:-k, k:-k] = background_of(rest, weight)
 
-    def solve(self, rows: Tensor, beside: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def solve(
+        self, rows: Tensor, beside: Tensor, theta: Tensor, *, elsewhere: _Elsewhere | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One step of emitters, each together with its neighbours.
 
         Args:
             rows: (n,) emitters.
             beside: (n, m) neighbours of each.
             theta: unknowns of all emitters.
+            elsewhere: what other frames say of the neighbours; None: nothing.
 
         Returns:
             The steps (n, p), and the covariances (n, p, p) and deviances (n,) before them.
@@ -682,6 +737,8 @@ class _Windows:
         score = torch.cat([by_flat[:, 1], of_flat[:, :1, 1]], 1)
         from_start = (self.start[together, :-1] - theta[together, :-1]).flatten(1)
         score[:, :-1] += prior[:, :-1] * from_start
+        if elsewhere is not None:
+            _add_elsewhere(elsewhere, theta[beside], information, score)
         scale = information.diagonal(dim1=1, dim2=2).clamp_min(1e-20).rsqrt()
         # correlations are inverted, for units of nm and photons differ by orders of magnitude
         information *= scale[:, :, None] * scale[:, None, :]
@@ -716,6 +773,19 @@ class _Windows:
         pixel.add_((emitters * (k * k + 1))[..., None, None])
         slopes = self.slopes.flatten(0, 1).index_select(0, pixel.flatten(2).mT.reshape(-1))
         return slopes.view(len(emitters), k * k, -1)
+
+
+def _add_elsewhere(
+    elsewhere: _Elsewhere, theta: Tensor, information: Tensor, score: Tensor
+) -> None:
+    """Add what other frames say of the neighbours (n, m, p) to a system (n, q, q) of an emitter,
+    its neighbours and the background, in place."""
+    (d, p), together = (elsewhere.pull.shape[2], theta.shape[2] - 1), theta.shape[1] + 1
+    blocks = information[:, :-1, :-1].unflatten(2, (together, p)).unflatten(1, (together, p))
+    own = blocks.diagonal(dim1=1, dim2=3)
+    own[:, :d, :d, 1:] += elsewhere.information.movedim(1, -1)
+    toward = elsewhere.pull - (elsewhere.information @ theta[:, :, :d, None])[..., 0]
+    score[:, :-1].unflatten(1, (together, p))[:, 1:, :d] += toward
 
 
 def _solved(matrix: Tensor, more: Tensor, right: Tensor) -> Tensor:
@@ -792,9 +862,7 @@ def _one_position(
     """
     own = covariance[:, :d, :d]
     information = torch.linalg.inv(own)
-    # relative to the best row of the track, so that a single row keeps its covariance
-    best = doubt.new_full((n_tracks,), torch.inf).scatter_reduce_(0, track, doubt, "amin")
-    weight = information * (best[track] / doubt)[:, None, None]
+    weight = _weights(own, doubt, track, n_tracks)
     position = theta[:, :d] + change[:, :d]
     weighted = (weight @ position[:, :, None])[:, :, 0]
     total = information.new_zeros(n_tracks, d, d).index_add_(0, track, weight)
@@ -815,6 +883,20 @@ def _one_position(
     covariance[:, d:, :d] = gain @ common
     covariance[:, :d, d:] = covariance[:, d:, :d].mT
     return change, covariance
+
+
+def _weights(covariance: Tensor, doubt: Tensor, track: Tensor, n_tracks: int) -> Tensor:
+    """(n, d, d) information of each row of a track, less where its frame is explained less well.
+
+    Args:
+        covariance: (n, d, d) of positions.
+        doubt: (n,) factor of the variance of each, at least 1.
+        track: (n,) number of the molecule that each row shows.
+        n_tracks: number of molecules.
+    """
+    # relative to the best row of the track, so that a single row keeps its covariance
+    best = doubt.new_full((n_tracks,), torch.inf).scatter_reduce_(0, track, doubt, "amin")
+    return torch.linalg.inv_ex(covariance)[0] * (best[track] / doubt)[:, None, None]
 
 
 def _agreeing(

@@ -56,9 +56,13 @@ DEPTHS, FILTER_PX = 9, 15
 """of the matched filters: depths, and their side"""
 LEAST_STATISTIC = 12.0
 """of a peak of the matched filters: chi-squared of one degree of freedom, many times over"""
-LEAST_SIGNIFICANCE, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 2.5, 3.0, 4.0
+LEAST_SIGNIFICANCE, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 1.5, 3.0, 4.0
 """photons over their sigma of a molecule that stays in the search; the same with its neighbours in
 time, in the small windows of the search, and in large ones, which tell it from the background"""
+LEAST_PRESENCE = 4.0
+"""photons over their sigma at a known position of a molecule that stays without such evidence"""
+LINKED = (Stage(1.04, 5, 0.4),)
+"""steps of the fit in which the molecules of successive frames share positions"""
 CERTAIN = 0.7
 """probability of a molecule of the network that stays in the search whatever its fit"""
 ALIGHT, VOUCHED = 4.0, 6.0
@@ -89,43 +93,46 @@ DRAWN_INFORMATION = 1.04
 
 SHARED_NM = 250.0
 """up to so far from each other, two may share the light of one molecule"""
-SURE, FOCUSED_NM, BORDER_NM, LONE_NM = 8.0, 150.0, 200.0, 1500.0
+SURE, FOCUSED_NM, BORDER_NM = 8.0, 150.0, 200.0
 """photons over sigma that leave no doubt of an isolated molecule; width of a spot in focus; reach
-of the border of the frames; distance of the next row from one that is alone"""
+of the border of the frames"""
+LONE_NM, FAINT, LONE_ROWS = 1500.0, 0.6, 8
+"""distance of the next row from one that is alone; share of its significance up to which others do
+not count; rows that are looked at"""
 OF_LONE = (-0.506, 1.279, 0.823, 0.0, 0.0, -0.216, 0.322, 0.0, -1.403, 1.997, 1.614, -2.477, 0.555)
 OF_NETWORK = (
-    0.868,
-    0.654,
-    0.193,
-    0.271,
-    -1.248,
-    -0.158,
-    0.232,
-    0.41,
-    -0.806,
-    -0.007,
-    -0.274,
-    1.314,
-    -0.356,
+    -1.347,
+    0.441,
+    0.468,
+    0.299,
+    -1.107,
+    -0.052,
+    0.231,
+    0.187,
+    -0.322,
+    0.73,
+    -0.214,
+    0.257,
+    -0.065,
 )
 OF_SEARCH = (
-    -3.227,
-    2.905,
-    0.09,
-    0.388,
-    -2.304,
-    -0.272,
-    0.284,
+    -2.004,
+    0.548,
+    0.128,
+    0.189,
+    -1.554,
+    -0.024,
+    0.165,
     0.0,
-    -0.692,
-    0.646,
-    -0.31,
-    1.86,
+    0.549,
+    0.576,
+    -0.116,
+    0.051,
     0.0,
 )
-"""of the logit of a probability by `_Hypotheses.features`, for molecules that are alone, and for
-others that the network proposed or not: logistic regressions on simulated movies
-(`benchmarks/proposals.py`)"""
+"""of the logit of the probability that there is a molecule within 160 nm, and 320 nm along z, by
+`_Hypotheses.features`: for molecules that are alone, and for others that the network proposed or
+not; logistic regressions on simulated movies (`benchmarks/proposals.py`)"""
 DOUBTS, CROWDED_NM = (3.6, 2.1, 1.0, 3.0), 200.0
 """of the logarithm of the factor of a variance, by `_Hypotheses.doubts`; measured there, too"""
 
@@ -153,7 +160,8 @@ def decide(
     own), the network's opinion, the width of its spot, what the fit leaves unexplained, and how
     near the border is; one for molecules that are alone, and two for the others.  Listed are the
     most probable, as many as keep the expected share of false ones (the Bayesian false discovery
-    rate; Newton et al., Biostatistics 5, 155, 2004) below a limit.
+    rate; Newton et al., Biostatistics 5, 155, 2004) below a limit.  One that is further than 160 nm
+    from any (or 320 nm along z), as those between two molecules of a crowd, is false.
 
     Args:
         psf: the point spread function.
@@ -303,6 +311,21 @@ class _Hypotheses:
         return (self.fit.photons / self.fit.photons_sigma).nan_to_num(0.0)
 
     @property
+    def presence(self) -> Tensor:
+        """(n,) photons over their standard deviation if the position were known.
+
+        Two that overlap are less certain each than one of them is: either may hold the light of
+        both.
+        """
+        covariance = self.fit.covariance[:, :4, :4].double()
+        fitted = covariance.diagonal(dim1=1, dim2=2).isfinite()
+        unit = torch.eye(4, dtype=covariance.dtype, device=covariance.device)
+        both = fitted[:, :, None] & fitted[:, None]
+        information = torch.linalg.inv_ex(covariance.where(both, unit))[0]
+        known = information[:, 3, 3].clamp_min(0).sqrt() * self.fit.photons
+        return known.masked_fill(~fitted[:, 3], 0.0).nan_to_num(0.0).to(self.fit.photons)
+
+    @property
     def points(self) -> npt.NDArray[np.float64]:
         """(n, 3) x and y, and the frame as a third axis along which frames lie apart."""
         xy, frame = self.fit.xyz[:, :2].double().cpu(), self.frame.double().cpu()
@@ -361,7 +384,8 @@ class _Hypotheses:
         """(n,) bool: whether there is at least so much evidence, with that of the frames beside."""
         significance = self.significance
         evidence = (significance.square() + self.vouched()).sqrt()
-        enough = (significance > LEAST_SIGNIFICANCE) & (evidence > least)
+        enough = (evidence > least) | (self.presence > LEAST_PRESENCE)
+        enough &= significance > LEAST_SIGNIFICANCE
         if z_range_nm is not None:
             low, high = z_range_nm
             enough &= (self.fit.xyz[:, 2] > low) & (self.fit.xyz[:, 2] < high)
@@ -387,8 +411,16 @@ class _Hypotheses:
         return torch.sigmoid(torch.where(self.lone(), lone, crowded))
 
     def lone(self) -> Tensor:
-        """(n,) bool: whether no other row of the frame is near."""
-        return self._distance() > LONE_NM
+        """(n,) bool: whether no row of the frame is near that may have its light."""
+        n = len(self)
+        _, rows = self.tree.query(
+            self.points, k=range(1, LONE_ROWS + 1), distance_upper_bound=LONE_NM
+        )
+        rows = torch.from_numpy(rows).to(self.added.device)
+        is_other = (rows < n) & (rows != torch.arange(n, device=rows.device)[:, None])
+        significance = self.significance
+        strength = significance[torch.where(is_other, rows, 0)].masked_fill(~is_other, 0.0)
+        return (strength < FAINT * significance[:, None]).all(1)
 
     def features(self, field_nm: tuple[float, float]) -> Tensor:
         """(n, 13) float64: what tells true molecules from false ones.
@@ -634,7 +666,7 @@ class _Search:
     def linked(self, found: _Hypotheses) -> _Hypotheses:
         """Those that stay where the molecules of successive frames share positions."""
         for _ in range(2):
-            found = self._fitted(found, None, stages=STAGES[1:], link=True)
+            found = self._fitted(found, None, stages=LINKED, link=True)
             found = found[found.plausible(self._z_range_nm, ENOUGH_EVIDENCE)]
         return found
 
