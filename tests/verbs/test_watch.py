@@ -32,7 +32,7 @@ from decode.verbs.localize import localize_file
 from decode.verbs.watch import Update, watch
 from decode.verbs.watch.blocks import Blocks
 from decode.verbs.watch.figures import RECENT_FRAMES, Figures
-from decode.verbs.watch.growing import Ended, Growing, movies_in
+from decode.verbs.watch.growing import POLL_S, Ended, Growing, movies_in
 
 CAMERA = {"pixel_size_nm": 100, "baseline": 100, "e_per_adu": 0.5, "qe": 0.8, "read_noise_e": 1.5}
 Frames = npt.NDArray[np.uint16]
@@ -322,6 +322,33 @@ def test_an_acquisition_ends_when_idle_or_by_a_marker(tmp_path: Path) -> None:
     assert not ended()
     assert Ended(idle_s=60.0, marker=tmp_path)()
     assert list(movies_in(tmp_path, lambda: True, lambda: None)) == []
+
+
+def test_work_on_frames_is_no_time_to_rest_but_looks_that_take_long_are(tmp_path: Path) -> None:
+    movie = tmp_path / "movie.tif"
+    write_pages(movie, frames_of(8))
+    growing = Growing(movie, Ended(idle_s=60.0))
+    assert growing.changed
+    assert 0 < growing.rest_s <= POLL_S
+    time.sleep(1.1 * POLL_S)  # a block
+    assert growing.rest_s == 0
+    growing._took_s = 1.0
+    assert growing.rest_s > 1.0
+
+
+def test_checks_wait_until_no_frame_does(options: Options, tmp_path: Path) -> None:
+    movie = tmp_path / "movie.tif"
+    write_pages(movie, frames_of(300))
+    steps = watch.steps(movie, tmp_path / "out", options, idle_s=30.0, again=False)
+    updates: list[Update] = []
+    for progress in steps:
+        if progress.detail is not None:
+            updates.append(progress.detail)
+            if progress.detail.checks_frames:
+                break
+    steps.close()
+    assert updates[-2].frames == updates[-1].frames == 298  # all that are whole
+    assert updates[-1].checks_frames == 256
 
 
 def test_figures_are_those_of_the_last_frames() -> None:

@@ -21,9 +21,14 @@ from decode.io.movies import (
     open_movie,
 )
 
-__all__ = ["Ended", "Growing", "follower", "movies_in"]
+__all__ = ["POLL_S", "Ended", "Growing", "follower", "movies_in"]
 
 Signature: TypeAlias = tuple[tuple[str, int], ...]
+
+POLL_S = 0.1
+"""least time between two looks at a file"""
+LOOKING = 0.2
+"""most of the time that is spent on looks: files of very many frames take long to open"""
 
 
 @final
@@ -66,13 +71,16 @@ class Growing:
         self.path = path
         self._ended, self._selection = ended, selection
         self._seen: Signature = ()
+        self._asked, self._took_s = time.monotonic(), 0.0
         self.problem = ""
         """why it cannot be read as it is now"""
 
     @property
     def changed(self) -> bool:
         """Whether something was written since the last time this was asked."""
+        self._asked = time.monotonic()
         now = _signature(self.path)
+        self._took_s = time.monotonic() - self._asked
         changed, self._seen = now != self._seen, now
         if changed:
             self._ended.written()
@@ -82,11 +90,19 @@ class Growing:
         """The movie as far as its frames are whole, the last of which may not be; None where
         nothing can be read."""
         self.problem = ""
+        begun = time.monotonic()
         try:
             return open_movie(self.path, allow_truncated=True, selection=self._selection)
         except (ValueError, OSError) as error:  # of a header that is half-written, too
             self.problem = in_plain_words(error)
             return None
+        finally:
+            self._took_s += time.monotonic() - begun
+
+    @property
+    def rest_s(self) -> float:
+        """Time until `changed` is worth asking again."""
+        return max(0.0, self._asked + max(POLL_S, self._took_s / LOOKING) - time.monotonic())
 
 
 def movies_in(path: Path, ended: Callable[[], bool], pause: Callable[[], object]) -> Iterator[Path]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import final
 
@@ -30,13 +33,12 @@ from decode.verbs.watch.growing import Growing
 __all__ = ["Live", "Microscope"]
 
 POINTS = (32, 256, 2048, 16384, 131072)
-"""frames after which the camera, the width of the PSF and defects are looked at again, and the
-checks made"""
-LEAST_FRAMES, MOST_FRAMES = 16, 64
-"""of a block: fewer are awaited for `PATIENCE_S`, more are not taken so that figures come often"""
-PATIENCE_S = 1.0
-POLL_S = 0.25
-"""time between two looks at the file"""
+"""frames after which the camera, the width of the PSF and defects are looked at again, and, but for
+the first, the checks made"""
+LEAST_FRAMES, MOST_FRAMES = 8, 32
+"""of a block: fewer are awaited for `PATIENCE_S`, more are not taken so that figures come often.
+The two frames beside a block are seen again, which is a twelfth of the time of one of 8."""
+PATIENCE_S = 0.5
 REMARK = (
     "localized while the movie was written, by the network alone: `decode localize` polishes "
     "where the PSF is known, and looks at the whole movie for the camera, the PSF's width and "
@@ -107,9 +109,12 @@ class Live:
     ) -> None:
         self.path, self.growing = growing.path, growing
         self._microscope, self._begin, self._out = microscope, blocks, out
-        self._acquisitions: dict[int, Acquisition] = {}
+        self._acquisition: Acquisition | None = None
+        self._untold: set[int] = set()
+        """points whose frames do not tell what must be known"""
         self._written: deque[tuple[int, float]] = deque()
         self._usable = 0
+        self._point, self._review = POINTS[1], self._reviewed()
         self.blocks: Blocks | None = None
         self.figures: Figures | None = None
 
@@ -120,8 +125,13 @@ class Live:
 
     @property
     def waits(self) -> bool:
-        """Whether frames that were seen are not localized yet."""
-        return self.blocks is None or self.blocks.stop < self._usable
+        """Whether frames that were seen wait to be localized."""
+        return self.blocks is None or self._next(self.blocks, over=False) is not None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a review has waited for as many frames again as it is about."""
+        return self.blocks is not None and self.blocks.stop >= 2 * self._point
 
     def advance(self, *, over: bool) -> Iterator[Update]:
         """Localize what has been written since.
@@ -139,20 +149,26 @@ class Live:
             return
         with movie:
             # the last frame may be half-written, and each but the last is seen with the next one
-            usable = self._usable = len(movie) - 2 * (not over)
+            self._usable = len(movie) - 2 * (not over)
             self._note(len(movie))
-            if usable < 1:
+            if self._usable < 1:
                 return
             self.blocks = self.blocks or self._begin(movie)
-            while span := self._next(self.blocks.stop, usable, over=over):
-                acquisition = self._acquisition(movie, span.start, usable, over=over)
+            while span := self._next(self.blocks, over=over):
+                acquisition = self._known(movie, span.start, over=over)
                 if acquisition is None:
                     return
                 figures = self._figures(movie, acquisition)
                 yield self._localized(movie, span, acquisition, figures)
-                if span.stop in POINTS[1:]:
-                    self._check(movie, span.stop, acquisition, figures)
-                    yield figures.update(frames_written=len(movie))
+
+    def review(self) -> Update | None:
+        """Take a step of what can wait until no frame does: the camera, the width of the PSF and
+        defects by more frames, and the checks.
+
+        Returns:
+            The figures, where there are new checks.
+        """
+        return next(self._review, None)
 
     def _figures(self, movie: Movie, acquisition: Acquisition) -> Figures:
         """The figures, with the blocks of an earlier time."""
@@ -182,33 +198,32 @@ class Live:
             self._written.popleft()
         return time.monotonic() - self._written[0][1] if self._written else 0.0
 
-    def _next(self, start: int, usable: int, *, over: bool) -> range | None:
+    def _next(self, blocks: Blocks, *, over: bool) -> range | None:
         """The next block; None where frames are awaited."""
-        stop = min([usable, start + MOST_FRAMES, *(point for point in POINTS if point > start)])
+        start = blocks.stop
+        stop = min(self._usable, start + MOST_FRAMES)
         if stop <= start:
             return None
-        waits = stop == usable and not over and stop - start < LEAST_FRAMES
+        waits = not over and stop - start < LEAST_FRAMES
         return None if waits and self._age_s(start) < PATIENCE_S else range(start, stop)
 
-    def _acquisition(
-        self, movie: Movie, start: int, usable: int, *, over: bool
-    ) -> Acquisition | None:
-        """What is known of the movie by the frames before a block, or by the first ones; None where
-        they do not tell it yet."""
+    def _known(self, movie: Movie, start: int, *, over: bool) -> Acquisition | None:
+        """What is known of the movie, at first by the frames before a block, or the first ones;
+        None where they do not tell it yet."""
+        if self._acquisition is not None:
+            return self._acquisition
         before = [point for point in reversed(POINTS) if point <= start]
-        after = [point for point in POINTS if start < point <= usable]
-        for point in (*before, *after, *([usable] if over else [])):
-            if point in self._acquisitions:
-                return self._acquisitions[point]
+        after = [point for point in POINTS if start < point <= self._usable]
+        untried = [point for point in (*before, *after) if point not in self._untold]
+        for point in (*untried, *([self._usable] if over else [])):
             try:
-                found = self._microscope.acquisition(frames_of(movie, range(point)))
+                self._acquisition = self._microscope.acquisition(frames_of(movie, range(point)))
+                break
             except ValueError:
-                if over and point == usable:
+                if over and point == self._usable:
                     raise
-                continue
-            self._acquisitions[point] = found
-            return found
-        return None
+                self._untold.add(point)
+        return self._acquisition
 
     def _localized(
         self, movie: Movie, span: range, acquisition: Acquisition, figures: Figures
@@ -222,19 +237,39 @@ class Live:
         latency_s = age_s + time.monotonic() - begun
         return figures.update(frames_written=len(movie), latency_s=latency_s)
 
-    def _check(self, movie: Movie, stop: int, acquisition: Acquisition, figures: Figures) -> None:
-        """Check the molecules of the frames so far."""
-        assert self.blocks is not None
-        checking = Checking(
-            frames_of(movie, range(stop)),
-            self._microscope.model,
-            acquisition,
-            psf=self._microscope.psf,
-            roi=self._microscope.options.selection()["roi"],
-        )
-        for span, molecules in self.blocks:
-            checking.see(Chunk(molecules=molecules, frames_done=span.stop, frames_total=stop))
-        figures.checks, figures.checks_frames = checking.checks, stop
+    def _reviewed(self) -> Iterator[Update | None]:
+        """The steps of `review`, for ever."""
+        for point, following in pairwise((*POINTS[1:], sys.maxsize)):
+            self._point = point
+            while self.blocks is None or self.figures is None or self.blocks.stop < point:
+                yield None
+            if self.blocks.stop < following:  # else it goes on after a later one
+                yield from self._reviewed_at(point, self.blocks, self.figures)
+
+    def _reviewed_at(self, point: int, blocks: Blocks, figures: Figures) -> Iterator[Update | None]:
+        """The review by so many frames."""
+        while (movie := self.growing.look()) is None:
+            yield None
+        with movie:
+            with suppress(ValueError):  # which leaves what is known
+                self._acquisition = self._microscope.acquisition(frames_of(movie, range(point)))
+            yield None
+            assert self._acquisition is not None
+            spans = [span for span in blocks.spans if span.start < point]
+            stop = spans[-1].stop
+            checking = Checking(
+                frames_of(movie, range(stop)),
+                self._microscope.model,
+                self._acquisition,
+                psf=self._microscope.psf,
+                roi=self._microscope.options.selection()["roi"],
+            )
+            for span in spans:
+                found = blocks.read(span)
+                checking.see(Chunk(molecules=found, frames_done=span.stop, frames_total=stop))
+                yield None
+            figures.checks, figures.checks_frames = checking.checks, stop
+            yield figures.update(frames_written=len(movie))
 
     def write(self) -> tuple[Path, ...]:
         """Write the tables and the picture of all that is localized; the blocks stay.
@@ -250,7 +285,8 @@ class Live:
         n_frames = self.blocks.stop
         psf = self._microscope.psf
         with movie:
-            acquisition = self._acquisition(movie, n_frames, n_frames, over=True)
+            self._usable = n_frames
+            acquisition = self._known(movie, n_frames, over=True)
             assert acquisition is not None
             stated = acquisition.facts(
                 frames_of(movie, range(n_frames)),

@@ -21,8 +21,8 @@ from decode.verbs.localize import localize_file
 from decode.verbs.stages import key_of
 from decode.verbs.watch.blocks import Blocks, beginning_of
 from decode.verbs.watch.figures import Update
-from decode.verbs.watch.growing import Ended, Growing, follower, movies_in
-from decode.verbs.watch.live import POLL_S, Live, Microscope
+from decode.verbs.watch.growing import POLL_S, Ended, Growing, follower, movies_in
+from decode.verbs.watch.live import Live, Microscope
 from decode.verbs.watch.page import LivePage
 
 __all__ = ["IDLE_S", "Watched", "watch"]
@@ -187,14 +187,18 @@ def _followed(live: Live, is_over: Callable[[], bool]) -> Iterator[Update]:
     while True:
         # asked before the file is looked at, so that no frame is missed
         changed = live.growing.changed
-        over = is_over()
-        started = time.monotonic()
+        over, idle = is_over(), True
         if changed or over or live.waits:
-            yield from live.advance(over=over)
+            for update in live.advance(over=over):
+                idle = False
+                yield update
         if over:
             return
-        # files of very many frames take long to open: no more than half of the time
-        time.sleep(max(POLL_S, time.monotonic() - started))
+        if idle or live.overdue:
+            reviewed = live.review()
+            if reviewed is not None:
+                yield reviewed
+        time.sleep(live.growing.rest_s)
 
 
 def _whole(live: Live, out: Path, microscope: Microscope) -> DetailedSteps[None, tuple[Path, ...]]:
