@@ -89,8 +89,9 @@ def localize(
         float | None,
         typer.Option(
             metavar="[MINUTES]",
-            help="In place of --model: train the nearest one for --psf, --camera and the movie, 7 "
-            "minutes unless stated; it is kept beside the PSF, and serves the next movie at once.",
+            help="Train the nearest model for --psf, --camera and the movie, 7 minutes unless "
+            "stated; it is kept beside the PSF, and serves the next movie at once.  So it is done "
+            "where --psf and --camera are given without --model.",
         ),
     ] = None,
     camera: CameraOption = None,
@@ -221,6 +222,7 @@ def localize(
         localize_files,
         sample_files,
     )
+    from decode.verbs.adapt import usual_minutes
     from decode.verbs.region import parse_region, parse_span
 
     if recursive:
@@ -268,6 +270,7 @@ def localize(
             ),
         )
         run_batch(job, strict=strict, as_json=as_json)
+    adapt = usual_minutes(adapt, model=model, psf=psf, camera=camera)
     region = None if roi is None else parse_region(roi)
     chosen = None if frames is None else parse_span("--frames", frames)
     sources = [in_natural_order(movies)] if join else [[movie] for movie in movies]

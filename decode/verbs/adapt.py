@@ -22,7 +22,7 @@ from decode.training.loop import check_budget
 from decode.verbs.estimate import MovieEstimate, estimate
 from decode.verbs.stages import Made, Stage, key_of, marks_of, trained
 
-__all__ = ["MINUTES", "Adapted", "adapt"]
+__all__ = ["MINUTES", "Adapted", "adapt", "usual_minutes"]
 
 MINUTES = 7.0
 """of training: 6 to 8 points of 3D efficiency above `astigmatic-3d` (docs/training.md)"""
@@ -39,6 +39,16 @@ class Adapted:
     file: Path
     remark: str
     """a sentence on where it is from"""
+
+
+def usual_minutes(
+    minutes: float | None, *, model: object, psf: object, camera: object
+) -> float | None:
+    """Minutes of training for a movie: as stated; `MINUTES` where no model is named, but the files
+    of PSF and camera are."""
+    if minutes is not None or model is not None:
+        return minutes
+    return MINUTES if isinstance(psf, Path | str) and camera is not None else None
 
 
 @Stepwise

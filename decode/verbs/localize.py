@@ -31,6 +31,7 @@ from decode.outputs import (
 )
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.verbs.adapt import adapt as adapt_model
+from decode.verbs.adapt import usual_minutes
 from decode.verbs.assemble import assemble
 from decode.verbs.checking import Checking
 from decode.verbs.crew import Cluster, Crew, Processes, find_together
@@ -613,10 +614,12 @@ def _network(
     folder: Path | None = None,
 ) -> DetailedSteps[None, tuple[Localizer, tuple[str, ...]]]:
     """The model, and what is to be said of it; one that is adapted sees the whole movie."""
+    minutes = usual_minutes(minutes, model=model, psf=psf, camera=camera)
     if minutes is None:
         if model is None:
             raise ValueError(
-                "state a model (--model), or have one trained for the PSF and this movie (--adapt)"
+                "state a model (--model), or PSF and camera (--psf, --camera) for which one is "
+                "trained (--adapt)"
             )
         return (model if isinstance(model, Localizer) else load_model(model)), ()
     if model is not None:

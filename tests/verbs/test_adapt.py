@@ -25,7 +25,8 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
-from decode.verbs.adapt import Adapted, adapt
+from decode.verbs.adapt import MINUTES, Adapted, adapt, usual_minutes
+from decode.verbs.batch import Options
 from decode.verbs.stages import Made
 
 CAMERA = CameraFile(
@@ -132,7 +133,7 @@ def test_a_psf_that_no_shipped_model_takes_is_served_by_one_that_is_trained_for_
     made = Made(models(folder)[0])
     assert decode.load_model(made.model).network.axial
     written = made.model.stat().st_mtime_ns
-    again = localize("--adapt")
+    again = localize()
     assert "had been trained for this PSF" in again.output
     assert made.model.stat().st_mtime_ns == written
 
@@ -197,6 +198,17 @@ def test_a_model_and_one_that_is_adapted_are_one_of_two(folder: Path) -> None:
         decode.localize(movie, psf=psf, adapt=1.0)
     with pytest.raises(ValueError, match="positive"):
         decode.localize(movie, psf=psf, camera=CAMERA, adapt=0.0)
+
+
+def test_where_psf_and_camera_are_known_a_model_is_trained_unless_one_is_named() -> None:
+    files: dict[str, Any] = {"psf": "psf.h5", "camera": "camera.yaml"}
+    assert usual_minutes(None, model=None, **files) == MINUTES
+    assert usual_minutes(2.0, model=None, **files) == 2.0
+    assert usual_minutes(None, model="astigmatic-3d", **files) is None
+    assert usual_minutes(None, model=None, psf="psf.h5", camera=None) is None
+    assert usual_minutes(None, model=None, psf=None, camera="camera.yaml") is None
+    assert Options(**files).trains
+    assert not Options(model="astigmatic-3d", **files).trains
 
 
 def test_minutes_may_be_left_out_wherever_adapt_stands() -> None:

@@ -46,7 +46,8 @@ class Options:
     model: str | None = None
     """a shipped model, or a model file"""
     adapt: Positive | None = None
-    """in place of a model: minutes for which one is trained for PSF, camera and movie"""
+    """in place of a model: minutes for which one is trained for PSF, camera and movie; none: 7,
+    where PSF and camera are given, but no model"""
     camera: str | None = None
     """camera file, or the name of a common camera; none: the model's, or estimated"""
     psf: str | None = None
@@ -120,6 +121,13 @@ class Options:
         for name in ("model", "drift", "link", "report", "channel", "position", "z", "skip"):
             own.pop(name)
         return own | self.selection() | {"selection": self.of_file}
+
+    @property
+    def trains(self) -> bool:
+        """Whether a model is trained for the PSF: its file is named, and the camera, but no
+        model."""
+        known = self.psf is not None and self.camera is not None
+        return self.adapt is not None or (known and self.model is None)
 
     @property
     def finish(self) -> Finish:

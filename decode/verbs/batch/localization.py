@@ -100,7 +100,7 @@ def localized(task: Task, log: Log, tell: Tell) -> Row:
     """
     options = task.options
     arguments = options.arguments()
-    if options.adapt is None and options.psf is not None:
+    if options.psf is not None and not options.trains:
         arguments["psf"] = _psf(options.psf)
     model = None if options.model is None else _model(options.model)
     typical = Typical()

@@ -294,8 +294,11 @@ class Known:
             except (ValueError, OSError) as error:
                 found.append(in_plain_words(error))
 
-        if (options.model is None) == (options.adapt is None):
-            found.append("state a model, or the minutes for which one is trained (adapt); not both")
+        if (options.model is None) != options.trains:
+            found.append(
+                "state a model, or PSF and camera (psf, camera) for which one is trained (adapt); "
+                "not both"
+            )
         if options.adapt is not None and (options.camera is None or options.psf is None):
             found.append("adapt needs a calibrated PSF (psf) and a camera (camera)")
         model, psf, camera = options.model, options.psf, options.camera
