@@ -58,6 +58,8 @@ DENSE = {"gaussian": (5.0, 6.0), "measured": (3.5, 4.5)}
 """molecules on at once per square micrometre"""
 DRIFT_NM = {"gaussian": (0.0, 600.0), "measured": (-400.0, 400.0)}
 """focus of the first and of the last frame"""
+FAR_NM = (-1000.0, 1000.0)
+"""depths of the PSFs of movies whose focus drifts"""
 SPHERICAL_WAVES = 0.06
 """error of the spherical aberration, rms"""
 CAUSES: Mapping[str, frozenset[str]] = {
@@ -104,6 +106,9 @@ def simulated(kind: str, case: str, seed: int, n_frames: int) -> Simulated:
     if case == "no maps":  # more light drowns what maps say
         scene["background_photons"] = (3.0, 10.0)
     filmed = config
+    if case == "drift":  # PSFs that are known as far as the focus drifts
+        filmed = replace(config, scene=replace(config.scene, z_nm=FAR_NM))
+        scene = {"z_nm": config.scene.z_nm, **scene}
     if case == "astigmatic":
         filmed = load_config(CONFIGS / f"{MODELS['measured']}.yaml")
         scene["z_nm"] = SCENES["measured"]["z_nm"]

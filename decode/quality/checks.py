@@ -176,9 +176,8 @@ class Astigmatism(Criterion):
         )
 
 
-@final
 class FocusDrift(Criterion):
-    """Change of widths or depths over the movie."""
+    """Change of depths or images over the movie."""
 
     name = "focus drift"
 
@@ -188,11 +187,29 @@ class FocusDrift(Criterion):
     def limits(self, limits: Limits) -> tuple[float, float]:
         return 0.0, limits.drift
 
+
+@final
+class DriftOfDepth(FocusDrift):
+    """Change of depths over the movie."""
+
     def cause(self, evidence: Evidence) -> str:
         return (
-            "molecules of different parts of the movie differ in width or depth: the focus "
-            "drifted; correct the drift along z, localize parts of the movie by themselves "
+            f"the depth of molecules changes by about {evidence.drift:.0f} nm over the movie: the "
+            "focus drifted; correct the drift along z, localize parts of the movie by themselves "
             "(--frames), and record with a focus lock"
+        )
+
+
+@final
+class DriftOfHeight(FocusDrift):
+    """Change of the height of images over the movie."""
+
+    def cause(self, evidence: Evidence) -> str:
+        return (
+            f"the images of molecules are {-math.expm1(-evidence.drift):.0%} lower in one part of "
+            "the movie than in another, wider or dimmer: the focus drifted, or the laser's power "
+            "changed; localize parts of the movie by themselves (--frames), and record with a "
+            "focus lock"
         )
 
 
@@ -362,7 +379,7 @@ _CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise(), Density())
 _SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends())
 
 CRITERIA: Mapping[Kind, tuple[Criterion, ...]] = {
-    "gaussian": (*_CAMERA, FocusDrift(), Astigmatism(), Width(), Misfit(), *_SCENE),
-    "measured": (*_CAMERA, Orientation(), FocusDrift(), Spherical(), Misfit(), Width(), *_SCENE),
+    "gaussian": (*_CAMERA, DriftOfHeight(), Astigmatism(), Width(), Misfit(), *_SCENE),
+    "measured": (*_CAMERA, Orientation(), DriftOfDepth(), Spherical(), Misfit(), Width(), *_SCENE),
 }
 """criteria by the kind of PSF, causes before consequences"""

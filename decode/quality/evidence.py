@@ -23,7 +23,7 @@ class Evidence:
     misfit: float = math.nan
     """mean residual image of lone molecules, root mean square, as a share of their image"""
     spherical: float = math.nan
-    """spherical aberration that the PSF lacks, waves rms; NaN where the PSF is no pupil"""
+    """spherical aberration that the PSF lacks, waves rms; NaN where no pupil is known"""
     goodness: float = math.nan
     """first quartile of the deviance per degree of freedom over the lone molecules"""
     width: float = math.nan
@@ -34,8 +34,7 @@ class Evidence:
     """standard deviation of the ratio of widths along x and y between lone molecules, beyond the
     noise"""
     drift: float = math.nan
-    """Kruskal-Wallis statistic of width, and of depth, between four parts of the movie, over its
-    degrees of freedom; about 1 in a steady one"""
+    """change of the depth over the movie, nm; in 2D of the logarithm of the height of images"""
     turn: str = ""
     """orientation of the PSF, other than the stated one, that explains the lone molecules best"""
     turned: float = math.nan

@@ -31,6 +31,7 @@ class Limits:
     """half of what is left: another PSF may by chance be nearer when it is turned"""
     elongation: float
     drift: float
+    """in 2D of the logarithm of the height of images, in 3D nm"""
     width: tuple[float, float]
     misfit: float
     spherical: float
@@ -49,10 +50,10 @@ LIMITS: Mapping[Kind, Limits] = {
         density=3.0,
         turned=0.5,
         elongation=0.12,
-        drift=12.0,
+        drift=0.25,
         width=(0.95, 1.10),
         misfit=0.12,
-        spherical=0.0125,
+        spherical=0.02,
         goodness=(0.78, 1.6),
         missed=0.4,
         empty=0.35,
@@ -65,10 +66,10 @@ LIMITS: Mapping[Kind, Limits] = {
         density=1.2,
         turned=0.5,
         elongation=0.4,
-        drift=20.0,
+        drift=100.0,
         width=(0.95, 1.06),
         misfit=0.042,
-        spherical=0.0125,
+        spherical=0.02,
         goodness=(0.82, 1.35),
         missed=0.5,
         empty=0.2,

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import final
+from functools import partial
+from typing import TypeAlias, final
 
+import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
@@ -15,16 +20,24 @@ from decode.likelihood.single import Fit, fit_emitters
 from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
 
-__all__ = ["SPHERICAL_WAVES", "Crops", "LoneMolecules", "drawing", "nearer_to_one"]
+__all__ = ["Crops", "LoneMolecules", "Pupil", "drawing", "nearer_to_one"]
+
+Pupil: TypeAlias = Callable[[float], PSF]
+"""a PSF with so many more waves rms of spherical aberration"""
 
 STEPS = 6
 """steps of the fit of a molecule from the network's position"""
 SLOPE = torch.tensor([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
 BEND = torch.tensor([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12
 """first and second derivative per pixel, exact up to the fourth order"""
-PARTS, BLOCKS = 4, 4
-"""number of parts of the movie that are compared, and of the blocks in a part, between which
-molecules of a steady movie differ as much"""
+LEAST_WIDTH = 0.5
+"""smallest width of an image over that of the PSF"""
+SAME_PX = 1.0
+"""distance up to which two lone molecules may be the same one, in frames apart"""
+FEWEST_PLACES = 12
+"""fewest places with a lone molecule from which a change over the movie is estimated"""
+CHANCE = 3e-4
+"""probability of a change that counts as chance"""
 POWERS = (0, 1, 2)
 """powers of z with which the images of a wrong PSF differ"""
 DEPTH_NM = 400.0
@@ -33,6 +46,8 @@ CHANGES = 6
 """changes of the image that do not depend on the optics"""
 SPHERICAL_WAVES = 0.02
 """spherical aberration of the PSF that is compared, besides, waves rms"""
+SPHERICAL_FITS, SPHERICAL_STEP = 3, 0.05
+"""further fits by which spherical aberration is found, and their largest step, waves rms"""
 LONE = 0.75
 """share of the molecules, those with the least deviance, that count as lone"""
 FEWEST = 30
@@ -41,6 +56,8 @@ WIDTH_FITS = 2
 """further fits by which a Gaussian's width is found"""
 ERRORS = 2.0
 """standard errors by which figures are moved towards those of a movie that fits"""
+OUTLIER = 4.0
+"""standard deviations from the median to which values are clipped"""
 MEDIAN_DEVIATION, ERROR_OF_MEDIAN = 0.674, 1.253
 """of a normal distribution: median absolute deviation over its standard deviation, and error of the
 median over that of the mean"""
@@ -62,6 +79,8 @@ class Crops:
 
     frame: Tensor
     """(n,)"""
+    place: Tensor
+    """(n, 2) x and y in the frame, pixels"""
     xyz: Tensor
     """(n, 3) nm, from the outer corner of the crop"""
     light: Tensor
@@ -119,7 +138,7 @@ class LoneMolecules:
         camera: Camera,
         *,
         axial: bool,
-        spherical: PSF | None = None,
+        pupil: Pupil | None = None,
     ) -> LoneMolecules:
         """Fit each molecule, and compute the scores of changes of its image.
 
@@ -128,7 +147,7 @@ class LoneMolecules:
             psf: the PSF that they are compared with.
             camera: camera of the frames.
             axial: whether z is fitted.
-            spherical: the PSF with `SPHERICAL_WAVES` more spherical aberration.
+            pupil: the PSF with more spherical aberration.
         """
         fit = _fitted(crops, psf, camera, depths=1)
         parameters = crops.parameters if crops.parameters.shape[1] else None
@@ -143,9 +162,12 @@ class LoneMolecules:
         nuisance = [*(light * slope for slope in slopes), image, torch.ones_like(image)]
         residual = crops.light - expected
         different = [*_changes(image)]
-        if spherical is not None:
-            other = drawing(spherical, crops.light.shape[-1], parameters)(fit.xyz)
-            different.append(light * (other - share) / SPHERICAL_WAVES)
+        if pupil is not None:
+            side = crops.light.shape[-1]
+            none, more = (
+                drawing(pupil(w), side, parameters)(fit.xyz) for w in (0, SPHERICAL_WAVES)
+            )
+            different.append(light * (more - none) / SPHERICAL_WAVES)
         changes = torch.stack([*different, residual], 1).flatten(2).double()
         without = _without(changes, torch.stack(nuisance, 1).flatten(2).double(), weight)
         changes, left = without[:, :-1], without[:, -1:]
@@ -216,15 +238,28 @@ class LoneMolecules:
         beyond = float(explained - ERRORS * error)
         return math.sqrt(max(0.0, beyond) / float(self.power[lone].sum()))
 
-    def spherical(self) -> float:
-        """Spherical aberration that the PSF lacks, waves rms, two standard errors nearer to 0; NaN
-        where that does not follow from the PSF."""
-        if self.score.shape[1] == CHANGES:
-            return math.nan
-        lone = self.deviance <= self.deviance.quantile(LONE)
-        score = self.score[lone, CHANGES]
-        information = float(self.information[lone, CHANGES, CHANGES].sum())
-        waves, error = (float(v) / information for v in (score.sum(), score.norm()))
+    def spherical(self) -> tuple[float, float]:
+        """Spherical aberration that the PSF lacks, waves rms, of first order, and its standard
+        error."""
+        score, information = self.score[:, CHANGES], self.information[:, CHANGES, CHANGES]
+        waves = score.sum() / information.sum()
+        beyond = score - waves * information
+        return float(waves), float(beyond.norm() / information.sum())
+
+    def fitted_spherical(self, pupil: Pupil, camera: Camera) -> float:
+        """Spherical aberration that the PSF lacks, waves rms, two standard errors nearer to 0.
+
+        As a score is of first order, the molecules are fitted again with what was found, where that
+        may be no chance.
+        """
+        waves, error = self.spherical()
+        for _ in range(SPHERICAL_FITS):
+            if abs(waves) < ERRORS * error:
+                return 0.0
+            at = partial(_added, pupil, waves)
+            again = LoneMolecules.of(self.crops, at(0.0), camera, axial=self.axial, pupil=at)
+            step, error = again.spherical()
+            waves += min(max(step, -SPHERICAL_STEP), SPHERICAL_STEP)
         return math.copysign(max(0.0, abs(waves) - ERRORS * error), waves)
 
     def goodness(self) -> float:
@@ -275,13 +310,18 @@ class LoneMolecules:
         return _spread(x - y, self.excess_sigma.square().sum(1)) / 2
 
     def drift(self) -> float:
-        """Largest F statistic of width and of depth between parts of the movie.
+        """Change over the movie of the depth, nm; in 2D of the logarithm of the height of images.
 
-        It compares ranks between four parts with those between the blocks in them, as a molecule
-        shines in several frames, and structures have depths of their own.
+        It is that of a parabola, moved towards 0 by what chance explains.  Images out of focus are
+        lower as they are wider, and as a part of their light is in rings.
         """
-        values = [self.widening, self.z] if self.axial else [self.widening]
-        return max(_variance_ratio(value, self.crops.frame) for value in values)
+        frame, place = self.crops.frame, self.crops.place
+        noise = self.excess_sigma.square().sum(1) / 4
+        if self.axial:
+            return _change(self.z, 0 * noise, frame, place)
+        wider = (1 + self.widening).clamp_min(LEAST_WIDTH**2).log()
+        height = self.light.clamp_min(1).log() - wider
+        return max(_change(values, noise, frame, place) for values in (wider, height))
 
     def best_turn(self, psf: PSF, camera: Camera) -> tuple[str, float]:
         """The orientation of the PSF, other than the stated one, that explains them best.
@@ -306,6 +346,10 @@ class LoneMolecules:
         if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
             return best, 0.0
         return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
+
+
+def _added(pupil: Pupil, waves: float, more: float) -> PSF:
+    return pupil(waves + more)
 
 
 def nearer_to_one(ratio: float, error: float) -> float:
@@ -360,14 +404,45 @@ def _spread(values: Tensor, noise: Tensor) -> float:
     return math.sqrt(max(0.0, float(far[known].median()) / 0.455 - float(noise[known].median())))
 
 
-def _variance_ratio(values: Tensor, frame: Tensor) -> float:
-    """F statistic of ranks between parts of the movie over that between the blocks of a part."""
-    rank = torch.argsort(torch.argsort(values)).double()
-    blocks = rank[torch.argsort(frame, stable=True)].tensor_split(PARTS * BLOCKS)
-    mean = torch.stack([block.mean() for block in blocks]).view(PARTS, BLOCKS)
-    between = BLOCKS * mean.mean(1).var()
-    within = mean.var(1).mean()
-    return float(between / within.clamp_min(1e-9))
+def _change(values: Tensor, variance: Tensor, frame: Tensor, place: Tensor) -> float:
+    """Largest less smallest value of a parabola in time, moved towards 0 by what chance explains;
+    NaN where there are too few places.
+
+    The errors of the parabola are those of sums over places: what lies at one place may be one
+    molecule, whose values go together (Liang and Zeger, Biometrika 73, 13, 1986).
+
+    Args:
+        values, variance: (n,) values, and the variances of their noise.
+        frame, place: (n,) frames, (n, 2) places in the frame, pixels.
+    """
+    which = _places(place)
+    n_places = int(which.max()) + 1
+    if n_places < FEWEST_PLACES:
+        return math.nan
+    middle = values.median()
+    spread = (values - middle).abs().median() / MEDIAN_DEVIATION
+    values = (middle + (values - middle).clamp(-OUTLIER * spread, OUTLIER * spread)).double()
+    time = (frame - frame.min()).double() / max(1, int(frame.max() - frame.min()))
+    powers = torch.stack([torch.ones_like(time), time, time.square()], 1)
+    weighted = powers / (variance + _spread(values, variance) ** 2).clamp_min(1e-9)[:, None]
+    normal = torch.linalg.pinv(powers.mT @ weighted, hermitian=True)
+    parabola = normal @ weighted.mT @ values
+    residual = values - powers @ parabola
+    by_place = powers.new_zeros(n_places, 3).index_add(0, which, weighted * residual[:, None])
+    covariance = normal @ (by_place.mT @ by_place) @ normal * n_places / (n_places - 3)
+    bend, error = parabola[1:], covariance[1:, 1:]
+    ratio = float(bend @ torch.linalg.pinv(error, hermitian=True) @ bend) / 2
+    # the quantile of Fisher's F with 2 and n_places - 3 degrees of freedom
+    chance = (n_places - 3) / 2 * (CHANCE ** (-2 / (n_places - 3)) - 1)
+    curve = powers @ parabola
+    return float(curve.max() - curve.min()) * math.sqrt(max(0.0, 1 - chance / max(ratio, 1e-9)))
+
+
+def _places(place: Tensor) -> Tensor:
+    """(n,) number of the place at which each molecule (n, 2) px lies; neighbours share one."""
+    pairs = cKDTree(place.numpy()).query_pairs(SAME_PX, output_type="ndarray")
+    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(place), len(place)))
+    return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
 
 
 def _changes(image: Tensor) -> tuple[Tensor, ...]:
@@ -424,7 +499,12 @@ def _turn(
         if transpose:
             light, floor, xyz = light.mT, floor.mT, xyz[:, [1, 0, 2]]
         return Crops(
-            frame=crops.frame, xyz=xyz, light=light, floor=floor, parameters=crops.parameters
+            frame=crops.frame,
+            place=crops.place,
+            xyz=xyz,
+            light=light,
+            floor=floor,
+            parameters=crops.parameters,
         )
 
     return turned

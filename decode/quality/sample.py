@@ -22,7 +22,7 @@ from decode.likelihood.polish import windows_for
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.quality.evidence import Evidence
-from decode.quality.lone import Crops, LoneMolecules, drawing, nearer_to_one
+from decode.quality.lone import Crops, LoneMolecules, Pupil, drawing, nearer_to_one
 
 __all__ = ["Sample"]
 
@@ -72,7 +72,7 @@ class Sample:
         movie: from `open_movie`; open until the last chunk is seen.
         psf: the PSF that the molecules were localized with.
         camera: its maps, if any, are as large as the movie's frames.
-        spherical: the PSF with `SPHERICAL_WAVES` more spherical aberration; None: it is not known.
+        pupil: the PSF with more spherical aberration; None: it is not known.
         stated: the camera as its user stated it, if offsets of pixels were subtracted in addition.
         region: rows and columns of the localization.
         axial: whether z was estimated.
@@ -88,12 +88,12 @@ class Sample:
         *,
         region: tuple[slice, slice],
         axial: bool,
-        spherical: PSF | None = None,
+        pupil: Pupil | None = None,
         stated: Camera | None = None,
         usual: UsualFrames | None = None,
     ) -> None:
         self._movie, self._psf, self._camera, self._usual = movie, psf, camera, usual
-        self._axial, self._spherical = axial, spherical
+        self._axial, self._pupil = axial, pupil
         last = max(0, len(movie) - 2)
         self._pairs = np.unique(np.linspace(0, last, PAIRS).astype(int) // 2 * 2).tolist()
         self._rows, self._columns = (_middle(side) for side in region)
@@ -189,6 +189,7 @@ class Sample:
         floor = self._floor[self._rows, self._columns]
         crops = Crops(
             frame=lone.frame + pair.number,
+            place=torch.from_numpy(place[chosen]),
             xyz=xyz,
             light=residual - structure + lone.photons[:, None, None] * draw(xyz),
             floor=torch.stack([floor[y, x] for _, y, x in cuts]),
@@ -259,7 +260,7 @@ class Sample:
             return evidence
         found = Crops.cat(crops)
         lone = LoneMolecules.of(
-            found, self._psf, self._camera, axial=self._axial, spherical=self._spherical
+            found, self._psf, self._camera, axial=self._axial, pupil=self._pupil
         )
         if not lone.enough:
             return evidence
@@ -267,6 +268,9 @@ class Sample:
         width = nearer_to_one(*lone.width())
         if self._psf.free_width and width != 1:
             width = lone.fitted_width(self._psf, self._camera)
+        spherical = math.nan
+        if self._pupil is not None:
+            spherical = lone.fitted_spherical(self._pupil, self._camera)
         # a PSF that fits is better than any other, whatever a few molecules say
         turn, turned = "", 0.0
         if misfit > FITS:
@@ -275,7 +279,7 @@ class Sample:
             evidence,
             n_lone=len(lone.crops),
             misfit=misfit,
-            spherical=lone.spherical(),
+            spherical=spherical,
             goodness=lone.goodness(),
             width=width,
             width_spread=lone.width_spread(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import final
 
 from decode.acquisition import Acquisition
@@ -10,10 +11,11 @@ from decode.emitters import Check
 from decode.io.movies import Movie
 from decode.io.psfs import PSFFile
 from decode.network.localizer import Localizer
+from decode.optics.psf import PSF
 from decode.postprocess.depth_ends import DepthEnds
 from decode.quality.checks import checks_of
 from decode.quality.evidence import Evidence
-from decode.quality.lone import SPHERICAL_WAVES
+from decode.quality.lone import Pupil
 from decode.quality.sample import Sample
 from decode.training.diagnosis import trained_flicker
 from decode.verbs.polish import psf_to_polish_with
@@ -54,17 +56,13 @@ class Checking:
         if model.psf is None and psf is None and acquisition.psf_sigma_nm is None:
             return
         rows, columns = region_of(roi, movie.shape[1:])
-        known = model.psf if psf is None else psf.psf
-        other = None if known is None else known.with_spherical(SPHERICAL_WAVES)
-        if other is not None and psf is not None:
-            other = other.tabulated(psf.z_range_nm)
         self._sample = Sample(
             movie,
             psf_to_polish_with(model, psf, acquisition),
             acquisition.camera,
             region=(rows.as_slice, columns.as_slice),
             axial=model.network.axial,
-            spherical=other,
+            pupil=_pupil_of(model.psf, psf) if model.network.axial else None,
             stated=acquisition.stated_camera,
             usual=acquisition.usual,
         )
@@ -107,3 +105,21 @@ class Checking:
         """The checks of the evidence, failed ones first."""
         evidence = self.evidence
         return () if evidence is None else checks_of(evidence, flicker=self._flicker)
+
+
+def _pupil_of(of_model: PSF | None, file: PSFFile | None) -> Pupil | None:
+    """The PSF that molecules were localized with, with more spherical aberration; None where it is
+    no pupil, and none with the same images is known."""
+    known = of_model
+    if file is not None:
+        known = file.psf if file.pupil is None else file.pupil.psf
+    if known is None or known.with_spherical(0.0) is None:
+        return None
+
+    @cache
+    def aberrated(waves: float) -> PSF:
+        other = known.with_spherical(waves)
+        assert other is not None
+        return other if file is None else other.tabulated(file.z_range_nm)
+
+    return aberrated
