@@ -13,6 +13,7 @@ from decode.emitters import EmitterSet
 from decode.likelihood.importance import Prior, exact_posterior
 from decode.likelihood.pixels import LogPolynomial, pixels_of
 from decode.likelihood.polish import windows_for
+from decode.likelihood.windows import Frames
 from decode.optics.camera import Camera
 from decode.optics.fisher import fisher_information
 from decode.optics.gaussian import GaussianPSF
@@ -52,6 +53,51 @@ def test_pixels_have_the_likelihood_of_the_camera(
     found = found + polynomials.at_middle[:, None]
     exact = camera.log_prob(adu, light[:, None, None].double().expand(5, SIDE, SIDE))
     assert (found - exact.flatten(1).T).abs().max() < 0.005
+
+
+@pytest.mark.parametrize("noise_e", [0.3, 1.3, 10.0])
+def test_maps_have_the_sum_over_electrons(noise_e: float, rng: torch.Generator) -> None:
+    """Of single pixels, added up in double precision: dark and bright, and far from what is
+    expected, up to 15 standard deviations."""
+    one = torch.ones(2, 2)
+    camera = Camera(baseline=100 * one, e_per_adu=0.5, read_noise_e=noise_e, qe=0.8)
+    electrons = torch.arange(8000, dtype=torch.float64)
+    for photons, factor in ((0.05, 2.0), (3.0, 2.0), (60.0, 1.5), (2000.0, 1.2)):
+        light = photons * factor ** torch.tensor([-1.0, -0.3, 0.0, 0.4, 1.0])
+        for count in (100.0, 103.0, 100 + round(1.6 * photons)):
+            if abs((count - 100) / 2 - 0.8 * photons) > 15 * (noise_e**2 + photons) ** 0.5:
+                continue
+            found = pixels_of(camera).log_prob(
+                torch.full((1, 1, 1), count), light.view(1, 5, 1, 1), torch.zeros(1, 1).long()
+            )
+            low, high = ((count + half - 100) / 2 for half in (-0.5, 0.5))
+            mass = torch.special.ndtr((high - electrons) / noise_e)
+            mass = mass - torch.special.ndtr((low - electrons) / noise_e)
+            rate = 0.8 * light.double()[:, None]
+            poisson = (electrons * rate.log() - rate - torch.lgamma(electrons + 1)).exp()
+            expected = (mass * poisson).sum(1).log()
+            assert (found.flatten() - expected)[expected > -600].abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_images_of_samples_are_those_that_are_drawn(rng: torch.Generator) -> None:
+    """As polynomials of the position, of one molecule and of two, near and far spread."""
+    for k, spread_nm in ((1, 10.0), (2, 10.0), (1, 150.0)):
+        truth = lone(4, rng, axial=True)[torch.arange(4).repeat_interleave(k)]
+        adu = recorded(ASTIGMATIC, EMCCD, truth, rng)
+        frames = Frames(
+            ASTIGMATIC, EMCCD, adu, truth, axes=[2, 0, 1], background=torch.ones(SIDE, SIDE)
+        )
+        windows = frames.windows(torch.arange(4 * k).view(4, k), None)
+        start = windows.start([2, 0, 1])
+        unknown = start[:, None].repeat(1, 300, 1)
+        unknown[..., : 3 * k] += spread_nm * torch.randn(4, 300, 3 * k, generator=rng)
+        drawn = windows._drawn(unknown, [2, 0, 1])
+        seen = torch.full_like(drawn, torch.nan)
+        for rows, photons in windows.expected(unknown, [2, 0, 1]):
+            seen[rows] = photons
+        error = ((seen - drawn).square() / drawn).sum((2, 3)).mean(1).sqrt()
+        assert (error < 0.2).all()
 
 
 def with_maps(rng: torch.Generator) -> Camera:

@@ -20,10 +20,11 @@ from decode.optics.psf import PSF
 
 __all__ = ["ENOUGH", "Model", "Moments", "Prior", "exact_posterior"]
 
-FISHER_STEPS = 4
-"""from the table's molecule to the mode"""
-PILOT = 128
-"""samples whose moments are those of the proposal"""
+FISHER_STEPS, NEAR = 5, 0.3
+"""most steps from the table's molecule to the mode, and the length of the last, in standard
+deviations: the next would be much shorter"""
+FINE = 0.65
+"""share of effective samples below which the proposal is adapted to the moments of the samples"""
 WIDE_SHARE, WIDE = 0.1, 1.6
 """share of the samples from a wider Gaussian, and its width: the weights stay bounded where the
 posterior has heavier tails than a Gaussian, and of a Gaussian one the ESS is 0.97"""
@@ -33,8 +34,8 @@ ROUNDS, LONGER = 3, 4
 """times that it is, of so many times as many samples"""
 TEMPERATURES, FAIR = (2.0, 4.0, 8.0, 16.0), 0.2
 """by which the logarithms of weights are divided until this share of the samples is effective"""
-PIXELS_AT_ONCE = 2**20
-"""light of all samples in all pixels that is computed together"""
+UNKNOWNS_AT_ONCE = 2**15
+"""samples of all molecules that are weighted together"""
 MODES_AT_ONCE = 256
 """molecules whose modes are found together"""
 WEAK_NM = 300.0
@@ -243,7 +244,13 @@ class Model(NamedTuple):
         n_photons = photons[0, 0].numel()
         unknown[..., k_d : k_d + n_photons].clamp_(*self.prior.photons)
         unknown[..., k_d + n_photons :].clamp_(*self.prior.background)
-        expected = windows.expected(unknown, self.axes)
+        log_prob = -unknown[..., k_d:].double().log().sum(2)
+        for rows, expected in windows.expected(unknown, self.axes):
+            log_prob[rows] += self._log_likelihood(windows[rows], expected)
+        return log_prob.masked_fill(~possible, -torch.inf)
+
+    def _log_likelihood(self, windows: Windows, expected: Tensor) -> Tensor:
+        """(n, m) float64, of photons (n, m, t, p) that are overwritten."""
         low, high = extremes(expected)
         polynomial = LogPolynomial.of(
             self.pixels,
@@ -254,9 +261,7 @@ class Model(NamedTuple):
             counts=windows.seen,
             nodes=self.nodes,
         )
-        log_prior = -unknown[..., k_d:].double().log().sum(2)
-        log_prob = polynomial(expected).double() + polynomial.at_middle[:, None] + log_prior
-        return log_prob.masked_fill(~possible, -torch.inf)
+        return polynomial(expected).double() + polynomial.at_middle[:, None]
 
     def _in_order(self, windows: Windows, xyz: Tensor) -> Tensor:
         """(n, m) bool: whether no other order of the molecules is nearer to the start.
@@ -272,7 +277,7 @@ class Model(NamedTuple):
         return ordered
 
     def mode(self, windows: Windows) -> Moments:
-        """The mode by Fisher scoring, and the inverse information there."""
+        """The mode by Fisher scoring, and the inverse information near it."""
         k, t = windows.shape
         d = len(self.axes)
         unknown = windows.start(self.axes)
@@ -282,21 +287,27 @@ class Model(NamedTuple):
         prior = torch.cat([WEAK_NM**-2 * torch.ones_like(longest), longest.new_zeros(t * (k + 1))])
         prior = prior.expand_as(unknown).clone()
         prior[:, k * d : k * d + k * t] = windows.photons.flatten(1).clamp_min(100.0) ** -2
-        for step in range(FISHER_STEPS + 1):
-            score, information = windows.fisher(unknown, self.axes)
-            score = score + prior * (start - unknown)
-            information = (information + torch.diag_embed(prior)).double()
+        covariance = torch.zeros(*unknown.shape, unknown.shape[1], dtype=torch.float64)
+        moving = torch.arange(len(unknown))
+        for _ in range(FISHER_STEPS):
+            old = unknown[moving]
+            score, information = windows[moving].fisher(old, self.axes)
+            score = score + prior[moving] * (start[moving] - old)
+            information = (information + torch.diag_embed(prior[moving])).double()
             scale = information.diagonal(dim1=1, dim2=2).rsqrt()
             correlation = information * scale[:, :, None] * scale[:, None]
             correlation.diagonal(dim1=1, dim2=2).add_(1e-4)
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(correlation))
-            covariance = inverse * scale[:, :, None] * scale[:, None]
-            if step == FISHER_STEPS:
-                break
-            change = (covariance @ score.double()[..., None])[..., 0].to(unknown)
+            covariance[moving] = inverse * scale[:, :, None] * scale[:, None]
+            change = (covariance[moving] @ score.double()[..., None])[..., 0].to(unknown)
             change[:, : k * d] = change[:, : k * d].clamp(-longest, longest)
-            old, unknown = unknown, unknown + change
-            unknown[:, k * d :] = torch.maximum(unknown[:, k * d :], 0.3 * old[:, k * d :])
+            new = old + change
+            new[:, k * d :] = torch.maximum(new[:, k * d :], 0.3 * old[:, k * d :])
+            unknown[moving] = new
+            sigma = covariance[moving].diagonal(dim1=1, dim2=2).sqrt()
+            moving = moving[((new - old).abs() > NEAR * sigma).any(1)]
+            if not len(moving):
+                break
         nothing = covariance.new_zeros(len(unknown))
         return Moments(
             mean=unknown.double(),
@@ -321,6 +332,9 @@ class _Sample(NamedTuple):
 
     unknown: Tensor
     log_weight: Tensor
+
+    def of(self, rows: Tensor) -> _Sample:
+        return _Sample(self.unknown[rows], self.log_weight[rows])
 
     def tempered(self) -> Moments:
         """Moments at the lowest temperature at which a fair share of the samples counts."""
@@ -359,19 +373,25 @@ def _sampled(windows: Windows, model: Model, n_samples: int, seed: int) -> Momen
     """Moments of the posteriors in some windows."""
     modes = model.mode(windows)
     found = Moments.unknown(*modes.mean.shape)
-    at_once = max(1, PIXELS_AT_ONCE // (windows.adu[0].numel() * n_samples))
+    at_once = max(1, UNKNOWNS_AT_ONCE // n_samples)
     for rows in torch.arange(len(modes.mean)).split(at_once):
-        part, proposal = windows[rows], modes[rows]
-        pilot = model.weighted(part, proposal, PILOT, seed)
-        last = model.weighted(part, _adapted(proposal, pilot), n_samples, seed)
-        found.put(rows, last.moments())
+        first = model.weighted(windows[rows], modes[rows], n_samples, seed)
+        found.put(rows, first.moments())
+        rest = torch.nonzero(found.ess[rows] < FINE)[:, 0]
+        if len(rest):
+            proposal = _adapted(modes[rows[rest]], first.of(rest))
+            last = model.weighted(windows[rows[rest]], proposal, n_samples, seed + 2)
+            found.put(rows[rest], last.moments())
     hard = torch.nonzero(found.ess < ENOUGH)[:, 0]
     for rows in hard.split(max(1, at_once // LONGER)) if len(hard) else ():
-        part, proposal = windows[rows], modes[rows]
+        proposal = modes[rows]
         for again in range(ROUNDS):
-            last = model.weighted(part, proposal, LONGER * n_samples, seed + again)
+            last = model.weighted(windows[rows], proposal, LONGER * n_samples, seed + again)
             found.put(rows, last.moments())
-            proposal = _adapted(proposal, last)
+            still = found.ess[rows] < ENOUGH
+            if not bool(still.any()):
+                break
+            rows, proposal = rows[still], _adapted(proposal, last)[still]
     return found
 
 

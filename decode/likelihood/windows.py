@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from decode.emitters import EmitterSet
+from decode.likelihood.nodes import nodes_of
 from decode.likelihood.polish import background_of, windows_for
 from decode.optics.camera import DARKEST, Camera
 from decode.optics.psf import PSF, render
@@ -24,6 +25,16 @@ MAX_BOUND_RATIO = 1.06
 """largest ratio of the Cramer-Rao bound in the window to that in the whole patch"""
 SAMPLES_ALIKE = 128
 """samples of a molecule, in the order of the first unknown, whose images are drawn together"""
+PIXELS_AT_ONCE, AT_NODES = 2**18, 2**13
+"""light of all samples in all pixels that is computed together, and pixels of windows whose nodes
+are drawn together"""
+DEGREE = {2: 4, 3: 5}
+"""of the polynomials that are images of samples, by the number of axes"""
+FEWEST_SAMPLES, TESTED = 200, 8
+"""samples from which on their images are polynomials, and those for which they are tested"""
+LARGEST_ERROR = 0.1
+"""largest difference of the tested images, in standard deviations of all pixels together: the
+logarithms of weights are off by no more"""
 MOST_TOGETHER = 4
 """most molecules that are sampled together; the light of the others is fixed"""
 
@@ -145,7 +156,64 @@ class Windows:
         xyz[..., axes] = place.unflatten(2, (k, d))
         return xyz, photons.unflatten(2, (k, t)), background
 
-    def expected(self, unknown: Tensor, axes: list[int]) -> Tensor:
+    def expected(self, unknown: Tensor, axes: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Photons of unknowns (n, m, q), a few windows at a time, as processors have small caches.
+
+        Yields:
+            (r,) rows, and the (r, m, t, p) photons there.
+        """
+        n, m = unknown.shape[:2]
+        at_once = max(1, PIXELS_AT_ONCE // (m * self.adu[0].numel()))
+        for rows in torch.arange(n).split(max(at_once, AT_NODES // self.adu[0].numel())):
+            part = self[rows]
+            for some, photons in part._some(unknown[rows], axes, at_once):
+                yield rows[some], photons
+
+    def _some(
+        self, unknown: Tensor, axes: list[int], at_once: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `expected`.  Images of many samples are polynomials of the position through those at a
+        few nodes, where these agree with some that are drawn; elsewhere those of each half are."""
+        n, m = unknown.shape[:2]
+        if m < FEWEST_SAMPLES:
+            yield torch.arange(n), self._drawn(unknown, axes)
+            return
+        shares, images = self._at_nodes(unknown, axes)
+        tested = torch.linspace(0, m - 1, TESTED + 2).long()[1:-1]
+        exact = self._drawn(unknown[:, tested], axes).transpose(1, 2)
+        off = (shares[:, :, tested] @ images - exact).square() / exact.clamp_min(DARKEST)
+        right = off.sum((1, 3)).mean(1) < LARGEST_ERROR**2
+        good, wrong = torch.nonzero(right)[:, 0], torch.nonzero(~right)[:, 0]
+        for rows in good.split(at_once) if len(good) else ():
+            yield rows, (shares[rows] @ images[rows]).transpose(1, 2)
+        if not len(wrong):
+            return
+        photons = unknown.new_empty(len(wrong), m, *self.adu.shape[1:])
+        for part in torch.arange(m).tensor_split(2):
+            half = slice(int(part[0]), int(part[-1]) + 1)
+            for rows, seen in self[wrong]._some(unknown[wrong, half], axes, at_once):
+                photons[rows, half] = seen
+        for rows in torch.arange(len(wrong)).split(at_once):
+            yield wrong[rows], photons[rows]
+
+    def _at_nodes(self, unknown: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+        """(n, t, m, b) and (n, t, b, p), whose product is the photons of unknowns (n, m, q)."""
+        xyz, photons, background = self.parted(unknown, axes)
+        (k, t), n = self.shape, len(xyz)
+        clouds = xyz.transpose(1, 2).flatten(0, 1)
+        nodes, weight = nodes_of(clouds[..., axes], DEGREE[len(axes)])
+        places = clouds[:, : nodes.shape[1]].clone()
+        places[..., axes] = nodes
+        images = self.psf.integrate_pixels_around(places, self.parameters).flatten(2)
+        images = images.unflatten(0, (n, k)).flatten(1, 2)[:, None].expand(-1, t, -1, -1)
+        weight = weight.unflatten(0, (n, k)).transpose(1, 2)[:, None]
+        bright = weight * photons.movedim(3, 1)[..., None]
+        dark = background.transpose(1, 2)[..., None]
+        light = self.light[:, :, None]
+        shares = torch.cat([bright.flatten(3), dark, torch.ones_like(dark)], 3)
+        return shares, torch.cat([images, torch.ones_like(light), light], 2)
+
+    def _drawn(self, unknown: Tensor, axes: list[int]) -> Tensor:
         """(n, m, t, p) photons of unknowns (n, m, q)."""
         xyz, photons, background = self.parted(unknown, axes)
         places = xyz.transpose(1, 2).flatten(0, 1)
