@@ -375,11 +375,20 @@ class Ends(Criterion):
         )
 
 
-_CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise(), Density())
+_CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise())
 _SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends())
+_GAUSSIAN: tuple[Criterion, ...] = (DriftOfHeight(), Astigmatism(), Width(), Density(), Misfit())
+_MEASURED: tuple[Criterion, ...] = (
+    Orientation(),
+    DriftOfDepth(),
+    Spherical(),
+    Density(),
+    Misfit(),
+    Width(),
+)
 
 CRITERIA: Mapping[Kind, tuple[Criterion, ...]] = {
-    "gaussian": (*_CAMERA, DriftOfHeight(), Astigmatism(), Width(), Misfit(), *_SCENE),
-    "measured": (*_CAMERA, Orientation(), DriftOfDepth(), Spherical(), Misfit(), Width(), *_SCENE),
+    "gaussian": (*_CAMERA, *_GAUSSIAN, *_SCENE),
+    "measured": (*_CAMERA, *_MEASURED, *_SCENE),
 }
 """criteria by the kind of PSF, causes before consequences"""

@@ -50,7 +50,7 @@ LIMITS: Mapping[Kind, Limits] = {
         density=3.0,
         turned=0.5,
         elongation=0.12,
-        drift=0.25,
+        drift=0.2,
         width=(0.95, 1.10),
         misfit=0.12,
         spherical=0.02,
@@ -63,7 +63,7 @@ LIMITS: Mapping[Kind, Limits] = {
     "measured": Limits(
         noise=(0.88, 1.12),
         pixel_offset=0.15,
-        density=1.2,
+        density=1.0,
         turned=0.5,
         elongation=0.4,
         drift=100.0,
