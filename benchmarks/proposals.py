@@ -14,7 +14,9 @@ and 320 nm along z: within 250 and 500 nm, which these rules allow, a crowd has 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,11 +25,15 @@ from scipy.special import expit
 from torch import Tensor
 
 from decode.config import load_config
+from decode.emitters import EmitterSet
 from decode.forward import ForwardModel
+from decode.likelihood.certainty import DOUBTS, NORMAL_95, Certainty
+from decode.likelihood.polish import tracks_of
 from decode.likelihood.proposals import LEAST_PROBABILITY, _Hypotheses, _listed, _Search
 from decode.metrics import match
 from decode.models import load_model
 from decode.network.localizer import Localizer
+from decode.network.recalibration import log_ratio, quantiles
 from decode.optics.camera import Camera
 
 SIDE_PX = 48
@@ -42,15 +48,19 @@ KINDS = (
 """molecules of a regression of their own, and the features that it takes"""
 TRUE_NM, TRUE_Z_NM = 160.0, 320.0
 """largest error of a molecule that is true"""
-ALONE = 0.03
-"""doubt of a neighbour of molecules that count as isolated"""
+ALONE, RATE = 0.5, 0.05
+"""weight of the crowd at which a molecule counts half; false discovery rate of a table"""
+BORDER_NM, LITTLE = 450.0, 0.03
+"""within which molecules lack light; nearness of a neighbour of those that count as isolated"""
+QUANTITIES = ("x", "y", "z", "photons")
+MOST = 3.0
+"""largest ratio of true and fitted photons that counts"""
 
 
 def searched(
     model: Localizer, forward: ForwardModel, n_frames: int, rng: torch.Generator
-) -> tuple[_Hypotheses, Tensor, Tensor]:
-    """Molecules of one movie before the decision, whether each is true, and its (n, 3) errors in
-    nm, which are NaN where it is not paired."""
+) -> tuple[_Hypotheses, EmitterSet]:
+    """Molecules of one movie before the decision, and the true ones."""
     movie = forward.sample(1, n_frames, (SIDE_PX, SIDE_PX), rng)
     context = model.context_map(movie.conditioning.values)
     posterior = model(movie.frames, movie.camera, context, movie.pixel_size_nm)
@@ -59,12 +69,18 @@ def searched(
     camera, axial = _of_one(movie.camera), model.network.axial
     search = _Search(movie.psfs[0], camera, movie.frames[0], axial=axial)
     found = search.linked(search.run(proposals))
+    return replace(found, image=found.image[:, :1, :1]), movie.emitters
+
+
+def true_of(found: _Hypotheses, truth: EmitterSet) -> Tensor:
+    """(n,) bool: which are true molecules."""
     table = found.molecules()
-    truth, row = match(movie.emitters, table).unbind(1)
-    error = torch.full_like(table.xyz, torch.nan)
-    error[row] = table.xyz[row] - movie.emitters.xyz[truth]
-    true = (error[:, :2].norm(dim=1) < TRUE_NM) & ~(error[:, 2].abs() > TRUE_Z_NM)
-    return found, true, error
+    own, row = match(truth, table).unbind(1)
+    error = table.xyz[row] - truth.xyz[own]
+    near = (error[:, :2].norm(dim=1) < TRUE_NM) & (error[:, 2].abs() < TRUE_Z_NM)
+    true = torch.zeros(len(found), dtype=torch.bool)
+    true[row[near]] = True
+    return true
 
 
 def _of_one(camera: Camera) -> Camera:
@@ -93,22 +109,79 @@ def regression(features: Tensor, true: Tensor) -> Tensor:
     return torch.from_numpy(found.x) / scale
 
 
-def variance(doubts: Tensor, square: Tensor) -> Tensor:
-    """Weights of the doubts in the logarithm of the factor of a variance: maximum likelihood of
-    normal errors (n,), squared and over the stated variance.  Wild ones count as 4 sigma."""
-    weight = torch.zeros(doubts.shape[1], dtype=doubts.dtype, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight], max_iter=300, line_search_fn="strong_wolfe")
+class Fits(NamedTuple):
+    """Listed molecules that are true."""
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        log_factor = doubts @ weight
-        value = (log_factor + (square / log_factor.exp()).clamp_max(16)).mean()
-        value = value + 1e-3 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+    doubts: Tensor
+    """(n, k)"""
+    track: Tensor
+    """(n,)"""
+    error: Tensor
+    """(n, 4) of x, y, z and photons"""
+    sigma: Tensor
+    """(n, 4) of the fit"""
+    photons: Tensor
+    """(n,)"""
 
-    optimizer.step(loss)
-    return weight.detach()
+
+def fits_of(found: _Hypotheses, truth: EmitterSet) -> Fits:
+    """The molecules of a table, as their fits alone state them."""
+    listed = found[_listed(found.probability(FIELD_NM), threshold=0.5, rate=RATE)]
+    table, doubts, track = listed.molecules(), listed.doubts(), tracks_of(listed.fit.xyz)
+    assert table.xyz_sigma is not None
+    assert table.photons_sigma is not None
+    stated = Certainty.of(doubts, track)
+    sigma = torch.cat([table.xyz_sigma, table.photons_sigma[:, None]], 1) / stated.half_68
+    photons = table.photons / stated.light
+    pairs = match(truth, table)
+    inner = ((table.xyz[:, :2] > BORDER_NM) & (table.xyz[:, :2] < FIELD_NM[0] - BORDER_NM)).all(1)
+    own, row = pairs[inner[pairs[:, 1]]].unbind(1)
+    error = torch.cat(
+        [table.xyz[row] - truth.xyz[own], (photons[row] - truth.photons[own])[:, None]], 1
+    )
+    return Fits(doubts[row], track[row], error.double(), sigma[row].double(), photons[row].double())
+
+
+def certainty(fits: Sequence[Fits]) -> Tensor:
+    """(doubts, 7) `decode.likelihood.certainty.COEFFICIENTS`."""
+    doubts, _, error, sigma, photons = (torch.cat(column) for column in zip(*fits, strict=True))
+    # crowded movies hold most of the molecules, and are not what most users record
+    weight = 1 / (ALONE + doubts[:, DOUBTS.index("crowd")].expm1())
+    # of a sum, a few fits that ran away would be most
+    true = (photons - error[:, 3]).clamp(photons / MOST, photons * MOST)
+    light = log_ratio(doubts, photons, true, weight / photons)
+    error = error.clone()
+    error[:, 3] += photons * torch.expm1(doubts @ light)
+    twice = doubts.repeat(2, 1), error[:, :2].mT.flatten(), sigma[:, :2].mT.flatten()
+    parts = [
+        (*twice, weight.repeat(2)),
+        (doubts, error[:, 2], sigma[:, 2], weight),
+        (doubts, error[:, 3], sigma[:, 3], weight),
+    ]
+    halves = [
+        quantiles(x, e, normal * s, w, level)
+        for level, normal in ((0.6827, 1.0), (0.95, NORMAL_95))
+        for x, e, s, w in parts
+    ]
+    return torch.stack([light, *halves], 1)
+
+
+def shown(fits: Sequence[Fits]) -> None:
+    """Print the shares of errors in the intervals of 68 and 95 %."""
+    groups: dict[str, list[Tensor]] = {"isolated": [], "crowded": []}
+    for fit in fits:
+        stated = Certainty.of(fit.doubts, fit.track)
+        error = fit.error.clone()
+        error[:, 3] += fit.photons * (stated.light - 1)
+        within = torch.stack(
+            [error.abs() < fit.sigma * half for half in (stated.half_68, stated.half_95)], 2
+        )
+        alone = fit.doubts[:, DOUBTS.index("near")] < LITTLE
+        groups["isolated"].append(within[alone])
+        groups["crowded"].append(within[~alone])
+    for name, parts in groups.items():
+        shares = torch.cat(parts).double().mean(0).tolist()
+        print(name, *(f"{q} {a:.3f}/{b:.3f}" for q, (a, b) in zip(QUANTITIES, shares, strict=True)))
 
 
 def main() -> None:
@@ -140,37 +213,23 @@ def main() -> None:
         ]
     fitted, held_out = ([m for i, m in enumerate(movies) if i // 2 % 2 == k] for k in (0, 1))
     for name, rows_of, columns in KINDS:
-        x = torch.cat([m.features(FIELD_NM)[rows_of(m)] for m, _, _ in fitted])
-        y = torch.cat([true[rows_of(m)] for m, true, _ in fitted])
+        x = torch.cat([m.features(FIELD_NM)[rows_of(m)] for m, _ in fitted])
+        y = torch.cat([true_of(m, truth)[rows_of(m)] for m, truth in fitted])
         weight = x.new_zeros(x.shape[1])
         weight[columns] = regression(x[:, columns], y.double())
         print(name, len(x), "rows", [round(w, 3) for w in weight.tolist()])
     for rate in (0.1, 0.05, 0.02, 0.01):
-        listed = [
-            _listed(m.probability(FIELD_NM), threshold=0.5, rate=rate) for m, _, _ in held_out
-        ]
-        true = torch.cat([t[kept] for (_, t, _), kept in zip(held_out, listed, strict=True)])
+        true = torch.cat(
+            [
+                true_of(m, truth)[_listed(m.probability(FIELD_NM), threshold=0.5, rate=rate)]
+                for m, truth in held_out
+            ]
+        )
         print(f"rate {rate}: of {len(true)} listed {1 - true.double().mean():.3f} are false")
-    x = torch.cat([m.doubts()[true] for m, true, _ in fitted])
-    y = torch.cat([(error / m.fit.xyz_sigma)[true] for m, true, error in fitted]).double()
-    print("doubts", [round(w, 2) for w in variance(x, y.square().mean(1)).tolist()])
-    listed = [_listed(m.probability(FIELD_NM), threshold=0.5, rate=0.05) for m, _, _ in held_out]
-    for name, alone in (("isolated", True), ("crowded", False)):
-        over_sigma = [
-            (error / sigma_of(m))[true & rows & ((m.doubts()[:, 0] < ALONE) == alone)]
-            for (m, true, error), rows in zip(held_out, listed, strict=True)
-        ]
-        error = torch.cat(over_sigma).abs()
-        within = [f"{(error < k).double().mean():.3f}" for k in (1, 2, 3)]
-        rms = [f"{r:.2f}" for r in error.square().mean(0).sqrt().tolist()]
-        print(f"{name}: errors within 1, 2 and 3 sigma", *within, "rms of x, y and z", *rms)
-
-
-def sigma_of(molecules: _Hypotheses) -> Tensor:
-    """(n, 3) stated uncertainties."""
-    sigma = molecules.molecules().xyz_sigma
-    assert sigma is not None
-    return sigma
+    shown([fits_of(*movie) for movie in held_out])
+    weights = certainty([fits_of(*movie) for movie in movies])
+    for name, row in zip(DOUBTS, weights.tolist(), strict=True):
+        print(f"{name:34}", [round(w, 3) for w in row])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, pad
 
 from decode.emitters import EmitterSet, correlations
+from decode.likelihood.certainty import Certainty
 from decode.likelihood.polish import (
     NETWORK_SHARE,
     NOISE_DEVIANCE,
@@ -133,8 +134,11 @@ OF_SEARCH = (
 """of the logit of the probability that there is a molecule within 160 nm, and 320 nm along z, by
 `_Hypotheses.features`: for molecules that are alone, and for others that the network proposed or
 not; logistic regressions on simulated movies (`benchmarks/proposals.py`)"""
-DOUBTS, CROWDED_NM = (3.6, 2.1, 1.0, 3.0), 200.0
-"""of the logarithm of the factor of a variance, by `_Hypotheses.doubts`; measured there, too"""
+NEAR_NM, CROWD_NM, MOST_NEAR = 200.0, 400.0, 8
+"""lengths over which doubts of a fit fall with the distance of a neighbour, and neighbours that
+count"""
+FAR_AWAY_NM, MEAN_SIGNAL = 2000.0, 2.5
+"""distance beyond which they do not; logarithm of a usual number of photons over sigma"""
 
 
 @torch.no_grad()
@@ -472,8 +476,6 @@ class _Hypotheses:
         variance = fit.covariance.diagonal(dim1=1, dim2=2)[:, :4].clamp_min(0).to(own)
         known = variance.isfinite() & mean.isfinite()
         share = (NETWORK_SHARE * variance / own_variance).clamp_max(1).masked_fill(~known, 1.0)
-        inflation = self._inflation(track).to(own)
-        variance = variance * inflation
         apart = (mean - own).masked_fill(~known, 0.0)
         mixed = (own + (1 - share) * apart).where(known, own)
         spread = share * own_variance + (1 - share) * variance.where(known, own_variance)
@@ -481,58 +483,81 @@ class _Hypotheses:
         # to the last digit, as rows of one position are one measurement to whoever reads them
         mixed[:, :3], sigma[:, :3] = means_of(track, mixed[:, :3]), means_of(track, sigma[:, :3])
         # the errors of the network along the axes are taken as independent
-        of_fit = ((1 - share) * inflation).sqrt() / sigma
+        of_fit = (1 - share).sqrt() / sigma
         covariance = torch.where(
             known[:, :, None] & known[:, None], fit.covariance[:, :4, :4].to(own), 0.0
         )
         correlation = correlations(covariance * of_fit[:, :, None] * of_fit[:, None])
+        certainty = Certainty.of(self.doubts(), track)
+        half_68, half_95 = (
+            sigma * factor.to(sigma) for factor in (certainty.half_68, certainty.half_95)
+        )
         return replace(
             proposed,
             xyz=mixed[:, :3],
-            photons=mixed[:, 3],
+            photons=mixed[:, 3] * certainty.light.to(own),
             background=fit.background.to(own),
-            xyz_sigma=sigma[:, :3],
-            photons_sigma=sigma[:, 3],
-            xyz_95=None,
-            photons_95=None,
+            xyz_sigma=half_68[:, :3],
+            photons_sigma=half_68[:, 3],
+            xyz_95=half_95[:, :3],
+            photons_95=half_95[:, 3],
             correlation=correlation,
             goodness=fit.deviance.to(own),
             polished=fit.converged,
         )
 
-    def _inflation(self, track: Tensor) -> Tensor:
-        """(n, 4) factors of the variances of x, y, z and photons: 1 for an isolated molecule that
-        the fit explains; rows of a track share that of their position."""
-        doubts = self.doubts()
-        doubt = (doubts @ doubts.new_tensor(DOUBTS))[:, None]
-        return torch.cat([means_of(track, doubt).expand(-1, 3), doubt], 1).exp()
-
     def doubts(self) -> Tensor:
-        """(n, 4) float64: what makes a fit less certain than it states.
-
-        How near the next row is; the same times whether it was added, and times the logarithm of
-        the network's sigma over that of the fit; and the deviance beyond noise.
-        """
-        stated = self.proposed.xyz_sigma
+        """(n, k) float64: what makes a fit less certain than it states, as `certainty.DOUBTS`."""
+        stated, fit = self.proposed.xyz_sigma, self.fit
         assert stated is not None
-        near = (-self._distance() / CROWDED_NM).exp()
-        ratio = stated[:, :2].mean(1) / self.fit.xyz_sigma[:, :2].mean(1)
-        doubt = ratio.nan_to_num(1.0).clamp(1.0, 20.0).log().masked_fill(self.added, 0.0)
-        deviance = self.fit.deviance.nan_to_num(6.0).clamp(1.0, 6.0)
+        distance, row = self._neighbours(MOST_NEAR)
+        near = (-distance[:, 0] / NEAR_NM).exp()
+        crowd = (-distance / CROWD_NM).exp().sum(1).log1p()
+        photons = fit.photons.clamp_min(1.0).double()
+        neighbour = (photons[row[:, 0]] / photons).clamp(0.1, 10).log()
+        neighbour = neighbour.masked_fill(distance[:, 0].isinf(), 0.0)
+        middle = len(self) // 2
+        usual = photons.sort().values[middle : middle + 1]
+        brightness = (photons / usual).clamp(0.1, 10).log()
+        lateral = fit.xyz_sigma[:, :2].mean(1).double()
+        ratio = (stated[:, :2].mean(1) / lateral).nan_to_num(1.0).clamp(0.3, 20).log()
+        ratio = ratio.masked_fill(self.added, 0.0)
+        deviance = fit.deviance.double().nan_to_num(6.0)
+        significance = self.significance.double().clamp(1, 100)
+        signal = significance.log() - MEAN_SIGNAL
+        width = (lateral * significance / FOCUSED_NM).nan_to_num(1.0).clamp(0.5, 10).log()
         columns = (
+            torch.ones_like(near),
             near,
+            crowd,
             near * self.added,
-            near * doubt,
-            (deviance / NOISE_DEVIANCE).clamp_min(1.0).log(),
+            near * ratio,
+            near * neighbour,
+            deviance.clamp(0.8, 6).log(),
+            (deviance.clamp(1, 6) / NOISE_DEVIANCE).clamp_min(1).log(),
+            width,
+            signal,
+            crowd * signal,
+            brightness,
+            crowd * brightness,
         )
-        return torch.stack([column.double() for column in columns], 1)
+        return torch.stack(columns, 1)
 
     def _distance(self) -> Tensor:
         """(n,) nm to the nearest other row of the frame; infinite without one."""
-        if len(self) < 2:
-            return torch.full_like(self.significance, torch.inf)
-        distance, _ = self.tree.query(self.points, k=2, distance_upper_bound=10 * CROWDED_NM)
-        return torch.from_numpy(distance[:, 1]).to(self.significance)
+        return self._neighbours(1)[0][:, 0].to(self.significance)
+
+    def _neighbours(self, most: int) -> tuple[Tensor, Tensor]:
+        """(n, most) nm to the nearest others within `FAR_AWAY_NM`, infinite where there are fewer,
+        and their rows."""
+        n, device = len(self), self.added.device
+        if n < 2:
+            none = torch.full((n, most), torch.inf, dtype=torch.float64, device=device)
+            return none, torch.zeros_like(none, dtype=torch.int64)
+        neighbours = list(range(2, most + 2))
+        distance, row = self.tree.query(self.points, neighbours, distance_upper_bound=FAR_AWAY_NM)
+        row = np.where(np.isfinite(distance), row, 0)
+        return torch.from_numpy(distance).to(device), torch.from_numpy(row).to(device)
 
 
 @final

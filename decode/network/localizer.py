@@ -21,7 +21,7 @@ from decode.atomic import atomic
 from decode.conditioning import Domain
 from decode.errors import reading
 from decode.network.posterior import SetPosterior
-from decode.network.recalibration import Recalibration
+from decode.network.recalibration import REACH_OF_CROWDS_PX, Recalibration
 from decode.network.record import ModelRecord
 from decode.network.unet import UNet
 from decode.optics.camera import Camera
@@ -163,8 +163,10 @@ class Localizer(nn.Module):
 
     @property
     def radius_px(self) -> int:
-        """Largest distance, in pixels, over which a pixel's posterior depends on others."""
-        return self.frame_net.radius_px + self.sequence_net.radius_px + 1
+        """Largest distance, in pixels, over which a pixel's posterior depends on others; a
+        recalibration looks at the crowd around, too."""
+        crowd = 0 if self.recalibration is None else REACH_OF_CROWDS_PX
+        return self.frame_net.radius_px + self.sequence_net.radius_px + 1 + crowd
 
     @property
     def domain(self) -> Domain:

@@ -15,7 +15,7 @@ from decode.emitters import EmitterSet
 from decode.network.counts import Counts
 from decode.network.gaussians import TruncatedGaussians, log_mass, log_normal
 from decode.network.molecules import REACH_PX, MoleculePosterior, joined, pixels_beside
-from decode.network.recalibration import Recalibration, Stated
+from decode.network.recalibration import REACH_OF_CROWDS_PX, Recalibration, Stated
 
 __all__ = ["SetPosterior"]
 
@@ -25,6 +25,10 @@ PARTS = 9
 """most pixels that are joined to a molecule"""
 RAISED = 4.0
 """largest factor by which a recalibration is expected to raise a probability near the threshold"""
+
+NEAR_PX, AROUND_PX, FAR_PX, LIGHT_PX = 1, 4, REACH_OF_CROWDS_PX, 2
+"""half the sides, less half a pixel, of the squares in which a recalibration counts the others,
+and their light"""
 
 
 class _Found(NamedTuple):
@@ -299,32 +303,22 @@ class SetPosterior:
     def _stated(self, found: _Found) -> Stated:
         molecules = found.molecules
         mean, sigma = molecules.moments
-        near, around = self._expected_around(found.at, (1, 4))
+        p, at = self.probability.double(), found.at
+        own, one = molecules.probability, torch.ones_like(p)
+        near, around, far = (_sums_around(p, at, radius) for radius in (NEAR_PX, AROUND_PX, FAR_PX))
+        light = _sums_around(p * self.photons, at, LIGHT_PX) - own * mean[:, 2]
+        seen, close = (_sums_around(one, at, radius) for radius in (FAR_PX, AROUND_PX))
         return Stated(
-            probability=molecules.probability,
-            beside=(near - molecules.probability).clamp_min(0),
+            probability=own,
+            beside=(near - own).clamp_min(0),
             around=(around - near).clamp_min(0),
+            density=(far - around).clamp_min(0) / (seen - close).clamp_min(1),
+            light_beside=light.clamp_min(0),
             mean=mean,
             sigma=sigma,
             background=molecules.background,
             pixel_size_nm=self.pixel_size_nm,
         )
-
-    def _expected_around(
-        self, at: tuple[Tensor, Tensor, Tensor], radii_px: Sequence[int]
-    ) -> list[Tensor]:
-        """(n,) expected numbers of emitters in squares around pixels, for each radius."""
-        frame, row, column = at
-        _, height, width = self.logit.shape
-        # sums over all pixels above and to the left: any square is four of them
-        sums = pad(self.probability.double().cumsum(1).cumsum(2), (1, 0, 1, 0))
-        expected = []
-        for radius in radii_px:
-            top, bottom = (row - radius).clamp_min(0), (row + radius + 1).clamp_max(height)
-            left, right = (column - radius).clamp_min(0), (column + radius + 1).clamp_max(width)
-            below = sums[frame, bottom, right] - sums[frame, bottom, left]
-            expected.append(below - sums[frame, top, right] + sums[frame, top, left])
-        return expected
 
     def _emitters(self, frame: Tensor, row: Tensor, column: Tensor) -> TruncatedGaussians:
         """The emitters of m pixels."""
@@ -345,3 +339,16 @@ class SetPosterior:
             z_sigma_nm=None if self.z_sigma_nm is None else at(self.z_sigma_nm),
             pixel_size_nm=self.pixel_size_nm,
         )
+
+
+def _sums_around(values: Tensor, at: tuple[Tensor, Tensor, Tensor], radius: int) -> Tensor:
+    """(n,) sums of (n_frames, y, x) values in the squares around n pixels, which end with the
+    frame."""
+    frame, row, column = at
+    _, height, width = values.shape
+    # sums over all pixels above and to the left: any square is four of them
+    sums = pad(values.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    top, bottom = (row - radius).clamp_min(0), (row + radius + 1).clamp_max(height)
+    left, right = (column - radius).clamp_min(0), (column + radius + 1).clamp_max(width)
+    below = sums[frame, bottom, right] - sums[frame, bottom, left]
+    return below - sums[frame, top, right] + sums[frame, top, left]

@@ -13,7 +13,16 @@ from torch.nn.functional import softplus
 
 from decode.network.counts import EFFECTS, conditional_logit
 
-__all__ = ["LISTED", "QUANTITIES", "Corrected", "Judge", "Recalibration", "Stated"]
+__all__ = [
+    "LISTED",
+    "QUANTITIES",
+    "Corrected",
+    "Judge",
+    "Recalibration",
+    "Stated",
+    "log_ratio",
+    "quantiles",
+]
 
 Judge: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """pairs n molecules with the truth, first those of which an (n,) bool says that they are listed;
@@ -36,10 +45,12 @@ LARGEST = math.log(4.0)
 """of the logarithm of a factor"""
 TAILS = (-0.1, 0.6)
 """of the parameter h of draws"""
-ALONE = 0.2
+ALONE = 1.0
 """expected number of neighbours below which molecules are of about the same weight"""
 RARE, KEPT = 0.02, 10
 """below this probability, one molecule in so many is fitted, and counts for all"""
+REACH_OF_CROWDS_PX = 16
+"""half the side of the square whose density of molecules counts"""
 ROWS_AT_ONCE = 50_000
 NEWTON_STEPS, MAJORIZATIONS = 20, 60
 SPREADS = torch.linspace(0.0, 2.0, 21, dtype=torch.float64)
@@ -57,6 +68,10 @@ class Stated:
     """(n,) expected number of other molecules in the pixel and the eight around it"""
     around: Tensor
     """(n,) the same in the rest of the 9 x 9 pixels: 400 nm, for pixels of 100"""
+    density: Tensor
+    """(n,) the same per pixel of the rest of the 33 x 33 pixels"""
+    light_beside: Tensor
+    """(n,) expected photons of the others in the 5 x 5 pixels"""
     mean: Tensor
     """(n, 4) by `QUANTITIES`; nm and photons"""
     sigma: Tensor
@@ -96,8 +111,15 @@ class Stated:
         """Parts of so many molecules."""
         return (self[part] for part in torch.arange(len(self)).split(rows))
 
+    @property
+    def weight(self) -> Tensor:
+        """(n,) in a fit: crowded movies hold most of the molecules, and are not what most users
+        record."""
+        return 1 / (ALONE + self.around + 81 * self.density)
+
     def features(self) -> Tensor:
-        """(n, `N_FEATURES`): log odds, crowding, signal, precision, depth and background."""
+        """(n, `N_FEATURES`): log odds, crowding near and far, share of the light, signal,
+        precision, depth and background."""
         p = self.probability.clamp(1e-6, 1 - 1e-6)
         photons, light_sigma = self.mean[:, 2].clamp_min(1.0), self.sigma[:, 2].clamp_min(1e-3)
         lateral = self.sigma[:, :2].square().mean(1).sqrt() / self.pixel_size_nm
@@ -107,6 +129,8 @@ class Stated:
                 torch.logit(p),
                 self.beside / (self.beside + 0.3),
                 torch.log1p(self.around),
+                torch.log1p(1000 * self.density),
+                self.light_beside / (self.light_beside + photons),
                 torch.log(photons / self.background.clamp_min(0.1).sqrt()),
                 torch.log(light_sigma / photons),
                 torch.log(lateral.clamp_min(1e-3)),
@@ -118,20 +142,13 @@ class Stated:
         )
 
 
-N_FEATURES = 9
+N_FEATURES = 11
 PRODUCTS = (
-    (0, 0),
-    (0, 1),
-    (0, 2),
-    (0, 3),
-    (0, 5),
-    (1, 2),
-    (2, 3),
-    (2, 5),
-    (3, 3),
-    (5, 5),
-    (6, 7),
-    (7, 7),
+    *((0, j) for j in (0, 1, 2, 3, 4, 5, 7)),
+    *((2, j) for j in (1, 2, 3, 5, 7)),
+    *((3, j) for j in (3, 4, 5)),
+    *((4, j) for j in (1, 4, 5)),
+    *((5, 5), (6, 6), (7, 7), (8, 9), (9, 9)),
 )
 """pairs of features whose products are features, too"""
 N_COLUMNS = 1 + N_FEATURES + len(PRODUCTS)
@@ -285,7 +302,13 @@ class Recalibration:
 
     @classmethod
     def fit(
-        cls, stated: Stated, judge: Judge, frame: Tensor, *, inner: Tensor | None = None
+        cls,
+        stated: Stated,
+        judge: Judge,
+        frame: Tensor,
+        *,
+        inner: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> Recalibration:
         """Fit to molecules whose truth is known.
 
@@ -294,6 +317,8 @@ class Recalibration:
             judge: pairs molecules with the truth.
             frame: (n,) int64, the frame of each.
             inner: (n,) bool; which of them have all their light in the frame; None: all.
+            counted: (n,) bool; which are in frames whose numbers of molecules are to be right;
+                None: all.
 
         Returns:
             What is too few to be fitted stays as it is stated.
@@ -304,7 +329,7 @@ class Recalibration:
             return fitted
         inner = torch.ones_like(true) if inner is None else inner
         kept = inner & ((p > RARE) | (torch.arange(len(p)) % KEPT == 0))
-        weight = torch.where(p > RARE, 1.0, float(KEPT))[kept]
+        weight = (torch.where(p > RARE, 1.0, float(KEPT)) * stated.weight)[kept]
         limits = _limits(features[kept])
         fitted = replace(fitted, range=limits)
         design = design_of(features[kept], limits)
@@ -318,7 +343,8 @@ class Recalibration:
         ]
         fitted = replace(fitted, probability=torch.stack(both))
         p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
-        fitted = replace(fitted, spread=_spread(p, true, frame))
+        rows = torch.ones_like(true) if counted is None else counted
+        fitted = replace(fitted, spread=_spread(p[rows], true[rows], frame[rows]))
         used = inner & listed & true & error.isfinite().all(1)
         if int(used.sum()) < ENOUGH:
             return fitted
@@ -329,15 +355,14 @@ class Recalibration:
         features, photons = stated.features(), stated.mean[:, 2]
         limits = _limits(features)
         design = design_of(features, limits)
-        # crowded movies hold most of the molecules, and are not what most users record
-        weight = 1 / (ALONE + stated.around)
-        light = _log_ratio(design, photons, photons - error[:, 2], weight)
+        weight = stated.weight
+        light = log_ratio(design, photons, photons - error[:, 2], weight)
         excess = photons * torch.expm1(design @ light)
         error = torch.cat([error[:, :2], error[:, 2:3] + excess[:, None], error[:, 3:]], 1)
         half_68, half_95 = (
             torch.stack(
                 [
-                    _quantiles(design, error[:, i], normal * stated.sigma[:, i], weight, level)
+                    quantiles(design, error[:, i], normal * stated.sigma[:, i], weight, level)
                     for i in range(4)
                 ]
             )
@@ -404,7 +429,7 @@ def _logistic(design: Tensor, true: Tensor, weight: Tensor, start: Tensor) -> Te
     return start + scaled.coefficients(w)
 
 
-def _log_ratio(design: Tensor, stated: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+def log_ratio(design: Tensor, stated: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Logarithm of the ratio of true to stated: a Poisson regression with an offset."""
     scaled = _Scaled(design)
     x, ratio = scaled.design, true / stated
@@ -419,9 +444,7 @@ def _log_ratio(design: Tensor, stated: Tensor, true: Tensor, weight: Tensor) -> 
     return scaled.coefficients(w)
 
 
-def _quantiles(
-    design: Tensor, error: Tensor, sigma: Tensor, weight: Tensor, level: float
-) -> Tensor:
+def quantiles(design: Tensor, error: Tensor, sigma: Tensor, weight: Tensor, level: float) -> Tensor:
     """Quantile regression of log(abs(error) / sigma).
 
     By the majorization of Hunter and Lange, J. Comput. Graph. Stat. 9, 60, 2000.

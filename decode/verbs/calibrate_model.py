@@ -28,7 +28,7 @@ from decode.training.validation import posterior_of
 
 __all__ = ["MOVIES", "calibrate_model"]
 
-MOVIES = 240
+MOVIES = 480
 """simulated movies that a recalibration is fitted to; half as many others measure it"""
 SPARSE = 0.1
 """share of the densities of the recipe that half of the movies of the fit have: most molecules are
@@ -130,6 +130,8 @@ class _Part(NamedTuple):
     stated: Stated
     table: EmitterSet
     truth: EmitterSet
+    sparse: bool
+    """whether they are sparser than those of the recipe"""
 
 
 @final
@@ -150,7 +152,8 @@ class _Simulations:
 
         Every second time they are sparse.
         """
-        forward = self._sparse if self._n % 2 else self._forward
+        sparse = self._n % 2 == 1
+        forward = self._sparse if sparse else self._forward
         batch = forward.sample(MOVIES_AT_ONCE, N_FRAMES, (SIDE_PX, SIDE_PX), rng)
         molecules, stated = posterior_of(model, batch).stated()
         first = self._n * MOVIES_AT_ONCE * N_FRAMES
@@ -161,6 +164,7 @@ class _Simulations:
             stated=stated.to("cpu"),
             table=molecules.table(first_frame=first).to("cpu"),
             truth=replace(truth, frame=truth.frame + first).to("cpu"),
+            sparse=sparse,
         )
 
     @torch.no_grad()
@@ -198,7 +202,8 @@ def _fitted(parts: list[_Part], *, two_d: bool) -> Recalibration:
 
     at = table.xyz[:, :2] / stated.pixel_size_nm
     inner = ((at > BORDER_PX) & (at < SIDE_PX - BORDER_PX)).all(1)
-    return Recalibration.fit(stated, judge, table.frame, inner=inner)
+    counted = torch.cat([torch.full((len(part.stated),), not part.sparse) for part in parts])
+    return Recalibration.fit(stated, judge, table.frame, inner=inner, counted=counted)
 
 
 def _values(truth: EmitterSet) -> Tensor:

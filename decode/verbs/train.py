@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,13 +14,16 @@ from decode.config import TrainConfig, load_config
 from decode.models import NEAREST, load_model
 from decode.network.localizer import Localizer
 from decode.outputs import check_outputs, model_files
-from decode.progress import DetailedSteps, Stepwise
+from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.training import loop
+from decode.verbs.calibrate_model import MOVIES, calibrate_model
 
 __all__ = ["conditioned_for", "starting_model", "train"]
 
 STARTS = ("astigmatic-3d", "gaussian-2d")
 """models whose weights a training may start from, in the order in which they are tried"""
+CALIBRATED_MINUTES = 10.0
+"""a shorter training is not worth the minute or two in which a model is calibrated"""
 
 
 @Stepwise
@@ -35,7 +39,10 @@ def train(
     log_dir: Path | str | None = None,
     report_every: int = 50,
 ) -> DetailedSteps[loop.TrainingReport, Localizer]:
-    """Train a model on simulations of a recipe, and write it to a file.
+    """Train a model on simulations of a recipe, calibrate it, and write it to a file.
+
+    After `CALIBRATED_MINUTES` or more of training, fresh simulations say what it states too boldly
+    or too timidly (`calibrate_model`); the model corrects it, and carries the record.
 
     `train.steps` does the same step by step: details are losses and figures of validations.
 
@@ -72,7 +79,7 @@ def train(
     check_outputs(model_files(Path(out)), inputs=[recipe, start])
     config = recipe if isinstance(recipe, TrainConfig) else load_config(recipe, settings)
     origin = starting_model(start, config) if isinstance(start, Path | str) else start
-    yield from loop.train(
+    training = loop.train(
         config,
         out,
         minutes=minutes,
@@ -82,7 +89,18 @@ def train(
         log_dir=log_dir,
         report_every=report_every,
     )
-    return load_model(out)
+    for progress in training:
+        yield progress
+    model, ended = load_model(out), progress.detail
+    # of several processes (torchrun) the first one goes on
+    if ended.minutes < CALIBRATED_MINUTES or os.environ.get("RANK", "0") != "0":
+        return model
+
+    def reported(step: Progress[object]) -> Progress[loop.TrainingReport]:
+        return Progress(1.0, step.message, step.warnings, ended)
+
+    calibration = calibrate_model.steps(model, out, movies=MOVIES, device=device)
+    return (yield from relayed(calibration, reported))
 
 
 def conditioned_for(model: Localizer, config: TrainConfig) -> Localizer:
