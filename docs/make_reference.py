@@ -79,6 +79,12 @@ def write_pages(site: Path = SITE) -> None:
     pages["reference/jobs.md"] = jobs()
     pages |= {"reference/api.md": api(), "models/index.md": cards()}
     pages |= {f"models/{name}.md": card(name) for name in shipped_models()}
+    for name in shipped_models():
+        record = load_model(name).record
+        if record.calibration is not None:
+            picture = site / "models" / _picture(name)
+            picture.parent.mkdir(exist_ok=True)
+            CalibrationRecord.of_model(record).picture(picture)
     for name, text in pages.items():
         page = site / name
         page.parent.mkdir(exist_ok=True)
@@ -281,7 +287,7 @@ def card(name: str) -> str:
         "Against other programs and the bound: [measured](../measured.md), "
         "[benchmarks](../benchmarks.md).",
         "## Calibration",
-        _calibration(model),
+        _calibration(name, model),
         "## When not to use it",
         [f"- {sentence}" for sentence in UNSUITED[name]],
         [f"- As its training said: {remark}." for remark in record.remarks or ()],
@@ -335,7 +341,11 @@ def _figures(figures: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _calibration(model: Localizer) -> str:
+def _picture(name: str) -> str:
+    return f"{name}-calibration.png"
+
+
+def _calibration(name: str, model: Localizer) -> str:
     record = model.record
     last = record.validation[-1]
     said = [
@@ -352,7 +362,16 @@ def _calibration(model: Localizer) -> str:
         )
     else:
         lines = CalibrationRecord.of_model(record).lines()
+        said.append(
+            "On fresh movies of its recipe, what the network states (`--no-polish`, `--samples`; "
+            "how that is corrected: [](../training.md#calibration)):"
+        )
         said.append("```text\n" + "\n".join(lines) + "\n```")
+        said.append(
+            f"![ranks, intervals, probabilities and joint coverage]({_picture(name)})\n\n"
+            "Ranks of the truth among draws, with the band of 99 % of even ones; intervals of "
+            "draws; probabilities of what is listed; coverage of all quantities jointly (TARP)."
+        )
     return "\n\n".join(said)
 
 

@@ -34,8 +34,9 @@ LEVELS = (0.6826894921370859, 0.95)
 """probabilities of the two central intervals"""
 NORMAL_95 = 1.959963984540054
 """half-width of the central 95 % interval of a standard normal distribution"""
-LISTED = 0.5
-"""probability above which uncertainties and photons are fitted: that of a table's rows"""
+LISTED, JUST_LISTED = 0.5, 1e-6
+"""probability above which a molecule is listed, whatever the corrections, and least log odds of one
+that is"""
 ENOUGH = 400
 """fewest pairs that uncertainties are fitted to, and fewest molecules, true and false ones, that
 probabilities are"""
@@ -52,7 +53,8 @@ RARE, KEPT = 0.02, 10
 REACH_OF_CROWDS_PX = 16
 """half the side of the square whose density of molecules counts"""
 ROWS_AT_ONCE = 50_000
-NEWTON_STEPS, MAJORIZATIONS = 20, 60
+NEWTON_STEPS, MAJORIZATIONS, SETTLED = 20, 60, 1e-3
+"""most steps, and the change of scaled coefficients below which a regression has settled"""
 SPREADS = torch.linspace(0.0, 2.0, 21, dtype=torch.float64)
 """that are tried"""
 
@@ -202,10 +204,10 @@ class Recalibration:
     half-widths of its 68 % and 95 % intervals over the stated sigma are linear in a few features
     (`Stated.features`) and some products of these, which do not leave the range that was fitted.
     Log odds are a logistic regression (Platt, Advances in Large Margin Classifiers, 2000), which
-    decides what is listed, and then one of its own for molecules that are, and for those that are
-    not: what is listed claims the true molecules around it first.  Half-widths are quantile
-    regressions of the logarithm of abs(error) / sigma (Koenker and Bassett, Econometrica 46, 33,
-    1978), so that each level holds its share of the errors although they are not Gaussian.
+    decides what is listed besides what was, and then one of its own for molecules that are, and for
+    those that are not: what is listed claims the true molecules around it first.  Half-widths are
+    quantile regressions of the logarithm of abs(error) / sigma (Koenker and Bassett, Econometrica
+    46, 33, 1978), so that each level holds its share of the errors although they are not Gaussian.
 
     Errors of the number of molecules are alike in the frames of a movie: log odds have a random
     effect in common, normal with a standard deviation of `spread`.
@@ -217,6 +219,8 @@ class Recalibration:
         ...     probability=torch.tensor([0.9], dtype=torch.float64),
         ...     beside=torch.zeros(1),
         ...     around=torch.zeros(1),
+        ...     density=torch.zeros(1),
+        ...     light_beside=torch.zeros(1),
         ...     mean=torch.tensor([[150.0, 150.0, 1000.0, 0.0]], dtype=torch.float64),
         ...     sigma=torch.tensor([[10.0, 10.0, 50.0, 0.0]], dtype=torch.float64),
         ...     background=torch.tensor([10.0], dtype=torch.float64),
@@ -286,7 +290,11 @@ class Recalibration:
         odds = torch.cat([self.listed[None], self.probability])
         widths = torch.cat([self.light[None], self.half_68, self.half_95])
         is_listed, others, listed = self._linear(features, odds, self.range).unbind(1)
-        log_odds = torch.where(is_listed > 0, listed.clamp_min(0.0), others.clamp_max(0.0))
+        log_odds = torch.where(
+            (is_listed > 0) | (stated.probability > LISTED),
+            listed.clamp_min(JUST_LISTED),
+            others.clamp_max(0.0),
+        )
         logs = self._linear(features, widths, self.listed_range)
         factors = logs.clamp(-LARGEST, LARGEST).exp()
         return Corrected(
@@ -329,17 +337,20 @@ class Recalibration:
             return fitted
         inner = torch.ones_like(true) if inner is None else inner
         kept = inner & ((p > RARE) | (torch.arange(len(p)) % KEPT == 0))
-        weight = (torch.where(p > RARE, 1.0, float(KEPT)) * stated.weight)[kept]
+        weight = torch.where(p > RARE, 1.0, float(KEPT))[kept]
         limits = _limits(features[kept])
         fitted = replace(fitted, range=limits)
         design = design_of(features[kept], limits)
         decision = _logistic(design, true[kept].double(), weight, fitted.listed)
         fitted = replace(fitted, listed=decision, probability=decision.repeat(2, 1))
-        listed = design_of(features, limits) @ decision > 0
+        listed = (design_of(features, limits) @ decision > 0) | (p > LISTED)
         true, error = judge(listed)
         both = [
-            _logistic(design[part], true[kept][part].double(), weight[part], decision)
-            for part in (~listed[kept], listed[kept])
+            _logistic(design[part], true[kept][part].double(), (weight * counts)[part], decision)
+            for part, counts in (
+                (~listed[kept], stated.weight[kept]),
+                (listed[kept], torch.ones_like(weight)),
+            )
         ]
         fitted = replace(fitted, probability=torch.stack(both))
         p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
@@ -459,7 +470,9 @@ def quantiles(design: Tensor, error: Tensor, sigma: Tensor, weight: Tensor, leve
     for _ in range(MAJORIZATIONS):
         curved = own / (1e-3 + (y - x @ w).abs())
         right = x.T @ (curved * y + own * (2 * level - 1))
-        w = torch.linalg.solve((x.T * curved) @ x + scaled.penalty, right)
+        before, w = w, torch.linalg.solve((x.T * curved) @ x + scaled.penalty, right)
+        if float((w - before).abs().max()) < SETTLED:
+            break
     w[0] += _quantile(y - x @ w, own, level)
     return scaled.coefficients(w)
 
