@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["choose_device", "constant", "keep_freed_memory", "memory_of", "on_host"]
+__all__ = [
+    "choose_device",
+    "constant",
+    "free_memory",
+    "keep_freed_memory",
+    "memory_of",
+    "on_host",
+]
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,6 +48,36 @@ def memory_of(device: torch.device) -> int | None:
     if device.type == "cpu":
         return None
     return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that are free for programs: those of the machine, or of the control group in
+    which clusters and containers hold this one; None where the system does not say."""
+    free = list(_left_by_groups())
+    with suppress(OSError):
+        stated = Path("/proc/meminfo").read_text(encoding="utf-8")
+        free += [1024 * kb for kb in _numbers(r"^MemAvailable:\s+(\d+)", stated)]
+    return min(free, default=None)
+
+
+def _left_by_groups(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """What the control groups of this process (version 2) leave it, the innermost first."""
+    with suppress(OSError, ValueError, StopIteration):
+        named = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = next(line.removeprefix("0::/") for line in named if line.startswith("0::"))
+        for group in (root / own, *(root / own).parents):
+            if root not in (group, *group.parents):
+                return
+            with suppress(OSError, ValueError):  # a group without a limit says "max"
+                most = int((group / "memory.max").read_text())
+                used = int((group / "memory.current").read_text())
+                cached = _numbers(r"^inactive_file (\d+)", (group / "memory.stat").read_text())
+                yield most - used + sum(cached)
+
+
+def _numbers(pattern: str, text: str) -> list[int]:
+    """Whole numbers of the lines that look so."""
+    return [int(number) for number in re.findall(pattern, text, re.MULTILINE)]
 
 
 Numbers: TypeAlias = Sequence[float] | Sequence["Numbers"]

@@ -8,7 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
-__all__ = ["Undetermined", "brief", "in_plain_words", "is_out_of_memory", "on_a_line", "reading"]
+__all__ = [
+    "NoRoom",
+    "Undetermined",
+    "brief",
+    "in_plain_words",
+    "is_out_of_memory",
+    "on_a_line",
+    "reading",
+]
 
 LONGEST = 600
 """characters of a message; a path and a sentence or two are shorter"""
@@ -20,6 +28,11 @@ _REPR.maxstring = 60
 @final
 class Undetermined(ValueError):
     """The data do not allow an answer."""
+
+
+@final
+class NoRoom(MemoryError):
+    """Work that would take more memory than there is, and was not begun."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -34,7 +47,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def in_plain_words(error: Exception) -> str:
     """One sentence without line breaks: what is wrong, and what to do where the error says so."""
-    if is_out_of_memory(error):
+    if is_out_of_memory(error) and not isinstance(error, NoRoom):
         return (
             "there is not enough memory; ask for fewer or smaller frames, or for --device cpu "
             "if a GPU is full"

@@ -401,7 +401,9 @@ def _finish(
             bar.set_postfix_str(progress.message, refresh=False)
             bar.update((progress.fraction or 0.0) - bar.n)
 
-        steps = finish.steps(tables, n_frames=done.n_frames, steps=chosen)
+        steps = finish.steps(
+            tables, n_frames=done.n_frames, n_molecules=done.n_molecules, steps=chosen
+        )
         finished = follow(steps, show)
     for remark in finished.remarks:
         typer.echo(f"{name}: {remark}", err=True)

@@ -23,12 +23,15 @@ from decode.postprocess.drift import (
 )
 from decode.postprocess.drift.trace import STEP
 from decode.progress import DetailedSteps, Progress, Stepwise
+from decode.verbs.room import require_room
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["drift", "plotted"]
 
+ROW_BYTES = 700
+"""of memory for each row of a table; reading it takes 450, what is estimated from it 360"""
 AXES = (("x", "#c43b3b"), ("y", "#2f7d4f"), ("z", "#3b5fc4"))
 
 
@@ -70,6 +73,7 @@ def drift(
 
     Raises:
         Undetermined: if the data do not tell the drift.
+        NoRoom: if the table is too large for the memory.
         ValueError, OSError: in one sentence, as for `read_table` and `write_table`.
 
     Example:
@@ -94,6 +98,7 @@ def drift(
     molecules, parts = _read(paths, n_frames=n_frames, pixel_size_nm=pixel_size_nm)
     if not undo:
         _refuse_corrected(paths, molecules)
+    require_room("the drift of", len(molecules), ROW_BYTES, held=molecules)
     yield Progress(0.1, "estimating the drift")
     if apply is not None:
         stage = read_drift(apply)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar, final
 
 from decode.emitters import EmitterSet
-from decode.errors import Undetermined
+from decode.errors import NoRoom, Undetermined
 from decode.io.tables import write_table, written_formats
 from decode.outputs import (
     drift_files,
@@ -19,9 +19,13 @@ from decode.outputs import (
 )
 from decode.progress import DetailedSteps, Steps, Stepwise, part
 from decode.rendering import save_picture
+from decode.verbs.drift import ROW_BYTES as DRIFT_BYTES
 from decode.verbs.drift import drift
+from decode.verbs.link import ROW_BYTES as LINK_BYTES
 from decode.verbs.link import link
+from decode.verbs.report import ROW_BYTES as REPORT_BYTES
 from decode.verbs.report import report
+from decode.verbs.room import require_room
 
 __all__ = ["LONG_FRAMES", "Finish", "Finished", "finish"]
 
@@ -67,18 +71,24 @@ class Finished:
 
 @Stepwise
 def finish(
-    files: Sequence[Path | str], *, n_frames: int, steps: Finish | None = None
+    files: Sequence[Path | str],
+    *,
+    n_frames: int,
+    n_molecules: int = 0,
+    steps: Finish | None = None,
 ) -> Steps[Finished]:
     """Subtract the drift of a movie's molecules, link their blinks, and report on them.
 
     The table of the localization stays as it is.  Beside `movie.csv` are `movie.undrifted.csv`
     (with its trace, plot and picture), `movie.linked.csv`, a row a molecule, and the report
-    `movie.html`; those of an earlier time are replaced.  What the data do not tell is left out,
-    with a remark.  `finish.steps` does the same step by step.
+    `movie.html`; those of an earlier time are replaced.  What the data do not tell, and what does
+    not fit into memory, is left out, with a remark.  `finish.steps` does the same step by step.
 
     Args:
         files: what the localization wrote; its tables and its picture have twins here.
         n_frames: length of the movie.
+        n_molecules: rows of the table, so that what does not fit into memory is told before it is
+            read; each step holds the whole table.
         steps: which are done; None: drift and report, where the movie is long enough
             (`LONG_FRAMES`).
 
@@ -106,9 +116,10 @@ def finish(
     if chosen.drift:
         undrifted = [undrifted_file(path) for path in (*tables, *pictures)]
         _remove(undrifted)
-        work = _allowed(drift.steps(source, undrifted_file(source), n_frames=n_frames))
-        told = yield from part(work, 0.0, 0.4)
-        if isinstance(told, Undetermined):
+        work = drift.steps(source, undrifted_file(source), n_frames=n_frames)
+        drifting = _allowed(work, "the drift of", n_molecules, DRIFT_BYTES)
+        told = yield from part(drifting, 0.0, 0.4)
+        if isinstance(told, Undetermined | NoRoom):
             remarks.append(f"no drift was subtracted: {told}")
         else:
             source = undrifted_file(source)
@@ -117,25 +128,34 @@ def finish(
     if chosen.link:
         linked = [linked_file(path) for path in tables]
         _remove(linked)
-        linking = _allowed(link.steps(source, linked_file(tables[-1])))
+        joining = link.steps(source, linked_file(tables[-1]))
+        linking = _allowed(joining, "linking", n_molecules, LINK_BYTES)
         blinks = yield from part(linking, 0.4, 0.6)
-        if isinstance(blinks, Undetermined):
+        if isinstance(blinks, Undetermined | NoRoom):
             remarks.append(f"no blinks were linked: {blinks}")
         else:
             _write(blinks[0], linked)
             made += _whole(linked)
     if chosen.report:
         page, twin = report_files(tables[-1].with_suffix(".html"))
-        yield from part(report.steps(source, page), 0.6, 1.0)
-        made += (page, twin)
+        _remove([page, twin])
+        telling = _allowed(report.steps(source, page), "a report on", n_molecules, REPORT_BYTES)
+        found = yield from part(telling, 0.6, 1.0)
+        if isinstance(found, Undetermined | NoRoom):
+            remarks.append(f"no report was written: {found}")
+        else:
+            made += (page, twin)
     return Finished(files=tuple(made), remarks=tuple(remarks))
 
 
-def _allowed(steps: DetailedSteps[None, R]) -> DetailedSteps[None, R | Undetermined]:
-    """The same work, which returns the reason where the data do not allow it."""
+def _allowed(
+    steps: DetailedSteps[None, R], step: str, n: int, row_bytes: int
+) -> DetailedSteps[None, R | Undetermined | NoRoom]:
+    """The same work, which returns the reason where the data or the memory do not allow it."""
     try:
+        require_room(step, n, row_bytes)
         return (yield from steps)
-    except Undetermined as reason:
+    except (Undetermined, NoRoom) as reason:
         return reason
 
 

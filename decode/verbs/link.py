@@ -17,8 +17,12 @@ from decode.outputs import check_outputs, table_files, table_inputs
 from decode.postprocess.drift.trace import STEP as DRIFT
 from decode.postprocess.link import Linking, linked, merged, refitted
 from decode.progress import DetailedSteps, Progress, Stepwise, part
+from decode.verbs.room import require_room
 
 __all__ = ["link"]
+
+ROW_BYTES = 2200
+"""of memory for each row of a table; 2000 were measured with a million rows"""
 
 
 @Stepwise
@@ -60,6 +64,7 @@ def link(
 
     Raises:
         Undetermined: if hardly a molecule is seen in a second frame.
+        NoRoom: if the table is too large for the memory.
         ValueError, OSError: in one sentence, as for `read_table` and `write_table`.
 
     Example:
@@ -87,6 +92,7 @@ def link(
             f"{name}: a drift was subtracted, and the molecules are no longer where the movie "
             "shows them; link the table before, then correct the drift"
         )
+    require_room("linking", len(rows), ROW_BYTES, held=rows)
     yield Progress(0.05, "linking")
     linking = linked(rows, gap=gap, seed=seed)
     yield Progress(0.4, "merging")

@@ -14,6 +14,7 @@ from decode.emitters import EmitterSet
 from decode.io.tables import read_table, write_table
 from decode.outputs import finished_files
 from decode.postprocess.drift import read_drift
+from decode.verbs import room
 from decode.verbs.finish import LONG_FRAMES, Finish, finish
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
@@ -80,6 +81,33 @@ def test_what_the_data_do_not_tell_is_left_out_and_files_of_before_are_removed(
     assert "no structure" in remark
     assert not stale.exists()
     assert [path.name for path in done.files] == ["movie.linked.csv"]
+
+
+def test_what_does_not_fit_into_memory_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "movie.csv"
+    write_table(molecules(structured=True), table)
+    before = table.read_bytes()
+    monkeypatch.setattr(room, "free_memory", lambda: 10**6)
+    every = Finish(drift=True, link=True, report=True)
+    done = finish([table], n_frames=N_FRAMES, n_molecules=3000, steps=every)
+    assert done.files == ()
+    drift, link, report = done.remarks
+    assert "no drift was subtracted: the drift of 3000 rows takes" in drift
+    assert "no blinks were linked" in link
+    assert "no report was written" in report
+    assert table.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [table]
+    # the same, asked for by itself
+    for verb in ("drift", "link", "report"):
+        out = tmp_path / f"out{'.html' if verb == 'report' else '.csv'}"
+        result = CliRunner().invoke(app, [verb, str(table), "-o", str(out)])
+        assert result.exit_code == 1, result.output
+        assert "GB of memory" in result.output
+        assert not out.exists()
+    monkeypatch.setattr(room, "free_memory", lambda: None)  # a system that does not say
+    assert finish([table], n_frames=N_FRAMES, n_molecules=10**12, steps=Finish(link=True)).files
 
 
 def test_only_long_movies_are_finished_unless_told_otherwise() -> None:

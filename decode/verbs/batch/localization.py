@@ -127,7 +127,12 @@ def localized(task: Task, log: Log, tell: Tell) -> Row:
         typical = Typical()
         typical.see(read_table(tables[-1]))
     log.say(f"{done.n_molecules} molecules in {done.n_frames} frames")
-    finishing = finish.steps(task.files, n_frames=done.n_frames, steps=options.finish)
+    finishing = finish.steps(
+        task.files,
+        n_frames=done.n_frames,
+        n_molecules=done.n_molecules,
+        steps=options.finish,
+    )
     finished = followed(finishing, follow)
     for sentence in finished.remarks:
         log.say(sentence)

@@ -212,6 +212,11 @@ def _whole(live: Live, out: Path, microscope: Microscope) -> DetailedSteps[None,
 
     steps = localize_file.steps(live.path, microscope.model, out, **arguments)
     done = yield from relayed(steps, told)
-    following = finish.steps(live.files, n_frames=done.n_frames, steps=options.finish)
+    following = finish.steps(
+        live.files,
+        n_frames=done.n_frames,
+        n_molecules=done.n_molecules,
+        steps=options.finish,
+    )
     finished = yield from relayed(following, told)
     return (*done.files, *finished.files)
