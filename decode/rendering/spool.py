@@ -26,7 +26,7 @@ STRIPES = 256
 """files that the rows of a picture are shared out among"""
 WAITING = 2**18
 """molecules in memory before they are shared out"""
-AT_ONCE = 2**19
+AT_ONCE = 2**20
 """molecules that are drawn together, of some stripes; each takes up to 500 bytes meanwhile"""
 PERCENTILES = 0.01, 0.99
 """of the depths, as `depth_range` has them"""
