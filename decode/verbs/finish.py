@@ -29,6 +29,7 @@ from decode.verbs.room import require_room
 
 __all__ = ["LONG_FRAMES", "Finish", "Finished", "finish"]
 
+D = TypeVar("D")
 R = TypeVar("R")
 
 LONG_FRAMES = 2000
@@ -149,8 +150,8 @@ def finish(
 
 
 def _allowed(
-    steps: DetailedSteps[None, R], step: str, n: int, row_bytes: int
-) -> DetailedSteps[None, R | Undetermined | NoRoom]:
+    steps: DetailedSteps[D, R], step: str, n: int, row_bytes: int
+) -> DetailedSteps[D, R | Undetermined | NoRoom]:
     """The same work, which returns the reason where the data or the memory do not allow it."""
     try:
         require_room(step, n, row_bytes)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 from decode.errors import reading
+from decode.io.movies.block import cut_short
 from decode.io.movies.facts import StatedFacts
 from decode.io.movies.format import MovieFormat, Part
 from decode.io.movies.library import needed
@@ -34,6 +35,8 @@ NAMES = {"t": TIME, "time": TIME, "frame": TIME, "z": Z, "c": CHANNEL, "channel"
 UNITS = {"nanometer": "nm", "micrometer": "um", "millimeter": "mm"}
 LARGEST_FRAME = 2**32
 """bytes"""
+Place: TypeAlias = tuple[int | slice, ...]
+"""of frames in an array, along all axes but y and x"""
 
 
 @final
@@ -46,30 +49,24 @@ class _ZarrPart(Part):
     by_blosc: bool
     """whether files are blocks of Blosc, which may unpack what was cut short to anything"""
 
-    def _require_whole_blocks(self, at: tuple[int | slice, ...]) -> None:
-        """Raise a ValueError unless the files of some frames are as long as they state."""
-        array, whole = self.array, (*at, slice(None), slice(None))
-        spans = []
-        for each, size, length in zip(whole, array.chunks, array.shape, strict=True):
-            start, stop, _ = (
-                each.indices(length) if isinstance(each, slice) else (each, each + 1, 1)
-            )
-            spans.append(range(start // size, -(-stop // size)))
-        for block in product(*spans):
-            file = self.path / array.path / array.metadata.encode_chunk_key(block)
-            if not file.is_file():  # of nothing but the fill value
-                continue
-            with file.open("rb") as opened:
-                stated = int.from_bytes(opened.read(16)[12:], "little")
-            if stated != file.stat().st_size:
-                raise ValueError(f"{file} is cut short; copy or export it again")
+    def _require_whole_blocks(self, at: Place) -> None:
+        """Raise a ValueError unless the files of some frames are there, and as long as they
+        state."""
+        for files in _files_of(self.path, self.array, at):
+            there = [file for file in files if file.is_file()]
+            if there and len(there) < len(files):  # without any, frames hold but the fill value
+                missing = next(file for file in files if file not in there)
+                raise ValueError(f"{missing}, a block of some frames, is missing; copy it again")
+            for file in there if self.by_blosc else ():
+                with file.open("rb") as opened:
+                    stated = int.from_bytes(opened.read(16)[12:], "little")
+                if stated != file.stat().st_size:
+                    raise ValueError(f"{file} is cut short; copy or export it again")
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        index = self.chosen.slices(start, stop)
-        at = tuple(index[axis.name] for axis in self.chosen.axes)
+        at = _place(self.chosen, start, stop)
         with reading(self.path, "a Zarr movie", "copy or export it again"):
-            if self.by_blosc:
-                self._require_whole_blocks(at)
+            self._require_whole_blocks(at)
             frames = np.asarray(self.array[at])
             return frames.reshape(stop - start, *self.frame_shape)
 
@@ -78,6 +75,34 @@ class _ZarrPart(Part):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _place(chosen: Chosen, start: int, stop: int) -> Place:
+    """Where frames lie in the array, without y and x."""
+    index = chosen.slices(start, stop)
+    return tuple(index[axis.name] for axis in chosen.axes)
+
+
+def _files_of(path: Path, array: Any, at: Place) -> Iterator[list[Path]]:
+    """The files with blocks of some frames, those of the same frames together."""
+    sizes = array.shards or array.chunks
+    spans = []
+    for each, size, length in zip((*at, slice(None), slice(None)), sizes, array.shape, strict=True):
+        start, stop, _ = each.indices(length) if isinstance(each, slice) else (each, each + 1, 1)
+        spans.append(range(start // size, -(-stop // size)))
+    folder, key = path / array.path, array.metadata.encode_chunk_key
+    for some in product(*spans[:-2]):
+        yield [folder / key((*some, *block)) for block in product(*spans[-2:])]
+
+
+def _n_there(path: Path, array: Any, chosen: Chosen) -> int:
+    """Number of frames up to the last of which a block is there."""
+
+    def is_there(frame: int) -> bool:
+        files = _files_of(path, array, _place(chosen, frame, frame + 1))
+        return any(file.is_file() for some in files for file in some)
+
+    return next((i + 1 for i in range(chosen.n_frames - 1, -1, -1) if is_there(i)), 0)
 
 
 def _is_zarr(path: Path) -> bool:
@@ -118,9 +143,12 @@ def _open_zarr(path: Path, selection: Selection, *, allow_truncated: bool) -> Pa
                 )
             )
         chosen = choose(path, axes, Selection(channel=selection.channel, z=selection.z))
+        n_frames = _n_there(path, array, chosen)
+        if n_frames < 1 or (n_frames < chosen.n_frames and not allow_truncated):
+            raise cut_short(path, n_frames, chosen.n_frames)
         return _ZarrPart(
             path=path,
-            n_frames=chosen.n_frames,
+            n_frames=n_frames,
             frame_shape=(height, width),
             dtype=np.dtype(array.dtype),
             facts=chosen.stated(image.facts),

@@ -122,6 +122,40 @@ def test_the_whole_frames_of_what_was_cut_short_may_be_taken(
         np.testing.assert_array_equal(movie.read(0, len(movie)), counts[: len(movie), 0, 0])
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("shards", [None, (3, 40, 40)])
+def test_blocks_of_zarr_that_are_missing_are_no_counts(
+    version: int, shards: tuple[int, ...] | None, tmp_path: Path, counts: Counts
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    if version == 2 and shards:
+        pytest.skip("version 2 has no shards")
+    frames, path = counts[:, 0, 0], tmp_path / "movie.zarr"
+    blocks = {"chunks": (3, 20, 20) if shards else (3, 20, 40), "shards": shards}
+    zarr.create_array(str(path), data=frames, zarr_format=version, fill_value=0, **blocks)
+    files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith((".", "z")))
+    by_time = [files[i : i + len(files) // 3] for i in range(0, len(files), len(files) // 3)]
+    with open_movie(path) as movie:
+        np.testing.assert_array_equal(movie.read(0, 9), frames)
+        if not shards:
+            kept = by_time[1][0].read_bytes()
+            by_time[1][0].unlink()
+            np.testing.assert_array_equal(movie.read(0, 3), frames[:3])
+            with pytest.raises(ValueError, match=r"a block of some frames, is missing; copy"):
+                movie.read(0, 9)
+            by_time[1][0].write_bytes(kept)
+    for file in by_time[1]:  # what is nothing but the fill value is not written
+        file.unlink()
+    with open_movie(path) as movie:
+        assert not movie.read(3, 6).any()
+    for file in by_time[2]:  # a copy that ended early
+        file.unlink()
+    with pytest.raises(ValueError, match=r"movie\.zarr.*cut short"):
+        open_movie(path)
+    with open_movie(path, allow_truncated=True) as movie:
+        np.testing.assert_array_equal(movie.read(0, len(movie)), frames[:3])
+
+
 def test_a_binary_file_is_read_by_the_layout_that_is_stated(tmp_path: Path, counts: Counts) -> None:
     frames = counts[:, 0, 0]
     path = tmp_path / "movie.bin"
