@@ -933,7 +933,8 @@ def _tracks(
 
     Rows of successive frames are one molecule if each is the other's nearest, their distance is
     within `LINK_SIGMAS`, and the covariances of their positions (n, d) explain it better than
-    chance, at this density (n,) of molecules per nm^2.
+    chance, at this density (n,) of molecules per nm^2.  How often a molecule is on in the next
+    frame, too, is told by the pairs within `LINK_SIGMAS` that chance does not explain.
     """
     n, device = len(emitters), place.device
     frame = emitters.frame.cpu().numpy()
@@ -951,6 +952,10 @@ def _tracks(
     by_chance = (
         2 * torch.pi * density[earlier] * torch.linalg.det(spread[:, :2, :2]).clamp_min(0).sqrt()
     )
+    # of normal errors, so many times as many are within `LINK_SIGMAS` by chance
+    near, expected = (square < LINK_SIGMAS**2).sum(), by_chance.sum() * LINK_SIGMAS**2 / 2
+    stays = ((near - expected).clamp_min(0) + 1) / (len(places) + 2)
+    by_chance *= (1 - stays) / stays
     same = (square < (-2 * by_chance.log()).clamp_max(LINK_SIGMAS**2)).cpu().numpy()
     links = coo_array((np.ones(same.sum()), (rows[same], after[rows][same])), shape=(n, n))
     n_tracks, track = connected_components(links.tocsr(), directed=False)
