@@ -37,8 +37,8 @@ __all__ = ["LEAST_PROBABILITY", "decide"]
 
 LEAST_PROBABILITY = 0.25
 """of a molecule of the network that is worth a fit"""
-ROUNDS = 3
-"""in which the light that is left is searched; a fourth finds 1 % more"""
+ROUNDS = 2
+"""in which the light that is left is searched; a third finds nothing more"""
 CHALLENGES = 2
 """rounds in which groups of weak molecules are challenged by fewer"""
 WEAK, UNEXPLAINED, STRONG = 8.0, 1.1, 25.0
@@ -62,8 +62,9 @@ LEAST_SIGNIFICANCE, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 1.5, 3.0, 4.0
 time, in the small windows of the search, and in large ones, which tell it from the background"""
 LEAST_PRESENCE = 4.0
 """photons over their sigma at a known position of a molecule that stays without such evidence"""
-LINKED = (Stage(1.04, 5, 0.4),)
-"""steps of the fit in which the molecules of successive frames share positions"""
+LINKED = (Stage(1.04, 2, 1.0), Stage(1.04, 5, 0.4))
+"""steps of the fits in which the molecules of successive frames share positions; after each, those
+of little evidence go"""
 CERTAIN = 0.7
 """probability of a molecule of the network that stays in the search whatever its fit"""
 ALIGHT, VOUCHED = 4.0, 6.0
@@ -690,8 +691,8 @@ class _Search:
 
     def linked(self, found: _Hypotheses) -> _Hypotheses:
         """Those that stay where the molecules of successive frames share positions."""
-        for _ in range(2):
-            found = self._fitted(found, None, stages=LINKED, link=True)
+        for stage in LINKED:
+            found = self._fitted(found, None, stages=[stage], link=True)
             found = found[found.plausible(self._z_range_nm, ENOUGH_EVIDENCE)]
         return found
 
