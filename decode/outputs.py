@@ -285,7 +285,7 @@ def quality_files(folder: Path, n_lines: int = 0) -> tuple[Path, ...]:
     >>> [path.name for path in quality_files(Path("out"), 1)][-1]
     'line-1.svg'
     """
-    plots = ("resolution", "budget", "precision", "distributions", "time")
+    plots = ("resolution", "budget", "precision", "uncertainties", "distributions", "time")
     lines = (f"line-{i}" for i in range(1, n_lines + 1))
     return (
         folder / "quality.json",

@@ -29,6 +29,7 @@ def write_quality(quality: Quality, files: Sequence[Path]) -> None:
         "resolution": partial(_resolution, quality),
         "budget": partial(_budget, quality),
         "precision": partial(_precision, quality),
+        "uncertainties": partial(_uncertainties, quality),
         "distributions": partial(_distributions, quality),
         "time": partial(_time, quality),
         "density": partial(_density, quality),
@@ -137,6 +138,26 @@ def _precision(quality: Quality, figure: Figure) -> None:
         axis.set_minor_formatter(ScalarFormatter())
     ax.set_xlabel("photons")
     ax.set_ylabel("precision (nm)")
+    ax.legend(frameon=False)
+    return None
+
+
+def _uncertainties(quality: Quality, figure: Figure) -> None:
+    ax = figure.subplots()
+    found = quality.audit
+    if found is None:
+        return _nothing(ax, quality.unknown.get("audit", "the table does not tell"))
+    parts = found.by_photons or (found,)
+    photons = [part.photons for part in parts]
+    for i, (axis, colour) in enumerate(zip("xyz", (BLUE, GREY, RED), strict=True)):
+        ratio, error = ([column[i] for column in of] for of in found.columns)
+        if np.isfinite(ratio).all():
+            ax.errorbar(photons, ratio, error, fmt="o-", ms=4, lw=0.8, color=colour, label=axis)
+    ax.axhline(1.0, color=GREY, ls="--", lw=0.8)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("photons")
+    ax.set_ylabel("scatter over stated uncertainty")
+    ax.set_title(found.sentence, fontsize=8, wrap=True)
     ax.legend(frameon=False)
     return None
 

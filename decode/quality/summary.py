@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
+from decode.quality.audit import Audit
 from decode.quality.budget import Budget
 from decode.quality.displacement import Displacement
 from decode.quality.distributions import Course, DensityMap, Distribution, Locking, Neighbours
@@ -33,6 +34,8 @@ class Quality:
     """Fourier shell correlation in 3D, lateral and axial"""
     decorrelation: Resolution | None
     precision: Precision | None
+    audit: Audit | None
+    """scatter of repeated localizations over the uncertainties they state"""
     distributions: tuple[Distribution, ...]
     course: Course
     density: DensityMap
@@ -54,6 +57,8 @@ class Quality:
             values["budget"]["unexplained_nm2"] = self.budget.unexplained_nm2
         if self.precision is not None:
             values["precision"]["stated_nm"] = self.precision.stated_nm
+        if self.audit is not None:
+            values["audit"]["sentence"] = self.audit.sentence
         if self.drift is not None:
             values["drift"] |= {
                 "path": self.drift.path,
@@ -72,6 +77,7 @@ class Quality:
         if self.decorrelation is not None:
             yield "decorrelation", self.decorrelation.sentence
         yield from self._precision()
+        yield from self._audit()
         for each in self.distributions:
             yield each.name, _middle(each)
         if self.course.per_frame:
@@ -106,6 +112,14 @@ class Quality:
                 f"{law.scale_nm:.1f} nm at 1000 photons, falls as photons to the power "
                 f"{law.exponent:.2f} +- {law.exponent_error:.2f}",
             )
+
+    def _audit(self) -> Iterator[tuple[str, str]]:
+        if self.audit is None:
+            yield "uncertainties", f"unknown: {self.unknown.get('audit', '')}"
+            return
+        yield "uncertainties", self.audit.sentence
+        for part in self.audit.by_photons:
+            yield f"at {part.photons:.0f} photons", part.figures
 
     def _budget(self) -> Iterator[tuple[str, str]]:
         if self.budget is None:

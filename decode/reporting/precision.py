@@ -7,7 +7,8 @@ from typing import final
 
 import numpy as np
 
-from decode.pages import Axis, Block, Chart, Mark, State, Trace, Words
+from decode.pages import Axis, Block, Chart, Figures, Mark, State, Trace, Words
+from decode.quality.audit import Audit
 from decode.quality.distributions import Distribution
 from decode.quality.precision import PhotonLaw, Precision
 from decode.reporting.photons import distribution_of
@@ -40,10 +41,20 @@ class PrecisionTopic(Topic):
         if seen is not None:
             blocks += [*([_law(seen, seen.law)] if seen.law else []), Words((_said(seen),))]
             figures |= {"nena_nm": seen.sigma_nm, "nena_over_stated": _finite(seen.ratio)}
+        audit = subject.quality.audit
+        if audit is None:
+            said = subject.quality.unknown.get("audit", "")
+            blocks.append(Words((f"Whether uncertainties are honest is unknown: {said}.",)))
+        else:
+            blocks += _audited(audit)
+            for axis, ratio in zip("xyz", audit.ratio, strict=True):
+                figures[f"scatter_over_stated_{axis}"] = _finite(ratio)
         why = subject.quality.unknown.get("precision", "")
         if subject.molecules.polished is not None:
             why = "frames of a molecule were fitted jointly: their scatter tells nothing"
         state, sentence = _judged(seen, why)
+        if audit is not None:
+            state, sentence = _audit_state(audit), audit.sentence
         return Shown(blocks=tuple(blocks), figures=figures, state=state, sentence=sentence)
 
 
@@ -62,6 +73,58 @@ def _uncertainties(stated: dict[str, Distribution]) -> Chart:
         ),
         marks=tuple(marks),
     )
+
+
+def _audited(audit: Audit) -> list[Block]:
+    parts = audit.by_photons or (audit,)
+    ratios, errors = audit.columns
+    photons = tuple(part.photons for part in parts)
+    known = [i for i in range(3) if math.isfinite(audit.ratio[i])]
+    traces = (
+        Trace(
+            name="xyz"[i],
+            x=photons,
+            y=tuple(row[i] for row in ratios),
+            error=tuple(row[i] for row in errors),
+            style="points",
+        )
+        for i in known
+    )
+    rows = [
+        (f"{part.photons:.0f}", f"{part.n_pairs:.0f}", *(_cell(part, i) for i in known))
+        for part in parts
+    ]
+    rows.append(("all", f"{audit.n_pairs:.0f}", *(_cell(audit, i) for i in known)))
+    sentence = audit.sentence
+    return [
+        Chart(
+            title="Scatter of repeated localizations over their stated uncertainty",
+            x=Axis(label="photons"),
+            y=Axis(label="scatter over stated", zero=True),
+            traces=tuple(traces),
+            marks=(Mark(label="honest", y=1.0),),
+        ),
+        Figures(
+            columns=("photons", "pairs", *("xyz"[i] for i in known)),
+            rows=tuple(rows),
+            caption="Scatter over stated uncertainty: 1 where it is honest, 2 where the stated one "
+            "is half of the true one",
+        ),
+        Words(
+            (
+                f"{sentence[0].upper()}{sentence[1:]}.",
+                "Errors that both localizations share, as of a wrong PSF, are not seen.",
+            )
+        ),
+    ]
+
+
+def _cell(audit: Audit, i: int) -> str:
+    return f"{audit.ratio[i]:.2f} ± {audit.error[i]:.2f}"
+
+
+def _audit_state(audit: Audit) -> State:
+    return "look" if audit.too_small or audit.too_large else "good"
 
 
 def _law(seen: Precision, law: PhotonLaw) -> Chart:

@@ -19,6 +19,7 @@ from decode.io.tables import read_table
 from decode.outputs import check_outputs, quality_files, table_inputs
 from decode.postprocess.blinks import blinks
 from decode.progress import Progress, Steps, Stepwise
+from decode.quality.audit import audit_of
 from decode.quality.budget import ONCE, Budget, blur_of, budget_of
 from decode.quality.decorrelation import decorrelation_analysis
 from decode.quality.displacement import Displacement, displacement_of
@@ -138,6 +139,7 @@ def _measured(
     precision = precision_of(molecules)
     if precision is None:
         unknown["precision"] = "too few molecules are seen in successive frames"
+    audit = told("audit", lambda: audit_of(molecules))
     yield Progress(0.3, "resolution")
     rings = told(
         "resolution",
@@ -178,6 +180,7 @@ def _measured(
         shells=shells or (),
         decorrelation=decorrelation,
         precision=precision,
+        audit=audit,
         distributions=distributions_of(molecules, blink),
         course=course_of(frame, frames),
         density=density_of(place),

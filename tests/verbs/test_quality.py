@@ -104,7 +104,8 @@ def test_what_is_unknown_says_why(found: Quality, small: EmitterSet) -> None:
     assert poor.budget is None
     assert poor.precision is None
     assert poor.locking == ()
-    for figure in ("budget", "precision", "locking"):
+    assert poor.audit is None
+    for figure in ("budget", "precision", "audit", "locking"):
         assert poor.unknown[figure]
     assert "unknown" in dict(poor.lines())["budget"]
 
@@ -120,6 +121,8 @@ def test_the_command_line_prints_writes_and_gives_json(small: EmitterSet, tmp_pa
     written = json.loads((out / "quality.json").read_text())
     assert written["n"] == len(small[::4])
     assert written["resolution"]["value_nm"] > 0
+    assert written["audit"] is None or "scatter" in written["audit"]["sentence"]
+    assert "uncertainties" in done.output
     assert len(written["profiles"]) == 1
     printed = CliRunner().invoke(app, ["quality", str(table), "--json", *line])
     assert json.loads(printed.stdout)["resolution"] == written["resolution"]

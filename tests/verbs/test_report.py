@@ -102,6 +102,10 @@ def test_scatter_as_large_as_stated_is_said_to_be_so(both: tuple[Report, Path]) 
     assert good.figures["nena_over_stated"] == pytest.approx(1.0, rel=0.05)
     (light,) = (light for light in good.chapter.lights if light.name == "precision")
     assert light.state == "good"
+    for axis in "xy":
+        assert good.figures[f"scatter_over_stated_{axis}"] == pytest.approx(1.0, abs=0.05)
+    page = section(both[1].read_text(), "precision")
+    assert "Scatter of repeated localizations over their stated uncertainty" in page
 
 
 def test_the_twin_holds_what_the_page_says(both: tuple[Report, Path]) -> None:
