@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import final
+
+from filelock import FileLock, Timeout
 
 from decode.atomic import atomic, check_writable
 from decode.config import load_config
@@ -28,6 +30,8 @@ MINUTES = 7.0
 """of training: 6 to 8 points of 3D efficiency above `astigmatic-3d` (docs/training.md)"""
 ESTIMATED = 0.05
 """share of the work after which the scene is known"""
+TURN_S = 0.5
+"""time between two looks whether another process is done"""
 
 
 @final
@@ -67,7 +71,8 @@ def adapt(
     shipped model that knows most of that PSF are the start.  Recipe, model, record and checkpoint
     are kept in a folder of their own within `<psf's stem>-models`, beside the PSF.  The next movie
     is served by them at once, where PSF (by its content), camera, minutes and version of decode are
-    the same, and the scene lies within the recipe's ranges.  A training that was stopped goes on.
+    the same, and the scene lies within the recipe's ranges.  A training that was stopped goes on;
+    of several processes one trains while the others wait for its model.
 
     `adapt.steps` does the same step by step.
 
@@ -90,13 +95,32 @@ def adapt(
     folders = [Path(psf).with_name(name), *([] if folder is None else [Path(folder) / name])]
     steps = estimate.steps(movie, camera=camera, psf=calibrated, compared=False)
     estimated = yield from part(relayed(steps, _of_estimate), 0.0, ESTIMATED)
-    made = _serving(folders, key, estimated.scene)
-    if made is None:
-        made = _begun(_writable(folders), key, estimated, content)
-    training = trained(made, key, minutes=minutes, device=device)
-    is_new = yield from part(relayed(training, _of_training), ESTIMATED, 1.0)
+    with ExitStack() as turn:
+        yield from _awaited(folders, turn)
+        made = _serving(folders, key, estimated.scene)
+        if made is None:
+            made = _begun(_writable(folders), key, estimated, content)
+        training = trained(made, key, minutes=minutes, device=device)
+        is_new = yield from part(relayed(training, _of_training), ESTIMATED, 1.0)
     model = load_model(made.model)
     return Adapted(model=model, file=made.model, remark=_remark(model, made.model, is_new=is_new))
+
+
+def _awaited(folders: Iterable[Path], turn: ExitStack) -> DetailedSteps[None, None]:
+    """Wait until no other process trains a model beside the PSF, which may serve this movie, too.
+
+    Who is killed waits and holds no longer.  Where nothing can be written, nothing is trained.
+    """
+    try:
+        lock = FileLock(_writable(folders).with_suffix(".lock"))
+    except OSError:
+        return
+    while True:
+        try:
+            turn.enter_context(lock.acquire(timeout=TURN_S))
+            return
+        except Timeout:
+            yield Progress(ESTIMATED, "another process trains a model for this PSF; waiting for it")
 
 
 def _serving(folders: Iterable[Path], key: str, scene: SceneEstimate) -> Made | None:

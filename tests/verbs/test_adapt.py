@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +28,7 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
-from decode.verbs.adapt import MINUTES, Adapted, adapt, usual_minutes
+from decode.verbs.adapt import MINUTES, Adapted, _awaited, adapt, usual_minutes
 from decode.verbs.batch import Options
 from decode.verbs.stages import Made
 
@@ -109,6 +112,28 @@ def adapted(
 
 def models(folder: Path) -> list[Path]:
     return sorted((folder / "psf-models").iterdir())
+
+
+def test_one_process_trains_while_another_waits_for_its_model(tmp_path: Path) -> None:
+    folders = [tmp_path / "psf-models"]
+    code = (
+        "import sys, pathlib, contextlib; from decode.verbs.adapt import _awaited\n"
+        "turn = contextlib.ExitStack(); folders = [pathlib.Path(sys.argv[1])]\n"
+        "print(len(list(_awaited(folders, turn))), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(folders[0])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"0\n"  # it is its turn
+        with ExitStack() as turn:
+            waiting = _awaited(folders, turn)
+            assert "another process trains" in next(waiting).message
+            assert "another process trains" in next(waiting).message
+            other.kill()
+            other.wait()
+            assert len(list(waiting)) <= 1
+    with ExitStack() as turn:
+        assert not list(_awaited(folders, turn))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -153,6 +153,7 @@ def test_a_log_a_movie_says_what_happened(night: tuple[Path, Batch]) -> None:
     assert "holds NaN" in (out / "nan.log").read_text()
     assert "Traceback" in (out / "nan.log").read_text()
     assert "SIGKILL" in (out / "0.log").read_text()
+    assert "is not a TIFF file" in (out / "text.log").read_text()  # which was known beforehand
 
 
 def test_the_summary_has_a_row_a_movie(night: tuple[Path, Batch]) -> None:

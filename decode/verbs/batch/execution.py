@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -94,6 +95,9 @@ def batch(
             done = task.made or task.begun.failed(task.fault or "it is not localized yet")
         elif done is None and task.fault:
             done = task.begun.failed(task.fault)
+            with suppress(OSError):  # a disk that is full takes no log
+                task.folder.mkdir(parents=True, exist_ok=True)
+                task.log.write_text(f"{task.fault}\n", encoding="utf-8")
         if done is None:
             waiting.append(task)
         else:
