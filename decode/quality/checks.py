@@ -158,7 +158,7 @@ class Orientation(Criterion):
 
 @final
 class Astigmatism(Criterion):
-    """Spread of the molecules' elongation along x and y."""
+    """Spread of the molecules' elongation along an axis and across it."""
 
     name = "elongation"
 
@@ -170,9 +170,9 @@ class Astigmatism(Criterion):
 
     def cause(self, evidence: Evidence) -> str:
         return (
-            "molecules are elongated along x or y, each its own way, as through a cylindrical "
-            "lens: a 2D model invents several for one; calibrate the PSF from beads and localize "
-            "in 3D (decode run, or --model astigmatic-3d --psf)"
+            "molecules are elongated along an axis or across it, each its own way, as through a "
+            "cylindrical lens: a 2D model invents several for one; calibrate the PSF from beads "
+            "and localize in 3D (decode run, or --model astigmatic-3d --psf)"
         )
 
 

@@ -20,7 +20,7 @@ from decode.likelihood.single import Fit, fit_emitters
 from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
 
-__all__ = ["Crops", "LoneMolecules", "Pupil", "drawing", "nearer_to_one"]
+__all__ = ["FITS", "Crops", "LoneMolecules", "Pupil", "drawing", "nearer_to_one"]
 
 Pupil: TypeAlias = Callable[[float], PSF]
 """a PSF with so many more waves rms of spherical aberration"""
@@ -30,6 +30,13 @@ STEPS = 6
 SLOPE = torch.tensor([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
 BEND = torch.tensor([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12
 """first and second derivative per pixel, exact up to the fourth order"""
+ELONGATIONS = torch.tensor([[2.0, -2.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64)
+"""variance along x less that along y, and the same of axes turned by 45 degrees, of the first three
+changes of an image"""
+DIRECTIONS = 6
+"""number of axes of elongation that are tried"""
+LITTLE = 0.05
+"""variance of elongation that adds to the noise in weights, so that no molecule counts alone"""
 LEAST_WIDTH = 0.5
 """smallest width of an image over that of the PSF"""
 SAME_PX = 1.0
@@ -48,6 +55,10 @@ SPHERICAL_WAVES = 0.02
 """spherical aberration of the PSF that is compared, besides, waves rms"""
 SPHERICAL_FITS, SPHERICAL_STEP = 3, 0.05
 """further fits by which spherical aberration is found, and their largest step, waves rms"""
+FITS = 0.03
+"""misfit up to which a PSF counts as right"""
+UNEXPLAINED = 0.6
+"""share of a misfit that is left from which something else explains it"""
 LONE = 0.75
 """share of the molecules, those with the least deviance, that count as lone"""
 FEWEST = 30
@@ -250,9 +261,11 @@ class LoneMolecules:
         """Spherical aberration that the PSF lacks, waves rms, two standard errors nearer to 0.
 
         As a score is of first order, the molecules are fitted again with what was found, where that
-        may be no chance.
+        may be no chance.  It is 0 where images then differ from the PSF nearly as much: they are
+        of another PSF altogether.
         """
         waves, error = self.spherical()
+        again = self
         for _ in range(SPHERICAL_FITS):
             if abs(waves) < ERRORS * error:
                 return 0.0
@@ -260,6 +273,8 @@ class LoneMolecules:
             again = LoneMolecules.of(self.crops, at(0.0), camera, axial=self.axial, pupil=at)
             step, error = again.spherical()
             waves += min(max(step, -SPHERICAL_STEP), SPHERICAL_STEP)
+        if again.misfit() > max(FITS, UNEXPLAINED * self.misfit()):
+            return 0.0
         return math.copysign(max(0.0, abs(waves) - ERRORS * error), waves)
 
     def goodness(self) -> float:
@@ -305,9 +320,23 @@ class LoneMolecules:
         return _spread(self.widening, noise) / 2
 
     def elongation(self) -> float:
-        """Spread of the ratio of the widths along x and y between molecules, beyond noise."""
-        x, y = self.excess.unbind(1)
-        return _spread(x - y, self.excess_sigma.square().sum(1)) / 2
+        """Spread between molecules of the ratio of widths along and across an axis, beyond noise.
+
+        It is that of the axis where it is largest, beyond that of the axis at 45 degrees to it:
+        through a cylindrical lens images are long along one axis or across it, while two molecules
+        that count as one lie in any direction.
+        """
+        covariance = torch.linalg.pinv(self.information[:, :3, :3], rtol=1e-9, hermitian=True)
+        change = (covariance @ self.score[:, :3, None])[:, :, 0]
+        variance = self.variance_px2.double()
+        both = change @ ELONGATIONS.mT / variance[:, None]
+        noise = ELONGATIONS @ covariance @ ELONGATIONS.mT / variance[:, None, None] ** 2
+        angles = [math.pi * i / DIRECTIONS for i in range(DIRECTIONS)]
+        axes = both.new_tensor([[math.cos(angle), math.sin(angle)] for angle in angles])
+        spreads = [_variance(both @ axis, axis @ noise @ axis) for axis in axes]
+        largest = max(range(DIRECTIONS), key=lambda i: spreads[i])
+        other = spreads[(largest + DIRECTIONS // 2) % DIRECTIONS]
+        return math.sqrt(max(0.0, spreads[largest] - other)) / 2
 
     def drift(self) -> float:
         """Change over the movie of the depth, nm; in 2D of the logarithm of the height of images.
@@ -402,6 +431,21 @@ def _spread(values: Tensor, noise: Tensor) -> float:
     far = (values - values.median()).square()
     known = noise <= noise.median() * 2
     return math.sqrt(max(0.0, float(far[known].median()) / 0.455 - float(noise[known].median())))
+
+
+def _variance(values: Tensor, noise: Tensor) -> float:
+    """Robust variance of values beyond their noise: with it, half of the weight of the squares lies
+    below the median of a normal distribution's."""
+    square = (values - values.median()).square()
+    weight = 1 / (noise + LITTLE)
+    low, high = 0.0, float(square.max())
+    for _ in range(30):
+        middle = (low + high) / 2
+        ratio, order = (square / (noise + middle).clamp_min(1e-9)).sort()
+        half = int((weight[order].cumsum(0) < weight.sum() / 2).sum())
+        too_small = float(ratio[half]) > MEDIAN_DEVIATION**2
+        low, high = (middle, high) if too_small else (low, middle)
+    return low
 
 
 def _change(values: Tensor, variance: Tensor, frame: Tensor, place: Tensor) -> float:

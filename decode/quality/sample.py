@@ -22,7 +22,7 @@ from decode.likelihood.polish import windows_for
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.quality.evidence import Evidence
-from decode.quality.lone import Crops, LoneMolecules, Pupil, drawing, nearer_to_one
+from decode.quality.lone import FITS, Crops, LoneMolecules, Pupil, drawing, nearer_to_one
 
 __all__ = ["Sample"]
 
@@ -53,8 +53,6 @@ OUTLIER = 4.0
 FINE = torch.outer(torch.tensor([1.0, -2.0, 1.0]), torch.tensor([1.0, -2.0, 1.0]))[None, None] / 6
 """mask for the finest detail of frames, which keeps the variance of independent noise; an objective
 passes almost nothing of it, so that it holds neither structures nor missed molecules"""
-FITS = 0.03
-"""largest misfit at which no other orientation of the PSF is tried"""
 FEWEST_DARK, FEWEST_PIXELS, FEWEST_TIMES, FEWEST_SPOTS = 4000, 500, 4, 30
 """fewest differences of dark pixels, dark pixels, pairs of frames of a pixel, and molecules of a
 figure"""

@@ -120,6 +120,20 @@ def test_a_focus_that_drifts_and_a_cylindrical_lens_are_found() -> None:
     assert first_failed(evidence_of(adu, found, GAUSSIAN)) == "elongation"
 
 
+def test_a_cylindrical_lens_is_found_at_any_angle() -> None:
+    turned = PupilPSF(
+        numerical_aperture=1.4,
+        wavelength_nm=670.0,
+        pixel_size_nm=100.0,
+        zernike_nm={(2, -2): 60.0},
+    )
+    found = molecules(depth_nm=300.0)
+    adu = filmed(found, turned.tabulated((-350.0, 350.0)))
+    checks = {check.name: check for check in checks_of(evidence_of(adu, found, GAUSSIAN))}
+    assert checks["elongation"].failed
+    assert "cylindrical lens" in checks["elongation"].sentence
+
+
 def test_a_wrong_psf_and_a_movie_that_is_transposed_are_told_apart() -> None:
     def pupil(spherical_nm: float) -> PSF:
         aberrations = {(2, 2): 60.0, (3, 1): 40.0, (3, -1): 20.0, (4, 0): spherical_nm}
