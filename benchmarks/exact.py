@@ -25,6 +25,7 @@ from decode.emitters import EmitterSet
 from decode.io.psfs import read_psf
 from decode.likelihood import (
     PixelLikelihood,
+    Prior,
     count_posterior,
     exact_posterior,
     fit_jointly,
@@ -54,7 +55,7 @@ PSFS = {
     False: ROUND,
     True: GaussianPSF(130.0, pixel_size_nm=100.0, depth_nm=400.0, gap_nm=200.0),
 }
-DISTANCES_NM = (100.0, 150.0, 200.0, 400.0)
+DISTANCES_NM = (100.0, 150.0, 200.0, 300.0, 400.0)
 """between the two molecules of spots that are counted"""
 EVEN = torch.ones(SIDE, SIDE)
 
@@ -220,12 +221,20 @@ def grid(rng: torch.Generator) -> None:
 def pairs(n: int, rng: torch.Generator) -> None:
     camera, axial = CAMERAS["EMCCD"], False
     pixels = pixels_of(camera)
-    for apart_nm in (100.0, 150.0, 200.0, 300.0, 400.0):
+    for apart_nm in DISTANCES_NM:
         truth = scene(n, 2, apart_nm, rng, axial=axial)
         adu = recorded(ROUND, camera, truth, rng)
         start = fitted(ROUND, camera, adu, truth, axial=axial)
+        # an interval holds the truth as often as it says where truths are drawn from the prior
         found = exact_posterior(
-            ROUND, camera, adu, start, axial=axial, background=EVEN, pixels=pixels
+            ROUND,
+            camera,
+            adu,
+            start,
+            axial=axial,
+            background=EVEN,
+            pixels=pixels,
+            prior=Prior(photons=(1000.0, 3000.0)),
         )
         assert found.ess is not None
         print(f"pairs {apart_nm:.0f} nm apart: ESS {found.ess.median():.2f}")

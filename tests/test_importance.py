@@ -258,6 +258,19 @@ def test_faint_molecules_are_sampled_again(rng: torch.Generator) -> None:
     assert (found.ess > 0.1).double().mean() > 0.5
 
 
+def test_what_the_prior_excludes_stays_at_the_mode(rng: torch.Generator) -> None:
+    """With an uncertainty, and no effective sample."""
+    truth = lone(3, rng, axial=False)
+    adu = recorded(ROUND, EMCCD, truth, rng)
+    prior = Prior(photons=(1e5, 1e6))
+    found = exact_posterior(ROUND, EMCCD, adu, truth, axial=False, prior=prior)
+    assert found.ess is not None
+    assert found.xyz_sigma is not None
+    assert (found.ess == 0).all()
+    assert ((found.xyz - truth.xyz)[:, :2].abs() < 5 * found.xyz_sigma[:, :2]).all()
+    assert (found.xyz_sigma[:, :2] < 30).all()
+
+
 def test_molecules_beyond_the_border_and_in_bad_pixels(rng: torch.Generator) -> None:
     """What is not seen does not count: half a molecule has a larger sigma, and what a bad pixel
     says moves nothing."""

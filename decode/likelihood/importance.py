@@ -165,7 +165,7 @@ def exact_posterior(
             found = _sampled(windows, model, k * n_samples, seed)
             for j in range(k):
                 own = kept[part, j]
-                posterior.put(rows[part, j][own], found.of_molecule(j, windows, axes)[own])
+                posterior.take(rows[part, j][own], found.of_molecule(j, windows, axes)[own])
     return _listed(emitters, posterior, axes, frames.reach_nm)
 
 
@@ -205,10 +205,15 @@ class Moments:
         return replace(self, mean=mean, covariance=self.covariance[:, own[:, None], own])
 
     def put(self, rows: Tensor, others: Moments) -> None:
-        """Take over what others, of some rows, know better."""
-        better = others.ess * others.n_samples > (self.ess * self.n_samples)[rows]
+        """Take over what others, of some rows, know better; a few samples tell no covariance."""
+        known = (self.ess * self.n_samples)[rows].clamp_min(self.mean.shape[1] + 1)
+        better = others.ess * others.n_samples > known
+        self.take(rows[better], others[better])
+
+    def take(self, rows: Tensor, others: Moments) -> None:
+        """Take over others, of some rows."""
         for name in (f.name for f in fields(self)):
-            getattr(self, name)[rows[better]] = getattr(others, name)[better]
+            getattr(self, name)[rows] = getattr(others, name)
 
     def __getitem__(self, rows: Tensor) -> Moments:
         return Moments(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -372,7 +377,8 @@ class _Sample(NamedTuple):
 def _sampled(windows: Windows, model: Model, n_samples: int, seed: int) -> Moments:
     """Moments of the posteriors in some windows."""
     modes = model.mode(windows)
-    found = Moments.unknown(*modes.mean.shape)
+    # where no sample is possible, the mode with its information stays, and an ESS of 0
+    found = Moments(**{f.name: getattr(modes, f.name).clone() for f in fields(modes)})
     at_once = max(1, UNKNOWNS_AT_ONCE // n_samples)
     for rows in torch.arange(len(modes.mean)).split(at_once):
         first = model.weighted(windows[rows], modes[rows], n_samples, seed)
