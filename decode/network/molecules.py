@@ -80,6 +80,9 @@ class MoleculePosterior:
     """position and photons, given the part"""
     shape: tuple[int, int, int]
     """frames, rows and columns of the posterior"""
+    own_probability: Tensor | None = None
+    """(n,) that the network states, where a correction has changed `probability`: it decides what a
+    table lists"""
     correction: Corrected | None = None
     """of positions and photons, by simulations; that of the probability is applied"""
     spread: float = 0.0
@@ -90,14 +93,20 @@ class MoleculePosterior:
         return len(self.frame)
 
     def above(self, threshold: float) -> MoleculePosterior:
-        """The molecules whose probability exceeds a threshold."""
-        kept = self.probability > threshold
+        """The molecules whose probability, as the network states it, exceeds a threshold.
+
+        A corrected one says how many are true, and leaves open which molecules a table gains by:
+        in crowds it lists more of them, whose positions are less certain.
+        """
+        own = self.own_probability
+        kept = (self.probability if own is None else own) > threshold
         rows, part = torch.nonzero(kept)[:, 0], torch.nonzero(kept[self.molecule])[:, 0]
         number = torch.cumsum(kept, 0) - 1
         return replace(
             self,
             frame=self.frame[rows],
             probability=self.probability[rows],
+            own_probability=None if own is None else own[rows],
             background=self.background[rows],
             molecule=number[self.molecule[part]],
             weight=self.weight[part],
@@ -111,7 +120,11 @@ class MoleculePosterior:
         Regions and maps take positions as they were.
         """
         return replace(
-            self, probability=correction.probability, correction=correction, spread=spread
+            self,
+            probability=correction.probability,
+            own_probability=self.probability,
+            correction=correction,
+            spread=spread,
         )
 
     # -- read-outs ---------------------------------------------------------------------------------

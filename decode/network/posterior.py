@@ -23,8 +23,6 @@ LEAST = 1e-3
 """probability of a pixel below which it is part of no molecule"""
 PARTS = 9
 """most pixels that are joined to a molecule"""
-RAISED = 4.0
-"""largest factor by which a recalibration is expected to raise a probability near the threshold"""
 
 NEAR_PX, AROUND_PX, FAR_PX, LIGHT_PX = 1, 4, REACH_OF_CROWDS_PX, 2
 """half the sides, less half a pixel, of the squares in which a recalibration counts the others,
@@ -253,7 +251,7 @@ class SetPosterior:
         """One row per molecule: the moments of the posterior, given that the molecule exists.
 
         Args:
-            threshold: those of `molecules` with a larger probability are listed.
+            threshold: those of `molecules` to which the network gives more are listed.
             first_frame: number of this posterior's first frame in the movie.
 
         Returns:
@@ -262,9 +260,7 @@ class SetPosterior:
         """
         p = self.probability
         # a molecule is no more than a peak and the pixels around: the rest need not be looked at
-        least = threshold / PARTS
-        least = least if self.recalibration is None else least / RAISED
-        near_peak = max_pool2d(p, 3, stride=1, padding=1) > least
+        near_peak = max_pool2d(p, 3, stride=1, padding=1) > threshold / PARTS
         molecules = self._recalibrated(self._joined((p > LEAST) & near_peak))
         return molecules.above(threshold).table(first_frame=first_frame)
 

@@ -34,9 +34,8 @@ LEVELS = (0.6826894921370859, 0.95)
 """probabilities of the two central intervals"""
 NORMAL_95 = 1.959963984540054
 """half-width of the central 95 % interval of a standard normal distribution"""
-LISTED, JUST_LISTED = 0.5, 1e-6
-"""probability above which a molecule is listed, whatever the corrections, and least log odds of one
-that is"""
+LISTED = 0.5
+"""probability above which the network lists a molecule"""
 ENOUGH = 400
 """fewest pairs that uncertainties are fitted to, and fewest molecules, true and false ones, that
 probabilities are"""
@@ -204,8 +203,8 @@ class Recalibration:
     half-widths of its 68 % and 95 % intervals over the stated sigma are linear in a few features
     (`Stated.features`) and some products of these, which do not leave the range that was fitted.
     Log odds are a logistic regression (Platt, Advances in Large Margin Classifiers, 2000), which
-    decides what is listed besides what was, and then one of its own for molecules that are, and for
-    those that are not: what is listed claims the true molecules around it first.  Half-widths are
+    tells likely molecules, with those that the network lists, from the others, and then one of its
+    own for either: the likely claim the true molecules around them first.  Half-widths are
     quantile regressions of the logarithm of abs(error) / sigma (Koenker and Bassett, Econometrica
     46, 33, 1978), so that each level holds its share of the errors although they are not Gaussian.
 
@@ -232,9 +231,9 @@ class Recalibration:
     """
 
     listed: Tensor
-    """(`N_COLUMNS`,) coefficients of the log odds that are positive for molecules of a table"""
+    """(`N_COLUMNS`,) coefficients of the log odds that are positive for likely molecules"""
     probability: Tensor
-    """(2, `N_COLUMNS`) of the log odds of molecules that are not listed, and of those that are"""
+    """(2, `N_COLUMNS`) of the log odds of molecules that are not likely, and of those that are"""
     light: Tensor
     """(`N_COLUMNS`,) of the logarithm of the factor of photons"""
     half_68: Tensor
@@ -244,7 +243,7 @@ class Recalibration:
     range: Tensor
     """(2, `N_FEATURES`) lowest and highest value of each feature; beyond, it counts as these"""
     listed_range: Tensor
-    """(2, `N_FEATURES`) the same for photons and half-widths, which are fitted to what is listed"""
+    """(2, `N_FEATURES`) the same for photons and half-widths, which are fitted to the likely"""
     spread: float = 0.0
     """standard deviation of the log odds that molecules of a movie have in common"""
 
@@ -292,7 +291,7 @@ class Recalibration:
         is_listed, others, listed = self._linear(features, odds, self.range).unbind(1)
         log_odds = torch.where(
             (is_listed > 0) | (stated.probability > LISTED),
-            listed.clamp_min(JUST_LISTED),
+            listed.clamp_min(0.0),
             others.clamp_max(0.0),
         )
         logs = self._linear(features, widths, self.listed_range)
@@ -345,13 +344,15 @@ class Recalibration:
         fitted = replace(fitted, listed=decision, probability=decision.repeat(2, 1))
         listed = (design_of(features, limits) @ decision > 0) | (p > LISTED)
         true, error = judge(listed)
-        both = [
-            _logistic(design[part], true[kept][part].double(), (weight * counts)[part], decision)
-            for part, counts in (
-                (~listed[kept], stated.weight[kept]),
-                (listed[kept], torch.ones_like(weight)),
-            )
-        ]
+        known = true[kept].double()
+        others, likely = ~listed[kept], listed[kept]
+        both = [decision, decision]
+        if min(int(others.sum()), int(likely.sum())) > ENOUGH:
+            scene = weight * stated.weight[kept]
+            both = [
+                _logistic(design[others], known[others], scene[others], decision),
+                _logistic(design[likely], known[likely], weight[likely], decision),
+            ]
         fitted = replace(fitted, probability=torch.stack(both))
         p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
         rows = torch.ones_like(true) if counted is None else counted

@@ -375,6 +375,8 @@ def _thirds(values: Tensor) -> list[Tensor]:
 
 
 def _curve(joint: Tensor) -> tuple[float, ...]:
+    if not len(joint):
+        return ()
     return tuple(float((joint <= level).double().mean()) for level in CREDIBILITIES)
 
 

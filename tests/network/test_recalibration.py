@@ -234,6 +234,16 @@ def test_tables_draws_and_counts_are_corrected_alike(rng: torch.Generator) -> No
     assert float((x - 450).std()) == pytest.approx(float(after.xyz_sigma[0, 0]), rel=0.05)
 
 
+def test_a_table_lists_what_the_network_does() -> None:
+    identity = Recalibration.identity()
+    likely, surer = identity.listed.clone(), identity.probability.clone()
+    likely[0], surer[:, 0] = 9.0, 5.0
+    raised = replace(identity, listed=likely, probability=surer)
+    assert float(lone(-1.0, raised).molecules().probability.min()) > 0.5
+    assert len(lone(-1.0, raised).point_estimate()) == 0
+    assert len(lone(1.0, raised).point_estimate()) == len(lone(1.0).point_estimate()) > 0
+
+
 def test_crowding_is_the_expected_number_in_the_pixels_around(rng: torch.Generator) -> None:
     logit = 3 * torch.randn(20, 9, 9, generator=rng) - 2
     posterior = replace(lone(0.0), logit=logit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,29 @@ def test_a_calibrated_model_is_written_with_its_record(tmp_path: Path) -> None:
     assert every.n > 300
     for quantity in ("x", "y", "photons"):
         assert every.table[quantity] == pytest.approx((0.68, 0.95), abs=0.09)
+
+
+def test_a_training_ends_with_a_calibration_unless_it_was_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verb = importlib.import_module("decode.verbs.train")
+    monkeypatch.setattr(verb, "MOVIES", 8)
+    recipe = Path(__file__).parents[2] / "configs" / "gaussian-2d.yaml"
+    small = ["frame_widths=[4]", "sequence_widths=[4]", "head_width=4"]
+    settings = [f"network.{key}" for key in small]
+    settings += ["training.steps=2", "training.size_px=16", "training.warm_up_steps=0"]
+    short = verb.train(recipe, tmp_path / "short.safetensors", settings=settings, device="cpu")
+    assert short.record.calibration is None
+    monkeypatch.setattr(verb, "CALIBRATED_MINUTES", 0.0)
+    out = tmp_path / "model.safetensors"
+    *_, last = verb.train.steps(recipe, out, settings=settings, device="cpu")
+    assert last.fraction == 1.0
+    assert last.detail.step == 2
+    calibration = load_model(out).record.calibration
+    assert calibration is not None
+    assert calibration["n_frames"] == 24
+    # also of a model that finds nothing yet
+    json.dumps(calibration, allow_nan=False)
 
 
 def test_a_model_without_a_recipe_is_refused(tmp_path: Path) -> None:
