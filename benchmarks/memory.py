@@ -150,22 +150,30 @@ def of_molecules(n: int, out: Path) -> None:
     with open_array(np.broadcast_to(noise[:1].numpy(), (n_frames, 128, 128))) as movie:
         pieces = Pieces.begin(out / "movie.parts", {}, n_frames=n_frames, size=frames)
         rng = np.random.default_rng(0)
-        start = time.perf_counter()
+        begun = time.process_time()
+
+        def told(stage: str) -> None:
+            nonlocal begun
+            now = time.process_time()
+            print(
+                f"{n:.2g} molecules, {stage}: {now - begun:.0f} CPU s, peak "
+                f"{peak_mb() - before:.0f} MB over imports and model",
+                flush=True,
+            )
+            begun = now
+
         for piece in pieces.all:
             pieces.write(piece, at_random(piece, per_piece, rng))
-        found = time.perf_counter() - start
-        peak_of_pieces = peak_mb() - before
+        told("pieces")
         facts = acquisition.facts(movie, threshold=0.5)
         checking = Checking(movie, model, acquisition)
         files = [out / name for name in ("movie.csv", "movie.hdf5", "movie.yaml", "movie.png")]
-        for _ in assemble(pieces, files, [], facts, checking, lambda same: same):
-            pass
-    print(
-        f"{checking.n_molecules:.2g} molecules: peak {peak_mb() - before:.0f} MB over imports and "
-        f"model ({peak_of_pieces:.0f} before the end); pieces {found:.0f} s, tables, checks and "
-        f"picture from them {time.perf_counter() - start - found:.0f} s",
-        flush=True,
-    )
+        stage = ""
+        for progress in assemble(pieces, files, [], facts, checking, lambda same: same):
+            if stage and progress.message != stage:
+                told(stage)
+            stage = progress.message
+        told(stage)
 
 
 def at_random(frames: range, n: int, rng: np.random.Generator) -> EmitterSet:
