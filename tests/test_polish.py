@@ -20,7 +20,7 @@ from decode.io.cameras import read_camera
 from decode.io.movies import open_movie
 from decode.io.tables import read_table
 from decode.likelihood import fit_jointly, polish
-from decode.likelihood.polish import windows_for
+from decode.likelihood.polish import _tracks, windows_for
 from decode.models import load_model
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
@@ -282,6 +282,23 @@ def _bound_of_common_light(camera: Camera, xyz: Tensor) -> Tensor:
     slope = slope.flatten(1, 2) * weight.flatten(1)[..., None].sqrt()
     covariance = torch.linalg.inv(slope.mT @ slope)
     return covariance.diagonal(dim1=1, dim2=2)[:, 7:9].sqrt()
+
+
+@pytest.mark.parametrize("wild", [1e12, torch.nan])
+def test_a_molecule_without_a_position_leaves_the_others_linked(wild: float) -> None:
+    """Three rows of each of 20 molecules; one row more knows nothing of where it is."""
+    n = 20
+    place = torch.tensor([[2000.0, 2000.0]]) * torch.arange(1, n + 1)[:, None]
+    xy = torch.cat([place.repeat(3, 1), place[:1] + 100.0]).double()
+    covariance = 100.0 * torch.eye(2).double().repeat(3 * n + 1, 1, 1)
+    covariance[-1] *= wild
+    emitters = EmitterSet(
+        frame=torch.cat([torch.arange(3).repeat_interleave(n), torch.tensor([3])]),
+        xyz=torch.nn.functional.pad(xy, (0, 1)),
+        photons=torch.ones(3 * n + 1),
+    )
+    _, count = _tracks(emitters, xy, covariance, torch.full((3 * n + 1,), 1e-7).double())
+    assert n <= count <= n + 1
 
 
 @pytest.mark.parametrize("apart_nm", [150.0, 350.0])

@@ -953,8 +953,9 @@ def _tracks(
         2 * torch.pi * density[earlier] * torch.linalg.det(spread[:, :2, :2]).clamp_min(0).sqrt()
     )
     # of normal errors, so many times as many are within `LINK_SIGMAS` by chance
-    near, expected = (square < LINK_SIGMAS**2).sum(), by_chance.sum() * LINK_SIGMAS**2 / 2
-    stays = ((near - expected).clamp_min(0) + 1) / (len(places) + 2)
+    expected = (by_chance * LINK_SIGMAS**2 / 2).nan_to_num(1.0).clamp_max(1)
+    found = (square < LINK_SIGMAS**2).sum() - expected.sum()
+    stays = (found.clamp_min(0) + 1) / (len(places) + 2)
     by_chance *= (1 - stays) / stays
     same = (square < (-2 * by_chance.log()).clamp_max(LINK_SIGMAS**2)).cpu().numpy()
     links = coo_array((np.ones(same.sum()), (rows[same], after[rows][same])), shape=(n, n))
