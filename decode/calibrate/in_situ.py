@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -24,6 +25,10 @@ __all__ = ["InSituFit", "crop_spots", "fit_in_situ", "mirrored", "refine_in_situ
 
 FEWEST_SPOTS = 20
 """fewest spots; fewer do not cover the depth of focus"""
+SIDES_PX = (25, 19, 15)
+"""smaller sides of spots, for movies in which few stand alone in the whole patch of the PSF"""
+ENOUGH_SPOTS = 60
+"""number of spots from which no smaller side is tried"""
 UNDETERMINED_NM = 50.0
 """standard deviation of a Zernike coefficient from which it counts as undetermined"""
 DECISIVE = 5.0
@@ -188,12 +193,26 @@ def refine_in_situ(
         chosen = usable[spread(len(usable), n_frames).unique()].tolist()
         images = [frames.read(i, i + 1)[0].astype("float32") for i in chosen]
         adu = torch.stack([torch.from_numpy(image) for image in images])
-    spots = crop_spots(own.without_bad(own.to_photons(adu)), psf=psf, camera=camera.camera)
+    cut, spots = _spots_alone(own.without_bad(own.to_photons(adu)), psf, camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)
-    found = fit_in_situ(spots, psf=psf, camera=camera.camera, z_range_nm=depth)
+    found = fit_in_situ(spots, psf=cut, camera=camera.camera, z_range_nm=depth)
+    whole = found.psf.with_patch(psf.patch_px)
     sources = (*start.sources, str(movie))
-    refined = replace(start, psf=found.psf, pupil=None, sources=sources, figures={})
+    refined = replace(start, psf=whole, pupil=None, sources=sources, figures={})
     return refined, found.verdict
+
+
+def _spots_alone(light: Tensor, psf: PupilPSF, camera: Camera) -> tuple[PupilPSF, Tensor]:
+    """Spots in the largest patch in which enough stand alone, and the PSF cut to it."""
+    *larger, smallest = (psf.patch_px, *(side for side in SIDES_PX if side < psf.patch_px))
+    for side in larger:
+        cut = psf.with_patch(side)
+        with suppress(ValueError):
+            spots = crop_spots(light, psf=cut, camera=camera)
+            if len(spots) >= ENOUGH_SPOTS:
+                return cut, spots
+    cut = psf.with_patch(smallest)
+    return cut, crop_spots(light, psf=cut, camera=camera)
 
 
 def fit_in_situ(
