@@ -49,6 +49,7 @@ class Certainty:
     `decode.network.recalibration`.
 
     Example:
+        >>> import torch
         >>> doubts = torch.zeros(2, len(DOUBTS), dtype=torch.float64)
         >>> Certainty.of(doubts, torch.tensor([0, 1])).half_68.shape
         torch.Size([2, 4])
