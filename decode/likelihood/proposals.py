@@ -62,7 +62,7 @@ LEAST_SIGNIFICANCE, LEAST_EVIDENCE, ENOUGH_EVIDENCE = 1.5, 3.0, 4.0
 time, in the small windows of the search, and in large ones, which tell it from the background"""
 LEAST_PRESENCE = 4.0
 """photons over their sigma at a known position of a molecule that stays without such evidence"""
-LINKED = (Stage(1.04, 2, 1.0), Stage(1.04, 5, 0.4))
+LINKED = (Stage(1.04, 2, 1.0), Stage(1.02, 5, 0.3))
 """steps of the fits in which the molecules of successive frames share positions; after each, those
 of little evidence go"""
 CERTAIN = 0.7
