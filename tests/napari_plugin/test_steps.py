@@ -462,6 +462,7 @@ def test_a_psf_from_beads_says_what_it_rests_on(tmp_path: Path) -> None:
         ),
         PSFSettings(model="pupil", optics=Optics()),
         PSFSettings(z_step_nm=20.0, frames_per_plane=3, downwards=True),
+        PSFSettings(downwards=False),
         PSFSettings(z_of_frames=Path("depths.txt")),
     ],
 )

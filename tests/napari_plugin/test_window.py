@@ -632,7 +632,7 @@ def test_the_panel_of_the_psf_states_how_the_stage_went(
     (tmp_path / "depths.txt").write_text("\n".join(str(20 * i) for i in range(51)))
     panel.set_beads([sample_file("beads_3d.tif")])
     panel.frames_per_plane.setValue(3)
-    panel.downwards.setChecked(True)
+    panel.stage.setCurrentText("went downwards")
     panel.z_of_frames.setText(str(tmp_path / "depths.txt"))
     panel.out.setText(str(tmp_path / "psf.h5"))
     panel.run()

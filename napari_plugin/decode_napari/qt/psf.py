@@ -32,6 +32,8 @@ from decode_napari.steps.psf import Calibrated, PSFSettings, PSFStep
 __all__ = ["PSFPanel"]
 
 TEXTS = "Text (*.txt *.csv *.tsv *.dat);;All files (*)"
+STAGE: dict[str, bool | None] = {"not known": None, "went upwards": False, "went downwards": True}
+"""ways of the stage, and whether they go downwards"""
 USED, REJECTED = "#57d38c", "#ff6b5e"
 
 
@@ -69,8 +71,12 @@ class PSFPanel(Panel):
             number(1, 1000, 1, digits=0),
             "Consecutive frames of each plane",
         )
-        self.downwards = self.row(
-            "downwards", QCheckBox("planes fall by the step"), "The stage went downwards"
+        self.stage = self.row(
+            "stage",
+            choice(tuple(STAGE)),
+            "Which way it went from the first plane to the last; if that is not known it is taken "
+            "to be upwards, and z may be upside down",
+            option="downwards",
         )
         self.z_of_frames = self._row_of_file(
             "z of frames",
@@ -225,7 +231,7 @@ class PSFPanel(Panel):
             z_step_nm=self.z_step.value() or None,
             z_focus=None if self.z_focus.value() < 0 else int(self.z_focus.value()),
             frames_per_plane=int(self.frames_per_plane.value()),
-            downwards=self.downwards.isChecked(),
+            downwards=STAGE[self.stage.currentText()],
             z_of_frames=Path(self.z_of_frames.text()) if self.z_of_frames.text() else None,
             positions=Path(self.positions.text()) if self.positions.text() else None,
             model=self.model.currentText(),

@@ -31,8 +31,8 @@ class PSFSettings:
     """number of the plane with z = 0, from 0; None takes the middle one"""
     frames_per_plane: int = 1
     """consecutive frames of a plane"""
-    downwards: bool = False
-    """whether the stage moves down"""
+    downwards: bool | None = None
+    """whether the stage moves down; None: not known, and taken to be no"""
     z_of_frames: Path | None = None
     """text file with the z of each frame in nm, a line each: for any other order of planes"""
     positions: Path | None = None
@@ -46,7 +46,7 @@ class PSFSettings:
         """The order of the planes, as arguments of `read_scan`."""
         stated = {
             "frames_per_plane": self.frames_per_plane if self.frames_per_plane > 1 else None,
-            "downwards": self.downwards or None,
+            "downwards": self.downwards,
             "z_of_frames": None if self.z_of_frames is None else str(self.z_of_frames),
         }
         return {name: value for name, value in stated.items() if value is not None}
@@ -139,7 +139,7 @@ class PSFStep(Step):
             em_gain=movie.em_gain,
             z_step=set_.z_step_nm,
             z_focus=set_.z_focus,
-            **set_.scan,
+            **{**set_.scan, "downwards": set_.downwards, "upwards": set_.downwards is False},
             bead_positions=set_.positions,
             model=None if set_.model == "spline" else set_.model,
             **of_pupil,
@@ -186,7 +186,7 @@ def _calibrate(settings: PSFSettings, movie: OpenedMovie, out: Path) -> Steps[Ca
         z_step_nm=settings.z_step_nm,
         z_focus=settings.z_focus,
         frames_per_plane=settings.frames_per_plane,
-        downwards=settings.downwards or None,
+        downwards=settings.downwards,
         z_of_frames=settings.z_of_frames,
         bead_positions=settings.positions,
         model=settings.model,
