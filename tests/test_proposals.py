@@ -11,6 +11,7 @@ from torch import Tensor
 import decode.likelihood.proposals
 from decode.emitters import EmitterSet
 from decode.likelihood import decide
+from decode.likelihood.proposals import _Hypotheses
 from decode.metrics import match, normalized_errors
 from decode.optics.camera import Camera
 from decode.optics.fisher import cramer_rao_bound
@@ -192,6 +193,20 @@ def test_two_proposals_for_one_molecule_become_one(rng: torch.Generator) -> None
     found = decide(astigmatic(), CAMERAS["sCMOS"], adu, twice)
     assert len(match(truth, found)) >= 58
     assert len(found) <= 62
+
+
+def test_of_two_at_one_place_the_one_of_more_evidence_stays() -> None:
+    """Nearer than 30 nm, in one frame and at about one depth."""
+    xyz = torch.tensor([[1000.0, 1000, 0], [1012, 1000, 30], [3000, 1000, 0], [3020, 1000, 0]])
+    frame = torch.tensor([0, 0, 0, 0, 1, 0])
+    beside, deeper = torch.tensor([[3020.0, 1000, 0]]), torch.tensor([[1000.0, 1010, 200]])
+    both = table(frame, torch.cat([xyz, beside, deeper]), torch.full((6,), 1000.0))
+    found = _Hypotheses.of(proposed(both, torch.Generator().manual_seed(0)), added=False, side=5)
+    sigma = torch.tensor([200.0, 100.0, 100.0, 110.0, 100.0, 100.0])
+    covariance = torch.eye(5).repeat(6, 1, 1)
+    covariance[:, 3, 3] = sigma**2
+    found = replace(found, fit=replace(found.fit, xyz=both.xyz, covariance=covariance))
+    assert found.single().tolist() == [False, True, True, False, True, True]
 
 
 def test_a_neighbour_that_was_missed_does_not_draw_a_molecule_along(

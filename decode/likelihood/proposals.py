@@ -76,6 +76,8 @@ APART_NM = 60.0
 """two proposals nearer to each other are one"""
 PEAK_APART_NM = 150.0
 """and so are a peak and a proposal from a neighbouring frame"""
+DOUBLE_NM, DOUBLE_Z_NM = 30.0, 100.0
+"""two molecules of a frame that are nearer to each other are one in four of five cases"""
 REACH_NM = 750.0
 """around what is new or gone, molecules are fitted again"""
 PEAK_SIGMA_NM = (80.0, 80.0, 150.0)
@@ -406,6 +408,20 @@ class _Hypotheses:
         stronger = has & ~enough[other] & (significance > significance[other])
         return enough | stronger
 
+    def single(self) -> Tensor:
+        """(n,) bool: whether no other row of more evidence shows the same molecule."""
+        evidence = self.significance.square() + self.vouched()
+        single = torch.ones_like(self.added)
+        if not len(self):
+            return single
+        pairs = torch.from_numpy(self.tree.query_pairs(DOUBLE_NM, output_type="ndarray"))
+        first, second = pairs.to(self.frame).unbind(1)
+        z = self.fit.xyz[:, 2]
+        same = (z[first] - z[second]).abs() < DOUBLE_Z_NM
+        weaker = torch.where(evidence[first] < evidence[second], first, second)
+        single[weaker[same]] = False
+        return single
+
     def probability(self, field_nm: tuple[float, float]) -> Tensor:
         """(n,) float64: of each to be true, in a field of this width and height."""
         features = self.features(field_nm)
@@ -693,7 +709,7 @@ class _Search:
         """Those that stay where the molecules of successive frames share positions."""
         for stage in LINKED:
             found = self._fitted(found, None, stages=[stage], link=True)
-            found = found[found.plausible(self._z_range_nm, ENOUGH_EVIDENCE)]
+            found = found[found.plausible(self._z_range_nm, ENOUGH_EVIDENCE) & found.single()]
         return found
 
     def _fitted(
