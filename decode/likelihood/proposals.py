@@ -136,7 +136,10 @@ OF_SEARCH = (
 )
 """of the logit of the probability that there is a molecule within 160 nm, and 320 nm along z, by
 `_Hypotheses.features`: for molecules that are alone, and for others that the network proposed or
-not; logistic regressions on simulated movies (`benchmarks/proposals.py`)"""
+not; logistic regressions on 48 simulated movies (`benchmarks/proposals.py`).  Those of the first
+are from 24 movies and an earlier search, within 250 and 500 nm, which for lone ones is nearly the
+same: fitted to the later movies, whose sparse ones had uneven backgrounds, they let go of isolated
+molecules far from focus."""
 NEAR_NM, CROWD_NM, MOST_NEAR = 200.0, 400.0, 8
 """lengths over which doubts of a fit fall with the distance of a neighbour, and neighbours that
 count"""
