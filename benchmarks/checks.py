@@ -2,13 +2,13 @@
 movies that do not.
 
     python benchmarks/checks.py [--kinds gaussian measured] [--cases matched ...] [--movies 20]
-        [--seed 1000] [--frames 80] [--keep evidence.jsonl]
+        [--seed 1000] [--frames 80] [--keep evidence.jsonl] [--read evidence.jsonl] [--usual]
 
 Movies of 64 x 64 pixels are drawn by the recipes of the shipped models (`configs/gaussian-2d.yaml`,
 `configs/astigmatic-3d.yaml`) within the ranges of `SCENES`.  Each line says how many movies were
 flagged, and in how many the first check that failed names the right cause.  Then follow, for each
-statistic of matched movies, its least, median and largest value: the limits of
-`decode/quality/limits.py` were chosen by those of the seeds from 0.
+statistic of matched movies, its least, median and largest value.  Limits are those of the models
+(`decode calibrate checks`); with `--usual`, those by the kind of PSF.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from decode.io.movies import open_array
 from decode.io.psfs import PSFFile
 from decode.models import load_model
 from decode.network.localizer import Localizer
+from decode.network.record import ModelRecord
 from decode.optics.camera import Camera
 from decode.optics.psf import render
 from decode.priors.drawn import DrawnPSFs
 from decode.quality.checks import checks_of
 from decode.quality.evidence import Evidence
+from decode.quality.limits import Limits
 from decode.training.diagnosis import trained_flicker
 from decode.verbs.checking import Checking
 from decode.verbs.localize import localize_movie
@@ -185,20 +187,7 @@ def cameras(
         pattern = (0.5, 1.0)
         prior = replace(prior, emccd_fraction=0.0, unmapped=1.0, fixed_pattern_e=pattern)
     both = prior.draw(1, (SIDE_PX, SIDE_PX), rng)
-    return plain(both.recording), plain(both.stated)
-
-
-def plain(camera: Camera) -> Camera:
-    """Numbers and (y, x) maps in place of fields that broadcast against movies."""
-    values = {f.name: getattr(camera, f.name) for f in fields(camera)}
-    return replace(
-        camera,
-        **{
-            name: float(value) if value.numel() == 1 else value[0, 0]
-            for name, value in values.items()
-            if isinstance(value, Tensor)
-        },
-    )
+    return both.recording.of_movie(0), both.stated.of_movie(0)
 
 
 def transposed(camera: Camera) -> Camera:
@@ -223,16 +212,19 @@ def evidence_of(made: Simulated, model: Localizer) -> Evidence:
     return evidence
 
 
-def report(kept: list[dict[str, Any]]) -> None:
-    """Print what was flagged, and the figures of matched movies."""
+def report(kept: list[dict[str, Any]], *, usual: bool) -> None:
+    """Print what was flagged by the limits of the models, or by the usual ones, and the figures of
+    matched movies."""
     seen = {(line["kind"], line["case"]) for line in kept}
     for kind, case in sorted(seen):
         chosen = [line for line in kept if (line["kind"], line["case"]) == (kind, case)]
         known = {f.name for f in fields(Evidence)}
         stated = [line["evidence"] for line in chosen]
         found = [Evidence(**{k: v for k, v in e.items() if k in known}) for e in stated]
-        known_flicker = trained_flicker(load_model(MODELS[kind]).record)
-        failed = [[c.name for c in checks_of(e, flicker=known_flicker) if c.failed] for e in found]
+        record = ModelRecord() if usual else load_model(MODELS[kind]).record
+        limits, light = Limits.of(record, found[0].kind), trained_flicker(record)
+        checks = [checks_of(e, limits=limits, flicker=light) for e in found]
+        failed = [[check.name for check in of_movie if check.failed] for of_movie in checks]
         flagged = [names for names in failed if names]
         right = sum(names[0] in CAUSES.get(case, ()) for names in flagged)
         first = dict(Counter(names[0] for names in flagged).most_common())
@@ -255,9 +247,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=80)
     parser.add_argument("--keep", type=Path, help="file to append the evidence to")
     parser.add_argument("--read", type=Path, nargs="+", help="evidence that was kept, to report")
+    parser.add_argument("--usual", action="store_true", help="limits by the kind of PSF alone")
     args = parser.parse_args()
     if args.read:
-        report([json.loads(line) for path in args.read for line in path.open()])
+        report([json.loads(line) for path in args.read for line in path.open()], usual=args.usual)
         return
     models = {kind: load_model(MODELS[kind]) for kind in args.kinds}
     kept: list[dict[str, Any]] = []
@@ -274,7 +267,7 @@ def main() -> None:
                 if args.keep:
                     with args.keep.open("a") as file:
                         file.write(json.dumps(kept[-1]) + "\n")
-    report(kept)
+    report(kept, usual=args.usual)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from decode.rendering import Rendering
     from decode.verbs.batch import batch
     from decode.verbs.calibrate_camera import calibrate_camera
+    from decode.verbs.calibrate_checks import calibrate_checks
     from decode.verbs.calibrate_model import calibrate_model
     from decode.verbs.calibrate_psf import calibrate_psf
     from decode.verbs.check_table import check_table
@@ -64,6 +65,7 @@ __all__ = [
     "assess",
     "batch",
     "calibrate_camera",
+    "calibrate_checks",
     "calibrate_model",
     "calibrate_psf",
     "check_table",
@@ -107,6 +109,7 @@ _HOME = {
     "assess": "verbs.quality",
     "batch": "verbs.batch",
     "calibrate_camera": "verbs.calibrate_camera",
+    "calibrate_checks": "verbs.calibrate_checks",
     "calibrate_model": "verbs.calibrate_model",
     "calibrate_psf": "verbs.calibrate_psf",
     "check_table": "verbs.check_table",

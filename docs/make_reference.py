@@ -31,8 +31,8 @@ TOPICS = {
         "convert", "evaluate", "assess", "score",
     ),
     "The microscope and its models": (
-        "calibrate_psf", "calibrate_camera", "calibrate_model", "estimate", "train", "simulate",
-        "load_model",
+        "calibrate_psf", "calibrate_camera", "calibrate_model", "calibrate_checks", "estimate",
+        "train", "simulate", "load_model",
     ),
     "Files": (
         "open_movie", "write_movie", "read_table", "write_table", "read_camera", "write_camera",

@@ -92,6 +92,7 @@ COLLISIONS = {
     ],
     "calibrate import": ["psf.h5 -o psf.h5", "psf.h5 -o psf.csv"],
     "calibrate model": ["m.safetensors -o r.json"],
+    "calibrate checks": ["m.safetensors -o r.json"],
     "calibrate in-situ": [
         "m.tif --camera c.yaml --psf psf.h5 -o psf.h5",
         "m.tif --camera c.yaml -o m.tif",
@@ -119,6 +120,7 @@ ELSEWHERE = {
     "calibrate psf": "b.tif --camera c.yaml -o nowhere/psf.h5",
     "calibrate import": "psf.h5 -o nowhere/psf.h5",
     "calibrate model": "gaussian-2d -o nowhere/m.safetensors",
+    "calibrate checks": "gaussian-2d -o nowhere/m.safetensors",
     "calibrate in-situ": "m.tif --camera c.yaml -o nowhere/psf.h5",
     "calibrate camera": "b.tif -o nowhere/c.yaml",
     "estimate": "m.tif --psf psf.h5 --camera c.yaml -o nowhere/train.yaml",

@@ -1,4 +1,4 @@
-"""decode calibrate: PSF, camera, and the uncertainties of a model."""
+"""decode calibrate: PSF, camera, and what a model states and is checked by."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ from decode.cli.shown import follow, is_asked, list_files, print_json, warned
 if TYPE_CHECKING:
     from decode.estimation import CameraKind
     from decode.io.movies import Selection
-    from decode.progress import Progress
+    from decode.network.localizer import Localizer
+    from decode.progress import Progress, Steps
 
 __all__ = [
     "calibrate",
     "calibrate_camera",
+    "calibrate_checks_",
     "calibrate_import",
     "calibrate_in_situ",
     "calibrate_model_",
@@ -281,23 +283,59 @@ def calibrate_model_(
     device: Device = "auto",
 ) -> None:
     """Probabilities, uncertainties, photons and counts of a model, corrected by fresh simulations
-    of its own recipe."""
-    from decode.progress import Bar
+    of its own recipe, and the limits of the checks after a localization."""
     from decode.quality.calibration import CalibrationRecord
     from decode.verbs.calibrate_model import MOVIES
     from decode.verbs.calibrate_model import calibrate_model as work
 
-    steps = work.steps(model, out, movies=movies or MOVIES, device=device)
+    made = _shown(work.steps(model, out, movies=movies or MOVIES, device=device))
+    for line in CalibrationRecord.of_model(made.record).lines():
+        typer.echo(line)
+    list_files([out, out.with_suffix(".json")])
+
+
+@calibrate.command(
+    "checks",
+    epilog=examples(
+        "decode calibrate checks mine.safetensors -o mine.safetensors",
+    ),
+)
+def calibrate_checks_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model or a model file.")],
+    *,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="MODEL", help="Model file to write; may be the same."),
+    ],
+    movies: Annotated[
+        int | None, typer.Option(min=1, help="Simulated movies of the fit; without: 40.")
+    ] = None,
+) -> None:
+    """Limits of the checks after a localization, fitted to simulated movies that fit the model;
+    `calibrate model` does it, too."""
+    from decode.verbs.calibrate_checks import MOVIES
+    from decode.verbs.calibrate_checks import calibrate_checks as work
+
+    made = _shown(work.steps(model, out, movies=movies or MOVIES))
+    limits = made.record.limits
+    if limits is None:
+        typer.echo("none of the movies fits: the checks go by the limits of the kind of PSF")
+    else:
+        typer.echo(f"limits of the checks by {limits['movies']} movies that fit")
+    list_files([out, out.with_suffix(".json")])
+
+
+def _shown(steps: Steps[Localizer]) -> Localizer:
+    """Work to its end under a progress bar."""
+    from decode.progress import Bar
+
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}"
     with Bar(total=1.0, bar_format=layout) as bar:
 
         def show(progress: Progress[object]) -> None:
             bar.update((progress.fraction or 0.0) - bar.n)
 
-        made = follow(steps, show)
-    for line in CalibrationRecord.of_model(made.record).lines():
-        typer.echo(line)
-    list_files([out, out.with_suffix(".json")])
+        return follow(steps, show)
 
 
 @calibrate.command(

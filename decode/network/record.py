@@ -47,6 +47,8 @@ class ModelRecord:
     """limitations of the model, a sentence each; None for an unfinished training"""
     calibration: Mapping[str, Any] | None = None
     """how right probabilities, uncertainties and counts are (`decode.quality.CalibrationRecord`)"""
+    limits: Mapping[str, Any] | None = None
+    """limits of the checks after a localization (`decode.quality.Limits`)"""
     others: Mapping[str, Any] = field(default_factory=dict)
     """entries of other versions of decode"""
 

@@ -141,6 +141,18 @@ class Camera:
         }
         return replace(self, **cut)
 
+    def of_movie(self, i: int) -> Camera:
+        """The camera of one of several movies: its fields, which broadcast against (movies, frames,
+        y, x), as numbers and (y, x) maps."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        maps = {
+            name: v[min(i, len(v) - 1), 0]
+            for name, v in values.items()
+            if isinstance(v, Tensor) and v.ndim == 4
+        }
+        own: dict[str, Any] = {n: float(v) if v.numel() == 1 else v for n, v in maps.items()}
+        return replace(self, **own)
+
     def of_sum(self, n: int) -> Camera:
         """The camera whose counts are the sums of n frames of this one."""
         rounding = torch.as_tensor(self.e_per_adu) ** 2 / 12

@@ -89,6 +89,10 @@ class MeasuredCamera(Section):
         require_recipe_pixels(self.file, named.pixel_size_nm, pixel_size_nm)
         return FixedCamera(named.camera)
 
+    def mapped(self) -> MeasuredCamera:
+        """The section itself, as its camera is stated as it is."""
+        return self
+
     def files(self) -> tuple[Path, ...]:
         return camera_inputs(self.file)
 
@@ -137,6 +141,10 @@ class CameraPrior(Section):
     def at(self, pixel_size_nm: float) -> CameraPrior:
         """The prior itself, which is the same at all pixel sizes."""
         return self
+
+    def mapped(self) -> CameraPrior:
+        """The prior whose users state the maps of every camera."""
+        return replace(self, unmapped=0.0)
 
     @property
     def known(self) -> Camera | None:

@@ -20,7 +20,7 @@ from decode.optics.psf import PSF
 from decode.priors.drawn import DrawnPSFs, Light, PSFs
 from decode.priors.pupils import PupilBank, RoundPupilPrior
 from decode.priors.scene import log_uniform, uniform
-from decode.priors.section import PSFSection, require_recipe_pixels
+from decode.priors.section import PSFSection, StatedPSF, require_recipe_pixels
 from decode.ranges import (
     Fraction,
     FractionRange,
@@ -88,6 +88,12 @@ class PSFPrior(PSFSection):
     def figures(self) -> dict[str, float]:
         return {"psf_sigma_px": round(self.sigma_px[0], 3)}
 
+    def stated(
+        self, conditioning: Conditioning, pixel_size_nm: float, z_nm: Range
+    ) -> StatedPSF | None:
+        (width_px,) = conditioning.values.values()
+        return StatedPSF(sigma_nm=float(width_px) * pixel_size_nm)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,11 @@ class MeasuredPSF(PSFSection):
 
     def calibrated(self) -> PSFFile:
         return read_psf(self.file)
+
+    def stated(
+        self, conditioning: Conditioning, pixel_size_nm: float, z_nm: Range
+    ) -> StatedPSF | None:
+        return StatedPSF() if self.calibrated().psf.field_nm is None else None
 
     def files(self) -> tuple[Path, ...]:
         return (Path(self.file),)

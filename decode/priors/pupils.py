@@ -13,14 +13,21 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from decode.conditioning import ASTIGMATISM, IMMERSION_INDEX, AstigmaticPupil, GaussianWidth
+from decode.conditioning import (
+    ASTIGMATISM,
+    IMMERSION_INDEX,
+    AstigmaticPupil,
+    Conditioning,
+    GaussianWidth,
+)
 from decode.devices import constant, on_host
+from decode.io.psfs import PSFFile
 from decode.optics.gaussian import GaussianPSF, core_fraction, gaussian_centre_nm, gaussian_width_px
 from decode.optics.psf import PSF
 from decode.optics.pupil import MODES, PupilPSF
 from decode.optics.spline import SplineBank, SplinePSF
 from decode.priors.drawn import DrawnPSFs, Light
-from decode.priors.section import PSFSection
+from decode.priors.section import PSFSection, StatedPSF
 from decode.ranges import NonNegative, NonNegativeRange, PositiveRange, Range, check_settings
 
 __all__ = ["PupilBank", "PupilPrior", "RoundPupilPrior"]
@@ -130,6 +137,12 @@ class PupilPrior(PSFSection):
             apodization=known["apodization"],
             patch_px=PATCH_PX,
         )
+
+    def stated(
+        self, conditioning: Conditioning, pixel_size_nm: float, z_nm: Range
+    ) -> StatedPSF | None:
+        known = {name: float(value) for name, value in conditioning.values.items()}
+        return StatedPSF(file=PSFFile(psf=self.pupil(known, pixel_size_nm), z_range_nm=z_nm))
 
     @property
     def context(self) -> dict[str, Range]:

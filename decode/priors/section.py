@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
+from decode.conditioning import Conditioning
 from decode.io.psfs import PSFFile
+from decode.ranges import Range
 
-__all__ = ["PSFSection", "Section", "require_recipe_pixels"]
+__all__ = ["PSFSection", "Section", "StatedPSF", "require_recipe_pixels"]
 
 ALIKE_PIXELS = 0.01
 """relative difference up to which the pixel sizes of a file and of a recipe count as equal"""
@@ -30,8 +32,32 @@ class Section:
         return self
 
 
+class StatedPSF(NamedTuple):
+    """The PSF of a movie as its user states it."""
+
+    sigma_nm: float | None = None
+    """width; None where it is not asked for"""
+    file: PSFFile | None = None
+    """calibrated PSF; None where the model knows it"""
+
+
 class PSFSection(Section):
     """The section of a recipe on PSFs."""
+
+    def stated(
+        self, conditioning: Conditioning, pixel_size_nm: float, z_nm: Range
+    ) -> StatedPSF | None:
+        """The PSF of a simulated movie, as its user would state it.
+
+        Args:
+            conditioning: that of the movie.
+            pixel_size_nm: side of a pixel.
+            z_nm: depths over which a calibrated PSF is known.
+
+        Returns:
+            None where no user could: of a PSF that varies over the field, a movie shows one place.
+        """
+        return StatedPSF()
 
     def calibrated(self) -> PSFFile | None:
         """The PSF file that it names; None where it names none."""

@@ -15,7 +15,9 @@ from decode.quality.limits import LIMITS, Limits
 __all__ = ["CRITERIA", "Criterion", "checks_of"]
 
 
-def checks_of(evidence: Evidence, *, flicker: float = 0.0) -> tuple[Check, ...]:
+def checks_of(
+    evidence: Evidence, *, limits: Limits | None = None, flicker: float = 0.0
+) -> tuple[Check, ...]:
     """All checks of a movie.
 
     Failed ones come first, causes before their consequences: a wrong gain, for example, before the
@@ -23,6 +25,7 @@ def checks_of(evidence: Evidence, *, flicker: float = 0.0) -> tuple[Check, ...]:
 
     Args:
         evidence: from `Sample.evidence`.
+        limits: from `Limits.of`; None: those of the kind of PSF.
         flicker: change of the light from frame to frame that the model was trained on.
 
     Example:
@@ -30,7 +33,7 @@ def checks_of(evidence: Evidence, *, flicker: float = 0.0) -> tuple[Check, ...]:
         >>> [check.name for check in checks if check.failed]
         ['camera noise', 'goodness of fit']
     """
-    limits = LIMITS[evidence.kind]
+    limits = limits or LIMITS[evidence.kind]
     limits = replace(limits, flicker=max(flicker, limits.flicker))
     made = [criterion.check(evidence, limits) for criterion in CRITERIA[evidence.kind]]
     return tuple(sorted(made, key=lambda check: not check.failed))

@@ -1,14 +1,31 @@
-"""Limits of the checks, by the kind of PSF."""
+"""Limits of the checks: by the kind of PSF, or a model's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, final
 
-from decode.quality.evidence import Kind
+import numpy as np
+
+from decode.network.record import ModelRecord
+from decode.quality.evidence import Evidence, Kind
 
 __all__ = ["LIMITS", "Limits"]
+
+IDEAL = {"noise": 1.0, "width": 1.0, "goodness": 1.0}
+"""statistics of a movie that fits without noise; the others are 0"""
+MARGIN = 0.5
+"""distance of a limit to the largest value of matched movies, over that of this value to their
+median"""
+MOVED = 1.25
+"""factor by which a model's own limit may be further from the ideal than that of its kind, or
+nearer"""
+ENOUGH = 20
+"""fewest matched movies from which a limit is fitted"""
+AS_STATED = ("density", "flicker")
+"""limits that no matched movie tells: matched movies are as dense and as steady as limits allow"""
 
 
 @final
@@ -16,10 +33,11 @@ __all__ = ["LIMITS", "Limits"]
 class Limits:
     """Largest values that pass; lowest and highest where there are two.
 
-    They lie beyond the largest values of movies that fit, drawn by the recipes of the shipped
-    models (`benchmarks/checks.py --cases matched`: seeds 0 to 26, and 10000 to 10059 in 40 frames),
-    and below those of the same movies with a PSF that is wrong by 20 % in width or by 0.06 waves, a
-    focus that drifts, or a cylindrical lens.
+    Those by kind lie beyond the largest values of movies that fit, drawn by the recipes of the
+    shipped models (`benchmarks/checks.py --cases matched`: seeds 0 to 26, and 10000 to 10059 in 40
+    frames), and below those of the same movies with a PSF that is wrong by 20 % in width or by 0.06
+    waves, a focus that drifts, or a cylindrical lens.  A model's own are `fitted` to movies of its
+    own recipe.
     """
 
     noise: tuple[float, float]
@@ -42,6 +60,94 @@ class Limits:
     empty: float
     flicker: float
     at_ends: float
+
+    @staticmethod
+    def fitted(evidence: Sequence[Evidence]) -> Limits:
+        """Limits of a model, from movies that fit it.
+
+        Each lies beyond the largest value, by half the distance of that from the median; so that
+        few movies can neither silence a check nor make it shrill, it is between 0.8 and 1.25 times
+        as far from the ideal as the limit of the kind of PSF.  Where no movie departs from the
+        ideal, or fewer than 20 have a value, the limit is that of the kind.
+
+        Args:
+            evidence: of movies of one kind of PSF, drawn by the model's own recipe.
+
+        Raises:
+            ValueError: if there are none.
+
+        Example:
+            >>> movies = [Evidence(kind="gaussian", misfit=0.002 * i) for i in range(40)]
+            >>> limits = Limits.fitted(movies)
+            >>> limits.misfit, LIMITS["gaussian"].misfit, limits.elongation
+            (0.0975, 0.12, 0.15)
+        """
+        if not evidence:
+            raise ValueError("limits are fitted to one movie or more, and there is none")
+        usual = LIMITS[evidence[0].kind]
+        return Limits(**{f.name: _of(f.name, usual, evidence) for f in fields(Limits)})
+
+    @staticmethod
+    def of(record: ModelRecord, kind: Kind) -> Limits:
+        """The limits that a model's record holds for this kind of PSF; else those of the kind.
+
+        Raises:
+            ValueError: if the record holds other limits than these.
+        """
+        if record.limits is None or record.limits.get("kind") != kind:
+            return LIMITS[kind]
+        values = {f.name: _plain(record.limits.get(f.name)) for f in fields(Limits)}
+        if None in values.values():
+            raise ValueError(
+                "the model's limits of the checks are incomplete; fit them again "
+                "(decode calibrate checks)"
+            )
+        return Limits(**values)
+
+    def to_json(self, kind: Kind, movies: int) -> dict[str, Any]:
+        """Plain values, as a model's record holds them.
+
+        Args:
+            kind: of PSF.
+            movies: number of movies that they were fitted to.
+        """
+        return {"kind": kind, "movies": movies, **{k: _listed(v) for k, v in asdict(self).items()}}
+
+
+def _of(name: str, usual: Limits, evidence: Sequence[Evidence]) -> Any:
+    """A limit, or two, of the evidence."""
+    limit: float | tuple[float, float] = getattr(usual, name)
+    values = np.array([abs(v) if name == "spherical" else v for v in _values(name, evidence)])
+    values = values[np.isfinite(values)]
+    if name in AS_STATED or len(values) < ENOUGH:
+        return limit
+    ideal = IDEAL.get(name, 0.0)
+    if isinstance(limit, tuple):
+        return tuple(_beyond(values, ideal, side) for side in limit)
+    return _beyond(values, ideal, limit)
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _values(name: str, evidence: Sequence[Evidence]) -> list[float]:
+    return [getattr(movie, name) for movie in evidence]
+
+
+def _beyond(values: np.ndarray[Any, np.dtype[np.float64]], ideal: float, usual: float) -> float:
+    """The limit on the side of the ideal on which the usual one lies."""
+    side, far = math.copysign(1.0, usual - ideal), abs(usual - ideal)
+    beyond = side * (values - ideal)
+    largest = float(beyond.max())
+    if largest <= 0:
+        return usual
+    own = largest + MARGIN * (largest - float(np.median(beyond)))
+    return float(f"{ideal + side * min(max(own, far / MOVED), far * MOVED):.3g}")
 
 
 LIMITS: Mapping[Kind, Limits] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, final
@@ -12,7 +11,6 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from decode.atomic import atomic
 from decode.config import TrainConfig, from_mapping
 from decode.devices import choose_device
 from decode.emitters import EmitterSet
@@ -21,10 +19,11 @@ from decode.models import load_model
 from decode.network.localizer import Localizer
 from decode.network.recalibration import QUANTITIES, Recalibration, Stated
 from decode.outputs import check_outputs, model_files
-from decode.progress import Progress, Steps, Stepwise
+from decode.progress import Progress, Steps, Stepwise, part
 from decode.quality.calibration import CalibrationRecord, Measured
 from decode.training.learner import counted
 from decode.training.validation import posterior_of
+from decode.verbs.calibrate_checks import calibrate_checks
 
 __all__ = ["MOVIES", "calibrate_model"]
 
@@ -37,6 +36,10 @@ FIT_SEED, RECORD_SEED = 15485863, 32452843
 """differences of their seeds to the recipe's"""
 SIDE_PX, N_FRAMES, MOVIES_AT_ONCE = 40, 6, 4
 """side and number of frames of the movies"""
+OF_CHECKS = 12
+"""movies of the fit for each by which limits of the checks are fitted"""
+CHECKED_FROM = 0.7
+"""share of the work that is done by then"""
 BORDER_PX = 4.5
 """distance from the border within which molecules lack part of their light"""
 BANDS = (0.3, 0.1, 0.03, 0.01, 0.0)
@@ -58,7 +61,8 @@ def calibrate_model(
     """Fit a model's recalibration to fresh simulations of its own recipe, and measure it on others.
 
     What was fitted before is forgotten.  Seeds are the recipe's plus a constant: neither the
-    training nor its validation has seen these movies.
+    training nor its validation has seen these movies.  Then follow the limits of the checks after a
+    localization (`calibrate_checks`).
 
     `calibrate_model.steps` does the same step by step.
 
@@ -101,23 +105,18 @@ def calibrate_model(
     for _ in range(rounds):
         parts.append(simulations.part(localizer, rng))
         done += 1
-        yield Progress(done / (n_rounds + 1), "simulating movies to calibrate by")
+        yield Progress(CHECKED_FROM * done / n_rounds, "simulating movies to calibrate by")
     localizer.recalibration = _fitted(parts, two_d=simulations.two_d)
     measured = []
     rng = torch.Generator(where).manual_seed(config.seed + RECORD_SEED)
     for _ in range(n_rounds - rounds):
         measured.append(simulations.measured(localizer, rng))
         done += 1
-        yield Progress(done / (n_rounds + 1), "measuring the calibration")
+        yield Progress(CHECKED_FROM * done / n_rounds, "measuring the calibration")
     record = CalibrationRecord.of(measured, two_d=simulations.two_d)
     localizer.record = replace(localizer.record, calibration=record.to_json())
-    localizer = localizer.to("cpu")
-    if out is not None:
-        localizer.save(out)
-        with atomic(Path(out).with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(localizer.record.to_json(), indent=1) + "\n")
-    yield Progress(1.0, "calibrated")
-    return localizer
+    checked = calibrate_checks.steps(localizer.to("cpu"), out, movies=movies // OF_CHECKS)
+    return (yield from part(checked, CHECKED_FROM, 1.0))
 
 
 def _rounds(movies: int) -> int:

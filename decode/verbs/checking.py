@@ -15,6 +15,7 @@ from decode.optics.psf import PSF
 from decode.postprocess.depth_ends import DepthEnds
 from decode.quality.checks import checks_of
 from decode.quality.evidence import Evidence
+from decode.quality.limits import Limits
 from decode.quality.lone import Pupil
 from decode.quality.sample import Sample
 from decode.training.diagnosis import trained_flicker
@@ -48,7 +49,7 @@ class Checking:
     ) -> None:
         aperture = acquisition.aperture
         self._core = 1.0 if aperture is None else 1 / aperture.factor
-        self._flicker = trained_flicker(model.record)
+        self._record = model.record
         self.n_molecules = 0
         """number of molecules that were seen"""
         self._ends, self._roughly = DepthEnds(), 0
@@ -104,7 +105,10 @@ class Checking:
     def checks(self) -> tuple[Check, ...]:
         """The checks of the evidence, failed ones first."""
         evidence = self.evidence
-        return () if evidence is None else checks_of(evidence, flicker=self._flicker)
+        if evidence is None:
+            return ()
+        limits = Limits.of(self._record, evidence.kind)
+        return checks_of(evidence, limits=limits, flicker=trained_flicker(self._record))
 
 
 def _pupil_of(of_model: PSF | None, file: PSFFile | None) -> Pupil | None:
