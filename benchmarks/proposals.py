@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -69,7 +69,8 @@ def searched(
     camera, axial = _of_one(movie.camera), model.network.axial
     search = _Search(movie.psfs[0], camera, movie.frames[0], axial=axial)
     found = search.linked(search.run(proposals))
-    return replace(found, image=found.image[:, :1, :1]), movie.emitters
+    # a view would keep the images of all molecules in memory
+    return replace(found, image=found.image[:, :1, :1].clone()), movie.emitters
 
 
 def true_of(found: _Hypotheses, truth: EmitterSet) -> Tensor:
@@ -85,11 +86,10 @@ def true_of(found: _Hypotheses, truth: EmitterSet) -> Tensor:
 
 def _of_one(camera: Camera) -> Camera:
     """The camera of a movie that was drawn alone: maps (y, x), or numbers."""
-    names = ("baseline", "e_per_adu", "read_noise_e", "qe", "em_gain", "spurious_e")
-    values = {name: getattr(camera, name) for name in names}
+    values = {f.name: getattr(camera, f.name) for f in fields(camera)}
     maps = {name: v for name, v in values.items() if isinstance(v, Tensor)}
     return replace(
-        camera, **{n: v[0, 0] if v.ndim > 2 else v.flatten()[0] for n, v in maps.items()}
+        camera, **{n: v.flatten()[0] if v.numel() == 1 else v[0, 0] for n, v in maps.items()}
     )
 
 

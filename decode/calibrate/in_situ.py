@@ -27,8 +27,12 @@ FEWEST_SPOTS = 20
 """fewest spots; fewer do not cover the depth of focus"""
 SIDES_PX = (25, 19, 15)
 """smaller sides of spots, for movies in which few stand alone in the whole patch of the PSF"""
-ENOUGH_SPOTS = 60
-"""number of spots from which no smaller side is tried"""
+ENOUGH_SPOTS, MOST_SPOTS = 200, 400
+"""number of spots from which no smaller side is tried; most that are fitted"""
+TRIMMED_SPOTS, TRIMS = 50, 3
+"""spots from which a trim leaves three of four and no longer half of them; number of trims"""
+NOISE_SIGMAS = 2.0
+"""by how many standard deviations of its noise the misfit of a spot may exceed 1"""
 UNDETERMINED_NM = 50.0
 """standard deviation of a Zernike coefficient from which it counts as undetermined"""
 DECISIVE = 5.0
@@ -108,7 +112,7 @@ def crop_spots(
     *,
     psf: PupilPSF,
     camera: Camera,
-    max_spots: int = 200,
+    max_spots: int = MOST_SPOTS,
     snr: float = 8.0,
 ) -> Tensor:
     """Bright spots that stand alone, cut from a movie.
@@ -158,6 +162,7 @@ def refine_in_situ(
     camera: CameraFile,
     start: PSFFile,
     *,
+    free: tuple[str, ...] | None = None,
     n_frames: int = 500,
     selection: Selection = WHOLE,
 ) -> tuple[PSFFile, str]:
@@ -168,6 +173,7 @@ def refine_in_situ(
         camera: camera of the movie.
         start: an outdated calibration, or a nominal pupil; molecules are assumed within its range
             of depth.
+        free: as for `fit_in_situ`.
         n_frames: number of frames to use, spread over the movie.
         selection: channel, position and plane of a file that holds several, and frames to leave
             out.
@@ -195,7 +201,7 @@ def refine_in_situ(
         adu = torch.stack([torch.from_numpy(image) for image in images])
     cut, spots = _spots_alone(own.without_bad(own.to_photons(adu)), psf, camera.camera)
     depth = max(abs(z) for z in start.z_range_nm)
-    found = fit_in_situ(spots, psf=cut, camera=camera.camera, z_range_nm=depth)
+    found = fit_in_situ(spots, psf=cut, camera=camera.camera, free=free, z_range_nm=depth)
     whole = found.psf.with_patch(psf.patch_px)
     sources = (*start.sources, str(movie))
     refined = replace(start, psf=whole, pupil=None, sources=sources, figures={})
@@ -226,6 +232,11 @@ def fit_in_situ(
 ) -> InSituFit:
     """Refine the pupil by the likelihood of single molecules of unknown position and light.
 
+    Spots that one molecule does not explain hold hidden neighbours, which would blur the pupil and
+    bend it: fits are followed by trims, each of which leaves out up to half of the spots, the least
+    explained ones, until noise explains all that are left (the trimmed likelihood of Hadi and
+    Luceño, Comput. Stat. Data Anal. 25, 251, 1997).
+
     Args:
         spots: (n, patch_px, patch_px) photons before quantum efficiency, one molecule in each; see
             `crop_spots`.
@@ -233,7 +244,7 @@ def fit_in_situ(
         camera: gives the noise.
         free: names of the fitted parameters, see `fit_images`; None: aberrations and blur.
         z_range_nm: molecules lie within this distance of focus.
-        steps: largest number of steps in each of two rounds.
+        steps: largest number of steps of each fit.
 
     Raises:
         ValueError: if there are too few spots or their shape is wrong.
@@ -260,10 +271,14 @@ def fit_in_situ(
 
     used = torch.ones(len(spots), dtype=torch.bool)
     found = fit(psf, _start(spots, psf, camera, z_range_nm), used, steps)
-    # what one molecule does not explain (neighbours) must not bend the pupil; z of the rest may
-    # have been caught on the wrong side while the pupil was wrong
-    used = _explained(spots, found, camera)
-    found = fit(found.psf, _start(spots[used], found.psf, camera, z_range_nm), used, 2 * steps)
+    for _ in range(TRIMS):
+        kept = _explained(spots[used], found, camera)
+        used[used.clone()] = kept
+        # z may have been caught on the wrong side while the pupil was wrong
+        start = _start(spots[used], found.psf, camera, z_range_nm)
+        found = fit(found.psf, start, used, steps)
+        if bool(kept.all()):
+            break
 
     upside_down = found.xyz_nm * found.xyz_nm.new_tensor([1, 1, -1])
     mirror_ratio = fit(mirrored(found.psf), upside_down, used, 3).loss - found.loss
@@ -342,16 +357,17 @@ def _start(spots: Tensor, psf: PupilPSF, camera: Camera, z_range_nm: float) -> T
 
 
 def _explained(spots: Tensor, found: PupilFit, camera: Camera) -> Tensor:
-    """Which spots look like one molecule: (n,) bool."""
+    """(n,) bool: which spots look like one molecule; at least the better half."""
     slope, floor = noise_of(camera)
     with torch.no_grad():
         share = torch.cat([found.psf.integrate_pixels(part) for part in found.xyz_nm.split(64)])
     mean = found.photons[:, None, None] * share + found.background[:, None, None]
     misfit = ((spots - mean) ** 2 / (slope * (mean + floor).clamp_min(1e-3))).mean((1, 2))
-    pixels = spots.shape[-1] ** 2
+    noise = (2 / spots.shape[-1] ** 2) ** 0.5
     # while the pupil is wrong noise explains none, so a spot is held against the others too
-    allowed = max(1 + 4 * (2 / pixels) ** 0.5, 1.3 * float(misfit.median()))
-    return misfit <= allowed
+    n_best = max(len(spots) // 2, min(TRIMMED_SPOTS, len(spots) * 3 // 4))
+    best = misfit.sort().values[n_best - 1]
+    return misfit <= best.clamp_min(1 + NOISE_SIGMAS * noise)
 
 
 def _other_side(spots: Tensor, found: PupilFit, camera: Camera, z_range_nm: float) -> Tensor:

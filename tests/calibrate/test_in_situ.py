@@ -60,6 +60,21 @@ def test_a_stale_pupil_is_brought_up_to_date(rng: torch.Generator) -> None:
     assert "scale of z is as right as" in found.verdict
 
 
+def test_hidden_neighbours_do_not_bend_the_pupil(rng: torch.Generator) -> None:
+    truth = pupil(blur_nm=0.0, astigmatism=60.0, coma=-15.0, spherical=-40.0)
+    images, xyz = spots(truth, 150, rng)
+    images = images - 15
+    hidden = torch.arange(150) % 5 < 3
+    shift = torch.tensor([500.0, 400.0, 0.0]) * torch.randn(150, 3, generator=rng)
+    light = 9000 * truth.integrate_pixels(xyz + shift).detach()
+    images = images + torch.where(hidden[:, None, None], light, 0.0) + 15
+    start = pupil(blur_nm=0.0, astigmatism=60.0, coma=-15.0)
+    found = fit_in_situ(images, psf=start, camera=CAMERA)
+    assert (found.psf.zernike_nm - truth.zernike_nm).detach().abs().max() < 4.0
+    assert float(found.psf.blur_nm.detach()) < 22
+    assert found.used[~hidden].float().mean() > 2 * found.used[hidden].float().mean()
+
+
 def test_without_a_sign_to_start_from_it_does_not_guess(rng: torch.Generator) -> None:
     truth = pupil(astigmatism=60.0)
     found, _ = refine(truth, pupil(), rng)

@@ -53,5 +53,5 @@ def test_spots_are_smaller_where_few_stand_alone_in_the_whole_patch(
     stated = CameraFile(camera=camera, pixel_size_nm=100.0)
     with pytest.raises(ValueError, match="seen"):
         in_situ.refine_in_situ(tmp_path / "movie.tif", stated, start)
-    assert len(seen[0]) >= in_situ.ENOUGH_SPOTS
+    assert len(seen[0]) > 60
     assert seen[0].shape[-1] < psf.patch_px
