@@ -49,7 +49,7 @@ class _Localize(TyperCommand):
 def _with_minutes(words: list[str]) -> list[str]:
     if "--adapt" not in words:
         return words
-    from decode.verbs.adapt import MINUTES
+    from decode.verbs.minutes import MINUTES
 
     completed: list[str] = []
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -222,7 +222,7 @@ def localize(
         localize_files,
         sample_files,
     )
-    from decode.verbs.adapt import usual_minutes
+    from decode.verbs.minutes import usual_minutes
     from decode.verbs.region import parse_region, parse_span
 
     if recursive:

@@ -22,12 +22,11 @@ from decode.network.localizer import Localizer
 from decode.progress import DetailedSteps, Progress, Stepwise, part, relayed
 from decode.training.loop import check_budget
 from decode.verbs.estimate import MovieEstimate, estimate
+from decode.verbs.minutes import MINUTES
 from decode.verbs.stages import Made, Stage, key_of, marks_of, trained
 
-__all__ = ["MINUTES", "Adapted", "adapt", "usual_minutes"]
+__all__ = ["Adapted", "adapt"]
 
-MINUTES = 7.0
-"""of training: 6 to 8 points of 3D efficiency above `astigmatic-3d` (docs/training.md)"""
 ESTIMATED = 0.05
 """share of the work after which the scene is known"""
 TURN_S = 0.5
@@ -43,16 +42,6 @@ class Adapted:
     file: Path
     remark: str
     """a sentence on where it is from"""
-
-
-def usual_minutes(
-    minutes: float | None, *, model: object, psf: object, camera: object
-) -> float | None:
-    """Minutes of training for a movie: as stated; `MINUTES` where no model is named, but the files
-    of PSF and camera are."""
-    if minutes is not None or model is not None:
-        return minutes
-    return MINUTES if isinstance(psf, Path | str) and camera is not None else None
 
 
 @Stepwise

@@ -31,11 +31,11 @@ from decode.outputs import (
 )
 from decode.progress import DetailedSteps, Progress, Stepwise, relayed
 from decode.verbs.adapt import adapt as adapt_model
-from decode.verbs.adapt import usual_minutes
 from decode.verbs.assemble import assemble
 from decode.verbs.checking import Checking
 from decode.verbs.crew import Cluster, Crew, Processes, find_together
 from decode.verbs.localize_movie import acquire, localize_movie, numbered
+from decode.verbs.minutes import usual_minutes
 from decode.verbs.order import Order, Work, ends, region_ends, share
 from decode.verbs.pieces import Pieces, digest, marks_of, piece_frames
 from decode.version import __version__

@@ -28,8 +28,9 @@ from decode.optics.camera import Camera
 from decode.optics.gaussian import GaussianPSF
 from decode.optics.spline import SplinePSF
 from decode.priors.scene import Scene
-from decode.verbs.adapt import MINUTES, Adapted, _awaited, adapt, usual_minutes
+from decode.verbs.adapt import Adapted, _awaited, adapt
 from decode.verbs.batch import Options
+from decode.verbs.minutes import MINUTES, usual_minutes
 from decode.verbs.stages import Made
 
 CAMERA = CameraFile(

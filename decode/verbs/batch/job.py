@@ -19,6 +19,7 @@ from decode.models import shipped_models
 from decode.outputs import DEFAULT_FORMATS, localize_files
 from decode.ranges import Count, Fraction, Positive, check_settings
 from decode.verbs.finish import Finish
+from decode.verbs.minutes import usual_minutes
 from decode.verbs.region import parse_region, parse_span
 
 __all__ = ["Job", "Options", "load_job"]
@@ -126,8 +127,8 @@ class Options:
     def trains(self) -> bool:
         """Whether a model is trained for the PSF: its file is named, and the camera, but no
         model."""
-        known = self.psf is not None and self.camera is not None
-        return self.adapt is not None or (known and self.model is None)
+        files = {"model": self.model, "psf": self.psf, "camera": self.camera}
+        return usual_minutes(self.adapt, **files) is not None
 
     @property
     def finish(self) -> Finish:
