@@ -3,6 +3,7 @@ movies that do not.
 
     python benchmarks/checks.py [--kinds gaussian measured] [--cases matched ...] [--movies 20]
         [--seed 1000] [--frames 80] [--keep evidence.jsonl] [--read evidence.jsonl] [--usual]
+    python benchmarks/checks.py --cost [--frames 200]
 
 Movies of 64 x 64 pixels are drawn by the recipes of the shipped models (`configs/gaussian-2d.yaml`,
 `configs/astigmatic-3d.yaml`) within the ranges of `SCENES`.  Each line says how many movies were
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -212,6 +214,30 @@ def evidence_of(made: Simulated, model: Localizer) -> Evidence:
     return evidence
 
 
+@torch.no_grad()
+def cost(kind: str, n_frames: int, seed: int) -> str:
+    """CPU time of the checks over that of localizing by the network alone."""
+    made, model = simulated(kind, "matched", seed, n_frames), load_model(MODELS[kind])
+    camera = CameraFile(camera=made.camera, pixel_size_nm=100.0)
+    shares = []
+    with open_array(made.adu.numpy()) as movie:
+        known = acquisition_for(movie, model, camera=camera, psf_sigma_nm=made.sigma_nm)
+        for _ in range(4):  # the first one also starts PyTorch
+            start, checked = time.process_time(), 0.0
+            checking = Checking(movie, model, known, psf=made.psf)
+            checked += time.process_time() - start
+            for chunk in localize_movie(movie, model, known, psf=made.psf, polish=False):
+                before = time.process_time()
+                checking.see(chunk)
+                checked += time.process_time() - before
+            before = time.process_time()
+            n_lone = 0 if checking.evidence is None else checking.evidence.n_lone
+            checked += time.process_time() - before
+            shares.append(checked / (time.process_time() - start - checked))
+    share = sorted(shares[1:])[1]
+    return f"{kind:9} {n_frames} frames, {n_lone} lone molecules: checks {share:.1%} of localizing"
+
+
 def report(kept: list[dict[str, Any]], *, usual: bool) -> None:
     """Print what was flagged by the limits of the models, or by the usual ones, and the figures of
     matched movies."""
@@ -248,7 +274,12 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file to append the evidence to")
     parser.add_argument("--read", type=Path, nargs="+", help="evidence that was kept, to report")
     parser.add_argument("--usual", action="store_true", help="limits by the kind of PSF alone")
+    parser.add_argument("--cost", action="store_true", help="CPU time of the checks alone")
     args = parser.parse_args()
+    if args.cost:
+        for kind in args.kinds:
+            print(cost(kind, args.frames, args.seed))
+        return
     if args.read:
         report([json.loads(line) for path in args.read for line in path.open()], usual=args.usual)
         return

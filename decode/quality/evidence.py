@@ -31,7 +31,7 @@ class Evidence:
     width_spread: float = math.nan
     """standard deviation of that ratio between lone molecules, beyond the noise"""
     elongation: float = math.nan
-    """standard deviation between lone molecules of the ratio of widths along and across an axis,
+    """standard deviation between isolated spots of the ratio of widths along and across an axis,
     beyond the noise and beyond that of axes at 45 degrees to it"""
     drift: float = math.nan
     """change of the depth over the movie, nm; in 2D of the logarithm of the height of images"""

@@ -1,4 +1,4 @@
-"""Lone molecules: their images compared with those of the PSF."""
+"""Lone molecules, and other isolated spots: their images compared with those of the PSF."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeAlias, final
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from decode.likelihood.single import Fit, fit_emitters
 from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
+from decode.quality.trend import MEDIAN_DEVIATION, spread, trend
 
-__all__ = ["FITS", "Crops", "LoneMolecules", "Pupil", "drawing", "nearer_to_one"]
+__all__ = ["FITS", "Crops", "LoneMolecules", "Pupil", "nearer_to_one"]
 
 Pupil: TypeAlias = Callable[[float], PSF]
 """a PSF with so many more waves rms of spherical aberration"""
 
-STEPS = 6
-"""steps of the fit of a molecule from the network's position"""
+STEPS, MORE_STEPS = 4, 3
+"""steps of the fit of a molecule from the network's position, and from that with a similar PSF"""
 SLOPE = torch.tensor([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
 BEND = torch.tensor([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12
 """first and second derivative per pixel, exact up to the fourth order"""
@@ -39,12 +36,6 @@ LITTLE = 0.05
 """variance of elongation that adds to the noise in weights, so that no molecule counts alone"""
 LEAST_WIDTH = 0.5
 """smallest width of an image over that of the PSF"""
-SAME_PX = 1.0
-"""distance up to which two lone molecules may be the same one, in frames apart"""
-FEWEST_PLACES = 12
-"""fewest places with a lone molecule from which a change over the movie is estimated"""
-CHANCE = 3e-4
-"""probability of a change that counts as chance"""
 POWERS = (0, 1, 2)
 """powers of z with which the images of a wrong PSF differ"""
 DEPTH_NM = 400.0
@@ -55,9 +46,11 @@ SPHERICAL_WAVES = 0.02
 """spherical aberration of the PSF that is compared, besides, waves rms"""
 SPHERICAL_FITS, SPHERICAL_STEP = 3, 0.05
 """further fits by which spherical aberration is found, and their largest step, waves rms"""
+SLIGHT_WAVES, SLIGHT_WIDTH = 0.01, 0.03
+"""spherical aberration, and width relative to the PSF's, up to which the first order is enough"""
 FITS = 0.03
 """misfit up to which a PSF counts as right"""
-UNEXPLAINED = 0.6
+UNEXPLAINED = 0.4
 """share of a misfit that is left from which something else explains it"""
 LONE = 0.75
 """share of the molecules, those with the least deviance, that count as lone"""
@@ -67,11 +60,8 @@ WIDTH_FITS = 2
 """further fits by which a Gaussian's width is found"""
 ERRORS = 2.0
 """standard errors by which figures are moved towards those of a movie that fits"""
-OUTLIER = 4.0
-"""standard deviations from the median to which values are clipped"""
-MEDIAN_DEVIATION, ERROR_OF_MEDIAN = 0.674, 1.253
-"""of a normal distribution: median absolute deviation over its standard deviation, and error of the
-median over that of the mean"""
+ERROR_OF_MEDIAN = 1.253
+"""error of the median of a normal distribution over that of the mean"""
 TURNED = 48
 """number of lone molecules to which other orientations of the PSF are fitted"""
 SURE = 3.0
@@ -92,8 +82,10 @@ class Crops:
     """(n,)"""
     place: Tensor
     """(n, 2) x and y in the frame, pixels"""
+    alone: Tensor
+    """(n,) bool; whether the table has one molecule there, and not several"""
     xyz: Tensor
-    """(n, 3) nm, from the outer corner of the crop"""
+    """(n, 3) nm, from the outer corner of the crop; in its middle pixel"""
     light: Tensor
     """(n, y, x) photons"""
     floor: Tensor
@@ -120,6 +112,7 @@ class LoneMolecules:
     """Lone molecules, and how their images differ from those of the PSF."""
 
     crops: Crops
+    """with the positions of the fit, where they lie in the middle pixel"""
     deviance: Tensor
     """(n,) deviance per degree of freedom"""
     z: Tensor
@@ -150,6 +143,7 @@ class LoneMolecules:
         *,
         axial: bool,
         pupil: Pupil | None = None,
+        n_steps: int = STEPS,
     ) -> LoneMolecules:
         """Fit each molecule, and compute the scores of changes of its image.
 
@@ -159,8 +153,9 @@ class LoneMolecules:
             camera: camera of the frames.
             axial: whether z is fitted.
             pupil: the PSF with more spherical aberration.
+            n_steps: most steps of the fit.
         """
-        fit = _fitted(crops, psf, camera, depths=1)
+        fit = _fitted(crops, psf, camera, n_steps=n_steps)
         parameters = crops.parameters if crops.parameters.shape[1] else None
         cut = psf.with_patch(crops.light.shape[-1])
         share, *slopes = cut.integrate_pixels_with_slopes(fit.xyz, parameters).unbind(1)
@@ -176,7 +171,7 @@ class LoneMolecules:
         if pupil is not None:
             side = crops.light.shape[-1]
             none, more = (
-                drawing(pupil(w), side, parameters)(fit.xyz) for w in (0, SPHERICAL_WAVES)
+                _drawing(pupil(w), side, parameters)(fit.xyz) for w in (0, SPHERICAL_WAVES)
             )
             different.append(light * (more - none) / SPHERICAL_WAVES)
         changes = torch.stack([*different, residual], 1).flatten(2).double()
@@ -186,7 +181,7 @@ class LoneMolecules:
         middle = (image - image.mean((1, 2), keepdim=True)).flatten(1).double()
         steepness = sum(slope.square().sum((1, 2)) for slope in slopes[:2])
         return cls(
-            crops=crops,
+            crops=replace(crops, xyz=_central(fit.xyz, crops.xyz, psf.pixel_size_nm)),
             deviance=fit.deviance,
             z=fit.xyz[:, 2],
             score=(weighted @ left.mT)[:, :, 0],
@@ -197,6 +192,11 @@ class LoneMolecules:
             axial=axial,
         )
 
+    def __getitem__(self, rows: Tensor) -> LoneMolecules:
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "axial"}
+        chosen = {name: value[rows] for name, value in values.items()}
+        return LoneMolecules(axial=self.axial, **chosen)
+
     def fitted_width(self, psf: PSF, camera: Camera) -> float:
         """As `width`, of a Gaussian of one width, and two standard errors nearer to 1.
 
@@ -205,11 +205,17 @@ class LoneMolecules:
         """
         sigma_nm = float(psf.settings()["sigma_nm"])
         ratio, error = self.width()
+        if abs(math.log(ratio)) < SLIGHT_WIDTH:
+            return nearer_to_one(ratio, error)
+        again = self
         for _ in range(WIDTH_FITS):
             width = torch.full((len(self.crops), 1), ratio * sigma_nm)
-            crops = replace(self.crops, parameters=width)
-            step, error = LoneMolecules.of(crops, psf, camera, axial=False).width()
+            crops = replace(again.crops, parameters=width)
+            again = LoneMolecules.of(crops, psf, camera, axial=False, n_steps=MORE_STEPS)
+            step, error = again.width()
             ratio *= min(max(step, 0.7), 1.5)
+            if abs(math.log(step)) < SLIGHT_WIDTH:
+                break
         return nearer_to_one(ratio, error)
 
     @property
@@ -265,12 +271,16 @@ class LoneMolecules:
         of another PSF altogether.
         """
         waves, error = self.spherical()
+        if abs(waves) - ERRORS * error < SLIGHT_WAVES:
+            return math.copysign(max(0.0, abs(waves) - ERRORS * error), waves)
         again = self
         for _ in range(SPHERICAL_FITS):
             if abs(waves) < ERRORS * error:
                 return 0.0
             at = partial(_added, pupil, waves)
-            again = LoneMolecules.of(self.crops, at(0.0), camera, axial=self.axial, pupil=at)
+            again = LoneMolecules.of(
+                again.crops, at(0.0), camera, axial=self.axial, pupil=at, n_steps=MORE_STEPS
+            )
             step, error = again.spherical()
             waves += min(max(step, -SPHERICAL_STEP), SPHERICAL_STEP)
         if again.misfit() > max(FITS, UNEXPLAINED * self.misfit()):
@@ -317,7 +327,7 @@ class LoneMolecules:
     def width_spread(self) -> float:
         """Spread of that ratio between molecules, beyond noise."""
         noise = self.excess_sigma.square().sum(1) / 4
-        return _spread(self.widening, noise) / 2
+        return spread(self.widening, noise) / 2
 
     def elongation(self) -> float:
         """Spread between molecules of the ratio of widths along and across an axis, beyond noise.
@@ -339,25 +349,23 @@ class LoneMolecules:
         return math.sqrt(max(0.0, spreads[largest] - other)) / 2
 
     def drift(self) -> float:
-        """Change over the movie of the depth, nm; in 2D of the logarithm of the height of images.
+        """Change over the movie of the logarithm of the height of images, by `trend`.
 
-        It is that of a parabola, moved towards 0 by what chance explains.  Images out of focus are
-        lower as they are wider, and as a part of their light is in rings.
+        Images out of focus are lower as they are wider, and as a part of their light is in rings.
         """
-        frame, place = self.crops.frame, self.crops.place
         noise = self.excess_sigma.square().sum(1) / 4
-        if self.axial:
-            return _change(self.z, 0 * noise, frame, place)
         wider = (1 + self.widening).clamp_min(LEAST_WIDTH**2).log()
         height = self.light.clamp_min(1).log() - wider
-        return max(_change(values, noise, frame, place) for values in (wider, height))
+        frame, place = self.crops.frame, self.crops.place
+        return max(trend(values, noise, frame, place) for values in (wider, height))
 
     def best_turn(self, psf: PSF, camera: Camera) -> tuple[str, float]:
         """The orientation of the PSF, other than the stated one, that explains them best.
 
         Returns:
             Its name, and the share that it explains of the deviance that the stated one leaves
-            beyond noise; 0 where that may be chance.  ("", NaN) where the PSF is round.
+            beyond noise; 0 where that may be chance, or where images then differ from the PSF
+            nearly as much: they are of another PSF altogether.  ("", NaN) where the PSF is round.
         """
         z_range = psf.z_range_nm
         if z_range is None or _is_round(psf, z_range):
@@ -366,13 +374,18 @@ class LoneMolecules:
         crops = self.crops[brightest]
         stated = _fitted(crops, psf, camera, depths=DEPTHS, z_range=z_range).deviance
         gains: dict[str, Tensor] = {}
+        turned: dict[str, Crops] = {}
         for name, turn in TURNS.items():
-            turned = turn(crops, psf.pixel_size_nm)
-            other = _fitted(turned, psf, camera, depths=DEPTHS, z_range=z_range)
-            gains[name] = stated - other.deviance
+            other = turn(crops, psf.pixel_size_nm)
+            fit = _fitted(other, psf, camera, depths=DEPTHS, z_range=z_range)
+            gains[name] = stated - fit.deviance
+            turned[name] = replace(other, xyz=_central(fit.xyz, other.xyz, psf.pixel_size_nm))
         best = max(gains, key=lambda name: float(gains[name].mean()))
         gain = gains[best]
         if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
+            return best, 0.0
+        again = LoneMolecules.of(turned[best], psf, camera, axial=self.axial)
+        if again.misfit() > max(FITS, UNEXPLAINED * self[brightest].misfit()):
             return best, 0.0
         return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
 
@@ -392,24 +405,31 @@ def _fitted(
     psf: PSF,
     camera: Camera,
     *,
-    depths: int,
+    depths: int = 1,
     z_range: tuple[float, float] | None = None,
+    n_steps: int = STEPS,
 ) -> Fit:
     parameters = crops.parameters if crops.parameters.shape[1] else None
     return fit_emitters(
-        psf,
+        psf.with_patch(crops.light.shape[-1]),
         camera,
         crops.light,
         crops.xyz,
         z_range=z_range or psf.z_range_nm or (-1.0, 1.0),
         z_starts=depths,
-        n_steps=STEPS,
+        n_steps=n_steps,
         noise_floor=crops.floor,
         parameters=parameters,
     )
 
 
-def drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor], Tensor]:
+def _central(xyz: Tensor, start: Tensor, pixel_size_nm: float) -> Tensor:
+    """Fitted positions (n, 3); their starts where they left the pixel of these."""
+    pixel = (xyz[:, :2] / pixel_size_nm).floor() == (start[:, :2] / pixel_size_nm).floor()
+    return torch.where(pixel.all(1, keepdim=True), xyz, start)
+
+
+def _drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor], Tensor]:
     """A function for the share of light in each pixel of square crops with molecules near their
     middles.
 
@@ -425,14 +445,6 @@ def drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor]
     return lambda xyz: cut.integrate_pixels(xyz, parameters)
 
 
-def _spread(values: Tensor, noise: Tensor) -> float:
-    """Robust standard deviation of values beyond their noise: half of them lie within 0.674
-    standard deviations of the median."""
-    far = (values - values.median()).square()
-    known = noise <= noise.median() * 2
-    return math.sqrt(max(0.0, float(far[known].median()) / 0.455 - float(noise[known].median())))
-
-
 def _variance(values: Tensor, noise: Tensor) -> float:
     """Robust variance of values beyond their noise: with it, half of the weight of the squares lies
     below the median of a normal distribution's."""
@@ -446,47 +458,6 @@ def _variance(values: Tensor, noise: Tensor) -> float:
         too_small = float(ratio[half]) > MEDIAN_DEVIATION**2
         low, high = (middle, high) if too_small else (low, middle)
     return low
-
-
-def _change(values: Tensor, variance: Tensor, frame: Tensor, place: Tensor) -> float:
-    """Largest less smallest value of a parabola in time, moved towards 0 by what chance explains;
-    NaN where there are too few places.
-
-    The errors of the parabola are those of sums over places: what lies at one place may be one
-    molecule, whose values go together (Liang and Zeger, Biometrika 73, 13, 1986).
-
-    Args:
-        values, variance: (n,) values, and the variances of their noise.
-        frame, place: (n,) frames, (n, 2) places in the frame, pixels.
-    """
-    which = _places(place)
-    n_places = int(which.max()) + 1
-    if n_places < FEWEST_PLACES:
-        return math.nan
-    middle = values.median()
-    spread = (values - middle).abs().median() / MEDIAN_DEVIATION
-    values = (middle + (values - middle).clamp(-OUTLIER * spread, OUTLIER * spread)).double()
-    time = (frame - frame.min()).double() / max(1, int(frame.max() - frame.min()))
-    powers = torch.stack([torch.ones_like(time), time, time.square()], 1)
-    weighted = powers / (variance + _spread(values, variance) ** 2).clamp_min(1e-9)[:, None]
-    normal = torch.linalg.pinv(powers.mT @ weighted, hermitian=True)
-    parabola = normal @ weighted.mT @ values
-    residual = values - powers @ parabola
-    by_place = powers.new_zeros(n_places, 3).index_add(0, which, weighted * residual[:, None])
-    covariance = normal @ (by_place.mT @ by_place) @ normal * n_places / (n_places - 3)
-    bend, error = parabola[1:], covariance[1:, 1:]
-    ratio = float(bend @ torch.linalg.pinv(error, hermitian=True) @ bend) / 2
-    # the quantile of Fisher's F with 2 and n_places - 3 degrees of freedom
-    chance = (n_places - 3) / 2 * (CHANCE ** (-2 / (n_places - 3)) - 1)
-    curve = powers @ parabola
-    return float(curve.max() - curve.min()) * math.sqrt(max(0.0, 1 - chance / max(ratio, 1e-9)))
-
-
-def _places(place: Tensor) -> Tensor:
-    """(n,) number of the place at which each molecule (n, 2) px lies; neighbours share one."""
-    pairs = cKDTree(place.numpy()).query_pairs(SAME_PX, output_type="ndarray")
-    graph = coo_array((np.ones(len(pairs)), tuple(pairs.T)), shape=(len(place), len(place)))
-    return torch.from_numpy(connected_components(graph, directed=False)[1]).long()
 
 
 def _changes(image: Tensor) -> tuple[Tensor, ...]:
@@ -545,6 +516,7 @@ def _turn(
         return Crops(
             frame=crops.frame,
             place=crops.place,
+            alone=crops.alone,
             xyz=xyz,
             light=light,
             floor=floor,

@@ -9,9 +9,7 @@ from functools import cached_property, partial
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
 
@@ -22,7 +20,9 @@ from decode.likelihood.polish import windows_for
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.quality.evidence import Evidence
-from decode.quality.lone import FITS, Crops, LoneMolecules, Pupil, drawing, nearer_to_one
+from decode.quality.lone import FITS, Crops, LoneMolecules, Pupil, nearer_to_one
+from decode.quality.spots import Spots, tree_of
+from decode.quality.trend import trend
 
 __all__ = ["Sample"]
 
@@ -30,7 +30,7 @@ PAIRS = 32
 """number of pairs of successive frames in the sample, spread over the movie"""
 WINDOW_PX = 256
 """largest side of the middle of the frames that is used"""
-LONE_MOLECULES = 256
+LONE_MOLECULES = 192
 """approximate number of lone molecules that are fitted"""
 INFORMATION = 1.25
 """largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch"""
@@ -98,11 +98,15 @@ class Sample:
         (self._side,) = windows_for(psf, camera, axial=axial, most=[INFORMATION])
         self._quota = math.ceil(LONE_MOLECULES / max(1, len(self._pairs)))
         self._unstated = _offsets(camera, stated or camera, movie.shape[1:])
-        self._floor = camera.noise_floor.float().expand(movie.shape[1:])
+        self._excess = camera.typical_noise.excess
+        self._seen_by = camera.crop(self._rows, self._columns)
+        self._floor = self._seen_by.noise_floor.float().expand(
+            self._rows.stop - self._rows.start, self._columns.stop - self._columns.start
+        )
         self._kernel = _spot(psf)
         self._done = 0
         self._ends = _Ends()
-        self._seen: list[_Pair] = []
+        self._seen: list[_Pairs] = []
 
     def see(self, molecules: EmitterSet, frames_done: int) -> None:
         """Add the molecules of the next frames.
@@ -116,92 +120,122 @@ class Sample:
         """
         self._ends.see(molecules)
         start, self._done = self._done, frames_done
-        for first in self._pairs:
-            if start <= first and first + 2 <= frames_done:
-                self._look(molecules, first)
+        pairs = [i for i in self._pairs if start <= i and i + 2 <= frames_done]
+        read = [(i, light) for i in pairs if (light := self._read(i)) is not None]
+        if read:
+            self._look(molecules, [i for i, _ in read], torch.cat([light for _, light in read]))
 
-    @torch.no_grad()
-    def _look(self, molecules: EmitterSet, first: int) -> None:
-        """Add two frames, the first of which has the number `first` in the movie."""
+    def _read(self, first: int) -> Tensor | None:
+        """(2, y, x) photons of two frames within the window; None where one holds no image."""
         number = self._movie.frames.start + first
         adu = self._movie.read(first, first + 2).astype(np.float32)
         if self._usual is not None:
             if self._usual.unusable(adu, number):
-                return
+                return None
             adu = self._usual.levelled(adu)
-        photons = self._camera.to_photons(torch.from_numpy(adu)).float()
-        photons = self._camera.without_bad(photons)
-        own = molecules[(molecules.frame >= number) & (molecules.frame < number + 2)]
+        return self._seen_by.to_photons(torch.from_numpy(adu[:, self._rows, self._columns])).float()
+
+    @torch.no_grad()
+    def _look(self, molecules: EmitterSet, pairs: Sequence[int], photons: Tensor) -> None:
+        """Add pairs of frames.
+
+        Args:
+            molecules: of these frames and others.
+            pairs: number in the movie of the first frame of each.
+            photons: (2 * pairs, y, x) within the window.
+        """
+        numbers = torch.tensor([i + k for i in pairs for k in (0, 1)]) + self._movie.frames.start
+        at = torch.searchsorted(numbers, molecules.frame.contiguous()).clamp_max(len(numbers) - 1)
+        chosen = torch.nonzero(numbers[at] == molecules.frame)[:, 0]
+        own = molecules[chosen]
         rows, columns = self._rows, self._columns
         corner = torch.tensor([columns.start, rows.start, 0.0]) * self._psf.pixel_size_nm
-        placed = replace(own, frame=own.frame - number, xyz=own.xyz - corner)
+        placed = replace(own, frame=at[chosen], xyz=own.xyz - corner)
         parameters = self._psf.parameters_at(own.xyz)
         expected = render(
             self._psf,
             frame=placed.frame,
             xyz=placed.xyz,
             photons=own.photons,
-            n_frames=2,
+            n_frames=len(numbers),
             shape=(rows.stop - rows.start, columns.stop - columns.start),
             parameters=parameters,
         )
         self._seen.append(
-            _Pair(
-                number=number,
+            _Pairs(
+                numbers=numbers,
                 molecules=placed,
                 parameters=torch.zeros(len(own), 0) if parameters is None else parameters,
-                light=photons[:, rows, columns],
+                light=self._seen_by.without_bad(photons),
                 expected=expected,
             )
         )
 
-    def _crops(self, pair: _Pair, background: Tensor, rng: np.random.Generator) -> list[Crops]:
-        """Crops of some lone molecules of two frames, without the light of the others and without
-        the structure of the background.
+    def _crops(self, pairs: _Pairs, background: Tensor, rng: np.random.Generator) -> list[Crops]:
+        """Crops of some isolated spots, without the light of others and without the structure of
+        the background.
 
         Args:
-            pair: two frames.
-            background: (2, y, x) photons.
-            rng: chooses the molecules.
+            pairs: frames.
+            background: (frame, y, x) photons.
+            rng: chooses the spots.
         """
-        side, own = self._side, pair.molecules
-        place = (own.xyz[:, :2] / self._psf.pixel_size_nm).numpy()
-        apart = _nearest(own.frame.numpy(), place) > APART * side
-        corner = np.floor(place).astype(int) - side // 2
-        inside = (corner >= 0).all(1) & (corner + side <= pair.light.shape[:0:-1]).all(1)
-        chosen = rng.permutation(np.flatnonzero(apart & inside))[: self._quota]
+        own, side, pixel_nm = pairs.molecules, self._side, self._psf.pixel_size_nm
+        if not len(own):
+            return []
+        place = (own.xyz[:, :2] / pixel_nm).double().numpy()
+        light = own.photons.double().numpy()
+        spots = Spots.of(own.frame.numpy(), place, light, APART * side)
+        corner = np.floor(spots.place).astype(int) - side // 2
+        inside = (corner >= 0).all(1) & (corner + side <= pairs.light.shape[:0:-1]).all(1)
+        quota = self._quota * len(pairs.numbers) // 2
+        lone = rng.permutation(np.flatnonzero(inside & spots.alone))[:quota]
+        several = rng.permutation(np.flatnonzero(inside & ~spots.alone))[: quota // 2]
+        # a model that knows depths makes one molecule of an image that is long
+        chosen = lone if self._axial else np.concatenate([lone, several])
         if not len(chosen):
             return []
-        rows = torch.from_numpy(chosen)
-        lone, parameters = own[rows], pair.parameters[rows]
-        origin = torch.from_numpy(corner[chosen]).float() * self._psf.pixel_size_nm
-        xyz = lone.xyz - pad(origin, (0, 1))
-        cuts = [
-            (int(t), slice(y, y + side), slice(x, x + side))
-            for t, (x, y) in zip(lone.frame, corner[chosen].tolist(), strict=True)
-        ]
-        draw = drawing(self._psf, side, parameters if parameters.shape[1] else None)
-        residual = torch.stack([(pair.light - pair.expected)[cut] for cut in cuts])
-        structure = torch.stack([background[cut] for cut in cuts])
+        spots, first = spots[chosen], torch.from_numpy(corner[chosen])
+        rows = np.flatnonzero(spots.spot >= 0)
+        of_spot, members = torch.from_numpy(spots.spot[rows]), own[torch.from_numpy(rows)]
+        parameters = pairs.parameters[torch.from_numpy(rows)]
+        corner_nm = pad(first.float() * pixel_nm, (0, 1))
+        image = render(
+            self._psf,
+            frame=of_spot,
+            xyz=members.xyz - corner_nm[of_spot],
+            photons=members.photons,
+            n_frames=len(chosen),
+            shape=(side, side),
+            parameters=parameters if parameters.shape[1] else None,
+        )
+        z = torch.zeros(len(chosen)).index_copy(0, of_spot, members.xyz[:, 2])
+        middle = torch.from_numpy(spots.place).float()
+        step = torch.arange(side)
+        frame = torch.from_numpy(spots.frame)
+        y, x = (first[:, 1:] + step)[:, :, None], (first[:, :1] + step)[:, None]
+        cut = frame[:, None, None], y, x
+        structure = background[cut]
         structure = structure - structure.mean((1, 2), keepdim=True)
-        floor = self._floor[self._rows, self._columns]
         crops = Crops(
-            frame=lone.frame + pair.number,
-            place=torch.from_numpy(place[chosen]),
-            xyz=xyz,
-            light=residual - structure + lone.photons[:, None, None] * draw(xyz),
-            floor=torch.stack([floor[y, x] for _, y, x in cuts]),
-            parameters=parameters,
+            frame=pairs.numbers[frame],
+            place=middle,
+            alone=torch.from_numpy(spots.alone),
+            xyz=torch.cat([middle * pixel_nm, z[:, None]], 1) - corner_nm,
+            light=pairs.residual[cut] - structure + image,
+            floor=self._floor[y, x],
+            parameters=parameters.new_zeros(len(chosen), parameters.shape[1]).index_copy(
+                0, of_spot, parameters
+            ),
         )
         return [crops]
 
-    def _dark(self, pair: _Pair) -> Tensor:
-        """(2, y, x) bool; pixels without light of molecules."""
-        floor = self._floor[self._rows, self._columns]
-        rough = self._camera.typical_noise.excess * pair.level[:, None, None].clamp_min(0) + floor
-        dark = pair.expected < FAINT * rough.sqrt()
-        if self._camera.bad is not None:
-            dark &= ~self._camera.bad[self._rows, self._columns]
+    def _dark(self, pairs: _Pairs) -> Tensor:
+        """(frame, y, x) bool; pixels without light of molecules."""
+        rough = self._excess * pairs.level[:, None, None].clamp_min(0) + self._floor
+        dark = pairs.expected < FAINT * rough.sqrt()
+        if self._seen_by.bad is not None:
+            dark &= ~self._seen_by.bad
         return dark
 
     def _structure(self, dark: Sequence[Tensor], around: Sequence[Tensor]) -> Tensor:
@@ -209,12 +243,12 @@ class Sample:
 
         It is the mean over all frames, clipped as molecules that were not found shine in few.
         """
-        floor, excess = self._floor[self._rows, self._columns], self._camera.typical_noise.excess
+        floor, excess = self._floor, self._excess
         beyond, whole = torch.zeros_like(floor), torch.zeros_like(floor)
-        for pair, is_dark, light in zip(self._seen, dark, around, strict=True):
+        for pairs, is_dark, light in zip(self._seen, dark, around, strict=True):
             base = light.clamp_min(0.05)
             sigma = (excess * base + floor).sqrt()
-            clipped = (pair.residual - base).clamp(-OUTLIER * sigma, OUTLIER * sigma)
+            clipped = (pairs.residual - base).clamp(-OUTLIER * sigma, OUTLIER * sigma)
             beyond += (clipped * is_dark).sum(0)
             whole += (base * is_dark).sum(0)
         if not self._seen:
@@ -224,48 +258,50 @@ class Sample:
 
     def evidence(self) -> Evidence:
         """The evidence of all that was added."""
-        dark = [self._dark(pair) for pair in self._seen]
-        around = [_around(pair.residual, d) for pair, d in zip(self._seen, dark, strict=True)]
+        dark = [self._dark(pairs) for pairs in self._seen]
+        around = [_around(pairs.residual, d) for pairs, d in zip(self._seen, dark, strict=True)]
         structure = self._structure(dark, around)
-        floor = self._floor[self._rows, self._columns]
-        excess = self._camera.typical_noise.excess
+        floor, excess = self._floor, self._excess
         dark_pixels, spots, crowds = _DarkPixels(), _Spots(), _Crowds()
         crops: list[Crops] = []
         rng = np.random.default_rng(0)
         unstated = self._unstated[self._rows, self._columns]
-        for pair, is_dark, light in zip(self._seen, dark, around, strict=True):
+        for pairs, is_dark, light in zip(self._seen, dark, around, strict=True):
             background = light * (1 + structure)
-            variance = excess * (pair.expected + background).clamp_min(0.05) + floor
-            residual = pair.residual - background
-            dark_pixels.see(residual, variance, is_dark.all(0), unstated)
+            variance = excess * (pairs.expected + background).clamp_min(0.05) + floor
+            residual = pairs.residual - background
+            dark_pixels.see(residual, variance, is_dark, unstated)
             spot = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
             noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
-            place = pair.molecules.xyz[:, :2] / self._psf.pixel_size_nm
-            spots.see(spot / noise.sqrt(), pair.molecules.frame, place)
-            crowds.see(pair.molecules.frame, place)
-            crops += self._crops(pair, background, rng)
+            place = pairs.molecules.xyz[:, :2] / self._psf.pixel_size_nm
+            spots.see(spot / noise.sqrt(), pairs.molecules.frame, place)
+            crowds.see(pairs.molecules.frame, place)
+            crops += self._crops(pairs, background, rng)
         evidence = Evidence(
             kind="gaussian" if self._psf.free_width else "measured",
             noise=dark_pixels.noise,
             pixel_offset=dark_pixels.offset,
-            flicker=_flicker([pair.light.flatten(1).median(1).values for pair in self._seen]),
+            flicker=_flicker([pairs.light.flatten(1).median(1).values for pairs in self._seen]),
             missed=spots.missed,
             empty=spots.empty,
             density=crowds.per_px2 / (self._psf.pixel_size_nm / 1e3) ** 2,
             at_ends=self._ends.share if self._axial else math.nan,
+            drift=self._drift_of_depth() if self._axial else math.nan,
         )
         if not crops:
             return evidence
         found = Crops.cat(crops)
-        lone = LoneMolecules.of(
+        images = LoneMolecules.of(
             found, self._psf, self._camera, axial=self._axial, pupil=self._pupil
         )
+        lone = images[found.alone]
         if not lone.enough:
             return evidence
         misfit = lone.misfit()
-        width = nearer_to_one(*lone.width())
-        if self._psf.free_width and width != 1:
+        if self._psf.free_width:
             width = lone.fitted_width(self._psf, self._camera)
+        else:
+            width = nearer_to_one(*lone.width())
         spherical = math.nan
         if self._pupil is not None:
             spherical = lone.fitted_spherical(self._pupil, self._camera)
@@ -281,36 +317,45 @@ class Sample:
             goodness=lone.goodness(),
             width=width,
             width_spread=lone.width_spread(),
-            elongation=lone.elongation(),
-            drift=lone.drift(),
+            elongation=images.elongation(),
+            drift=evidence.drift if self._axial else images.drift(),
             turn=turn,
             turned=turned,
         )
 
+    def _drift_of_depth(self) -> float:
+        """Change of the depth of molecules over the movie, nm."""
+        if not self._seen:
+            return math.nan
+        frame = torch.cat([pairs.numbers[pairs.molecules.frame] for pairs in self._seen])
+        xyz = torch.cat([pairs.molecules.xyz for pairs in self._seen])
+        z, place = xyz[:, 2], xyz[:, :2] / self._psf.pixel_size_nm
+        return trend(z, torch.zeros_like(z), frame, place)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """Two successive frames within the window, and the molecules found in them."""
+class _Pairs:
+    """Pairs of successive frames within the window, one after the other, and their molecules."""
 
-    number: int
-    """of the first frame"""
+    numbers: Tensor
+    """(frame,) of the file"""
     molecules: EmitterSet
-    """frames 0 and 1, positions from the corner of the window"""
+    """frames in the order of `numbers`, positions from the corner of the window"""
     parameters: Tensor
     """(n, p) parameters of the PSF; p = 0: its own"""
     light: Tensor
-    """(2, y, x) photons"""
+    """(frame, y, x) photons"""
     expected: Tensor
-    """(2, y, x) photons of the molecules"""
+    """(frame, y, x) photons of the molecules"""
 
-    @property
+    @cached_property
     def residual(self) -> Tensor:
         return self.light - self.expected
 
     @cached_property
     def level(self) -> Tensor:
-        """(2,) median light"""
+        """(frame,) median light"""
         return self.residual.flatten(1).median(1).values
 
 
@@ -324,27 +369,29 @@ class _DarkPixels:
         self._turn = 0
 
     def see(self, residual: Tensor, variance: Tensor, dark: Tensor, unstated: Tensor) -> None:
-        """Add a pair.
+        """Add pairs.
 
         Args:
-            residual, variance: (2, y, x) photons, photons squared.
-            dark: (y, x) bool; pixels without molecules in both frames.
+            residual, variance: (frame, y, x) photons, photons squared.
+            dark: (frame, y, x) bool; pixels without molecules.
             unstated: (y, x) photons of offsets that were subtracted but not stated.
         """
-        detail = conv2d(residual[:, None], FINE, padding=1)[:, 0]
-        noise = conv2d(variance[:, None], FINE.square(), padding=1)[:, 0]
-        inner = -max_pool2d(-pad(dark[None].float(), (1, 1, 1, 1)), 3, stride=1)[0] > 0
-        difference = detail[1] - detail[0]
-        ratio = (difference.square() / noise.sum(0)).clamp_max(OUTLIER**2)
-        pattern = conv2d(unstated[None, None], FINE, padding=1)[0, 0]
-        level = (detail.sum(0) + 2 * pattern) / noise.sum(0).sqrt()
+        detail, n_pairs = _fine(residual), len(residual) // 2
+        of_pair = _fine(variance, FINE.square()).unflatten(0, (n_pairs, 2)).sum(1)
+        dark = dark[::2] & dark[1::2]
+        inner = -max_pool2d(-pad(dark.float(), (1, 1, 1, 1)), 3, stride=1) > 0
+        difference = detail[1::2] - detail[::2]
+        ratio = (difference.square() / of_pair).clamp_max(OUTLIER**2)
+        pattern = _fine(unstated[None])[0]
+        level = (detail[::2] + detail[1::2] + 2 * pattern) / of_pair.sqrt()
         self._n += int(inner.sum())
-        self._sum += float(ratio[inner].double().sum())
-        seen = torch.stack([inner.float(), level.where(inner, 0.0)])
+        self._sum += float((ratio * inner).double().sum())
+        seen = torch.stack([inner.float(), level * inner], 1)
         if not self._halves:
-            self._halves = [torch.zeros_like(seen), torch.zeros_like(seen)]
-        self._halves[self._turn % 2] += seen
-        self._turn += 1
+            self._halves = [torch.zeros_like(seen[0]), torch.zeros_like(seen[0])]
+        for half in (0, 1):
+            self._halves[(self._turn + half) % 2] += seen[half::2].sum(0)
+        self._turn += n_pairs
 
     @property
     def noise(self) -> float:
@@ -373,21 +420,18 @@ class _Spots:
         self._molecules, self._missed, self._empty = 0, 0, 0
 
     def see(self, signal: Tensor, frame: Tensor, place: Tensor) -> None:
-        """Add two frames.
+        """Add frames.
 
         Args:
-            signal: (2, y, x) residual light in a spot around each pixel, over its noise.
+            signal: (frame, y, x) residual light in a spot around each pixel, over its noise.
             frame, place: (n,) frames and (n, 2) positions of the molecules, pixels.
         """
         height, width = signal.shape[1:]
         x, y = place.floor().long().unbind(1)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         frame, x, y = frame[inside], x[inside], y[inside]
-        taken = torch.zeros_like(signal)
-        taken[frame, y, x] = 1
-        taken = max_pool2d(taken, SPOT_PX, stride=1, padding=SPOT_PX // 2) > 0
-        peak = signal == max_pool2d(signal[:, None], 5, stride=1, padding=2)[:, 0]
-        self._missed += int((peak & (signal > SEEN) & ~taken).sum())
+        taken = _taken(signal, torch.stack([frame, y, x], 1))
+        self._missed += int((~taken[tuple(_peaks(signal).T)]).sum())
         self._empty += int((signal[frame, y, x] < -SEEN).sum())
         self._molecules += len(frame)
 
@@ -402,6 +446,38 @@ class _Spots:
         return self._empty / n if n >= FEWEST_SPOTS else math.nan
 
 
+def _peaks(signal: Tensor) -> Tensor:
+    """(n, 3) frame, y and x of the pixels of a signal (frame, y, x) that are the largest within two
+    pixels, and beyond `SEEN`."""
+    at = torch.nonzero(signal > SEEN)
+    near, border = _square(5)
+    around = pad(signal, border, value=-math.inf)
+    here = signal[tuple(at.T)]
+    return at[here == around[_of(at, near)].amax(1)]
+
+
+def _taken(signal: Tensor, at: Tensor) -> Tensor:
+    """(frame, y, x) bool; the squares of `SPOT_PX` around (n, 3) frame, y and x."""
+    near, border = _square(SPOT_PX)
+    taken = pad(torch.zeros_like(signal, dtype=torch.bool), border)
+    taken[_of(at, near)] = True
+    edge = SPOT_PX // 2
+    return taken[:, edge:-edge, edge:-edge]
+
+
+def _square(side: int) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """(side^2, 2) steps along y and x from the corner of a square, and the border that it needs."""
+    steps = torch.arange(side)
+    return torch.cartesian_prod(steps, steps), (side // 2,) * 4
+
+
+def _of(at: Tensor, steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Index, (n, steps) each, of the squares around (n, 3) frame, y and x in a signal with their
+    border."""
+    frame, y, x = at[:, :, None].unbind(1)
+    return frame.expand(-1, len(steps)), y + steps[:, 0], x + steps[:, 1]
+
+
 @final
 class _Crowds:
     """How many molecules are around a molecule."""
@@ -410,10 +486,10 @@ class _Crowds:
         self._n, self._around = 0, 0
 
     def see(self, frame: Tensor, place: Tensor) -> None:
-        """Add the molecules of two frames: (n,) frames and (n, 2) positions, pixels."""
+        """Add the molecules of some frames: (n,) frames and (n, 2) positions, pixels."""
         if not len(frame):
             return
-        tree = _tree(frame.numpy(), place.numpy())
+        tree = tree_of(frame.numpy(), place.double().numpy())
         around = tree.query_ball_point(tree.data, AROUND_PX, return_length=True) - 1
         self._n += len(frame)
         self._around += int(around.sum())
@@ -457,18 +533,25 @@ def _middle(side: slice) -> slice:
 
 
 def _around(light: Tensor, dark: Tensor) -> Tensor:
-    """(2, y, x) mean light of the dark pixels around each; of all where there are none."""
-    weight = dark.to(light)[:, None]
-    total, share = (_boxed(part, NEAR_PX)[:, 0] for part in (light[:, None] * weight, weight))
+    """(frame, y, x) mean light of the dark pixels around each; of all where there are none."""
+    weight = dark.to(light)
+    total, share = _boxed(torch.stack([light * weight, weight]), NEAR_PX)
     overall = light.flatten(1).median(1).values[:, None, None]
     return torch.where(share > 0.1, total / share.clamp_min(1e-6), overall)
 
 
 def _boxed(images: Tensor, side: int) -> Tensor:
-    """Means of images (n, 1, y, x) over squares, along one axis after the other, as that is
-    cheaper; zeros beyond the border count."""
-    rows = avg_pool2d(images, (side, 1), stride=1, padding=(side // 2, 0))
-    return avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))
+    """Means of images (..., y, x) over squares; zeros beyond the border count.
+
+    Differences of running sums, whose cost does not grow with the square.
+    """
+    before, after = side // 2 + 1, side - side // 2 - 1
+    for axis in (-2, -1):
+        border = (0, 0, before, after) if axis == -2 else (before, after)
+        total = pad(images, border).cumsum(axis)
+        length = images.shape[axis]
+        images = total.narrow(axis, side, length) - total.narrow(axis, 0, length)
+    return images / side**2
 
 
 def _offsets(camera: Camera, stated: Camera, shape: tuple[int, int]) -> Tensor:
@@ -486,20 +569,9 @@ def _spot(psf: PSF) -> Tensor:
     return image - image.mean()
 
 
-def _tree(frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]) -> cKDTree:
-    """A search tree of molecules, whose distance is infinite between frames."""
-    return cKDTree(np.column_stack([place, frame * 1e6]))
-
-
-def _nearest(
-    frame: npt.NDArray[np.int64], place: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    """(n,) distance to the nearest other molecule of the frame, pixels."""
-    if len(frame) < 2:
-        return np.full(len(frame), np.inf)
-    tree = _tree(frame, place)
-    distance, _ = tree.query(tree.data, k=2)
-    return np.asarray(distance[:, 1])
+def _fine(images: Tensor, mask: Tensor = FINE) -> Tensor:
+    """Images (n, y, x) correlated with a mask for their finest detail."""
+    return conv2d(images[:, None], mask, padding=1)[:, 0]
 
 
 def _ranks(values: Tensor) -> Tensor:
@@ -508,7 +580,7 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _flicker(levels: list[Tensor]) -> float:
     """Ninth decile of the change of light within pairs, over the light."""
-    if len(levels) < FEWEST_TIMES:
+    light = torch.cat([torch.zeros(0), *levels]).view(-1, 2)
+    if len(light) < FEWEST_TIMES:
         return math.nan
-    light = torch.stack(levels)
     return float(light.diff(dim=1).abs().quantile(0.9) / light.mean().clamp_min(1))

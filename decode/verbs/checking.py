@@ -57,13 +57,14 @@ class Checking:
         if model.psf is None and psf is None and acquisition.psf_sigma_nm is None:
             return
         rows, columns = region_of(roi, movie.shape[1:])
+        stated = psf_to_polish_with(model, psf, acquisition)
         self._sample = Sample(
             movie,
-            psf_to_polish_with(model, psf, acquisition),
+            stated,
             acquisition.camera,
             region=(rows.as_slice, columns.as_slice),
             axial=model.network.axial,
-            pupil=_pupil_of(model.psf, psf) if model.network.axial else None,
+            pupil=_pupil_of(stated, model.psf, psf) if model.network.axial else None,
             stated=acquisition.stated_camera,
             usual=acquisition.usual,
         )
@@ -111,7 +112,7 @@ class Checking:
         return checks_of(evidence, limits=limits, flicker=trained_flicker(self._record))
 
 
-def _pupil_of(of_model: PSF | None, file: PSFFile | None) -> Pupil | None:
+def _pupil_of(stated: PSF, of_model: PSF | None, file: PSFFile | None) -> Pupil | None:
     """The PSF that molecules were localized with, with more spherical aberration; None where it is
     no pupil, and none with the same images is known."""
     known = of_model
@@ -119,9 +120,12 @@ def _pupil_of(of_model: PSF | None, file: PSFFile | None) -> Pupil | None:
         known = file.psf if file.pupil is None else file.pupil.psf
     if known is None or known.with_spherical(0.0) is None:
         return None
+    is_stated = file is None or file.pupil is None
 
     @cache
     def aberrated(waves: float) -> PSF:
+        if waves == 0 and is_stated:
+            return stated
         other = known.with_spherical(waves)
         assert other is not None
         return other if file is None else other.tabulated(file.z_range_nm)

@@ -26,11 +26,13 @@ def movies(n: int = 40, **statistics: float) -> list[Evidence]:
     return [Evidence(kind="gaussian", **of(i)) for i in range(n)]
 
 
-def test_a_limit_lies_beyond_all_movies_that_fit_by_half_their_spread() -> None:
-    limits = Limits.fitted(movies(misfit=0.08, noise=0.93))
-    assert limits.misfit == pytest.approx(0.08 + 0.02, abs=1e-3)
-    assert limits.noise[0] == pytest.approx(1 - 0.07 - 0.0175 - 0.0085, abs=1e-2)
+def test_a_limit_is_three_deviations_from_the_median_of_movies_that_fit() -> None:
+    limits = Limits.fitted(movies(misfit=0.08, noise=0.925))
+    assert limits.misfit == pytest.approx(0.04 + 3 * 0.34 * 0.08, abs=1e-3)
+    assert limits.noise[0] == pytest.approx(1 - 0.0375 - 3 * 0.34 * 0.075, abs=2e-3)
     assert limits.noise[1] == USUAL.noise[1]
+    odd = [*movies(misfit=0.08), Evidence(kind="gaussian", misfit=0.9)]
+    assert Limits.fitted(odd).misfit == pytest.approx(limits.misfit, abs=0.004)
 
 
 def test_few_movies_and_far_ones_hardly_move_a_limit() -> None:
