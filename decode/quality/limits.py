@@ -47,8 +47,8 @@ class Limits:
     """molecules per square micrometre: in 2D as far as the shipped model was trained, in 3D half of
     that, from where it misses every other one"""
     turned: float
-    """another PSF may by chance be nearer when it is turned: by up to 0.23 in 18 of 20 draws, by
-    0.46 in two; transposed movies have 0.36 to 0.84"""
+    """share explained; 0 unless the turned PSF fits, as one of 18 draws of another PSF does, by
+    chance (0.31); transposed movies have 0.16 to 0.9"""
     elongation: float
     drift: float
     """in 2D of the logarithm of the height of images, in 3D nm"""
@@ -156,7 +156,7 @@ LIMITS: Mapping[Kind, Limits] = {
         noise=(0.88, 1.12),
         pixel_offset=0.15,
         density=3.0,
-        turned=0.3,
+        turned=0.15,
         elongation=0.11,
         drift=0.2,
         width=(0.95, 1.10),
@@ -172,7 +172,7 @@ LIMITS: Mapping[Kind, Limits] = {
         noise=(0.88, 1.12),
         pixel_offset=0.15,
         density=1.0,
-        turned=0.3,
+        turned=0.15,
         elongation=0.4,
         drift=100.0,
         width=(0.95, 1.06),

@@ -17,7 +17,7 @@ from decode.optics.camera import Camera, Noise
 from decode.optics.psf import PSF
 from decode.quality.trend import MEDIAN_DEVIATION, spread, trend
 
-__all__ = ["FITS", "Crops", "LoneMolecules", "Pupil", "nearer_to_one"]
+__all__ = ["MISFITS", "Crops", "LoneMolecules", "Pupil", "nearer_to_one"]
 
 Pupil: TypeAlias = Callable[[float], PSF]
 """a PSF with so many more waves rms of spherical aberration"""
@@ -48,8 +48,8 @@ SPHERICAL_FITS, SPHERICAL_STEP = 3, 0.05
 """further fits by which spherical aberration is found, and their largest step, waves rms"""
 SLIGHT_WAVES, SLIGHT_WIDTH = 0.01, 0.03
 """spherical aberration, and width relative to the PSF's, up to which the first order is enough"""
-FITS = 0.03
-"""misfit up to which a PSF counts as right"""
+FITS, MISFITS = 0.03, 0.04
+"""misfit up to which a PSF counts as right, and from which its orientation may be the cause"""
 UNEXPLAINED = 0.4
 """share of a misfit that is left from which something else explains it"""
 LONE = 0.75
@@ -62,7 +62,7 @@ ERRORS = 2.0
 """standard errors by which figures are moved towards those of a movie that fits"""
 ERROR_OF_MEDIAN = 1.253
 """error of the median of a normal distribution over that of the mean"""
-TURNED = 48
+TURNED = 96
 """number of lone molecules to which other orientations of the PSF are fitted"""
 SURE = 3.0
 """standard errors by which the likelihood of another orientation must be larger"""

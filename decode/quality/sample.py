@@ -20,7 +20,7 @@ from decode.likelihood.polish import windows_for
 from decode.optics.camera import Camera
 from decode.optics.psf import PSF, render
 from decode.quality.evidence import Evidence
-from decode.quality.lone import FITS, Crops, LoneMolecules, Pupil, nearer_to_one
+from decode.quality.lone import MISFITS, Crops, LoneMolecules, Pupil, nearer_to_one
 from decode.quality.spots import Spots, tree_of
 from decode.quality.trend import trend
 
@@ -307,7 +307,7 @@ class Sample:
             spherical = lone.fitted_spherical(self._pupil, self._camera)
         # a PSF that fits is better than any other, whatever a few molecules say
         turn, turned = "", 0.0
-        if misfit > FITS:
+        if misfit > MISFITS:
             turn, turned = lone.best_turn(self._psf, self._camera)
         return replace(
             evidence,
