@@ -247,8 +247,9 @@ def report(kept: list[dict[str, Any]], *, usual: bool) -> None:
         known = {f.name for f in fields(Evidence)}
         stated = [line["evidence"] for line in chosen]
         found = [Evidence(**{k: v for k, v in e.items() if k in known}) for e in stated]
-        record = ModelRecord() if usual else load_model(MODELS[kind]).record
-        limits, light = Limits.of(record, found[0].kind), trained_flicker(record)
+        record = load_model(MODELS[kind]).record
+        limits = Limits.of(ModelRecord() if usual else record, found[0].kind)
+        light = trained_flicker(record)
         checks = [checks_of(e, limits=limits, flicker=light) for e in found]
         failed = [[check.name for check in of_movie if check.failed] for of_movie in checks]
         flagged = [names for names in failed if names]
