@@ -82,7 +82,7 @@ class Limits:
             >>> movies = [Evidence(kind="gaussian", misfit=0.0022 * i) for i in range(40)]
             >>> limits = Limits.fitted(movies)
             >>> limits.misfit, LIMITS["gaussian"].misfit, limits.elongation
-            (0.131, 0.12, 0.11)
+            (0.13, 0.12, 0.11)
         """
         if not evidence:
             raise ValueError("limits are fitted to one movie or more, and there is none")
