@@ -1,10 +1,10 @@
 """The exact posterior: effective samples, error against quadrature, speed, coverage, and numbers of
 molecules against a long chain.
 
-    python benchmarks/exact.py [lone] [grid] [pairs] [counts] [--molecules 200] [--spots 12]
-                               [--steps 40000] [--seed 7] [--psf psf.h5]
+    python benchmarks/exact.py [lone] [grid] [pairs] [counts] [--molecules 200] [--gridded 3]
+                               [--spots 6] [--steps 24000] [--seed 7] [--psf psf.h5]
 
-Molecules are simulated: 500 to 4000 photons on 20 a pixel, EMCCD, sCMOS and sCMOS with maps, a
+Molecules are simulated: 500 to 4000 photons on 20 a pixel, EMCCD and sCMOS with and without maps, a
 round and an astigmatic Gaussian, and a measured PSF where one is stated.  Without names, all parts
 are run.  Speeds are of CPU time, the best of three rounds.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,13 @@ from torch import Tensor
 from decode.emitters import EmitterSet
 from decode.io.psfs import read_psf
 from decode.likelihood import (
-    PixelLikelihood,
     Prior,
     count_posterior,
     exact_posterior,
     fit_jointly,
     pixels_of,
 )
+from decode.likelihood.pixels import ExactPixels, LogCubic
 from decode.likelihood.polish import windows_for
 from decode.likelihood.windows import MAX_BOUND_RATIO
 from decode.optics.camera import Camera
@@ -45,10 +46,15 @@ CAMERAS = {
     "sCMOS": Camera(baseline=100.0, e_per_adu=0.46, read_noise_e=1.3, qe=0.8),
 }
 MAPS = torch.Generator().manual_seed(0)
-MAPPED = replace(
+CAMERAS["sCMOS with maps"] = replace(
     CAMERAS["sCMOS"],
     e_per_adu=0.46 + 0.02 * torch.randn(SIDE, SIDE, generator=MAPS),
     read_noise_e=1.3 + 0.5 * torch.randn(SIDE, SIDE, generator=MAPS).abs(),
+)
+CAMERAS["EMCCD with maps"] = replace(
+    CAMERAS["EMCCD"],
+    baseline=100.0 + torch.randn(SIDE, SIDE, generator=MAPS),
+    em_gain=300.0 * (1 + 0.03 * torch.randn(SIDE, SIDE, generator=MAPS)),
 )
 ROUND = GaussianPSF(130.0, pixel_size_nm=100.0)
 PSFS = {
@@ -58,6 +64,8 @@ PSFS = {
 DISTANCES_NM = (100.0, 150.0, 200.0, 300.0, 400.0)
 """between the two molecules of spots that are counted"""
 EVEN = torch.ones(SIDE, SIDE)
+LEAST, MOST = math.log(100.0), math.log(1e6)
+"""of the logarithm of photons of `Prior`"""
 
 
 def scene(n: int, k: int, apart_nm: float, rng: torch.Generator, *, axial: bool) -> EmitterSet:
@@ -118,12 +126,15 @@ def coverage(found: EmitterSet, truth: EmitterSet, *, axial: bool, paired: bool 
     return f"within 1 and 2 sigma {within}, lateral RMSE {rmse:.1f} nm"
 
 
+def kinds(measured: PSF | None) -> list[tuple[str, PSF, bool]]:
+    """Names of PSFs, and whether z is unknown."""
+    both: list[tuple[str, PSF, bool]] = [("2D", PSFS[False], False), ("3D", PSFS[True], True)]
+    return both if measured is None else [*both, ("measured 3D", measured, True)]
+
+
 def lone(n: int, measured: PSF | None, rng: torch.Generator) -> None:
-    kinds: list[tuple[str, PSF, bool]] = [("2D", PSFS[False], False), ("3D", PSFS[True], True)]
-    if measured is not None:
-        kinds.append(("measured 3D", measured, True))
-    for kind, psf, axial in kinds:
-        for name, camera in (CAMERAS | {"sCMOS with maps": MAPPED}).items():
+    for kind, psf, axial in kinds(measured):
+        for name, camera in CAMERAS.items():
             truth = scene(n, 1, 0.0, rng, axial=axial)
             adu, pixels = recorded(psf, camera, truth, rng), pixels_of(camera)
             start = fitted(psf, camera, adu, truth, axial=axial)
@@ -149,13 +160,7 @@ def lone(n: int, measured: PSF | None, rng: torch.Generator) -> None:
 
 @torch.no_grad()
 def quadrature(
-    psf: GaussianPSF,
-    camera: Camera,
-    adu: Tensor,
-    found: EmitterSet,
-    truth: EmitterSet,
-    *,
-    axial: bool,
+    psf: PSF, camera: Camera, adu: Tensor, found: EmitterSet, truth: EmitterSet, *, axial: bool
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (q,) on a dense grid in double precision; see
     tests/test_importance.py.  The window is that around the start, the truth."""
@@ -164,27 +169,35 @@ def quadrature(
     assert found.xyz_sigma is not None
     assert found.background is not None
     assert found.photons_sigma is not None
-    cut = GaussianPSF(**psf.settings()).double().with_patch(side)
+    cut = deepcopy(psf).double().with_patch(side)
     corner = (truth.xyz[0, :2] / 100).floor().long() - side // 2
     rows, columns = (slice(int(c), int(c) + side) for c in corner.flip(0))
-    counts = adu[rows, columns].flatten().double()
+    counts = adu[rows, columns].reshape(1, 1, -1)
+    pixels = ExactPixels(camera.crop(rows, columns))
+    numbers = torch.arange(side**2)[None]
     mean = torch.cat([found.xyz[0, axes], found.photons, found.background]).double()
     mean[:2] -= 100 * corner
-    sigma = torch.cat([found.xyz_sigma[0, axes], found.photons_sigma, torch.tensor([1.5])])
+    # of a background that all pixels tell
+    level = 1.5 * float(camera.typical_noise.variance(torch.tensor(BACKGROUND))) ** 0.5 / side
+    sigma = torch.cat([found.xyz_sigma[0, axes], found.photons_sigma, torch.tensor([level])])
     root = torch.diag(sigma.double())
-    for reach, n in ((5.0, 7), (4.5, 9), (4.5, 9 if axial else 13)):
+    for reach, n in ((5.0, 7), (5.0, 7), (4.5, 9), (4.5, 9 if axial else 13)):
         grid = torch.cartesian_prod(*[torch.linspace(-reach, reach, n).double()] * len(mean))
         unknown = mean + grid @ root.mT
         unknown = unknown[(unknown[:, -2:] > 1).all(1)]
-        xyz = found.xyz.double().repeat(len(unknown), 1)
-        xyz[:, axes] = unknown[:, : len(axes)]
-        light = torch.cat([cut.integrate_pixels(part).flatten(1) for part in xyz.split(2**13)])
-        light = unknown[:, -2:-1] * light + unknown[:, -1:]
+        # light is linear in photons and background: images are drawn once for each position
+        places, which = unknown[:, : len(axes)].unique(dim=0, return_inverse=True)
+        xyz = found.xyz.double().repeat(len(places), 1)
+        xyz[:, axes] = places
+        images = torch.cat([cut.integrate_pixels(part).flatten(1) for part in xyz.split(2**11)])
         log_prob = -unknown[:, -2:].log().sum(1)
-        for count, expected in zip(counts, light.T, strict=True):
+        for i, image in enumerate(images.T):
+            expected = unknown[:, -2] * image[which] + unknown[:, -1]
             nodes = torch.linspace(float(expected.min()), float(expected.max()), 200).double()
-            values = camera.log_prob(count.expand(200), nodes)
-            log_prob += torch.from_numpy(CubicSpline(nodes, values)(expected))
+            values = pixels.log_prob(
+                counts[..., i : i + 1], nodes.view(1, -1, 1, 1), numbers[:, i : i + 1]
+            )
+            log_prob += torch.from_numpy(CubicSpline(nodes, values.flatten())(expected))
         weight = log_prob.softmax(0)
         mean = weight @ unknown
         covariance = ((unknown - mean) * weight[:, None]).mT @ (unknown - mean)
@@ -193,10 +206,10 @@ def quadrature(
     return mean, covariance.diagonal().sqrt()
 
 
-def grid(rng: torch.Generator) -> None:
-    for axial, psf in PSFS.items():
+def grid(n: int, measured: PSF | None, rng: torch.Generator) -> None:
+    for kind, psf, axial in kinds(measured):
         for name, camera in CAMERAS.items():
-            n, axes = (3, [0, 1, 2]) if axial else (10, [0, 1])
+            axes = [0, 1, 2] if axial else [0, 1]
             truth = scene(n, 1, 0.0, rng, axial=axial)
             adu = recorded(psf, camera, truth, rng)
             found = exact_posterior(psf, camera, adu, truth, axial=axial, background=EVEN)
@@ -212,7 +225,7 @@ def grid(rng: torch.Generator) -> None:
                 off.append(((own - mean[:-1]) / sigma[:-1]).abs().max())
                 wide.append((spread / sigma[:-1] - 1).abs().max())
             print(
-                f"grid {'3D' if axial else '2D'} {name}, {n} molecules: largest error of means "
+                f"grid {kind} {name}, {n} molecules: largest error of means "
                 f"{max(off):.3f} sigma, of sigmas {100 * max(wide):.1f} %",
                 flush=True,
             )
@@ -242,128 +255,131 @@ def pairs(n: int, rng: torch.Generator) -> None:
         print(f"  exact: {coverage(found, truth, axial=axial, paired=True)}", flush=True)
 
 
-class Chain:
-    """Reversible jump between one and three molecules (Green, Biometrika 82, 711, 1995): steps of
-    one molecule or the background, birth and death, split and merge; many spots at a time."""
+class Chains:
+    """Reversible jump between one and three molecules (Green, Biometrika 82, 711, 1995) in c chains
+    of the spots: a reference, whose births know nothing of the counts.
+
+    `number` molecules lie at `xy` (c, 3, 2), with logarithms of photons `u` (c, 3) and of the
+    background `v` (c,), in which the prior is flat.
+    """
 
     def __init__(
-        self, adu: Tensor, pixels: PixelLikelihood, centre: Tensor, side: int, rng: torch.Generator
+        self, table: LogCubic, centre: Tensor, side: int, m: int, rng: torch.Generator
     ) -> None:
-        self.rng, self.n_spots, self.side_nm = rng, len(adu), 100.0 * side
-        self.psf = ROUND.with_patch(side)
-        self.adu, self.pixels = adu.flatten(1)[:, None], pixels
-        self.places = torch.arange(side**2).expand(len(adu), -1)
-        self.xy = centre[:, None].repeat(1, 3, 1).double()
-        self.photons = torch.full((len(adu), 3), 2000.0).double()
-        self.background = torch.full((len(adu),), BACKGROUND).double()
-        self.number = torch.ones(len(adu), dtype=torch.int64)
-        self.log_prob = self.of(self.xy, self.photons, self.background, self.number)
+        self.rng, self.n, self.m, self.c = rng, len(centre), m, len(centre) * m
+        self.table, self.side_nm = table, 100.0 * side
+        self.edges = 100.0 * torch.arange(side + 1)
+        self.number = torch.arange(self.c) % 3 + 1
+        self.xy = centre.double().repeat_interleave(m, 0)[:, None] + 60 * self.normal(3, 2)
+        self.u = (4000 / self.number.double()).log()[:, None].repeat(1, 3)
+        self.v = torch.full((self.c,), math.log(BACKGROUND), dtype=torch.float64)
+        self.log_prob = self.of(self.xy, self.u, self.v, self.number)
 
-    def of(self, xy: Tensor, photons: Tensor, background: Tensor, number: Tensor) -> Tensor:
-        """Log of likelihood, prior and density of the process, 1 molecule per square um."""
+    def of(self, xy: Tensor, u: Tensor, v: Tensor, number: Tensor) -> Tensor:
+        """(c,) log of likelihood and prior, 1 molecule per square um."""
         on = torch.arange(3) < number[:, None]
-        xyz = torch.cat([xy, torch.zeros_like(xy[..., :1])], 2).float()
-        images = self.psf.integrate_pixels(xyz.flatten(0, 1)).flatten(1).unflatten(0, (-1, 3))
-        light = ((photons * on)[..., None] * images).sum(1) + background[:, None]
-        seen = self.pixels.log_prob(self.adu, light.clamp_min(0.05)[:, None, None], self.places)
-        each = math.log(1e-6) - math.log(math.log(1e4)) - photons.log()
-        inside = ((xy > 0) & (xy < self.side_nm)).all(2) & (photons > 100) & (photons < 1e6)
-        possible = (inside | ~on).all(1) & (background > 0.05) & (number > 0) & (number < 4)
-        log_prob = seen.sum((1, 2, 3)) + (each * on).sum(1) - background.log()
-        return log_prob.masked_fill(~possible, -torch.inf)
+        across = torch.special.ndtr((self.edges - xy.float()[..., None]) / 130.0).diff(dim=-1)
+        light = torch.einsum(
+            "ck,cky,ckx->cyx", (u.exp() * on).float(), across[:, :, 1], across[:, :, 0]
+        )
+        expected = light.flatten(1) + v.exp().float()[:, None]
+        seen = self.table(expected.view(self.n, self.m, 1, -1)).flatten()
+        inside = ((xy > 0) & (xy < self.side_nm)).all(2) & (u > LEAST) & (u < MOST)
+        possible = (inside | ~on).all(1) & (number > 0) & (number < 4)
+        possible &= (v > math.log(0.05)) & (v < math.log(1e5))
+        each = math.log(1e-6) - math.log(MOST - LEAST)
+        return (seen + each * number).masked_fill(~possible, -torch.inf)
 
-    def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.rng, dtype=torch.float64)
+    def uniform(self, *more: int) -> Tensor:
+        return torch.rand(self.c, *more, generator=self.rng, dtype=torch.float64)
 
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.rng, dtype=torch.float64)
+    def normal(self, *more: int) -> Tensor:
+        return torch.randn(self.c, *more, generator=self.rng, dtype=torch.float64)
 
-    def take(
-        self, ratio: Tensor, xy: Tensor, photons: Tensor, background: Tensor, number: Tensor
-    ) -> None:
-        new = self.of(xy, photons, background, number)
-        yes = self.uniform(self.n_spots).log() < new - self.log_prob + ratio
-        self.xy = xy.where(yes[:, None, None], self.xy)
-        self.photons = photons.where(yes[:, None], self.photons)
-        self.background = background.where(yes, self.background)
-        self.number = number.where(yes, self.number)
+    def take(self, ratio: Tensor, xy: Tensor, u: Tensor, v: Tensor, number: Tensor) -> None:
+        new = self.of(xy, u, v, number)
+        yes = self.uniform().log() < new - self.log_prob + ratio
+        self.xy, self.u = xy.where(yes[:, None, None], self.xy), u.where(yes[:, None], self.u)
+        self.v, self.number = v.where(yes, self.v), number.where(yes, self.number)
         self.log_prob = new.where(yes, self.log_prob)
 
     def step(self) -> None:
-        n, rows = self.n_spots, torch.arange(self.n_spots)
-        xy, photons, background = self.xy.clone(), self.photons.clone(), self.background.clone()
-        kind = float(self.uniform(1))
-        one = (self.uniform(n) * self.number).long()
-        if kind < 0.6:
-            length = 10 ** (-1.5 * float(self.uniform(1)))
-            xy[rows, one] += 60 * length * self.normal(n, 2)
-            change = 0.3 * length * self.normal(n)
-            photons[rows, one] *= change.exp()
-            more = 0.2 * length * self.normal(n)
-            self.take(change + more, xy, photons, background * more.exp(), self.number)
-            return
-        up = self.uniform(n) < 0.5
-        if kind < 0.75:  # birth of the last, or death of any
-            last = (self.number - 1).clamp_min(0)
-            born = self.number.clamp_max(2)
-            ratio_up = (
-                math.log(self.side_nm**2) - (self.number + 1.0).log() + math.log(math.log(1e4))
-            )
-            ratio_down = (
-                self.number.double().log() - math.log(self.side_nm**2) - math.log(math.log(1e4))
-            )
-            new_xy, new_photons = self.side_nm * self.uniform(n, 2), 100 * 1e4 ** self.uniform(n)
-            ratio = torch.where(
-                up, ratio_up + new_photons.log(), ratio_down - photons[rows, one].log()
-            )
-            down = ~up
-            xy[rows[down], one[down]], photons[rows[down], one[down]] = (
-                xy[rows[down], last[down]],
-                photons[rows[down], last[down]],
-            )
-            xy[rows[up], born[up]], photons[rows[up], born[up]] = new_xy[up], new_photons[up]
-            self.take(ratio, xy, photons, background, self.number + torch.where(up, 1, -1))
-            return
-        spread = 120.0
-        other = (one + 1 + (self.uniform(n) * (self.number - 1)).long()) % self.number
-        born, last = self.number.clamp_max(2), (self.number - 1).clamp_min(0)
-        share, apart = self.uniform(n), spread * self.normal(n, 2)
-        for i in range(n):
-            if up[i]:
-                place, light = xy[i, one[i]].clone(), photons[i, one[i]].clone()
-                xy[i, one[i]], xy[i, born[i]] = (
-                    place + (1 - share[i]) * apart[i],
-                    place - share[i] * apart[i],
-                )
-                photons[i, one[i]], photons[i, born[i]] = share[i] * light, (1 - share[i]) * light
-            else:
-                light = photons[i, one[i]] + photons[i, other[i]]
-                share[i], apart[i] = photons[i, one[i]] / light, xy[i, one[i]] - xy[i, other[i]]
-                place = share[i] * xy[i, one[i]] + (1 - share[i]) * xy[i, other[i]]
-                xy[i, one[i]], photons[i, one[i]] = place, light
-                xy[i, other[i]], photons[i, other[i]] = (
-                    xy[i, last[i]].clone(),
-                    photons[i, last[i]].clone(),
-                )
-                if one[i] == last[i]:
-                    xy[i, other[i]], photons[i, other[i]] = place, light
-        before = torch.where(up, self.number, self.number - 1).clamp_min(1)
-        whole = torch.where(
-            up, self.photons[rows, one], self.photons[rows, one] + self.photons[rows, other]
-        )
-        log_q = -apart.square().sum(1) / (2 * spread**2) - math.log(2 * math.pi * spread**2)
-        ratio = whole.log() - (before + 1.0).log() - log_q
-        ratio = torch.where(up, ratio, -ratio)
-        self.take(ratio, xy, photons, background, self.number + torch.where(up, 1, -1))
+        rows, number = torch.arange(self.c), self.number
+        xy, u, v = self.xy.clone(), self.u.clone(), self.v.clone()
+        one = (self.uniform() * number).long().clamp_max(2)
+        other = (one + 1 + (self.uniform() * (number - 1)).long().clamp_max(1)) % number
+        kind, length = float(torch.rand(1, generator=self.rng)), 10 ** (-2 * self.uniform())
+        if kind < 0.4:
+            xy[rows, one] += 150 * length[:, None] * self.normal(2)
+            u[rows, one] += 0.6 * length * self.normal()
+            v += 0.1 * length * self.normal()
+            self.take(torch.zeros(self.c), xy, u, v, number)
+        elif kind < 0.5:
+            xy += 40 * length[:, None, None] * self.normal(3, 2)
+            u += 0.2 * length[:, None] * self.normal(3)
+            v += 0.05 * length * self.normal()
+            self.take(torch.zeros(self.c), xy, u, v, number)
+        elif kind < 0.65:  # two molecules, about the same centre with the same light
+            total = torch.logaddexp(u[rows, one], u[rows, other])
+            share = (u[rows, one] - total).exp()[:, None]
+            centre = share * xy[rows, one] + (1 - share) * xy[rows, other]
+            apart = xy[rows, one] - xy[rows, other] + 80 * length[:, None] * self.normal(2)
+            logit = u[rows, one] - u[rows, other] + length * self.normal()
+            share = logit.sigmoid()
+            xy[rows, one] = centre + (1 - share)[:, None] * apart
+            xy[rows, other] = centre - share[:, None] * apart
+            u[rows, one], u[rows, other] = total + share.log(), total + (1 - share).log()
+            self.take(torch.zeros(self.c), xy, u, v, number.where(number > 1, 0))
+        elif kind < 0.83:
+            self.birth(one)
+        else:
+            self.split(one, other, spread=100.0 if kind < 0.92 else 200.0)
+
+    def birth(self, one: Tensor) -> None:
+        """Of a faint molecule anywhere, or the death of such a one."""
+        rows, number, xy, u = torch.arange(self.c), self.number, self.xy.clone(), self.u.clone()
+        up, last, born = self.uniform() < 0.5, number - 1, number.clamp_max(2)
+        faint = math.log(12.0)
+        log_q = -2 * math.log(self.side_nm) - math.log(faint)
+        died = (log_q + number.log()).masked_fill(u[rows, one] > LEAST + faint, -torch.inf)
+        ratio = torch.where(up, -log_q - (number + 1).log(), died)
+        down = torch.nonzero(~up)[:, 0]
+        xy[down, one[down]], u[down, one[down]] = xy[down, last[down]], u[down, last[down]]
+        rows, born = rows[up], born[up]
+        xy[rows, born] = self.side_nm * self.uniform(2)[up]
+        u[rows, born] = LEAST + faint * self.uniform()[up]
+        self.take(ratio, xy, u, self.v, number + torch.where(up, 1, -1))
+
+    def split(self, one: Tensor, other: Tensor, spread: float) -> None:
+        """Of a molecule about its centre, or two merged."""
+        rows, number, xy, u = torch.arange(self.c), self.number, self.xy.clone(), self.u.clone()
+        up, last = self.uniform() < 0.5, number - 1
+        total = torch.where(up, u[rows, one], torch.logaddexp(u[rows, one], u[rows, other]))
+        share = torch.where(up, self.uniform(), (u[rows, one] - total).exp())
+        share = share.clamp(1e-9, 1 - 1e-9)
+        apart = torch.where(up[:, None], spread * self.normal(2), xy[rows, one] - xy[rows, other])
+        centre = torch.where(up[:, None], xy[rows, one], xy[rows, other] + share[:, None] * apart)
+        second = torch.where(up, number.clamp_max(2), other)
+        xy[rows, second] = torch.where(up[:, None], centre - share[:, None] * apart, xy[rows, last])
+        u[rows, second] = torch.where(up, total + (1 - share).log(), u[rows, last])
+        first = torch.where(~up & (one == last), other, one)
+        xy[rows, first] = torch.where(up[:, None], centre + (1 - share)[:, None] * apart, centre)
+        u[rows, first] = torch.where(up, total + share.log(), total)
+        log_q = share.log() + (1 - share).log() - apart.square().sum(1) / (2 * spread**2)
+        log_q = log_q - math.log(2 * math.pi * spread**2)
+        ratio = -torch.where(up, number + 1, number).log() - log_q
+        number = number + torch.where(up, 1, -1)
+        self.take(torch.where(up, ratio, -ratio), xy, u, self.v, number)
 
     def run(self, steps: int) -> Tensor:
-        """(n, 3) shares of the steps with one, two and three molecules, of the last 4 in 5."""
-        shares = torch.zeros(self.n_spots, 3, dtype=torch.float64)
+        """(n, m, 3) shares of the steps with one, two and three molecules, of the last 3 in 4."""
+        shares = torch.zeros(self.c, 3, dtype=torch.float64)
         for step in range(steps):
             self.step()
-            if step >= steps // 5:
-                shares[torch.arange(self.n_spots), self.number - 1] += 1
-        return shares / shares.sum(1, keepdim=True)
+            if step >= steps // 4:
+                shares[torch.arange(self.c), self.number - 1] += 1
+        shares = shares / shares.sum(1, keepdim=True)
+        return shares.view(self.n, self.m, 3)
 
 
 @torch.no_grad()
@@ -387,15 +403,23 @@ def counts(n: int, steps: int, rng: torch.Generator) -> None:
             [adu[2 * i, y : y + side, x : x + side] for i, (x, y) in enumerate(corner.tolist())]
         )
         centre = truth.xyz[rows][..., :2].mean(1) - 100 * corner
-        halves = [Chain(cut, pixels, centre, side, rng).run(steps) for _ in range(2)]
-        chain = (halves[0] + halves[1]) / 2
-        off, scatter = (found - chain).abs().amax(1), (halves[0] - halves[1]).abs().amax(1)
-        p = ", ".join(f"{value:.2f}" for value in found.mean(0).tolist())
+        table = LogCubic.of(
+            pixels,
+            cut.flatten(1)[:, None],
+            pixel=torch.zeros(n, side**2, dtype=torch.int64),
+            counts=torch.ones(n, side**2),
+            most=2000.0,
+        )
+        chains = Chains(table, centre, side, 48, rng).run(steps)
+        long, error = chains.mean(1), chains.std(1) / 48**0.5
+        off = (found.probability - long).abs().amax(1)
+        stated, known = found.error.amax(1), error.amax(1)
+        p = ", ".join(f"{value:.2f}" for value in found.probability.mean(0).tolist())
         print(
             f"counts {apart_nm:.0f} nm apart: p(1), p(2), p(3) on average {p}; "
-            f"from a long chain by "
-            f"{off.median():.3f} (median), {off.max():.3f} (largest); two chains differ by "
-            f"{scatter.median():.3f}, {scatter.max():.3f}; {speed:.1f} spots/s",
+            f"from long chains by {off.median():.3f} (median), {off.max():.3f} (largest); "
+            f"standard errors stated {stated.median():.3f}, {stated.max():.3f}, of the long chains "
+            f"{known.median():.3f}, {known.max():.3f}; {speed:.2f} spots/s",
             flush=True,
         )
 
@@ -404,19 +428,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", choices=[[], "lone", "grid", "pairs", "counts"])
     parser.add_argument("--molecules", type=int, default=200)
-    parser.add_argument("--spots", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=40000)
+    parser.add_argument("--gridded", type=int, default=3, help="molecules of each grid")
+    parser.add_argument("--spots", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=24000)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--psf", type=Path, help="PSF file of a further kind of lone molecules")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = torch.Generator().manual_seed(arguments.seed)
     parts = arguments.parts or ["lone", "grid", "pairs", "counts"]
+    measured = read_psf(arguments.psf).psf if arguments.psf else None
     if "lone" in parts:
-        measured = read_psf(arguments.psf).psf if arguments.psf else None
         lone(arguments.molecules, measured, rng)
     if "grid" in parts:
-        grid(rng)
+        grid(arguments.gridded, measured, rng)
     if "pairs" in parts:
         pairs(arguments.molecules // 2, rng)
     if "counts" in parts:

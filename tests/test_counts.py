@@ -1,8 +1,7 @@
-"""How many molecules a spot is: evidences that two samplers agree on, and sensible odds."""
+"""How many molecules a spot is: the law of the jumps, and sensible odds."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet
-from decode.likelihood.counts import _log_evidence, count_posterior
+from decode.likelihood.counts import Numbers, _Chains, _Spots, count_posterior
 from decode.likelihood.importance import Model, Prior
 from decode.likelihood.pixels import pixels_of
 from decode.likelihood.windows import Frames
@@ -24,6 +23,7 @@ EMCCD = Camera(
 )
 PSF = GaussianPSF(130.0, pixel_size_nm=100.0)
 EVEN = torch.ones(SIDE, SIDE)
+PIXELS = pixels_of(EMCCD)
 
 
 def spots(n: int, k: int, apart_nm: float, rng: torch.Generator) -> tuple[EmitterSet, Tensor]:
@@ -48,39 +48,78 @@ def spots(n: int, k: int, apart_nm: float, rng: torch.Generator) -> tuple[Emitte
     return truth, EMCCD.sample(20 + light.detach(), rng)
 
 
+class Blind:
+    """A likelihood that says nothing."""
+
+    def __call__(self, photons: Tensor) -> Tensor:
+        return photons.new_zeros(photons.shape[:2]).double()
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("k", [1, 2])
-def test_two_samplers_have_the_same_evidence(k: int, rng: torch.Generator) -> None:
-    """Importance sampling and the sequential sampler."""
-    truth, adu = spots(6, k, 300.0, rng)
-    frames = Frames(PSF, EMCCD, adu, truth, axes=[0, 1], background=EVEN)
-    windows = frames.windows(torch.arange(6 * k).view(6, k), None)
-    model = Model([0, 1], Prior(), pixels_of(EMCCD), 11)
-    modes = model.mode(windows)
-    sampled = model.weighted(windows, modes, 4000, 0).moments()
-    assert (sampled.ess > 0.4).all()
-    expected = sampled.log_evidence + modes.mean.shape[1] / 2 * math.log(2 * math.pi)
-    found = _log_evidence(model, windows, modes, 800, rng)
-    assert (found - expected).abs().max() < 0.2
+@pytest.mark.parametrize("axial", [False, True])
+def test_where_nothing_is_seen_numbers_are_those_of_a_poisson_process(
+    axial: bool, rng: torch.Generator
+) -> None:
+    """Of one, two and three, whatever the map is by which molecules are added."""
+    truth, adu = spots(1, 2, 200.0, rng)
+    frames = Frames(PSF, EMCCD, adu, truth, axes=[2, 0, 1][not axial :], background=EVEN)
+    prior = Prior(photons=(100.0, 2000.0), depth_nm=(-300.0, 300.0))
+    model = Model([2, 0, 1][not axial :], prior, PIXELS)
+    windows = frames.windows(torch.tensor([[0, 1]]), None)
+    found = _Spots.of(windows, model, 3e-6 / (600.0 if axial else 1.0))
+    found.table = Blind()
+    shares = _Chains(found, rng, m=300).run(400)[0]
+    expected = 3e-6 * (100.0 * windows.psf.patch_px) ** 2
+    law = torch.tensor([1.0, expected / 2, expected**2 / 6]).double()
+    error = shares.std(0) / len(shares) ** 0.5
+    assert (error < 0.02).all()
+    assert ((shares.mean(0) - law / law.sum()).abs() < 4 * error).all()
+
+
+def test_numbers_do_not_depend_on_where_chains_start(rng: torch.Generator) -> None:
+    """Two molecules 100 nm apart may be one, or one with a faint one far away: runs from both rows
+    and from a single one agree within the errors that they state."""
+    truth, adu = spots(4, 2, 100.0, rng)
+    rows = torch.arange(8).view(4, 2)
+    merged = replace(truth[rows[:, 0]], photons=torch.full((4,), 4000.0))
+
+    def counted(some: EmitterSet, together: Tensor, seed: int) -> Numbers:
+        return count_posterior(
+            PSF,
+            EMCCD,
+            adu,
+            some,
+            together=together,
+            axial=False,
+            background=EVEN,
+            pixels=PIXELS,
+            n_steps=1000,
+            seed=seed,
+        )
+
+    first, second = counted(truth, rows, 0), counted(merged, torch.arange(4)[:, None], 1)
+    scatter = (first.error.square() + second.error.square()).sqrt()
+    assert (scatter < 0.15).all()
+    assert ((first.probability - second.probability).abs() < 4 * scatter + 0.01).all()
 
 
 def test_spots_are_as_many_molecules_as_they_are(rng: torch.Generator) -> None:
     for k in (1, 2, 3):
-        truth, adu = spots(6, k, 300.0, rng)
-        rows = torch.arange(6 * k).view(6, k)
-        p = count_posterior(
-            PSF, EMCCD, adu, truth, together=rows, axial=False, background=EVEN, n_particles=300
+        truth, adu = spots(4, k, 300.0, rng)
+        found = count_posterior(
+            PSF,
+            EMCCD,
+            adu,
+            truth,
+            together=torch.arange(4 * k).view(4, k),
+            axial=False,
+            background=EVEN,
+            pixels=PIXELS,
+            n_steps=400,
         )
-        assert torch.allclose(p.sum(1), torch.ones(6, dtype=torch.float64))
-        assert (p.argmax(1) == k - 1).sum() >= 5
-        # the same of one row: the others are found by splitting it
-        if k == 2:
-            alone = truth[rows[:, 0]]
-            merged = replace(alone, xyz=(alone.xyz + truth.xyz[rows[:, 1]]) / 2)
-            again = count_posterior(
-                PSF, EMCCD, adu, merged, axial=False, background=EVEN, n_particles=300
-            )
-            assert (again[:, 1] > 0.5).all()
+        assert torch.allclose(found.probability.sum(1), torch.ones(4, dtype=torch.float64))
+        assert (found.probability.argmax(1) == k - 1).sum() >= 3
+        assert (found.error < 0.15).all()
 
 
 def test_what_cannot_be_counted_is_said_in_a_sentence(rng: torch.Generator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -141,7 +142,13 @@ def recorded(
 
 @torch.no_grad()
 def on_a_grid(
-    psf: GaussianPSF, camera: Camera, adu: Tensor, truth: EmitterSet, *, axial: bool, points: int
+    psf: GaussianPSF | SplinePSF,
+    camera: Camera,
+    adu: Tensor,
+    truth: EmitterSet,
+    *,
+    axial: bool,
+    points: int,
 ) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (q,) of a lone molecule by quadrature, in double precision.
 
@@ -153,7 +160,7 @@ def on_a_grid(
         adu: (y, x) of its frame.
         truth: the molecule.
     """
-    psf = GaussianPSF(**psf.settings()).double()
+    psf = deepcopy(psf).double()
     axes = [2, 0, 1] if axial else [0, 1]
     (side,) = windows_for(psf, camera, axial=axial, most=[1.06])
     corner = (truth.xyz[0, :2] / 100).floor().long() - side // 2
@@ -240,6 +247,28 @@ def test_moments_are_those_of_a_grid(name: str, axial: bool, rng: torch.Generato
         spread = torch.cat([found.xyz_sigma[i, axes], found.photons_sigma[i : i + 1]])
         assert ((own - mean[:-1]) / sigma[:-1]).abs().max() < 0.05
         assert (spread / sigma[:-1] - 1).abs().max() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EMCCD", "sCMOS with maps"])
+def test_moments_of_a_spline_are_those_of_a_grid(name: str, rng: torch.Generator) -> None:
+    """The same of a PSF that is measured: planes 40 nm apart."""
+    depths = torch.arange(-600.0, 601.0, 40.0)
+    centre = torch.tensor([1050.0, 1050.0, 0.0]).repeat(len(depths), 1)
+    centre[:, 2] = depths
+    planes = ASTIGMATIC.integrate_pixels(centre).detach().double()
+    psf = SplinePSF.from_stack(planes, z_start_nm=-600.0, z_step_nm=40.0, pixel_size_nm=100.0)
+    camera = {"EMCCD": EMCCD, "sCMOS with maps": with_maps(rng)}[name]
+    truth = lone(1, rng, axial=True)
+    adu = recorded(psf, camera, truth, rng)
+    found = exact_posterior(psf, camera, adu, truth, background=torch.ones(SIDE, SIDE))
+    assert found.xyz_sigma is not None
+    assert found.photons_sigma is not None
+    mean, sigma = on_a_grid(psf, camera, adu[0], truth, axial=True, points=9)
+    own = torch.cat([found.xyz[0, [2, 0, 1]], found.photons]).double()
+    spread = torch.cat([found.xyz_sigma[0, [2, 0, 1]], found.photons_sigma])
+    assert ((own - mean[:-1]) / sigma[:-1]).abs().max() < 0.05
+    assert (spread / sigma[:-1] - 1).abs().max() < 0.05
 
 
 def test_faint_molecules_are_sampled_again(rng: torch.Generator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decode.likelihood.counts import count_posterior
+from decode.likelihood.counts import Numbers, count_posterior
 from decode.likelihood.importance import Prior, exact_posterior
 from decode.likelihood.pixels import PixelLikelihood, pixels_of
 from decode.likelihood.polish import fit_jointly, polish
@@ -11,6 +11,7 @@ from decode.likelihood.single import Fit, fit_emitters, scaled_deviance
 
 __all__ = [
     "Fit",
+    "Numbers",
     "PixelLikelihood",
     "Prior",
     "count_posterior",

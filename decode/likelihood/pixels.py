@@ -15,6 +15,7 @@ from decode.optics.camera import DARKEST, Camera
 
 __all__ = [
     "ExactPixels",
+    "LogCubic",
     "LogPolynomial",
     "PixelLikelihood",
     "PoissonPixels",
@@ -31,8 +32,9 @@ STEP, STEP_SIGMAS = 0.08, 1.0
 few, of their standard deviation as a Poisson count where they are many"""
 LEAST_NOISE_E, REACH, STEPS_PER_WIDTH = 1e-3, 6.0, 0.8
 """of sums over electrons: least read noise, half of the range and step in standard deviations"""
-ROWS_AT_ONCE = 256
-"""counts tabulated together; the density takes 64 numbers each time"""
+ROWS_AT_ONCE, COLUMNS_AT_ONCE = 256, 8
+"""counts tabulated together; the density takes 64 numbers each time; and values of the light of a
+pixel, which sums over electrons want near to one another"""
 
 
 class PixelLikelihood(ABC):
@@ -310,6 +312,72 @@ class LogPolynomial(NamedTuple):
         for coefficient in others:
             torch.addcmul(coefficient, total, u, out=total)
         return total.sum((2, 3))
+
+
+@final
+class LogCubic:
+    """Log-likelihood of pixels over all photons that they may have: cubics between the columns of
+    a table, for samples that spread too widely for a polynomial."""
+
+    def __init__(self, cubics: Tensor, columns: int, constant: Tensor, n_pixels: int) -> None:
+        """Of coefficients (n pixels columns, 4), and the log-likelihood (n,) that they lack."""
+        self._cubics, self._columns = cubics, columns
+        self._constant, self._n_pixels = constant, n_pixels
+
+    @classmethod
+    def of(
+        cls,
+        likelihood: PixelLikelihood,
+        adu: Tensor,
+        *,
+        pixel: Tensor,
+        counts: Tensor,
+        most: float,
+    ) -> LogCubic:
+        """The table of some windows.
+
+        Args:
+            likelihood, adu, pixel, counts: as for `LogPolynomial.of`.
+            most: photons beyond which the likelihood is taken for that of so many.
+        """
+        n, t, p = adu.shape
+        columns = int(_column(torch.tensor(most, dtype=torch.float64))) + 1
+        photons = _photons(torch.arange(columns + 3, dtype=torch.float64))
+        values = torch.cat(
+            [
+                likelihood.log_prob(adu, part[:, None, None].expand(n, -1, t, p), pixel)
+                for part in photons.split(COLUMNS_AT_ONCE)
+            ],
+            1,
+        )
+        values = values * counts[:, None, None]
+        largest = values.amax(1)
+        values = (values - largest[:, None]).movedim(1, 3)
+        a, b, c, d = (values[..., j : columns + j] for j in range(4))
+        cubics = torch.stack(
+            [b, c - a / 3 - b / 2 - d / 6, (a + c) / 2 - b, (d - a) / 6 + (b - c) / 2], -1
+        )
+        return cls(cubics.float().view(-1, 4), columns, largest.sum((1, 2)), t * p)
+
+    def __call__(self, photons: Tensor) -> Tensor:
+        """(n, m) float64 log-likelihood at expected photons (n, m, t, p)."""
+        n = len(photons)
+        first = torch.arange(n * self._n_pixels).view(n, 1, -1) * self._columns
+        return self._at(photons.flatten(2), first) + self._constant[:, None]
+
+    def of_window(self, i: int, photons: Tensor) -> Tensor:
+        """(m,) of one of the windows, at (m, t, p)."""
+        first = (i * self._n_pixels + torch.arange(self._n_pixels)) * self._columns
+        return self._at(photons.flatten(1), first) + self._constant[i]
+
+    def _at(self, photons: Tensor, first: Tensor) -> Tensor:
+        position = _column(photons.clamp_min(DARKEST)).clamp_(1, self._columns)
+        cell = position.floor().clamp_(1, self._columns - 1)
+        t = position - cell
+        index = (first + (cell.long() - 1)).view(-1)
+        # much faster on a CPU than indexing
+        c0, c1, c2, c3 = self._cubics.index_select(0, index).view(*photons.shape, 4).unbind(-1)
+        return (((c3 * t + c2) * t + c1) * t + c0).sum(-1).double()
 
 
 def extremes(values: Tensor) -> tuple[Tensor, Tensor]:
