@@ -287,6 +287,32 @@ def test_faint_molecules_are_sampled_again(rng: torch.Generator) -> None:
     assert (found.ess > 0.1).double().mean() > 0.5
 
 
+def test_usual_photons_are_those_of_lone_molecules(rng: torch.Generator) -> None:
+    """Of two that nearly coincide only the sum is known: how bright others are tells the shares."""
+    photons = 2000 * (0.3 * torch.randn(400, generator=rng)).exp()
+    prior = Prior().learned(torch.cat([photons, torch.tensor([20.0, 1e7])]))
+    assert prior.usual is not None
+    assert 1850 < prior.usual[0] < 2150
+    assert 0.25 < prior.usual[1] < 0.35
+    assert Prior().learned(photons[:49]) == Prior()
+    logs = torch.linspace(*(float(torch.tensor(end).log()) for end in prior.photons), 4001)
+    assert abs(float(torch.trapezoid(prior.log_light(logs).exp(), logs)) - 1) < 1e-3
+
+    single = replace(lone(60, rng, axial=False), photons=photons[:60])
+    one = replace(lone(4, rng, axial=False), frame=120 + 2 * torch.arange(4))
+    one = replace(one, photons=torch.full((4,), 2000.0))
+    other = replace(one, xyz=one.xyz + torch.tensor([100.0, 0.0, 0.0]))
+    truth = EmitterSet.cat([single, one, other])
+    adu = recorded(ROUND, EMCCD, truth, rng)
+    wide = exact_posterior(ROUND, EMCCD, adu, truth, axial=False)
+    learned = exact_posterior(ROUND, EMCCD, adu, truth, axial=False, learn=True)
+    assert wide.photons_sigma is not None
+    assert learned.photons_sigma is not None
+    ratio = learned.photons_sigma / wide.photons_sigma
+    assert ratio[60:].median() < 0.85
+    assert 0.9 < ratio[:60].median() < 1.05
+
+
 def test_what_the_prior_excludes_stays_at_the_mode(rng: torch.Generator) -> None:
     """With an uncertainty, and no effective sample."""
     truth = lone(3, rng, axial=False)

@@ -135,8 +135,8 @@ def count_posterior(
 class _State(NamedTuple):
     """Molecules of n spots in m chains each.
 
-    Positions and the logarithms of photons and background are the coordinates, in which the prior
-    is flat.  Of the molecules the first `number` exist.
+    The coordinates are positions and the logarithms of photons and background.  Of the molecules
+    the first `number` exist.
     """
 
     molecules: Tensor
@@ -175,13 +175,11 @@ class _Spots:
     @classmethod
     def of(cls, windows: Windows, model: Model, per_nm2: float) -> _Spots:
         """Spots in a Poisson process of a density per area and depth."""
-        range_of_logs = math.log(model.prior.photons[1] / model.prior.photons[0])
-        log_density = math.log(per_nm2) - math.log(range_of_logs)
         brightest = 2 * float(windows.photons_seen.max()) + 100.0
         table = LogCubic.of(
             model.pixels, windows.adu, pixel=windows.pixel, counts=windows.seen, most=brightest
         )
-        return cls(windows, model, table, log_density, _merged(windows, model))
+        return cls(windows, model, table, math.log(per_nm2), _merged(windows, model))
 
     def inside(self, molecules: Tensor) -> Tensor:
         """Molecules (..., d + 1), moved to where the prior allows them."""
@@ -198,7 +196,8 @@ class _Spots:
         log_prob = torch.full((possible.numel(),), -torch.inf, dtype=torch.float64)
         light = self._light(state, on & possible[..., None])
         found = self.table(light.unflatten(0, possible.shape)[:, :, None]).flatten()
-        prior = state.number.flatten() * self._log_density
+        each = self._log_density + self.prior.log_light(state.molecules[..., -1])
+        prior = (each * on).sum(2).flatten()
         log_prob[which] = (found + prior)[which]
         return log_prob.view(possible.shape)
 

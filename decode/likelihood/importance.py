@@ -38,6 +38,9 @@ UNKNOWNS_AT_ONCE = 2**15
 """samples of all molecules that are weighted together"""
 MODES_AT_ONCE = 256
 """molecules whose modes are found together"""
+UNUSUAL, FEWEST_LONE, LEAST_SPREAD = 0.1, 50, 0.2
+"""of the usual photons: share of the molecules that have others, fewest lone molecules that tell
+them, and least standard deviation of their logarithm"""
 WEAK_NM = 300.0
 """standard deviation of the start: proposals of inseparable molecules stay in place"""
 
@@ -45,19 +48,50 @@ WEAK_NM = 300.0
 @final
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """Prior of molecules: flat in position within the window, log-uniform in photons and
-    background.
+    """Prior of molecules: flat in position within the window, log-uniform in background, and in
+    photons unless it is stated which are usual.
 
-    This is the middle of what `decode.priors.scene.Scene` draws, whose flux and background are
-    log-uniform between the recipe's limits.
+    A movie of `decode.priors.scene.Scene` has one flux, of which that of its molecules varies; the
+    flux itself is log-uniform.
+
+    Example:
+        >>> bright = Prior(usual=(2000.0, 0.4))
+        >>> faint, usual = bright.log_light(torch.tensor([200.0, 2000.0]).log())
+        >>> bool(usual - faint > 4)
+        True
     """
 
     photons: tuple[float, float] = (100.0, 1e6)
     """least and most"""
+    usual: tuple[float, float] | None = None
+    """median of the photons of all but a tenth of the molecules, whose logarithm is normal, and its
+    standard deviation; None: all are log-uniform, as that tenth is"""
     background: tuple[float, float] = (DARKEST, 1e5)
     """least and most photons per pixel"""
     depth_nm: tuple[float, float] = (-math.inf, math.inf)
     """least and largest z"""
+
+    def log_light(self, log_photons: Tensor) -> Tensor:
+        """Log density of the logarithm of photons, of any shape, between least and most."""
+        even = -math.log(math.log(self.photons[1] / self.photons[0]))
+        if self.usual is None:
+            return torch.full_like(log_photons, even)
+        median, spread = self.usual
+        normal = -((log_photons - math.log(median)) / spread).square() / 2
+        normal = normal + math.log((1 - UNUSUAL) / (spread * math.sqrt(2 * math.pi)))
+        return torch.logaddexp(normal, normal.new_tensor(even + math.log(UNUSUAL)))
+
+    def learned(self, photons: Tensor) -> Prior:
+        """The same with the usual photons of a movie, from those of its lone molecules (n,).
+
+        Fewer than `FEWEST_LONE` of them tell too little: the prior stays as it is.
+        """
+        least, most = self.photons
+        logs = photons[(photons >= least) & (photons <= most)].double().log()
+        if len(logs) < FEWEST_LONE:
+            return self
+        low, middle, high = logs.quantile(logs.new_tensor([0.16, 0.5, 0.84])).tolist()
+        return replace(self, usual=(math.exp(middle), max((high - low) / 2, LEAST_SPREAD)))
 
 
 @torch.no_grad()
@@ -74,19 +108,19 @@ def exact_posterior(
     seed: int = 0,
     pixels: PixelLikelihood | None = None,
     background: Tensor | None = None,
+    learn: bool = False,
 ) -> EmitterSet:
     """Mean and covariance of the posterior of each molecule, by importance sampling.
 
-    The unknowns of a molecule are its position, its photons and the background around it.  Their
+    The unknowns of a molecule are its position, its photons and the background around it. Their
     posterior is the exact likelihood of the counts in a window (`Camera.log_prob`: Poisson
-    electrons, EM register, read noise, rounding) times a prior that is flat in position and
-    log-uniform in photons and background (`Prior`).  Samples are weighted by the posterior over
-    their own density (self-normalized importance sampling; Robert and Casella, Monte Carlo
-    Statistical Methods, 2004, sec. 3.3).  This density is a Gaussian around the mode, with the
-    inverse Fisher information of the window as its covariance, then once adapted to the moments of
-    the first weights (Cappe et al., J. Comput. Graph. Stat. 13, 907, 2004); a tenth of the samples
-    comes from a wider one.  Where few samples have all the weight, more are drawn, and their
-    weights tempered while the proposal adapts.
+    electrons, EM register, read noise, rounding) times a prior that is flat in position (`Prior`).
+    Samples are weighted by the posterior over their own density (self-normalized importance
+    sampling; Robert and Casella, Monte Carlo Statistical Methods, 2004, sec. 3.3). This density is
+    a Gaussian around the mode, with the inverse Fisher information of the window as its covariance,
+    then once adapted to the moments of the first weights (Cappe et al., J. Comput. Graph. Stat. 13,
+    907, 2004); a tenth of the samples comes from a wider one. Where few samples have all the
+    weight, more are drawn, and their weights tempered while the proposal adapts.
 
     Up to four molecules whose light overlaps are sampled together; in a larger crowd each is
     sampled with its three nearest neighbours, given the light of the others.  A molecule that is on
@@ -106,6 +140,7 @@ def exact_posterior(
         seed: of the samples.
         pixels: from `pixels_of`, to keep its table for the next frames; None: a new one.
         background: (y, x) photons per pixel, of which the shape counts; None estimates it.
+        learn: the usual photons of the prior are those of the lone molecules (`Prior.learned`).
 
     Returns:
         The molecules in the same order: means, standard deviations, `correlation`, and `ess`, the
@@ -152,9 +187,14 @@ def exact_posterior(
         )
     axes = [2, 0, 1] if axial else [0, 1]  # z first: samples in its order are near to one another
     frames = Frames(psf, camera, adu, emitters, axes=axes, background=background)
-    model = Model(axes, prior or Prior(), pixels or pixels_of(camera))
+    prior = prior or Prior()
+    sets = list(neighbourhoods(emitters, frames.reach_nm)) if n else []
+    if learn:
+        lone = [rows[:, 0] for rows, _ in sets if rows.shape[1] == 1]
+        prior = prior.learned(emitters.photons[torch.cat(lone)] if lone else torch.zeros(0))
+    model = Model(axes, prior, pixels or pixels_of(camera))
     posterior = Moments.unknown(n, len(axes) + 2)
-    for rows, kept in neighbourhoods(emitters, frames.reach_nm) if n else ():
+    for rows, kept in sets:
         k = rows.shape[1]
         # those alike come together: their samples spread alike, and their windows are as large
         order = (
@@ -249,7 +289,8 @@ class Model(NamedTuple):
         n_photons = photons[0, 0].numel()
         unknown[..., k_d : k_d + n_photons].clamp_(*self.prior.photons)
         unknown[..., k_d + n_photons :].clamp_(*self.prior.background)
-        log_prob = -unknown[..., k_d:].double().log().sum(2)
+        logs = unknown[..., k_d:].double().log()
+        log_prob = self.prior.log_light(logs[..., :n_photons]).sum(2) - logs.sum(2)
         for rows, expected in windows.expected(unknown, self.axes):
             log_prob[rows] += self._log_likelihood(windows[rows], expected)
         return log_prob.masked_fill(~possible, -torch.inf)

@@ -213,6 +213,7 @@ class _ExactPosterior:
             parameters=self.psf.parameters_at(molecules.xyz),
             prior=Prior(depth_nm=depths_nm),
             pixels=self.pixels,
+            learn=True,
         )
 
 
