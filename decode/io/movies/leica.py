@@ -13,7 +13,7 @@ import numpy.typing as npt
 from decode.errors import reading
 from decode.io.movies.facts import StatedFacts
 from decode.io.movies.format import MovieFormat, Part
-from decode.io.movies.library import needed
+from decode.io.movies.library import Bounded, needed
 from decode.io.movies.planes import PlanesPart, whole_part
 from decode.io.movies.selection import CHANNEL, POSITION, TIME, Axis, Chosen, Selection, Z, choose
 from decode.io.movies.units import credible_pixel, credible_step, positive
@@ -36,7 +36,7 @@ def _is_lif(path: Path) -> bool:
 def _open_lif(path: Path, selection: Selection, *, allow_truncated: bool) -> Part:
     library = needed("liffile", path)
     with ExitStack() as opened, reading(path, "a Leica .lif movie", "copy or export it again"):
-        file = library.LifFile(path)
+        file = library.LifFile(opened.enter_context(Bounded(path)))
         opened.callback(file.close)
         image = _image(path, file, selection)
         sizes = image.sizes
@@ -59,7 +59,7 @@ def _open_lif(path: Path, selection: Selection, *, allow_truncated: bool) -> Par
             )
             return read
 
-        part = PlanesPart(
+        return PlanesPart(
             path=path,
             kind="a Leica .lif movie",
             n_frames=_whole(path, image, chosen, allow_truncated=allow_truncated),
@@ -68,10 +68,8 @@ def _open_lif(path: Path, selection: Selection, *, allow_truncated: bool) -> Par
             facts=chosen.stated(_facts(image)),
             chosen=chosen,
             plane=plane,
-            closing=file.close,
+            closing=opened.pop_all().close,
         )
-        opened.pop_all()
-        return part
 
 
 def _image(path: Path, file: Any, selection: Selection) -> Any:

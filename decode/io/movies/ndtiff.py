@@ -13,7 +13,7 @@ import numpy.typing as npt
 from decode.errors import reading
 from decode.io.movies.facts import StatedFacts
 from decode.io.movies.format import MovieFormat, Part
-from decode.io.movies.library import needed
+from decode.io.movies.library import Bounded, needed
 from decode.io.movies.planes import PlanesPart, whole_part
 from decode.io.movies.selection import CHANNEL, POSITION, TIME, Axis, Selection, Z, choose
 from decode.io.movies.units import credible_pixel, credible_step, length_nm, positive
@@ -48,6 +48,7 @@ def _open_ndtiff(path: Path, selection: Selection, *, allow_truncated: bool) -> 
     # what opens a whole data set prints to the standard output, a line an image
     index_of = needed("ndstorage.ndtiff_index", path).read_ndtiff_index
     reader_of = needed("ndstorage.ndtiff_file", path).SingleNDTiffReader
+    file_io = needed("ndstorage.file_io", path).NDTiffFileIO(lambda name, _: Bounded(Path(name)))
     with ExitStack() as opened, reading(path, "an NDTiff movie", "copy or export it again"):
         index = index_of((folder / INDEX).read_bytes(), verbose=False)
         if not index:
@@ -60,7 +61,7 @@ def _open_ndtiff(path: Path, selection: Selection, *, allow_truncated: bool) -> 
             )
         readers = {}
         for name in names:
-            readers[name] = reader_of(str(folder / name))
+            readers[name] = reader_of(str(folder / name), file_io)
             opened.callback(readers[name].close)
         first = next(iter(index.values()))
         if first.pixel_type == first.EIGHT_BIT_RGB:
