@@ -380,7 +380,7 @@ class Ends(Criterion):
 
 _CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise())
 _SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends())
-_GAUSSIAN: tuple[Criterion, ...] = (DriftOfHeight(), Astigmatism(), Width(), Density(), Misfit())
+_GAUSSIAN: tuple[Criterion, ...] = (DriftOfHeight(), Density(), Astigmatism(), Width(), Misfit())
 _MEASURED: tuple[Criterion, ...] = (
     Orientation(),
     DriftOfDepth(),

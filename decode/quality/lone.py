@@ -353,8 +353,9 @@ class LoneMolecules:
 
         Images out of focus are lower as they are wider, and as a part of their light is in rings.
         """
-        noise = self.excess_sigma.square().sum(1) / 4
-        wider = (1 + self.widening).clamp_min(LEAST_WIDTH**2).log()
+        variance = (1 + self.widening).clamp_min(LEAST_WIDTH**2)
+        noise = self.excess_sigma.square().sum(1) / (4 * variance.square())
+        wider = variance.log()
         height = self.light.clamp_min(1).log() - wider
         frame, place = self.crops.frame, self.crops.place
         return max(trend(values, noise, frame, place) for values in (wider, height))

@@ -30,8 +30,8 @@ PAIRS = 32
 """number of pairs of successive frames in the sample, spread over the movie"""
 WINDOW_PX = 256
 """largest side of the middle of the frames that is used"""
-LONE_MOLECULES = 192
-"""approximate number of lone molecules that are fitted"""
+LONE_MOLECULES, AXIAL_MOLECULES = 256, 192
+"""approximate number of lone molecules that are fitted, in 2D and in 3D, where each takes longer"""
 INFORMATION = 1.25
 """largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch"""
 APART = 0.75
@@ -96,7 +96,8 @@ class Sample:
         self._pairs = np.unique(np.linspace(0, last, PAIRS).astype(int) // 2 * 2).tolist()
         self._rows, self._columns = (_middle(side) for side in region)
         (self._side,) = windows_for(psf, camera, axial=axial, most=[INFORMATION])
-        self._quota = math.ceil(LONE_MOLECULES / max(1, len(self._pairs)))
+        most = AXIAL_MOLECULES if axial else LONE_MOLECULES
+        self._quota = math.ceil(most / max(1, len(self._pairs)))
         self._unstated = _offsets(camera, stated or camera, movie.shape[1:])
         self._excess = camera.typical_noise.excess
         self._seen_by = camera.crop(self._rows, self._columns)

@@ -210,6 +210,11 @@ def test_spherical_aberration_that_the_psf_lacks_is_measured_and_named(waves: fl
     assert 0.85 < evidence.spherical / waves < 1.02  # two standard errors nearer to 0
 
 
+def test_a_crowd_is_said_before_what_it_does_to_images() -> None:
+    crowd = Evidence(kind="gaussian", density=4.0, elongation=0.2, width=1.2)
+    assert first_failed(crowd) == "density"
+
+
 def test_what_was_not_seen_is_neither_passed_nor_failed() -> None:
     nothing = EmitterSet.empty()
     few = evidence_of(filmed(molecules(depth_nm=0.0), GAUSSIAN), nothing, GAUSSIAN)
