@@ -19,6 +19,7 @@ __all__ = [
     "LogPolynomial",
     "PixelLikelihood",
     "PoissonPixels",
+    "RegisterPixels",
     "TabulatedPixels",
     "extremes",
     "pixels_of",
@@ -32,6 +33,9 @@ STEP, STEP_SIGMAS = 0.08, 1.0
 few, of their standard deviation as a Poisson count where they are many"""
 LEAST_NOISE_E, REACH, STEPS_PER_WIDTH = 1e-3, 6.0, 0.8
 """of sums over electrons: least read noise, half of the range and step in standard deviations"""
+FAR, PIXELS_AT_ONCE = 8.0, 2**13
+"""standard deviations of read noise to both sides of a count that are summed over where there is a
+register, and pixels that are summed together"""
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 256, 8
 """counts tabulated together; the density takes 64 numbers each time; and values of the light of a
 pixel, which sums over electrons want near to one another"""
@@ -161,6 +165,79 @@ class PoissonPixels(PixelLikelihood):
 
 
 @final
+class RegisterPixels(PixelLikelihood):
+    """The density of cameras with a register whose pixels differ, as a sum over its output.
+
+    Where a count is far from that of no electron, the density of the output is smooth, and the
+    trapezoidal rule converges as for `PoissonPixels`.  The mass that read noise gives a count is
+    computed once for all light.  Counts near to no electron have the camera's own density, and so
+    have pixels whose read noise is wider than the gain or narrower than a count.
+    """
+
+    def __init__(self, camera: Camera) -> None:
+        self._exact = ExactPixels(camera)
+        self._saturation_adu = camera.saturation_adu
+        shape = camera.shape
+        assert shape is not None
+        assert camera.em_gain is not None
+
+        def of(value: float | Tensor) -> Tensor:
+            return torch.as_tensor(value, dtype=torch.float64).expand(*shape).reshape(-1)
+
+        self._baseline, self._e_per_adu = of(camera.baseline), of(camera.e_per_adu)
+        self._noise = of(camera.read_noise_e).clamp_min(LEAST_NOISE_E)
+        self._qe, self._spurious, self._gain = map(
+            of, (camera.qe, camera.spurious_e, camera.em_gain)
+        )
+        bad = torch.zeros(shape, dtype=torch.bool) if camera.bad is None else camera.bad
+        self._good = ~bad.reshape(-1)
+
+    def log_prob(self, adu: Tensor, photons: Tensor, pixel: Tensor) -> Tensor:
+        n, t, p = adu.shape
+        places = pixel[:, None].expand(n, t, p).flatten()
+        counts = adu.double().flatten()
+        light = photons.double().movedim(1, 3).flatten(0, 2)
+        width, noise = self._e_per_adu[places], self._noise[places]
+        middle = (counts - self._baseline[places]) * width
+        spread = (noise**2 + width**2 / 12).sqrt()
+        usual = (counts > 0) & (counts < self._saturation_adu)
+        usual &= middle > FAR * spread
+        # the output of an electron is to be smooth over a step, and read noise over a count
+        usual &= (spread < self._gain[places]) & (noise > width / 2)
+        found = torch.empty_like(light)
+        near, rest = (torch.nonzero(which)[:, 0] for which in (usual, ~usual))
+        for part in near.split(PIXELS_AT_ONCE):
+            found[part] = self._smooth(middle[part], light[part], places[part])
+        if len(rest):
+            exact = self._exact.log_prob(
+                counts[rest, None, None], light[rest, :, None, None], places[rest, None]
+            )
+            found[rest] = exact[:, :, 0, 0]
+        return found.view(n, t, p, -1).movedim(3, 1)
+
+    def _smooth(self, middle: Tensor, light: Tensor, places: Tensor) -> Tensor:
+        """(c, m) of outputs (c,) at photons (c, m)."""
+        width, noise, gain = self._e_per_adu[places], self._noise[places], self._gain[places]
+        spread = (noise**2 + width**2 / 12).sqrt()
+        steps = torch.arange(-FAR, FAR + 1e-9, STEPS_PER_WIDTH, dtype=torch.float64)
+        output = middle[:, None] + spread[:, None] * steps
+        edges = ((middle + half * width)[:, None] - output for half in (-0.5, 0.5))
+        low, high = (edge / noise[:, None] for edge in edges)
+        # both tails are those of the complement, which is exact there
+        near, far = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
+        mass = torch.special.ndtr(far) - torch.special.ndtr(near)
+        rate = light * self._qe[places][:, None] + self._spurious[places][:, None]
+        rate = rate.clamp_min(1e-12)
+        root, at = rate.sqrt()[:, :, None], (output / gain[:, None]).sqrt()[:, None]
+        # of an electron number that is Poisson, and outputs that are gamma variates of that shape
+        density = (-((root - at) ** 2)).exp() * torch.special.i1e(2 * root * at) * root / at
+        total = (density * mass[:, None]).sum(2)
+        log_prob = total.clamp_min(1e-300).log()
+        log_prob = log_prob + (STEPS_PER_WIDTH * spread / gain).log()[:, None]
+        return log_prob * self._good[places][:, None]
+
+
+@final
 class TabulatedPixels(PixelLikelihood):
     """A table over counts and expected photons, for cameras whose pixels are alike.
 
@@ -241,13 +318,13 @@ def _photons(column: Tensor) -> Tensor:
 
 
 def pixels_of(camera: Camera) -> PixelLikelihood:
-    """The exact likelihood of a camera: a table where all pixels are alike, a sum over electrons
-    where they differ, and with a register beside that the camera's own density."""
+    """The exact likelihood of a camera: a table where all pixels are alike, a sum over electrons or
+    over the output of the register where they differ."""
     maps = (getattr(camera, f.name) for f in fields(camera) if f.name != "bad")
     alike = all(not isinstance(value, Tensor) or value.numel() == 1 for value in maps)
     if alike:
         return TabulatedPixels(camera)
-    return PoissonPixels(camera) if camera.em_gain is None else ExactPixels(camera)
+    return PoissonPixels(camera) if camera.em_gain is None else RegisterPixels(camera)
 
 
 class LogPolynomial(NamedTuple):
