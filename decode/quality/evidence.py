@@ -32,7 +32,7 @@ class Evidence:
     """standard deviation of that ratio between lone molecules, beyond the noise"""
     elongation: float = math.nan
     """standard deviation between isolated spots of the ratio of widths along and across an axis,
-    beyond the noise and beyond that of axes at 45 degrees to it"""
+    beyond the noise and beyond that of axes at 45 degrees to it; NaN in 3D"""
     drift: float = math.nan
     """change of the depth over the movie, nm; in 2D of the logarithm of the height of images"""
     turn: str = ""

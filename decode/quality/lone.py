@@ -22,7 +22,7 @@ __all__ = ["MISFITS", "Crops", "LoneMolecules", "Pupil", "nearer_to_one"]
 Pupil: TypeAlias = Callable[[float], PSF]
 """a PSF with so many more waves rms of spherical aberration"""
 
-STEPS, MORE_STEPS = 4, 3
+STEPS, MORE_STEPS = 3, 3
 """steps of the fit of a molecule from the network's position, and from that with a similar PSF"""
 SLOPE = torch.tensor([1.0, -8.0, 0.0, 8.0, -1.0]) / 12
 BEND = torch.tensor([-1.0, 16.0, -30.0, 16.0, -1.0]) / 12

@@ -122,16 +122,18 @@ class Sample:
         self._ends.see(molecules)
         start, self._done = self._done, frames_done
         pairs = [i for i in self._pairs if start <= i and i + 2 <= frames_done]
-        read = [(i, light) for i in pairs if (light := self._read(i)) is not None]
+        inhabited = set(molecules.frame.unique().tolist()) if pairs else set()
+        read = [(i, light) for i in pairs if (light := self._read(i, inhabited)) is not None]
         if read:
             self._look(molecules, [i for i, _ in read], torch.cat([light for _, light in read]))
 
-    def _read(self, first: int) -> Tensor | None:
-        """(2, y, x) photons of two frames within the window; None where one holds no image."""
+    def _read(self, first: int, inhabited: set[int]) -> Tensor | None:
+        """(2, y, x) photons of two frames within the window; None where one holds no image, as no
+        frame with molecules does."""
         number = self._movie.frames.start + first
         adu = self._movie.read(first, first + 2).astype(np.float32)
         if self._usual is not None:
-            if self._usual.unusable(adu, number):
+            if not inhabited.issuperset((number, number + 1)) and self._usual.unusable(adu, number):
                 return None
             adu = self._usual.levelled(adu)
         return self._seen_by.to_photons(torch.from_numpy(adu[:, self._rows, self._columns])).float()
@@ -318,7 +320,7 @@ class Sample:
             goodness=lone.goodness(),
             width=width,
             width_spread=lone.width_spread(),
-            elongation=images.elongation(),
+            elongation=math.nan if self._axial else images.elongation(),
             drift=evidence.drift if self._axial else images.drift(),
             turn=turn,
             turned=turned,
