@@ -673,3 +673,14 @@ def test_tables_of_other_programs_lose_nothing(
             np.testing.assert_allclose(
                 again.others[label].astype(float), values.astype(float), rtol=1e-6
             )
+
+
+def test_the_byte_order_of_an_export_says_nothing(tmp_path: Path) -> None:
+    minflux_npy(tmp_path / "little.npy")
+    rows = np.load(tmp_path / "little.npy")
+    np.save(tmp_path / "big.npy", rows.astype(rows.dtype.newbyteorder(">")))
+    little, big = (read_table(tmp_path / name) for name in ("little.npy", "big.npy"))
+    assert torch.equal(big.xyz, little.xyz)
+    write_table(big, tmp_path / "table.parquet")
+    read = read_table(tmp_path / "table.parquet")
+    assert read.others["tid"].tolist() == little.others["tid"].tolist()

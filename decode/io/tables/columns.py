@@ -240,6 +240,11 @@ def emitters_of(
         ess=columns.get("ess"),
         goodness=columns.get("goodness"),
         polished=columns["polished"] > 0.5 if "polished" in columns else None,
-        others=others,
+        others={name: _native(column) for name, column in others.items()},
         metadata=metadata,
     )
+
+
+def _native(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same numbers in the byte order of this machine, which Arrow needs."""
+    return column.astype(column.dtype.newbyteorder("="), copy=False)
