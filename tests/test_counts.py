@@ -77,19 +77,20 @@ def test_where_nothing_is_seen_numbers_are_those_of_a_poisson_process(
 
 
 def test_numbers_do_not_depend_on_where_chains_start(rng: torch.Generator) -> None:
-    """Two molecules 100 nm apart may be one, or one with a faint one far away: runs from both rows
-    and from a single one agree within the errors that they state."""
+    """Two molecules 100 nm apart may be one, or one with a faint one far away: runs from two that
+    are as bright, and from a bright and a faint one in the same windows, agree within the errors
+    that they state, but for what so few steps leave of the start."""
     truth, adu = spots(4, 2, 100.0, rng)
     rows = torch.arange(8).view(4, 2)
-    merged = replace(truth[rows[:, 0]], photons=torch.full((4,), 4000.0))
+    uneven = replace(truth, photons=torch.tensor([3700.0, 300.0]).repeat(4))
 
-    def counted(some: EmitterSet, together: Tensor, seed: int) -> Numbers:
+    def counted(some: EmitterSet, seed: int) -> Numbers:
         return count_posterior(
             PSF,
             EMCCD,
             adu,
             some,
-            together=together,
+            together=rows,
             axial=False,
             background=EVEN,
             pixels=PIXELS,
@@ -97,10 +98,10 @@ def test_numbers_do_not_depend_on_where_chains_start(rng: torch.Generator) -> No
             seed=seed,
         )
 
-    first, second = counted(truth, rows, 0), counted(merged, torch.arange(4)[:, None], 1)
+    first, second = counted(truth, 0), counted(uneven, 1)
     scatter = (first.error.square() + second.error.square()).sqrt()
     assert (scatter < 0.15).all()
-    assert ((first.probability - second.probability).abs() < 4 * scatter + 0.01).all()
+    assert ((first.probability - second.probability).abs() < 3 * scatter + 0.03).all()
 
 
 def test_spots_are_as_many_molecules_as_they_are(rng: torch.Generator) -> None:
@@ -120,6 +121,17 @@ def test_spots_are_as_many_molecules_as_they_are(rng: torch.Generator) -> None:
         assert torch.allclose(found.probability.sum(1), torch.ones(4, dtype=torch.float64))
         assert (found.probability.argmax(1) == k - 1).sum() >= 3
         assert (found.error < 0.15).all()
+
+
+def test_a_row_fainter_than_the_prior_is_counted(rng: torch.Generator) -> None:
+    """Of 30 photons where the least is 100, and of no background."""
+    truth, adu = spots(1, 1, 0.0, rng)
+    faint = replace(truth, photons=torch.tensor([30.0]), background=torch.tensor([0.0]))
+    found = count_posterior(
+        PSF, EMCCD, adu, faint, axial=False, background=EVEN, pixels=PIXELS, n_steps=600
+    )
+    assert found.probability.isfinite().all()
+    assert found.probability[0, 0] > 0.5
 
 
 def test_what_cannot_be_counted_is_said_in_a_sentence(rng: torch.Generator) -> None:

@@ -229,7 +229,8 @@ class _Spots:
         across = max(1, round(self._side_nm / CELL_NM))
         counts = torch.tensor([*[DEEP_CELLS, across, across][-d:], LIGHT_CELLS])
         high = self._high.clone()
-        high[d] = high[d].minimum((2 * self.windows.photons.sum(1).max()).log())
+        brightest = max(float(base.photons.sum(1).max()) for base in (self.one, self.windows))
+        high[d] = high[d].clamp_max(math.log(2 * max(brightest, self.prior.photons[0])))
         steps = [torch.arange(number) + 0.5 for number in counts.tolist()]
         cells = self._low + torch.cartesian_prod(*steps) * (high - self._low) / counts
         bright = cells[:, d:].exp().to(self.windows.light)
@@ -316,7 +317,8 @@ class _Chains:
         first = merged[:, :, 0].where(few, listed[:, :, 0])
         molecules[:, :, :k] = listed
         molecules[:, :, 0] = first
-        level = windows.background.double().log().expand(n, m).clone()
+        level = one.background.double().clamp(*self._spots.prior.background).log()
+        level = level.expand(n, m).clone()
         return _State(self._spots.inside(molecules), level, number)
 
     def _uniform(self, *more: int) -> Tensor:
