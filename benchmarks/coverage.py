@@ -1,13 +1,16 @@
 """Whether what is stated is right: intervals, photons, probabilities, numbers and draws.
 
-    python benchmarks/coverage.py gaussian-2d [--movies 60]
+    python benchmarks/coverage.py gaussian-2d [--movies 240] [--sparse] [--seed 0]
     python benchmarks/coverage.py astigmatic-3d --movie FRAMES --truth TRUTH --camera CAMERA \\
                                   [--psf PSF] [--no-polish] [--frames 300]
 
 Without a movie: what a model's network states of fresh movies of its own recipe, which neither its
 training nor its calibration has seen, by thirds of the stated photons and depths; also the number
-of molecules in frames and regions, and draws around molecules that are alone.  With a movie: its
-table, by true molecules that are alone within a micrometre or not, and on in one frame or several.
+of molecules in frames and regions, and draws around molecules that are alone, of all densities of
+the recipe or (`--sparse`) of a tenth.  If draws are of the posterior, truth and draw can be
+exchanged: as often as a draw holds exactly one where the truth is alone, the truth holds exactly
+one where a draw is.  With a movie: its table, by true molecules that are alone within a micrometre
+or not, and on in one frame or several.
 """
 
 from __future__ import annotations
@@ -34,11 +37,15 @@ SEED = 86028121
 """difference of the seed of fresh movies to that of the recipe"""
 SIDE_PX, N_FRAMES, MOVIES_AT_ONCE = 40, 6, 4
 BORDER_NM = 450.0
-REGION_PX, AROUND_NM, DRAWS = 8, 450.0, 20
+REGION_PX, AROUND_NM, DRAWS, FEW = 8, 450.0, 20, 5
 """side of regions whose molecules are counted, and half the side of the squares around those that
-are alone"""
+are alone; number of draws, and of those that these are looked for in"""
 BRIGHT = 1000.0
 """photons of those"""
+SPARSE = 0.1
+"""share of the densities of the recipe"""
+CLEAR, DARK, IN_FOCUS_NM = (2000.0, 10000.0), (5.0, 60.0), 350.0
+"""photons, background and distance from focus of those that are counted besides all"""
 SAME_NM = 0.05
 """distance of one molecule in two frames"""
 
@@ -125,13 +132,18 @@ def errors(found: EmitterSet, known: EmitterSet, *, two_d: bool) -> Iterator[tup
         yield "photons", told
 
 
-def own_recipe(name: str, movies: int) -> None:
+def own_recipe(name: str, movies: int, *, sparse: bool, seed: int) -> None:
     """Print what the network states of movies of its own recipe."""
     model = load_model(name).eval()
     config = from_mapping(TrainConfig, model.record.config, "the recipe of the model")
     forward, pixel = config.forward_model(), config.pixel_size_nm
-    rng = torch.Generator().manual_seed(config.seed + SEED)
-    tables, truths, numbers, regions, exactly = [], [], [], [], []
+    if sparse:
+        low, high = config.scene.density_per_um2
+        scene = replace(config.scene, density_per_um2=(low, low + (high - low) * SPARSE))
+        forward = replace(forward, scene=scene)
+    rng = torch.Generator().manual_seed(config.seed + SEED + seed)
+    tables, truths, numbers, regions = [], [], [], []
+    exactly, converse = [], []
     side_nm = SIDE_PX * pixel
     for i in range(movies // MOVIES_AT_ONCE):
         batch = forward.sample(MOVIES_AT_ONCE, N_FRAMES, (SIDE_PX, SIDE_PX), rng)
@@ -149,7 +161,9 @@ def own_recipe(name: str, movies: int) -> None:
         counted_in = torch.stack([in_regions(d, molecules, pixel) for d in draws])
         excess = in_regions(truth, molecules, pixel) - counted_in.mean(0)
         regions.append(torch.stack([excess.square(), counted_in.var(0) * (1 + 1 / DRAWS)]))
-        exactly.append(drawn_once(draws, truth, side_nm))
+        background = batch.background.flatten(0, 1).mean((1, 2))
+        exactly += [once(truth, drawn, background, side_nm) for drawn in draws[:FEW]]
+        converse += [once(drawn, truth, background, side_nm) for drawn in draws[:FEW]]
     table, truth = EmitterSet.cat(tables), EmitterSet.cat(truths)
     show(table, truth, (side_nm, side_nm), two_d=not model.network.axial, of_movie=False)
     number, expected, below = torch.cat(numbers).T
@@ -158,7 +172,11 @@ def own_recipe(name: str, movies: int) -> None:
     print(f"numbers of a frame within their 95 % intervals {held:.3f}")
     true, stated = torch.cat(regions, 1).mean(1)
     print(f"variance of numbers in regions of 8 x 8 pixels over the stated one {true / stated:.2f}")
-    print(f"draws that hold a molecule that is alone exactly once {torch.cat(exactly).mean():.3f}")
+    for which, cases in (("truth alone, draw", exactly), ("draw alone, truth", converse)):
+        held, clear, in_focus = torch.cat(cases).T
+        groups = {"all": clear >= 0, "clear": clear > 0, "clear, in focus": clear * in_focus > 0}
+        shares = (f"{n} {held[rows].mean():.3f} of {rows.sum()}" for n, rows in groups.items())
+        print(f"{which} holds exactly one:", *shares, sep="  ")
 
 
 def in_regions(emitters: EmitterSet, molecules: MoleculePosterior, pixel: float) -> Tensor:
@@ -170,22 +188,26 @@ def in_regions(emitters: EmitterSet, molecules: MoleculePosterior, pixel: float)
     return torch.bincount(region, minlength=n_frames * rows * columns).double()
 
 
-def drawn_once(draws: list[EmitterSet], truth: EmitterSet, side_nm: float) -> Tensor:
-    """(n,) shares of the draws that hold exactly one molecule around each that is alone."""
-    xy = truth.xyz[:, :2]
+def once(one: EmitterSet, other: EmitterSet, background: Tensor, side_nm: float) -> Tensor:
+    """(n, 3) of each that is alone in one set: whether the other holds exactly one around it, and
+    whether it is clear and in focus."""
+    xy = one.xyz[:, :2]
     inside = ((xy > BORDER_NM) & (xy < side_nm - BORDER_NM)).all(1)
-    alone = truth[_isolated(truth) & inside & (truth.photons > BRIGHT)]
-    once = torch.zeros(len(alone), dtype=torch.float64)
-    for drawn in draws:
-        near = (drawn.xyz[None, :, :2] - alone.xyz[:, None, :2]).abs().amax(2) < AROUND_NM
-        once += (near & (drawn.frame == alone.frame[:, None])).sum(1) == 1
-    return once / len(draws)
+    alone = one[_isolated(one) & inside & (one.photons > BRIGHT)]
+    near = (other.xyz[None, :, :2] - alone.xyz[:, None, :2]).abs().amax(2) < AROUND_NM
+    held = (near & (other.frame == alone.frame[:, None])).sum(1) == 1
+    dark = background[alone.frame]
+    clear = (alone.photons > CLEAR[0]) & (alone.photons < CLEAR[1])
+    clear &= (dark > DARK[0]) & (dark < DARK[1])
+    return torch.stack([held, clear, alone.xyz[:, 2].abs() < IN_FOCUS_NM], 1).double()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--movies", type=int, default=60)
+    parser.add_argument("--sparse", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--movie", type=Path)
     for name in ("--truth", "--camera", "--psf"):
         parser.add_argument(name, type=Path)
@@ -193,7 +215,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300)
     given = parser.parse_args()
     if given.movie is None:
-        own_recipe(given.model, given.movies)
+        own_recipe(given.model, given.movies, sparse=given.sparse, seed=given.seed)
         return
     model = load_model(given.model)
     table = localize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -10,40 +11,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["EFFECTS", "Counts", "conditional_logit"]
+__all__ = ["Counts", "numbers"]
 
 ROUNDING = 1e-15
 """rounding error of the probabilities of counts"""
 
 
-def _effects(n: int) -> tuple[Tensor, Tensor]:
+def _effects(n: int) -> tuple[list[float], list[float]]:
     """Nodes and weights of the Gauss-Hermite quadrature of a standard normal variate."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(n)
-    return torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
+    return nodes.tolist(), (weights / weights.sum()).tolist()
 
 
 EFFECTS = _effects(15)
 """values of a random effect, and their probabilities"""
 
 
-def conditional_logit(probability: Tensor, spread: float) -> Tensor:
-    """Log odds to which a random effect of standard deviation `spread` is added.
+def numbers(probability: Tensor, spread: Tensor, effect: float) -> tuple[Tensor, Tensor]:
+    """What is expected of each molecule, given an effect that all have in common.
 
-    The mean over the effect is `probability`, (n,) float64.
+    The expected number is log-normal, with `probability` for its mean and `spread` for its relative
+    standard deviation.  Up to one, the molecule exists or not; what is expected beyond are others
+    that cannot be told from it, and their number is Poisson.
+
+    Args:
+        probability: (n,) that each exists.
+        spread: (n,)
+        effect: a standard normal variate.
+
+    Returns:
+        (n,) probability that the molecule exists, and (n,) expected number of the others.
     """
-    p = probability.clamp(1e-12, 1 - 1e-12)
-    logit = torch.logit(p)
-    if spread == 0:
-        return logit
-    nodes, weights = (t.to(p) for t in EFFECTS)
-    # the approximation of Zeger, Liang and Albert, Biometrics 44, 1049, 1988, then Newton's method
-    logit = logit * math.sqrt(1 + 0.346 * spread**2)
-    for _ in range(4):
-        given = torch.sigmoid(logit[:, None] + spread * nodes)
-        mean, slope = given @ weights, (given * (1 - given)) @ weights
-        step = (torch.logit(mean) - torch.logit(p)) * mean * (1 - mean) / slope
-        logit = logit - step.clamp(-2, 2)
-    return logit
+    width = torch.log1p(spread.square()).sqrt()
+    expected = probability * torch.exp(width * (effect - width / 2))
+    exists = expected.clamp(max=1)
+    return exists, expected - exists
 
 
 @final
@@ -51,8 +53,8 @@ def conditional_logit(probability: Tensor, spread: float) -> Tensor:
 class Counts:
     """Distributions of the number of molecules in each frame.
 
-    They are Poisson-binomial, or mixtures of such, where the log odds of molecules have a random
-    effect in common.
+    They are Poisson-binomial, or mixtures of such, where molecules have a random effect in common
+    (`numbers`).
 
     Example:
         >>> import torch
@@ -69,8 +71,9 @@ class Counts:
     n_frames: int
     inside: Tensor | None = None
     """(n,) probability that it is counted, if it exists; None: 1"""
-    spread: float = 0.0
-    """standard deviation of the log odds that molecules have in common"""
+    spread: Tensor | None = None
+    """(n,) relative standard deviation of a molecule's expected number, by an effect that all have
+    in common; None: 0"""
 
     @property
     def mean(self) -> Tensor:
@@ -81,8 +84,8 @@ class Counts:
     def sd(self) -> Tensor:
         """(n_frames,) standard deviation"""
         second = torch.zeros_like(self.mean)
-        for share, p in self._given():
-            second += share * (self._sum(p * (1 - p)) + (self._sum(p) - self.mean).square())
+        for share, mean, variance in self.given():
+            second += share * (variance + (mean - self.mean).square())
         return second.sqrt()
 
     def rank(self, number: Tensor) -> Tensor:
@@ -92,21 +95,26 @@ class Counts:
         some are expected.
         """
         below = torch.zeros_like(self.mean)
-        for share, p in self._given():
-            sd = self._sum(p * (1 - p)).clamp_min(1e-6).sqrt()
-            below += share * torch.special.ndtr((number - self._sum(p)) / sd)
+        for share, mean, variance in self.given():
+            sd = variance.clamp_min(1e-6).sqrt()
+            below += share * torch.special.ndtr((number - mean) / sd)
         return below
 
-    def _given(self) -> list[tuple[float, Tensor]]:
-        """Probability of each value of the effect, and (n,) those of being counted, given it."""
-        if self.spread == 0:
-            return [(1.0, self._counted(self.probability))]
-        logit = conditional_logit(self.probability, self.spread)
-        nodes, weights = (t.tolist() for t in EFFECTS)
-        return [
-            (share, self._counted(torch.sigmoid(logit + self.spread * node)))
-            for node, share in zip(nodes, weights, strict=True)
-        ]
+    def given(self) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Probability of each value of the effect, and (n_frames,) mean and variance, given it."""
+        for share, exists, others in self._given():
+            variance = exists * (1 - exists) + others
+            yield share, self._sum(exists + others), self._sum(variance)
+
+    def _given(self) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Probability of each value of the effect, and given it (n,) the probability that the
+        molecule is counted and the expected number of others that are."""
+        if self.spread is None:
+            yield 1.0, self._counted(self.probability), torch.zeros_like(self.probability)
+            return
+        for effect, share in zip(*EFFECTS, strict=True):
+            exists, others = numbers(self.probability, self.spread, effect)
+            yield share, self._counted(exists), self._counted(others)
 
     def _counted(self, exists: Tensor) -> Tensor:
         return exists if self.inside is None else exists * self.inside
@@ -129,21 +137,24 @@ class Counts:
             Probabilities below 1e-15, the rounding error, are set to about that value.
         """
         p = self.probability
-        most = int(torch.bincount(self.frame, minlength=1).max())
-        likely = min(most, math.ceil(float((self.mean + 10 * self.sd).max())) + 10)
+        likely = math.ceil(float((self.mean + 10 * self.sd).max())) + 10
+        if self.spread is None:
+            likely = min(likely, int(torch.bincount(self.frame, minlength=1).max()))
         largest = likely if largest is None else largest
         # the transform folds counts at or above its length back onto the small ones
         length = max(largest, likely) + 1
-        angle = 2 * math.pi * torch.arange(length, device=p.device, dtype=p.dtype) / length
+        # the other half is the complex conjugate
+        half = torch.arange(length // 2 + 1, device=p.device, dtype=p.dtype)
+        angle = 2 * math.pi * half / length
         phases = torch.polar(torch.ones_like(angle), angle)
-        characteristic = torch.zeros(self.n_frames, length, dtype=phases.dtype, device=p.device)
-        for share, given in self._given():
-            columns = [self._characteristic(given, phase) for phase in phases]
+        characteristic = phases.new_zeros(self.n_frames, len(phases))
+        for share, exists, others in self._given():
+            columns = [self._characteristic(exists, others, phase) for phase in phases]
             characteristic += share * torch.stack(columns, 1)
-        pmf = torch.fft.fft(characteristic, dim=1).real / length
+        pmf = torch.fft.irfft(characteristic.conj(), n=length, dim=1)
         return pmf[:, : largest + 1].clamp_min(ROUNDING)
 
-    def _characteristic(self, probability: Tensor, phase: Tensor) -> Tensor:
+    def _characteristic(self, exists: Tensor, others: Tensor, phase: Tensor) -> Tensor:
         """(n_frames,) expectation of phase to the power of the count."""
-        logs = torch.log(1 - probability + probability * phase)
+        logs = torch.log(1 - exists + exists * phase) + others * (phase - 1)
         return torch.complex(self._sum(logs.real), self._sum(logs.imag)).exp()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decode.emitters import EmitterSet
-from decode.network.counts import Counts, conditional_logit
+from decode.network.counts import Counts, numbers
 from decode.network.gaussians import TruncatedGaussians
 from decode.network.recalibration import Corrected
 
@@ -85,8 +85,9 @@ class MoleculePosterior:
     table lists"""
     correction: Corrected | None = None
     """of positions and photons, by simulations; that of the probability is applied"""
-    spread: float = 0.0
-    """standard deviation of the log odds that the molecules have in common"""
+    spread: Tensor | None = None
+    """(n,) relative standard deviation of a molecule's expected number, by an effect that all have
+    in common (`counts.numbers`); None: 0"""
     metadata: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -112,9 +113,10 @@ class MoleculePosterior:
             weight=self.weight[part],
             parts=self.parts[part],
             correction=None if self.correction is None else self.correction[rows],
+            spread=None if self.spread is None else self.spread[rows],
         )
 
-    def corrected(self, correction: Corrected, *, spread: float) -> MoleculePosterior:
+    def corrected(self, correction: Corrected) -> MoleculePosterior:
         """The posterior with the corrections of a `Recalibration`.
 
         Regions and maps take positions as they were.
@@ -124,7 +126,7 @@ class MoleculePosterior:
             probability=correction.probability,
             own_probability=self.probability,
             correction=correction,
-            spread=spread,
+            spread=correction.spread,
         )
 
     # -- read-outs ---------------------------------------------------------------------------------
@@ -198,20 +200,22 @@ class MoleculePosterior:
         Args:
             rng: source of randomness, on the device of the posterior.
             first_frame: number of this posterior's first frame in the movie.
-            effect: what the log odds of all molecules have in common, in units of `spread`: the
-                same for all parts of a movie; None draws it.
+            effect: what the numbers of all molecules have in common, a standard normal variate:
+                the same for all parts of a movie; None draws it.
 
         Returns:
-            Molecules in the order of frames, with positions, photons and background.
+            Molecules in the order of frames, with positions, photons and background.  Others that
+            cannot be told from a molecule are drawn as this one is.
         """
         device, dtype = self.weight.device, torch.float64
         uniform = partial(torch.rand, generator=rng, device=device, dtype=dtype)
-        exists = self.probability
-        if self.spread:
+        exists, others = self.probability, torch.zeros_like(self.probability)
+        if self.spread is not None:
             if effect is None:
                 effect = float(torch.randn(1, generator=rng, device=device, dtype=dtype))
-            exists = torch.sigmoid(conditional_logit(exists, self.spread) + self.spread * effect)
-        rows = torch.nonzero(uniform(len(self)) < exists)[:, 0]
+            exists, others = numbers(exists, self.spread, effect)
+        number = (uniform(len(self)) < exists).long() + torch.poisson(others, rng).long()
+        rows = torch.arange(len(self), device=device).repeat_interleave(number)
         # weights of a molecule add up to 1: those of the i-th fill i .. i + 1 of the sums
         place = rows + uniform(len(rows))
         part = torch.searchsorted(self.weight.cumsum(0), place, right=True)
@@ -293,8 +297,11 @@ class MoleculePosterior:
             grid = pixels.view(height, width, cuts, cuts).movedim(1, 2)
             return grid.reshape(height * cuts, width * cuts)
 
-        in_common = self.spread * on_grid((1 - probability) * mass)
-        return on_grid(mass), (on_grid(mass * (1 - mass)) + in_common.square()).sqrt()
+        variance = on_grid(mass * (1 - mass))
+        if self.spread is not None:
+            spread = self.spread[self.molecule][:, None, None]
+            variance = variance + on_grid(spread * mass).square()
+        return on_grid(mass), variance.sqrt()
 
 
 class Joined(NamedTuple):

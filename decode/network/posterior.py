@@ -293,8 +293,7 @@ class SetPosterior:
     def _recalibrated(self, found: _Found) -> MoleculePosterior:
         if self.recalibration is None:
             return found.molecules
-        corrected = self.recalibration.of(self._stated(found))
-        return found.molecules.corrected(corrected, spread=self.recalibration.spread)
+        return found.molecules.corrected(self.recalibration.of(self._stated(found)))
 
     def _stated(self, found: _Found) -> Stated:
         molecules = found.molecules

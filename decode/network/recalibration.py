@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from decode.network.counts import EFFECTS, conditional_logit
+from decode.network.counts import Counts
 
 __all__ = [
     "LISTED",
     "QUANTITIES",
     "Corrected",
     "Judge",
+    "Numbers",
     "Recalibration",
     "Stated",
     "log_ratio",
@@ -54,6 +55,8 @@ REACH_OF_CROWDS_PX = 16
 ROWS_AT_ONCE = 50_000
 NEWTON_STEPS, MAJORIZATIONS, SETTLED = 20, 60, 1e-3
 """most steps, and the change of scaled coefficients below which a regression has settled"""
+CROWD = 10.0
+"""expected number in 9 x 9 pixels where half of `crowded` counts"""
 SPREADS = torch.linspace(0.0, 2.0, 21, dtype=torch.float64)
 """that are tried"""
 
@@ -113,6 +116,12 @@ class Stated:
         return (self[part] for part in torch.arange(len(self)).split(rows))
 
     @property
+    def crowd(self) -> Tensor:
+        """(n,) from 0, where a molecule is alone, to 1, where many are in the 9 x 9 pixels."""
+        number = self.probability + self.beside + self.around
+        return number**3 / (number**3 + CROWD**3)
+
+    @property
     def weight(self) -> Tensor:
         """(n,) in a fit: crowded movies hold most of the molecules, and are not what most users
         record."""
@@ -168,6 +177,8 @@ class Corrected:
     """(n, 4) half-widths of the central 68.27 % intervals over the stated sigma"""
     half_95: Tensor
     """(n, 4) half-widths of the central 95 % intervals over the stated sigma"""
+    spread: Tensor
+    """(n,) relative standard deviation of the expected number (`counts.numbers`)"""
 
     def __getitem__(self, rows: Tensor) -> Corrected:
         return Corrected(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -194,6 +205,17 @@ class Corrected:
         return self.placed(mean) + sigma * self.half_68 * bent
 
 
+class Numbers(NamedTuple):
+    """True molecules in regions of frames."""
+
+    region: Tensor
+    """(n,) int64, the region of each of n molecules that are stated; -1: of none"""
+    true: Tensor
+    """(regions,) number of true molecules"""
+    regions: int
+    """number of regions of a frame; those of a frame follow one another"""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recalibration:
@@ -202,14 +224,16 @@ class Recalibration:
     The log odds of a molecule, the logarithm of the factor of its photons, and those of the
     half-widths of its 68 % and 95 % intervals over the stated sigma are linear in a few features
     (`Stated.features`) and some products of these, which do not leave the range that was fitted.
-    Log odds are a logistic regression (Platt, Advances in Large Margin Classifiers, 2000), which
-    tells likely molecules, with those that the network lists, from the others, and then one of its
-    own for either: the likely claim the true molecules around them first.  Half-widths are
-    quantile regressions of the logarithm of abs(error) / sigma (Koenker and Bassett, Econometrica
-    46, 33, 1978), so that each level holds its share of the errors although they are not Gaussian.
+    Log odds are logistic regressions (Platt, Advances in Large Margin Classifiers, 2000), one for
+    what the network lists, which claims the true molecules around it first, and one for the
+    others.  Half-widths are quantile regressions of the logarithm of abs(error) / sigma (Koenker
+    and Bassett, Econometrica 46, 33, 1978), so that each level holds its share of the errors
+    although they are not Gaussian.
 
-    Errors of the number of molecules are alike in the frames of a movie: log odds have a random
-    effect in common, normal with a standard deviation of `spread`.
+    Errors of the number of molecules are alike in the frames of a movie, where molecules are
+    doubtful and where many are so close that they cannot be told apart: expected numbers have a
+    random effect in common.  Its relative standard deviation is `spread` times the probability that
+    the molecule does not exist, and `crowded` times `Stated.crowd`.
 
     Example:
         The identity changes nothing:
@@ -230,10 +254,9 @@ class Recalibration:
         (0.9, 1.96)
     """
 
-    listed: Tensor
-    """(`N_COLUMNS`,) coefficients of the log odds that are positive for likely molecules"""
     probability: Tensor
-    """(2, `N_COLUMNS`) of the log odds of molecules that are not likely, and of those that are"""
+    """(2, `N_COLUMNS`) coefficients of the log odds of molecules that the network does not list,
+    and of those that it does"""
     light: Tensor
     """(`N_COLUMNS`,) of the logarithm of the factor of photons"""
     half_68: Tensor
@@ -243,9 +266,11 @@ class Recalibration:
     range: Tensor
     """(2, `N_FEATURES`) lowest and highest value of each feature; beyond, it counts as these"""
     listed_range: Tensor
-    """(2, `N_FEATURES`) the same for photons and half-widths, which are fitted to the likely"""
+    """(2, `N_FEATURES`) the same for photons and half-widths, which are fitted to the listed"""
     spread: float = 0.0
-    """standard deviation of the log odds that molecules of a movie have in common"""
+    """relative standard deviation of the expected number of doubtful molecules"""
+    crowded: float = 0.0
+    """the same of molecules in dense crowds"""
 
     @classmethod
     def identity(cls) -> Recalibration:
@@ -256,7 +281,6 @@ class Recalibration:
         every = torch.full((N_FEATURES,), torch.inf, dtype=torch.float64)
         whole = torch.stack([-every, every])
         return cls(
-            listed=log_odds,
             probability=log_odds.repeat(2, 1),
             light=nothing,
             half_68=nothing.repeat(4, 1),
@@ -277,30 +301,29 @@ class Recalibration:
         Raises:
             ValueError: if a tensor is missing, unknown, or has another shape.
         """
+        # models from before crowds had a spread of their own, and what tells likely molecules
+        tensors = {"crowded": torch.zeros((), dtype=torch.float64), **tensors}
+        tensors.pop("listed", None)
         expected = {name: t.shape for name, t in cls.identity().tensors().items()}
         if expected != {name: t.shape for name, t in tensors.items()}:
             raise ValueError("its recalibration is one of another version of decode; fit it anew")
-        spread = float(tensors["spread"])
-        return cls(**{k: v for k, v in tensors.items() if k != "spread"}, spread=spread)
+        spread, crowded = (float(tensors.pop(name)) for name in ("spread", "crowded"))
+        return cls(**tensors, spread=spread, crowded=crowded)
 
     def of(self, stated: Stated) -> Corrected:
         """The corrections of molecules."""
         features = stated.features()
-        odds = torch.cat([self.listed[None], self.probability])
         widths = torch.cat([self.light[None], self.half_68, self.half_95])
-        is_listed, others, listed = self._linear(features, odds, self.range).unbind(1)
-        log_odds = torch.where(
-            (is_listed > 0) | (stated.probability > LISTED),
-            listed.clamp_min(0.0),
-            others.clamp_max(0.0),
-        )
+        others, listed = self._linear(features, self.probability, self.range).unbind(1)
+        probability = torch.sigmoid(torch.where(stated.probability > LISTED, listed, others))
         logs = self._linear(features, widths, self.listed_range)
         factors = logs.clamp(-LARGEST, LARGEST).exp()
         return Corrected(
-            probability=torch.sigmoid(log_odds),
+            probability=probability,
             light=factors[:, 0],
             half_68=factors[:, 1:5],
             half_95=NORMAL_95 * factors[:, 5:9],
+            spread=self.spread * (1 - probability) + self.crowded * stated.crowd,
         )
 
     @staticmethod
@@ -312,26 +335,24 @@ class Recalibration:
         cls,
         stated: Stated,
         judge: Judge,
-        frame: Tensor,
         *,
         inner: Tensor | None = None,
-        counted: Tensor | None = None,
+        numbers: Numbers | None = None,
     ) -> Recalibration:
         """Fit to molecules whose truth is known.
 
         Args:
             stated: all molecules of some frames, those of little probability too.
             judge: pairs molecules with the truth.
-            frame: (n,) int64, the frame of each.
             inner: (n,) bool; which of them have all their light in the frame; None: all.
-            counted: (n,) bool; which are in frames whose numbers of molecules are to be right;
-                None: all.
+            numbers: of the frames whose numbers of molecules are to be right; None fits no spread.
 
         Returns:
             What is too few to be fitted stays as it is stated.
         """
         fitted, p, features = cls.identity(), stated.probability, stated.features()
-        true, _ = judge(p > LISTED)
+        listed = p > LISTED
+        true, error = judge(listed)
         if not ENOUGH < int(true.sum()) < len(p) - ENOUGH:
             return fitted
         inner = torch.ones_like(true) if inner is None else inner
@@ -340,23 +361,21 @@ class Recalibration:
         limits = _limits(features[kept])
         fitted = replace(fitted, range=limits)
         design = design_of(features[kept], limits)
-        decision = _logistic(design, true[kept].double(), weight, fitted.listed)
-        fitted = replace(fitted, listed=decision, probability=decision.repeat(2, 1))
-        listed = (design_of(features, limits) @ decision > 0) | (p > LISTED)
-        true, error = judge(listed)
         known = true[kept].double()
+        every = _logistic(design, known, weight, fitted.probability[0])
+        both = [every, every]
         others, likely = ~listed[kept], listed[kept]
-        both = [decision, decision]
         if min(int(others.sum()), int(likely.sum())) > ENOUGH:
             scene = weight * stated.weight[kept]
             both = [
-                _logistic(design[others], known[others], scene[others], decision),
-                _logistic(design[likely], known[likely], weight[likely], decision),
+                _logistic(design[others], known[others], scene[others], every),
+                _logistic(design[likely], known[likely], weight[likely], every),
             ]
         fitted = replace(fitted, probability=torch.stack(both))
-        p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
-        rows = torch.ones_like(true) if counted is None else counted
-        fitted = replace(fitted, spread=_spread(p[rows], true[rows], frame[rows]))
+        if numbers is not None:
+            p = torch.cat([fitted.of(part).probability for part in stated.split(ROWS_AT_ONCE)])
+            spread, crowded = _spreads(p, stated.crowd, numbers)
+            fitted = replace(fitted, spread=spread, crowded=crowded)
         used = inner & listed & true & error.isfinite().all(1)
         if int(used.sum()) < ENOUGH:
             return fitted
@@ -485,29 +504,43 @@ def _quantile(values: Tensor, weight: Tensor, level: float) -> Tensor:
     return values[order[int((reached < level).sum().clamp_max(len(values) - 1))]]
 
 
-def _spread(probability: Tensor, true: Tensor, frame: Tensor) -> float:
-    """The spread whose 95 % intervals hold 95 % of the numbers in a frame."""
-    _, frame = torch.unique(frame, return_inverse=True)
-    n_frames = int(frame.max()) + 1
-    number = torch.bincount(frame[true], minlength=n_frames).double()
-    # molecules of about the same probability are counted, and not summed one by one
-    middles = torch.sigmoid(torch.linspace(-8, 12, 81, dtype=torch.float64))
-    nearest = torch.bucketize(probability, (middles[1:] + middles[:-1]) / 2)
-    many = torch.bincount(frame * 81 + nearest, minlength=n_frames * 81).view(n_frames, 81)
-    weight = many.double()
-    held: list[float] = []
-    for spread in SPREADS.tolist():
-        logit = conditional_logit(middles, spread)
-        below = torch.zeros_like(number)
-        for effect, share in zip(*EFFECTS, strict=True):
-            p = torch.sigmoid(logit + spread * effect)
-            sd = (weight @ (p * (1 - p))).clamp_min(1e-6).sqrt()
-            below += share * torch.special.ndtr((number - weight @ p) / sd)
-        held.append(float(((below - 0.5).abs() < 0.475).double().mean()))
-        if held[-1] >= 0.95:
+def _spreads(probability: Tensor, crowd: Tensor, numbers: Numbers) -> tuple[float, float]:
+    """Those of doubtful and of crowded molecules by which the numbers in regions vary as stated,
+    and 95 % intervals hold 95 % of those in frames."""
+    known = numbers.region >= 0
+    p, crowd, region = probability[known], crowd[known], numbers.region[known]
+    true = numbers.true.double()
+    in_frames = true.view(-1, numbers.regions).sum(1)
+
+    def counts(spread: Tensor) -> Counts:
+        return Counts(frame=region, probability=p, n_frames=len(true), spread=spread)
+
+    def sums(values: Tensor) -> Tensor:
+        return replace(counts(crowd), probability=values).mean
+
+    doubtful, crowded = sums(p * (1 - p)), sums(p * crowd)
+    squared, mixed = float(crowded @ crowded), float(crowded @ doubtful)
+    errors, own = float((true - sums(p)).square().sum()), float(doubtful.sum())
+    before, spreads = (0.0, 0.0, 0.0), SPREADS.tolist()
+    spread = spreads.pop(0)
+    for _ in range(2 * len(SPREADS)):
+        # the variance in regions is their own, and the sum of (spread doubtful + share crowded)^2
+        half = spread * mixed
+        left = errors - own - spread**2 * float(doubtful @ doubtful)
+        share = (math.sqrt(max(0.0, half**2 + squared * left)) - half) / max(squared, 1e-9)
+        share = min(max(0.0, share), float(SPREADS[-1]))
+        was, own, below = own, 0.0, torch.zeros_like(in_frames)
+        for weight, mean, variance in counts(spread * (1 - p) + share * crowd).given():
+            own += weight * float(variance.sum())
+            mean, variance = (v.view(-1, numbers.regions).sum(1) for v in (mean, variance))
+            sd = variance.clamp_min(1e-6).sqrt()
+            below += weight * torch.special.ndtr((in_frames - mean) / sd)
+        held = float(((below - 0.5).abs() < 0.475).double().mean())
+        if held >= 0.95 and abs(own - was) < 0.02 * own:
             break
-    last = len(held) - 1
-    if last == 0 or held[-1] < 0.95:
-        return float(SPREADS[last])
-    step = (0.95 - held[-2]) / (held[-1] - held[-2])
-    return float(SPREADS[last - 1] + step * (SPREADS[1] - SPREADS[0]))
+        if held < 0.95 and spreads:
+            before, spread = (spread, share, held), spreads.pop(0)
+    if held < 0.95 or spread == 0:
+        return spread, share
+    part = (0.95 - before[2]) / (held - before[2])
+    return before[0] + part * (spread - before[0]), before[1] + part * (share - before[1])

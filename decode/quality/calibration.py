@@ -163,7 +163,7 @@ class Measured:
 def _existing(molecules: MoleculePosterior) -> MoleculePosterior:
     """The same molecules, of which a draw holds each."""
     sure = torch.ones_like(molecules.probability)
-    return replace(molecules, probability=sure, spread=0.0)
+    return replace(molecules, probability=sure, spread=None)
 
 
 def _by_quantity(xyz: Tensor, photons: Tensor) -> Tensor:

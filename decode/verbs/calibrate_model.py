@@ -17,7 +17,7 @@ from decode.emitters import EmitterSet
 from decode.metrics import match
 from decode.models import load_model
 from decode.network.localizer import Localizer
-from decode.network.recalibration import QUANTITIES, Recalibration, Stated
+from decode.network.recalibration import QUANTITIES, Numbers, Recalibration, Stated
 from decode.outputs import check_outputs, model_files
 from decode.progress import Progress, Steps, Stepwise, part
 from decode.quality.calibration import CalibrationRecord, Measured
@@ -40,6 +40,8 @@ OF_CHECKS = 12
 """movies of the fit for each by which limits of the checks are fitted"""
 CHECKED_FROM = 0.7
 """share of the work that is done by then"""
+REGION_PX = 8
+"""side of regions whose numbers of molecules are to vary as stated"""
 BORDER_PX = 4.5
 """distance from the border within which molecules lack part of their light"""
 BANDS = (0.3, 0.1, 0.03, 0.01, 0.0)
@@ -201,8 +203,29 @@ def _fitted(parts: list[_Part], *, two_d: bool) -> Recalibration:
 
     at = table.xyz[:, :2] / stated.pixel_size_nm
     inner = ((at > BORDER_PX) & (at < SIDE_PX - BORDER_PX)).all(1)
-    counted = torch.cat([torch.full((len(part.stated),), not part.sparse) for part in parts])
-    return Recalibration.fit(stated, judge, table.frame, inner=inner, counted=counted)
+    sparse = torch.tensor([part.sparse for part in parts])
+    sparse = sparse.repeat_interleave(MOVIES_AT_ONCE * N_FRAMES)
+    numbers = _numbers(table, truth, sparse, stated.pixel_size_nm)
+    return Recalibration.fit(stated, judge, inner=inner, numbers=numbers)
+
+
+def _numbers(table: EmitterSet, truth: EmitterSet, sparse: Tensor, pixel_size_nm: float) -> Numbers:
+    """The true numbers in regions of the frames that are not sparse."""
+    side = SIDE_PX // REGION_PX
+    kept = ~sparse
+    number = kept.cumsum(0) - 1
+
+    def region(emitters: EmitterSet) -> Tensor:
+        x, y = (emitters.xyz[:, :2] / (REGION_PX * pixel_size_nm)).long().clamp(0, side - 1).T
+        own = (number[emitters.frame] * side + y) * side + x
+        return own.where(kept[emitters.frame], -1)
+
+    true = region(truth)
+    return Numbers(
+        region=region(table),
+        true=torch.bincount(true[true >= 0], minlength=int(kept.sum()) * side**2),
+        regions=side**2,
+    )
 
 
 def _values(truth: EmitterSet) -> Tensor:

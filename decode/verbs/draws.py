@@ -26,7 +26,7 @@ class Draws:
 
     def __init__(self, number: int, *, seed: int, corner_px: tuple[int, int]) -> None:
         self._seeds = [(seed, k) for k in range(number)]
-        # what the log odds of molecules have in common is the same in all frames of a draw
+        # what the numbers of molecules have in common is the same in all frames of a draw
         self._effects = [
             float(torch.randn(1, generator=_generator(*own, 0), dtype=torch.float64))
             for own in self._seeds
