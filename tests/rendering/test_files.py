@@ -355,6 +355,7 @@ def test_a_million_molecules_on_ten_thousand_million_pixels_take_little_memory(
         levels = file.series[0].levels
         assert levels[0].shape == (100_000, 100_000)
         assert max(levels[-1].shape) <= 512
-        for halved in (5, len(levels) - 1):
+        # from the sixth, sides are odd, and what the last pixel lacks of an area counts as light
+        for halved, more in ((5, 1e-6), (len(levels) - 1, 2e-3)):
             light = levels[halved].asarray().sum(dtype=np.float64) * 4**halved
-            assert light == pytest.approx(n, rel=1e-3)
+            assert light == pytest.approx(n, rel=more)
