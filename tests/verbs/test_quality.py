@@ -186,4 +186,4 @@ def test_the_budget_names_each_planted_fault_first(cause: str, fault: dict[str, 
     budget = assess(table(**fault)).budget  # type: ignore[arg-type]
     assert budget is not None
     assert budget.parts[0].cause == cause
-    assert budget.predicted_nm == pytest.approx(budget.observed_nm, rel=0.12)
+    assert budget.predicted_nm == pytest.approx(budget.observed_nm, rel=0.15)
