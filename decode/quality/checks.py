@@ -161,9 +161,10 @@ class Orientation(Criterion):
 
 @final
 class Astigmatism(Criterion):
-    """Spread of the molecules' elongation along an axis and across it."""
+    """Share of spots that are elongated along an axis or across it."""
 
     name = "elongation"
+    needs = "bright spots"
 
     def value(self, evidence: Evidence) -> float:
         return evidence.elongation
@@ -173,9 +174,10 @@ class Astigmatism(Criterion):
 
     def cause(self, evidence: Evidence) -> str:
         return (
-            "molecules are elongated along an axis or across it, each its own way, as through a "
-            "cylindrical lens: a 2D model invents several for one; calibrate the PSF from beads "
-            "and localize in 3D (decode run, or --model astigmatic-3d --psf)"
+            f"{evidence.elongation:.0%} of the images are long along an axis or across it, beyond "
+            "those at 45 degrees to it, as through a cylindrical lens: a 2D model invents several "
+            "molecules for one; calibrate the PSF from beads and localize in 3D (decode run, or "
+            "--model astigmatic-3d --psf)"
         )
 
 
@@ -380,7 +382,7 @@ class Ends(Criterion):
 
 _CAMERA: tuple[Criterion, ...] = (CameraMaps(), CameraNoise())
 _SCENE: tuple[Criterion, ...] = (Goodness(), Missed(), Empty(), Flicker(), Ends())
-_GAUSSIAN: tuple[Criterion, ...] = (DriftOfHeight(), Density(), Astigmatism(), Width(), Misfit())
+_GAUSSIAN: tuple[Criterion, ...] = (DriftOfHeight(), Astigmatism(), Density(), Width(), Misfit())
 _MEASURED: tuple[Criterion, ...] = (
     Orientation(),
     DriftOfDepth(),

@@ -31,8 +31,8 @@ class Evidence:
     width_spread: float = math.nan
     """standard deviation of that ratio between lone molecules, beyond the noise"""
     elongation: float = math.nan
-    """standard deviation between isolated spots of the ratio of widths along and across an axis,
-    beyond the noise and beyond that of axes at 45 degrees to it; NaN in 3D"""
+    """share of isolated spots whose widths along and across an axis differ by a fifth, less that of
+    the axis at 45 degrees to it; NaN in 3D"""
     drift: float = math.nan
     """change of the depth over the movie, nm; in 2D of the logarithm of the height of images"""
     turn: str = ""
@@ -46,11 +46,13 @@ class Evidence:
     """rank correlation over such pixels of the finest detail in one half of the frames with that in
     the other"""
     flicker: float = math.nan
-    """change of the median light from frame to frame, over the light: nine of ten change less"""
+    """change of the usual light from frame to frame, over the light: nine of ten change less"""
     missed: float = math.nan
-    """share of spots of light without a molecule in the table"""
+    """share of spots of light without a molecule in the table; they are at least a quarter as
+    bright as a molecule"""
     empty: float = math.nan
-    """share of molecules whose spot is darker than stated, by five standard deviations"""
+    """share of molecules whose spot is darker than stated, by five standard deviations and by a
+    quarter"""
     density: float = math.nan
     """molecules per square micrometre around a molecule"""
     at_ends: float = math.nan

@@ -32,8 +32,10 @@ ELONGATIONS = torch.tensor([[2.0, -2.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.floa
 changes of an image"""
 DIRECTIONS = 6
 """number of axes of elongation that are tried"""
-LITTLE = 0.05
-"""variance of elongation that adds to the noise in weights, so that no molecule counts alone"""
+ELONGATED, SURELY = 0.18, 2.0
+"""logarithm of the ratio of widths from which a spot is elongated, and standard deviations of it"""
+CLEAR = 0.3
+"""largest variance of twice that logarithm by noise"""
 LEAST_WIDTH = 0.5
 """smallest width of an image over that of the PSF"""
 POWERS = (0, 1, 2)
@@ -56,6 +58,9 @@ LONE = 0.75
 """share of the molecules, those with the least deviance, that count as lone"""
 FEWEST = 30
 """fewest lone molecules of which figures are given"""
+TOLD = 0.15
+"""largest error of the width of an image, over that of the PSF, that tells something: those of
+dimmer molecules are fewer, and chosen by their width as only compact ones are found"""
 WIDTH_FITS = 2
 """further fits by which a Gaussian's width is found"""
 ERRORS = 2.0
@@ -203,6 +208,9 @@ class LoneMolecules:
         As the score of a change is its first order only, the molecules are fitted again with the
         width that was found.
         """
+        told = self[self.excess_sigma.square().sum(1).sqrt() / 4 < TOLD]
+        if len(told.crops) < len(self.crops):
+            return told.fitted_width(psf, camera) if told.enough else math.nan
         sigma_nm = float(psf.settings()["sigma_nm"])
         ratio, error = self.width()
         if abs(math.log(ratio)) < SLIGHT_WIDTH:
@@ -330,23 +338,28 @@ class LoneMolecules:
         return spread(self.widening, noise) / 2
 
     def elongation(self) -> float:
-        """Spread between molecules of the ratio of widths along and across an axis, beyond noise.
+        """Share of spots that are elongated along an axis or across it.
 
-        It is that of the axis where it is largest, beyond that of the axis at 45 degrees to it:
+        It is that of the axis where it is largest, less that of the axis at 45 degrees to it:
         through a cylindrical lens images are long along one axis or across it, while two molecules
-        that count as one lie in any direction.
+        that count as one lie in any direction.  NaN if there are too few spots that are bright
+        enough to tell.
         """
         covariance = torch.linalg.pinv(self.information[:, :3, :3], rtol=1e-9, hermitian=True)
         change = (covariance @ self.score[:, :3, None])[:, :, 0]
         variance = self.variance_px2.double()
         both = change @ ELONGATIONS.mT / variance[:, None]
         noise = ELONGATIONS @ covariance @ ELONGATIONS.mT / variance[:, None, None] ** 2
+        clear = noise.diagonal(dim1=1, dim2=2).mean(1) < CLEAR
+        if int(clear.sum()) < FEWEST:
+            return math.nan
+        both, noise = both[clear] - both[clear].median(0).values, noise[clear]
         angles = [math.pi * i / DIRECTIONS for i in range(DIRECTIONS)]
         axes = both.new_tensor([[math.cos(angle), math.sin(angle)] for angle in angles])
-        spreads = [_variance(both @ axis, axis @ noise @ axis) for axis in axes]
-        largest = max(range(DIRECTIONS), key=lambda i: spreads[i])
-        other = spreads[(largest + DIRECTIONS // 2) % DIRECTIONS]
-        return math.sqrt(max(0.0, spreads[largest] - other)) / 2
+        ratio = (both @ axes.mT).abs() / 2
+        sigma = torch.einsum("ai,nij,aj->na", axes, noise, axes).clamp_min(0).sqrt() / 2
+        share = ((ratio > ELONGATED) & (ratio > SURELY * sigma)).double().mean(0)
+        return float((share - share.roll(DIRECTIONS // 2)).max())
 
     def drift(self) -> float:
         """Change over the movie of the logarithm of the height of images, by `trend`.
@@ -444,21 +457,6 @@ def _drawing(psf: PSF, side: int, parameters: Tensor | None) -> Callable[[Tensor
     """
     cut = psf.with_patch(side)
     return lambda xyz: cut.integrate_pixels(xyz, parameters)
-
-
-def _variance(values: Tensor, noise: Tensor) -> float:
-    """Robust variance of values beyond their noise: with it, half of the weight of the squares lies
-    below the median of a normal distribution's."""
-    square = (values - values.median()).square()
-    weight = 1 / (noise + LITTLE)
-    low, high = 0.0, float(square.max())
-    for _ in range(30):
-        middle = (low + high) / 2
-        ratio, order = (square / (noise + middle).clamp_min(1e-9)).sort()
-        half = int((weight[order].cumsum(0) < weight.sum() / 2).sum())
-        too_small = float(ratio[half]) > MEDIAN_DEVIATION**2
-        low, high = (middle, high) if too_small else (low, middle)
-    return low
 
 
 def _changes(image: Tensor) -> tuple[Tensor, ...]:

@@ -32,8 +32,9 @@ WINDOW_PX = 256
 """largest side of the middle of the frames that is used"""
 LONE_MOLECULES, AXIAL_MOLECULES = 256, 192
 """approximate number of lone molecules that are fitted, in 2D and in 3D, where each takes longer"""
-INFORMATION = 1.25
-"""largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch"""
+INFORMATION, AXIAL_INFORMATION = 1.01, 1.25
+"""largest ratio of the Cramer-Rao bound in the crop of a molecule to that in the whole patch, in 2D
+and in 3D; in a smaller crop a wide image looks like background"""
 APART = 0.75
 """least distance of a lone molecule to the nearest other one, in sides of the crop"""
 NEAR_PX = 15
@@ -44,6 +45,9 @@ FAINT = 0.3
 """largest light of molecules in a dark pixel, in standard deviations of its noise"""
 SEEN = 5.0
 """standard deviations from which a spot of light is detected"""
+MATTERS = 0.25
+"""least light of a missed spot over that of a typical molecule, and least light that a molecule
+lacks over what it states: rings and structures of the background are dimmer"""
 SPOT_PX = 9
 """side of the square in which a spot is searched"""
 AROUND_PX = 10.0
@@ -95,7 +99,8 @@ class Sample:
         last = max(0, len(movie) - 2)
         self._pairs = np.unique(np.linspace(0, last, PAIRS).astype(int) // 2 * 2).tolist()
         self._rows, self._columns = (_middle(side) for side in region)
-        (self._side,) = windows_for(psf, camera, axial=axial, most=[INFORMATION])
+        most_lost = AXIAL_INFORMATION if axial else INFORMATION
+        (self._side,) = windows_for(psf, camera, axial=axial, most=[most_lost])
         most = AXIAL_MOLECULES if axial else LONE_MOLECULES
         self._quota = math.ceil(most / max(1, len(self._pairs)))
         self._unstated = _offsets(camera, stated or camera, movie.shape[1:])
@@ -193,7 +198,10 @@ class Sample:
         inside = (corner >= 0).all(1) & (corner + side <= pairs.light.shape[:0:-1]).all(1)
         quota = self._quota * len(pairs.numbers) // 2
         lone = rng.permutation(np.flatnonzero(inside & spots.alone))[:quota]
-        several = rng.permutation(np.flatnonzero(inside & ~spots.alone))[: quota // 2]
+        several = rng.permutation(np.flatnonzero(inside & ~spots.alone))
+        # as many as their share of all spots, and where hardly any is lone, no more than the quota
+        share = len(lone) / max(1, int((inside & spots.alone).sum())) if len(lone) else 1.0
+        several = several[: min(quota, math.ceil(share * len(several)))]
         # a model that knows depths makes one molecule of an image that is long
         chosen = lone if self._axial else np.concatenate([lone, several])
         if not len(chosen):
@@ -259,10 +267,15 @@ class Sample:
         smooth = partial(avg_pool2d, kernel_size=STRUCTURE_PX, stride=1, padding=STRUCTURE_PX // 2)
         return (smooth(beyond[None]) / smooth(whole[None]).clamp_min(1e-3))[0].clamp_min(-0.9)
 
+    def _stated_light(self, expected: Tensor, at: Tensor) -> Tensor:
+        """(n,) expected light in the spot around (n, 3) pixels of molecules."""
+        near, border = _square(SPOT_PX)
+        return pad(expected, border)[_of(at, near)] @ self._kernel.flatten()
+
     def evidence(self) -> Evidence:
         """The evidence of all that was added."""
         dark = [self._dark(pairs) for pairs in self._seen]
-        around = [_around(pairs.residual, d) for pairs, d in zip(self._seen, dark, strict=True)]
+        around = [_around(pairs, is_dark) for pairs, is_dark in zip(self._seen, dark, strict=True)]
         structure = self._structure(dark, around)
         floor, excess = self._floor, self._excess
         dark_pixels, spots, crowds = _DarkPixels(), _Spots(), _Crowds()
@@ -273,18 +286,19 @@ class Sample:
             background = light * (1 + structure)
             variance = excess * (pairs.expected + background).clamp_min(0.05) + floor
             residual = pairs.residual - background
-            dark_pixels.see(residual, variance, is_dark, unstated)
+            dark_pixels.see(residual, variance, excess, is_dark, unstated)
             spot = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
             noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
             place = pairs.molecules.xyz[:, :2] / self._psf.pixel_size_nm
-            spots.see(spot / noise.sqrt(), pairs.molecules.frame, place)
+            at = _pixels(pairs.molecules.frame, place, spot.shape)
+            spots.see(spot, noise.sqrt(), at, self._stated_light(pairs.expected, at))
             crowds.see(pairs.molecules.frame, place)
             crops += self._crops(pairs, background, rng)
         evidence = Evidence(
             kind="gaussian" if self._psf.free_width else "measured",
             noise=dark_pixels.noise,
             pixel_offset=dark_pixels.offset,
-            flicker=_flicker([pairs.light.flatten(1).median(1).values for pairs in self._seen]),
+            flicker=_flicker([pairs.level for pairs in self._seen]),
             missed=spots.missed,
             empty=spots.empty,
             density=crowds.per_px2 / (self._psf.pixel_size_nm / 1e3) ** 2,
@@ -297,6 +311,8 @@ class Sample:
         images = LoneMolecules.of(
             found, self._psf, self._camera, axial=self._axial, pupil=self._pupil
         )
+        if not self._axial:  # of all spots, as through a lens hardly any is one molecule
+            evidence = replace(evidence, elongation=images.elongation())
         lone = images[found.alone]
         if not lone.enough:
             return evidence
@@ -320,7 +336,6 @@ class Sample:
             goodness=lone.goodness(),
             width=width,
             width_spread=lone.width_spread(),
-            elongation=math.nan if self._axial else images.elongation(),
             drift=evidence.drift if self._axial else images.drift(),
             turn=turn,
             turned=turned,
@@ -358,8 +373,11 @@ class _Pairs:
 
     @cached_property
     def level(self) -> Tensor:
-        """(frame,) median light"""
-        return self.residual.flatten(1).median(1).values
+        """(frame,) usual light beside that of the molecules: mean of the middle half of the pixels,
+        which is finer than a count, unlike a median; of every other row and column"""
+        values = self.residual[:, ::2, ::2].flatten(1).sort(1).values
+        quarter = values.shape[1] // 4
+        return values[:, quarter : values.shape[1] - quarter].mean(1)
 
 
 @final
@@ -367,15 +385,23 @@ class _DarkPixels:
     """Finest detail of pairs of frames, in pixels without molecules."""
 
     def __init__(self) -> None:
-        self._n, self._sum = 0, 0.0
+        self._n, self._found, self._stated = 0, 0.0, 0.0
         self._halves: list[Tensor] = []
         self._turn = 0
 
-    def see(self, residual: Tensor, variance: Tensor, dark: Tensor, unstated: Tensor) -> None:
+    def see(
+        self,
+        residual: Tensor,
+        variance: Tensor,
+        excess: float | Tensor,
+        dark: Tensor,
+        unstated: Tensor,
+    ) -> None:
         """Add pairs.
 
         Args:
             residual, variance: (frame, y, x) photons, photons squared.
+            excess: variance for each photon.
             dark: (frame, y, x) bool; pixels without molecules.
             unstated: (y, x) photons of offsets that were subtracted but not stated.
         """
@@ -387,8 +413,11 @@ class _DarkPixels:
         ratio = (difference.square() / of_pair).clamp_max(OUTLIER**2)
         pattern = _fine(unstated[None])[0]
         level = (detail[::2] + detail[1::2] + 2 * pattern) / of_pair.sqrt()
+        # of the light of these very pixels: those beside a molecule have more of its rings
+        light = excess * (residual[::2] + residual[1::2])
         self._n += int(inner.sum())
-        self._sum += float((ratio * inner).double().sum())
+        self._found += float((ratio * inner).double().sum())
+        self._stated += float(((1 + light / of_pair) * inner).double().sum())
         seen = torch.stack([inner.float(), level * inner], 1)
         if not self._halves:
             self._halves = [torch.zeros_like(seen[0]), torch.zeros_like(seen[0])]
@@ -399,7 +428,7 @@ class _DarkPixels:
     @property
     def noise(self) -> float:
         """Variance over that of the camera."""
-        return self._sum / self._n if self._n >= FEWEST_DARK else math.nan
+        return self._found / self._stated if self._n >= FEWEST_DARK else math.nan
 
     @property
     def offset(self) -> float:
@@ -422,21 +451,21 @@ class _Spots:
     def __init__(self) -> None:
         self._molecules, self._missed, self._empty = 0, 0, 0
 
-    def see(self, signal: Tensor, frame: Tensor, place: Tensor) -> None:
+    def see(self, spot: Tensor, sigma: Tensor, at: Tensor, stated: Tensor) -> None:
         """Add frames.
 
         Args:
-            signal: (frame, y, x) residual light in a spot around each pixel, over its noise.
-            frame, place: (n,) frames and (n, 2) positions of the molecules, pixels.
+            spot, sigma: (frame, y, x) residual light in a spot around each pixel, and its standard
+                deviation.
+            at, stated: (n, 3) frame, y and x of the molecules, and (n,) their light in a spot.
         """
-        height, width = signal.shape[1:]
-        x, y = place.floor().long().unbind(1)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        frame, x, y = frame[inside], x[inside], y[inside]
-        taken = _taken(signal, torch.stack([frame, y, x], 1))
-        self._missed += int((~taken[tuple(_peaks(signal).T)]).sum())
-        self._empty += int((signal[frame, y, x] < -SEEN).sum())
-        self._molecules += len(frame)
+        signal, molecules = spot / sigma, tuple(at.T)
+        typical = stated.median().nan_to_num()  # where there is no molecule, any light is missed
+        missed = _peaks(signal.where(spot > MATTERS * typical, 0))
+        empty = (signal[molecules] < -SEEN) & (spot[molecules] < -MATTERS * stated)
+        self._missed += int((~_taken(signal, at)[tuple(missed.T)]).sum())
+        self._empty += int(empty.sum())
+        self._molecules += len(at)
 
     @property
     def missed(self) -> float:
@@ -447,6 +476,13 @@ class _Spots:
     def empty(self) -> float:
         n = self._molecules
         return self._empty / n if n >= FEWEST_SPOTS else math.nan
+
+
+def _pixels(frame: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """(m, 3) frame, y and x of the molecules (n,), (n, 2) in frames of that shape."""
+    x, y = place.floor().long().unbind(1)
+    inside = (x >= 0) & (x < shape[2]) & (y >= 0) & (y < shape[1])
+    return torch.stack([frame, y, x], 1)[inside]
 
 
 def _peaks(signal: Tensor) -> Tensor:
@@ -535,12 +571,12 @@ def _middle(side: slice) -> slice:
     return slice(side.start + spare, min(side.stop, side.start + spare + WINDOW_PX))
 
 
-def _around(light: Tensor, dark: Tensor) -> Tensor:
+def _around(pairs: _Pairs, dark: Tensor) -> Tensor:
     """(frame, y, x) mean light of the dark pixels around each; of all where there are none."""
-    weight = dark.to(light)
-    total, share = _boxed(torch.stack([light * weight, weight]), NEAR_PX)
-    overall = light.flatten(1).median(1).values[:, None, None]
-    return torch.where(share > 0.1, total / share.clamp_min(1e-6), overall)
+    weight = dark.to(pairs.residual)
+    total, share = _boxed(torch.stack([pairs.residual * weight, weight]), NEAR_PX)
+    enough = share > 0.1
+    return torch.where(enough, total / share.clamp_min(1e-6), pairs.level[:, None, None])
 
 
 def _boxed(images: Tensor, side: int) -> Tensor:

@@ -83,12 +83,13 @@ def test_a_movie_that_fits_passes_all_checks_chunk_by_chunk() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.95, 1.05, 1.2])
-def test_the_width_that_is_found_is_that_of_the_images(factor: float) -> None:
+@pytest.mark.parametrize("sigma_nm", [130.0, 165.0])
+def test_the_width_that_is_found_is_that_of_the_images(sigma_nm: float, factor: float) -> None:
     found = molecules(depth_nm=0.0)
-    stated = GaussianPSF(130.0 * factor, pixel_size_nm=100.0)
-    evidence = evidence_of(filmed(found, GAUSSIAN), found, stated)
-    if abs(factor - 1) < 0.1:
-        assert abs(evidence.width * factor - 1) < 0.015
+    true = GaussianPSF(sigma_nm, pixel_size_nm=100.0)
+    stated = GaussianPSF(sigma_nm * factor, pixel_size_nm=100.0)
+    evidence = evidence_of(filmed(found, true), found, stated)
+    assert abs(evidence.width * factor - 1) < 0.025
     assert first_failed(evidence) == ("PSF width" if abs(factor - 1) > 0.1 else "")
 
 
@@ -100,6 +101,51 @@ def test_a_wrong_gain_shows_in_the_noise_by_as_much(factor: float) -> None:
     evidence = evidence_of(filmed(found, GAUSSIAN), brighter, GAUSSIAN, stated)
     assert first_failed(evidence) == "camera noise"
     assert abs(evidence.noise / factor - 1) < 0.1
+
+
+def test_rings_of_molecules_are_neither_noise_nor_missed_molecules() -> None:
+    found = molecules(depth_nm=0.0)
+    bright = replace(found, photons=found.photons * 8)
+    ring = GaussianPSF(450.0, pixel_size_nm=100.0, patch_px=35)
+    emcdd = replace(CAMERA, em_gain=100.0, e_per_adu=30.0, read_noise_e=60.0)
+    light = [
+        render(
+            psf,
+            frame=bright.frame,
+            xyz=bright.xyz,
+            photons=bright.photons * share,
+            n_frames=FRAMES,
+            shape=(SIDE, SIDE),
+        ).detach()
+        for psf, share in ((GAUSSIAN, 1.0), (ring, 0.1))
+    ]
+    adu = emcdd.sample(sum(light) + torch.tensor(5.0), torch.Generator().manual_seed(2))
+    evidence = evidence_of(adu, bright, GAUSSIAN, emcdd)
+    assert abs(evidence.noise - 1) < 0.05
+    assert evidence.missed < 0.05
+
+
+def test_a_dim_background_is_steady_though_its_median_jumps_by_whole_photons() -> None:
+    camera = Camera(baseline=100.0, e_per_adu=1.0, read_noise_e=0.3, qe=1.0)
+    found = molecules(depth_nm=0.0)[:0]
+    rng = torch.Generator().manual_seed(5)
+    adu = camera.sample(torch.full((FRAMES, SIDE, SIDE), 1.68), rng)
+    assert evidence_of(adu, found, GAUSSIAN, camera).flicker < 0.1
+
+
+def test_dim_molecules_tell_no_width_and_no_elongation() -> None:
+    found = molecules(depth_nm=0.0)
+    dim = replace(found, photons=found.photons / 50)
+    evidence = evidence_of(filmed(dim, GAUSSIAN), dim, GAUSSIAN)
+    assert evidence.n_lone > 100
+    assert math.isnan(evidence.width)
+    assert math.isnan(evidence.elongation)
+
+
+def test_a_table_without_molecules_misses_all_of_them() -> None:
+    found = molecules(depth_nm=0.0)
+    evidence = evidence_of(filmed(found, GAUSSIAN), found[:0], GAUSSIAN)
+    assert evidence.missed == 1.0
 
 
 def test_offsets_of_pixels_that_no_map_states_are_found() -> None:
@@ -133,6 +179,10 @@ def test_a_cylindrical_lens_is_found_where_two_molecules_are_made_of_each_image(
     table = EmitterSet.cat([near, *halves]).sorted_by_frame()
     evidence = evidence_of(adu, table, GAUSSIAN)
     assert evidence.n_lone < 0.4 * len(true)
+    assert first_failed(evidence) == "elongation"
+    every = EmitterSet.cat([true[:9], *halves]).sorted_by_frame()
+    evidence = evidence_of(adu, every[every.frame > 0], GAUSSIAN)
+    assert evidence.n_lone == 0
     assert first_failed(evidence) == "elongation"
 
 
@@ -210,9 +260,10 @@ def test_spherical_aberration_that_the_psf_lacks_is_measured_and_named(waves: fl
     assert 0.85 < evidence.spherical / waves < 1.02  # two standard errors nearer to 0
 
 
-def test_a_crowd_is_said_before_what_it_does_to_images() -> None:
-    crowd = Evidence(kind="gaussian", density=4.0, elongation=0.2, width=1.2)
+def test_a_lens_is_said_before_the_crowd_that_a_model_makes_of_it() -> None:
+    crowd = Evidence(kind="gaussian", density=4.0, elongation=0.1, width=1.2)
     assert first_failed(crowd) == "density"
+    assert first_failed(replace(crowd, elongation=0.5)) == "elongation"
 
 
 def test_what_was_not_seen_is_neither_passed_nor_failed() -> None:
