@@ -12,5 +12,5 @@ from decode.cli.application import app
 __all__ = ["app"]
 
 # each adds its commands, which the help lists in this order
-for _name in ("localize", "batch", "watch", "training", "calibrate", "tables", "about"):
+for _name in ("localize", "batch", "watch", "training", "calibrate", "tables", "figures", "about"):
     import_module(f"decode.cli.{_name}")

@@ -29,7 +29,7 @@ def checks_of(
         flicker: change of the light from frame to frame that the model was trained on.
 
     Example:
-        >>> checks = checks_of(Evidence(kind="measured", noise=1.4, goodness=1.5))
+        >>> checks = checks_of(Evidence(kind="measured", noise=1.4, goodness=3.0))
         >>> [check.name for check in checks if check.failed]
         ['camera noise', 'goodness of fit']
     """
