@@ -48,8 +48,8 @@ class Limits:
     """molecules per square micrometre: in 2D as far as the shipped model was trained, in 3D half of
     that, from where it misses every other one"""
     turned: float
-    """share explained; 0 unless the turned PSF fits, as one of 18 draws of another PSF does, by
-    chance (0.31); transposed movies have 0.16 to 0.9"""
+    """share explained; 0 unless the turned PSF fits, as one of 15 draws of another PSF does, by
+    chance; transposed movies have 0.07 to 0.96"""
     elongation: float
     drift: float
     """in 2D of the logarithm of the height of images, in 3D nm"""
@@ -155,7 +155,7 @@ LIMITS: Mapping[Kind, Limits] = {
         noise=(0.88, 1.12),
         pixel_offset=0.15,
         density=3.0,
-        turned=0.15,
+        turned=0.05,
         elongation=0.15,
         drift=0.2,
         width=(0.94, 1.16),
@@ -171,7 +171,7 @@ LIMITS: Mapping[Kind, Limits] = {
         noise=(0.88, 1.12),
         pixel_offset=0.15,
         density=1.0,
-        turned=0.15,
+        turned=0.05,
         elongation=1.0,
         drift=100.0,
         width=(0.95, 1.06),

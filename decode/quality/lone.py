@@ -71,6 +71,8 @@ TURNED = 96
 """number of lone molecules to which other orientations of the PSF are fitted"""
 SURE = 3.0
 """standard errors by which the likelihood of another orientation must be larger"""
+TURNED_STEPS, TURNED_FITS = 10, 0.035
+"""steps of the fits of another orientation, and misfit up to which it counts as right"""
 DEPTHS = 7
 """number of depths from which such a fit starts, as depths change with the orientation of the
 PSF"""
@@ -398,8 +400,8 @@ class LoneMolecules:
         gain = gains[best]
         if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
             return best, 0.0
-        again = LoneMolecules.of(turned[best], psf, camera, axial=self.axial)
-        if again.misfit() > max(FITS, UNEXPLAINED * self[brightest].misfit()):
+        again = LoneMolecules.of(turned[best], psf, camera, axial=self.axial, n_steps=TURNED_STEPS)
+        if again.misfit() > max(TURNED_FITS, UNEXPLAINED * self[brightest].misfit()):
             return best, 0.0
         return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
 
