@@ -71,8 +71,9 @@ TURNED = 96
 """number of lone molecules to which other orientations of the PSF are fitted"""
 SURE = 3.0
 """standard errors by which the likelihood of another orientation must be larger"""
-TURNED_STEPS, TURNED_FITS = 10, 0.035
-"""steps of the fits of another orientation, and misfit up to which it counts as right"""
+TURNED_STEPS, TURNED_FITS, TURNED_WIDTH = 10, 0.035, 0.05
+"""steps of the fits of another orientation; misfit, and logarithm of the width of images over that
+of the PSF, up to which it counts as right: another PSF altogether is rarely as wide, too"""
 DEPTHS = 7
 """number of depths from which such a fit starts, as depths change with the orientation of the
 PSF"""
@@ -401,7 +402,9 @@ class LoneMolecules:
         if float(gain.mean()) < SURE * float(gain.std()) / math.sqrt(len(gain)):
             return best, 0.0
         again = LoneMolecules.of(turned[best], psf, camera, axial=self.axial, n_steps=TURNED_STEPS)
-        if again.misfit() > max(TURNED_FITS, UNEXPLAINED * self[brightest].misfit()):
+        wider = abs(math.log(nearer_to_one(*again.width())))
+        left = again.misfit() / max(TURNED_FITS, UNEXPLAINED * self[brightest].misfit())
+        if left > 1 or wider > TURNED_WIDTH:
             return best, 0.0
         return best, float(gain.mean() / (stated.mean() - 1).clamp_min(0.05))
 
