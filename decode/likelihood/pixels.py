@@ -33,9 +33,10 @@ STEP, STEP_SIGMAS = 0.08, 1.0
 few, of their standard deviation as a Poisson count where they are many"""
 LEAST_NOISE_E, REACH, STEPS_PER_WIDTH = 1e-3, 6.0, 0.8
 """of sums over electrons: least read noise, half of the range and step in standard deviations"""
-FAR, PIXELS_AT_ONCE = 8.0, 2**13
-"""standard deviations of read noise to both sides of a count that are summed over where there is a
-register, and pixels that are summed together"""
+FAR, OUTPUT_REACH, OUTPUT_STEP, PIXELS_AT_ONCE = 8.0, 5.5, 1.1, 2**13
+"""where there is a register: standard deviations of read noise by which a count is far from that of
+no electron, those to both sides that are summed over, the step of the sum, which is then right to
+1e-6 (at steps of 1.25, 2e-5), and pixels that are summed together"""
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 256, 8
 """counts tabulated together; the density takes 64 numbers each time; and values of the light of a
 pixel, which sums over electrons want near to one another"""
@@ -219,7 +220,7 @@ class RegisterPixels(PixelLikelihood):
         """(c, m) of outputs (c,) at photons (c, m)."""
         width, noise, gain = self._e_per_adu[places], self._noise[places], self._gain[places]
         spread = (noise**2 + width**2 / 12).sqrt()
-        steps = torch.arange(-FAR, FAR + 1e-9, STEPS_PER_WIDTH, dtype=torch.float64)
+        steps = torch.arange(-OUTPUT_REACH, OUTPUT_REACH + 1e-9, OUTPUT_STEP, dtype=torch.float64)
         output = middle[:, None] + spread[:, None] * steps
         edges = ((middle + half * width)[:, None] - output for half in (-0.5, 0.5))
         low, high = (edge / noise[:, None] for edge in edges)
@@ -230,10 +231,12 @@ class RegisterPixels(PixelLikelihood):
         rate = rate.clamp_min(1e-12)
         root, at = rate.sqrt()[:, :, None], (output / gain[:, None]).sqrt()[:, None]
         # of an electron number that is Poisson, and outputs that are gamma variates of that shape
-        density = (-((root - at) ** 2)).exp() * torch.special.i1e(2 * root * at) * root / at
+        # single precision, 17 times as fast, does for a factor that is smooth
+        smooth = torch.special.i1e((2 * root * at).float()).double()
+        density = (-((root - at) ** 2)).exp() * smooth * root / at
         total = (density * mass[:, None]).sum(2)
         log_prob = total.clamp_min(1e-300).log()
-        log_prob = log_prob + (STEPS_PER_WIDTH * spread / gain).log()[:, None]
+        log_prob = log_prob + (OUTPUT_STEP * spread / gain).log()[:, None]
         return log_prob * self._good[places][:, None]
 
 
