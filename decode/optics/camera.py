@@ -332,7 +332,7 @@ class Camera:
 
         def log_integral(part: Tensor | slice, left: Tensor, right: Tensor) -> Tensor:
             if self.em_gain is None:
-                output, log_mass = _log_poisson(rate[part], left, right)
+                output, log_mass = _log_poisson(rate[part], left, right, ~(top | bottom)[part])
             else:
                 output, log_mass = _log_poisson_gamma(rate[part], gain[part], left, right)
             blur = _log_interval(
@@ -357,6 +357,8 @@ class Camera:
         return log_p if self.bad is None else log_p.masked_fill(self.bad.to(log_p.device), 0.0)
 
 
+BISECTIONS = 24
+"""of the interval in which a peak lies"""
 _NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(64))
 
 
@@ -369,18 +371,46 @@ def _log_interval(low: Tensor, high: Tensor) -> Tensor:
 
 
 def _window(left: Tensor, right: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """[left, right) cut to where the mass is, [low, high); uncut on a side where nothing would be
-    left."""
-    left = torch.where(low < right, torch.maximum(left, low), left).clamp_min(0)
-    return left, torch.where(high > left, torch.minimum(right, high), right)
+    """[left, right), where a count is likely, cut to where the mass is, [low, high).
+
+    It is uncut on a side where nothing would be left, or where its middle would go: the product of
+    both has its peak between them.
+    """
+    middle = (left + right) / 2
+    before = (low >= right) | (left.isfinite() & (middle < low))
+    left = torch.where(before, left, torch.maximum(left, low)).clamp_min(0)
+    after = (high <= left) | (right.isfinite() & (middle > high))
+    return left, torch.where(after, right, torch.minimum(right, high))
 
 
-def _log_poisson(rate: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def _likeliest(rate: Tensor, left: Tensor, right: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
+    """Electrons at the peak of a Poisson distribution, and their standard deviation there: (n,)
+    each.  Where `inner`, of its product with the Gaussian that [left, right) holds to 8 standard
+    deviations, by bisection."""
+    middle = torch.where(inner, (left + right) / 2, rate)
+    precision = (16 / (right - left)).square().where(inner, 0.0)
+    low, high = torch.minimum(rate, middle).clamp_min(0), torch.maximum(rate, middle)
+    log_rate = rate.log()
+    for _ in range(BISECTIONS):
+        n = (low + high) / 2
+        rises = log_rate - (n + 0.5).log() + (middle - n) * precision > 0
+        low, high = torch.where(rises, n, low), torch.where(rises, high, n)
+    return high, (1 / (high + 1) + precision).rsqrt()
+
+
+def _log_poisson(rate: Tensor, left: Tensor, right: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
     """Electrons in [left, right) and their log probability: both (64, n), from rate, left, right
-    (n,)."""
+    (n,).
+
+    Where `inner` (n,), all electrons count, and those near the peak of their product with the read
+    noise are enough.
+    """
     with torch.no_grad():
-        spread = 8 * rate.sqrt() + 16
-        left, right = _window(left, right, rate - spread, rate + spread)
+        peak, sigma = _likeliest(rate, left, right, inner)
+        spread = 8 * sigma + 16
+        low, high = (peak - spread).clamp_min(0), peak + spread
+        left, right = _window(left, right, low, high)
+        left, right = torch.where(inner, low, left), torch.where(inner, high, right)
         first = left.ceil()
         right = torch.where(right.isinf(), first + spread, right)
         count = (right.ceil() - first).clamp_min(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -175,6 +176,24 @@ def test_log_prob_equals_the_sum_over_electrons(
     found = camera.log_prob(double(adu), double(photons).expand(len(adu)))
     likely = np.array(expected) > -35  # a sum of 64-bit numbers cannot follow further
     np.testing.assert_allclose(found.numpy()[likely], np.array(expected)[likely], atol=1e-4)
+
+
+@pytest.mark.parametrize("noise", [1.3, 30.0])
+@pytest.mark.parametrize("photons", [1.0, 20.0, 1000.0, 20000.0])
+def test_counts_that_nobody_expects_are_as_improbable_as_the_sum_says(
+    noise: float, photons: float
+) -> None:
+    camera = Camera(baseline=5000.0, e_per_adu=0.5, read_noise_e=noise, qe=0.8, saturation_adu=1e6)
+    spread = (photons * 0.8 + noise**2) ** 0.5
+    sigmas = double([-12.0, -9.0, -7.0, 7.0, 9.0, 12.0, 20.0, 40.0])
+    adu = (5000 + (photons * 0.8 + sigmas * spread) / 0.5).round()
+    n = torch.arange(60000, dtype=torch.float64)
+    log_mass = n * math.log(photons * 0.8) - photons * 0.8 - torch.lgamma(n + 1)
+    away = (n - (adu[:, None] - 5000) * 0.5).abs() / noise
+    near, far = (torch.special.log_ndtr(half / noise - away) for half in (0.25, -0.25))
+    expected = torch.logsumexp(log_mass + near + torch.log(-torch.expm1(far - near)), 1)
+    found = camera.log_prob(adu, double(photons).expand(len(adu)))
+    assert float((found - expected).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("full_well", [900.0, 60000.0])
