@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, final
@@ -183,8 +183,23 @@ def ended(name: StageName, message: str, *files: Path) -> Progress[Stage]:
 
 
 def key_of(*inputs: object) -> str:
-    """The same for equal inputs of this version of decode."""
-    return hashlib.sha256(repr((__version__, *inputs)).encode()).hexdigest()[:16]
+    """The same for equal inputs of this version of decode.
+
+    Example:
+        >>> key_of(50, [0.5]) == key_of(50.0, [0.5]), key_of(50) == key_of("50")
+        (True, False)
+    """
+    content = [_plain(value) for value in (__version__, *inputs)]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def _plain(value: object) -> object:
+    """A value whose text is the same for equal values: 50 for 50.0."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, *(_plain(getattr(value, f.name)) for f in fields(value))]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def marks_of(camera: CameraFile) -> list[object]:
