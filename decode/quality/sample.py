@@ -290,8 +290,14 @@ class Sample:
             spot = conv2d(residual[:, None], self._kernel, padding=SPOT_PX // 2)[:, 0]
             noise = conv2d(variance[:, None], self._kernel.square(), padding=SPOT_PX // 2)[:, 0]
             place = pairs.molecules.xyz[:, :2] / self._psf.pixel_size_nm
-            at = _pixels(pairs.molecules.frame, place, spot.shape)
-            spots.see(spot, noise.sqrt(), at, self._stated_light(pairs.expected, at))
+            at, inside = _pixels(pairs.molecules.frame, place, spot.shape)
+            spots.see(
+                spot,
+                noise.sqrt(),
+                at=at,
+                stated=self._stated_light(pairs.expected, at),
+                focused=pairs.molecules.photons[inside] * self._kernel.square().sum(),
+            )
             crowds.see(pairs.molecules.frame, place)
             crops += self._crops(pairs, background, rng)
         evidence = Evidence(
@@ -451,18 +457,22 @@ class _Spots:
     def __init__(self) -> None:
         self._molecules, self._missed, self._empty = 0, 0, 0
 
-    def see(self, spot: Tensor, sigma: Tensor, at: Tensor, stated: Tensor) -> None:
+    def see(
+        self, spot: Tensor, sigma: Tensor, *, at: Tensor, stated: Tensor, focused: Tensor
+    ) -> None:
         """Add frames.
 
         Args:
             spot, sigma: (frame, y, x) residual light in a spot around each pixel, and its standard
                 deviation.
-            at, stated: (n, 3) frame, y and x of the molecules, and (n,) their light in a spot.
+            at: (n, 3) frame, y and x of the molecules.
+            stated, focused: (n,) their light in a spot, and that if they were in focus: where they
+                are not, a small error of the depth is a large share of the little light there.
         """
         signal, molecules = spot / sigma, tuple(at.T)
         typical = stated.median().nan_to_num()  # where there is no molecule, any light is missed
         missed = _peaks(signal.where(spot > MATTERS * typical, 0))
-        empty = (signal[molecules] < -SEEN) & (spot[molecules] < -MATTERS * stated)
+        empty = (signal[molecules] < -SEEN) & (spot[molecules] < -MATTERS * focused)
         self._missed += int((~_taken(signal, at)[tuple(missed.T)]).sum())
         self._empty += int(empty.sum())
         self._molecules += len(at)
@@ -478,11 +488,12 @@ class _Spots:
         return self._empty / n if n >= FEWEST_SPOTS else math.nan
 
 
-def _pixels(frame: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """(m, 3) frame, y and x of the molecules (n,), (n, 2) in frames of that shape."""
+def _pixels(frame: Tensor, place: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """(m, 3) frame, y and x of the molecules (n,), (n, 2) that lie in frames of that shape, and
+    (n,) bool, which they are."""
     x, y = place.floor().long().unbind(1)
     inside = (x >= 0) & (x < shape[2]) & (y >= 0) & (y < shape[1])
-    return torch.stack([frame, y, x], 1)[inside]
+    return torch.stack([frame, y, x], 1)[inside], inside
 
 
 def _peaks(signal: Tensor) -> Tensor:
