@@ -200,7 +200,7 @@ class Sample:
         lone = rng.permutation(np.flatnonzero(inside & spots.alone))[:quota]
         several = rng.permutation(np.flatnonzero(inside & ~spots.alone))
         # as many as their share of all spots, and where hardly any is lone, no more than the quota
-        share = len(lone) / max(1, int((inside & spots.alone).sum())) if len(lone) else 1.0
+        share = min(1.0, quota / max(1, int((inside & spots.alone).sum())))
         several = several[: min(quota, math.ceil(share * len(several)))]
         # a model that knows depths makes one molecule of an image that is long
         chosen = lone if self._axial else np.concatenate([lone, several])

@@ -196,6 +196,28 @@ def test_counts_that_nobody_expects_are_as_improbable_as_the_sum_says(
     assert float((found - expected).abs().max()) < 1e-3
 
 
+@pytest.mark.parametrize("camera", [LOW_GAIN, replace(LOW_GAIN, em_gain=100.0, read_noise_e=150.0)])
+@pytest.mark.parametrize(("photons", "sigmas"), [(1.0, 20.0), (20.0, 12.0), (1000.0, 9.0)])
+def test_outputs_that_nobody_expects_are_as_improbable_as_the_sum_says(
+    camera: Camera, photons: float, sigmas: float
+) -> None:
+    assert camera.em_gain is not None
+    mean = rate(camera, photons)
+    spread = math.sqrt(2 * mean) * camera.em_gain + camera.read_noise_e
+    output = mean * camera.em_gain + sigmas * spread
+    adu = float(round(camera.baseline + output / camera.e_per_adu))
+    root, t = math.sqrt(mean), torch.linspace(1e-6, 100.0, 10**6, dtype=torch.float64)
+    bessel = torch.special.i1e(2 * root * t).log()
+    log_mass = math.log(2 * root * float(t[1] - t[0])) - (t - root) ** 2 + bessel
+    middle = (adu - camera.baseline) * camera.e_per_adu
+    away = (camera.em_gain * t**2 - middle).abs() / camera.read_noise_e
+    half = camera.e_per_adu / 2 / camera.read_noise_e
+    near, far = torch.special.log_ndtr(half - away), torch.special.log_ndtr(-half - away)
+    expected = torch.logsumexp(log_mass + near + torch.log(-torch.expm1(far - near)), 0)
+    found = camera.log_prob(double([adu]), double([photons]))
+    assert float(found) == pytest.approx(float(expected), abs=1e-3)
+
+
 @pytest.mark.parametrize("full_well", [900.0, 60000.0])
 @pytest.mark.parametrize("noise", [0.5, 12.0])
 def test_saturation_equals_the_sum_over_electrons(full_well: float, noise: float) -> None:
